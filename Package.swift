@@ -1,0 +1,20 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+let package = Package(
+    name: "DiffusionScheduling",
+    // Written for Apple's platforms (Span needs these versions), tested on Linux.
+    platforms: [.macOS(.v26), .iOS(.v26), .tvOS(.v26), .watchOS(.v26), .visionOS(.v26)],
+    products: [
+        .library(name: "DiffusionScheduling", targets: ["DiffusionScheduling"]),
+        .library(name: "CKernels", targets: ["CKernels"]),
+    ],
+    targets: [
+        .target(name: "CKernels"),
+        .target(name: "DiffusionScheduling", dependencies: ["CKernels"]),
+        .testTarget(name: "CKernelsTests", dependencies: ["CKernels"]),
+        .testTarget(name: "DiffusionSchedulingTests", dependencies: ["DiffusionScheduling"]),
+    ],
+    swiftLanguageModes: [.v6],
+    cLanguageStandard: .c11
+)

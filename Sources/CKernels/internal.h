@@ -1,0 +1,77 @@
+/* What the files of CKernels share with each other and with nobody else. */
+#ifndef DSK_INTERNAL_H
+#define DSK_INTERNAL_H
+
+#include "include/CKernels.h"
+
+#include <stdbool.h>
+
+/* Symbols that other files of the library need but its users don't. */
+#if defined(__GNUC__)
+#define DSK_HIDDEN __attribute__((visibility("hidden")))
+#else
+#define DSK_HIDDEN
+#endif
+
+/* One combination with its absent terms squeezed out: what the inner loop walks. */
+typedef struct dsk_combination {
+    const void *tensors[DSK_INPUT_COUNT];
+    double coefficients[DSK_INPUT_COUNT];
+    unsigned n_terms;
+    double prediction; /* the coefficient of p; 0: absent */
+} dsk_combination;
+
+/* An item made ready for the inner loop. */
+typedef struct dsk_program {
+    dsk_combination prediction;
+    dsk_combination outputs[DSK_OUTPUT_COUNT];
+    void *destinations[DSK_OUTPUT_COUNT];
+    bool streaming[DSK_OUTPUT_COUNT]; /* bypass the caches: large, and not also an input */
+    unsigned n_outputs;
+    bool uses_prediction;
+    dsk_clamp clamp;
+    double clamp_range; /* r, or s */
+} dsk_program;
+
+/* What one pass of the radix selection adds to (see threshold.c). */
+enum { DSK_DIGIT_BITS = 11, DSK_BIN_COUNT = 1 << DSK_DIGIT_BITS };
+
+typedef struct dsk_histogram {
+    size_t bins[DSK_BIN_COUNT]; /* of the keys that begin with the prefix, by their next digit */
+    uint64_t least_above;       /* the least key that begins with more than the prefix; UINT64_MAX if there is none */
+    bool has_nan;
+} dsk_histogram;
+
+typedef struct dsk_digit {
+    unsigned shift;      /* the digit is (key >> shift) & (DSK_BIN_COUNT - 1) */
+    unsigned prefix_shift; /* the prefix is key >> prefix_shift; 64: the empty one */
+    uint64_t prefix;
+} dsk_digit;
+
+/* The inner loops for one element type and one instruction set. Elements [begin, end) of the item. */
+typedef struct dsk_kernels {
+    void (*step)(const dsk_program *program, size_t begin, size_t end);
+    void (*count)(const dsk_program *program, size_t begin, size_t end, dsk_digit digit, dsk_histogram *histogram);
+} dsk_kernels;
+
+/* The kernels for a valid element type on the instruction set in force. */
+DSK_HIDDEN const dsk_kernels *dsk_kernels_for(dsk_element_type type);
+
+/*
+ * Runs body(context, i) once for every i in [0, n_chunks), on at most max_threads threads (0: the runtime's default), and
+ * returns when all are done. Chunks are handed out by tickets, so a thread that arrives late costs nothing; what a chunk
+ * computes must not depend on who runs it.
+ */
+typedef void (*dsk_chunk_body)(void *context, size_t chunk);
+DSK_HIDDEN void dsk_parallel(size_t n_chunks, unsigned max_threads, dsk_chunk_body body, void *context);
+
+/* The number of threads dsk_parallel would use at most. */
+DSK_HIDDEN unsigned dsk_thread_count(unsigned max_threads);
+
+/* Checks a call's items as the header promises (thresholds are found for predictions alone: outputs don't matter). */
+DSK_HIDDEN dsk_status dsk_check_items(dsk_element_type type, const dsk_item *items, size_t n_items, bool for_thresholds);
+
+/* Makes a checked item ready; `streaming`: outputs that are no inputs bypass the caches. */
+DSK_HIDDEN dsk_program dsk_prepare(const dsk_item *item, bool for_thresholds, bool streaming);
+
+#endif

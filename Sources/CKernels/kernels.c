@@ -1,0 +1,92 @@
+/* Every variant of the inner loops, and the choice among them. */
+
+/* Fused multiply-add would give other bits where the processor has it. (GCC needs -ffp-contract=off instead.) */
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#elif defined(__GNUC__)
+#pragma GCC optimize("fp-contract=off")
+#endif
+
+#include "internal.h"
+
+#include <stdatomic.h>
+#include <string.h>
+
+/* Four vectors in flight hide the latency of an addition; with three outputs they still fit the registers of AVX2. */
+#define DSK_TILE_VECTORS 4
+
+#if defined(__clang__)
+#define dsk_store_streaming(value, address) __builtin_nontemporal_store(value, address)
+#else
+#define dsk_store_streaming(value, address) (*(address) = (value))
+#endif
+
+/* Streaming stores are weakly ordered on x86: make them visible before the threads meet. */
+static inline void dsk_fence_streaming(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_sfence();
+#endif
+}
+
+#define DSK_JOIN_(a, b, c) a##_##b##_##c
+#define DSK_JOIN(a, b, c) DSK_JOIN_(a, b, c)
+
+#define DSK_REAL float
+#define DSK_KEY uint32_t
+#define DSK_TYPE_NAME float32
+#include "kernels_all_isas.h"
+#undef DSK_REAL
+#undef DSK_KEY
+#undef DSK_TYPE_NAME
+
+#define DSK_REAL double
+#define DSK_KEY uint64_t
+#define DSK_TYPE_NAME float64
+#include "kernels_all_isas.h"
+#undef DSK_REAL
+#undef DSK_KEY
+#undef DSK_TYPE_NAME
+
+#define DSK_TYPE_COUNT 2
+
+#if defined(__x86_64__)
+#define DSK_VARIANTS(isa) \
+    { {step_float32_##isa, count_float32_##isa}, {step_float64_##isa, count_float64_##isa} }
+static const dsk_kernels variants[][DSK_TYPE_COUNT] = {
+    [DSK_ISA_BASELINE] = DSK_VARIANTS(baseline),
+    [DSK_ISA_AVX2] = DSK_VARIANTS(avx2),
+    [DSK_ISA_AVX512] = DSK_VARIANTS(avx512),
+};
+static dsk_isa best_isa(void) {
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl"))
+        return DSK_ISA_AVX512;
+    return __builtin_cpu_supports("avx2") ? DSK_ISA_AVX2 : DSK_ISA_BASELINE;
+}
+#else
+static const dsk_kernels variants[][DSK_TYPE_COUNT] = {
+    [DSK_ISA_BASELINE] = {{step_float32_baseline, count_float32_baseline}, {step_float64_baseline, count_float64_baseline}},
+};
+static dsk_isa best_isa(void) { return DSK_ISA_BASELINE; }
+#endif
+
+/* -1: not asked yet. Relaxed is enough: whoever sees an old value asks the processor again and gets the same answer. */
+static _Atomic int chosen_isa = -1;
+
+const dsk_kernels *dsk_kernels_for(dsk_element_type type) {
+    int isa = atomic_load_explicit(&chosen_isa, memory_order_relaxed);
+    if (isa < 0) {
+        isa = (int)best_isa();
+        atomic_store_explicit(&chosen_isa, isa, memory_order_relaxed);
+    }
+    return &variants[isa][type];
+}
+
+dsk_isa dsk_limit_isa(dsk_isa limit) {
+    dsk_isa best = best_isa();
+    dsk_isa isa = limit < best ? limit : best;
+    if ((int)isa < 0) isa = DSK_ISA_BASELINE;
+    atomic_store_explicit(&chosen_isa, (int)isa, memory_order_relaxed);
+    return isa;
+}

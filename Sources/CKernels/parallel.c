@@ -1,0 +1,138 @@
+/* Sharing chunks among the threads of the process's own OpenMP runtime. */
+
+#if !defined(_GNU_SOURCE)
+#define _GNU_SOURCE /* RTLD_DEFAULT */
+#endif
+
+#include "internal.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+
+#if defined(_OPENMP)
+#include <omp.h>
+#else
+#include <dlfcn.h>
+#endif
+
+typedef struct team_work {
+    dsk_chunk_body body;
+    void *context;
+    size_t n_chunks;
+    atomic_size_t next_chunk;
+} team_work;
+
+static void take_chunks(void *argument) {
+    team_work *work = argument;
+    for (;;) {
+        size_t chunk = atomic_fetch_add_explicit(&work->next_chunk, 1, memory_order_relaxed);
+        if (chunk >= work->n_chunks) return;
+        work->body(work->context, chunk);
+    }
+}
+
+#if defined(_OPENMP)
+
+static unsigned runtime_thread_count(void) {
+    int count = omp_get_max_threads();
+    return count > 1 ? (unsigned)count : 1;
+}
+
+static void run_team(team_work *work, unsigned n_threads) {
+#pragma omp parallel num_threads(n_threads)
+    take_chunks(work);
+}
+
+const char *dsk_runtime_description(void) { return "OpenMP as compiled in"; }
+
+#else
+
+/* GNU's entry for `#pragma omp parallel`, which LLVM's and Intel's runtimes export as well. */
+typedef void (*parallel_entry)(void (*body)(void *), void *argument, unsigned n_threads, unsigned flags);
+typedef int (*thread_count_entry)(void);
+
+typedef struct runtime {
+    parallel_entry parallel;
+    thread_count_entry thread_count;
+    char description[96];
+} runtime;
+
+static bool bind_runtime(runtime *found, void *library, const char *how) {
+    void *parallel = dlsym(library, "GOMP_parallel");
+    void *thread_count = dlsym(library, "omp_get_max_threads");
+    if (!parallel || !thread_count) return false;
+    /* POSIX has a function's address fit the object pointer that dlsym returns; ISO C knows no cast for it. */
+    memcpy(&found->parallel, &parallel, sizeof parallel);
+    memcpy(&found->thread_count, &thread_count, sizeof thread_count);
+    snprintf(found->description, sizeof found->description, "%s", how);
+    return true;
+}
+
+static void find_runtime(runtime *found) {
+    static const char *const names[] = {"libomp.so.5", "libgomp.so.1", "libomp.so", "libiomp5.so", "libomp.dylib"};
+    enum { NAME_COUNT = sizeof names / sizeof *names };
+    char how[96];
+
+    if (bind_runtime(found, RTLD_DEFAULT, "the process's OpenMP runtime")) return;
+    /* A plug-in's runtime may be in the process without being visible to everybody. */
+    for (unsigned i = 0; i < NAME_COUNT; i++) {
+        void *library = dlopen(names[i], RTLD_LAZY | RTLD_NOLOAD);
+        snprintf(how, sizeof how, "the process's OpenMP runtime, %s", names[i]);
+        if (library && bind_runtime(found, library, how)) return;
+    }
+    for (unsigned i = 0; i < NAME_COUNT; i++) {
+        void *library = dlopen(names[i], RTLD_LAZY | RTLD_LOCAL);
+        snprintf(how, sizeof how, "%s, loaded because the process had no OpenMP runtime", names[i]);
+        if (library && bind_runtime(found, library, how)) return;
+    }
+    found->parallel = NULL;
+    snprintf(found->description, sizeof found->description, "none found: every call stays on the caller's thread");
+}
+
+/* Whoever comes first looks; the others wait the microseconds that takes. */
+static const runtime *bound_runtime(void) {
+    enum { UNKNOWN, LOOKING, KNOWN };
+    static _Atomic int state = UNKNOWN;
+    static runtime found;
+
+    if (atomic_load_explicit(&state, memory_order_acquire) == KNOWN) return &found;
+    int expected = UNKNOWN;
+    if (atomic_compare_exchange_strong(&state, &expected, LOOKING)) {
+        find_runtime(&found);
+        atomic_store_explicit(&state, KNOWN, memory_order_release);
+    }
+    while (atomic_load_explicit(&state, memory_order_acquire) != KNOWN) {}
+    return &found;
+}
+
+static unsigned runtime_thread_count(void) {
+    const runtime *bound = bound_runtime();
+    int count = bound->parallel ? bound->thread_count() : 1;
+    return count > 1 ? (unsigned)count : 1;
+}
+
+static void run_team(team_work *work, unsigned n_threads) { bound_runtime()->parallel(take_chunks, work, n_threads, 0); }
+
+const char *dsk_runtime_description(void) { return bound_runtime()->description; }
+
+#endif
+
+unsigned dsk_thread_count(unsigned max_threads) {
+    if (max_threads == 1) return 1;
+    unsigned available = runtime_thread_count();
+    return max_threads && max_threads < available ? max_threads : available;
+}
+
+unsigned dsk_default_thread_count(void) { return dsk_thread_count(0); }
+
+void dsk_parallel(size_t n_chunks, unsigned max_threads, dsk_chunk_body body, void *context) {
+    unsigned n_threads = n_chunks > 1 ? dsk_thread_count(max_threads) : 1;
+    if (n_threads > n_chunks) n_threads = (unsigned)n_chunks;
+    if (n_threads <= 1) {
+        for (size_t chunk = 0; chunk < n_chunks; chunk++) body(context, chunk);
+        return;
+    }
+    team_work work = {body, context, n_chunks, 0};
+    run_team(&work, n_threads);
+}

@@ -1,0 +1,27 @@
+/* What has no tensor in it: element sizes, messages, the version. */
+
+#include "internal.h"
+
+size_t dsk_element_size(dsk_element_type type) {
+    switch (type) {
+    case DSK_FLOAT32: return sizeof(float);
+    case DSK_FLOAT64: return sizeof(double);
+    }
+    return 0;
+}
+
+const char *dsk_status_message(dsk_status status) {
+    switch (status) {
+    case DSK_OK: return "no error";
+    case DSK_NULL_POINTER: return "an array or a row that the call needs is NULL";
+    case DSK_UNKNOWN_TYPE: return "the element type is not one of dsk_element_type";
+    case DSK_MISSING_INPUT: return "a coefficient is not zero but its tensor is NULL";
+    case DSK_MISALIGNED: return "a tensor's address is not a multiple of its element size";
+    case DSK_OVERLAP: return "an output partly overlaps an input, or overlaps another output";
+    case DSK_TOO_LARGE: return "the elements of the call do not fit the address space";
+    case DSK_OUT_OF_RANGE: return "a ratio, a clamp or a threshold is outside its range";
+    }
+    return "unknown status";
+}
+
+unsigned dsk_version(void) { return DSK_VERSION_MAJOR * 10000 + DSK_VERSION_MINOR * 100 + DSK_VERSION_PATCH; }

@@ -1,0 +1,104 @@
+/// A type that a configuration key can have.
+public protocol ConfigurationValue: Sendable, Equatable {
+    /// What a person may write for it, for error messages: "true or false".
+    static var allowedValues: String { get }
+    init?(json: JSONValue)
+    var json: JSONValue { get }
+}
+
+/// One key of a scheduler's configuration: how it is spelt in JSON and where its value lives.
+///
+/// A scheduler lists its parameters once; reading, writing, conversion and the list of unused keys follow from the list.
+public struct ConfigurationParameter<Configuration>: Sendable {
+    /// diffusers' name in `scheduler_config.json`.
+    public let key: String
+    /// A second name that overrides may use.
+    public let overrideName: String?
+    let read: @Sendable (JSONValue, inout Configuration) throws(SchedulerError) -> Void
+    let write: @Sendable (Configuration) -> JSONValue
+
+    public init<Value: ConfigurationValue>(
+        _ key: String, overrideName: String? = nil, _ path: WritableKeyPath<Configuration, Value> & Sendable
+    ) {
+        self.key = key
+        self.overrideName = overrideName
+        read = { (json, configuration) throws(SchedulerError) in
+            guard let value = Value(json: json) else {
+                throw .invalidValue(key: key, value: json.text, allowed: Value.allowedValues)
+            }
+            configuration[keyPath: path] = value
+        }
+        write = { $0[keyPath: path].json }
+    }
+}
+
+extension Bool: ConfigurationValue {
+    public static var allowedValues: String { "true or false" }
+    public init?(json: JSONValue) {
+        guard case .bool(let value) = json else { return nil }
+        self = value
+    }
+    public var json: JSONValue { .bool(self) }
+}
+
+extension Int: ConfigurationValue {
+    public static var allowedValues: String { "an integer" }
+    public init?(json: JSONValue) {
+        guard let value = json.intValue else { return nil }
+        self = value
+    }
+    public var json: JSONValue { .number(literal: String(self)) }
+}
+
+extension Double: ConfigurationValue {
+    public static var allowedValues: String { "a number" }
+    public init?(json: JSONValue) {
+        guard let value = json.doubleValue else { return nil }
+        self = value
+    }
+    public var json: JSONValue { JSONValue(self) }
+}
+
+extension Array: ConfigurationValue where Element: ConfigurationValue {
+    public static var allowedValues: String { "a list; each element \(Element.allowedValues)" }
+    public init?(json: JSONValue) {
+        guard case .array(let values) = json else { return nil }
+        self = []
+        for value in values {
+            guard let element = Element(json: value) else { return nil }
+            append(element)
+        }
+    }
+    public var json: JSONValue { .array(map(\.json)) }
+}
+
+extension Optional: ConfigurationValue where Wrapped: ConfigurationValue {
+    public static var allowedValues: String { "\(Wrapped.allowedValues), or null" }
+    public init?(json: JSONValue) {
+        if case .null = json {
+            self = nil
+        } else {
+            guard let value = Wrapped(json: json) else { return nil }
+            self = value
+        }
+    }
+    public var json: JSONValue { self?.json ?? .null }
+}
+
+/// A key whose values are words. Conforming enumerations list their cases' raw values as allowed.
+public protocol ConfigurationKeyword: ConfigurationValue, CaseIterable, RawRepresentable where RawValue == String {
+    /// Words that diffusers takes for another one and replaces.
+    static var aliases: [String: Self] { get }
+}
+
+extension ConfigurationKeyword {
+    public static var aliases: [String: Self] { [:] }
+    public static var allowedValues: String {
+        (allCases.map(\.rawValue) + aliases.keys.sorted()).joined(separator: ", ")
+    }
+    public init?(json: JSONValue) {
+        guard case .string(let word) = json, let value = Self(rawValue: word) ?? Self.aliases[word] else { return nil }
+        self = value
+    }
+    public var json: JSONValue { .string(rawValue) }
+}

@@ -1,0 +1,171 @@
+/// The keys that say how much noise the model was trained with at each timestep.
+public protocol NoiseScheduleConfiguration: SchedulerConfiguration {
+    /// T: the number of noise levels that the model was trained with, 1...1,000,000.
+    var numTrainTimesteps: Int { get set }
+    /// β at timestep 0, in [0, 1).
+    var betaStart: Double { get set }
+    /// β at timestep T − 1, in [0, 1).
+    var betaEnd: Double { get set }
+    /// How β runs between the two.
+    var betaSchedule: BetaSchedule { get set }
+    /// The T values of β themselves, each in [0, 1); overrides the three above.
+    var trainedBetas: [Double]? { get set }
+}
+
+extension NoiseScheduleConfiguration {
+    static var noiseScheduleParameters: [ConfigurationParameter<Self>] {
+        [
+            .init("num_train_timesteps", \.numTrainTimesteps),
+            .init("beta_start", \.betaStart),
+            .init("beta_end", \.betaEnd),
+            .init("beta_schedule", \.betaSchedule),
+            .init("trained_betas", \.trainedBetas),
+        ]
+    }
+
+    func validateNoiseSchedule() throws(SchedulerError) {
+        try require(
+            "num_train_timesteps", numTrainTimesteps, "from 1 to \(NoiseSchedule.maximumTimesteps)",
+            (1...NoiseSchedule.maximumTimesteps).contains(numTrainTimesteps))
+        if let trainedBetas {
+            try require(
+                "trained_betas", "a list of \(trainedBetas.count)",
+                "a list of num_train_timesteps = \(numTrainTimesteps) numbers", trainedBetas.count == numTrainTimesteps)
+            for (index, beta) in trainedBetas.enumerated() {
+                try require("trained_betas[\(index)]", beta, "at least 0 and less than 1", beta >= 0 && Float(beta) < 1)
+            }
+        } else {
+            try require("beta_start", betaStart, "at least 0 and less than 1", betaStart >= 0 && Float(betaStart) < 1)
+            try require("beta_end", betaEnd, "at least 0 and less than 1", betaEnd >= 0 && Float(betaEnd) < 1)
+        }
+    }
+}
+
+/// The keys of dynamic thresholding, which keeps the predicted clean sample in the range of the data (Saharia et al. 2022,
+/// arXiv:2205.11487, section 2.3).
+///
+/// For models of pixels; latents have no such range.
+public protocol ThresholdingConfiguration: SchedulerConfiguration {
+    /// Whether the predicted clean sample is thresholded.
+    var thresholding: Bool { get set }
+    /// The quantile of |x₀| that becomes the threshold, in [0, 1].
+    var dynamicThresholdingRatio: Double { get set }
+    /// The threshold is at most this; > 0. With the default 1 thresholding clips to [−1, 1].
+    var sampleMaxValue: Double { get set }
+}
+
+extension ThresholdingConfiguration {
+    static var thresholdingParameters: [ConfigurationParameter<Self>] {
+        [
+            .init("thresholding", \.thresholding),
+            .init("dynamic_thresholding_ratio", \.dynamicThresholdingRatio),
+            .init("sample_max_value", \.sampleMaxValue),
+        ]
+    }
+
+    func validateThresholding() throws(SchedulerError) {
+        try require(
+            "dynamic_thresholding_ratio", dynamicThresholdingRatio, "from 0 to 1",
+            (0...1).contains(dynamicThresholdingRatio))
+        try require("sample_max_value", sampleMaxValue, "greater than 0", sampleMaxValue > 0)
+    }
+
+    /// What the plan does to predictions.
+    var clamp: PredictionClamp {
+        thresholding ? .dynamicThreshold(ratio: dynamicThresholdingRatio, maximum: sampleMaxValue) : .none
+    }
+}
+
+/// The keys that choose the noise levels of the steps in the multistep schedulers.
+public protocol SigmaGridConfiguration: NoiseScheduleConfiguration {
+    /// Noise levels after Karras et al. 2022.
+    var useKarrasSigmas: Bool { get set }
+    /// Noise levels evenly spaced in their logarithm.
+    var useExponentialSigmas: Bool { get set }
+    /// Noise levels at the quantiles of a beta distribution.
+    var useBetaSigmas: Bool { get set }
+    /// Noise levels of flow matching, where a sample is (1 − ς) data + ς noise.
+    var useFlowSigmas: Bool { get set }
+    /// κ: pushes flow sigmas towards more noise; > 0.
+    var flowShift: Double { get set }
+    var timestepSpacing: TimestepSpacing { get set }
+    /// Added to the timesteps of the spacing `leading`; 1 for Stable Diffusion.
+    var stepsOffset: Int { get set }
+}
+
+extension SigmaGridConfiguration {
+    static var sigmaGridParameters: [ConfigurationParameter<Self>] {
+        [
+            .init("use_karras_sigmas", \.useKarrasSigmas),
+            .init("use_exponential_sigmas", \.useExponentialSigmas),
+            .init("use_beta_sigmas", \.useBetaSigmas),
+            .init("use_flow_sigmas", \.useFlowSigmas),
+            .init("flow_shift", \.flowShift),
+            .init("timestep_spacing", \.timestepSpacing),
+            .init("steps_offset", \.stepsOffset),
+        ]
+    }
+
+    /// The least noise level of Karras, exponential and beta grids, where another scheduler's configuration brought one along.
+    public var sigmaMin: Double? {
+        get { origin.otherKeys["sigma_min"]?.doubleValue }
+        set { origin.otherKeys["sigma_min"] = newValue.map { JSONValue($0) } }
+    }
+
+    /// The greatest noise level of Karras, exponential and beta grids, where another scheduler's configuration brought one along.
+    public var sigmaMax: Double? {
+        get { origin.otherKeys["sigma_max"]?.doubleValue }
+        set { origin.otherKeys["sigma_max"] = newValue.map { JSONValue($0) } }
+    }
+
+    func validateSigmaGrid(alsoExclusive: [(key: String, isOn: Bool)] = []) throws(SchedulerError) {
+        let grids = [
+            ("use_karras_sigmas", useKarrasSigmas), ("use_exponential_sigmas", useExponentialSigmas),
+            ("use_beta_sigmas", useBetaSigmas), ("use_flow_sigmas", useFlowSigmas),
+        ]
+        let chosen = (grids + alsoExclusive).filter(\.1).map(\.0)
+        if chosen.count > 1 { throw .conflictingKeys(chosen, reason: "the noise levels can follow one grid only") }
+        try require("flow_shift", flowShift, "finite and greater than 0", flowShift > 0 && flowShift.isFinite)
+        try require(
+            "steps_offset", stepsOffset, "from 0 to \(NoiseSchedule.maximumTimesteps)",
+            (0...NoiseSchedule.maximumTimesteps).contains(stepsOffset))
+        for key in ["sigma_min", "sigma_max"] {
+            guard let json = origin.otherKeys[key], json != .null else { continue }
+            let value = json.doubleValue ?? .nan
+            try require(key, json.text, "a number greater than 0", value > 0 && value.isFinite)
+        }
+        if let sigmaMin, let sigmaMax {
+            try require("sigma_min", sigmaMin, "at most sigma_max = \(sigmaMax)", sigmaMin <= sigmaMax)
+        }
+    }
+}
+
+/// The keys that let a run shift flow sigmas by its own `mu`, as models do that shift by the size of the picture.
+public protocol DynamicShiftingConfiguration: SchedulerConfiguration {
+    /// Whether `mu` may be given.
+    var useDynamicShifting: Bool { get set }
+    var timeShiftType: TimeShiftType { get set }
+}
+
+/// How `mu` becomes a shift.
+public enum TimeShiftType: String, ConfigurationKeyword {
+    /// κ = e^mu.
+    case exponential
+}
+
+extension DynamicShiftingConfiguration {
+    static var dynamicShiftingParameters: [ConfigurationParameter<Self>] {
+        [
+            .init("use_dynamic_shifting", \.useDynamicShifting),
+            .init("time_shift_type", \.timeShiftType),
+        ]
+    }
+}
+
+/// The schedulers whose configurations the multistep schedulers and DDIM can be made from.
+let multistepCompatibleClassNames = [
+    "DDIMScheduler", "DDPMScheduler", "DEISMultistepScheduler", "DPMSolverMultistepScheduler", "DPMSolverSDEScheduler",
+    "DPMSolverSinglestepScheduler", "EDMEulerScheduler", "EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "KDPM2DiscreteScheduler", "LMSDiscreteScheduler",
+    "PNDMScheduler", "UniPCMultistepScheduler",
+]

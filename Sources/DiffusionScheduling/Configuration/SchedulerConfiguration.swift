@@ -1,0 +1,151 @@
+/// What diffusers writes into `scheduler_config.json` for one scheduler: decoded, validated, and written back without loss.
+///
+/// ```swift
+/// var configuration = try DEISMultistepScheduler.Configuration(contentsOf: "model", subfolder: "scheduler")
+/// configuration.solverOrder = 3
+/// try configuration.save(toDirectory: "tuned")
+/// ```
+///
+/// Keys that the scheduler has no parameter for are kept and written back, so a file can travel from scheduler to scheduler
+/// and return as it was.
+public protocol SchedulerConfiguration: Sendable, Equatable, Codable {
+    /// The configuration with diffusers' defaults.
+    init()
+    /// diffusers' name of the scheduler, the value of `_class_name`.
+    static var className: String { get }
+    /// The schedulers whose configurations this one can be made from, by diffusers' names.
+    static var compatibleClassNames: [String] { get }
+    static var parameters: [ConfigurationParameter<Self>] { get }
+    /// What the configuration was made from, besides the parameters' values.
+    var origin: ConfigurationOrigin { get set }
+    /// Checks values and their combination.
+    func validate() throws(SchedulerError)
+}
+
+/// What a configuration remembers of the file or the configuration that it was made from.
+public struct ConfigurationOrigin: Sendable, Equatable {
+    /// The parameters that were given a value, as opposed to those that have their default because nothing was said.
+    public internal(set) var givenKeys: Set<String> = []
+    /// The keys that the scheduler has no parameter for, with their values.
+    public var otherKeys: [String: JSONValue] = [:]
+
+    public init() {}
+}
+
+extension SchedulerConfiguration {
+    /// The keys of the file that have no effect on this scheduler, sorted.
+    public var unusedKeys: [String] {
+        let effective = (self as? any SigmaGridConfiguration) == nil ? [] : ["sigma_min", "sigma_max"]
+        return origin.otherKeys.keys.filter { !$0.hasPrefix("_") && !effective.contains($0) }.sorted()
+    }
+
+    // MARK: Reading
+
+    /// Reads a file, or `scheduler_config.json` in a folder or in a folder's subfolder, as diffusers' `from_pretrained`.
+    ///
+    /// - Throws: `inaccessibleFile`, `malformedJSON`, `invalidValue`, `conflictingKeys`.
+    public init(
+        contentsOf path: String, subfolder: String? = nil, overrides: [String: JSONValue] = [:]
+    ) throws(SchedulerError) {
+        try self.init(json: ConfigurationFile.read(path: path, subfolder: subfolder), overrides: overrides)
+    }
+
+    /// Reads the bytes of a `scheduler_config.json`.
+    public init(json bytes: [UInt8], overrides: [String: JSONValue] = [:]) throws(SchedulerError) {
+        try self.init(values: JSONReader.read(bytes).members(), overrides: overrides)
+    }
+
+    /// Reads the text of a `scheduler_config.json`.
+    public init(json text: String, overrides: [String: JSONValue] = [:]) throws(SchedulerError) {
+        try self.init(json: Array(text.utf8), overrides: overrides)
+    }
+
+    /// Makes the configuration from another scheduler's, as diffusers' `from_config`.
+    ///
+    /// Keys that were given a value there and are parameters here count here; the others are kept for the way back. A key
+    /// that has merely its default there gets this scheduler's default here.
+    public init(
+        from other: some SchedulerConfiguration, overrides: [String: JSONValue] = [:]
+    ) throws(SchedulerError) {
+        try self.init(values: other.givenValues, overrides: overrides)
+    }
+
+    /// The parameters that were given a value, and the keys kept from elsewhere.
+    var givenValues: [String: JSONValue] {
+        let defaults = Self()
+        var values = origin.otherKeys
+        for parameter in Self.parameters {
+            let value = parameter.write(self)
+            if origin.givenKeys.contains(parameter.key) || value != parameter.write(defaults) {
+                values[parameter.key] = value
+            }
+        }
+        return values
+    }
+
+    init(values: [String: JSONValue], overrides: [String: JSONValue]) throws(SchedulerError) {
+        self.init()
+        var values = values
+        for (key, value) in overrides {
+            guard let parameter = Self.parameters.first(where: { $0.key == key || $0.overrideName == key }) else {
+                values[key] = value
+                continue
+            }
+            values[parameter.key] = value
+        }
+        for parameter in Self.parameters {
+            guard let value = values.removeValue(forKey: parameter.key) else { continue }
+            try parameter.read(value, &self)
+            origin.givenKeys.insert(parameter.key)
+        }
+        values["_class_name"] = nil
+        origin.otherKeys = values
+        try validate()
+    }
+
+    // MARK: Writing
+
+    /// All parameters and kept keys, with `_class_name`.
+    public var json: JSONValue {
+        var values = origin.otherKeys
+        for parameter in Self.parameters {
+            // A key that diffusers doesn't know is written only where it says something.
+            if parameter.overrideName != nil, parameter.write(self) == .null { continue }
+            values[parameter.key] = parameter.write(self)
+        }
+        values["_class_name"] = .string(Self.className)
+        return .object(values)
+    }
+
+    /// The text of `scheduler_config.json` as diffusers writes it.
+    public var jsonText: String { json.text + "\n" }
+
+    /// Writes `scheduler_config.json` into a folder, which is made if there is none.
+    public func save(toDirectory directory: String) throws(SchedulerError) {
+        try ConfigurationFile.write(jsonText, directory: directory)
+    }
+
+    // MARK: Codable
+
+    public init(from decoder: any Decoder) throws {
+        try self.init(values: JSONValue(from: decoder).members(), overrides: [:])
+    }
+
+    public func encode(to encoder: any Encoder) throws { try json.encode(to: encoder) }
+}
+
+extension JSONValue {
+    func members() throws(SchedulerError) -> [String: JSONValue] {
+        guard case .object(let members) = self else {
+            throw .malformedJSON(line: 1, column: 1, reason: "a configuration is an object in braces")
+        }
+        return members
+    }
+}
+
+/// A check that reads like a sentence: the key, its value, what is allowed, whether it is so.
+func require(
+    _ key: String, _ value: some CustomStringConvertible, _ allowed: String, _ holds: Bool
+) throws(SchedulerError) {
+    if !holds { throw .invalidValue(key: key, value: "\(value)", allowed: allowed) }
+}

@@ -1,0 +1,138 @@
+internal import CKernels
+
+/// The calls into the C core. Everything that imports CKernels is in this folder.
+enum Kernels {
+    /// The tensors of one step: addresses of `elementCount` elements each.
+    struct Tensors {
+        var sample: UnsafeRawPointer
+        var modelOutput: UnsafeRawPointer
+        var noise: UnsafeRawPointer?
+        /// The ring of remembered outputs, and the slot of its newest one; the next slot receives this step's.
+        var history: HistoryStorage?
+        var newest: Int
+        var nextSample: UnsafeMutableRawPointer?
+        var prediction: UnsafeMutableRawPointer?
+        var elementCount: Int
+        /// The batch items the elements are made of; 1 where items don't matter.
+        var batchSize: Int
+    }
+
+    /// Executes a row of a plan.
+    static func step(
+        _ row: UnsafePointer<dsk_row>, clamp: PredictionClamp, _ tensors: Tensors, elementType: ElementType,
+        maximumThreads: Int
+    ) {
+        let type = elementType.kernelType
+        let threads = UInt32(clamping: maximumThreads)
+        switch clamp {
+        case .none, .range:
+            var item = dsk_item(tensors, row: row, index: 0, count: 1, elementSize: elementType.size)
+            check(dsk_step(type, &item, 1, threads))
+        case .dynamicThreshold(let ratio, let maximum):
+            withUnsafeTemporaryAllocation(of: dsk_item.self, capacity: tensors.batchSize) { items in
+                for index in 0..<tensors.batchSize {
+                    items.initializeElement(
+                        at: index,
+                        to: dsk_item(
+                            tensors, row: row, index: index, count: tensors.batchSize, elementSize: elementType.size))
+                }
+                check(dsk_find_thresholds(type, items.baseAddress, items.count, ratio, maximum, threads))
+                check(dsk_step(type, items.baseAddress, items.count, threads))
+            }
+        }
+    }
+
+    /// Σ coefficient · tensor over at most six tensors of one size.
+    static func combine<Element: TensorElement>(_ terms: [(coefficient: Double, tensor: [Element])]) -> [Element] {
+        let step = StepCoefficients(
+            prediction: LinearCombination(), nextSample: LinearCombination(history: terms.map(\.coefficient)))
+        let count = terms.first?.tensor.count ?? 0
+        return [Element](unsafeUninitializedCapacity: count) { out, initializedCount in
+            var row = dsk_row(step, clamp: .none)
+            var item = dsk_item()
+            item.n_elements = count
+            item.outputs.0 = UnsafeMutableRawPointer(out.baseAddress)
+            func execute(_ rest: ArraySlice<(coefficient: Double, tensor: [Element])>) {
+                guard let term = rest.first else {
+                    withUnsafePointer(to: &row) { row in
+                        item.row = row
+                        check(dsk_step(Element.elementType.kernelType, &item, 1, 0))
+                    }
+                    return
+                }
+                term.tensor.withUnsafeBytes { bytes in
+                    withUnsafeMutableBytes(of: &item.inputs) { inputs in
+                        inputs.bindMemory(to: UnsafeRawPointer?.self)[Int(DSK_SLOT_1.rawValue) + rest.startIndex] =
+                            bytes.baseAddress
+                    }
+                    execute(rest.dropFirst())
+                }
+            }
+            execute(terms[...])
+            initializedCount = count
+        }
+    }
+
+    /// sample[i] ← signalRates[i] · sample[i] + noiseRates[i] · noise[i] for every batch item i.
+    static func addNoise(
+        _ noise: UnsafeRawPointer, to sample: UnsafeMutableRawPointer, signalRates: [Double], noiseRates: [Double],
+        elementsPerItem: Int, elementType: ElementType
+    ) {
+        check(
+            dsk_add_noise(
+                elementType.kernelType, sample, noise, signalRates, noiseRates, signalRates.count, elementsPerItem, sample, 0))
+    }
+
+    /// sample ← factor · sample.
+    static func scale(
+        _ sample: UnsafeMutableRawPointer, by factor: Double, elementCount: Int, elementType: ElementType
+    ) {
+        check(dsk_scale(elementType.kernelType, sample, factor, elementCount, sample, 0))
+    }
+
+    /// Which OpenMP runtime carries the threads.
+    static var runtimeDescription: String { String(cString: dsk_runtime_description()) }
+
+    /// What the Swift layer hands to the kernels is checked before, so a status here is a fault of this library.
+    private static func check(_ status: dsk_status) {
+        assert(status == DSK_OK, String(cString: dsk_status_message(status)))
+    }
+}
+
+extension ElementType {
+    fileprivate var kernelType: dsk_element_type {
+        switch self {
+        case .float32: DSK_FLOAT32
+        case .float64: DSK_FLOAT64
+        }
+    }
+}
+
+extension dsk_item {
+    /// Batch item `index` of `count` equal ones.
+    fileprivate init(
+        _ tensors: Kernels.Tensors, row: UnsafePointer<dsk_row>, index: Int, count: Int, elementSize: Int
+    ) {
+        self.init()
+        let elements = tensors.elementCount / count
+        let offset = index * elements * elementSize
+        self.row = row
+        n_elements = elements
+        inputs.0 = tensors.sample + offset
+        inputs.1 = tensors.modelOutput + offset
+        inputs.3 = tensors.noise.map { $0 + offset }
+        outputs.0 = tensors.nextSample.map { $0 + offset }
+        outputs.2 = tensors.prediction.map { $0 + offset }
+        guard let history = tensors.history else { return }
+        let slots = history.slotCount
+        withUnsafeMutableBytes(of: &inputs) { bytes in
+            let inputs = bytes.bindMemory(to: UnsafeRawPointer?.self)
+            for age in 0..<slots {
+                let slot = (tensors.newest - age + slots) % slots
+                inputs[Int(DSK_SLOT_1.rawValue) + age] = UnsafeRawPointer(history.slot(slot) + offset)
+            }
+        }
+        // The oldest output makes room for this step's, which is written where it was read.
+        outputs.1 = history.slot((tensors.newest + 1) % slots) + offset
+    }
+}

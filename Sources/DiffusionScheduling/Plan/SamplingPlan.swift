@@ -1,0 +1,133 @@
+/// A scheduler compiled for a number of steps: what the model is told at each step and the scalars that combine tensors.
+///
+/// A plan is a value that never changes. Any number of sessions on any threads can run it at once, and because it is `Codable`
+/// an engine whose tensors live elsewhere can run the same table there:
+///
+/// ```swift
+/// let plan = try scheduler.plan(.count(20))
+/// for index in plan.timesteps.indices {
+///     let step = plan.coefficients(at: index, remembered: min(index, plan.historyLength))
+///     // next = step.nextSample.sample * x + step.nextSample.modelOutput * e + Σ step.nextSample.history[k] * m[k]
+/// }
+/// ```
+///
+/// A multistep solver uses the outputs of earlier steps as far as there are any, so each step has a row of scalars for every
+/// number of remembered outputs: a run may begin at any step, for image-to-image say, and warms up from there.
+public struct SamplingPlan: Sendable, Equatable {
+    /// The timesteps and noise levels.
+    public let grid: TimestepGrid
+    /// The signal and noise rates at each of the grid's levels.
+    public let levels: [NoiseLevel]
+    /// The standard deviation of the noise that a run starts with.
+    public let initNoiseSigma: Double
+    /// What is done to predicted clean samples.
+    public let clamp: PredictionClamp
+    /// How many outputs of earlier steps a step may use.
+    public let historyLength: Int
+    /// `rows[i][k]`: step i with k remembered outputs, k ≤ min(i, historyLength).
+    private let rows: [[StepCoefficients]]
+    /// The same rows as the kernels read them.
+    let kernelRows: KernelRows
+
+    /// Makes a plan of rows.
+    ///
+    /// - Parameter rows: for each step of the grid min(i, historyLength) + 1 rows, by the number of remembered outputs.
+    /// - Throws: `unrepresentablePlan` if a coefficient isn't finite.
+    public init(
+        grid: TimestepGrid, initNoiseSigma: Double = 1, clamp: PredictionClamp = .none, historyLength: Int,
+        rows: [[StepCoefficients]]
+    ) throws(SchedulerError) {
+        try require("history length", historyLength, "from 0 to \(KernelRows.maximumHistory)", (0...KernelRows.maximumHistory).contains(historyLength))
+        try require("number of rows", rows.count, "the number of timesteps, \(grid.timesteps.count)", rows.count == grid.timesteps.count)
+        for (index, choices) in rows.enumerated() {
+            let expected = min(index, historyLength) + 1
+            try require("number of rows of step \(index)", choices.count, "\(expected)", choices.count == expected)
+            for row in choices {
+                for combination in [row.prediction, row.nextSample, row.history].compactMap({ $0 }) {
+                    if !combination.isFinite { throw .unrepresentablePlan(step: index) }
+                    try require(
+                        "number of history coefficients of step \(index)", combination.history.count,
+                        "at most \(historyLength)", combination.history.count <= historyLength)
+                }
+            }
+        }
+        self.grid = grid
+        levels = grid.levels
+        self.initNoiseSigma = initNoiseSigma
+        self.clamp = clamp
+        self.historyLength = historyLength
+        self.rows = rows
+        kernelRows = KernelRows(rows: rows, clamp: clamp, historyLength: historyLength)
+    }
+
+    /// What the model is told at each step.
+    public var timesteps: [Double] { grid.timesteps }
+    /// The noise levels: one more than timesteps.
+    public var sigmas: [Double] { grid.sigmas }
+    /// The number of steps.
+    public var stepCount: Int { grid.timesteps.count }
+
+    /// The scalars of a step when that many outputs of the steps before it are remembered.
+    ///
+    /// - Precondition: `index` is a step of the plan and `remembered` is not negative.
+    public func coefficients(at index: Int, remembered: Int) -> StepCoefficients {
+        rows[index][min(remembered, rows[index].count - 1)]
+    }
+
+    /// Whether a step adds noise.
+    public func needsNoise(at index: Int, remembered: Int) -> Bool {
+        let row = coefficients(at: index, remembered: remembered)
+        return row.nextSample.noise != 0 || row.prediction.noise != 0
+    }
+
+    /// The first step that has the timestep.
+    ///
+    /// - Throws: `unknownTimestep` if none has.
+    public func index(ofTimestep timestep: Double) throws(SchedulerError) -> Int {
+        guard let index = timesteps.firstIndex(of: timestep) else {
+            let ends = [timesteps.first, timesteps.last].compactMap { $0 }.map(timestepText).joined(separator: " to ")
+            throw .unknownTimestep(timestep, expected: "one of the plan's \(stepCount) timesteps, from \(ends)")
+        }
+        return index
+    }
+
+    public static func == (a: SamplingPlan, b: SamplingPlan) -> Bool {
+        a.grid == b.grid && a.initNoiseSigma == b.initNoiseSigma && a.clamp == b.clamp && a.historyLength == b.historyLength
+            && a.rows == b.rows
+    }
+}
+
+func timestepText(_ timestep: Double) -> String {
+    Int(exactly: timestep).map(String.init) ?? timestep.description
+}
+
+extension SamplingPlan: Codable {
+    private enum CodingKeys: String, CodingKey {
+        case version, grid, initNoiseSigma, clamp, historyLength, rows
+    }
+
+    /// The version of the coded form; readers refuse others.
+    private static let codedVersion = 1
+
+    public init(from decoder: any Decoder) throws {
+        let container = try decoder.container(keyedBy: CodingKeys.self)
+        let version = try container.decode(Int.self, forKey: .version)
+        try require("version", version, "\(Self.codedVersion)", version == Self.codedVersion)
+        try self.init(
+            grid: container.decode(TimestepGrid.self, forKey: .grid),
+            initNoiseSigma: container.decode(Double.self, forKey: .initNoiseSigma),
+            clamp: container.decode(PredictionClamp.self, forKey: .clamp),
+            historyLength: container.decode(Int.self, forKey: .historyLength),
+            rows: container.decode([[StepCoefficients]].self, forKey: .rows))
+    }
+
+    public func encode(to encoder: any Encoder) throws {
+        var container = encoder.container(keyedBy: CodingKeys.self)
+        try container.encode(Self.codedVersion, forKey: .version)
+        try container.encode(grid, forKey: .grid)
+        try container.encode(initNoiseSigma, forKey: .initNoiseSigma)
+        try container.encode(clamp, forKey: .clamp)
+        try container.encode(historyLength, forKey: .historyLength)
+        try container.encode(rows, forKey: .rows)
+    }
+}

@@ -1,0 +1,43 @@
+/// How β, the variance of the noise that one training timestep adds, runs over the timesteps.
+public enum BetaSchedule: String, ConfigurationKeyword {
+    /// β_j evenly spaced from `beta_start` to `beta_end` (Ho et al. 2020, arXiv:2006.11239, section 4).
+    case linear
+    /// √β_j evenly spaced: the schedule of latent diffusion (Rombach et al. 2022, arXiv:2112.10752).
+    case scaledLinear = "scaled_linear"
+    /// β_j from a cosine for ᾱ (Nichol and Dhariwal 2021, arXiv:2102.09672, equation 17); `beta_start` and `beta_end` are unused.
+    case squaredcosCapV2 = "squaredcos_cap_v2"
+
+    /// β_0 … β_{T−1} as float32 numbers, bit for bit those that torch computes.
+    ///
+    /// - Complexity: O(count).
+    func betas(from start: Double, to end: Double, count: Int) -> [Float] {
+        switch self {
+        case .linear:
+            Self.linspace(Float(start), Float(end), count: count)
+        case .scaledLinear:
+            Self.linspace(Float(start.squareRoot()), Float(end.squareRoot()), count: count).map { $0 * $0 }
+        case .squaredcosCapV2:
+            (0..<count).map { j in
+                let ratio = Self.squaredCosine(Double(j + 1) / Double(count)) / Self.squaredCosine(Double(j) / Double(count))
+                return Float(min(1 - ratio, 0.999))
+            }
+        }
+    }
+
+    /// ᾱ of the cosine schedule at the time t in [0, 1].
+    private static func squaredCosine(_ t: Double) -> Double {
+        let c = cosine((t + 0.008) / 1.008 * Double.pi / 2)
+        return c * c
+    }
+
+    /// torch.linspace in float32: the lower half counted from the start, the upper from the end, each with one fused rounding.
+    private static func linspace(_ start: Float, _ end: Float, count: Int) -> [Float] {
+        guard count > 1 else { return [start] }
+        let step = (end - start) / Float(count - 1)
+        return (0..<count).map { j in
+            j < count / 2
+                ? start.addingProduct(step, Float(j))
+                : end.addingProduct(-step, Float(count - 1 - j))
+        }
+    }
+}

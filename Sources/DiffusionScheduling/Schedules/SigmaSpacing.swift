@@ -1,0 +1,44 @@
+/// How the noise levels of the steps are spread, where they aren't simply those of the timesteps.
+///
+/// Each spacing gives n levels between a first P and a last Q as a function of u_k = k/(n − 1), k = 0 … n − 1.
+enum SigmaSpacing: Equatable {
+    /// The levels of the timesteps that `TimestepSpacing` chose.
+    case timesteps
+    /// (P^{1/ρ} + u (Q^{1/ρ} − P^{1/ρ}))^ρ with ρ = 7 (Karras et al. 2022, arXiv:2206.00364, equation 5).
+    case karras
+    /// exp(ln P + u (ln Q − ln P)).
+    case exponential
+    /// Q + F⁻¹(1 − u) (P − Q), F the distribution function of Beta(0.6, 0.6) (Lee et al. 2024, arXiv:2407.12173).
+    case beta
+    /// κz/(1 + (κ − 1)z), z evenly spaced from 1 − 1/T to 0 without the 0 (Esser et al. 2024, arXiv:2403.03206, equation 23).
+    case flow(shift: Double)
+
+    /// n levels from `first` to `last`; neither counts for `flow`, nor does this spacing exist for `timesteps`.
+    func sigmas(count n: Int, from first: Double, to last: Double, trainingCount: Int) -> [Double] {
+        switch self {
+        case .timesteps:
+            return []
+        case .karras:
+            let rho = 7.0
+            let start = power(first, 1 / rho), stop = power(last, 1 / rho)
+            return linspace(0, 1, count: n).map { power(start + $0 * (stop - start), rho) }
+        case .exponential:
+            return linspace(logarithm(first), logarithm(last), count: n).map { DiffusionScheduling.exponential($0) }
+        case .beta:
+            return linspace(0, 1, count: n).map { last + IncompleteBeta.inverse(1 - $0, 0.6, 0.6) * (first - last) }
+        case .flow(let shift):
+            return linspace(1, 1 / Double(trainingCount), count: n + 1)[1...].reversed().map {
+                let z = 1 - $0
+                return shift * z / (1 + (shift - 1) * z)
+            }
+        }
+    }
+}
+
+/// What follows the last step's noise level, where a scheduler lets one choose.
+public enum FinalSigmasType: String, ConfigurationKeyword {
+    /// 0: the last step removes all noise.
+    case zero
+    /// The least noise level of the training.
+    case sigmaMin = "sigma_min"
+}

@@ -1,0 +1,41 @@
+/// How the steps' timesteps are spread over the T training timesteps (Lin et al. 2023, arXiv:2305.08891, table 2).
+public enum TimestepSpacing: String, ConfigurationKeyword {
+    /// Evenly spaced from the first to the last training timestep, rounded.
+    case linspace
+    /// Multiples of a whole stride from 0 on, plus `steps_offset`; the noisiest timesteps may be left out.
+    case leading
+    /// Multiples of a fractional stride back from the last training timestep, rounded.
+    case trailing
+
+    /// The timesteps of the multistep schedulers, noisiest first.
+    ///
+    /// - Parameters:
+    ///   - count: n, the steps asked for, at least 1.
+    ///   - trainingCount: T, for the stride of `trailing`.
+    ///   - usedCount: L ≤ T, the training timesteps that may be used, from 0 on.
+    ///   - offset: added where the spacing is `leading`.
+    /// - Returns: n timesteps; for `trailing` fewer if L < T.
+    func multistepTimesteps(count n: Int, trainingCount: Int, usedCount: Int, offset: Int) -> [Double] {
+        switch self {
+        case .linspace:
+            return DiffusionScheduling.linspace(0, Double(usedCount - 1), count: n + 1)[1...].reversed().map(roundedHalfToEven)
+        case .leading:
+            let stride = usedCount / (n + 1)
+            return (1...n).reversed().map { Double($0 * stride + offset) }
+        case .trailing:
+            return Self.trailingTimesteps(count: n, trainingCount: trainingCount, usedCount: usedCount)
+        }
+    }
+
+    /// Timesteps L, L − T/n, …, each rounded and less 1.
+    ///
+    /// NumPy's `arange` counts them in floating point, which for some n gives one more than n, below 0; that one is no step
+    /// and is left out.
+    static func trailingTimesteps(count n: Int, trainingCount: Int, usedCount: Int) -> [Double] {
+        let last = Double(usedCount)
+        let stride = Double(trainingCount) / Double(n)
+        let difference = (last - stride) - last
+        let count = min(n, Int((last / stride).rounded(.up)))
+        return (0..<count).map { roundedHalfToEven(last + Double($0) * difference) - 1 }
+    }
+}

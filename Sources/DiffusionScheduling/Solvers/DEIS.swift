@@ -1,0 +1,101 @@
+/// The diffusion exponential integrator sampler with polynomials in ln ρ, tAB-DEIS (Zhang and Chen 2022, arXiv:2204.13902,
+/// section 4 and appendix B; the variable ρ is theirs, the logarithmic nodes are diffusers' `logrho`).
+///
+/// In y = x/A the probability flow ODE is dy/dρ = ε with ρ = S/A. A step from s to t integrates the Lagrange interpolant of the
+/// last outputs ε in ln ρ exactly:
+///
+///     x' = (A_t/A_s) x + A_t Σₖ εₖ ∫ₛᵗ Lₖ(ln ρ) dρ
+///
+/// With δ = ln(ρ_t/ρ_s) the moments of ln(ρ/ρ_s) are
+///
+///     J₀ = ρ_t − ρ_s      J₁ = ρ_t (δ − 1) + ρ_s      J₂ = ρ_t (δ² − 2δ + 2) − 2ρ_s
+public struct DEISSolver: MultistepSolver {
+    public var predictionType: PredictionType
+
+    public init(predictionType: PredictionType) { self.predictionType = predictionType }
+
+    public func prediction(at level: NoiseLevel) -> LinearCombination { predictionType.cleanSample(at: level) }
+
+    /// ε = (x − A p)/S.
+    public func conversion(at level: NoiseLevel, clamped: Bool) -> LinearCombination {
+        // diffusers divides by ς where the model predicts a flow. The two are the same with flow sigmas.
+        // At a level without noise any ε will do, since only steps that lead nowhere start there; 2⁻¹² keeps it finite.
+        let divisor = predictionType == .flowPrediction ? level.sigma : level.noiseRate
+        let noise = divisor > 0 ? divisor : 0x1p-12
+        if clamped { return LinearCombination(sample: 1 / noise, prediction: -level.signalRate / noise) }
+
+        let p = prediction(at: level)
+        // 1 − A, without cancellation for little noise on the variance-preserving process: S²/(1 + A).
+        let isFlow = level.signalRate == 1 - level.sigma
+        let lost = isFlow ? level.sigma : level.noiseRate * level.noiseRate / (1 + level.signalRate)
+        switch predictionType {
+        case .epsilon: return LinearCombination(modelOutput: 1)
+        case .sample: return LinearCombination(sample: 1 / noise, modelOutput: -level.signalRate / noise)
+        case .vPrediction:
+            // (1 − A²)/S = (1 − A)(1 + A)/S.
+            return LinearCombination(
+                sample: lost * (1 + level.signalRate) / noise, modelOutput: -level.signalRate * p.modelOutput / noise)
+        case .flowPrediction:
+            return LinearCombination(sample: lost / noise, modelOutput: level.signalRate * level.sigma / noise)
+        }
+    }
+
+    public func update(from s: NoiseLevel, to t: NoiseLevel, previous: [NoiseLevel]) -> MultistepUpdate {
+        let scale = t.signalRate
+        let j = Moments(from: s.noiseToSignal, to: t.noiseToSignal)
+        let l = previous.map { Self.logarithmOfRatio($0.noiseToSignal, s.noiseToSignal) }
+
+        switch l.count {
+        case 0:
+            return MultistepUpdate(sample: t.signalRate / s.signalRate, outputs: [scale * j.zeroth])
+        case 1:
+            return MultistepUpdate(
+                sample: t.signalRate / s.signalRate,
+                outputs: [scale * (j.zeroth - j.first / l[0]), scale * j.first / l[0]])
+        default:
+            // ln(ρ₁/ρ₂) of the two older nodes themselves: the difference of their logarithms would cancel.
+            let older = Self.logarithmOfRatio(previous[0].noiseToSignal, previous[1].noiseToSignal)
+            return MultistepUpdate(
+                sample: t.signalRate / s.signalRate,
+                outputs: [
+                    scale * (j.zeroth - (l[0] + l[1]) * j.first / (l[0] * l[1]) + j.second / (l[0] * l[1])),
+                    scale * (j.second - l[1] * j.first) / (l[0] * older),
+                    -scale * (j.second - l[0] * j.first) / (l[1] * older),
+                ])
+        }
+    }
+
+    /// ln(a/b), accurate where a and b are close.
+    private static func logarithmOfRatio(_ a: Double, _ b: Double) -> Double { logarithmOfOnePlus((a - b) / b) }
+
+    /// J₀, J₁, J₂ from ρ_s to ρ_t.
+    ///
+    /// For |δ| < ½ the closed forms would cancel; there J₀ = ρ_s (e^δ − 1), J₁ = ρ_s Σ_{k≥2} (k − 1) δᵏ/k! and
+    /// J₂ = ρ_s Σ_{k≥3} (k − 1)(k − 2) δᵏ/k!.
+    private struct Moments {
+        let zeroth, first, second: Double
+
+        init(from s: Double, to t: Double) {
+            // The limit for ρ_t → 0, where all noise is removed.
+            if t == 0 {
+                (zeroth, first, second) = (-s, s, -2 * s)
+                return
+            }
+            let delta = DEISSolver.logarithmOfRatio(t, s)
+            if abs(delta) < 0.5 {
+                var term = delta, first = 0.0, second = 0.0
+                // 0.5²⁰/20! is far below the rounding error of the sums' leading terms.
+                for k in 2...20 {
+                    term *= delta / Double(k)
+                    first += Double(k - 1) * term
+                    second += Double((k - 1) * (k - 2)) * term
+                }
+                (zeroth, self.first, self.second) = (s * exponentialMinusOne(delta), s * first, s * second)
+            } else {
+                zeroth = t - s
+                first = t * (delta - 1) + s
+                second = t * (delta * delta - 2 * delta + 2) - 2 * s
+            }
+        }
+    }
+}

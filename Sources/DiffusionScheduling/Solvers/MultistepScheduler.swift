@@ -1,0 +1,115 @@
+/// A scheduler with a linear multistep solver: what DEIS and the DPM-Solvers have in common.
+///
+/// A conforming type says which solver it has, on which grid and of which order; the plan follows. Besides stepping, it offers
+/// the parts of a step that diffusers documents, for the step that comes next.
+public protocol MultistepScheduler: PlannedScheduler {
+    associatedtype Solver: MultistepSolver
+    var solver: Solver { get }
+    /// How many model outputs a step combines at most.
+    var solverOrder: Int { get }
+    var clamp: PredictionClamp { get }
+    func grid(_ request: TimestepRequest) throws(SchedulerError) -> TimestepGrid
+    /// The highest order that a step may have.
+    func highestOrder(atStep index: Int, of stepCount: Int) -> Int
+}
+
+/// The highest order of a step where short runs end with lower orders, for stability (Lu et al. 2022, arXiv:2211.01095,
+/// appendix B): of fewer than 15 steps the last is of order 1 and the one before it of order 2 at most.
+func highestOrder(atStep index: Int, of stepCount: Int, lowerOrderFinal: Bool, firstOrderAtEnd: Bool) -> Int {
+    let lowers = lowerOrderFinal && stepCount < 15
+    if index == stepCount - 1, lowers || firstOrderAtEnd { return 1 }
+    return index == stepCount - 2 && lowers ? 2 : 3
+}
+
+extension MultistepScheduler {
+    public func plan(_ request: TimestepRequest) throws(SchedulerError) -> SamplingPlan {
+        try plan(grid: grid(request))
+    }
+
+    /// Compiles a plan for a grid of one's own: every step's conversion and update folded into combinations of tensors.
+    ///
+    /// - Complexity: O(n).
+    public func plan(grid: TimestepGrid) throws(SchedulerError) -> SamplingPlan {
+        let levels = grid.levels
+        let rows = levels.indices.dropLast().map { index in
+            let prediction = solver.prediction(at: levels[index])
+            let conversion = solver.conversion(at: levels[index], clamped: clamp != .none)
+            let highest = min(solverOrder, highestOrder(atStep: index, of: levels.count - 1))
+            return (0...min(index, solverOrder - 1)).map { remembered in
+                StepCoefficients(
+                    prediction: prediction,
+                    nextSample: solver.update(order: highest, at: index, of: levels, remembered: remembered)
+                        .combination(converting: conversion),
+                    history: solverOrder > 1 ? conversion : nil)
+            }
+        }
+        return try SamplingPlan(grid: grid, clamp: clamp, historyLength: solverOrder - 1, rows: rows)
+    }
+
+    /// The quantity that the solver extrapolates, from a model output at the next step: predicted noise for DEIS and
+    /// DPM-Solver, the predicted clean sample for DPM-Solver++; thresholded if the configuration says so.
+    ///
+    /// - Throws: `timestepsNotSet`, `stepPastEnd`, `wrongElementCount`.
+    public func convertModelOutput<Element: TensorElement>(
+        _ modelOutput: [Element], sample: [Element], batchSize: Int = 1
+    ) throws(SchedulerError) -> [Element] {
+        let (plan, index) = try nextStep()
+        let level = plan.levels[index]
+        // A plan whose only step gives the converted output.
+        let conversion = StepCoefficients(
+            prediction: solver.prediction(at: level),
+            nextSample: solver.conversion(at: level, clamped: plan.clamp != .none))
+        let grid = TimestepGrid(
+            timesteps: [plan.timesteps[index]], sigmas: [level.sigma, level.sigma], isFlow: plan.grid.isFlow)
+        var session = SamplingSession(
+            plan: try SamplingPlan(grid: grid, clamp: plan.clamp, historyLength: 0, rows: [[conversion]]))
+        return try session.step(modelOutput: modelOutput, sample: sample, batchSize: batchSize).prevSample
+    }
+
+    /// The next sample by an update of order 1, from the converted output of the step that comes next.
+    public func firstOrderUpdate<Element: TensorElement>(
+        modelOutput: [Element], sample: [Element], noise: [Element]? = nil
+    ) throws(SchedulerError) -> [Element] {
+        try update(order: 1, modelOutputs: [modelOutput], sample: sample, noise: noise)
+    }
+
+    /// The next sample by an update of order 2, from the converted outputs of this step and the one before, this one last.
+    public func secondOrderUpdate<Element: TensorElement>(
+        modelOutputs: [[Element]], sample: [Element], noise: [Element]? = nil
+    ) throws(SchedulerError) -> [Element] {
+        try update(order: 2, modelOutputs: modelOutputs, sample: sample, noise: noise)
+    }
+
+    /// The next sample by an update of order 3, from the converted outputs of this step and the two before, this one last.
+    public func thirdOrderUpdate<Element: TensorElement>(
+        modelOutputs: [[Element]], sample: [Element], noise: [Element]? = nil
+    ) throws(SchedulerError) -> [Element] {
+        try update(order: 3, modelOutputs: modelOutputs, sample: sample, noise: noise)
+    }
+
+    private func update<Element: TensorElement>(
+        order: Int, modelOutputs: [[Element]], sample: [Element], noise: [Element]?
+    ) throws(SchedulerError) -> [Element] {
+        let (plan, index) = try nextStep()
+        try require("number of model outputs", modelOutputs.count, "at least \(order)", modelOutputs.count >= order)
+        try require("step index", index, "at least \(order - 1) for an update of order \(order)", index >= order - 1)
+        let update = solver.update(order: order, at: index, of: plan.levels, remembered: order - 1)
+        var terms = [(update.sample, sample)]
+        for (coefficient, output) in zip(update.outputs, modelOutputs.reversed()) { terms.append((coefficient, output)) }
+        if update.noise != 0 {
+            guard let noise else { throw .missingNoise(step: index) }
+            terms.append((update.noise, noise))
+        }
+        for (_, tensor) in terms where tensor.count != sample.count {
+            throw .wrongElementCount(
+                argument: "modelOutputs or noise", count: tensor.count, expected: "\(sample.count), as the sample")
+        }
+        return Kernels.combine(terms)
+    }
+
+    private func nextStep() throws(SchedulerError) -> (SamplingPlan, Int) {
+        guard let session else { throw .timestepsNotSet }
+        guard session.timestep != nil else { throw .stepPastEnd(stepCount: session.plan.stepCount) }
+        return (session.plan, session.stepIndex)
+    }
+}

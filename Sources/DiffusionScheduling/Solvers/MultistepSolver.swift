@@ -1,0 +1,80 @@
+/// What a model's output means.
+public enum PredictionType: String, ConfigurationKeyword {
+    /// The noise in the sample.
+    case epsilon
+    /// The clean sample.
+    case sample
+    /// A·noise − S·clean sample (Salimans and Ho 2022, arXiv:2202.00512, section 4).
+    case vPrediction = "v_prediction"
+    /// The velocity noise − clean sample of flow matching.
+    case flowPrediction = "flow_prediction"
+
+    /// The clean sample as a combination of the sample x and the model output e at a noise level with rates A and S:
+    ///
+    ///     epsilon  (x − S e)/A      sample  e      v_prediction  A x − S e      flow_prediction  x − ς e
+    func cleanSample(at level: NoiseLevel) -> LinearCombination {
+        switch self {
+        case .epsilon: LinearCombination(sample: 1 / level.signalRate, modelOutput: -level.noiseRate / level.signalRate)
+        case .sample: LinearCombination(modelOutput: 1)
+        case .vPrediction: LinearCombination(sample: level.signalRate, modelOutput: -level.noiseRate)
+        case .flowPrediction: LinearCombination(sample: 1, modelOutput: -level.sigma)
+        }
+    }
+}
+
+/// A step of a multistep solver as a combination of the sample x, the converted model outputs m₀ (the newest), m₁, m₂ and noise:
+/// x' = a x + Σ bₖ mₖ + c z.
+public struct MultistepUpdate: Sendable, Equatable {
+    public var sample: Double
+    public var outputs: [Double]
+    public var noise: Double
+
+    public init(sample: Double, outputs: [Double], noise: Double = 0) {
+        self.sample = sample
+        self.outputs = outputs
+        self.noise = noise
+    }
+
+    /// x' = x, for a step that leads nowhere.
+    static let identity = MultistepUpdate(sample: 1, outputs: [])
+}
+
+/// What distinguishes one linear multistep solver from another: a conversion and an update.
+public protocol MultistepSolver: Sendable {
+    /// p, the predicted clean sample, as a combination of x and e.
+    func prediction(at level: NoiseLevel) -> LinearCombination
+
+    /// m, the quantity that the solver extrapolates, as a combination of x and e; `clamped`: of x and the clamped p.
+    func conversion(at level: NoiseLevel, clamped: Bool) -> LinearCombination
+
+    /// The update from s to t, with the levels of the steps before s, newest first: of order 1 + `previous.count`.
+    func update(from s: NoiseLevel, to t: NoiseLevel, previous: [NoiseLevel]) -> MultistepUpdate
+}
+
+extension MultistepSolver {
+    /// The update of at most the given order from step i of a grid, for a run that remembers that many steps.
+    ///
+    /// A step between equal levels is the identity, and a level that equals one of its successors carries no information, so
+    /// the order falls where it would be used. (Divided differences would be 0/0 there.)
+    func update(order: Int, at index: Int, of levels: [NoiseLevel], remembered: Int) -> MultistepUpdate {
+        let s = levels[index], t = levels[index + 1]
+        if s.sigma == t.sigma { return .identity }
+        var nodes = [s]
+        while nodes.count < order, nodes.count <= remembered, nodes.count <= index {
+            let level = levels[index - nodes.count]
+            if nodes.contains(where: { $0.sigma == level.sigma }) { break }
+            nodes.append(level)
+        }
+        return update(from: s, to: t, previous: Array(nodes.dropFirst()))
+    }
+}
+
+extension MultistepUpdate {
+    /// The update with m₀ replaced by its combination of x, e and p.
+    func combination(converting conversion: LinearCombination) -> LinearCombination {
+        let newest = outputs.first ?? 0
+        return LinearCombination(
+            sample: sample + newest * conversion.sample, modelOutput: newest * conversion.modelOutput, noise: noise,
+            prediction: newest * conversion.prediction, history: Array(outputs.dropFirst()))
+    }
+}

@@ -1,0 +1,174 @@
+/// A scheduler that compiles its configuration into a plan and runs the plan in a session.
+///
+/// All schedulers of this library are of this kind. What one of them has to say is `plan(_:)`; the rest follows.
+public protocol PlannedScheduler: Scheduler {
+    /// Makes the scheduler of a configuration, which is validated.
+    init(_ configuration: Configuration) throws(SchedulerError)
+
+    /// The noise levels of the training.
+    var noiseSchedule: NoiseSchedule { get }
+    /// The run that `setTimesteps` planned; nil before.
+    var session: SamplingSession? { get set }
+
+    /// Compiles a plan; the scheduler itself doesn't change.
+    ///
+    /// - Throws: `invalidValue` where the request is out of range or doesn't fit the configuration.
+    func plan(_ request: TimestepRequest) throws(SchedulerError) -> SamplingPlan
+
+    /// The noise level of a training timestep, for adding noise before there is a plan.
+    func trainingLevel(atTimestep timestep: Double) -> NoiseLevel
+}
+
+extension PlannedScheduler {
+    /// Reads the configuration from a file or a folder, as diffusers' `from_pretrained`.
+    public init(
+        contentsOf path: String, subfolder: String? = nil, overrides: [String: JSONValue] = [:]
+    ) throws(SchedulerError) {
+        try self.init(Configuration(contentsOf: path, subfolder: subfolder, overrides: overrides))
+    }
+
+    /// Makes the scheduler from another one's configuration, as diffusers' `from_config`.
+    public init(
+        from other: some SchedulerConfiguration, overrides: [String: JSONValue] = [:]
+    ) throws(SchedulerError) {
+        try self.init(Configuration(from: other, overrides: overrides))
+    }
+
+    // MARK: The plan
+
+    /// The plan that `setTimesteps` made; nil before.
+    public var plan: SamplingPlan? { session?.plan }
+
+    /// The number of training timesteps, T: diffusers' `len(scheduler)`.
+    public var count: Int { noiseSchedule.count }
+
+    public var timesteps: [Double] {
+        session?.plan.timesteps ?? (0..<noiseSchedule.count).reversed().map(Double.init)
+    }
+
+    /// The noise levels of the plan's steps, one more than there are steps; before `setTimesteps` those of the training.
+    public var sigmas: [Double] { session?.plan.sigmas ?? noiseSchedule.sigmas.reversed() }
+
+    public var initNoiseSigma: Double { session?.plan.initNoiseSigma ?? 1 }
+
+    public mutating func setTimesteps(_ count: Int) throws(SchedulerError) {
+        try setTimesteps(.count(count))
+    }
+
+    /// Plans a run and goes to its start.
+    public mutating func setTimesteps(_ request: TimestepRequest) throws(SchedulerError) {
+        session = SamplingSession(plan: try plan(request))
+    }
+
+    // MARK: The session
+
+    /// The step that comes next; nil before `setTimesteps`.
+    public var stepIndex: Int? { session?.stepIndex }
+
+    /// Makes the run start at a later step, for image-to-image: add noise at `timesteps[index]`, then step from there.
+    ///
+    /// - Throws: `timestepsNotSet`, `invalidValue`.
+    public mutating func setBeginIndex(_ index: Int) throws(SchedulerError) {
+        guard let plan else { throw .timestepsNotSet }
+        try require("begin index", index, "from 0 to \(plan.stepCount - 1)", (0..<max(plan.stepCount, 1)).contains(index))
+        session = SamplingSession(plan: plan, beginIndex: index)
+    }
+
+    /// Takes the run to the step of a timestep.
+    ///
+    /// A run that hasn't begun may begin at any timestep of the plan. After that the steps come in their order.
+    ///
+    /// - Returns: the session as it was if it was replaced, for the case that the step fails.
+    private mutating func select(timestep: Double) throws(SchedulerError) -> SamplingSession? {
+        guard let session else { throw .timestepsNotSet }
+        guard let expected = session.timestep else { throw .stepPastEnd(stepCount: session.plan.stepCount) }
+        if expected == timestep { return nil }
+        guard !session.hasBegun else {
+            throw .unknownTimestep(timestep, expected: "\(timestepText(expected)), the timestep of step \(session.stepIndex)")
+        }
+        self.session = SamplingSession(plan: session.plan, beginIndex: try session.plan.index(ofTimestep: timestep))
+        return session
+    }
+
+    public mutating func step<Element: TensorElement>(
+        modelOutput: Span<Element>, timestep: Double, sample: inout MutableSpan<Element>, noise: Span<Element>? = nil,
+        batchSize: Int = 1
+    ) throws(SchedulerError) {
+        let replaced = try select(timestep: timestep)
+        do throws(SchedulerError) {
+            try session?.step(modelOutput: modelOutput, sample: &sample, noise: noise, batchSize: batchSize)
+        } catch {
+            if let replaced { session = replaced }
+            throw error
+        }
+    }
+
+    /// Takes one step and returns the next sample, and on request the clean sample predicted on the way.
+    public mutating func step<Element: TensorElement>(
+        modelOutput: [Element], timestep: Double, sample: [Element], noise: [Element]? = nil, batchSize: Int = 1,
+        predictingOriginalSample: Bool = false
+    ) throws(SchedulerError) -> SchedulerOutput<Element> {
+        let replaced = try select(timestep: timestep)
+        do throws(SchedulerError) {
+            guard let output = try session?.step(
+                modelOutput: modelOutput, sample: sample, noise: noise, batchSize: batchSize,
+                predictingOriginalSample: predictingOriginalSample)
+            else { throw SchedulerError.timestepsNotSet }
+            return output
+        } catch {
+            if let replaced { session = replaced }
+            throw error
+        }
+    }
+
+    // MARK: Beside the steps
+
+    /// Leaves the sample as it is: the models of these schedulers are asked with the sample itself.
+    public func scaleModelInput<Element: TensorElement>(
+        _ sample: inout MutableSpan<Element>, timestep: Double
+    ) throws(SchedulerError) {}
+
+    /// Adds noise: x = A data + S noise, in place, with the rates A and S of each batch item's timestep.
+    ///
+    /// With a plan the timesteps are the plan's, and a timestep that occurs twice means the step that comes next if that one
+    /// has it; before `setTimesteps` they are those of the training.
+    ///
+    /// - Throws: `unknownTimestep`, `wrongElementCount`.
+    public func addNoise<Element: TensorElement>(
+        _ noise: Span<Element>, to sample: inout MutableSpan<Element>, timesteps: [Double]
+    ) throws(SchedulerError) {
+        guard noise.count == sample.count else {
+            throw .wrongElementCount(argument: "noise", count: noise.count, expected: "\(sample.count), as the sample")
+        }
+        guard !timesteps.isEmpty, sample.count % timesteps.count == 0 else {
+            throw .wrongElementCount(
+                argument: "sample", count: sample.count, expected: "a multiple of the number of timesteps, \(timesteps.count)")
+        }
+        var levels: [NoiseLevel] = []
+        for timestep in timesteps { levels.append(try level(atTimestep: timestep)) }
+        let elementsPerItem = sample.count / timesteps.count
+        sample.withUnsafeMutableBytes { sample in
+            noise.withUnsafeBytes { noise in
+                guard let sample = sample.baseAddress, let noise = noise.baseAddress else { return }
+                Kernels.addNoise(
+                    noise, to: sample, signalRates: levels.map(\.signalRate), noiseRates: levels.map(\.noiseRate),
+                    elementsPerItem: elementsPerItem, elementType: Element.elementType)
+            }
+        }
+    }
+
+    private func level(atTimestep timestep: Double) throws(SchedulerError) -> NoiseLevel {
+        guard let session else {
+            guard timestep >= 0, timestep <= Double(noiseSchedule.count - 1) else {
+                throw .unknownTimestep(timestep, expected: "a training timestep from 0 to \(noiseSchedule.count - 1)")
+            }
+            return trainingLevel(atTimestep: timestep)
+        }
+        if session.timestep == timestep { return session.plan.levels[session.stepIndex] }
+        return session.plan.levels[try session.plan.index(ofTimestep: timestep)]
+    }
+
+    public func trainingLevel(atTimestep timestep: Double) -> NoiseLevel {
+        NoiseLevel(sigma: noiseSchedule.sigma(atTimestep: timestep), isFlow: false)
+    }
+}
