@@ -118,13 +118,19 @@ extension SigmaGridConfiguration {
         set { origin.otherKeys["sigma_max"] = newValue.map { JSONValue($0) } }
     }
 
-    func validateSigmaGrid(alsoExclusive: [(key: String, isOn: Bool)] = []) throws(SchedulerError) {
+    func validateSigmaGrid() throws(SchedulerError) {
         let grids = [
             ("use_karras_sigmas", useKarrasSigmas), ("use_exponential_sigmas", useExponentialSigmas),
-            ("use_beta_sigmas", useBetaSigmas), ("use_flow_sigmas", useFlowSigmas),
+            ("use_beta_sigmas", useBetaSigmas),
         ]
-        let chosen = (grids + alsoExclusive).filter(\.1).map(\.0)
+        let chosen = grids.filter(\.1).map(\.0)
         if chosen.count > 1 { throw .conflictingKeys(chosen, reason: "the noise levels can follow one grid only") }
+        // Flow matching knows levels below 1 only, and the training's go far above; with a sigma_max of its own a grid fits.
+        if useFlowSigmas, let grid = chosen.first, !((sigmaMax ?? .infinity) < 1) {
+            throw .conflictingKeys(
+                [grid, "use_flow_sigmas"],
+                reason: "flow sigmas are a grid of their own; another one needs sigma_min and sigma_max below 1")
+        }
         try require("flow_shift", flowShift, "finite and greater than 0", flowShift > 0 && flowShift.isFinite)
         try require(
             "steps_offset", stepsOffset, "from 0 to \(NoiseSchedule.maximumTimesteps)",
