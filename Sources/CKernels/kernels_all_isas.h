@@ -11,7 +11,7 @@
 #if defined(__x86_64__)
 
 #define DSK_VECTOR_BYTES 32
-#define DSK_TARGET __attribute__((target("avx2")))
+#define DSK_TARGET __attribute__((target("avx2,fma")))
 #define DSK_NAME(name) DSK_JOIN(name, DSK_TYPE_NAME, avx2)
 #include "kernels_template.h"
 #undef DSK_VECTOR_BYTES
@@ -19,7 +19,7 @@
 #undef DSK_NAME
 
 #define DSK_VECTOR_BYTES 64
-#define DSK_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
+#define DSK_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma")))
 #define DSK_NAME(name) DSK_JOIN(name, DSK_TYPE_NAME, avx512)
 #include "kernels_template.h"
 #undef DSK_VECTOR_BYTES

@@ -1,102 +1,110 @@
 /*
  * The inner loops, written once for every element type and instruction set. The includer defines
  *
- *   DSK_REAL          the element type; arithmetic is done in it
+ *   DSK_REAL          the element type
  *   DSK_KEY           an unsigned integer of the same size
+ *   DSK_COEFFICIENT   the function that rounds a coefficient for this element type (see kernels.c)
  *   DSK_VECTOR_BYTES  the size of a vector
  *   DSK_TARGET        the function attribute that allows the instruction set, or nothing
  *   DSK_NAME(name)    the name of this variant's function
  *
- * A tile of DSK_TILE_VECTORS vectors is computed for all outputs before any of them is stored: that is what makes every
- * kind of in-place step right. The same products and sums in the same order, never fused, give every variant and the loop
- * over single elements at the ends the same bits.
+ * Elements are widened to double when they are read and rounded once when they are written. A tile of DSK_TILE_VECTORS
+ * vectors is computed for all outputs before any of them is stored: that is what makes every kind of in-place step right.
+ * Every variant, and the loop over single elements at the ends, has the same products and sums in the same order, and so the
+ * same bits.
  */
 
-typedef DSK_REAL DSK_NAME(vector) __attribute__((vector_size(DSK_VECTOR_BYTES), may_alias));
-typedef DSK_REAL DSK_NAME(loose_vector)
-    __attribute__((vector_size(DSK_VECTOR_BYTES), aligned(sizeof(DSK_REAL)), may_alias));
-typedef DSK_KEY DSK_NAME(mask) __attribute__((vector_size(DSK_VECTOR_BYTES)));
+/* Doubles, and as many elements: at an element's alignment, and at their own. */
+typedef double DSK_NAME(vector) __attribute__((vector_size(DSK_VECTOR_BYTES), may_alias));
+typedef uint64_t DSK_NAME(mask) __attribute__((vector_size(DSK_VECTOR_BYTES)));
+typedef DSK_REAL DSK_NAME(loose_elements)
+    __attribute__((vector_size(DSK_VECTOR_BYTES / 8 * sizeof(DSK_REAL)), aligned(sizeof(DSK_REAL)), may_alias));
+typedef DSK_REAL DSK_NAME(elements) __attribute__((vector_size(DSK_VECTOR_BYTES / 8 * sizeof(DSK_REAL)), may_alias));
 
 #define VECTOR DSK_NAME(vector)
-#define LOOSE_VECTOR DSK_NAME(loose_vector)
 #define MASK DSK_NAME(mask)
-#define LANES (DSK_VECTOR_BYTES / sizeof(DSK_REAL))
-#define TILE (DSK_TILE_VECTORS * LANES)
+#define LOOSE_ELEMENTS DSK_NAME(loose_elements)
+#define ELEMENTS DSK_NAME(elements)
+#define WIDEN(elements) __builtin_convertvector(elements, VECTOR)
+#define NARROW(vector) __builtin_convertvector(vector, ELEMENTS)
+#define TILE (DSK_TILE_VECTORS * (DSK_VECTOR_BYTES / 8))
 #define INLINE static inline __attribute__((always_inline)) DSK_TARGET
 
-/* The coefficients of a program in the type of the arithmetic. */
+/* The coefficients of a program, rounded. */
 typedef struct DSK_NAME(scalars) {
-    DSK_REAL prediction[DSK_PREDICTION_INPUT_COUNT];
-    DSK_REAL outputs[DSK_OUTPUT_COUNT][DSK_INPUT_COUNT];
-    DSK_REAL output_prediction[DSK_OUTPUT_COUNT];
-    DSK_REAL range;
+    double prediction[DSK_PREDICTION_INPUT_COUNT];
+    double outputs[DSK_OUTPUT_COUNT][DSK_INPUT_COUNT];
+    double output_prediction[DSK_OUTPUT_COUNT];
+    double range;
+    bool copies[DSK_OUTPUT_COUNT]; /* the output is one of the inputs: nothing to compute */
 } DSK_NAME(scalars);
 
 INLINE void DSK_NAME(round_scalars)(const dsk_program *program, DSK_NAME(scalars) * scalars) {
     for (unsigned j = 0; j < program->prediction.n_terms; j++)
-        scalars->prediction[j] = (DSK_REAL)program->prediction.coefficients[j];
+        scalars->prediction[j] = DSK_COEFFICIENT(program->prediction.coefficients[j]);
     for (unsigned k = 0; k < program->n_outputs; k++) {
-        for (unsigned j = 0; j < program->outputs[k].n_terms; j++)
-            scalars->outputs[k][j] = (DSK_REAL)program->outputs[k].coefficients[j];
-        scalars->output_prediction[k] = (DSK_REAL)program->outputs[k].prediction;
+        const dsk_combination *terms = &program->outputs[k];
+        for (unsigned j = 0; j < terms->n_terms; j++) scalars->outputs[k][j] = DSK_COEFFICIENT(terms->coefficients[j]);
+        scalars->output_prediction[k] = DSK_COEFFICIENT(terms->prediction);
+        scalars->copies[k] = terms->n_terms == 1 && terms->coefficients[0] == 1 && terms->prediction == 0;
     }
-    scalars->range = (DSK_REAL)program->clamp_range;
+    scalars->range = (double)(DSK_REAL)program->clamp_range;
 }
 
 /* One element, the plain way. */
 
-INLINE DSK_REAL DSK_NAME(combine_element)(const dsk_combination *terms, const DSK_REAL *coefficients, DSK_REAL factor,
-                                          DSK_REAL prediction, size_t i) {
-    DSK_REAL sum = 0;
+INLINE double DSK_NAME(combine_element)(const dsk_combination *terms, const double *coefficients, double factor,
+                                        double prediction, size_t i) {
+    double sum = 0;
     for (unsigned j = 0; j < terms->n_terms; j++) {
-        DSK_REAL product = coefficients[j] * ((const DSK_REAL *)terms->tensors[j])[i];
-        sum = j == 0 ? product : sum + product;
+        double element = (double)((const DSK_REAL *)terms->tensors[j])[i];
+        sum = j == 0 ? coefficients[j] * element : sum + coefficients[j] * element;
     }
-    if (terms->prediction != 0) {
-        DSK_REAL product = factor * prediction;
-        sum = terms->n_terms == 0 ? product : sum + product;
-    }
+    if (terms->prediction != 0) sum = terms->n_terms == 0 ? factor * prediction : sum + factor * prediction;
     return sum;
 }
 
-INLINE DSK_REAL DSK_NAME(predict_element)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t i) {
-    DSK_REAL p = DSK_NAME(combine_element)(&program->prediction, scalars->prediction, 0, 0, i);
+INLINE double DSK_NAME(predict_element)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t i) {
+    double p = DSK_NAME(combine_element)(&program->prediction, scalars->prediction, 0, 0, i);
+    p = (double)(DSK_REAL)p;
     if (program->clamp != DSK_CLAMP_NONE) {
         p = p < -scalars->range ? -scalars->range : p;
         p = p > scalars->range ? scalars->range : p;
-        if (program->clamp == DSK_CLAMP_THRESHOLD) p /= scalars->range;
+        if (program->clamp == DSK_CLAMP_THRESHOLD) p = (double)(DSK_REAL)(p / scalars->range);
     }
     return p;
 }
 
 INLINE void DSK_NAME(step_element)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t i) {
-    DSK_REAL p = program->uses_prediction ? DSK_NAME(predict_element)(program, scalars, i) : 0;
-    DSK_REAL sums[DSK_OUTPUT_COUNT];
-    for (unsigned k = 0; k < program->n_outputs; k++)
-        sums[k] = DSK_NAME(combine_element)(&program->outputs[k], scalars->outputs[k], scalars->output_prediction[k], p, i);
-    for (unsigned k = 0; k < program->n_outputs; k++) ((DSK_REAL *)program->destinations[k])[i] = sums[k];
+    double p = program->uses_prediction ? DSK_NAME(predict_element)(program, scalars, i) : 0;
+    DSK_REAL results[DSK_OUTPUT_COUNT];
+    for (unsigned k = 0; k < program->n_outputs; k++) {
+        const dsk_combination *terms = &program->outputs[k];
+        results[k] = scalars->copies[k] ? ((const DSK_REAL *)terms->tensors[0])[i]
+                                        : (DSK_REAL)DSK_NAME(combine_element)(terms, scalars->outputs[k],
+                                                                              scalars->output_prediction[k], p, i);
+    }
+    for (unsigned k = 0; k < program->n_outputs; k++) ((DSK_REAL *)program->destinations[k])[i] = results[k];
 }
 
 /* A tile of elements. */
 
-INLINE void DSK_NAME(combine_tile)(const dsk_combination *terms, const DSK_REAL *coefficients, DSK_REAL factor,
+INLINE void DSK_NAME(combine_tile)(const dsk_combination *terms, const double *coefficients, double factor,
                                    const VECTOR *prediction, size_t i, VECTOR *sums) {
-    unsigned first = 0;
     if (terms->n_terms > 0) {
-        const LOOSE_VECTOR *tensor = (const LOOSE_VECTOR *)((const DSK_REAL *)terms->tensors[0] + i);
-        for (int u = 0; u < DSK_TILE_VECTORS; u++) sums[u] = coefficients[0] * tensor[u];
-        first = 1;
+        const LOOSE_ELEMENTS *tensor = (const LOOSE_ELEMENTS *)((const DSK_REAL *)terms->tensors[0] + i);
+        for (int u = 0; u < DSK_TILE_VECTORS; u++) sums[u] = coefficients[0] * WIDEN(tensor[u]);
     } else {
         for (int u = 0; u < DSK_TILE_VECTORS; u++) sums[u] = (VECTOR){0};
     }
-    for (unsigned j = first; j < terms->n_terms; j++) {
-        const LOOSE_VECTOR *tensor = (const LOOSE_VECTOR *)((const DSK_REAL *)terms->tensors[j] + i);
-        DSK_REAL c = coefficients[j];
-        for (int u = 0; u < DSK_TILE_VECTORS; u++) sums[u] += c * tensor[u];
+    for (unsigned j = 1; j < terms->n_terms; j++) {
+        const LOOSE_ELEMENTS *tensor = (const LOOSE_ELEMENTS *)((const DSK_REAL *)terms->tensors[j] + i);
+        double c = coefficients[j];
+        for (int u = 0; u < DSK_TILE_VECTORS; u++) sums[u] = sums[u] + c * WIDEN(tensor[u]);
     }
     if (terms->prediction != 0) {
-        if (first) {
-            for (int u = 0; u < DSK_TILE_VECTORS; u++) sums[u] += factor * prediction[u];
+        if (terms->n_terms > 0) {
+            for (int u = 0; u < DSK_TILE_VECTORS; u++) sums[u] = sums[u] + factor * prediction[u];
         } else {
             for (int u = 0; u < DSK_TILE_VECTORS; u++) sums[u] = factor * prediction[u];
         }
@@ -108,6 +116,7 @@ INLINE void DSK_NAME(select)(MASK mask, VECTOR a, VECTOR *b) { *b = (VECTOR)((ma
 
 INLINE void DSK_NAME(predict_tile)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t i, VECTOR *p) {
     DSK_NAME(combine_tile)(&program->prediction, scalars->prediction, 0, p, i, p);
+    for (int u = 0; u < DSK_TILE_VECTORS; u++) p[u] = WIDEN(NARROW(p[u]));
     if (program->clamp == DSK_CLAMP_NONE) return;
     VECTOR high = (VECTOR){0} + scalars->range, low = -high;
     for (int u = 0; u < DSK_TILE_VECTORS; u++) {
@@ -115,7 +124,7 @@ INLINE void DSK_NAME(predict_tile)(const dsk_program *program, const DSK_NAME(sc
         DSK_NAME(select)((MASK)(p[u] > high), high, &p[u]);
     }
     if (program->clamp == DSK_CLAMP_THRESHOLD)
-        for (int u = 0; u < DSK_TILE_VECTORS; u++) p[u] /= high;
+        for (int u = 0; u < DSK_TILE_VECTORS; u++) p[u] = WIDEN(NARROW(p[u] / high));
 }
 
 /* Elements [begin, end) for a number of outputs, and a use of p, that are known when this is compiled. */
@@ -127,27 +136,35 @@ INLINE void DSK_NAME(step_tiles)(const dsk_program *program, const DSK_NAME(scal
     /* Streaming stores need aligned addresses: the first streamed output decides where the tiles start. */
     for (unsigned k = 0; k < n_outputs; k++) {
         if (!program->streaming[k]) continue;
-        while (i < end && (uintptr_t)((DSK_REAL *)program->destinations[k] + i) % DSK_VECTOR_BYTES != 0)
+        while (i < end && (uintptr_t)((DSK_REAL *)program->destinations[k] + i) % DSK_STREAM_ALIGNMENT != 0)
             DSK_NAME(step_element)(program, scalars, i++);
         break;
     }
     for (unsigned k = 0; k < n_outputs; k++)
         streaming[k] = program->streaming[k] &&
-                       (uintptr_t)((DSK_REAL *)program->destinations[k] + i) % DSK_VECTOR_BYTES == 0;
+                       (uintptr_t)((DSK_REAL *)program->destinations[k] + i) % DSK_STREAM_ALIGNMENT == 0;
 
     for (; end - i >= TILE; i += TILE) {
-        VECTOR p[DSK_TILE_VECTORS] = {{0}}, sums[DSK_OUTPUT_COUNT][DSK_TILE_VECTORS];
+        VECTOR p[DSK_TILE_VECTORS] = {{0}};
+        ELEMENTS results[DSK_OUTPUT_COUNT][DSK_TILE_VECTORS];
         if (uses_prediction) DSK_NAME(predict_tile)(program, scalars, i, p);
-        for (unsigned k = 0; k < n_outputs; k++)
-            DSK_NAME(combine_tile)
-            (&program->outputs[k], scalars->outputs[k], scalars->output_prediction[k], p, i, sums[k]);
+        for (unsigned k = 0; k < n_outputs; k++) {
+            const dsk_combination *terms = &program->outputs[k];
+            if (scalars->copies[k]) {
+                const LOOSE_ELEMENTS *tensor = (const LOOSE_ELEMENTS *)((const DSK_REAL *)terms->tensors[0] + i);
+                for (int u = 0; u < DSK_TILE_VECTORS; u++) results[k][u] = tensor[u];
+            } else {
+                VECTOR sums[DSK_TILE_VECTORS];
+                DSK_NAME(combine_tile)(terms, scalars->outputs[k], scalars->output_prediction[k], p, i, sums);
+                for (int u = 0; u < DSK_TILE_VECTORS; u++) results[k][u] = NARROW(sums[u]);
+            }
+        }
         for (unsigned k = 0; k < n_outputs; k++) {
             DSK_REAL *destination = (DSK_REAL *)program->destinations[k] + i;
             if (streaming[k]) {
-                for (int u = 0; u < DSK_TILE_VECTORS; u++)
-                    dsk_store_streaming(sums[k][u], (VECTOR *)destination + u);
+                for (int u = 0; u < DSK_TILE_VECTORS; u++) dsk_store_streaming(results[k][u], (ELEMENTS *)destination + u);
             } else {
-                for (int u = 0; u < DSK_TILE_VECTORS; u++) ((LOOSE_VECTOR *)destination)[u] = sums[k][u];
+                for (int u = 0; u < DSK_TILE_VECTORS; u++) ((LOOSE_ELEMENTS *)destination)[u] = results[k][u];
             }
         }
     }
@@ -184,16 +201,18 @@ DSK_TARGET static void DSK_NAME(count)(const dsk_program *program, size_t begin,
     DSK_NAME(round_scalars)(program, &scalars);
 
     for (size_t i = begin; i < end;) {
-        VECTOR p[DSK_TILE_VECTORS] = {{0}};
+        DSK_REAL values[TILE] = {0};
         size_t n = end - i;
         if (n >= TILE) {
-            n = TILE;
+            VECTOR p[DSK_TILE_VECTORS] = {{0}};
             DSK_NAME(predict_tile)(program, &scalars, i, p);
+            for (int u = 0; u < DSK_TILE_VECTORS; u++) ((LOOSE_ELEMENTS *)values)[u] = NARROW(p[u]);
+            n = TILE;
         } else {
-            for (size_t j = 0; j < n; j++) ((DSK_REAL *)p)[j] = DSK_NAME(predict_element)(program, &scalars, i + j);
+            for (size_t j = 0; j < n; j++) values[j] = (DSK_REAL)DSK_NAME(predict_element)(program, &scalars, i + j);
         }
         DSK_KEY keys[TILE];
-        memcpy(keys, p, sizeof keys);
+        memcpy(keys, values, sizeof keys);
         for (size_t j = 0; j < n; j++) {
             DSK_KEY key = keys[j] & magnitude;
             uint64_t prefix = digit.prefix_shift < 64 ? (uint64_t)key >> digit.prefix_shift : 0;
@@ -208,8 +227,10 @@ DSK_TARGET static void DSK_NAME(count)(const dsk_program *program, size_t begin,
 }
 
 #undef VECTOR
-#undef LOOSE_VECTOR
 #undef MASK
-#undef LANES
+#undef LOOSE_ELEMENTS
+#undef ELEMENTS
+#undef WIDEN
+#undef NARROW
 #undef TILE
 #undef INLINE

@@ -1,7 +1,9 @@
 /// The schedulers of this library by diffusers' names.
 public enum SchedulerCatalog {
     private static let types: [any PlannedScheduler.Type] = [
-        DEISMultistepScheduler.self
+        DEISMultistepScheduler.self,
+        DPMSolverMultistepScheduler.self,
+        DPMSolverMultistepInverseScheduler.self,
     ]
 
     /// The names that `_class_name` may have, sorted.

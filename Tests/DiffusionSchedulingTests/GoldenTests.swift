@@ -2,45 +2,110 @@ import Testing
 
 @testable import DiffusionScheduling
 
-/// DEIS against diffusers and against 50-digit arithmetic, over the recorded configurations.
-@Suite struct DEISGoldenTests {
-    static let file = Result { try GoldenFile.load("deis") }
+/// The multistep schedulers against diffusers and against 50-digit arithmetic, over the recorded configurations.
+@Suite struct GoldenTests {
+    @Suite struct DEIS {
+        let goldens = MultistepGoldens<DEISMultistepScheduler>("deis")
+        @Test func coversTheParameters() throws { try goldens.checkCoverage(atLeast: 300) }
+        @Test func configurationsReturnAsTheyCame() throws { try goldens.checkConfigurations() }
+        @Test func timestepsAreTheReferences() throws { try goldens.checkTimesteps() }
+        @Test func noiseLevelsAreTheReferences() throws { try goldens.checkNoiseLevels() }
+        @Test func coefficientsAreExact() throws { try goldens.checkCoefficients() }
+        @Test func plainLoopsAreExact() throws { try goldens.checkPlainLoops() }
+        @Test func loopsInFloat64AreExact() throws { try goldens.checkFloat64Loops() }
+        @Test func loopsInFloat32AreNearerThanTheReferences() throws { try goldens.checkFloat32Loops() }
+    }
 
-    func eachRecord(
-        _ body: (_ index: Int, _ record: GoldenRecord, _ scheduler: DEISMultistepScheduler) throws -> Void
-    ) throws {
-        for (index, record) in try Self.file.get().records.enumerated() {
-            try body(index, record, DEISMultistepScheduler(.init(json: record.configText)))
+    @Suite struct DPMSolver {
+        let goldens = MultistepGoldens<DPMSolverMultistepScheduler>("dpmsolver")
+        @Test func coversTheParameters() throws { try goldens.checkCoverage(atLeast: 300) }
+        @Test func configurationsReturnAsTheyCame() throws { try goldens.checkConfigurations() }
+        @Test func timestepsAreTheReferences() throws { try goldens.checkTimesteps() }
+        @Test func noiseLevelsAreTheReferences() throws { try goldens.checkNoiseLevels() }
+        @Test func coefficientsAreExact() throws { try goldens.checkCoefficients() }
+        @Test func plainLoopsAreExact() throws { try goldens.checkPlainLoops() }
+        @Test func loopsInFloat64AreExact() throws { try goldens.checkFloat64Loops() }
+        @Test func loopsInFloat32AreNearerThanTheReferences() throws { try goldens.checkFloat32Loops() }
+    }
+
+    @Suite struct DPMSolverInverse {
+        let goldens = MultistepGoldens<DPMSolverMultistepInverseScheduler>("dpmsolver_inverse")
+        @Test func coversTheParameters() throws { try goldens.checkCoverage(atLeast: 200) }
+        @Test func configurationsReturnAsTheyCame() throws { try goldens.checkConfigurations() }
+        @Test func timestepsAreTheReferences() throws { try goldens.checkTimesteps() }
+        @Test func noiseLevelsAreTheReferences() throws { try goldens.checkNoiseLevels() }
+        @Test func coefficientsAreExact() throws { try goldens.checkCoefficients() }
+        @Test func plainLoopsAreExact() throws { try goldens.checkPlainLoops() }
+        @Test func loopsInFloat64AreExact() throws { try goldens.checkFloat64Loops() }
+        @Test func loopsInFloat32AreNearerThanTheReferences() throws { try goldens.checkFloat32Loops() }
+    }
+}
+
+/// The checks that every multistep scheduler has to pass.
+struct MultistepGoldens<S: MultistepScheduler> where S.Configuration: ThresholdingConfiguration {
+    let file: Result<GoldenFile, any Error>
+
+    init(_ name: String) { file = Result { try GoldenFile.load(name) } }
+
+    func eachRecord(_ body: (_ index: Int, _ record: GoldenRecord, _ scheduler: S) throws -> Void) throws {
+        for (index, record) in try file.get().records.enumerated() {
+            try body(index, record, S(S.Configuration(json: record.configText)))
         }
     }
 
     /// A plan on the very noise levels that the reference had, so that only the coefficients differ.
-    func plan(_ record: GoldenRecord, _ scheduler: DEISMultistepScheduler) throws -> SamplingPlan {
+    func plan(_ record: GoldenRecord, _ scheduler: S) throws -> SamplingPlan {
         try scheduler.plan(
             grid: TimestepGrid(
                 timesteps: record.timesteps, sigmas: record.sigmas, isFlow: scheduler.configuration.useFlowSigmas))
     }
 
-    @Test func coversTheParameters() throws {
-        let file = try Self.file.get()
-        #expect(file.records.count >= 300)
-        for parameter in DEISMultistepConfiguration.parameters where parameter.overrideName == nil {
-            guard let counts = file.coverage[parameter.key] else { continue }
-            for (value, count) in counts { #expect(count > 0, "\(parameter.key) \(value)") }
-        }
-        for key in ["solver_order", "prediction_type", "timestep_spacing", "beta_schedule", "thresholding", "use_flow_sigmas"] {
-            #expect((file.coverage[key]?.count ?? 0) >= 2, "\(key) is drawn with one value only")
+    /// The original's inverse denoises where the levels are flow sigmas, or where another scheduler's sigma_min or sigma_max
+    /// came along (they replace the wrong ends); ours inverts there too, so the grid is another one on purpose.
+    func hasAnotherGrid(_ scheduler: S) -> Bool {
+        guard let inverse = scheduler as? DPMSolverMultistepInverseScheduler else { return false }
+        switch inverse.configuration.sigmaSpacing(flowShift: 1) {
+        case .timesteps: return false
+        case .flow: return true
+        default: return inverse.configuration.sigmaMin != nil || inverse.configuration.sigmaMax != nil
         }
     }
 
-    @Test func configurationsReturnAsTheyCame() throws {
+    /// The model's answer to a sample, with the variance's part after each batch item where the model learns one.
+    func model(_ x: [Double], timestep: Double, scheduler: S) -> [Double] {
+        let e = x.map { GoldenProblem.model($0, timestep: timestep, trainingCount: scheduler.count) }
+        guard scheduler.modelLearnsVariance else { return e }
+        let half = e.count / GoldenProblem.batchSize
+        return (0..<GoldenProblem.batchSize).flatMap { item in
+            e[item * half..<(item + 1) * half] + [Double](repeating: 0.5, count: half)
+        }
+    }
+
+    func checkCoverage(atLeast count: Int) throws {
+        let file = try file.get()
+        #expect(file.records.count >= count)
+        // Every key must have been drawn with several values, and every word that a key may have at least once.
+        for parameter in S.Configuration.parameters where parameter.overrideName == nil {
+            // beta_start and beta_end go by ranges; time_shift_type has one word.
+            guard !["beta_start", "beta_end", "time_shift_type"].contains(parameter.key) else { continue }
+            let values = Set(file.coverage[parameter.key].map { $0.keys.map { $0 } } ?? [])
+                .union(file.coverage["\(parameter.key) (given)"].map { $0.keys.map { $0 } } ?? [])
+            #expect(values.count >= 2, "\(parameter.key) was drawn as \(values.sorted())")
+        }
+        for bucket in ["1", "2-4", "5-14", "15-50", "51-200", "201-999"] {
+            #expect((file.coverage["n"]?[bucket] ?? 0) >= 5, "n in \(bucket)")
+        }
+    }
+
+    func checkConfigurations() throws {
         try eachRecord { index, record, scheduler in
             #expect(scheduler.configuration.jsonText == record.configText, "record \(index)")
         }
     }
 
-    @Test func timestepsAreTheReferences() throws {
+    func checkTimesteps() throws {
         try eachRecord { index, record, scheduler in
+            if hasAnotherGrid(scheduler) { return }
             let timesteps = try scheduler.plan(record.request).timesteps
             #expect(timesteps.count == record.timesteps.count, "record \(index)")
             for (i, (ours, theirs)) in zip(timesteps, record.timesteps).enumerated() {
@@ -50,15 +115,18 @@ import Testing
         }
     }
 
-    @Test func noiseLevelsAreTheReferences() throws {
+    func checkNoiseLevels() throws {
         try eachRecord { index, record, scheduler in
+            if hasAnotherGrid(scheduler) { return }
             let plan = try scheduler.plan(record.request)
             // Karras, exponential and beta grids run between the ends of the table, and where torch's root of an end is one
             // unit off, its whole grid is off by as much.
+            let last = record.n - 1
             let inherited =
                 scheduler.configuration.sigmaSpacing(flowShift: 1) == .timesteps
-                ? 0 : max(relative(plan.sigmas[0], record.sigmas[0]), relative(plan.sigmas[record.n - 1], record.sigmas[record.n - 1]))
-            #expect(inherited <= Tolerance.sigma, "record \(index), the ends of the grid")
+                ? 0 : max(relative(plan.sigmas[0], record.sigmas[0]), relative(plan.sigmas[last], record.sigmas[last]))
+            let isLu = scheduler.configuration.sigmaSpacing(flowShift: 1) == .lu
+            #expect(inherited <= (isLu ? Tolerance.luSigma : Tolerance.sigma), "record \(index), the ends of the grid")
             for (i, (ours, theirs)) in zip(plan.sigmas, record.sigmas).enumerated() {
                 // A timestep on the edge may be the neighbour, and then so is its level on a plain grid.
                 if record.loose.contains(i), plan.timesteps[i] != record.timesteps[i] { continue }
@@ -69,76 +137,82 @@ import Testing
         }
     }
 
-    @Test func coefficientsAreExact() throws {
+    func checkCoefficients() throws {
         try eachRecord { index, record, scheduler in
             let plan = try plan(record, scheduler)
             for golden in record.coefficients {
                 let update = scheduler.solver.update(
                     order: golden.order, at: golden.index, of: plan.levels, remembered: golden.order - 1)
-                #expect(relative(update.sample, golden.a) <= Tolerance.coefficient, "record \(index), step \(golden.index), a")
+                let place = "record \(index), step \(golden.index) of order \(golden.order)"
+                #expect(relative(update.sample, golden.a) <= Tolerance.coefficient, "\(place), a")
+                #expect(relative(update.noise, golden.c) <= Tolerance.coefficient, "\(place), c")
                 for (k, b) in golden.b.enumerated() {
                     let ours = k < update.outputs.count ? update.outputs[k] : 0
-                    #expect(
-                        relative(ours, b) <= Tolerance.coefficient,
-                        "record \(index), step \(golden.index) of order \(golden.order), b\(k): \(ours), exact \(b)")
+                    #expect(relative(ours, b) <= Tolerance.coefficient, "\(place), b\(k): \(ours), exact \(b)")
                 }
             }
         }
     }
 
-    private func relative(_ value: Double, _ exact: Double) -> Double { value == exact ? 0 : abs(value - exact) / abs(exact) }
-
-    @Test func plainLoopsAreExact() throws {
+    func checkPlainLoops() throws {
         try eachRecord { index, record, scheduler in
             let plan = try plan(record, scheduler)
             var oracle = PlainOracle(plan: plan)
             var x = GoldenProblem.initialSample
-            for timestep in plan.timesteps {
+            for (i, timestep) in plan.timesteps.enumerated() {
                 let e = x.map { GoldenProblem.model($0, timestep: timestep, trainingCount: scheduler.count) }
-                x = oracle.step(modelOutput: e, sample: x, batchSize: GoldenProblem.batchSize).nextSample
+                x = oracle.step(
+                    modelOutput: e, sample: x, noise: GoldenProblem.noise(step: i), batchSize: GoldenProblem.batchSize
+                ).nextSample
             }
             let deviation = x.deviation(from: record.finalExact)
             #expect(deviation <= Tolerance.loop, "record \(index): \(deviation) from the exact result")
             let own = record.finalFloat64.deviation(from: record.finalExact)
-            let thresholds = scheduler.configuration.thresholding ? 1e-6 : 0  // the reference rounds the ratio to float32
             #expect(
-                x.deviation(from: record.finalFloat64) <= Tolerance.loop + 2 * own + thresholds,
+                x.deviation(from: record.finalFloat64) <= Tolerance.loop + 2 * own,
                 "record \(index): diffusers in float64, whose own error is \(own)")
         }
     }
 
-    @Test func loopsInFloat64AreExact() throws {
+    func checkFloat64Loops() throws {
         try eachRecord { index, record, scheduler in
             var session = SamplingSession(plan: try plan(record, scheduler))
             var x = GoldenProblem.initialSample
             while let timestep = session.timestep {
-                let e = x.map { GoldenProblem.model($0, timestep: timestep, trainingCount: scheduler.count) }
-                try session.step(modelOutput: e, sample: &x, batchSize: GoldenProblem.batchSize)
+                let noise = GoldenProblem.noise(step: session.stepIndex)
+                try session.step(
+                    modelOutput: model(x, timestep: timestep, scheduler: scheduler), sample: &x, noise: noise,
+                    batchSize: GoldenProblem.batchSize)
             }
+            // The kernel rounds the threshold's ratio to the type of the elements, as torch does: here not at all.
             let deviation = x.deviation(from: record.finalExact)
             #expect(deviation <= Tolerance.loop, "record \(index): \(deviation) from the exact result")
         }
     }
 
-    @Test func float32StepsKeepTheirBoundAndLoopsAreNearerThanTheReferences() throws {
+    func checkFloat32Loops() throws {
         var nearer = 0, total = 0
         try eachRecord { index, record, scheduler in
-            let plan = try plan(record, scheduler)
-            var session = SamplingSession(plan: plan)
+            var session = SamplingSession(plan: try plan(record, scheduler))
             var x = GoldenProblem.initialSample.map { Float($0) }
             while let timestep = session.timestep {
-                let e = x.map { Float(GoldenProblem.model(Double($0), timestep: timestep, trainingCount: scheduler.count)) }
-                try session.step(modelOutput: e, sample: &x, batchSize: GoldenProblem.batchSize)
+                let e = model(x.map(Double.init), timestep: timestep, scheduler: scheduler).map { Float($0) }
+                let noise = GoldenProblem.noise(step: session.stepIndex).map { Float($0) }
+                try session.step(modelOutput: e, sample: &x, noise: noise, batchSize: GoldenProblem.batchSize)
             }
             let ours = x.map(Double.init).rootMeanSquareError(from: record.finalExact)
             let theirs = record.finalFloat32.rootMeanSquareError(from: record.finalExact)
             total += 1
             if !(ours > theirs) { nearer += 1 }
-            if scheduler.configuration.solverOrder == 3, record.n >= 25 {
+            if scheduler is DEISMultistepScheduler, scheduler.solverOrder == 3, record.n >= 25 {
                 #expect(!(ours > theirs), "record \(index), order 3, \(record.n) steps: \(ours), reference \(theirs)")
             }
         }
-        print("float32 loops nearer to the exact result than diffusers': \(nearer) of \(total)")
+        print("\(S.self): float32 loops nearer to the exact result than diffusers': \(nearer) of \(total)")
         #expect(Double(nearer) >= Tolerance.nearerShare * Double(total))
+    }
+
+    private func relative(_ value: Double, _ exact: Double) -> Double {
+        value == exact ? 0 : abs(value - exact) / abs(exact)
     }
 }

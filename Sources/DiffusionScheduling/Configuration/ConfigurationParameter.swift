@@ -102,3 +102,12 @@ extension ConfigurationKeyword {
     }
     public var json: JSONValue { .string(rawValue) }
 }
+
+extension String: ConfigurationValue {
+    public static var allowedValues: String { "a string" }
+    public init?(json: JSONValue) {
+        guard case .string(let value) = json else { return nil }
+        self = value
+    }
+    public var json: JSONValue { .string(self) }
+}

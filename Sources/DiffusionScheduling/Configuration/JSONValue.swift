@@ -34,6 +34,14 @@ extension JSONValue: ExpressibleByBooleanLiteral, ExpressibleByIntegerLiteral, E
         }
     }
 
+    public init(_ value: Int) { self = .number(literal: String(value)) }
+
+    /// A member of an object; nil where there is none.
+    public subscript(key: String) -> JSONValue? {
+        guard case .object(let members) = self else { return nil }
+        return members[key]
+    }
+
     /// The value if this is an integer; 20.0 is none, as in Python.
     public var intValue: Int? {
         guard case .number(let literal) = self else { return nil }

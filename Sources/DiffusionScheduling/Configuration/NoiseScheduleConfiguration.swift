@@ -175,3 +175,15 @@ let multistepCompatibleClassNames = [
     "HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "KDPM2DiscreteScheduler", "LMSDiscreteScheduler",
     "PNDMScheduler", "UniPCMultistepScheduler",
 ]
+
+/// The key that removes the last of the signal from the noisiest timestep (Lin et al. 2023, arXiv:2305.08891, algorithm 1).
+public protocol ZeroTerminalSNRConfiguration: NoiseScheduleConfiguration {
+    /// Whether the betas are rescaled so that the last timestep has no signal; for models that were trained so.
+    var rescaleBetasZeroSNR: Bool { get set }
+}
+
+extension ZeroTerminalSNRConfiguration {
+    static var zeroTerminalSNRParameters: [ConfigurationParameter<Self>] {
+        [.init("rescale_betas_zero_snr", \.rescaleBetasZeroSNR)]
+    }
+}

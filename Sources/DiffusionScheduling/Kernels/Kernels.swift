@@ -6,6 +6,8 @@ enum Kernels {
     struct Tensors {
         var sample: UnsafeRawPointer
         var modelOutput: UnsafeRawPointer
+        /// The parts of `elementCount` elements that the model output has; the first of each batch item's counts.
+        var modelOutputParts: Int
         var noise: UnsafeRawPointer?
         /// The ring of remembered outputs, and the slot of its newest one; the next slot receives this step's.
         var history: HistoryStorage?
@@ -25,10 +27,10 @@ enum Kernels {
         let type = elementType.kernelType
         let threads = UInt32(clamping: maximumThreads)
         switch clamp {
-        case .none, .range:
+        case .none where tensors.modelOutputParts == 1, .range where tensors.modelOutputParts == 1:
             var item = dsk_item(tensors, row: row, index: 0, count: 1, elementSize: elementType.size)
             check(dsk_step(type, &item, 1, threads))
-        case .dynamicThreshold(let ratio, let maximum):
+        default:
             withUnsafeTemporaryAllocation(of: dsk_item.self, capacity: tensors.batchSize) { items in
                 for index in 0..<tensors.batchSize {
                     items.initializeElement(
@@ -36,7 +38,9 @@ enum Kernels {
                         to: dsk_item(
                             tensors, row: row, index: index, count: tensors.batchSize, elementSize: elementType.size))
                 }
-                check(dsk_find_thresholds(type, items.baseAddress, items.count, ratio, maximum, threads))
+                if case .dynamicThreshold(let ratio, let maximum) = clamp {
+                    check(dsk_find_thresholds(type, items.baseAddress, items.count, ratio, maximum, threads))
+                }
                 check(dsk_step(type, items.baseAddress, items.count, threads))
             }
         }
@@ -119,7 +123,7 @@ extension dsk_item {
         self.row = row
         n_elements = elements
         inputs.0 = tensors.sample + offset
-        inputs.1 = tensors.modelOutput + offset
+        inputs.1 = tensors.modelOutput + offset * tensors.modelOutputParts
         inputs.3 = tensors.noise.map { $0 + offset }
         outputs.0 = tensors.nextSample.map { $0 + offset }
         outputs.2 = tensors.prediction.map { $0 + offset }

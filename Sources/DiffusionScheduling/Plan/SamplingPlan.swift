@@ -24,6 +24,9 @@ public struct SamplingPlan: Sendable, Equatable {
     public let clamp: PredictionClamp
     /// How many outputs of earlier steps a step may use.
     public let historyLength: Int
+    /// Whether each batch item of the model output may hold, after the prediction, as many numbers that predict its variance;
+    /// they are passed over.
+    public let modelLearnsVariance: Bool
     /// `rows[i][k]`: step i with k remembered outputs, k ≤ min(i, historyLength).
     private let rows: [[StepCoefficients]]
     /// The same rows as the kernels read them.
@@ -35,7 +38,7 @@ public struct SamplingPlan: Sendable, Equatable {
     /// - Throws: `unrepresentablePlan` if a coefficient isn't finite.
     public init(
         grid: TimestepGrid, initNoiseSigma: Double = 1, clamp: PredictionClamp = .none, historyLength: Int,
-        rows: [[StepCoefficients]]
+        modelLearnsVariance: Bool = false, rows: [[StepCoefficients]]
     ) throws(SchedulerError) {
         try require("history length", historyLength, "from 0 to \(KernelRows.maximumHistory)", (0...KernelRows.maximumHistory).contains(historyLength))
         try require("number of rows", rows.count, "the number of timesteps, \(grid.timesteps.count)", rows.count == grid.timesteps.count)
@@ -56,6 +59,7 @@ public struct SamplingPlan: Sendable, Equatable {
         self.initNoiseSigma = initNoiseSigma
         self.clamp = clamp
         self.historyLength = historyLength
+        self.modelLearnsVariance = modelLearnsVariance
         self.rows = rows
         kernelRows = KernelRows(rows: rows, clamp: clamp, historyLength: historyLength)
     }
@@ -93,7 +97,7 @@ public struct SamplingPlan: Sendable, Equatable {
 
     public static func == (a: SamplingPlan, b: SamplingPlan) -> Bool {
         a.grid == b.grid && a.initNoiseSigma == b.initNoiseSigma && a.clamp == b.clamp && a.historyLength == b.historyLength
-            && a.rows == b.rows
+            && a.modelLearnsVariance == b.modelLearnsVariance && a.rows == b.rows
     }
 }
 
@@ -103,7 +107,7 @@ func timestepText(_ timestep: Double) -> String {
 
 extension SamplingPlan: Codable {
     private enum CodingKeys: String, CodingKey {
-        case version, grid, initNoiseSigma, clamp, historyLength, rows
+        case version, grid, initNoiseSigma, clamp, historyLength, modelLearnsVariance, rows
     }
 
     /// The version of the coded form; readers refuse others.
@@ -118,6 +122,7 @@ extension SamplingPlan: Codable {
             initNoiseSigma: container.decode(Double.self, forKey: .initNoiseSigma),
             clamp: container.decode(PredictionClamp.self, forKey: .clamp),
             historyLength: container.decode(Int.self, forKey: .historyLength),
+            modelLearnsVariance: container.decode(Bool.self, forKey: .modelLearnsVariance),
             rows: container.decode([[StepCoefficients]].self, forKey: .rows))
     }
 
@@ -128,6 +133,7 @@ extension SamplingPlan: Codable {
         try container.encode(initNoiseSigma, forKey: .initNoiseSigma)
         try container.encode(clamp, forKey: .clamp)
         try container.encode(historyLength, forKey: .historyLength)
+        try container.encode(modelLearnsVariance, forKey: .modelLearnsVariance)
         try container.encode(rows, forKey: .rows)
     }
 }

@@ -62,7 +62,7 @@ public struct SamplingSession: Sendable {
     /// Allocates nothing from the second step on (the first one makes room for the history).
     ///
     /// - Parameters:
-    ///   - modelOutput: what the model said, as many elements as the sample.
+    ///   - modelOutput: what the model said, as many elements as the sample; twice as many if it also predicts the variance.
     ///   - noise: standard normal numbers, as many as the sample has elements; for stochastic steps only.
     ///   - batchSize: the batch items that the sample consists of; they matter for thresholding.
     /// - Throws: `stepPastEnd`, `wrongElementCount`, `wrongElementType`, `missingNoise`; nothing has changed then.
@@ -74,12 +74,13 @@ public struct SamplingSession: Sendable {
             Element.self, sampleCount: sample.count, modelOutputCount: modelOutput.count, noiseCount: noise?.count,
             batchSize: batchSize)
         let elementCount = sample.count
+        let parts = modelOutput.count > elementCount ? 2 : 1
         sample.withUnsafeMutableBytes { sample in
             modelOutput.withUnsafeBytes { modelOutput in
                 func advance(noise: UnsafeRawPointer?) {
                     self.advance(
                         Element.elementType, elementCount: elementCount, sample: sample.baseAddress,
-                        modelOutput: modelOutput.baseAddress, noise: noise, nextSample: sample.baseAddress,
+                        modelOutput: modelOutput.baseAddress, modelOutputParts: parts, noise: noise, nextSample: sample.baseAddress,
                         prediction: nil, batchSize: batchSize)
                 }
                 if let noise {
@@ -108,6 +109,7 @@ public struct SamplingSession: Sendable {
             Element.self, sampleCount: sample.count, modelOutputCount: modelOutput.count, noiseCount: noise?.count,
             batchSize: batchSize)
         let elementCount = sample.count
+        let parts = modelOutput.count > elementCount ? 2 : 1
         func newArray(_ fill: (UnsafeMutableRawPointer?) -> Void) -> [Element] {
             [Element](unsafeUninitializedCapacity: elementCount) { buffer, count in
                 fill(UnsafeMutableRawPointer(buffer.baseAddress))
@@ -121,7 +123,8 @@ public struct SamplingSession: Sendable {
                     modelOutput.withUnsafeBytes { modelOutput in
                         (noise ?? []).withUnsafeBytes { noiseBytes in
                             self.advance(
-                                Element.elementType, elementCount: elementCount, sample: sample.baseAddress, modelOutput: modelOutput.baseAddress,
+                                Element.elementType, elementCount: elementCount, sample: sample.baseAddress,
+                                modelOutput: modelOutput.baseAddress, modelOutputParts: parts,
                                 noise: noise == nil ? nil : noiseBytes.baseAddress, nextSample: nextSample,
                                 prediction: prediction, batchSize: batchSize)
                         }
@@ -151,8 +154,10 @@ public struct SamplingSession: Sendable {
                 throw .wrongElementCount(argument: "sample", count: sampleCount, expected: "\(elementCount), as at the first step")
             }
         }
-        guard modelOutputCount == sampleCount else {
-            throw .wrongElementCount(argument: "modelOutput", count: modelOutputCount, expected: "\(sampleCount), as the sample")
+        guard modelOutputCount == sampleCount || (plan.modelLearnsVariance && modelOutputCount == 2 * sampleCount) else {
+            throw .wrongElementCount(
+                argument: "modelOutput", count: modelOutputCount,
+                expected: "\(sampleCount), as the sample\(plan.modelLearnsVariance ? ", or twice as many" : "")")
         }
         if let noiseCount, noiseCount != sampleCount {
             throw .wrongElementCount(argument: "noise", count: noiseCount, expected: "\(sampleCount), as the sample")
@@ -166,7 +171,7 @@ public struct SamplingSession: Sendable {
     /// Takes a checked step.
     private mutating func advance(
         _ elementType: ElementType, elementCount: Int, sample: UnsafeRawPointer?, modelOutput: UnsafeRawPointer?,
-        noise: UnsafeRawPointer?, nextSample: UnsafeMutableRawPointer?, prediction: UnsafeMutableRawPointer?, batchSize: Int
+        modelOutputParts: Int, noise: UnsafeRawPointer?, nextSample: UnsafeMutableRawPointer?, prediction: UnsafeMutableRawPointer?, batchSize: Int
     ) {
         let slots = plan.historyLength
         if self.elementType == nil {
@@ -185,7 +190,8 @@ public struct SamplingSession: Sendable {
             Kernels.step(
                 plan.kernelRows.row(at: stepIndex, remembered: remembered), clamp: plan.clamp,
                 Kernels.Tensors(
-                    sample: sample, modelOutput: modelOutput, noise: noise, history: history, newest: newest,
+                    sample: sample, modelOutput: modelOutput, modelOutputParts: modelOutputParts, noise: noise,
+                    history: history, newest: newest,
                     nextSample: nextSample, prediction: prediction, elementCount: elementCount, batchSize: batchSize),
                 elementType: elementType, maximumThreads: maximumThreads)
         }

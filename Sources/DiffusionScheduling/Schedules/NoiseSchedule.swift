@@ -20,32 +20,70 @@ public struct NoiseSchedule: Sendable, Equatable {
 
     /// Builds the tables of a configuration.
     ///
+    /// Where the betas are rescaled to a zero terminal signal-to-noise ratio, ᾱ_{T−1} is 0 and ς_{T−1} is that of ᾱ = 2⁻²⁴, 4,096.
+    ///
     /// - Throws: `invalidValue` if ᾱ becomes so small that ς isn't finite in float32.
     /// - Complexity: O(T).
     public init(_ configuration: some NoiseScheduleConfiguration) throws(SchedulerError) {
-        let betas =
+        var betas =
             configuration.trainedBetas?.map { Float($0) }
             ?? configuration.betaSchedule.betas(
                 from: configuration.betaStart, to: configuration.betaEnd, count: configuration.numTrainTimesteps)
-        try self.init(betas: betas, betasKey: configuration.trainedBetas == nil ? "beta_end" : "trained_betas")
-    }
+        let rescales = (configuration as? any ZeroTerminalSNRConfiguration)?.rescaleBetasZeroSNR ?? false
+        if rescales { betas = Self.rescaledToZeroTerminalSNR(betas) }
 
-    init(betas: [Float], betasKey: String) throws(SchedulerError) {
-        // torch accumulates the product in float64 and rounds each entry.
-        var product = 1.0
-        let alphasCumprod = betas.map { beta in
-            product *= Double(1 - beta)
-            return Float(product)
+        let alphasCumprod = Self.cumulativeProduct(betas)
+        let sigmas = alphasCumprod.map { alpha in
+            let floored = rescales && alpha == 0 ? 0x1p-24 : alpha
+            return ((1 - floored) / floored).squareRoot()
         }
-        let sigmas = alphasCumprod.map { ((1 - $0) / $0).squareRoot() }
         if let timestep = sigmas.firstIndex(where: { !$0.isFinite }) {
             throw .invalidValue(
-                key: betasKey, value: "so large that no signal is left at timestep \(timestep)",
+                key: configuration.trainedBetas == nil ? "beta_end" : "trained_betas",
+                value: "so large that no signal is left at timestep \(timestep)",
                 allowed: "such that the product of 1 - beta over all timesteps stays above 1e-38")
         }
         self.alphasCumprod = alphasCumprod.map(Double.init)
         self.sigmas = sigmas.map(Double.init)
         self.logSigmas = self.sigmas.map { logarithm($0).roundedToFloat32 }
+    }
+
+    /// ᾱ: torch accumulates the product in float64 and rounds each entry.
+    private static func cumulativeProduct(_ betas: [Float]) -> [Float] {
+        var product = 1.0
+        return betas.map { beta in
+            product *= Double(1 - beta)
+            return Float(product)
+        }
+    }
+
+    /// Betas for which √ᾱ falls to 0 at the last timestep and keeps its first value (Lin et al. 2023, arXiv:2305.08891,
+    /// algorithm 1), in float32 as diffusers computes them.
+    private static func rescaledToZeroTerminalSNR(_ betas: [Float]) -> [Float] {
+        let roots = cumulativeProduct(betas).map { $0.squareRoot() }
+        let first = roots[0], last = roots[roots.count - 1]
+        // A schedule without any slope, of one timestep say, has nothing to stretch.
+        guard first > last else { return betas }
+        let scale = first / (first - last)
+        let alphasCumprod = roots.map { root in
+            let rescaled = (root - last) * scale
+            return rescaled * rescaled
+        }
+        return alphasCumprod.indices.map { j in
+            1 - (j == 0 ? alphasCumprod[0] : alphasCumprod[j] / alphasCumprod[j - 1])
+        }
+    }
+
+    /// The number of timesteps from 0 on whose λ = ln √ᾱ − ln √(1−ᾱ) is at least the given one.
+    func usedCount(lambdaMin: Double) -> Int {
+        if lambdaMin == -.infinity { return count }
+        return alphasCumprod.indices.last { j in
+            // diffusers' λ is a difference of float32 logarithms of float32 roots, of ᾱ with the floor of 2⁻²⁴.
+            let alpha = Float(alphasCumprod[j] == 0 ? 0x1p-24 : alphasCumprod[j])
+            let signal = logarithm(Double(alpha.squareRoot())).roundedToFloat32
+            let noise = logarithm(Double((1 - alpha).squareRoot())).roundedToFloat32
+            return Float(signal) - Float(noise) >= Float(lambdaMin)
+        }.map { $0 + 1 } ?? 0
     }
 
     /// ς at a timestep, interpolated linearly between whole ones and constant beyond both ends.
@@ -68,11 +106,16 @@ public struct NoiseSchedule: Sendable, Equatable {
     }
 
     /// The last index whose ln ς is not above the given one; 0 if there is none.
+    ///
+    /// The table ascends, but for its last entry with a zero terminal signal-to-noise ratio, whose floor lies below its
+    /// predecessors. A level that came from the table as exp(ln ς) counts as equal to its entry.
     private func lastIndex(notAbove logSigma: Double) -> Int {
-        var lower = 0, upper = count
+        let bound = logSigma + 4 * logSigma.ulp
+        if logSigmas[count - 1] <= bound { return count - 1 }
+        var lower = 0, upper = count - 1
         while upper - lower > 1 {
             let middle = (lower + upper) / 2
-            if logSigmas[middle] <= logSigma { lower = middle } else { upper = middle }
+            if logSigmas[middle] <= bound { lower = middle } else { upper = middle }
         }
         return lower
     }

@@ -3,6 +3,7 @@ extension SigmaGridConfiguration {
     /// The spacing of the noise levels, in diffusers' order of precedence.
     func sigmaSpacing(flowShift: Double) -> SigmaSpacing {
         if useKarrasSigmas { return .karras }
+        if (self as? DPMSolverMultistepConfiguration)?.useLuLambdas == true { return .lu }
         if useExponentialSigmas { return .exponential }
         if useBetaSigmas { return .beta }
         if useFlowSigmas { return .flow(shift: flowShift) }
@@ -12,40 +13,39 @@ extension SigmaGridConfiguration {
     /// The grid of a denoising run, noisiest first.
     ///
     /// - Parameters:
-    ///   - final: what follows the last step's noise level; nil for diffusers' DEIS, which see.
+    ///   - usedCount: the training timesteps that may be used, from 0 on.
+    ///   - final: what follows the last step's noise level. nil: the least level of the training, or where the levels aren't
+    ///     those of timesteps the last level again.
     ///   - flowShift: κ of flow sigmas.
+    ///   - roundsTimesteps: whether timesteps of Karras levels are rounded rather than cut off.
     func denoisingGrid(
-        _ request: TimestepRequest, noise: NoiseSchedule, final: FinalSigmasType?, flowShift: Double
+        _ request: TimestepRequest, noise: NoiseSchedule, usedCount: Int, final: FinalSigmasType?, flowShift: Double,
+        roundsTimesteps: Bool = true
     ) throws(SchedulerError) -> TimestepGrid {
         let timesteps: [Double], sigmas: [Double]
         var repeatsLast = true
         switch request {
         case .timesteps(let custom):
-            try requireDescending("timesteps", custom, within: 0...Double(noise.count - 1), "from 0 to \(noise.count - 1)")
+            try requireOrdered("timesteps", custom, by: >, within: 0...Double(noise.count - 1), "from 0 to \(noise.count - 1)")
             timesteps = custom
-            sigmas = custom.map(noise.sigma(atTimestep:))
+            sigmas = custom.map { customSigma(atTimestep: $0, noise: noise) }
             repeatsLast = false
         case .sigmas(let custom):
-            let most = useFlowSigmas ? 1.0.nextDown : Double(Float.greatestFiniteMagnitude)
-            try requireDescending(
-                "sigmas", custom, within: Double.leastNonzeroMagnitude...most,
-                useFlowSigmas ? "greater than 0 and less than 1" : "greater than 0")
-            timesteps = custom.map { useFlowSigmas ? $0 * Double(noise.count) : roundedHalfToEven(noise.timestep(atSigma: $0)) }
+            try requireOrdered("sigmas", custom, by: >, within: allowedSigmas.range, allowedSigmas.text)
+            timesteps = custom.map { customTimestep(atSigma: $0, noise: noise) }
             sigmas = custom
         case .count(let count, _):
-            try require(
-                "number of steps", count, "from 1 to \(TimestepRequest.maximumSteps)",
-                (1...TimestepRequest.maximumSteps).contains(count))
+            try requireStepCount(count)
             let spacing = sigmaSpacing(flowShift: flowShift)
             if spacing == .timesteps {
-                timesteps = timestepSpacing.multistepTimesteps(
-                    count: count, trainingCount: noise.count, usedCount: noise.count, offset: stepsOffset)
+                timesteps = timestepSpacing.denoisingTimesteps(
+                    count: count, trainingCount: noise.count, usedCount: usedCount, offset: stepsOffset)
                 sigmas = timesteps.map(noise.sigma(atTimestep:))
                 repeatsLast = false
             } else {
-                let greatest = sigmaMax ?? noise.sigmas[noise.count - 1], least = sigmaMin ?? noise.sigmas[0]
-                sigmas = spacing.sigmas(count: count, from: greatest, to: least, trainingCount: noise.count)
-                timesteps = sigmas.map { timestep(atSigma: $0, spacing: spacing, noise: noise) }
+                let ends = sigmaEnds(spacing, noise: noise)
+                sigmas = spacing.sigmas(count: count, from: ends.greatest, to: ends.least, trainingCount: noise.count)
+                timesteps = sigmas.map { timestep(atSigma: $0, spacing: spacing, noise: noise, rounds: roundsTimesteps) }
             }
         }
         let last: Double
@@ -57,17 +57,90 @@ extension SigmaGridConfiguration {
         return TimestepGrid(timesteps: timesteps, sigmas: sigmas + [last], isFlow: useFlowSigmas)
     }
 
+    /// The grid of an inverting run, from the clean sample to noise.
+    func invertingGrid(
+        _ request: TimestepRequest, noise: NoiseSchedule, usedCount: Int
+    ) throws(SchedulerError) -> TimestepGrid {
+        var timesteps: [Double], sigmas: [Double]
+        switch request {
+        case .timesteps(let custom):
+            try requireOrdered("timesteps", custom, by: <, within: 0...Double(noise.count - 1), "from 0 to \(noise.count - 1)")
+            timesteps = custom
+            sigmas = custom.map { customSigma(atTimestep: $0, noise: noise) }
+            sigmas.append(noise.sigmas[usedCount - 1])
+        case .sigmas(let custom):
+            try requireOrdered("sigmas", custom, by: <, within: allowedSigmas.range, allowedSigmas.text)
+            timesteps = custom.map { customTimestep(atSigma: $0, noise: noise) }
+            sigmas = custom + [custom[custom.count - 1]]
+        case .count(let count, _):
+            try requireStepCount(count)
+            let spacing = sigmaSpacing(flowShift: flowShift)
+            switch spacing {
+            case .timesteps:
+                timesteps = timestepSpacing.invertingTimesteps(
+                    count: count, trainingCount: noise.count, usedCount: usedCount, offset: stepsOffset)
+                sigmas = timesteps.map(noise.sigma(atTimestep:)) + [noise.sigmas[usedCount - 1]]
+            case .flow(let shift):
+                // The levels of the denoising run backwards. The clean sample is taken to have the noise of the least
+                // training level, since no step can start from none.
+                let levels = spacing.sigmas(count: count, from: 0, to: 0, trainingCount: noise.count)
+                let least = min(1 / Double(noise.count), levels[count - 1] / 2)
+                sigmas = [shift * least / (1 + (shift - 1) * least)] + levels.reversed()
+                if sigmas[0] >= sigmas[1] { sigmas[0] = sigmas[1] / 2 }
+                timesteps = sigmas.dropLast().map { timestep(atSigma: $0, spacing: spacing, noise: noise, rounds: true) }
+            default:
+                let ends = sigmaEnds(spacing, noise: noise)
+                sigmas = spacing.sigmas(count: count, from: ends.least, to: ends.greatest, trainingCount: noise.count)
+                timesteps = sigmas.map { timestep(atSigma: $0, spacing: spacing, noise: noise, rounds: true) }
+                sigmas.append(sigmas[count - 1])
+            }
+        }
+        // No step can start from a level without noise, as beta_start 0 makes; the floor is that of 1 − ᾱ, 2⁻²⁴.
+        sigmas = sigmas.map { $0 == 0 ? 0x1p-12 : $0 }
+        return TimestepGrid(timesteps: timesteps, sigmas: sigmas, isFlow: useFlowSigmas)
+    }
+
     /// What the model is told at a level of a spacing: an integer, rounded or cut off as diffusers does.
-    func timestep(atSigma sigma: Double, spacing: SigmaSpacing, noise: NoiseSchedule) -> Double {
+    private func timestep(atSigma sigma: Double, spacing: SigmaSpacing, noise: NoiseSchedule, rounds: Bool) -> Double {
         switch spacing {
         case .flow: (sigma * Double(noise.count)).rounded(.towardZero)
-        case .karras: roundedHalfToEven(noise.timestep(atSigma: sigma))
+        case .karras where rounds, .lu where rounds: roundedHalfToEven(noise.timestep(atSigma: sigma))
         default: noise.timestep(atSigma: sigma).rounded(.towardZero)
         }
     }
 
-    private func requireDescending(
-        _ argument: String, _ values: [Double], within range: ClosedRange<Double>, _ allowed: String
+    /// The ends of a spacing: the training's, or those that the configuration brought along.
+    private func sigmaEnds(_ spacing: SigmaSpacing, noise: NoiseSchedule) -> (least: Double, greatest: Double) {
+        let least = noise.sigmas[0], greatest = noise.sigmas[noise.count - 1]
+        // The lu spacing runs on the training's logarithms, which are float32.
+        if spacing == .lu { return (exponential(noise.logSigmas[0]), exponential(noise.logSigmas[noise.count - 1])) }
+        return (sigmaMin ?? least, sigmaMax ?? greatest)
+    }
+
+    private func customSigma(atTimestep timestep: Double, noise: NoiseSchedule) -> Double {
+        guard useFlowSigmas else { return noise.sigma(atTimestep: timestep) }
+        return max(timestep, 0.5) / Double(noise.count)
+    }
+
+    private func customTimestep(atSigma sigma: Double, noise: NoiseSchedule) -> Double {
+        useFlowSigmas ? sigma * Double(noise.count) : roundedHalfToEven(noise.timestep(atSigma: sigma))
+    }
+
+    private var allowedSigmas: (range: ClosedRange<Double>, text: String) {
+        useFlowSigmas
+            ? (Double.leastNonzeroMagnitude...1.0.nextDown, "greater than 0 and less than 1")
+            : (Double.leastNonzeroMagnitude...Double(Float.greatestFiniteMagnitude), "greater than 0")
+    }
+
+    private func requireStepCount(_ count: Int) throws(SchedulerError) {
+        try require(
+            "number of steps", count, "from 1 to \(TimestepRequest.maximumSteps)",
+            (1...TimestepRequest.maximumSteps).contains(count))
+    }
+
+    private func requireOrdered(
+        _ argument: String, _ values: [Double], by inOrder: (Double, Double) -> Bool, within range: ClosedRange<Double>,
+        _ allowed: String
     ) throws(SchedulerError) {
         try require(
             "number of \(argument)", values.count, "from 1 to \(TimestepRequest.maximumSteps)",
@@ -75,7 +148,10 @@ extension SigmaGridConfiguration {
         for (index, value) in values.enumerated() {
             try require("\(argument)[\(index)]", value, allowed, range.contains(value))
             if index > 0 {
-                try require("\(argument)[\(index)]", value, "less than the one before, \(values[index - 1])", value < values[index - 1])
+                try require(
+                    "\(argument)[\(index)]", value,
+                    "\(inOrder(0, 1) ? "greater" : "less") than the one before, \(values[index - 1])",
+                    inOrder(values[index - 1], value))
             }
         }
     }

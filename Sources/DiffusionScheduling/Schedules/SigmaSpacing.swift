@@ -8,6 +8,8 @@ enum SigmaSpacing: Equatable {
     case karras
     /// exp(ln P + u (ln Q − ln P)).
     case exponential
+    /// The same between the ends of the training, evenly spaced in λ (Lu et al. 2022, arXiv:2211.01095).
+    case lu
     /// Q + F⁻¹(1 − u) (P − Q), F the distribution function of Beta(0.6, 0.6) (Lee et al. 2024, arXiv:2407.12173).
     case beta
     /// κz/(1 + (κ − 1)z), z evenly spaced from 1 − 1/T to 0 without the 0 (Esser et al. 2024, arXiv:2403.03206, equation 23).
@@ -22,7 +24,7 @@ enum SigmaSpacing: Equatable {
             let rho = 7.0
             let start = power(first, 1 / rho), stop = power(last, 1 / rho)
             return linspace(0, 1, count: n).map { power(start + $0 * (stop - start), rho) }
-        case .exponential:
+        case .exponential, .lu:
             return linspace(logarithm(first), logarithm(last), count: n).map { DiffusionScheduling.exponential($0) }
         case .beta:
             return linspace(0, 1, count: n).map { last + IncompleteBeta.inverse(1 - $0, 0.6, 0.6) * (first - last) }

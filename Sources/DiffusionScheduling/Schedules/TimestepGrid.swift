@@ -30,9 +30,12 @@ public struct NoiseLevel: Sendable, Codable, Equatable {
     public let noiseRate: Double
     /// ρ = S/A.
     public let noiseToSignal: Double
+    /// Whether A + S = 1 (flow matching), as opposed to A² + S² = 1 (variance-preserving).
+    public let isFlow: Bool
 
     public init(sigma: Double, isFlow: Bool) {
         self.sigma = sigma
+        self.isFlow = isFlow
         if isFlow {
             signalRate = 1 - sigma
             noiseRate = sigma
@@ -44,8 +47,29 @@ public struct NoiseLevel: Sendable, Codable, Equatable {
         }
     }
 
-    /// λ = ln A − ln S, half the logarithm of the signal-to-noise ratio; +∞ without noise.
-    public var lambda: Double { -logarithm(noiseToSignal) }
+    /// λ_t − λ_s with λ = ln A − ln S, half the logarithm of the signal-to-noise ratio; accurate for levels close together.
+    static func lambdaDifference(from s: NoiseLevel, to t: NoiseLevel) -> Double {
+        logarithmOfRatio(s.noiseToSignal, t.noiseToSignal)
+    }
+
+    /// 1 − A, without cancellation where there is little noise: S²/(1 + A) on the variance-preserving process.
+    var lostSignalRate: Double {
+        isFlow ? sigma : noiseRate * noiseRate / (1 + signalRate)
+    }
+
+    /// S, or 2⁻¹² at a level without noise, which one can't divide by: the floor of 2⁻²⁴ for 1 − ᾱ.
+    var noiseRateToDivideBy: Double { noiseRate > 0 ? noiseRate : 0x1p-12 }
+
+    /// The noise ε = (x − A p)/S of a clamped prediction p.
+    var noiseOfClampedPrediction: LinearCombination {
+        LinearCombination(sample: 1 / noiseRateToDivideBy, prediction: -signalRate / noiseRateToDivideBy)
+    }
+}
+
+/// ln(a/b), accurate where a and b are close (then a − b is exact, by Sterbenz' lemma) and where they are far apart.
+func logarithmOfRatio(_ a: Double, _ b: Double) -> Double {
+    let ratio = a / b
+    return ratio > 0.5 && ratio < 2 ? logarithmOfOnePlus((a - b) / b) : logarithm(ratio)
 }
 
 /// What a run is asked for: a number of steps, or its timesteps or noise levels themselves.

@@ -15,7 +15,7 @@ public enum TimestepSpacing: String, ConfigurationKeyword {
     ///   - usedCount: L ≤ T, the training timesteps that may be used, from 0 on.
     ///   - offset: added where the spacing is `leading`.
     /// - Returns: n timesteps; for `trailing` fewer if L < T.
-    func multistepTimesteps(count n: Int, trainingCount: Int, usedCount: Int, offset: Int) -> [Double] {
+    func denoisingTimesteps(count n: Int, trainingCount: Int, usedCount: Int, offset: Int) -> [Double] {
         switch self {
         case .linspace:
             return DiffusionScheduling.linspace(0, Double(usedCount - 1), count: n + 1)[1...].reversed().map(roundedHalfToEven)
@@ -24,6 +24,19 @@ public enum TimestepSpacing: String, ConfigurationKeyword {
             return (1...n).reversed().map { Double($0 * stride + offset) }
         case .trailing:
             return Self.trailingTimesteps(count: n, trainingCount: trainingCount, usedCount: usedCount)
+        }
+    }
+
+    /// The timesteps of the inverse scheduler, cleanest first; see `denoisingTimesteps`. The noisiest is where the run ends.
+    func invertingTimesteps(count n: Int, trainingCount: Int, usedCount: Int, offset: Int) -> [Double] {
+        switch self {
+        case .linspace:
+            return DiffusionScheduling.linspace(0, Double(usedCount - 1), count: n + 1)[..<n].map(roundedHalfToEven)
+        case .leading:
+            let stride = usedCount / (n + 1)
+            return (0..<n).map { Double($0 * stride + offset) }
+        case .trailing:
+            return Self.trailingTimesteps(count: n, trainingCount: trainingCount, usedCount: usedCount).reversed()
         }
     }
 

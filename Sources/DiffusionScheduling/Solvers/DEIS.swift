@@ -18,32 +18,29 @@ public struct DEISSolver: MultistepSolver {
 
     /// ε = (x − A p)/S.
     public func conversion(at level: NoiseLevel, clamped: Bool) -> LinearCombination {
-        // diffusers divides by ς where the model predicts a flow. The two are the same with flow sigmas.
-        // At a level without noise any ε will do, since only steps that lead nowhere start there; 2⁻¹² keeps it finite.
-        let divisor = predictionType == .flowPrediction ? level.sigma : level.noiseRate
-        let noise = divisor > 0 ? divisor : 0x1p-12
-        if clamped { return LinearCombination(sample: 1 / noise, prediction: -level.signalRate / noise) }
-
-        let p = prediction(at: level)
-        // 1 − A, without cancellation for little noise on the variance-preserving process: S²/(1 + A).
-        let isFlow = level.signalRate == 1 - level.sigma
-        let lost = isFlow ? level.sigma : level.noiseRate * level.noiseRate / (1 + level.signalRate)
-        switch predictionType {
-        case .epsilon: return LinearCombination(modelOutput: 1)
-        case .sample: return LinearCombination(sample: 1 / noise, modelOutput: -level.signalRate / noise)
-        case .vPrediction:
-            // (1 − A²)/S = (1 − A)(1 + A)/S.
+        switch (predictionType, level.isFlow) {
+        case (.flowPrediction, false):
+            // diffusers divides by ς instead of S here.
+            let divisor = level.sigma > 0 ? level.sigma : level.noiseRateToDivideBy
+            return clamped
+                ? LinearCombination(sample: 1 / divisor, prediction: -level.signalRate / divisor)
+                : LinearCombination(
+                    sample: level.lostSignalRate / divisor, modelOutput: level.signalRate * level.sigma / divisor)
+        case (.vPrediction, true) where !clamped:
+            // Not A e + S x, as A² + S² isn't 1 here.
+            let divisor = level.noiseRateToDivideBy
             return LinearCombination(
-                sample: lost * (1 + level.signalRate) / noise, modelOutput: -level.signalRate * p.modelOutput / noise)
-        case .flowPrediction:
-            return LinearCombination(sample: lost / noise, modelOutput: level.signalRate * level.sigma / noise)
+                sample: level.lostSignalRate * (1 + level.signalRate) / divisor,
+                modelOutput: level.signalRate * level.noiseRate / divisor)
+        default:
+            return clamped ? level.noiseOfClampedPrediction : predictionType.noise(at: level)
         }
     }
 
     public func update(from s: NoiseLevel, to t: NoiseLevel, previous: [NoiseLevel]) -> MultistepUpdate {
         let scale = t.signalRate
         let j = Moments(from: s.noiseToSignal, to: t.noiseToSignal)
-        let l = previous.map { Self.logarithmOfRatio($0.noiseToSignal, s.noiseToSignal) }
+        let l = previous.map { logarithmOfRatio($0.noiseToSignal, s.noiseToSignal) }
 
         switch l.count {
         case 0:
@@ -54,7 +51,7 @@ public struct DEISSolver: MultistepSolver {
                 outputs: [scale * (j.zeroth - j.first / l[0]), scale * j.first / l[0]])
         default:
             // ln(ρ₁/ρ₂) of the two older nodes themselves: the difference of their logarithms would cancel.
-            let older = Self.logarithmOfRatio(previous[0].noiseToSignal, previous[1].noiseToSignal)
+            let older = logarithmOfRatio(previous[0].noiseToSignal, previous[1].noiseToSignal)
             return MultistepUpdate(
                 sample: t.signalRate / s.signalRate,
                 outputs: [
@@ -64,9 +61,6 @@ public struct DEISSolver: MultistepSolver {
                 ])
         }
     }
-
-    /// ln(a/b), accurate where a and b are close.
-    private static func logarithmOfRatio(_ a: Double, _ b: Double) -> Double { logarithmOfOnePlus((a - b) / b) }
 
     /// J₀, J₁, J₂ from ρ_s to ρ_t.
     ///
@@ -81,7 +75,7 @@ public struct DEISSolver: MultistepSolver {
                 (zeroth, first, second) = (-s, s, -2 * s)
                 return
             }
-            let delta = DEISSolver.logarithmOfRatio(t, s)
+            let delta = logarithmOfRatio(t, s)
             if abs(delta) < 0.5 {
                 var term = delta, first = 0.0, second = 0.0
                 // 0.5²⁰/20! is far below the rounding error of the sums' leading terms.

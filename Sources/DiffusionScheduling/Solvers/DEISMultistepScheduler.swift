@@ -36,7 +36,7 @@ public struct DEISMultistepScheduler: MultistepScheduler {
 
     public func grid(_ request: TimestepRequest) throws(SchedulerError) -> TimestepGrid {
         try configuration.denoisingGrid(
-            request, noise: noiseSchedule, final: configuration.finalSigmasType,
+            request, noise: noiseSchedule, usedCount: noiseSchedule.count, final: configuration.finalSigmasType,
             flowShift: configuration.flowShift(request))
     }
 
@@ -44,11 +44,5 @@ public struct DEISMultistepScheduler: MultistepScheduler {
         DiffusionScheduling.highestOrder(
             atStep: index, of: stepCount, lowerOrderFinal: configuration.lowerOrderFinal,
             firstOrderAtEnd: configuration.finalSigmasType == .zero)
-    }
-
-    public func trainingLevel(atTimestep timestep: Double) -> NoiseLevel {
-        configuration.useFlowSigmas
-            ? NoiseLevel(sigma: timestep / Double(noiseSchedule.count), isFlow: true)
-            : NoiseLevel(sigma: noiseSchedule.sigma(atTimestep: timestep), isFlow: false)
     }
 }

@@ -2,12 +2,14 @@
 ///
 /// A conforming type says which solver it has, on which grid and of which order; the plan follows. Besides stepping, it offers
 /// the parts of a step that diffusers documents, for the step that comes next.
-public protocol MultistepScheduler: PlannedScheduler {
+public protocol MultistepScheduler: PlannedScheduler where Configuration: SigmaGridConfiguration {
     associatedtype Solver: MultistepSolver
     var solver: Solver { get }
     /// How many model outputs a step combines at most.
     var solverOrder: Int { get }
     var clamp: PredictionClamp { get }
+    /// Whether the model output holds a predicted variance besides the prediction.
+    var modelLearnsVariance: Bool { get }
     func grid(_ request: TimestepRequest) throws(SchedulerError) -> TimestepGrid
     /// The highest order that a step may have.
     func highestOrder(atStep index: Int, of stepCount: Int) -> Int
@@ -22,6 +24,8 @@ func highestOrder(atStep index: Int, of stepCount: Int, lowerOrderFinal: Bool, f
 }
 
 extension MultistepScheduler {
+    public var modelLearnsVariance: Bool { false }
+
     public func plan(_ request: TimestepRequest) throws(SchedulerError) -> SamplingPlan {
         try plan(grid: grid(request))
     }
@@ -43,7 +47,8 @@ extension MultistepScheduler {
                     history: solverOrder > 1 ? conversion : nil)
             }
         }
-        return try SamplingPlan(grid: grid, clamp: clamp, historyLength: solverOrder - 1, rows: rows)
+        return try SamplingPlan(
+            grid: grid, clamp: clamp, historyLength: solverOrder - 1, modelLearnsVariance: modelLearnsVariance, rows: rows)
     }
 
     /// The quantity that the solver extrapolates, from a model output at the next step: predicted noise for DEIS and
@@ -62,7 +67,9 @@ extension MultistepScheduler {
         let grid = TimestepGrid(
             timesteps: [plan.timesteps[index]], sigmas: [level.sigma, level.sigma], isFlow: plan.grid.isFlow)
         var session = SamplingSession(
-            plan: try SamplingPlan(grid: grid, clamp: plan.clamp, historyLength: 0, rows: [[conversion]]))
+            plan: try SamplingPlan(
+                grid: grid, clamp: plan.clamp, historyLength: 0, modelLearnsVariance: plan.modelLearnsVariance,
+                rows: [[conversion]]))
         return try session.step(modelOutput: modelOutput, sample: sample, batchSize: batchSize).prevSample
     }
 
@@ -105,6 +112,13 @@ extension MultistepScheduler {
                 argument: "modelOutputs or noise", count: tensor.count, expected: "\(sample.count), as the sample")
         }
         return Kernels.combine(terms)
+    }
+
+    /// The level of a training timestep: of the table, or with flow sigmas the share of the T timesteps.
+    public func trainingLevel(atTimestep timestep: Double) -> NoiseLevel {
+        configuration.useFlowSigmas
+            ? NoiseLevel(sigma: timestep / Double(noiseSchedule.count), isFlow: true)
+            : NoiseLevel(sigma: noiseSchedule.sigma(atTimestep: timestep), isFlow: false)
     }
 
     private func nextStep() throws(SchedulerError) -> (SamplingPlan, Int) {

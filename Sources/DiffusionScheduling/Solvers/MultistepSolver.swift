@@ -20,6 +20,24 @@ public enum PredictionType: String, ConfigurationKeyword {
         case .flowPrediction: LinearCombination(sample: 1, modelOutput: -level.sigma)
         }
     }
+
+    /// The noise as a combination of x and e:
+    ///
+    ///     epsilon  e      sample  (x − A e)/S      v_prediction  A e + S x      flow_prediction  (x − A (x − ς e))/S
+    func noise(at level: NoiseLevel) -> LinearCombination {
+        let divisor = level.noiseRateToDivideBy
+        switch self {
+        case .epsilon:
+            return LinearCombination(modelOutput: 1)
+        case .sample:
+            return LinearCombination(sample: 1 / divisor, modelOutput: -level.signalRate / divisor)
+        case .vPrediction:
+            return LinearCombination(sample: level.noiseRate, modelOutput: level.signalRate)
+        case .flowPrediction:
+            return LinearCombination(
+                sample: level.lostSignalRate / divisor, modelOutput: level.signalRate * level.sigma / divisor)
+        }
+    }
 }
 
 /// A step of a multistep solver as a combination of the sample x, the converted model outputs m₀ (the newest), m₁, m₂ and noise:

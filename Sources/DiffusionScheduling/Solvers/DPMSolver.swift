@@ -1,0 +1,131 @@
+/// The DPM-Solver family (Lu et al. 2022, arXiv:2206.00927 and arXiv:2211.01095, algorithm 2 and section 5; orders and weights
+/// as diffusers has them).
+///
+/// In λ = ln(A/S) the probability flow ODE has an exact linear part. A step from s to t with h = λ_t − λ_s is
+///
+///     x' = a x + w₀ D₀ + w₁ D₁ + w₂ D₂ + c z
+///
+/// with the divided differences of the converted outputs m₀, m₁, m₂ over r₀ = (λ_s − λ_p)/h, r₁ = (λ_p − λ_q)/h:
+///
+///     D₀ = m₀      D₁ = (m₀ − m₁)/r₀      for order 2
+///     D₁ = d₀ + r₀/(r₀ + r₁) (d₀ − d₁)    D₂ = (d₀ − d₁)/(r₀ + r₁)      for order 3, d₀ = (m₀ − m₁)/r₀, d₁ = (m₁ − m₂)/r₁
+///
+/// and weights in φ₁(x) = (eˣ − 1)/x, φ₂(x) = (φ₁(x) − 1)/x, φ₃(x) = (φ₂(x) − ½)/x:
+///
+///                       a            w₀               w₁               w₂                   c
+///     dpmsolver++       S_t/S_s      A h φ₁(−h)       A h φ₂(−h)       A h φ₃(−h)           0
+///     dpmsolver         A_t/A_s      −S h φ₁(h)       −S h φ₂(h)       −S h φ₃(h)           0
+///     sde-dpmsolver++   S_t/S_s e⁻ʰ  2A h φ₁(−2h)     2A h φ₂(−2h)     −A (φ₂(−2h) + ½)     S √(1 − e⁻²ʰ)
+///     sde-dpmsolver     A_t/A_s      −2S h φ₁(h)      −2S h φ₂(h)      —                    S √(e²ʰ − 1)
+///
+/// where A and S without an index are those at t. `midpoint` has w₁ = w₀/2 in order 2. The inverse is the same with h < 0.
+public struct DPMSolver: MultistepSolver {
+    public var algorithmType: DPMSolverAlgorithmType
+    public var solverType: DPMSolverType
+    public var predictionType: PredictionType
+
+    public init(algorithmType: DPMSolverAlgorithmType, solverType: DPMSolverType, predictionType: PredictionType) {
+        self.algorithmType = algorithmType
+        self.solverType = solverType
+        self.predictionType = predictionType
+    }
+
+    public func prediction(at level: NoiseLevel) -> LinearCombination {
+        if algorithmType.predictsCleanSample || !level.isFlow || predictionType != .vPrediction {
+            return predictionType.cleanSample(at: level)
+        }
+        // (x − S ε)/A, which for flow levels is not A x − S e, as A² + S² isn't 1 there.
+        let noise = predictionType.noise(at: level)
+        return LinearCombination(
+            sample: (1 - level.noiseRate * noise.sample) / level.signalRate,
+            modelOutput: -level.noiseRate * noise.modelOutput / level.signalRate)
+    }
+
+    /// The clean sample for the algorithms with ++, the noise for those without.
+    public func conversion(at level: NoiseLevel, clamped: Bool) -> LinearCombination {
+        if algorithmType.predictsCleanSample {
+            return clamped ? LinearCombination(prediction: 1) : prediction(at: level)
+        }
+        return clamped ? level.noiseOfClampedPrediction : predictionType.noise(at: level)
+    }
+
+    public func update(from s: NoiseLevel, to t: NoiseLevel, previous: [NoiseLevel]) -> MultistepUpdate {
+        if t.noiseToSignal == 0 { return denoise(from: s) }
+        let h = NoiseLevel.lambdaDifference(from: s, to: t)
+        let weights = weights(from: s, to: t, step: h)
+        let r = zip([s] + previous, previous).map { NoiseLevel.lambdaDifference(from: $1, to: $0) / h }
+        let outputs: [Double]
+        switch r.count {
+        case 0:
+            outputs = [weights.w0]
+        case 1:
+            let slope = (solverType == .midpoint ? weights.w0 / 2 : weights.w1) / r[0]
+            outputs = [weights.w0 + slope, -slope]
+        default:
+            let w0 = weights.w0, w1 = weights.w1, w2 = weights.w2
+            let sum = r[0] + r[1]
+            let near = ((1 + r[0] / sum) * w1 + w2 / sum) / r[0]  // of m₀ − m₁
+            let far = -(r[0] / sum * w1 + w2 / sum) / r[1]  // of m₁ − m₂
+            outputs = [w0 + near, far - near, -far]
+        }
+        return MultistepUpdate(sample: weights.a, outputs: outputs, noise: weights.c)
+    }
+
+    /// The step to the level without noise: to the predicted clean sample, whatever the algorithm.
+    private func denoise(from s: NoiseLevel) -> MultistepUpdate {
+        algorithmType.predictsCleanSample
+            ? MultistepUpdate(sample: 0, outputs: [1])
+            : MultistepUpdate(sample: 1 / s.signalRate, outputs: [-s.noiseRate / s.signalRate])
+    }
+
+    private func weights(
+        from s: NoiseLevel, to t: NoiseLevel, step h: Double
+    ) -> (a: Double, w0: Double, w1: Double, w2: Double, c: Double) {
+        let signal = t.signalRate, noise = t.noiseRate
+        switch algorithmType {
+        case .dpmsolverPlusPlus:
+            let phi = Phi(-h)
+            return (noise / s.noiseRate, signal * h * phi.first, signal * h * phi.second, signal * h * phi.third, 0)
+        case .dpmsolver:
+            let phi = Phi(h)
+            return (signal / s.signalRate, -noise * h * phi.first, -noise * h * phi.second, -noise * h * phi.third, 0)
+        case .sdeDPMSolverPlusPlus:
+            let phi = Phi(-2 * h)
+            return (
+                noise / s.noiseRate * exponential(-h), signal * 2 * h * phi.first, signal * 2 * h * phi.second,
+                -signal * (phi.second + 0.5), noise * (-exponentialMinusOne(-2 * h)).squareRoot()
+            )
+        case .sdeDPMSolver:
+            let phi = Phi(h)
+            return (
+                signal / s.signalRate, -2 * noise * h * phi.first, -2 * noise * h * phi.second, 0,
+                noise * exponentialMinusOne(2 * h).squareRoot()
+            )
+        }
+    }
+
+    /// φ₁, φ₂, φ₃ at one place: by their series where the closed forms would cancel.
+    private struct Phi {
+        let first, second, third: Double
+
+        init(_ x: Double) {
+            if abs(x) < 1 {
+                // φⱼ(x) = Σ xᵏ/(k + j)!; the first term left out is below 1/25!.
+                var term = 1.0, first = 0.0, second = 0.0, third = 0.0
+                for k in 0..<25 {
+                    // term = xᵏ/k!
+                    let n = Double(k)
+                    first += term / (n + 1)
+                    second += term / ((n + 1) * (n + 2))
+                    third += term / ((n + 1) * (n + 2) * (n + 3))
+                    term *= x / (n + 1)
+                }
+                (self.first, self.second, self.third) = (first, second, third)
+            } else {
+                first = exponentialMinusOne(x) / x
+                second = (first - 1) / x
+                third = (second - 0.5) / x
+            }
+        }
+    }
+}
