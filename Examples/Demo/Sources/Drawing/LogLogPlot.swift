@@ -1,0 +1,108 @@
+import Foundation
+
+/// Lines over two logarithmic axes.
+public struct LogLogPlot {
+    public struct Line {
+        /// Lines of one series share a colour.
+        public var series: Int
+        public var isDashed: Bool
+        /// Stands at the line's end.
+        public var label: String
+        public var points: [(x: Double, y: Double)]
+
+        public init(series: Int, isDashed: Bool = false, label: String = "", points: [(x: Double, y: Double)]) {
+            (self.series, self.isDashed, self.label, self.points) = (series, isDashed, label, points)
+        }
+    }
+
+    /// A horizontal arrow between two points of the same height.
+    public struct Arrow {
+        public var label: String
+        public var y, fromX, toX: Double
+
+        public init(label: String, y: Double, fromX: Double, toX: Double) {
+            (self.label, self.y, self.fromX, self.toX) = (label, y, fromX, toX)
+        }
+    }
+
+    public var title, xLabel, yLabel: String
+    public var lines: [Line]
+    public var arrows: [Arrow]
+
+    public init(title: String, xLabel: String, yLabel: String, lines: [Line], arrows: [Arrow]) {
+        (self.title, self.xLabel, self.yLabel, self.lines, self.arrows) = (title, xLabel, yLabel, lines, arrows)
+    }
+
+    public func draw() -> Canvas {
+        let canvas = Canvas(width: 900, height: 640)
+        let xAxis = LogAxis(values: lines.flatMap { $0.points.map(\.x) }, from: 100, to: 800)
+        let yAxis = LogAxis(values: lines.flatMap { $0.points.map(\.y) }, from: 570, to: 60)
+
+        canvas.text(title, at: Point(x: xAxis.from, y: 30), size: 17, bold: true)
+        canvas.text(xLabel, at: Point(x: (xAxis.from + xAxis.to) / 2, y: 618), align: .center)
+        canvas.text(yLabel, at: Point(x: 26, y: (yAxis.from + yAxis.to) / 2), align: .center, upwards: true)
+        for tick in xAxis.ticks {
+            canvas.line([Point(x: xAxis[tick], y: yAxis.from), Point(x: xAxis[tick], y: yAxis.to)], .grid)
+            canvas.text(tickLabel(tick), at: Point(x: xAxis[tick], y: yAxis.from + 18), size: 13, align: .center)
+        }
+        for tick in yAxis.ticks {
+            canvas.line([Point(x: xAxis.from, y: yAxis[tick]), Point(x: xAxis.to, y: yAxis[tick])], .grid)
+            canvas.text(tickLabel(tick), at: Point(x: xAxis.from - 8, y: yAxis[tick]), size: 13, align: .right)
+        }
+        canvas.line(
+            [Point(x: xAxis.from, y: yAxis.to), Point(x: xAxis.from, y: yAxis.from), Point(x: xAxis.to, y: yAxis.from)], .text)
+
+        for arrow in arrows { draw(arrow, on: canvas, xAxis, yAxis) }
+        for line in lines {
+            let color = Color.series[line.series % Color.series.count]
+            let points = line.points.map { Point(x: xAxis[$0.x], y: yAxis[$0.y]) }
+            canvas.line(points, color, width: line.isDashed ? 1.5 : 2.5, dashed: line.isDashed)
+            for point in points { canvas.disc(at: point, radius: line.isDashed ? 2.5 : 4.5, color) }
+            if let last = points.last {
+                canvas.text(line.label, at: Point(x: last.x + 12, y: last.y), color, bold: true)
+            }
+        }
+        return canvas
+    }
+
+    private func draw(_ arrow: Arrow, on canvas: Canvas, _ xAxis: LogAxis, _ yAxis: LogAxis) {
+        let (y, start, end) = (yAxis[arrow.y], xAxis[arrow.fromX], xAxis[arrow.toX])
+        let back = start < end ? -7.0 : 7.0
+        canvas.line([Point(x: start, y: y), Point(x: end, y: y)], .faint)
+        canvas.line([Point(x: end + back, y: y - 4), Point(x: end, y: y), Point(x: end + back, y: y + 4)], .faint)
+        canvas.line([Point(x: end, y: y), Point(x: end, y: yAxis.from)], .faint)
+        canvas.text(arrow.label, at: Point(x: end + 6, y: yAxis.from - 12), size: 13, .faint)
+    }
+
+    private func tickLabel(_ value: Double) -> String {
+        String(format: "%g", value)
+    }
+}
+
+/// Maps values to pixels along one axis.
+private struct LogAxis {
+    let from, to: Double
+    private let low, high: Double
+
+    /// - Parameters:
+    ///   - from: the pixel of the axis's low end
+    ///   - to: the pixel of its high end
+    init(values: [Double], from: Double, to: Double) {
+        let positive = values.filter { $0 > 0 && $0.isFinite }
+        (self.from, self.to) = (from, to)
+        (low, high) = (log((positive.min() ?? 1) / 1.15), log((positive.max() ?? 10) * 1.15))
+    }
+
+    subscript(value: Double) -> Double {
+        let position = (log(max(value, .leastNormalMagnitude)) - low) / (high - low)
+        return from + min(max(position, 0), 1) * (to - from)
+    }
+
+    /// 1, 2 and 5 times the powers of ten within the axis; of many decades the powers alone.
+    var ticks: [Double] {
+        let decades = Int(floor(low / log(10)))...Int(ceil(high / log(10)))
+        let mantissas: [Double] = decades.count > 5 ? [1] : [1, 2, 5]
+        return decades.flatMap { decade in mantissas.map { $0 * pow(10, Double(decade)) } }
+            .filter { (low...high).contains(log($0)) }
+    }
+}

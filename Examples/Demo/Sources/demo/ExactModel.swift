@@ -1,0 +1,25 @@
+import DiffusionScheduling
+import Digits
+
+extension DigitMixture {
+    /// What a perfectly trained model says of noisy samples x = A x₀ + S ε.
+    ///
+    /// With E[x₀ | x] for x₀ and ε = (x − A x₀) / S every prediction is a sum of x and x₀:
+    ///
+    ///     epsilon  ε      sample  x₀      v_prediction  A ε − S x₀      flow_prediction  (x − x₀) / ς
+    func predict(_ type: PredictionType, from noisy: Matrix<Float>, at level: NoiseLevel) -> Matrix<Float> {
+        let (signal, noise) = (level.signalRate, level.noiseRate)
+        let (ofNoisy, ofClean) =
+            switch type {
+            case .epsilon: (1 / noise, -signal / noise)
+            case .sample: (0, 1)
+            case .vPrediction: (signal / noise, -signal * signal / noise - noise)
+            case .flowPrediction: (1 / level.sigma, -1 / level.sigma)
+            }
+        var output = posteriorMean(of: noisy, signalRate: signal, noiseRate: noise)
+        for i in output.elements.indices {
+            output.elements[i] = Float(ofNoisy) * noisy.elements[i] + Float(ofClean) * output.elements[i]
+        }
+        return output
+    }
+}
