@@ -1,6 +1,8 @@
 /// The schedulers of this library by diffusers' names.
 public enum SchedulerCatalog {
     private static let types: [any PlannedScheduler.Type] = [
+        DDIMScheduler.self,
+        DDIMInverseScheduler.self,
         DEISMultistepScheduler.self,
         DPMSolverMultistepScheduler.self,
         DPMSolverMultistepInverseScheduler.self,

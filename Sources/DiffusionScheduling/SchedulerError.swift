@@ -22,8 +22,8 @@ public enum SchedulerError: Error, Sendable, Equatable {
     case wrongElementCount(argument: String, count: Int, expected: String)
     /// The elements of this session are of another type.
     case wrongElementType(argument: String, type: String, expected: String)
-    /// The step is stochastic and needs noise.
-    case missingNoise(step: Int)
+    /// The step is stochastic and needs noise; `step` is its index in the plan where it has one.
+    case missingNoise(step: Int?)
     /// A coefficient of the plan is not a finite number: the noise levels are too extreme for float64.
     case unrepresentablePlan(step: Int)
 }
@@ -52,7 +52,7 @@ extension SchedulerError: CustomStringConvertible {
         case .wrongElementType(let argument, let type, let expected):
             "\(argument) has elements of type \(type), but this session holds \(expected)"
         case .missingNoise(let step):
-            "step \(step) is stochastic: pass noise, one standard normal number for each element of the sample"
+            "\(step.map { "step \($0)" } ?? "this step") is stochastic: pass noise, one standard normal number for each element of the sample"
         case .unrepresentablePlan(let step):
             "the coefficients of step \(step) are not finite in float64: the noise levels around it are too extreme"
         }

@@ -8,8 +8,12 @@ struct GoldenFile: Decodable {
     let records: [GoldenRecord]
 
     static func load(_ name: String) throws -> GoldenFile {
+        try JSONDecoder().decode(GoldenFile.self, from: data(name))
+    }
+
+    static func data(_ name: String) throws -> Data {
         let tests = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
-        return try JSONDecoder().decode(GoldenFile.self, from: Data(contentsOf: tests.appending(path: "Goldens/\(name).json")))
+        return try Data(contentsOf: tests.appending(path: "Goldens/\(name).json"))
     }
 }
 
@@ -54,7 +58,7 @@ struct GoldenRecord: Decodable {
         finalFloat32 = try Self.numbers(Double.self, container.decode(Data.self, forKey: .finalFloat32))
     }
 
-    private static func numbers<Number: BitwiseCopyable>(_ type: Number.Type, _ data: Data) -> [Number] {
+    static func numbers<Number: BitwiseCopyable>(_ type: Number.Type, _ data: Data) -> [Number] {
         data.withUnsafeBytes { bytes in
             stride(from: 0, to: bytes.count, by: MemoryLayout<Number>.size).map {
                 bytes.loadUnaligned(fromByteOffset: $0, as: Number.self)

@@ -2,47 +2,34 @@ internal import CKernels
 
 /// The calls into the C core. Everything that imports CKernels is in this folder.
 enum Kernels {
-    /// The tensors of one step: addresses of `elementCount` elements each.
-    struct Tensors {
-        var sample: UnsafeRawPointer
-        var modelOutput: UnsafeRawPointer
-        /// The parts of `elementCount` elements that the model output has; the first of each batch item's counts.
-        var modelOutputParts: Int
-        var noise: UnsafeRawPointer?
-        /// The ring of remembered outputs, and the slot of its newest one; the next slot receives this step's.
-        var history: HistoryStorage?
-        var newest: Int
-        var nextSample: UnsafeMutableRawPointer?
-        var prediction: UnsafeMutableRawPointer?
-        var elementCount: Int
-        /// The batch items the elements are made of; 1 where items don't matter.
-        var batchSize: Int
-    }
-
     /// Executes a row of a plan.
     static func step(
-        _ row: UnsafePointer<dsk_row>, clamp: PredictionClamp, _ tensors: Tensors, elementType: ElementType,
-        maximumThreads: Int
+        _ row: UnsafePointer<dsk_row>, clamp: PredictionClamp, _ tensors: StepTensors, history: HistoryRing? = nil,
+        batchSize: Int, maximumThreads: Int = 0
     ) {
-        let type = elementType.kernelType
+        let type = tensors.elementType.kernelType
         let threads = UInt32(clamping: maximumThreads)
         switch clamp {
         case .none where tensors.modelOutputParts == 1, .range where tensors.modelOutputParts == 1:
-            var item = dsk_item(tensors, row: row, index: 0, count: 1, elementSize: elementType.size)
+            var item = dsk_item(tensors, history, row: row, index: 0, count: 1)
             check(dsk_step(type, &item, 1, threads))
         default:
-            withUnsafeTemporaryAllocation(of: dsk_item.self, capacity: tensors.batchSize) { items in
-                for index in 0..<tensors.batchSize {
-                    items.initializeElement(
-                        at: index,
-                        to: dsk_item(
-                            tensors, row: row, index: index, count: tensors.batchSize, elementSize: elementType.size))
+            withUnsafeTemporaryAllocation(of: dsk_item.self, capacity: batchSize) { items in
+                for index in 0..<batchSize {
+                    items.initializeElement(at: index, to: dsk_item(tensors, history, row: row, index: index, count: batchSize))
                 }
                 if case .dynamicThreshold(let ratio, let maximum) = clamp {
                     check(dsk_find_thresholds(type, items.baseAddress, items.count, ratio, maximum, threads))
                 }
                 check(dsk_step(type, items.baseAddress, items.count, threads))
             }
+        }
+    }
+
+    /// Executes a step of its own, without history.
+    static func step(_ step: StepCoefficients, clamp: PredictionClamp, _ tensors: StepTensors, batchSize: Int) {
+        withUnsafePointer(to: dsk_row(step, clamp: clamp)) { row in
+            self.step(row, clamp: clamp, tensors, batchSize: batchSize)
         }
     }
 
@@ -115,28 +102,28 @@ extension ElementType {
 extension dsk_item {
     /// Batch item `index` of `count` equal ones.
     fileprivate init(
-        _ tensors: Kernels.Tensors, row: UnsafePointer<dsk_row>, index: Int, count: Int, elementSize: Int
+        _ tensors: StepTensors, _ history: HistoryRing?, row: UnsafePointer<dsk_row>, index: Int, count: Int
     ) {
         self.init()
         let elements = tensors.elementCount / count
-        let offset = index * elements * elementSize
+        let offset = index * elements * tensors.elementType.size
         self.row = row
         n_elements = elements
         inputs.0 = tensors.sample + offset
         inputs.1 = tensors.modelOutput + offset * tensors.modelOutputParts
         inputs.3 = tensors.noise.map { $0 + offset }
-        outputs.0 = tensors.nextSample.map { $0 + offset }
+        outputs.0 = tensors.nextSample + offset
         outputs.2 = tensors.prediction.map { $0 + offset }
-        guard let history = tensors.history else { return }
-        let slots = history.slotCount
+        guard let history else { return }
+        let slots = history.storage.slotCount
         withUnsafeMutableBytes(of: &inputs) { bytes in
             let inputs = bytes.bindMemory(to: UnsafeRawPointer?.self)
             for age in 0..<slots {
-                let slot = (tensors.newest - age + slots) % slots
-                inputs[Int(DSK_SLOT_1.rawValue) + age] = UnsafeRawPointer(history.slot(slot) + offset)
+                let slot = (history.newest - age + slots) % slots
+                inputs[Int(DSK_SLOT_1.rawValue) + age] = UnsafeRawPointer(history.storage.slot(slot) + offset)
             }
         }
         // The oldest output makes room for this step's, which is written where it was read.
-        outputs.1 = history.slot((tensors.newest + 1) % slots) + offset
+        outputs.1 = history.storage.slot((history.newest + 1) % slots) + offset
     }
 }

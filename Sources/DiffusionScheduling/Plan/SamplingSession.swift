@@ -73,23 +73,9 @@ public struct SamplingSession: Sendable {
         try check(
             Element.self, sampleCount: sample.count, modelOutputCount: modelOutput.count, noiseCount: noise?.count,
             batchSize: batchSize)
-        let elementCount = sample.count
-        let parts = modelOutput.count > elementCount ? 2 : 1
-        sample.withUnsafeMutableBytes { sample in
-            modelOutput.withUnsafeBytes { modelOutput in
-                func advance(noise: UnsafeRawPointer?) {
-                    self.advance(
-                        Element.elementType, elementCount: elementCount, sample: sample.baseAddress,
-                        modelOutput: modelOutput.baseAddress, modelOutputParts: parts, noise: noise, nextSample: sample.baseAddress,
-                        prediction: nil, batchSize: batchSize)
-                }
-                if let noise {
-                    noise.withUnsafeBytes { advance(noise: $0.baseAddress) }
-                } else {
-                    advance(noise: nil)
-                }
-            }
-        }
+        bind(Element.self, count: sample.count)
+        StepTensors.inPlace(modelOutput: modelOutput, sample: &sample, noise: noise) { execute($0, batchSize: batchSize) }
+        moveOn()
     }
 
     /// Takes the next step in place, on arrays.
@@ -108,36 +94,12 @@ public struct SamplingSession: Sendable {
         try check(
             Element.self, sampleCount: sample.count, modelOutputCount: modelOutput.count, noiseCount: noise?.count,
             batchSize: batchSize)
-        let elementCount = sample.count
-        let parts = modelOutput.count > elementCount ? 2 : 1
-        func newArray(_ fill: (UnsafeMutableRawPointer?) -> Void) -> [Element] {
-            [Element](unsafeUninitializedCapacity: elementCount) { buffer, count in
-                fill(UnsafeMutableRawPointer(buffer.baseAddress))
-                count = elementCount
-            }
-        }
-        var predicted: [Element]?
-        let next = newArray { nextSample in
-            func advance(prediction: UnsafeMutableRawPointer?) {
-                sample.withUnsafeBytes { sample in
-                    modelOutput.withUnsafeBytes { modelOutput in
-                        (noise ?? []).withUnsafeBytes { noiseBytes in
-                            self.advance(
-                                Element.elementType, elementCount: elementCount, sample: sample.baseAddress,
-                                modelOutput: modelOutput.baseAddress, modelOutputParts: parts,
-                                noise: noise == nil ? nil : noiseBytes.baseAddress, nextSample: nextSample,
-                                prediction: prediction, batchSize: batchSize)
-                        }
-                    }
-                }
-            }
-            if predictingOriginalSample {
-                predicted = newArray { advance(prediction: $0) }
-            } else {
-                advance(prediction: nil)
-            }
-        }
-        return SchedulerOutput(prevSample: next, predOriginalSample: predicted)
+        bind(Element.self, count: sample.count)
+        let output = StepTensors.returning(
+            modelOutput: modelOutput, sample: sample, noise: noise, predictingOriginalSample: predictingOriginalSample
+        ) { execute($0, batchSize: batchSize) }
+        moveOn()
+        return output
     }
 
     /// Everything that can be wrong with a step, before anything is changed.
@@ -154,50 +116,34 @@ public struct SamplingSession: Sendable {
                 throw .wrongElementCount(argument: "sample", count: sampleCount, expected: "\(elementCount), as at the first step")
             }
         }
-        guard modelOutputCount == sampleCount || (plan.modelLearnsVariance && modelOutputCount == 2 * sampleCount) else {
-            throw .wrongElementCount(
-                argument: "modelOutput", count: modelOutputCount,
-                expected: "\(sampleCount), as the sample\(plan.modelLearnsVariance ? ", or twice as many" : "")")
-        }
-        if let noiseCount, noiseCount != sampleCount {
-            throw .wrongElementCount(argument: "noise", count: noiseCount, expected: "\(sampleCount), as the sample")
-        }
-        guard batchSize >= 1, sampleCount % batchSize == 0 else {
-            throw .wrongElementCount(argument: "sample", count: sampleCount, expected: "a multiple of the batch size \(batchSize)")
-        }
+        try StepTensors.check(
+            sampleCount: sampleCount, modelOutputCount: modelOutputCount, noiseCount: noiseCount, batchSize: batchSize,
+            modelLearnsVariance: plan.modelLearnsVariance)
         if noiseCount == nil, plan.needsNoise(at: stepIndex, remembered: remembered) { throw .missingNoise(step: stepIndex) }
     }
 
-    /// Takes a checked step.
-    private mutating func advance(
-        _ elementType: ElementType, elementCount: Int, sample: UnsafeRawPointer?, modelOutput: UnsafeRawPointer?,
-        modelOutputParts: Int, noise: UnsafeRawPointer?, nextSample: UnsafeMutableRawPointer?, prediction: UnsafeMutableRawPointer?, batchSize: Int
-    ) {
-        let slots = plan.historyLength
-        if self.elementType == nil {
-            self.elementType = elementType
-            self.elementCount = elementCount
+    /// The first step decides the type and number of elements.
+    private mutating func bind<Element: TensorElement>(_ type: Element.Type, count: Int) {
+        if elementType != nil { return }
+        elementType = Element.elementType
+        elementCount = count
+        if plan.historyLength > 0 {
+            history = HistoryStorage(slotCount: plan.historyLength, elementCount: count, elementType: Element.elementType)
         }
-        // An empty sample has no address: its step moves the index alone.
-        if let sample, let modelOutput, elementCount > 0 {
-            if slots > 0 {
-                if history == nil {
-                    history = HistoryStorage(slotCount: slots, elementCount: elementCount, elementType: elementType)
-                } else if !isKnownUniquelyReferenced(&history) {
-                    history = history?.copy()
-                }
-            }
-            Kernels.step(
-                plan.kernelRows.row(at: stepIndex, remembered: remembered), clamp: plan.clamp,
-                Kernels.Tensors(
-                    sample: sample, modelOutput: modelOutput, modelOutputParts: modelOutputParts, noise: noise,
-                    history: history, newest: newest,
-                    nextSample: nextSample, prediction: prediction, elementCount: elementCount, batchSize: batchSize),
-                elementType: elementType, maximumThreads: maximumThreads)
-        }
-        if slots > 0 {
-            newest = (newest + 1) % slots
-            remembered = min(remembered + 1, slots)
+    }
+
+    private mutating func execute(_ tensors: StepTensors, batchSize: Int) {
+        if history != nil, !isKnownUniquelyReferenced(&history) { history = history?.copy() }
+        Kernels.step(
+            plan.kernelRows.row(at: stepIndex, remembered: remembered), clamp: plan.clamp, tensors,
+            history: history.map { HistoryRing(storage: $0, newest: newest) }, batchSize: batchSize,
+            maximumThreads: maximumThreads)
+    }
+
+    private mutating func moveOn() {
+        if plan.historyLength > 0 {
+            newest = (newest + 1) % plan.historyLength
+            remembered = min(remembered + 1, plan.historyLength)
         }
         stepIndex += 1
     }

@@ -86,6 +86,14 @@ public struct NoiseSchedule: Sendable, Equatable {
         }.map { $0 + 1 } ?? 0
     }
 
+    /// ᾱ at a whole training timestep.
+    func alphaCumprod(atTimestep timestep: Double) throws(SchedulerError) -> Double {
+        guard let index = Int(exactly: timestep), alphasCumprod.indices.contains(index) else {
+            throw .unknownTimestep(timestep, expected: "a whole training timestep from 0 to \(count - 1)")
+        }
+        return alphasCumprod[index]
+    }
+
     /// ς at a timestep, interpolated linearly between whole ones and constant beyond both ends.
     public func sigma(atTimestep timestep: Double) -> Double {
         let position = min(max(timestep, 0), Double(count - 1))

@@ -34,17 +34,20 @@ public struct NoiseLevel: Sendable, Codable, Equatable {
     public let isFlow: Bool
 
     public init(sigma: Double, isFlow: Bool) {
-        self.sigma = sigma
         self.isFlow = isFlow
-        if isFlow {
-            signalRate = 1 - sigma
-            noiseRate = sigma
-            noiseToSignal = sigma / (1 - sigma)
-        } else {
-            signalRate = 1 / hypotenuse(1, sigma)
-            noiseRate = sigma / hypotenuse(1, sigma)
-            noiseToSignal = sigma
-        }
+        self.sigma = sigma
+        signalRate = isFlow ? 1 - sigma : 1 / hypotenuse(1, sigma)
+        noiseRate = isFlow ? sigma : sigma / hypotenuse(1, sigma)
+        noiseToSignal = isFlow ? sigma / (1 - sigma) : sigma
+    }
+
+    /// The level of a signal variance ᾱ on the variance-preserving process: A = √ᾱ, S = √(1 − ᾱ).
+    public init(alphaCumprod: Double) {
+        isFlow = false
+        sigma = ((1 - alphaCumprod) / alphaCumprod).squareRoot()
+        signalRate = alphaCumprod.squareRoot()
+        noiseRate = (1 - alphaCumprod).squareRoot()
+        noiseToSignal = sigma
     }
 
     /// λ_t − λ_s with λ = ln A − ln S, half the logarithm of the signal-to-noise ratio; accurate for levels close together.

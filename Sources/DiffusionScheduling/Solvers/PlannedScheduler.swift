@@ -16,7 +16,10 @@ public protocol PlannedScheduler: Scheduler {
     func plan(_ request: TimestepRequest) throws(SchedulerError) -> SamplingPlan
 
     /// The noise level of a training timestep, for adding noise before there is a plan.
-    func trainingLevel(atTimestep timestep: Double) -> NoiseLevel
+    func trainingLevel(atTimestep timestep: Double) throws(SchedulerError) -> NoiseLevel
+
+    /// The noise level that noise is added at: of the plan where there is one.
+    func level(atTimestep timestep: Double) throws(SchedulerError) -> NoiseLevel
 }
 
 extension PlannedScheduler {
@@ -137,6 +140,14 @@ extension PlannedScheduler {
     public func addNoise<Element: TensorElement>(
         _ noise: Span<Element>, to sample: inout MutableSpan<Element>, timesteps: [Double]
     ) throws(SchedulerError) {
+        try combine(noise, with: &sample, timesteps: timesteps, sampleRate: \.signalRate, noiseRate: \.noiseRate)
+    }
+
+    /// sample ← sampleRate · sample + noiseRate · noise, with the rates of each batch item's timestep.
+    func combine<Element: TensorElement>(
+        _ noise: Span<Element>, with sample: inout MutableSpan<Element>, timesteps: [Double],
+        sampleRate: (NoiseLevel) -> Double, noiseRate: (NoiseLevel) -> Double
+    ) throws(SchedulerError) {
         guard noise.count == sample.count else {
             throw .wrongElementCount(argument: "noise", count: noise.count, expected: "\(sample.count), as the sample")
         }
@@ -151,18 +162,18 @@ extension PlannedScheduler {
             noise.withUnsafeBytes { noise in
                 guard let sample = sample.baseAddress, let noise = noise.baseAddress else { return }
                 Kernels.addNoise(
-                    noise, to: sample, signalRates: levels.map(\.signalRate), noiseRates: levels.map(\.noiseRate),
+                    noise, to: sample, signalRates: levels.map(sampleRate), noiseRates: levels.map(noiseRate),
                     elementsPerItem: elementsPerItem, elementType: Element.elementType)
             }
         }
     }
 
-    private func level(atTimestep timestep: Double) throws(SchedulerError) -> NoiseLevel {
+    public func level(atTimestep timestep: Double) throws(SchedulerError) -> NoiseLevel {
         guard let session else {
             guard timestep >= 0, timestep <= Double(noiseSchedule.count - 1) else {
                 throw .unknownTimestep(timestep, expected: "a training timestep from 0 to \(noiseSchedule.count - 1)")
             }
-            return trainingLevel(atTimestep: timestep)
+            return try trainingLevel(atTimestep: timestep)
         }
         if session.timestep == timestep { return session.plan.levels[session.stepIndex] }
         return session.plan.levels[try session.plan.index(ofTimestep: timestep)]

@@ -1,0 +1,102 @@
+/// The tensors of one step: addresses of `elementCount` elements each.
+struct StepTensors {
+    let elementType: ElementType
+    let elementCount: Int
+    let sample: UnsafeRawPointer
+    let modelOutput: UnsafeRawPointer
+    /// The parts of `elementCount` elements that the model output has; the first of each batch item's counts.
+    let modelOutputParts: Int
+    let noise: UnsafeRawPointer?
+    let nextSample: UnsafeMutableRawPointer
+    let prediction: UnsafeMutableRawPointer?
+
+    /// Everything that can be wrong with a step's tensors.
+    static func check(
+        sampleCount: Int, modelOutputCount: Int, noiseCount: Int?, batchSize: Int, modelLearnsVariance: Bool
+    ) throws(SchedulerError) {
+        guard modelOutputCount == sampleCount || (modelLearnsVariance && modelOutputCount == 2 * sampleCount) else {
+            throw .wrongElementCount(
+                argument: "modelOutput", count: modelOutputCount,
+                expected: "\(sampleCount), as the sample\(modelLearnsVariance ? ", or twice as many" : "")")
+        }
+        if let noiseCount, noiseCount != sampleCount {
+            throw .wrongElementCount(argument: "noise", count: noiseCount, expected: "\(sampleCount), as the sample")
+        }
+        guard batchSize >= 1, sampleCount % batchSize == 0 else {
+            throw .wrongElementCount(
+                argument: "sample", count: sampleCount, expected: "a multiple of the batch size \(batchSize)")
+        }
+    }
+
+    /// Calls `body` with checked spans' addresses, for a step in place; not at all for an empty sample, which has none.
+    static func inPlace<Element: TensorElement>(
+        modelOutput: Span<Element>, sample: inout MutableSpan<Element>, noise: Span<Element>?, _ body: (StepTensors) -> Void
+    ) {
+        let count = sample.count
+        let parts = modelOutput.count > count ? 2 : 1
+        sample.withUnsafeMutableBytes { sample in
+            modelOutput.withUnsafeBytes { modelOutput in
+                func call(noise: UnsafeRawPointer?) {
+                    guard let sample = sample.baseAddress, let modelOutput = modelOutput.baseAddress else { return }
+                    body(
+                        StepTensors(
+                            elementType: Element.elementType, elementCount: count, sample: UnsafeRawPointer(sample),
+                            modelOutput: modelOutput, modelOutputParts: parts, noise: noise, nextSample: sample,
+                            prediction: nil))
+                }
+                if let noise {
+                    noise.withUnsafeBytes { call(noise: $0.baseAddress) }
+                } else {
+                    call(noise: nil)
+                }
+            }
+        }
+    }
+
+    /// Calls `body` with checked arrays' addresses and those of new arrays, which are returned.
+    static func returning<Element: TensorElement>(
+        modelOutput: [Element], sample: [Element], noise: [Element]?, predictingOriginalSample: Bool,
+        _ body: (StepTensors) -> Void
+    ) -> SchedulerOutput<Element> {
+        let count = sample.count, parts = modelOutput.count > count ? 2 : 1
+        func newArray(_ fill: (UnsafeMutableRawPointer?) -> Void) -> [Element] {
+            [Element](unsafeUninitializedCapacity: count) { buffer, initializedCount in
+                fill(UnsafeMutableRawPointer(buffer.baseAddress))
+                initializedCount = count
+            }
+        }
+        var prediction: [Element]?
+        let next = newArray { nextSample in
+            func call(prediction: UnsafeMutableRawPointer?) {
+                sample.withUnsafeBytes { sample in
+                    modelOutput.withUnsafeBytes { modelOutput in
+                        (noise ?? []).withUnsafeBytes { noiseBytes in
+                            guard count > 0, let sample = sample.baseAddress, let modelOutput = modelOutput.baseAddress,
+                                let nextSample
+                            else { return }
+                            body(
+                                StepTensors(
+                                    elementType: Element.elementType, elementCount: count, sample: sample,
+                                    modelOutput: modelOutput, modelOutputParts: parts,
+                                    noise: noise == nil ? nil : noiseBytes.baseAddress, nextSample: nextSample,
+                                    prediction: prediction))
+                        }
+                    }
+                }
+            }
+            if predictingOriginalSample {
+                prediction = newArray { call(prediction: $0) }
+            } else {
+                call(prediction: nil)
+            }
+        }
+        return SchedulerOutput(prevSample: next, predOriginalSample: prediction)
+    }
+}
+
+/// A session's remembered outputs as a step finds them: the ring, and the slot of its newest one. The next slot receives this
+/// step's.
+struct HistoryRing {
+    let storage: HistoryStorage
+    let newest: Int
+}

@@ -1,0 +1,71 @@
+/// Denoising diffusion implicit models (Song, Meng and Ermon 2020, arXiv:2010.02502, equations 12 and 16).
+///
+/// A step from the signal variance ᾱ_t to ᾱ_u, with the predicted clean sample p and noise ε:
+///
+///     x' = √ᾱ_u p + √(1 − ᾱ_u − σ²) ε + σ z      σ² = η² (1 − ᾱ_u)/(1 − ᾱ_t) (1 − ᾱ_t/ᾱ_u)
+///
+/// η = 0 is deterministic, and backwards in time with ᾱ_u < ᾱ_t it inverts; η = 1 is ancestral sampling (Ho et al. 2020).
+struct DDIMSolver {
+    var predictionType: PredictionType
+    /// Whether p is clamped before it is used.
+    var clamps: Bool
+    /// η in [0, 1].
+    var eta = 0.0
+    /// Whether ε is computed anew from the clamped p (Glide's `use_clipped_model_output`).
+    var usesClippedModelOutput = false
+
+    func coefficients(from source: Double, to target: Double) -> StepCoefficients {
+        // One can't divide by √ᾱ where nothing of the signal is left. The other predictions don't.
+        let alpha = predictionType == .epsilon && source == 0 ? 0x1p-24 : source
+        let level = NoiseLevel(alphaCumprod: alpha)
+        let prediction = predictionType.cleanSample(at: level)
+        let noise =
+            clamps && usesClippedModelOutput ? level.noiseOfClampedPrediction : predictionType.noise(at: level)
+
+        // The share of the target's noise that is drawn anew: σ²/(1 − ᾱ_u).
+        let ratio = target > 0 ? alpha / target : 1
+        let renewed = eta == 0 || alpha == 1 ? 0 : min(eta * eta * (1 - ratio) / (1 - alpha), 1)
+        let kept = ((1 - target) * (1 - renewed)).squareRoot()
+        let drawn = ((1 - target) * renewed).squareRoot()
+        let signal = target.squareRoot()
+
+        let clean = clamps ? LinearCombination(prediction: 1) : prediction
+        return StepCoefficients(
+            prediction: prediction,
+            nextSample: LinearCombination(
+                sample: signal * clean.sample + kept * noise.sample,
+                modelOutput: signal * clean.modelOutput + kept * noise.modelOutput, noise: drawn,
+                prediction: signal * clean.prediction + kept * noise.prediction))
+    }
+}
+
+/// Steps that depend on nothing but their arguments.
+extension StepCoefficients {
+    func step<Element: TensorElement>(
+        clamp: PredictionClamp, modelOutput: Span<Element>, sample: inout MutableSpan<Element>, noise: Span<Element>?,
+        batchSize: Int
+    ) throws(SchedulerError) {
+        try check(sample.count, modelOutput.count, noise?.count, batchSize)
+        StepTensors.inPlace(modelOutput: modelOutput, sample: &sample, noise: noise) {
+            Kernels.step(self, clamp: clamp, $0, batchSize: batchSize)
+        }
+    }
+
+    func step<Element: TensorElement>(
+        clamp: PredictionClamp, modelOutput: [Element], sample: [Element], noise: [Element]?, batchSize: Int
+    ) throws(SchedulerError) -> SchedulerOutput<Element> {
+        try check(sample.count, modelOutput.count, noise?.count, batchSize)
+        return StepTensors.returning(
+            modelOutput: modelOutput, sample: sample, noise: noise, predictingOriginalSample: true
+        ) { Kernels.step(self, clamp: clamp, $0, batchSize: batchSize) }
+    }
+
+    private func check(
+        _ sampleCount: Int, _ modelOutputCount: Int, _ noiseCount: Int?, _ batchSize: Int
+    ) throws(SchedulerError) {
+        try StepTensors.check(
+            sampleCount: sampleCount, modelOutputCount: modelOutputCount, noiseCount: noiseCount, batchSize: batchSize,
+            modelLearnsVariance: false)
+        if noiseCount == nil, nextSample.noise != 0 { throw .missingNoise(step: nil) }
+    }
+}
