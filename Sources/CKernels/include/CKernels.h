@@ -13,13 +13,16 @@
  * The same map serves the neighbours of a step: adding noise is out = a x + s z, scaling is out = c x.
  *
  * Memory      Every input stream is read once and every output stream is written once; nothing is allocated, ever.
- * Arithmetic  float32 elements are computed in float32, float64 in float64, without fused multiply-add, each output as the
- *             sum of its terms in the order of the `dsk_input` indices, p last. A coefficient that is zero means that the
- *             term is absent: its tensor isn't read, and an infinity in it doesn't turn into a NaN.
+ * Arithmetic  Elements are widened to float64, the terms of an output are summed in float64 in the order of the `dsk_input`
+ *             indices, p last, and the sum is rounded once to the element type; p, before and after T, is rounded to it as
+ *             well. For float32 elements coefficients are first rounded to 29 bits, so that every product is exact; for
+ *             float64 elements they are used as they are, and products are rounded before they are added.
+ *             A coefficient that is zero means that the term is absent: its tensor isn't read, and an infinity in it doesn't
+ *             turn into a NaN. An output that is one input times 1 is a copy of its bits.
  *             The result has the same bits on every instruction set, for any number of threads, in place or not.
- * Error       With t terms, |computed - exact| <= (t + 1) u sum |coefficient * input| + O(u^2) for the rounded coefficients'
- *             unit roundoff u (2^-24, 2^-53), as long as nothing overflows; see Higham, Accuracy and Stability of Numerical
- *             Algorithms (2002), section 3.1. A clamp adds one rounding for its division.
+ * Error       As long as nothing overflows, an output that doesn't use p is off by at most
+ *                 float32: 2^-24 |out| + 2^-29 sum |coefficient * input|, float64: (t + 1) 2^-53 sum |coefficient * input|
+ *             with t terms; see Higham, Accuracy and Stability of Numerical Algorithms (2002), section 3.1.
  * Threads     All functions may be called from any thread at any time, on different data. The work is shared among the
  *             threads of the OpenMP runtime that the process has (see `dsk_runtime_description`).
  * Status      Functions that can fail return a `dsk_status`. Arguments are checked before the first element is written.
@@ -82,7 +85,7 @@ typedef enum dsk_clamp {
     DSK_CLAMP_THRESHOLD = 2,  /* p <- min(max(p, -s), s) / s with s = `dsk_item.threshold` */
 } dsk_clamp;
 
-/* The scalars of one step. They are rounded once to the type of the arithmetic. */
+/* The scalars of one step. */
 typedef struct dsk_row {
     double prediction[DSK_PREDICTION_INPUT_COUNT];
     double outputs[DSK_OUTPUT_COUNT][DSK_TERM_COUNT];
@@ -153,6 +156,26 @@ dsk_status dsk_add_noise(dsk_element_type type, const void *sample, const void *
 dsk_status dsk_scale(dsk_element_type type, const void *sample, double factor, size_t n_elements, void *out,
                      unsigned max_threads);
 
+/* Means, variances (of the population: divided by the number of elements) and the covariance of two tensors. */
+typedef struct dsk_moments {
+    double mean_a, mean_b;
+    double variance_a, variance_b;
+    double covariance;
+} dsk_moments;
+
+/*
+ * dsk_find_moments computes the moments of every batch item of two tensors, in float64, in one pass. Rescaled guidance needs
+ * them (Lin et al. 2023, arXiv:2305.08891, equation 15).
+ *
+ * a, b     [n_items, n_elements_per_item]; may be the same
+ * moments  [n_items]; NaN for items of no elements
+ *
+ * Deviations are taken from the item's first elements, and partial sums are combined as Chan, Golub and LeVeque (1983, The
+ * American Statistician 37, 242-247) do, in an order that depends on the number of elements alone.
+ */
+dsk_status dsk_find_moments(dsk_element_type type, const void *a, const void *b, size_t n_items, size_t n_elements_per_item,
+                            dsk_moments *moments, unsigned max_threads);
+
 /*
  * The instruction sets a build may choose from, best last. Builds for other processors than x86-64 know the baseline only:
  * what the compiler was told to use.
@@ -207,6 +230,127 @@ unsigned dsk_default_thread_count(void);
 
 /* The version of the compiled library: major * 10000 + minor * 100 + patch. */
 unsigned dsk_version(void);
+
+/*
+ * Noise: standard normal numbers that agree, seed by seed, with those of torch and of NumPy.
+ *
+ * A generator is a struct of the caller's; its fields are the whole state, so copying it saves it and assigning it restores it.
+ * One generator may be used by one thread at a time, different ones at once. Nothing is allocated. The results have the same
+ * bits on every instruction set and for any number of threads.
+ */
+
+enum { DSK_MT19937_WORD_COUNT = 624 };
+
+/* MT19937, the Mersenne twister (Matsumoto & Nishimura 1998, doi:10.1145/272991.272995). */
+typedef struct dsk_mt19937 {
+    uint32_t words[DSK_MT19937_WORD_COUNT]; /* of the sequence, before tempering */
+    uint32_t next;                          /* how many of them have been drawn; DSK_MT19937_WORD_COUNT: all */
+} dsk_mt19937;
+
+/* dsk_mt19937_seed starts the sequence as the authors' init_genrand does (2002); torch's and NumPy's legacy seeds are this. */
+void dsk_mt19937_seed(dsk_mt19937 *generator, uint32_t seed);
+
+/* The next 32 bits of the sequence. */
+uint32_t dsk_mt19937_next(dsk_mt19937 *generator);
+
+/* A twister with the normal that is left over from the last pair: torch's CPU generator, and NumPy's RandomState. */
+typedef struct dsk_normal_generator {
+    dsk_mt19937 words;
+    uint32_t has_spare; /* 0 or 1 */
+    double spare;
+} dsk_normal_generator;
+
+void dsk_normal_generator_seed(dsk_normal_generator *generator, uint32_t seed);
+
+/*
+ * dsk_torch_normal_float32 writes what torch.randn(n) gives on a CPU of the x86-64 family with AVX2, and moves the generator as
+ * torch does. torch.manual_seed(s) is dsk_normal_generator_seed with the low 32 bits of s.
+ *
+ * n < 16   Box and Muller's transform (1958, doi:10.1214/aoms/1177706645) in float64, rounded to float32:
+ *              r = sqrt(-2 log1p(-v)),  normals r cos(2 pi u), then r sin(2 pi u)
+ *          with u and v the low 53 bits of two draws each, as fractions. The second normal is kept for the next call with n < 16.
+ * n >= 16  The same transform in float32, from the low 24 bits of one draw each, in blocks of 16: with i = 0 ... 7 of a block,
+ *              r = sqrt(-2 ln(1 - u[i])),  out[i] = r cos(2 pi u[8 + i]),  out[8 + i] = r sin(2 pi u[8 + i])
+ *          where ln, cos and sin are Cephes' polynomials (Moshier 1989) as sse_mathfun and avx_mathfun (Pommier 2007,
+ *          Garberoglio 2012) order them. Where n is no multiple of 16, the last 16 elements are made anew from 16 further draws.
+ *
+ * out          [n], in about (-5.8, 5.8); (-8.6, 8.6) for n < 16
+ * max_threads  as for dsk_step: the draws come from one thread, the transform is shared
+ *
+ * Exact: no bit differs from torch 2.15 for n >= 16, where all 2^24 values of u[i] and of u[8 + i] have been compared. For n < 16
+ * the bits depend on the system's log1p, sin and cos in float64, as torch's do; an error of a unit there changes one in some
+ * 2^28 results by one unit of float32. Plain torch builds (ATEN_CPU_CAPABILITY=default, other processors) give other last bits
+ * for n >= 16.
+ *
+ * Errors: DSK_NULL_POINTER, DSK_MISALIGNED, DSK_TOO_LARGE; then nothing has been written or drawn.
+ */
+dsk_status dsk_torch_normal_float32(dsk_normal_generator *generator, size_t n, float *out, unsigned max_threads);
+
+/*
+ * dsk_torch_normal_float64 is torch.randn(n, dtype=torch.float64): as dsk_torch_normal_float32, in float64 throughout, with 53
+ * bits of two draws for each uniform and the system's log, sin and cos.
+ */
+dsk_status dsk_torch_normal_float64(dsk_normal_generator *generator, size_t n, double *out, unsigned max_threads);
+
+/*
+ * dsk_numpy_normal_float64 writes what numpy.random.RandomState(seed).standard_normal(n) gives on x86-64, and moves the generator
+ * as NumPy does: the polar method (Marsaglia & Bray 1964, doi:10.1137/1006063). With x and y uniform in [-1, 1), drawn again
+ * until 0 < s < 1 for s = x^2 + y^2,
+ *
+ *     normals y f, then x f,   f = sqrt(-2 ln s / s)
+ *
+ * The second one is kept for the next call. Each uniform takes 27 and 26 bits of two draws. The bits depend on the system's log in
+ * float64, as NumPy's do. The work can't be shared: how many draws a normal takes isn't known before.
+ *
+ * out     [n], in about (-12.1, 12.1)
+ * Errors  as dsk_torch_normal_float32
+ */
+dsk_status dsk_numpy_normal_float64(dsk_normal_generator *generator, size_t n, double *out);
+
+/* dsk_numpy_normal_float32 rounds the same normals to float32, as `.astype(numpy.float32)` does. */
+dsk_status dsk_numpy_normal_float32(dsk_normal_generator *generator, size_t n, float *out);
+
+/*
+ * dsk_philox4x32_10 computes one block of the counter-based generator Philox 4x32-10 (Salmon, Moraes, Dror & Shaw 2011,
+ * doi:10.1145/2063384.2063405), least significant words first. `out` may be `counter`.
+ */
+void dsk_philox4x32_10(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
+
+/* torch's CUDA generator, and the one property of the device that its normals depend on. */
+typedef struct dsk_torch_cuda_generator {
+    uint64_t seed;       /* torch.cuda.manual_seed */
+    uint64_t offset;     /* Generator.get_offset(); 0 after seeding; a multiple of 4 */
+    uint32_t max_blocks; /* multiprocessors * (greatest number of threads per multiprocessor / 256) */
+} dsk_torch_cuda_generator;
+
+/* Larger tensors torch cuts into several launches (2 GiB of float32). */
+#define DSK_TORCH_CUDA_MAX_ELEMENTS ((size_t)1 << 29)
+
+/*
+ * dsk_torch_cuda_normal_float32 writes what torch.randn(n, device="cuda") gives, up to the accuracy of the device, and moves the
+ * offset as torch does: by 4 for every 4 T elements or part of them, where the launch has T = 256 min(ceil(n / 256), max_blocks)
+ * threads. Thread t makes the elements t, t + T, t + 2 T and t + 3 T of every 4 T from the words w of
+ * Philox((offset / 4, t), seed), the counter increasing from one 4 T to the next. Two words make two normals (cuRAND's
+ * Box-Muller transform), w[0] and w[1] the first two, w[2] and w[3] the others:
+ *
+ *     u = 2^-32 x + 2^-33,  v = 2 pi (2^-32 y + 2^-33),  r = sqrt(-2 ln u),  normals r sin v, then r cos v
+ *
+ * with x, y, u and v rounded to float32. So all devices with at least n threads (256 max_blocks) give the same tensor; larger
+ * ones are the same on devices of the same max_blocks only.
+ *
+ * out          [n], in about (-6.8, 6.8)
+ * max_threads  as for dsk_step: all the work is shared
+ *
+ * The words are exact. The normals are within 0.501 units in the last place of the formula's value for the rounded u and v. A
+ * device computes ln, the root and the products in float32 and takes sin and cos from its table units, whose error is absolute:
+ * expect its normals within 2^-20 r of these, which is at most 6.5e-6 and, where sin or cos is small, many units in the last
+ * place. No device was at hand: all 237 published numbers that were found lie within that (Tests/Goldens/noise.json), those of
+ * them that were printed with all digits within 0.57 of it.
+ *
+ * Errors: DSK_NULL_POINTER, DSK_MISALIGNED, DSK_OUT_OF_RANGE (max_blocks 0, offset no multiple of 4), DSK_TOO_LARGE (n above
+ * DSK_TORCH_CUDA_MAX_ELEMENTS); then nothing has been written or drawn.
+ */
+dsk_status dsk_torch_cuda_normal_float32(dsk_torch_cuda_generator *generator, size_t n, float *out, unsigned max_threads);
 
 #ifdef __cplusplus
 }

@@ -74,11 +74,32 @@ enum Kernels {
                 elementType.kernelType, sample, noise, signalRates, noiseRates, signalRates.count, elementsPerItem, sample, 0))
     }
 
-    /// sample ← factor · sample.
-    static func scale(
-        _ sample: UnsafeMutableRawPointer, by factor: Double, elementCount: Int, elementType: ElementType
-    ) {
-        check(dsk_scale(elementType.kernelType, sample, factor, elementCount, sample, 0))
+    /// tensor[i] ← factors[i] · tensor[i] for every batch item i.
+    static func scale<Element: TensorElement>(_ tensor: inout [Element], by factors: [Double]) {
+        let elements = tensor.count / factors.count
+        tensor.withUnsafeMutableBytes { bytes in
+            guard let address = bytes.baseAddress else { return }
+            for (index, factor) in factors.enumerated() {
+                let item = address + index * elements * MemoryLayout<Element>.stride
+                check(dsk_scale(Element.elementType.kernelType, item, factor, elements, item, 0))
+            }
+        }
+    }
+
+    /// The variances of every batch item of two tensors.
+    static func moments<Element: TensorElement>(
+        _ a: [Element], _ b: [Element], batchSize: Int
+    ) -> [(varianceA: Double, varianceB: Double)] {
+        var moments = [dsk_moments](repeating: dsk_moments(), count: batchSize)
+        a.withUnsafeBytes { a in
+            b.withUnsafeBytes { b in
+                check(
+                    dsk_find_moments(
+                        Element.elementType.kernelType, a.baseAddress, b.baseAddress, batchSize,
+                        a.count / MemoryLayout<Element>.stride / batchSize, &moments, 0))
+            }
+        }
+        return moments.map { ($0.variance_a, $0.variance_b) }
     }
 
     /// Which OpenMP runtime carries the threads.

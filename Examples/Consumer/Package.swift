@@ -1,0 +1,21 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+// A package that depends on DiffusionScheduling by version, as an inference engine does.
+// Tests/check-consumer.sh makes a tagged repository of this checkout and names it here.
+let repository = Context.environment["DIFFUSION_SCHEDULING_REPOSITORY"] ?? "../../../DiffusionScheduling"
+
+let package = Package(
+    name: "Consumer",
+    platforms: [.macOS(.v26)],
+    dependencies: [.package(url: repository, from: "0.1.0")],
+    targets: [
+        .executableTarget(
+            name: "consumer",
+            dependencies: [
+                .product(name: "DiffusionScheduling", package: "DiffusionScheduling"),
+                .product(name: "CKernels", package: "DiffusionScheduling"),
+            ])
+    ],
+    swiftLanguageModes: [.v6]
+)
