@@ -2,6 +2,16 @@
 #ifndef DSK_INTERNAL_H
 #define DSK_INTERNAL_H
 
+/*
+ * No file of the library lets the compiler fuse a product and a sum, unless it says that it does: fused, they are rounded once
+ * instead of twice, and then the bits would depend on the processor. (GCC has no such pragma; its attribute stands for it.)
+ */
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#elif defined(__GNUC__)
+#pragma GCC optimize("fp-contract=off")
+#endif
+
 #include "include/CKernels.h"
 
 #include <stdbool.h>
@@ -53,6 +63,9 @@ typedef struct dsk_kernels {
     void (*step)(const dsk_program *program, size_t begin, size_t end);
     void (*count)(const dsk_program *program, size_t begin, size_t end, dsk_digit digit, dsk_histogram *histogram);
 } dsk_kernels;
+
+/* The instruction set in force: the best that the processor and dsk_limit_isa allow. */
+DSK_HIDDEN dsk_isa dsk_chosen_isa(void);
 
 /* The kernels for a valid element type on the instruction set in force. */
 DSK_HIDDEN const dsk_kernels *dsk_kernels_for(dsk_element_type type);

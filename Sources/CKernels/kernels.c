@@ -30,7 +30,7 @@ static inline void dsk_fence_streaming(void) {
 /*
  * A coefficient rounded to 29 bits, to nearest and even: its product with a float32 of 24 bits is exact in a double of 53.
  * So it doesn't matter whether a product and a sum are fused, and every instruction set gives the same bits with what it does
- * best. The relative error of 2^-30 is far below the 2^-25 of the result's rounding.
+ * best. The relative error of up to 2^-29 is far below the 2^-24 of the result's rounding.
  */
 static inline double dsk_short_coefficient(double coefficient) {
     uint64_t bits;
@@ -105,14 +105,16 @@ static dsk_isa best_isa(void) { return DSK_ISA_BASELINE; }
 /* -1: not asked yet. Relaxed is enough: whoever sees an old value asks the processor again and gets the same answer. */
 static _Atomic int chosen_isa = -1;
 
-const dsk_kernels *dsk_kernels_for(dsk_element_type type) {
+dsk_isa dsk_chosen_isa(void) {
     int isa = atomic_load_explicit(&chosen_isa, memory_order_relaxed);
     if (isa < 0) {
         isa = (int)best_isa();
         atomic_store_explicit(&chosen_isa, isa, memory_order_relaxed);
     }
-    return &variants[isa][type];
+    return (dsk_isa)isa;
 }
+
+const dsk_kernels *dsk_kernels_for(dsk_element_type type) { return &variants[dsk_chosen_isa()][type]; }
 
 dsk_isa dsk_limit_isa(dsk_isa limit) {
     dsk_isa best = best_isa();

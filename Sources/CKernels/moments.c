@@ -1,12 +1,5 @@
 /* Means, variances and covariances of batch items, the same for any number of threads. */
 
-/* Fused products would give other bits where the processor has them. */
-#if defined(__clang__)
-#pragma STDC FP_CONTRACT OFF
-#elif defined(__GNUC__)
-#pragma GCC optimize("fp-contract=off")
-#endif
-
 #include "internal.h"
 
 #include <math.h>

@@ -1,12 +1,5 @@
 /* Normal sources that agree with torch and NumPy seed by seed. */
 
-/* Fused multiply-add stands where it is written and nowhere else. (GCC needs -ffp-contract=off instead.) */
-#if defined(__clang__)
-#pragma STDC FP_CONTRACT OFF
-#elif defined(__GNUC__)
-#pragma GCC optimize("fp-contract=off")
-#endif
-
 /* Vectors wider than a register are passed to functions that are always inlined: there is no ABI to be had different. */
 #if defined(__GNUC__)
 #pragma GCC diagnostic ignored "-Wpsabi"
@@ -137,46 +130,13 @@ static const noise_kernels variants[] = {
     [DSK_ISA_AVX512] = DSK_VARIANT(avx512),
 };
 
-/*
- * The instruction set in force, so that dsk_limit_isa holds here too. What kernels.c tells is the table of the step kernels in
- * force; which table is whose is asked for once, by trying every limit. Whoever steps meanwhile gets the same bits more slowly.
- */
-static const noise_kernels *kernels_in_force(void) {
-    enum { UNKNOWN, LOOKING, KNOWN, ISA_COUNT = DSK_ISA_AVX512 + 1 };
-    static _Atomic int state = UNKNOWN;
-    static const dsk_kernels *tables[ISA_COUNT];
-    static bool has_fused;
-
-    if (atomic_load_explicit(&state, memory_order_acquire) != KNOWN) {
-        int expected = UNKNOWN;
-        if (atomic_compare_exchange_strong(&state, &expected, LOOKING)) {
-            const dsk_kernels *in_force = dsk_kernels_for(DSK_FLOAT32);
-            int limit = DSK_ISA_AVX512;
-            for (int isa = DSK_ISA_AVX512; isa >= DSK_ISA_BASELINE; isa--) {
-                dsk_limit_isa((dsk_isa)isa);
-                tables[isa] = dsk_kernels_for(DSK_FLOAT32);
-                if (tables[isa] == in_force) limit = isa;
-            }
-            dsk_limit_isa((dsk_isa)limit);
-            __builtin_cpu_init();
-            has_fused = __builtin_cpu_supports("fma");
-            atomic_store_explicit(&state, KNOWN, memory_order_release);
-        }
-        while (atomic_load_explicit(&state, memory_order_acquire) != KNOWN) {}
-    }
-    const dsk_kernels *in_force = dsk_kernels_for(DSK_FLOAT32);
-    int isa = DSK_ISA_BASELINE;
-    while (isa < DSK_ISA_AVX512 && tables[isa] != in_force) isa++;
-    /* There are processors with AVX2 and without fused multiply-add. */
-    return &variants[has_fused ? isa : DSK_ISA_BASELINE];
-}
-
 #else
 
 static const noise_kernels variants[] = {DSK_VARIANT(baseline)};
-static const noise_kernels *kernels_in_force(void) { return variants; }
 
 #endif
+
+static const noise_kernels *kernels_in_force(void) { return &variants[dsk_chosen_isa()]; }
 
 /* MARK: MT19937 */
 

@@ -17,7 +17,7 @@ const char *dsk_status_message(dsk_status status) {
     case DSK_UNKNOWN_TYPE: return "the element type is not one of dsk_element_type";
     case DSK_MISSING_INPUT: return "a coefficient is not zero but its tensor is NULL";
     case DSK_MISALIGNED: return "a tensor's address is not a multiple of its element size";
-    case DSK_OVERLAP: return "an output partly overlaps an input, or overlaps another output";
+    case DSK_OVERLAP: return "an output partly overlaps an input of its item, or overlaps another output of it";
     case DSK_TOO_LARGE: return "the elements of the call do not fit the address space";
     case DSK_OUT_OF_RANGE: return "a ratio, a clamp or a threshold is outside its range";
     }

@@ -202,6 +202,8 @@ dsk_status dsk_add_noise(dsk_element_type type, const void *sample, const void *
     if (n_items == 0) return DSK_OK;
     if (!sample || !noise || !signal_rates || !noise_rates || !out) return DSK_NULL_POINTER;
     if (n_elements_per_item > SIZE_MAX / element_size / n_items) return DSK_TOO_LARGE;
+    if ((uintptr_t)sample % element_size || (uintptr_t)noise % element_size || (uintptr_t)out % element_size)
+        return DSK_MISALIGNED;
     size_t bytes = n_elements_per_item * element_size;
     if (partly_overlap(sample, out, n_items * bytes) || partly_overlap(noise, out, n_items * bytes)) return DSK_OVERLAP;
 

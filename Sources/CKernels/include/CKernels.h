@@ -19,7 +19,8 @@
  *             float64 elements they are used as they are, and products are rounded before they are added.
  *             A coefficient that is zero means that the term is absent: its tensor isn't read, and an infinity in it doesn't
  *             turn into a NaN. An output that is one input times 1 is a copy of its bits.
- *             The result has the same bits on every instruction set, for any number of threads, in place or not.
+ *             The result has the same bits on every instruction set, for any number of threads, in place or not, for
+ *             coefficients that are 0 or from 2^-800 to 2^800 in magnitude; of a NaN only that it is one is the same.
  * Error       As long as nothing overflows, an output that doesn't use p is off by at most
  *                 float32: 2^-24 |out| + 2^-29 sum |coefficient * input|, float64: (t + 1) 2^-53 sum |coefficient * input|
  *             with t terms; see Higham, Accuracy and Stability of Numerical Algorithms (2002), section 3.1.
@@ -44,7 +45,7 @@ typedef enum dsk_status {
     DSK_UNKNOWN_TYPE = 2,   /* the element type is none of `dsk_element_type` */
     DSK_MISSING_INPUT = 3,  /* a coefficient is not zero but its tensor is NULL */
     DSK_MISALIGNED = 4,     /* a tensor's address is not a multiple of its element size */
-    DSK_OVERLAP = 5,        /* an output partly overlaps an input, or overlaps another output */
+    DSK_OVERLAP = 5,        /* an output partly overlaps an input of its item, or overlaps another output of it */
     DSK_TOO_LARGE = 6,      /* the elements of the call don't fit the address space */
     DSK_OUT_OF_RANGE = 7,   /* a ratio, a clamp or a limit is outside its stated range */
 } dsk_status;
@@ -90,7 +91,7 @@ typedef struct dsk_row {
     double prediction[DSK_PREDICTION_INPUT_COUNT];
     double outputs[DSK_OUTPUT_COUNT][DSK_TERM_COUNT];
     dsk_clamp clamp;
-    double clamp_range; /* > 0; read for DSK_CLAMP_RANGE only */
+    double clamp_range; /* > 0; read for DSK_CLAMP_RANGE only, and rounded to the element type, as thresholds are */
 } dsk_row;
 
 /*
@@ -99,7 +100,8 @@ typedef struct dsk_row {
  * inputs      [DSK_INPUT_COUNT] addresses of n_elements elements each; NULL where no coefficient asks for the tensor.
  * outputs     [DSK_OUTPUT_COUNT] addresses of n_elements elements each; NULL: this output isn't wanted.
  *             An output may be the very address of an input (in place); it may not overlap one in part, nor another output.
- *             Outputs of one item may not overlap inputs or outputs of another item of the same call.
+ *             Outputs of one item may not overlap inputs or outputs of another item of the same call; that isn't checked.
+ * threshold   s, > 0 or NaN; read for DSK_CLAMP_THRESHOLD only.
  */
 typedef struct dsk_item {
     const dsk_row *row;
@@ -130,13 +132,14 @@ dsk_status dsk_step(dsk_element_type type, const dsk_item *items, size_t n_items
  * linearly between order statistics: with the sorted values v[0 ... m-1], r = ratio * (m - 1), k = floor(r), it is
  * v[k] + (r - k) (v[k+1] - v[k]). It is exact: v[k] and v[k+1] are found by radix selection on the bits of |p|, the
  * interpolation is done in float64 and rounded once. For float32 elements `ratio` is rounded to float32 first, as torch does.
- * A NaN anywhere in an item makes that item's threshold NaN, and so the whole item NaN.
+ * A NaN anywhere in an item makes that item's threshold NaN, and so the whole item NaN; so does a quantile between two
+ * infinities, unless max_value <= 1.
  *
  * ratio      in [0, 1]
  * max_value  > 0
  *
  * Reads the tensors of p three times (float64: six); once when max_value <= 1, where only a NaN can change the answer.
- * An empty item gets min(1, max_value). Needs no memory beyond 32 KiB of stack a thread.
+ * An empty item gets min(1, max_value). Needs no memory beyond 40 KiB of stack a thread.
  * Errors: as dsk_step, and DSK_OUT_OF_RANGE for ratio and max_value. On error no threshold is written.
  */
 dsk_status dsk_find_thresholds(dsk_element_type type, dsk_item *items, size_t n_items, double ratio, double max_value,

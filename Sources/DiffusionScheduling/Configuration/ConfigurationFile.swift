@@ -29,7 +29,7 @@ enum ConfigurationFile {
 
     static func write(_ text: String, directory: String) throws(SchedulerError) {
         let path = "\(directory)/\(name)"
-        if mkdir(directory, 0o777) != 0, errno != EEXIST { throw lastFault(directory) }
+        try makeDirectory(directory)
         guard isDirectory(directory) else { throw .inaccessibleFile(path: directory, reason: "this is not a folder") }
         // A reader must never see half a file: write beside it and rename.
         let temporary = "\(path).\(getpid()).part"
@@ -41,6 +41,15 @@ enum ConfigurationFile {
             unlink(temporary)
             throw fault
         }
+    }
+
+    /// Makes a folder and those above it.
+    private static func makeDirectory(_ path: String) throws(SchedulerError) {
+        if isDirectory(path) { return }
+        if let separator = path.lastIndex(of: "/"), separator > path.startIndex {
+            try makeDirectory(String(path[..<separator]))
+        }
+        if mkdir(path, 0o777) != 0, errno != EEXIST { throw lastFault(path) }
     }
 
     private static func readFile(_ path: String) throws(SchedulerError) -> [UInt8] {

@@ -14,7 +14,8 @@ public struct ConfigurationParameter<Configuration>: Sendable {
     public let key: String
     /// A second name that overrides may use.
     public let overrideName: String?
-    let read: @Sendable (JSONValue, inout Configuration) throws(SchedulerError) -> Void
+    /// Takes a value, which an error names as given: by the key or by the override's name.
+    let read: @Sendable (_ name: String, JSONValue, inout Configuration) throws(SchedulerError) -> Void
     let write: @Sendable (Configuration) -> JSONValue
 
     public init<Value: ConfigurationValue>(
@@ -22,9 +23,9 @@ public struct ConfigurationParameter<Configuration>: Sendable {
     ) {
         self.key = key
         self.overrideName = overrideName
-        read = { (json, configuration) throws(SchedulerError) in
+        read = { (name, json, configuration) throws(SchedulerError) in
             guard let value = Value(json: json) else {
-                throw .invalidValue(key: key, value: json.text, allowed: Value.allowedValues)
+                throw .invalidValue(key: name, value: json.text, allowed: Value.allowedValues)
             }
             configuration[keyPath: path] = value
         }

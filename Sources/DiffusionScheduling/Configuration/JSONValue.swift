@@ -1,6 +1,6 @@
 /// A JSON value as diffusers writes it: strict JSON, and the bare `Infinity`, `-Infinity` and `NaN` of Python's writer.
 ///
-/// Numbers keep their spelling, so that reading and writing a file changes no number in it.
+/// Numbers keep their spelling, so that reading and writing a file changes no number in it that nobody changed.
 public enum JSONValue: Sendable, Equatable {
     case null
     case bool(Bool)
@@ -40,6 +40,25 @@ extension JSONValue: ExpressibleByBooleanLiteral, ExpressibleByIntegerLiteral, E
     public subscript(key: String) -> JSONValue? {
         guard case .object(let members) = self else { return nil }
         return members[key]
+    }
+
+    /// Numbers are equal if their values are, as in Python.
+    public static func == (a: JSONValue, b: JSONValue) -> Bool {
+        switch (a, b) {
+        case (.null, .null): true
+        case (.bool(let a), .bool(let b)): a == b
+        case (.number(let first), .number(let second)): first == second || a.isSameNumber(as: b)
+        case (.string(let a), .string(let b)): a == b
+        case (.array(let a), .array(let b)): a == b
+        case (.object(let a), .object(let b)): a == b
+        default: false
+        }
+    }
+
+    /// Whether both are numbers of the same value, however they are spelt.
+    func isSameNumber(as other: JSONValue?) -> Bool {
+        guard case .number(let a) = self, case .number(let b)? = other, let x = Double(a), let y = Double(b) else { return false }
+        return x == y
     }
 
     /// The value if this is an integer; 20.0 is none, as in Python.
@@ -112,6 +131,8 @@ extension JSONValue {
             switch unit {
             case 0x22: text += "\\\""
             case 0x5C: text += "\\\\"
+            case 0x08: text += "\\b"
+            case 0x0C: text += "\\f"
             case 0x0A: text += "\\n"
             case 0x0D: text += "\\r"
             case 0x09: text += "\\t"
@@ -140,7 +161,8 @@ extension JSONValue: Codable {
         } else if let value = try? container.decode(Double.self) {
             self.init(value)
         } else if let value = try? container.decode(String.self) {
-            self = .string(value)
+            // Strict encoders have no other spelling for these numbers (see `encode`).
+            self = ["Infinity", "-Infinity", "NaN"].contains(value) ? .number(literal: value) : .string(value)
         } else if let value = try? container.decode([JSONValue].self) {
             self = .array(value)
         } else {

@@ -24,12 +24,15 @@ public protocol SchedulerConfiguration: Sendable, Equatable, Codable {
 
 /// What a configuration remembers of the file or the configuration that it was made from.
 public struct ConfigurationOrigin: Sendable, Equatable {
-    /// The parameters that were given a value, as opposed to those that have their default because nothing was said.
-    public internal(set) var givenKeys: Set<String> = []
+    /// The parameters that were given a value, as it was given, as opposed to those that have their default because nothing was
+    /// said. Two configurations with the same values are equal all the same.
+    public internal(set) var givenValues: [String: JSONValue] = [:]
     /// The keys that the scheduler has no parameter for, with their values.
     public var otherKeys: [String: JSONValue] = [:]
 
     public init() {}
+
+    public static func == (a: ConfigurationOrigin, b: ConfigurationOrigin) -> Bool { a.otherKeys == b.otherKeys }
 }
 
 extension SchedulerConfiguration {
@@ -67,16 +70,16 @@ extension SchedulerConfiguration {
     public init(
         from other: some SchedulerConfiguration, overrides: [String: JSONValue] = [:]
     ) throws(SchedulerError) {
-        try self.init(values: other.givenValues, overrides: overrides)
+        try self.init(values: other.valuesToConvert, overrides: overrides)
     }
 
-    /// The parameters that were given a value, and the keys kept from elsewhere.
-    var givenValues: [String: JSONValue] {
+    /// The parameters that were given a value, with the values they have now, and the keys kept from elsewhere.
+    var valuesToConvert: [String: JSONValue] {
         let defaults = Self()
         var values = origin.otherKeys
         for parameter in Self.parameters {
             let value = parameter.write(self)
-            if origin.givenKeys.contains(parameter.key) || value != parameter.write(defaults) {
+            if origin.givenValues[parameter.key] != nil || value != parameter.write(defaults) {
                 values[parameter.key] = value
             }
         }
@@ -85,18 +88,18 @@ extension SchedulerConfiguration {
 
     init(values: [String: JSONValue], overrides: [String: JSONValue]) throws(SchedulerError) {
         self.init()
-        var values = values
-        for (key, value) in overrides {
-            guard let parameter = Self.parameters.first(where: { $0.key == key || $0.overrideName == key }) else {
-                values[key] = value
-                continue
-            }
-            values[parameter.key] = value
-        }
+        let overrideNames = Set(Self.parameters.compactMap(\.overrideName))
+        var values = values.merging(overrides.filter { !overrideNames.contains($0.key) }) { _, override in override }
         for parameter in Self.parameters {
-            guard let value = values.removeValue(forKey: parameter.key) else { continue }
-            try parameter.read(value, &self)
-            origin.givenKeys.insert(parameter.key)
+            var name = parameter.key
+            var given = values.removeValue(forKey: parameter.key)
+            // The short name counts among the overrides only; in files it is another scheduler's key.
+            if let overrideName = parameter.overrideName, let override = overrides[overrideName] {
+                (name, given) = (overrideName, override)
+            }
+            guard let given else { continue }
+            try parameter.read(name, given, &self)
+            origin.givenValues[parameter.key] = given
         }
         values["_class_name"] = nil
         origin.otherKeys = values
@@ -110,8 +113,10 @@ extension SchedulerConfiguration {
         var values = origin.otherKeys
         for parameter in Self.parameters {
             // A key that diffusers doesn't know is written only where it says something.
-            if parameter.overrideName != nil, parameter.write(self) == .null { continue }
-            values[parameter.key] = parameter.write(self)
+            let value = parameter.write(self)
+            if parameter.overrideName != nil, value == .null { continue }
+            let given = origin.givenValues[parameter.key]
+            values[parameter.key] = value.isSameNumber(as: given) ? given : value
         }
         values["_class_name"] = .string(Self.className)
         return .object(values)
@@ -129,6 +134,10 @@ extension SchedulerConfiguration {
 
     public init(from decoder: any Decoder) throws {
         try self.init(values: JSONValue(from: decoder).members(), overrides: [:])
+        // Encoders spell numbers in their own way, which is nothing to keep.
+        for parameter in Self.parameters where origin.givenValues[parameter.key] != nil {
+            origin.givenValues[parameter.key] = parameter.write(self)
+        }
     }
 
     public func encode(to encoder: any Encoder) throws { try json.encode(to: encoder) }

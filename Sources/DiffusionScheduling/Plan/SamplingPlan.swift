@@ -27,6 +27,8 @@ public struct SamplingPlan: Sendable, Equatable {
     /// Whether each batch item of the model output may hold, after the prediction, as many numbers that predict its variance;
     /// they are passed over.
     public let modelLearnsVariance: Bool
+    /// Whether any step adds noise.
+    public let isStochastic: Bool
     /// `rows[i][k]`: step i with k remembered outputs, k ≤ min(i, historyLength).
     private let rows: [[StepCoefficients]]
     /// The same rows as the kernels read them.
@@ -40,18 +42,28 @@ public struct SamplingPlan: Sendable, Equatable {
         grid: TimestepGrid, initNoiseSigma: Double = 1, clamp: PredictionClamp = .none, historyLength: Int,
         modelLearnsVariance: Bool = false, rows: [[StepCoefficients]]
     ) throws(SchedulerError) {
+        try grid.validate()
+        try clamp.validate()
         try require("history length", historyLength, "from 0 to \(KernelRows.maximumHistory)", (0...KernelRows.maximumHistory).contains(historyLength))
         try require("number of rows", rows.count, "the number of timesteps, \(grid.timesteps.count)", rows.count == grid.timesteps.count)
         for (index, choices) in rows.enumerated() {
             let expected = min(index, historyLength) + 1
             try require("number of rows of step \(index)", choices.count, "\(expected)", choices.count == expected)
-            for row in choices {
-                for combination in [row.prediction, row.nextSample, row.history].compactMap({ $0 }) {
-                    if !combination.isFinite { throw .unrepresentablePlan(step: index) }
-                    try require(
-                        "number of history coefficients of step \(index)", combination.history.count,
-                        "at most \(historyLength)", combination.history.count <= historyLength)
-                }
+            for (remembered, row) in choices.enumerated() {
+                let combinations = [row.prediction, row.nextSample] + (row.history.map { [$0] } ?? [])
+                if !combinations.allSatisfy(\.isFinite) { throw .unrepresentablePlan(step: index) }
+                let read = row.nextSample.history.count
+                try require(
+                    "number of history coefficients of step \(index)", read,
+                    "at most \(remembered) where \(remembered) are remembered", read <= remembered)
+                // What a later step reads, every step must write, and a memory is made of this step's tensors alone.
+                try require(
+                    "history of step \(index)", row.history == nil ? "missing" : "given",
+                    "given where the history length isn't 0, and only there", (row.history != nil) == (historyLength > 0))
+                try require(
+                    "number of history coefficients of the prediction or the history of step \(index)",
+                    row.prediction.history.count + (row.history?.history.count ?? 0), "0",
+                    row.prediction.history.isEmpty && (row.history?.history.isEmpty ?? true))
             }
         }
         self.grid = grid
@@ -60,6 +72,7 @@ public struct SamplingPlan: Sendable, Equatable {
         self.clamp = clamp
         self.historyLength = historyLength
         self.modelLearnsVariance = modelLearnsVariance
+        isStochastic = rows.contains { $0.contains { $0.nextSample.noise != 0 || $0.prediction.noise != 0 } }
         self.rows = rows
         kernelRows = KernelRows(rows: rows, clamp: clamp, historyLength: historyLength)
     }

@@ -36,6 +36,13 @@ public struct SamplingSession: Sendable {
         stepIndex = beginIndex
     }
 
+    /// A session of its own with this one's limits.
+    func restarted(on plan: SamplingPlan? = nil, at beginIndex: Int = 0) -> SamplingSession {
+        var session = SamplingSession(plan: plan ?? self.plan, beginIndex: beginIndex)
+        session.maximumThreads = maximumThreads
+        return session
+    }
+
     /// What the model is told at the next step; nil after the last one.
     public var timestep: Double? { stepIndex < plan.stepCount ? plan.timesteps[stepIndex] : nil }
 

@@ -59,4 +59,15 @@ public enum PredictionClamp: Sendable, Codable, Equatable {
     /// To [−s, s], then divided by s, with s = min(max(quantile of |p|, 1), maximum) of each batch item
     /// (Saharia et al. 2022, arXiv:2205.11487, section 2.3).
     case dynamicThreshold(ratio: Double, maximum: Double)
+
+    func validate() throws(SchedulerError) {
+        switch self {
+        case .none: break
+        case .range(let limit):
+            try require("limit of the clamp", limit, "greater than 0", limit > 0)
+        case .dynamicThreshold(let ratio, let maximum):
+            try require("ratio of the dynamic threshold", ratio, "from 0 to 1", (0...1).contains(ratio))
+            try require("maximum of the dynamic threshold", maximum, "greater than 0", maximum > 0)
+        }
+    }
 }

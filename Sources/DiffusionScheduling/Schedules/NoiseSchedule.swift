@@ -22,9 +22,12 @@ public struct NoiseSchedule: Sendable, Equatable {
     ///
     /// Where the betas are rescaled to a zero terminal signal-to-noise ratio, ᾱ_{T−1} is 0 and ς_{T−1} is that of ᾱ = 2⁻²⁴, 4,096.
     ///
+    /// - Parameter floorsSignal: whether ς is that of ᾱ = 2⁻²⁴ wherever it wouldn't be finite; for schedulers that step in ᾱ.
     /// - Throws: `invalidValue` if ᾱ becomes so small that ς isn't finite in float32.
     /// - Complexity: O(T).
-    public init(_ configuration: some NoiseScheduleConfiguration) throws(SchedulerError) {
+    public init(
+        _ configuration: some NoiseScheduleConfiguration, floorsSignal: Bool = false
+    ) throws(SchedulerError) {
         var betas =
             configuration.trainedBetas?.map { Float($0) }
             ?? configuration.betaSchedule.betas(
@@ -34,8 +37,9 @@ public struct NoiseSchedule: Sendable, Equatable {
 
         let alphasCumprod = Self.cumulativeProduct(betas)
         let sigmas = alphasCumprod.map { alpha in
-            let floored = rescales && alpha == 0 ? 0x1p-24 : alpha
-            return ((1 - floored) / floored).squareRoot()
+            let sigma = ((1 - alpha) / alpha).squareRoot()
+            let isFloored = (rescales && alpha == 0) || (floorsSignal && !sigma.isFinite)
+            return isFloored ? ((1 - 0x1p-24) / 0x1p-24 as Float).squareRoot() : sigma
         }
         if let timestep = sigmas.firstIndex(where: { !$0.isFinite }) {
             throw .invalidValue(

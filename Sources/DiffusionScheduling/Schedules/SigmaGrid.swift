@@ -29,7 +29,7 @@ extension SigmaGridConfiguration {
             try requireOrdered("timesteps", custom, by: >, within: 0...Double(noise.count - 1), "from 0 to \(noise.count - 1)")
             timesteps = custom
             sigmas = custom.map { customSigma(atTimestep: $0, noise: noise) }
-            repeatsLast = false
+            repeatsLast = useFlowSigmas
         case .sigmas(let custom):
             try requireOrdered("sigmas", custom, by: >, within: allowedSigmas.range, allowedSigmas.text)
             timesteps = custom.map { customTimestep(atSigma: $0, noise: noise) }
@@ -43,7 +43,7 @@ extension SigmaGridConfiguration {
                 sigmas = timesteps.map(noise.sigma(atTimestep:))
                 repeatsLast = false
             } else {
-                let ends = sigmaEnds(spacing, noise: noise)
+                let ends = try sigmaEnds(spacing, noise: noise)
                 sigmas = spacing.sigmas(count: count, from: ends.greatest, to: ends.least, trainingCount: noise.count)
                 timesteps = sigmas.map { timestep(atSigma: $0, spacing: spacing, noise: noise, rounds: roundsTimesteps) }
             }
@@ -89,7 +89,7 @@ extension SigmaGridConfiguration {
                 if sigmas[0] >= sigmas[1] { sigmas[0] = sigmas[1] / 2 }
                 timesteps = sigmas.dropLast().map { timestep(atSigma: $0, spacing: spacing, noise: noise, rounds: true) }
             default:
-                let ends = sigmaEnds(spacing, noise: noise)
+                let ends = try sigmaEnds(spacing, noise: noise)
                 sigmas = spacing.sigmas(count: count, from: ends.least, to: ends.greatest, trainingCount: noise.count)
                 timesteps = sigmas.map { timestep(atSigma: $0, spacing: spacing, noise: noise, rounds: true) }
                 sigmas.append(sigmas[count - 1])
@@ -110,8 +110,15 @@ extension SigmaGridConfiguration {
     }
 
     /// The ends of a spacing: the training's, or those that the configuration brought along.
-    private func sigmaEnds(_ spacing: SigmaSpacing, noise: NoiseSchedule) -> (least: Double, greatest: Double) {
+    private func sigmaEnds(
+        _ spacing: SigmaSpacing, noise: NoiseSchedule
+    ) throws(SchedulerError) -> (least: Double, greatest: Double) {
         let least = noise.sigmas[0], greatest = noise.sigmas[noise.count - 1]
+        if spacing == .lu || spacing == .exponential, (sigmaMin ?? least) == 0 {
+            throw .invalidValue(
+                key: trainedBetas == nil ? "beta_start" : "trained_betas[0]", value: "0",
+                allowed: "greater than 0 where noise levels are spaced in their logarithm")
+        }
         // The lu spacing runs on the training's logarithms, which are float32.
         if spacing == .lu { return (exponential(noise.logSigmas[0]), exponential(noise.logSigmas[noise.count - 1])) }
         return (sigmaMin ?? least, sigmaMax ?? greatest)

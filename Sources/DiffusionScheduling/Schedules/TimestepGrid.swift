@@ -9,11 +9,30 @@ public struct TimestepGrid: Sendable, Codable, Equatable {
     /// Whether a sample is (1 − ς) data + ς noise (flow matching) rather than (data + ς noise)/√(1 + ς²).
     public let isFlow: Bool
 
+    /// Noise levels are rounded to float32, as diffusers' are.
     public init(timesteps: [Double], sigmas: [Double], isFlow: Bool) {
-        precondition(sigmas.count == timesteps.count + 1, "a grid has one noise level more than timesteps")
+        self.init(timesteps: timesteps, exactSigmas: sigmas.map(\.roundedToFloat32), isFlow: isFlow)
+    }
+
+    /// Noise levels are taken as they are.
+    public init(timesteps: [Double], exactSigmas: [Double], isFlow: Bool) {
         self.timesteps = timesteps
-        self.sigmas = sigmas.map(\.roundedToFloat32)
+        sigmas = exactSigmas
         self.isFlow = isFlow
+    }
+
+    func validate() throws(SchedulerError) {
+        try require(
+            "number of sigmas", sigmas.count, "\(timesteps.count + 1), one more than timesteps",
+            sigmas.count == timesteps.count + 1)
+        for (index, sigma) in sigmas.enumerated() {
+            try require(
+                "sigmas[\(index)]", sigma, isFlow ? "from 0 to less than 1" : "finite and at least 0",
+                sigma >= 0 && sigma < (isFlow ? 1 : .infinity))
+        }
+        for (index, timestep) in timesteps.enumerated() {
+            try require("timesteps[\(index)]", timestep, "finite", timestep.isFinite)
+        }
     }
 
     /// The noise levels with their rates.

@@ -43,12 +43,12 @@ public enum TimestepSpacing: String, ConfigurationKeyword {
     /// Timesteps L, L − T/n, …, each rounded and less 1.
     ///
     /// NumPy's `arange` counts them in floating point, which for some n gives one more than n, below 0; that one is no step
-    /// and is left out.
+    /// and is left out. With more than T steps the last ones fall on timestep 0.
     static func trailingTimesteps(count n: Int, trainingCount: Int, usedCount: Int) -> [Double] {
         let last = Double(usedCount)
         let stride = Double(trainingCount) / Double(n)
         let difference = (last - stride) - last
         let count = min(n, Int((last / stride).rounded(.up)))
-        return (0..<count).map { roundedHalfToEven(last + Double($0) * difference) - 1 }
+        return (0..<count).map { max(roundedHalfToEven(last + Double($0) * difference) - 1, 0) }
     }
 }

@@ -23,7 +23,7 @@ public struct DDIMScheduler: PlannedScheduler {
     public init(_ configuration: DDIMConfiguration = .init()) throws(SchedulerError) {
         try configuration.validate()
         self.configuration = configuration
-        noiseSchedule = try NoiseSchedule(configuration)
+        noiseSchedule = try NoiseSchedule(configuration, floorsSignal: true)
     }
 
     // MARK: Planning
@@ -168,7 +168,7 @@ public struct DDIMInverseScheduler: PlannedScheduler {
     public init(_ configuration: DDIMInverseConfiguration = .init()) throws(SchedulerError) {
         try configuration.validate()
         self.configuration = configuration
-        noiseSchedule = try NoiseSchedule(configuration)
+        noiseSchedule = try NoiseSchedule(configuration, floorsSignal: true)
     }
 
     public func plan(_ request: TimestepRequest) throws(SchedulerError) -> SamplingPlan {

@@ -35,9 +35,14 @@ public struct DEISMultistepScheduler: MultistepScheduler {
     public var clamp: PredictionClamp { configuration.clamp }
 
     public func grid(_ request: TimestepRequest) throws(SchedulerError) -> TimestepGrid {
-        try configuration.denoisingGrid(
-            request, noise: noiseSchedule, usedCount: noiseSchedule.count, final: configuration.finalSigmasType,
-            flowShift: configuration.flowShift(request))
+        // The least training level is another one on flow grids, and diffusers has no word on it.
+        let endsAtLeastFlow = configuration.useFlowSigmas && configuration.finalSigmasType == .sigmaMin
+        let grid = try configuration.denoisingGrid(
+            request, noise: noiseSchedule, usedCount: noiseSchedule.count,
+            final: endsAtLeastFlow ? nil : configuration.finalSigmasType, flowShift: configuration.flowShift(request))
+        guard endsAtLeastFlow, let last = grid.sigmas.last else { return grid }
+        return TimestepGrid(
+            timesteps: grid.timesteps, sigmas: grid.sigmas.dropLast() + [min(last, 1 / Double(noiseSchedule.count))], isFlow: true)
     }
 
     public func highestOrder(atStep index: Int, of stepCount: Int) -> Int {

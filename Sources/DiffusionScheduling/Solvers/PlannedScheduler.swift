@@ -60,7 +60,8 @@ extension PlannedScheduler {
 
     /// Plans a run and goes to its start.
     public mutating func setTimesteps(_ request: TimestepRequest) throws(SchedulerError) {
-        session = SamplingSession(plan: try plan(request))
+        let plan = try plan(request)
+        session = session?.restarted(on: plan) ?? SamplingSession(plan: plan)
     }
 
     // MARK: The session
@@ -74,7 +75,7 @@ extension PlannedScheduler {
     public mutating func setBeginIndex(_ index: Int) throws(SchedulerError) {
         guard let plan else { throw .timestepsNotSet }
         try require("begin index", index, "from 0 to \(plan.stepCount - 1)", (0..<max(plan.stepCount, 1)).contains(index))
-        session = SamplingSession(plan: plan, beginIndex: index)
+        session = session?.restarted(at: index)
     }
 
     /// Takes the run to the step of a timestep.
@@ -89,7 +90,7 @@ extension PlannedScheduler {
         guard !session.hasBegun else {
             throw .unknownTimestep(timestep, expected: "\(timestepText(expected)), the timestep of step \(session.stepIndex)")
         }
-        self.session = SamplingSession(plan: session.plan, beginIndex: try session.plan.index(ofTimestep: timestep))
+        self.session = session.restarted(at: try session.plan.index(ofTimestep: timestep))
         return session
     }
 

@@ -1,0 +1,418 @@
+/// What every test of the C core uses: seeded random data, tensors with watched surroundings, calls, and the process-wide
+/// switches. The plain oracle is in Oracle.swift.
+
+import CKernels
+import Foundation
+import Testing
+
+/// All tests of the C core, one after the other: some set the limits and the instruction set of the whole process, and although
+/// no result depends on these, what a test covers does.
+@Suite("CKernels", .serialized)
+enum KernelTests {}
+
+// MARK: - Element types
+
+protocol Element: BinaryFloatingPoint, BitwiseCopyable {
+    static var kind: ElementKind { get }
+    /// The coefficient as the arithmetic for this element type uses it.
+    static func used(_ coefficient: Double) -> Double
+    /// The value in float64, where all sums are made.
+    var widened: Double { get }
+}
+
+extension Float: Element {
+    static var kind: ElementKind { .float32 }
+    var widened: Double { Double(self) }
+
+    /// Rounded to 29 bits, ties to even: the leading one and 28 after it.
+    static func used(_ coefficient: Double) -> Double {
+        guard coefficient.isFinite && coefficient != 0 else { return coefficient }
+        let significand = (coefficient.significand * 0x1p28).rounded(.toNearestOrEven) * 0x1p-28
+        return Double(sign: coefficient.sign, exponent: coefficient.exponent, significand: significand)
+    }
+}
+
+extension Double: Element {
+    static var kind: ElementKind { .float64 }
+    var widened: Double { self }
+    static func used(_ coefficient: Double) -> Double { coefficient }
+}
+
+enum ElementKind: String, CaseIterable, Codable, CustomTestStringConvertible {
+    case float32, float64
+
+    var type: any Element.Type { self == .float32 ? Float.self : Double.self }
+    var cType: dsk_element_type { self == .float32 ? DSK_FLOAT32 : DSK_FLOAT64 }
+    var testDescription: String { rawValue }
+}
+
+// MARK: - Failures
+
+/// A difference between the core and what it should do. Thrown, so that a test that loops over thousands of cases reports the
+/// first one that fails, with everything that is needed to see it again.
+struct Mismatch: Error, CustomStringConvertible {
+    let description: String
+}
+
+/// Throws unless `problem` is nil.
+func require(noProblem problem: String?, _ context: @autoclosure () -> String) throws {
+    guard let problem else { return }
+    throw Mismatch(description: "\(context()): \(problem) [DSK_TEST_SEED=\(Random.seed)]")
+}
+
+func require(_ status: dsk_status, is expected: dsk_status = DSK_OK, _ context: @autoclosure () -> String) throws {
+    guard status != expected else { return }
+    throw Mismatch(
+        description: "\(context()): status \(status.rawValue) (\(String(cString: dsk_status_message(status)))), expected "
+            + "\(expected.rawValue) [DSK_TEST_SEED=\(Random.seed)]")
+}
+
+// MARK: - Random data
+
+/// SplitMix64 (Steele et al. 2014, doi:10.1145/2660193.2660195). Every test has a generator of its own, so what one draws doesn't
+/// depend on which others run.
+struct Random: RandomNumberGenerator {
+    /// Another one every run; the environment variable DSK_TEST_SEED repeats a run.
+    static let seed: UInt64 = {
+        guard let text = ProcessInfo.processInfo.environment["DSK_TEST_SEED"] else { return UInt64.random(in: 0...999_999_999) }
+        guard let seed = UInt64(text) else { fatalError("DSK_TEST_SEED is not a number: \(text)") }
+        return seed
+    }()
+
+    private var state: UInt64
+
+    init(_ purpose: String) {
+        state = Self.seed
+        for byte in purpose.utf8 { state = (state ^ UInt64(byte)) &* 0x100_0000_01b3 }
+    }
+
+    mutating func next() -> UInt64 {
+        state &+= 0x9e37_79b9_7f4a_7c15
+        var mixed = state
+        mixed = (mixed ^ (mixed >> 30)) &* 0xbf58_476d_1ce4_e5b9
+        mixed = (mixed ^ (mixed >> 27)) &* 0x94d0_49bb_1331_11eb
+        return mixed ^ (mixed >> 31)
+    }
+
+    mutating func below(_ count: Int) -> Int { Int(next() % UInt64(count)) }
+
+    mutating func chance(_ percent: Int) -> Bool { below(100) < percent }
+
+    /// 53 random bits, either sign, magnitudes from 2^-5 to 2^4: sums of a few of them round, cancel, and never overflow.
+    mutating func double() -> Double {
+        let bits = next()
+        let mantissa = 1 + Double(bits >> 12) * 0x1p-52
+        let scaled = mantissa * Self.scales[Int(bits & 7)]
+        return bits & 8 == 0 ? scaled : -scaled
+    }
+    private static let scales = (-5 ... 2).map { scalbn(1.0, $0) }
+
+    mutating func values<T: Element>(_ count: Int) -> [T] {
+        (0..<count).map { _ in T(double()) }
+    }
+
+    /// Like `values`, with IEEE's odd ones here and there.
+    mutating func wildValues<T: Element>(_ count: Int) -> [T] {
+        (0..<count).map { _ in chance(4) ? T.oddValues[below(T.oddValues.count)] : T(double()) }
+    }
+
+    /// Elements between a 64-byte boundary and a tensor's start: any alignment a caller may come with.
+    mutating func offset() -> Int { below(18) }
+
+    /// Zero, exactly one, and numbers with more bits than any element type uses of them.
+    mutating func coefficient(zeroPercent: Int = 30) -> Double {
+        if chance(zeroPercent) { return 0 }
+        switch below(10) {
+        case 0: return 1
+        case 1: return -1
+        default: return double()
+        }
+    }
+
+    mutating func row(zeroPercent: Int = 30) -> Row {
+        var row = Row()
+        for input in 0..<Row.predictionInputCount { row.prediction[input] = coefficient(zeroPercent: zeroPercent) }
+        for output in 0..<Row.outputCount {
+            for term in 0..<Row.termCount { row.outputs[output][term] = coefficient(zeroPercent: zeroPercent) }
+        }
+        row.clamp = [DSK_CLAMP_NONE, DSK_CLAMP_RANGE, DSK_CLAMP_THRESHOLD][below(3)]
+        row.clampRange = abs(double())
+        return row
+    }
+
+    /// A non-empty choice of the outputs: which of them are wanted.
+    mutating func wantedOutputs() -> [Bool] {
+        let bits = 1 + below(7)
+        return (0..<Row.outputCount).map { bits >> $0 & 1 == 1 }
+    }
+}
+
+extension Element {
+    static var oddValues: [Self] {
+        [
+            0, -0.0, 1, -1, .leastNonzeroMagnitude, -.leastNonzeroMagnitude, .leastNormalMagnitude,
+            .leastNormalMagnitude.nextDown, -.leastNormalMagnitude.nextDown, .greatestFiniteMagnitude,
+            -.greatestFiniteMagnitude, .infinity, -.infinity, .nan, -.nan,
+        ]
+    }
+}
+
+// MARK: - Rows
+
+/// `dsk_row` with arrays in place of tuples.
+struct Row {
+    static let inputCount = Int(DSK_INPUT_COUNT.rawValue)
+    static let termCount = Int(DSK_TERM_COUNT.rawValue)
+    static let predictionInputCount = Int(DSK_PREDICTION_INPUT_COUNT)
+    static let outputCount = Int(DSK_OUTPUT_COUNT)
+    static let predictionTerm = Int(DSK_PREDICTION.rawValue)
+
+    var prediction = [Double](repeating: 0, count: predictionInputCount)
+    var outputs = [[Double]](repeating: [Double](repeating: 0, count: termCount), count: outputCount)
+    var clamp = DSK_CLAMP_NONE
+    var clampRange = 1.0
+
+    var cValue: dsk_row {
+        var row = dsk_row()
+        withUnsafeMutableBytes(of: &row.prediction) { bytes in prediction.withUnsafeBytes(bytes.copyMemory) }
+        withUnsafeMutableBytes(of: &row.outputs) { bytes in Array(outputs.joined()).withUnsafeBytes(bytes.copyMemory) }
+        row.clamp = clamp
+        row.clamp_range = clampRange
+        return row
+    }
+
+    /// Whether an output that is wanted needs p.
+    func usesPrediction(wanted: [Bool]) -> Bool {
+        (0..<Self.outputCount).contains { wanted[$0] && outputs[$0][Self.predictionTerm] != 0 }
+    }
+
+    /// Whether a step to the wanted outputs needs the tensor.
+    func reads(_ input: Int, wanted: [Bool]) -> Bool {
+        if (0..<Self.outputCount).contains(where: { wanted[$0] && outputs[$0][input] != 0 }) { return true }
+        return input < Self.predictionInputCount && prediction[input] != 0 && usesPrediction(wanted: wanted)
+    }
+
+    /// The streams of a step: inputs that are read and outputs that are written.
+    func streamCount(wanted: [Bool]) -> Int {
+        (0..<Self.inputCount).count { reads($0, wanted: wanted) } + wanted.count { $0 }
+    }
+}
+
+// MARK: - Tensors
+
+/// Elements at a chosen misalignment, with bytes on either side that a test can see change.
+final class Tensor<T: Element> {
+    private static var margin: Int { 128 }
+    private static var untouched: UInt8 { 0xa5 }
+
+    let pointer: UnsafeMutablePointer<T>
+    let count: Int
+    private let allocation: UnsafeMutableRawBufferPointer
+
+    /// A tensor that nobody has written yet, `offset` elements after a 64-byte boundary.
+    init(count: Int, offset: Int = 0) {
+        let stride = MemoryLayout<T>.stride
+        allocation = .allocate(byteCount: 2 * Self.margin + (offset + count) * stride, alignment: 64)
+        pointer = (allocation.baseAddress! + Self.margin + offset * stride).bindMemory(to: T.self, capacity: max(count, 1))
+        self.count = count
+        reset()
+    }
+
+    convenience init(_ values: [T], offset: Int = 0) {
+        self.init(count: values.count, offset: offset)
+        set(values)
+    }
+
+    deinit { allocation.deallocate() }
+
+    func reset() { memset(allocation.baseAddress!, Int32(Self.untouched), allocation.count) }
+
+    func set(_ values: [T]) { memcpy(pointer, values, values.count * MemoryLayout<T>.stride) }
+
+    var values: [T] { Array(UnsafeBufferPointer(start: pointer, count: count)) }
+
+    /// nil if the first `expected.count` elements (or the first `prefix`) have the expected bits and no other byte was
+    /// touched. Any NaN stands for any other: IEEE 754 leaves open which of two operands' payloads a sum inherits.
+    func problem(expecting expected: [T], prefix: Int? = nil) -> String? {
+        let written = prefix ?? expected.count
+        if let difference = firstDifference(pointer, expected, count: written) { return difference }
+        let stride = MemoryLayout<T>.stride
+        let before = UnsafeRawPointer(pointer) - UnsafeRawPointer(allocation.baseAddress!)
+        if !isUntouched(0..<before) { return "bytes before the tensor were written" }
+        if !isUntouched(before + written * stride..<allocation.count) { return "bytes after element \(written) were written" }
+        return nil
+    }
+
+    private func isUntouched(_ range: Range<Int>) -> Bool {
+        let start = allocation.baseAddress! + range.lowerBound
+        // Equal to itself shifted by a byte: all bytes are the same.
+        return start.load(as: UInt8.self) == Self.untouched && memcmp(start, start + 1, range.count - 1) == 0
+    }
+}
+
+/// nil if the elements have the expected bits; any NaN equals any other.
+func firstDifference<T: Element>(_ actual: UnsafePointer<T>, _ expected: [T], count: Int) -> String? {
+    let size = MemoryLayout<T>.stride
+    if memcmp(actual, expected, count * size) == 0 { return nil }
+    return expected.withUnsafeBufferPointer { expected in
+        for i in 0..<count where memcmp(actual + i, expected.baseAddress! + i, size) != 0 {
+            if actual[i].isNaN && expected[i].isNaN { continue }
+            return "element \(i) of \(count) is \(actual[i]), expected \(expected[i])"
+        }
+        return nil
+    }
+}
+
+// MARK: - Calls
+
+/// The items of a call, with their rows at addresses that stay.
+final class Call<T: Element> {
+    private(set) var items: [dsk_item] = []
+    private var rows: [UnsafeMutablePointer<dsk_row>] = []
+    /// Keeps what the items point into alive.
+    private var tensors: [Tensor<T>?] = []
+
+    init() {}
+
+    convenience init(
+        _ row: Row, inputs: [Tensor<T>?], outputs: [Tensor<T>?], count: Int, threshold: Double = 0
+    ) {
+        self.init()
+        add(row, inputs: inputs, outputs: outputs, count: count, threshold: threshold)
+    }
+
+    deinit { rows.forEach { $0.deallocate() } }
+
+    func add(_ row: Row, inputs: [Tensor<T>?], outputs: [Tensor<T>?], count: Int, threshold: Double = 0) {
+        tensors += inputs + outputs
+        add(
+            row, inputPointers: inputs.map { $0.map { UnsafeRawPointer($0.pointer) } },
+            outputPointers: outputs.map { $0.map { UnsafeMutableRawPointer($0.pointer) } }, count: count, threshold: threshold)
+    }
+
+    /// Arrays that are shorter than the item's are filled up with NULL.
+    func add(
+        _ row: Row, inputPointers: [UnsafeRawPointer?], outputPointers: [UnsafeMutableRawPointer?], count: Int,
+        threshold: Double = 0
+    ) {
+        let storedRow = UnsafeMutablePointer<dsk_row>.allocate(capacity: 1)
+        storedRow.initialize(to: row.cValue)
+        rows.append(storedRow)
+        var item = dsk_item()
+        item.row = UnsafePointer(storedRow)
+        withUnsafeMutableBytes(of: &item.inputs) { bytes in inputPointers.withUnsafeBytes(bytes.copyMemory) }
+        withUnsafeMutableBytes(of: &item.outputs) { bytes in outputPointers.withUnsafeBytes(bytes.copyMemory) }
+        item.n_elements = count
+        item.threshold = threshold
+        items.append(item)
+    }
+
+    /// For what `add` is too well-behaved to build.
+    func change(_ item: Int = 0, _ body: (inout dsk_item) -> Void) { body(&items[item]) }
+
+    func setCount(_ count: Int, item: Int = 0) { items[item].n_elements = count }
+
+    // The optimiser knows nothing of the pointers in the items: what they point into has to outlive the call by our word.
+
+    func step(threads: UInt32 = 1) -> dsk_status {
+        withExtendedLifetime(self) { dsk_step(T.kind.cType, items, items.count, threads) }
+    }
+
+    func findThresholds(ratio: Double, maxValue: Double, threads: UInt32 = 1) -> dsk_status {
+        withExtendedLifetime(self) { dsk_find_thresholds(T.kind.cType, &items, items.count, ratio, maxValue, threads) }
+    }
+
+    var thresholds: [Double] { items.map(\.threshold) }
+}
+
+// MARK: - Process-wide switches
+
+extension dsk_isa {
+    /// The instruction sets that this build and this processor have.
+    static let available: [dsk_isa] = {
+        defer { dsk_limit_isa(DSK_ISA_AVX512) }
+        return [DSK_ISA_BASELINE, DSK_ISA_AVX2, DSK_ISA_AVX512].filter { dsk_limit_isa($0) == $0 }
+    }()
+}
+
+/// Runs the body once with every instruction set that the processor has, and goes back to the best.
+func forEachISA(_ body: (dsk_isa) throws -> Void) rethrows {
+    let available = dsk_isa.available
+    defer { dsk_limit_isa(DSK_ISA_AVX512) }
+    for isa in available {
+        dsk_limit_isa(isa)
+        try body(isa)
+    }
+}
+
+/// Runs the body with other limits in force, and with as many threads allowed as the tests ask for, whatever the machine has.
+func withLimits<Result>(parallelElements: Int, streamingBytes: Int = .max, _ body: () throws -> Result) rethrows -> Result {
+    let limits = dsk_get_limits()
+    let threadCount = OpenMP.threadCount
+    dsk_set_limits(dsk_limits(parallel_elements: parallelElements, streaming_bytes: streamingBytes))
+    OpenMP.threadCount = 8
+    defer {
+        dsk_set_limits(limits)
+        OpenMP.threadCount = threadCount
+    }
+    return try body()
+}
+
+/// The OpenMP runtime that the core has bound, spoken to behind the core's back: `max_threads` never exceeds what the runtime
+/// would use, and a machine with two cores would otherwise test two chunks at most.
+enum OpenMP {
+    /// How many threads a parallel region of the calling thread gets.
+    static var threadCount: Int {
+        get { Int(dsk_default_thread_count()) }
+        set {
+            typealias SetThreadCount = @convention(c) (Int32) -> Void
+            for setter in setters { unsafeBitCast(setter, to: SetThreadCount.self)(Int32(newValue)) }
+        }
+    }
+
+    /// Runs the body on the runtime's own threads, once for each index; on the caller's where there is no runtime.
+    static func parallel(_ count: Int, _ body: @escaping @Sendable (Int) -> Void) {
+        typealias Body = @convention(c) (UnsafeMutableRawPointer?) -> Void
+        typealias Parallel = @convention(c) (Body, UnsafeMutableRawPointer, UInt32, UInt32) -> Void
+        guard let entry = addresses(of: "GOMP_parallel").first else { return (0..<count).forEach(body) }
+        let tickets = Tickets(count: count, body: body)
+        unsafeBitCast(entry, to: Parallel.self)(
+            { Unmanaged<Tickets>.fromOpaque($0!).takeUnretainedValue().work() }, Unmanaged.passUnretained(tickets).toOpaque(),
+            UInt32(count), 0)
+        tickets.work() // a runtime may give fewer threads than were asked for
+    }
+
+    private final class Tickets: @unchecked Sendable {
+        private let lock = NSLock()
+        private var remaining: Range<Int>
+        private let body: @Sendable (Int) -> Void
+
+        init(count: Int, body: @escaping @Sendable (Int) -> Void) {
+            remaining = 0..<count
+            self.body = body
+        }
+
+        func work() {
+            while let index = lock.withLock({ remaining.popFirst() }) { body(index) }
+        }
+    }
+
+    private static let setters = addresses(of: "omp_set_num_threads")
+
+    /// A function's addresses in every runtime that the process has, the one that the core has bound first.
+    private static func addresses(of name: String) -> [UInt] {
+        _ = dsk_runtime_description() // binds the runtime
+        let libraries = ["libomp.so.5", "libgomp.so.1", "libomp.so", "libiomp5.so", "libomp.dylib"]
+        #if canImport(Darwin)
+            let everywhere = UnsafeMutableRawPointer(bitPattern: -2)
+        #else
+            let everywhere: UnsafeMutableRawPointer? = nil
+        #endif
+        let loaded = libraries.compactMap { dlopen($0, RTLD_LAZY | RTLD_NOLOAD) }
+        defer { loaded.forEach { dlclose($0) } }
+        return ([everywhere] + loaded).compactMap { dlsym($0, name) }.map { UInt(bitPattern: $0) }
+    }
+}
+
+/// The numbers of threads that results must not depend on; 0 is the runtime's choice.
+let threadCounts: [UInt32] = [0, 1, 2, 3, 7]

@@ -1,0 +1,197 @@
+#!/usr/bin/env bash
+# Checks what the Swift tests can't see of the C core: that the sources are clean C11 for two compilers, that no symbol goes
+# without the prefix, and that the bits of the results depend neither on the compiler nor on the OpenMP runtime.
+#
+#     Tests/check-c.sh
+#
+# Prints a line a check; ends with the number of failures, and fails if there are any.
+# CC_CLANG, CXX_CLANG, CC_GCC and CXX_GCC name other compilers.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+sources=$here/../Sources/CKernels
+include=$sources/include
+program=$here/c/steps.c
+work=$(mktemp -d "${TMPDIR:-/tmp}/check-c.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+
+clang=${CC_CLANG:-clang}
+gcc=${CC_GCC:-gcc}
+clangxx=${CXX_CLANG:-clang++}
+gxx=${CXX_GCC:-g++}
+warnings=(-Wall -Wextra -Wpedantic -Werror)
+
+# The checksum of Tests/c/steps.c, on every processor. It changes only when the program or the documented arithmetic does.
+checksum=0a1e65c72ca3522c
+
+passed=0
+failed=0
+
+# check NAME COMMAND...: passes if the command succeeds; shows what it printed if it doesn't.
+check() {
+    local name=$1
+    shift
+    if "$@" >"$work/log" 2>&1; then
+        echo "ok    $name"
+        passed=$((passed + 1))
+    else
+        echo "FAIL  $name"
+        sed 's/^/      /' "$work/log"
+        failed=$((failed + 1))
+    fi
+}
+
+# (What `check` calls is part of a condition, where bash doesn't stop at a failure by itself: hence every `|| return`.)
+
+# objects NAME COMPILER FLAGS...: compiles every source file into the objects of that name.
+objects() {
+    local directory=$work/objects/$1 compiler=$2 source
+    shift 2
+    mkdir -p "$directory" || return
+    for source in "$sources"/*.c; do
+        "$compiler" "$@" -I"$include" -c "$source" -o "$directory/$(basename "$source" .c).o" || return
+    done
+}
+
+# ---- Sources and header
+
+check "clang compiles the sources without a warning" \
+    objects clang "$clang" -std=c11 -O3 "${warnings[@]}" -Wconversion
+check "gcc compiles the sources without a warning" \
+    objects gcc "$gcc" -std=c11 -O3 -ffp-contract=off "${warnings[@]}" -Wconversion
+check "gcc -fopenmp compiles the sources without a warning" \
+    objects openmp "$gcc" -std=c11 -O3 -ffp-contract=off -fopenmp "${warnings[@]}" -Wconversion
+
+echo '#include "CKernels.h"' >"$work/header.c"
+cp "$work/header.c" "$work/header.cpp"
+for compiler in "$clang" "$gcc"; do
+    check "the header alone is C11 for $(basename "$compiler")" \
+        "$compiler" -std=c11 "${warnings[@]}" -I"$include" -fsyntax-only "$work/header.c"
+done
+for compiler in "$clangxx" "$gxx"; do
+    check "the header alone is C++17 for $(basename "$compiler")" \
+        "$compiler" -std=c++17 "${warnings[@]}" -I"$include" -fsyntax-only "$work/header.cpp"
+done
+
+# ---- Symbols
+
+# Every external symbol that the objects define begins with the prefix, and there are some.
+symbols_are_prefixed() {
+    local symbols
+    # Mach-O puts an underscore before every name.
+    symbols=$(nm -g "$work/objects/$1"/*.o | awk 'NF == 3 && $2 != "U" { sub(/^_/, "", $3); print $3 }') || return
+    grep -q '^dsk_step$' <<<"$symbols" || { echo "dsk_step is not among the symbols"; return 1; }
+    ! grep -v '^dsk_' <<<"$symbols"
+}
+for build in clang gcc openmp; do
+    check "every symbol of the $build objects begins with dsk_" symbols_are_prefixed "$build"
+done
+
+# ---- No fused multiply-add, even where the processor has it: it would change bits. The step's kernels for float32 may fuse, since
+# their products are exact; noise.c writes out which of its operations are fused, on every processor.
+
+nothing_is_fused() {
+    local fused
+    objects fused "$@" || return
+    fused=$(objdump -d "$work/objects/fused"/*.o | awk '
+        /file format/ { file = $1 }
+        /^[0-9a-f]+ <.*>:$/ { may_fuse = $2 ~ /_float32_/ || file ~ /noise\.o:/; name = $2 }
+        /\t(vfn?m(add|sub)|fn?m(add|sub)\t|fml[as]\t)/ && !may_fuse { print file, name, $0 }') || return
+    [ -z "$fused" ] || { head -n 5 <<<"$fused"; return 1; }
+}
+case $(uname -m) in
+    x86_64) fused_arch=(-march=x86-64-v3) ;;
+    *) fused_arch=() ;;
+esac
+if command -v objdump >/dev/null; then
+    check "clang fuses no product with a sum where bits depend on it" \
+        nothing_is_fused "$clang" -std=c11 -O3 ${fused_arch[@]+"${fused_arch[@]}"}
+    check "gcc -ffp-contract=off fuses no product with a sum where bits depend on it" \
+        nothing_is_fused "$gcc" -std=c11 -O3 -ffp-contract=off ${fused_arch[@]+"${fused_arch[@]}"}
+fi
+
+# ---- The same bits from every build
+
+# Threads enough for every number that the program asks for, and idle ones that leave the cores to others.
+export OMP_NUM_THREADS=8 OMP_WAIT_POLICY=passive OMP_DYNAMIC=false
+
+# built NAME COMPILER OBJECTS FLAGS...: links the program with the objects of that name.
+built() {
+    local name=$1 compiler=$2 objects=$3
+    shift 3
+    "$compiler" -std=c11 -O2 "${warnings[@]}" -I"$include" "$program" "$work/objects/$objects"/*.o "$@" -o "$work/$name"
+}
+
+# runs NAME [ENVIRONMENT...] PROGRAM: runs a build and keeps what it prints as NAME's.
+runs() {
+    local output=$work/$1.out
+    shift
+    env "${@:1:$#-1}" "$work/${!#}" >"$output"
+}
+
+# says NAME PATTERN...: the run printed a line for each pattern.
+says() {
+    local output=$work/$1.out pattern
+    shift
+    for pattern in "$@"; do
+        grep -Eq "$pattern" "$output" || { echo "expected a line like: $pattern"; cat "$output"; return 1; }
+    done
+}
+
+# One checksum, the stated one, on at least a line for each of the five numbers of threads.
+checksums_agree() {
+    local output=$work/$1.out
+    [ "$(grep -c ' checksum ' "$output")" -ge 5 ] || { cat "$output"; return 1; }
+    ! grep ' checksum ' "$output" | grep -v " checksum $checksum\$"
+}
+
+system_libraries=(-lm)
+[ "$(uname -s)" = Linux ] && system_libraries+=(-ldl)
+
+# Whatever the core looks for, it doesn't find.
+cat >"$work/hide.c" <<'END'
+#include <stddef.h>
+void *__wrap_dlopen(const char *name, int flags);
+void *__wrap_dlsym(void *library, const char *name);
+void *__wrap_dlopen(const char *name, int flags) { (void)name; (void)flags; return NULL; }
+void *__wrap_dlsym(void *library, const char *name) { (void)library; (void)name; return NULL; }
+END
+
+bits_are_right() {
+    check "$1: every instruction set and number of threads gives checksum $checksum" checksums_agree "$1"
+}
+
+check "run-time: builds" built run-time "$clang" clang "${system_libraries[@]}"
+check "run-time: runs" runs run-time run-time
+check "run-time: says which runtime it uses" says run-time '^runtime: .{5,}' '^threads: [0-9]+$'
+bits_are_right run-time
+
+check "run-time-gcc: builds" built run-time-gcc "$gcc" gcc "${system_libraries[@]}"
+check "run-time-gcc: runs" runs run-time-gcc run-time-gcc
+bits_are_right run-time-gcc
+
+check "openmp: builds" built openmp "$gcc" openmp -fopenmp "${system_libraries[@]}"
+check "openmp: runs" runs openmp openmp
+check "openmp: says that OpenMP is compiled in" says openmp '^runtime: .*compiled in' '^threads: 8$' ' nested '
+bits_are_right openmp
+
+if [ "$(uname -s)" = Linux ]; then # --wrap is the GNU linker's
+    check "none: builds" built none "$clang" clang "$work/hide.c" -Wl,--wrap=dlopen -Wl,--wrap=dlsym "${system_libraries[@]}"
+    check "none: runs" runs none none
+    check "none: says that calls stay on the caller's thread" says none "^runtime: none .*caller's thread" '^threads: 1$'
+    bits_are_right none
+
+    # A runtime that the process has comes before one that could be loaded.
+    for library in libgomp.so.1 libomp.so.5; do
+        if LD_PRELOAD=$library /bin/true 2>&1 | grep -q .; then
+            echo "skip  $library isn't installed"
+            continue
+        fi
+        check "$library: runs" runs "$library" LD_PRELOAD="$library" run-time
+        check "$library: is taken as the process's runtime" says "$library" "^runtime: the process's" '^threads: 8$'
+        bits_are_right "$library"
+    done
+fi
+
+echo "check-c: $passed passed, $failed failed"
+[ "$failed" -eq 0 ]
