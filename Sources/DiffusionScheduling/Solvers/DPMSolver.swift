@@ -82,7 +82,8 @@ public struct DPMSolver: MultistepSolver {
         from s: NoiseLevel, to t: NoiseLevel, step h: Double
     ) -> (a: Double, w0: Double, w1: Double, w2: Double, c: Double) {
         let signal = t.signalRate, noise = t.noiseRate
-        switch algorithmType {
+        // A stochastic step adds noise while it removes more; one that leads to more noise is the deterministic twin's.
+        switch h < 0 ? algorithmType.deterministicTwin : algorithmType {
         case .dpmsolverPlusPlus:
             let phi = Phi(-h)
             return (noise / s.noiseRate, signal * h * phi.first, signal * h * phi.second, signal * h * phi.third, 0)
