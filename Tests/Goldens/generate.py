@@ -67,6 +67,7 @@ Record fields
 
 import argparse
 import base64
+import itertools
 import json
 import logging
 import math
@@ -242,6 +243,16 @@ def draw_deis(rng):
     draw_spacing(rng, config, ["linspace", "leading", "trailing"])
     mu = draw_shift(rng, config)
     return config, hidden, draw_steps(rng, config["num_train_timesteps"]), {"mu": mu}
+
+
+def draw_deis_accuracy(_):
+    """The default configuration in every order at few, many and nearly all steps, one after the other."""
+    order, n = next(deis_accuracy_runs)
+    return {"solver_order": order}, {}, n, {"mu": None}
+
+
+DEIS_ACCURACY_RUNS = [(order, n) for order in (1, 2, 3) for n in (25, 100, 999)]
+deis_accuracy_runs = itertools.cycle(DEIS_ACCURACY_RUNS)
 
 
 def draw_dpm_parts(rng, config):
@@ -871,6 +882,9 @@ FILES = {
     "dpmsolver_inverse": ("DPMSolverMultistepInverseScheduler", make_multistep_record, draw_dpmsolver_inverse, 260),
     "ddim": ("DDIMScheduler", make_ddim_record, draw_ddim, 320),
     "ddim_inverse": ("DDIMInverseScheduler", make_ddim_record, draw_ddim_inverse, 120),
+    "deis_accuracy": (
+        "DEISMultistepScheduler", make_multistep_record, draw_deis_accuracy, len(DEIS_ACCURACY_RUNS)
+    ),
 }
 
 # Parameters with a continuum of values, or values that mean nothing by themselves.
