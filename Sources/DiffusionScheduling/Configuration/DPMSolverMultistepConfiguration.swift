@@ -73,7 +73,7 @@ public enum DPMSolverType: String, ConfigurationKeyword {
 
 /// The parameters of `DPMSolverMultistepScheduler`, with diffusers' defaults.
 public struct DPMSolverMultistepConfiguration: DPMSolverConfiguration, DynamicShiftingConfiguration,
-    ZeroTerminalSNRConfiguration
+    LuLambdasConfiguration, ZeroTerminalSNRConfiguration
 {
     public static let className = "DPMSolverMultistepScheduler"
     public static let compatibleClassNames = multistepCompatibleClassNames
@@ -95,7 +95,6 @@ public struct DPMSolverMultistepConfiguration: DPMSolverConfiguration, DynamicSh
     public var useKarrasSigmas = false
     public var useExponentialSigmas = false
     public var useBetaSigmas = false
-    /// Noise levels evenly spaced in λ (Lu et al. 2022, arXiv:2211.01095).
     public var useLuLambdas = false
     public var useFlowSigmas = false
     public var flowShift = 1.0

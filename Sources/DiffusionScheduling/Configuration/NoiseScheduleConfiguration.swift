@@ -179,6 +179,12 @@ let multistepCompatibleClassNames = [
     "PNDMScheduler", "UniPCMultistepScheduler",
 ]
 
+/// The key of the grid that only the forward DPM-Solver has.
+public protocol LuLambdasConfiguration: SigmaGridConfiguration {
+    /// Noise levels evenly spaced in λ = ln A − ln S (Lu et al. 2022, arXiv:2211.01095).
+    var useLuLambdas: Bool { get set }
+}
+
 /// The key that removes the last of the signal from the noisiest timestep (Lin et al. 2023, arXiv:2305.08891, algorithm 1).
 public protocol ZeroTerminalSNRConfiguration: NoiseScheduleConfiguration {
     /// Whether the betas are rescaled so that the last timestep has no signal; for models that were trained so.

@@ -3,7 +3,7 @@ extension SigmaGridConfiguration {
     /// The spacing of the noise levels, in diffusers' order of precedence.
     func sigmaSpacing(flowShift: Double) -> SigmaSpacing {
         if useKarrasSigmas { return .karras }
-        if (self as? DPMSolverMultistepConfiguration)?.useLuLambdas == true { return .lu }
+        if (self as? any LuLambdasConfiguration)?.useLuLambdas == true { return .lu }
         if useExponentialSigmas { return .exponential }
         if useBetaSigmas { return .beta }
         if useFlowSigmas { return .flow(shift: flowShift) }
