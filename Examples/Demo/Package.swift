@@ -23,7 +23,7 @@ let package = Package(
             dependencies: ["COpenBLAS"],
             exclude: ["Data/README.md", "Data/make_digits.py"],
             resources: [.copy("Data/digits.bin")]),
-        // The two pictures.
+        // The pictures.
         .target(name: "Drawing", dependencies: ["CCairo"]),
         .executableTarget(
             name: "demo",

@@ -95,6 +95,14 @@ public struct DDIMScheduler: PlannedScheduler {
         return next < plan.stepCount ? plan.timesteps[next] : nil
     }
 
+    /// The scalars of the step that the planned run takes from a timestep.
+    package func plannedCoefficients(
+        from timestep: Double, eta: Double, useClippedModelOutput: Bool
+    ) throws(SchedulerError) -> StepCoefficients {
+        try coefficients(
+            from: timestep, to: previousTimestep(of: timestep), eta: eta, useClippedModelOutput: useClippedModelOutput)
+    }
+
     // MARK: Stepping
 
     /// Takes the step from a timestep in place.
@@ -109,8 +117,7 @@ public struct DDIMScheduler: PlannedScheduler {
         modelOutput: Span<Element>, timestep: Double, sample: inout MutableSpan<Element>, eta: Double,
         useClippedModelOutput: Bool = false, noise: Span<Element>? = nil, batchSize: Int = 1
     ) throws(SchedulerError) {
-        let row = try coefficients(
-            from: timestep, to: previousTimestep(of: timestep), eta: eta, useClippedModelOutput: useClippedModelOutput)
+        let row = try plannedCoefficients(from: timestep, eta: eta, useClippedModelOutput: useClippedModelOutput)
         try row.step(clamp: clamp, modelOutput: modelOutput, sample: &sample, noise: noise, batchSize: batchSize)
     }
 
@@ -128,8 +135,7 @@ public struct DDIMScheduler: PlannedScheduler {
         modelOutput: [Element], timestep: Double, sample: [Element], eta: Double = 0, useClippedModelOutput: Bool = false,
         noise: [Element]? = nil, batchSize: Int = 1
     ) throws(SchedulerError) -> SchedulerOutput<Element> {
-        let row = try coefficients(
-            from: timestep, to: previousTimestep(of: timestep), eta: eta, useClippedModelOutput: useClippedModelOutput)
+        let row = try plannedCoefficients(from: timestep, eta: eta, useClippedModelOutput: useClippedModelOutput)
         return try row.step(clamp: clamp, modelOutput: modelOutput, sample: sample, noise: noise, batchSize: batchSize)
     }
 
@@ -159,7 +165,8 @@ public struct DDIMScheduler: PlannedScheduler {
 /// DDIM backwards in time: from a picture to the noise that `DDIMScheduler` makes the picture of (Song, Meng and Ermon 2020,
 /// arXiv:2010.02502, section 4.3; for editing real pictures, Mokady et al. 2022, arXiv:2211.09794).
 ///
-/// The step to a timestep starts at the level ⌊T/n⌋ below it.
+/// The step to a timestep starts at the level ⌊T/n⌋ below it, where the plan's `sigmas` have the sample. diffusers' pipelines, and so
+/// the timesteps here, tell the model where the step leads instead: the round trip is a little better for it, the noise less so.
 public struct DDIMInverseScheduler: PlannedScheduler {
     public let configuration: DDIMInverseConfiguration
     public let noiseSchedule: NoiseSchedule
@@ -175,10 +182,10 @@ public struct DDIMInverseScheduler: PlannedScheduler {
         let timesteps = try Array(configuration.denoisingTimesteps(request).reversed())
         var rows: [[StepCoefficients]] = []
         for timestep in timesteps { rows.append([try coefficients(to: timestep, stepCount: timesteps.count)]) }
-        let stride = Double(noiseSchedule.count / timesteps.count)
-        let first = max(timesteps[0] - stride, 0)
+        let below = timesteps[0] - Double(noiseSchedule.count / timesteps.count)
+        let first = below < 0 && configuration.setAlphaToOne ? 0 : noiseSchedule.sigma(atTimestep: below)
         let grid = TimestepGrid(
-            timesteps: timesteps, sigmas: ([first] + timesteps).map(noiseSchedule.sigma(atTimestep:)), isFlow: false)
+            timesteps: timesteps, sigmas: [first] + timesteps.map(noiseSchedule.sigma(atTimestep:)), isFlow: false)
         return try SamplingPlan(grid: grid, clamp: clamp, historyLength: 0, rows: rows)
     }
 

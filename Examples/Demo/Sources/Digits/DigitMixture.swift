@@ -80,8 +80,14 @@ public struct DigitMixture: Sendable {
         return (posterior * basisTransposed).adding(mean)
     }
 
-    /// Exact draws from the mixture: what a perfect sampler would give.
-    public func draw(_ count: Int, using noise: inout NormalNoise) -> Matrix<Float> {
+    /// Exact draws: what a perfect sampler would give.
+    ///
+    /// Of the mixture itself, or with a noise rate S of A x₀ + S ε, whose normal distributions lie around A cᵢ with variances
+    /// A² h² k + S².
+    public func draw(
+        _ count: Int, signalRate: Double = 1, noiseRate: Double = 0, using noise: inout NormalNoise
+    ) -> Matrix<Float> {
+        let deviations = variances.map { (signalRate * signalRate * $0 + noiseRate * noiseRate).squareRoot() }
         let likelihoods = logWeights.map { Double(exp($0)) }
         let total = likelihoods.reduce(0, +)
         var draws = Matrix<Float>(zeros: count, centres.columns)
@@ -89,10 +95,10 @@ public struct DigitMixture: Sendable {
             var remaining = noise.uniform() * total
             let image = likelihoods.firstIndex { remaining -= $0; return remaining <= 0 } ?? likelihoods.count - 1
             for k in 0..<centres.columns {
-                draws[row, k] = centres[image, k] + Float(variances[k].squareRoot() * noise.normal())
+                draws[row, k] = Float(signalRate) * centres[image, k] + Float(deviations[k] * noise.normal())
             }
         }
-        return (draws * basisTransposed).adding(mean)
+        return (draws * basisTransposed).adding(mean, times: Float(signalRate))
     }
 }
 

@@ -1,4 +1,9 @@
 extension Matrix<Float> {
+    /// The root of the mean square of all elements.
+    public var rootMeanSquare: Double {
+        (elements.reduce(0) { $0 + Double($1 * $1) } / Double(elements.count)).squareRoot()
+    }
+
     /// For each row the root of the mean squared difference to the same row of `other`.
     public func rootMeanSquareDistances(to other: Matrix) -> [Double] {
         precondition(rows == other.rows && columns == other.columns)

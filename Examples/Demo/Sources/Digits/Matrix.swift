@@ -29,6 +29,10 @@ public struct Matrix<Scalar: BinaryFloatingPoint & Sendable>: Sendable {
         Matrix(rows: count, columns: columns, elements: Array(elements.prefix(count * columns)))
     }
 
+    public func dropFirst(_ count: Int) -> Matrix {
+        Matrix(rows: rows - count, columns: columns, elements: Array(elements.dropFirst(count * columns)))
+    }
+
     var transposed: Matrix {
         var result = Matrix(zeros: columns, rows)
         for i in 0..<rows { for j in 0..<columns { result[j, i] = self[i, j] } }

@@ -83,16 +83,12 @@ public final class Canvas {
         bold: Bool = false, upwards: Bool = false
     ) {
         use(color)
-        let weight = bold ? CAIRO_FONT_WEIGHT_BOLD : CAIRO_FONT_WEIGHT_NORMAL
-        cairo_select_font_face(context, "DejaVu Sans", CAIRO_FONT_SLANT_NORMAL, weight)
-        cairo_set_font_size(context, size)
-        var extents = cairo_text_extents_t()
-        cairo_text_extents(context, text, &extents)
+        let width = setFont(size: size, bold: bold, measuring: text)
         let shift =
             switch align {
             case .left: 0.0
-            case .center: -extents.x_advance / 2
-            case .right: -extents.x_advance
+            case .center: -width / 2
+            case .right: -width
             }
         cairo_save(context)
         cairo_translate(context, point.x, point.y)
@@ -101,6 +97,21 @@ public final class Canvas {
         cairo_move_to(context, shift, size * 0.36)
         cairo_show_text(context, text)
         cairo_restore(context)
+    }
+
+    /// How wide a line of text will be.
+    static func width(of text: String, size: Double = 15, bold: Bool = false) -> Double {
+        Canvas(width: 1, height: 1).setFont(size: size, bold: bold, measuring: text)
+    }
+
+    /// Chooses the font, and returns the width of a text in it.
+    private func setFont(size: Double, bold: Bool, measuring text: String) -> Double {
+        let weight = bold ? CAIRO_FONT_WEIGHT_BOLD : CAIRO_FONT_WEIGHT_NORMAL
+        cairo_select_font_face(context, "DejaVu Sans", CAIRO_FONT_SLANT_NORMAL, weight)
+        cairo_set_font_size(context, size)
+        var extents = cairo_text_extents_t()
+        cairo_text_extents(context, text, &extents)
+        return extents.x_advance
     }
 
     /// A grey image of `side` × `side` pixels (0 white … 1 black), enlarged smoothly to `size`.

@@ -6,30 +6,52 @@ import Foundation
 struct Demo: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "demo",
-        abstract: "Samples handwritten digits with an exact denoiser and measures how few model evaluations a scheduler needs.",
+        abstract: "Samples handwritten digits with an exact denoiser, and measures what schedulers make of it.",
         discussion: """
-            Prints a table and writes samples.png and convergence.png. The denoiser is the closed-form posterior mean of a \
-            mixture with one component for each of 1,797 images, so every error seen is the scheduler's.
+            Prints tables and writes pictures. The denoiser is the closed-form posterior mean of a mixture with one component \
+            for each of 1,797 images, so every error seen is the scheduler's.
+
+            convergence  how few model evaluations a scheduler needs: samples.png, convergence.png
+            ancestral    DDIM against ancestral sampling
+            inversion    from a digit to its noise and back: inversion.png
+            zero-snr     strong guidance without overexposure: zero_snr.png
             """)
 
-    @Option(
-        help: "A scheduler_config.json, or the folder it is in. (default: DEIS with Stable Diffusion's noise, Karras' levels)")
-    var config: String?
+    enum ExperimentName: String, CaseIterable, ExpressibleByArgument {
+        case convergence, ancestral, inversion
+        case zeroSNR = "zero-snr"
+    }
 
-    @Option(parsing: .upToNextOption, help: "Numbers of steps to measure and to show. (default: 5 10 15 20 50, shown 5 10 20)")
-    var steps: [Int] = []
+    /// The mixture's. Chosen so that samples lie as far from the nearest image as the images lie from each other (both
+    /// distances are printed): neither copies nor blends.
+    static let bandwidth = 0.45
 
-    @Option(parsing: .upToNextOption, help: "Solver orders to compare. (default: 1 2 3)")
-    var order: [Int] = []
+    @Option(parsing: .upToNextOption, help: "Experiments to run. (default: all)")
+    var only: [ExperimentName] = []
 
-    @Option(help: "Seed of the start noise of all samples.")
+    @Option(help: "Seed of all noise.")
     var seed: UInt64 = 0
-
-    @Option(help: "Number of samples in each row of samples.png, up to 64.")
-    var count = 16
 
     @Option(help: "Folder for the pictures.")
     var output = "out/demo"
+
+    @Option(
+        help: """
+            For convergence: a scheduler_config.json, or the folder it is in. (default: DEIS with Stable Diffusion's noise, \
+            Karras' levels)
+            """)
+    var config: String?
+
+    @Option(
+        parsing: .upToNextOption,
+        help: "For convergence: numbers of steps to measure and to show. (default: 5 10 15 20 50, shown 5 10 20)")
+    var steps: [Int] = []
+
+    @Option(parsing: .upToNextOption, help: "For convergence: solver orders to compare. (default: all)")
+    var order: [Int] = []
+
+    @Option(help: "For convergence: number of samples in each row of samples.png, up to 64.")
+    var count = 16
 
     func validate() throws {
         guard (1...64).contains(count) else { throw ValidationError("--count is \(count), but must be from 1 to 64") }
@@ -37,23 +59,39 @@ struct Demo: ParsableCommand {
     }
 
     func run() throws {
+        let digits = try DigitImages()
+        let mixture = DigitMixture(images: digits.pixels, bandwidth: Self.bandwidth)
+        try FileManager.default.createDirectory(atPath: output, withIntermediateDirectories: true)
+        for name in only.isEmpty ? ExperimentName.allCases : only {
+            let experiment: any Experiment =
+                switch name {
+                case .convergence: try convergence(digits, mixture)
+                case .ancestral: AncestralSampling(digits: digits, mixture: mixture, seed: seed)
+                case .inversion: Inversion(digits: digits, bandwidth: Self.bandwidth, seed: seed)
+                case .zeroSNR: ZeroTerminalSNR(digits: digits, mixture: mixture, seed: seed)
+                }
+            let report = try experiment.run()
+            print(report.text)
+            for picture in report.pictures {
+                try picture.canvas.writePNG(to: "\(output)/\(picture.name)")
+                print("Wrote \(output)/\(picture.name)")
+            }
+            print()
+        }
+    }
+
+    private func convergence(_ digits: DigitImages, _ mixture: DigitMixture) throws -> Convergence {
         let solver = try Solver(configuration: config ?? defaultConfigurationPath())
         if let unknown = order.first(where: { !solver.orders.contains($0) }) {
             let known = solver.orders.map(String.init).joined(separator: ", ")
             throw ValidationError("--order is \(unknown), but the orders of \(solver.name) are \(known)")
         }
-        let experiment = Experiment(
-            solver: solver, digits: try DigitImages(), seed: seed,
+        return Convergence(
+            solver: solver, digits: digits, mixture: mixture, seed: seed,
             orders: order.isEmpty ? solver.orders : order,
             tableSteps: steps.isEmpty ? [5, 10, 15, 20, 50] : steps,
-            plotSteps: steps.isEmpty ? [5, 7, 10, 15, 20, 30, 50, 70, 100] : steps)
-        let report = Report(findings: try experiment.run(), seed: seed)
-        print(report.text)
-
-        try FileManager.default.createDirectory(atPath: output, withIntermediateDirectories: true)
-        try report.sheet(columns: count, steps: steps.isEmpty ? [5, 10, 20] : steps).draw().writePNG(to: "\(output)/samples.png")
-        try report.plot.draw().writePNG(to: "\(output)/convergence.png")
-        print("\nWrote \(output)/samples.png and \(output)/convergence.png")
+            plotSteps: steps.isEmpty ? [5, 7, 10, 15, 20, 30, 50, 70, 100] : steps,
+            sheetSteps: steps.isEmpty ? [5, 10, 20] : steps, columns: count)
     }
 
     private func defaultConfigurationPath() throws -> String {

@@ -8,7 +8,8 @@ extension DigitMixture {
     ///
     ///     epsilon  ε      sample  x₀      v_prediction  A ε − S x₀      flow_prediction  (x − x₀) / ς
     func predict(_ type: PredictionType, from noisy: Matrix<Float>, at level: NoiseLevel) -> Matrix<Float> {
-        let (signal, noise) = (level.signalRate, level.noiseRate)
+        // A run that inverts a picture may start at a level without noise, which one can't divide by.
+        let (signal, noise) = (level.signalRate, max(level.noiseRate, 0x1p-12))
         let (ofNoisy, ofClean) =
             switch type {
             case .epsilon: (1 / noise, -signal / noise)

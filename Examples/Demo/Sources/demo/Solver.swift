@@ -1,57 +1,66 @@
 import DiffusionScheduling
-import Digits
 
-/// A scheduler configuration to be run with various orders and numbers of steps.
+/// A scheduler's configuration file, to be run with various orders and numbers of steps.
 struct Solver {
     /// The scheduler's name in diffusers.
     let name: String
-    /// The orders that the scheduler has; 1 alone for one whose configuration has no such key.
-    let orders: [Int]
-    private let path: String
-    private let predictionType: PredictionType
+    let predictionType: PredictionType
+    /// Whether steps add noise.
+    let isStochastic: Bool
+    /// Whether runs lead from pictures to noise.
+    let isInverse: Bool
+    /// As the file has it.
+    private let scheduler: any PlannedScheduler
+    /// The same by order; of a configuration without that key one alone, as order 1.
+    private let schedulersByOrder: [Int: any PlannedScheduler]
+    /// A short plan, to ask about the kind of plan.
+    private let example: SamplingPlan
 
     /// - Parameter path: a `scheduler_config.json`, or the folder it is in.
     init(configuration path: String) throws {
-        let configuration = try SchedulerCatalog.makeScheduler(contentsOf: path).configuration
-        guard case .object(let values) = configuration.json else { preconditionFailure("a configuration is a JSON object") }
+        scheduler = try SchedulerCatalog.makeScheduler(contentsOf: path)
+        let configuration = scheduler.configuration
         name = type(of: configuration).className
-        orders = values["solver_order"] == nil ? [1] : [1, 2, 3]
-        predictionType = values["prediction_type"].flatMap(PredictionType.init(json:)) ?? .epsilon
-        self.path = path
-    }
+        predictionType = configuration.json["prediction_type"].flatMap(PredictionType.init(json:)) ?? .epsilon
+        example = try scheduler.plan(.count(2))
+        isStochastic = example.isStochastic
+        isInverse = example.sigmas[0] < example.sigmas[example.stepCount]
 
-    struct Run {
-        let samples: Matrix<Float>
-        let evaluations: Int
-        let schedulerSeconds, modelSeconds: Double
-    }
-
-    /// Turns noise into samples: the loop that every pipeline has.
-    func run(
-        from noise: Matrix<Float>, order: Int, steps: Int, mixture: DigitMixture, afterEachStep: () -> Void
-    ) throws -> Run {
-        let clock = ContinuousClock()
-        var (schedulerTime, modelTime) = (Duration.zero, Duration.zero)
-
-        var scheduler = try SchedulerCatalog.makeScheduler(
-            contentsOf: path, overrides: orders == [1] ? [:] : ["solver_order": JSONValue(integerLiteral: order)])
-        schedulerTime += try clock.measure { try scheduler.setTimesteps(steps) }
-        guard let plan = scheduler.plan else { throw SchedulerError.timestepsNotSet }
-
-        var x = noise
-        for i in x.elements.indices { x.elements[i] *= Float(scheduler.initNoiseSigma) }
-        for (level, timestep) in zip(plan.levels, plan.timesteps) {
-            // A network would be told the timestep. The exact model takes the noise level itself, which lies between timesteps.
-            var modelOutput = x
-            modelTime += clock.measure { modelOutput = mixture.predict(predictionType, from: x, at: level) }
-            schedulerTime += try clock.measure {
-                try scheduler.step(
-                    modelOutput: modelOutput.elements, timestep: timestep, sample: &x.elements, batchSize: x.rows)
+        var schedulers = [1: scheduler]
+        if configuration.json["solver_order"] != nil {
+            for order in 1...3 {
+                // Not every algorithm has every order.
+                schedulers[order] = try? SchedulerCatalog.makeScheduler(
+                    contentsOf: path, overrides: ["solver_order": JSONValue(order)])
             }
-            afterEachStep()
         }
-        return Run(
-            samples: x, evaluations: plan.timesteps.count,
-            schedulerSeconds: schedulerTime / .seconds(1), modelSeconds: modelTime / .seconds(1))
+        schedulersByOrder = schedulers
+    }
+
+    var orders: [Int] { schedulersByOrder.keys.sorted() }
+
+    /// The number of noise levels that the model was trained with; DDIM can't have more steps.
+    var trainingCount: Int { scheduler.noiseSchedule.count }
+
+    /// The noise level that runs start at.
+    var firstLevel: NoiseLevel { example.levels[0] }
+
+    /// - Precondition: `order` is one of `orders`.
+    func plan(order: Int, steps: Int) throws -> SamplingPlan {
+        guard let scheduler = schedulersByOrder[order] else { preconditionFailure("\(name) has no order \(order)") }
+        return try scheduler.plan(.count(steps))
+    }
+
+    /// DDIM for the same model, from the noisiest timestep to the same last level.
+    ///
+    /// nil where there is none: for inverse runs, and for models of flow matching.
+    var ddim: DDIMScheduler? {
+        if isInverse || example.grid.isFlow { return nil }
+        return try? DDIMScheduler(
+            from: scheduler.configuration,
+            overrides: [
+                "clip_sample": false, "timestep_spacing": "trailing", "previous_timestep": "schedule",
+                "set_alpha_to_one": .bool(example.sigmas.last == 0),
+            ])
     }
 }

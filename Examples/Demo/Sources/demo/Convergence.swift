@@ -1,0 +1,162 @@
+import DiffusionScheduling
+import Digits
+
+/// How few model evaluations does a scheduler need? Runs it with several orders and numbers of steps from the same noise.
+struct Convergence: Experiment {
+    /// For the Fréchet distance.
+    static let sampleCount = 2000
+    /// For the distance to the converged solution: the first of the samples.
+    static let comparedCount = 512
+    /// A divisor of the usual 1,000 training timesteps, so that every spacing gets to the noisiest.
+    static let mostSteps = 500
+    static let ddimSteps = [10, 20, 50]
+
+    let solver: Solver
+    let digits: DigitImages
+    let mixture: DigitMixture
+    let seed: UInt64
+    let orders: [Int]
+    /// Measured with all samples; the plot has others too, with the compared ones only.
+    let tableSteps: [Int]
+    let plotSteps: [Int]
+    /// The picture of samples: which numbers of steps, and how many samples of each.
+    let sheetSteps: [Int]
+    let columns: Int
+
+    struct Measurement {
+        let order: Int
+        let steps: Int
+        let run: Sampler.Run
+        /// To the converged solution, over the compared samples; nil for stochastic runs, which don't converge to one.
+        let error: ErrorSummary?
+        /// To the data, or of inverse runs to noise; nil where too few samples were drawn.
+        let frechetDistance: Double?
+    }
+
+    /// How many evaluations order 1 needs for what a higher order reaches.
+    struct Match {
+        let measurement: Measurement
+        let error: ErrorSummary
+        /// nil where `mostSteps` are not enough.
+        let firstOrder: Measurement?
+    }
+
+    struct Findings {
+        /// Noise, or of inverse runs pictures.
+        let start: Matrix<Float>
+        let measurements: [Measurement]
+        let converged: Sampler.Run
+        let matches: [Match]
+        /// DDIM from the same noise; empty where it doesn't fit the solver's model.
+        let ddim: [Measurement]
+        /// DDIM from noise between that of the first and of the last column.
+        let interpolation: Sampler.Run?
+        /// The Fréchet distance of a perfect sampler.
+        let exactFrechetDistance: Double
+        /// Medians over the converged samples and over the data.
+        let nearestToSamples, nearestToData: Double
+    }
+
+    func run() throws -> Report {
+        report(try findings())
+    }
+
+    private func findings() throws -> Findings {
+        let noise = NormalNoise.matrix(rows: Self.sampleCount, columns: digits.pixels.columns, seed: seed)
+        var drawing = NormalNoise(seed: seed, stream: .max)
+        let start: Matrix<Float>, goal: Matrix<Float>, ideal: Matrix<Float>
+        if solver.isInverse {
+            let level = solver.firstLevel
+            start = mixture.draw(
+                Self.sampleCount, signalRate: level.signalRate, noiseRate: level.noiseRate, using: &drawing)
+            goal = NormalNoise.matrix(rows: Self.sampleCount, columns: digits.pixels.columns, seed: seed &+ 1)
+            ideal = noise
+        } else {
+            start = noise
+            goal = digits.pixels
+            ideal = mixture.draw(Self.sampleCount, using: &drawing)
+        }
+        let compared = start.prefix(Self.comparedCount)
+
+        let mostSteps = min(Self.mostSteps, solver.trainingCount)
+        let plotOnlySteps = solver.isStochastic ? [] : plotSteps.filter { !tableSteps.contains($0) }
+        let work = orders.count * (tableSteps.reduce(0, +) * start.rows + plotOnlySteps.reduce(0, +) * compared.rows)
+        let progress = ProgressBar(total: work + mostSteps * compared.rows)
+        defer { progress.finish() }
+        let sampler = Sampler(mixture: mixture, progress: progress)
+
+        func run(
+            _ plan: @autoclosure () throws -> SamplingPlan, from start: Matrix<Float>, _ activity: String
+        ) throws -> Sampler.Run {
+            try sampler.run(plan(), predicting: solver.predictionType, from: start, seed: seed, activity: activity)
+        }
+        let converged = try run(
+            solver.plan(order: solver.orders.max() ?? 1, steps: mostSteps), from: compared, "\(mostSteps) steps")
+
+        func measure(_ run: Sampler.Run, order: Int, steps: Int) -> Measurement {
+            let distances = run.samples.prefix(compared.rows).rootMeanSquareDistances(to: converged.samples)
+            return Measurement(
+                order: order, steps: steps, run: run, error: solver.isStochastic ? nil : ErrorSummary(distances),
+                frechetDistance: run.samples.rows < Self.sampleCount ? nil : run.samples.frechetDistance(to: goal))
+        }
+        func measure(_ start: Matrix<Float>, order: Int, steps: Int) throws -> Measurement {
+            let run = try run(solver.plan(order: order, steps: steps), from: start, "order \(order), \(steps) steps")
+            return measure(run, order: order, steps: steps)
+        }
+        var measurements: [Measurement] = []
+        for order in orders {
+            for steps in tableSteps { measurements.append(try measure(start, order: order, steps: steps)) }
+            for steps in plotOnlySteps { measurements.append(try measure(compared, order: order, steps: steps)) }
+        }
+
+        let headlineSteps = tableSteps.contains(10) ? 10 : tableSteps[0]
+        var matches: [Match] = []
+        for better in measurements where orders.contains(1) && better.order > 1 && better.steps == headlineSteps {
+            guard let error = better.error else { continue }
+            let firstOrder = try fewestSteps(from: headlineSteps, to: mostSteps, reaching: error.rootMeanSquare) {
+                try measure(compared, order: 1, steps: $0)
+            }
+            matches.append(Match(measurement: better, error: error, firstOrder: firstOrder))
+        }
+
+        var ddim: [Measurement] = []
+        var interpolation: Sampler.Run?
+        if let scheduler = solver.ddim {
+            for steps in Self.ddimSteps {
+                let run = try run(scheduler.plan(.count(steps)), from: compared, "DDIM, \(steps) steps")
+                ddim.append(measure(run, order: 1, steps: steps))
+            }
+            if columns > 1 {
+                let between = Matrix.sphericalInterpolation(from: noise.row(0), to: noise.row(columns - 1), count: columns)
+                let steps = Self.ddimSteps.max() ?? 1
+                interpolation = try run(scheduler.plan(.count(steps)), from: between, "DDIM between two noises")
+            }
+        }
+
+        return Findings(
+            start: compared, measurements: measurements, converged: converged, matches: matches, ddim: ddim,
+            interpolation: interpolation,
+            exactFrechetDistance: ideal.frechetDistance(to: goal),
+            nearestToSamples: converged.samples.nearestDistances(to: digits.pixels).median,
+            nearestToData: digits.pixels.nearestDistances(to: digits.pixels).median)
+    }
+
+    /// Doubles the number of steps until the error is reached, then bisects between the last two.
+    private func fewestSteps(
+        from start: Int, to limit: Int, reaching error: Double, measure: (Int) throws -> Measurement
+    ) throws -> Measurement? {
+        func isReached(by measurement: Measurement) -> Bool { (measurement.error?.rootMeanSquare ?? .infinity) <= error }
+        var (tooFew, steps) = (0, start)
+        var best = try measure(steps)
+        while !isReached(by: best) {
+            if steps >= limit { return nil }
+            (tooFew, steps) = (steps, min(2 * steps, limit))
+            best = try measure(steps)
+        }
+        while best.steps - tooFew > 1 {
+            let middle = try measure((tooFew + best.steps) / 2)
+            if isReached(by: middle) { best = middle } else { tooFew = middle.steps }
+        }
+        return best
+    }
+}

@@ -1,0 +1,50 @@
+import DiffusionScheduling
+import Digits
+
+/// Runs plans with the exact model.
+struct Sampler {
+    let mixture: DigitMixture
+    let progress: ProgressBar
+
+    struct Run {
+        let samples: Matrix<Float>
+        let evaluations: Int
+        let schedulerSeconds, modelSeconds: Double
+    }
+
+    /// Takes samples from a plan's first noise level to its last: the loop that every pipeline has.
+    ///
+    /// - Parameters:
+    ///   - plan: making it counts as the scheduler's time.
+    ///   - start: `[sample, pixel]`; noise has deviation 1, which is the `initNoiseSigma` of all the schedulers here.
+    ///   - seed: of the noise that stochastic steps add.
+    ///   - activity: what the progress bar says.
+    func run(
+        _ plan: @autoclosure () throws -> SamplingPlan, predicting type: PredictionType = .epsilon, from start: Matrix<Float>,
+        seed: UInt64 = 0, activity: String
+    ) throws -> Run {
+        let clock = ContinuousClock()
+        let began = clock.now
+        var session = SamplingSession(plan: try plan())
+        var schedulerTime = clock.now - began
+        var modelTime = Duration.zero
+
+        var noise = TorchCPUNoise(seed: seed)
+        var x = start
+        // A network would be told the timestep. The exact model takes the noise level itself, which lies between timesteps.
+        for level in session.plan.levels.dropLast() {
+            var modelOutput = x
+            modelTime += clock.measure { modelOutput = mixture.predict(type, from: x, at: level) }
+            schedulerTime += try clock.measure {
+                let needsNoise = session.plan.needsNoise(at: session.stepIndex, remembered: session.rememberedCount)
+                try session.step(
+                    modelOutput: modelOutput.elements, sample: &x.elements,
+                    noise: needsNoise ? noise.normals(x.elements.count) : nil, batchSize: x.rows)
+            }
+            progress.advance(by: x.rows, doing: activity)
+        }
+        return Run(
+            samples: x, evaluations: session.plan.stepCount,
+            schedulerSeconds: schedulerTime / .seconds(1), modelSeconds: modelTime / .seconds(1))
+    }
+}

@@ -1,0 +1,156 @@
+import DiffusionScheduling
+import Digits
+import Drawing
+import Foundation
+
+/// Strong guidance without overexposure: the recipe for models that were trained down to a signal of zero.
+///
+/// Guidance exaggerates what the model says of one digit, e_c, beyond what it says of digits in general, e_u (Ho and Salimans
+/// 2022, arXiv:2207.12598): e = e_u + g (e_c − e_u). The contrast grows with g; rescaled guidance takes part of that back.
+///
+/// Lin et al. 2023, arXiv:2305.08891: rescaled betas (section 3.1), v prediction (3.2), the spacing trailing (3.3), rescaled
+/// guidance (3.4).
+struct ZeroTerminalSNR: Experiment {
+    static let steps = 50
+    /// Of each of the ten digits.
+    static let sampleCount = 64
+
+    struct Guidance {
+        /// g
+        let scale: Float
+        /// φ
+        let rescale: Double
+    }
+    static let guidances = [
+        Guidance(scale: 1, rescale: 0), Guidance(scale: 3, rescale: 0), Guidance(scale: 7.5, rescale: 0),
+        Guidance(scale: 7.5, rescale: 0.7),
+    ]
+
+    let digits: DigitImages
+    let mixture: DigitMixture
+    let seed: UInt64
+
+    func run() throws -> Report {
+        let progress = ProgressBar(total: Self.guidances.count * 10 * Self.steps)
+        defer { progress.finish() }
+
+        var configuration = DDIMConfiguration()
+        configuration.useNoiseOfStableDiffusion()
+        configuration.rescaleBetasZeroSNR = true
+        configuration.predictionType = .vPrediction
+        configuration.timestepSpacing = .trailing
+        // Clipping would hide the overexposure.
+        configuration.clipSample = false
+
+        var rows: [Row] = []
+        for guidance in Self.guidances {
+            let samples = try (0...9).map { digit in
+                try sample(digit, guidance: guidance, configuration) { progress.advance(by: 1, doing: "digit \(digit)") }
+            }
+            rows.append(Row(name: guidance.name, samples: samples))
+        }
+        var drawing = NormalNoise(seed: seed, stream: .max)
+        rows.append(
+            Row(name: "exact draws", samples: (0...9).map { model(of: $0).draw(Self.sampleCount, using: &drawing) }))
+        rows.append(Row(name: "the data", samples: (0...9).map { images(of: $0) }))
+        return report(rows)
+    }
+
+    /// The recipe, as a pipeline with a network would have it.
+    private func sample(
+        _ digit: Int, guidance: Guidance, _ configuration: DDIMConfiguration, afterEachStep: () -> Void
+    ) throws -> Matrix<Float> {
+        let model = model(of: digit)
+        var scheduler = try DDIMScheduler(configuration)
+        try scheduler.setTimesteps(Self.steps)
+        // The same noise for every digit and guidance. At the first timestep no signal is left, so that pure noise is right.
+        var x = NormalNoise.matrix(rows: Self.sampleCount, columns: digits.pixels.columns, seed: seed)
+        for timestep in scheduler.timesteps {
+            let level = try scheduler.level(atTimestep: timestep)
+            let unconditional = mixture.predict(.vPrediction, from: x, at: level).elements
+            let conditional = model.predict(.vPrediction, from: x, at: level).elements
+            var guided = zip(unconditional, conditional).map { $0 + guidance.scale * ($1 - $0) }
+            try rescaleNoiseCFG(
+                &guided, conditional: conditional, guidanceRescale: guidance.rescale, batchSize: Self.sampleCount)
+            try scheduler.step(modelOutput: guided, timestep: timestep, sample: &x.elements, batchSize: Self.sampleCount)
+            afterEachStep()
+        }
+        return x
+    }
+
+    /// The exact model that is told which digit to think of.
+    private func model(of digit: Int) -> DigitMixture {
+        var model = mixture
+        model.logWeights = digits.labels.map { $0 == digit ? 0 : -.infinity }
+        return model
+    }
+
+    private func images(of digit: Int) -> Matrix<Float> {
+        let rows = digits.labels.indices.filter { digits.labels[$0] == digit }
+        return Matrix(
+            rows: rows.count, columns: digits.pixels.columns, elements: rows.flatMap { Array(digits.pixels.row($0)) })
+    }
+
+    // MARK: Report
+
+    /// What one guidance gives.
+    private struct Row {
+        let name: String
+        /// Of each digit.
+        let samples: [Matrix<Float>]
+        let mean, deviation: Double
+        /// The share of the pixels outside of −1 ... 1, which can't be shown.
+        let clippedShare: Double
+
+        init(name: String, samples: [Matrix<Float>]) {
+            (self.name, self.samples) = (name, samples)
+            let pixels = samples.flatMap { $0.elements.map(Double.init) }
+            let mean = pixels.reduce(0, +) / Double(pixels.count)
+            self.mean = mean
+            deviation = (pixels.reduce(0) { $0 + ($1 - mean) * ($1 - mean) } / Double(pixels.count)).squareRoot()
+            clippedShare = Double(pixels.filter { abs($0) > 1 }.count) / Double(pixels.count)
+        }
+    }
+
+    private func report(_ rows: [Row]) -> Report {
+        let table = rows.map { row in
+            row.name + String(repeating: " ", count: 30 - row.name.count)
+                + String(format: "%6.3f  %9.3f  %13.1f %%", row.mean, row.deviation, 100 * row.clippedShare)
+        }
+        let head = [
+            "Zero terminal SNR: DDIM, \(Self.steps) steps, guided to each of the ten digits; pixels of \(Self.sampleCount) samples "
+                + "of each",
+            "",
+            "                                mean  deviation  beyond ±1",
+        ]
+        let sheet = SampleSheet(
+            title: "Zero terminal SNR: guidance without overexposure",
+            notes: [
+                "DDIM, \(Self.steps) steps, the same noise everywhere, guided to the digits 0 to 9.",
+                "Pixels run from −1 (paper) to 1 (ink). Guidance raises the contrast above the data's; rescaling takes part of "
+                    + "that back.",
+            ],
+            remarkTitle: "mean ± deviation of the pixels",
+            groups: rows.map { row in
+                let remark = String(format: "%.2f ± %.2f", row.mean, row.deviation)
+                return [.init(label: row.name, remark: remark, images: row.samples.map { Array($0.row(0)) })]
+            }, side: DigitImages.side)
+        return Report(
+            text: (head + table).joined(separator: "\n"), pictures: [.init(name: "zero_snr.png", canvas: sheet.draw())])
+    }
+}
+
+extension ZeroTerminalSNR.Guidance {
+    fileprivate var name: String {
+        String(format: "guidance %g", scale) + (rescale == 0 ? "" : String(format: ", rescaled by %g", rescale))
+    }
+}
+
+extension NoiseScheduleConfiguration {
+    /// √β evenly spaced from √0.00085 to √0.012.
+    mutating func useNoiseOfStableDiffusion() {
+        betaSchedule = .scaledLinear
+        betaStart = 0.00085
+        betaEnd = 0.012
+    }
+}
