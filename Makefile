@@ -1,15 +1,23 @@
 # make demo and make test are all a new machine needs: Swift, apt, and these install the rest.
 
 SWIFT ?= swift
-PACKAGES = libomp-dev libcairo2-dev fonts-dejavu-core libopenblas-dev pkgconf gcc
+PACKAGES = libomp-dev libcairo2-dev fonts-dejavu-core libopenblas-dev pkgconf gcc g++ valgrind
 # Goldens are made with these versions of the reference; see Tests/Goldens.
-REFERENCE = diffusers==0.42.1 torch numpy scipy mpmath gmpy2
+TORCH = torch==2.15.0
+REFERENCE = diffusers==0.42.1 $(TORCH) transformers numpy scipy mpmath gmpy2 pytest
+# Where make install puts the C library; DESTDIR comes before it, for packagers.
+PREFIX ?= /usr/local
+LIBDIR ?= $(PREFIX)/lib
 
-.PHONY: help deps demo test goldens clean
+.PHONY: help deps demo test lib install python python-test conformance goldens clean
 
 help:
 	@echo "make demo     sample handwritten digits, draw and measure; pictures in out/demo"
 	@echo "make test     everything a contributor needs green"
+	@echo "make lib      build the C library, which needs no Swift to run: out/lib, out/include"
+	@echo "make install  put it where PREFIX says ($(PREFIX))"
+	@echo "make python   put the C library into bindings/python and build a wheel: out/wheels"
+	@echo "make conformance  compare the Python classes with diffusers (downloads torch); report in out/conformance"
 	@echo "make goldens  record the golden vectors anew from diffusers (needs Python; downloads torch)"
 	@echo "make clean    remove what the others made"
 
@@ -28,10 +36,58 @@ demo: deps
 # The optimised build is what people run, and the one with checks is what finds their mistakes: both are tested.
 test: deps
 	Tests/check-c.sh
+	Tests/check-c-abi.sh
 	$(SWIFT) build --build-tests -Xswiftc -warnings-as-errors
 	$(SWIFT) test --skip-build
 	$(SWIFT) test -c release -Xswiftc -enable-testing
 	Tests/check-consumer.sh
+
+HEADER = Sources/CDiffusionScheduling/include/diffusion_scheduling.h
+LIBRARY = libdiffusion_scheduling.so
+VERSION = $(shell awk '/define DS_VERSION_(MAJOR|MINOR|PATCH)/ { v = v dot $$3; dot = "." } END { print v }' $(HEADER))
+SONAME = $(LIBRARY).$(firstword $(subst ., ,$(VERSION)))
+
+# Swift's own libraries are linked in, nothing is exported but what the header declares, and the library is never unloaded, which
+# Swift's runtime isn't made for.
+lib: deps
+	@mkdir -p out/lib out/include
+	@echo '{ global: ds_*; local: *; };' >out/lib/exports
+	$(SWIFT) build -c release --product DiffusionSchedulingC --scratch-path .build-lib --disable-local-rpath \
+		-Xswiftc -static-stdlib -Xswiftc -use-ld=lld -Xlinker --version-script=$(CURDIR)/out/lib/exports \
+		-Xlinker -soname=$(SONAME) -Xlinker --gc-sections -Xlinker -z -Xlinker nodelete -Xlinker -s
+	install -m 644 $(HEADER) out/include
+	install -m 755 .build-lib/release/libDiffusionSchedulingC.so out/lib/$(LIBRARY).$(VERSION)
+	@rm out/lib/exports
+	ln -sf $(LIBRARY).$(VERSION) out/lib/$(SONAME)
+	ln -sf $(SONAME) out/lib/$(LIBRARY)
+
+install:
+	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(LIBDIR)/pkgconfig
+	install -m 644 out/include/diffusion_scheduling.h $(DESTDIR)$(PREFIX)/include
+	install -m 755 out/lib/$(LIBRARY).$(VERSION) $(DESTDIR)$(LIBDIR)
+	ln -sf $(LIBRARY).$(VERSION) $(DESTDIR)$(LIBDIR)/$(SONAME)
+	ln -sf $(SONAME) $(DESTDIR)$(LIBDIR)/$(LIBRARY)
+	printf '%s\n' 'prefix=$(PREFIX)' 'libdir=$(LIBDIR)' 'includedir=$${prefix}/include' '' 'Name: diffusion_scheduling' \
+		'Description: Diffusion schedulers: plans, fused steps, and the noise of torch and NumPy' 'Version: $(VERSION)' \
+		'Cflags: -I$${includedir}' 'Libs: -L$${libdir} -ldiffusion_scheduling' \
+		>$(DESTDIR)$(LIBDIR)/pkgconfig/diffusion_scheduling.pc
+
+# From here on, PYTHONPATH=bindings/python python3 imports the package, if that Python has NumPy.
+python: lib out/python/bin/python
+	install -D -m 755 out/lib/$(LIBRARY) bindings/python/diffusion_scheduling/lib/$(LIBRARY)
+	out/python/bin/pip wheel -q --no-deps --no-build-isolation -w out/wheels bindings/python
+	@rm -rf bindings/python/build bindings/python/*.egg-info
+
+python-test: python
+	cd bindings/python && $(CURDIR)/out/python/bin/python -m mypy && $(CURDIR)/out/python/bin/python -m pytest
+
+# CONFORMANCE_COUNT configurations, drawn from CONFORMANCE_SEED if that is given. Where DIFFUSERS_SOURCE names a checkout of diffusers,
+# its own tests are run as well.
+CONFORMANCE_COUNT ?= 5000
+conformance: python out/reference/bin/python
+	cd bindings/python && $(CURDIR)/out/reference/bin/python -m pytest
+	cd bindings/python && $(CURDIR)/out/reference/bin/python -m conformance --count $(CONFORMANCE_COUNT) \
+		$(if $(CONFORMANCE_SEED),--seed $(CONFORMANCE_SEED)) --out $(CURDIR)/out/conformance
 
 goldens: out/reference/bin/python
 	out/reference/bin/python Tests/Goldens/generate.py
@@ -39,7 +95,11 @@ goldens: out/reference/bin/python
 
 out/reference/bin/python:
 	python3 -m venv out/reference
-	out/reference/bin/pip install -q $(REFERENCE)
+	out/reference/bin/pip install -q $(REFERENCE) || { rm -r out/reference; exit 1; }
+
+out/python/bin/python:
+	python3 -m venv out/python
+	out/python/bin/pip install -q numpy 'setuptools>=70.1' mypy pytest || { rm -r out/python; exit 1; }
 
 clean:
 	rm -rf out .build .build-* Examples/*/.build

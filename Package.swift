@@ -8,12 +8,17 @@ let package = Package(
     products: [
         .library(name: "DiffusionScheduling", targets: ["DiffusionScheduling"]),
         .library(name: "CKernels", targets: ["CKernels"]),
+        .library(name: "DiffusionSchedulingC", type: .dynamic, targets: ["DiffusionSchedulingC"]),
     ],
     targets: [
         .target(name: "CKernels"),
         .target(name: "DiffusionScheduling", dependencies: ["CKernels"]),
+        .target(name: "CDiffusionScheduling"),
+        .target(name: "DiffusionSchedulingC", dependencies: ["CDiffusionScheduling", "CKernels", "DiffusionScheduling"]),
         .testTarget(name: "CKernelsTests", dependencies: ["CKernels"]),
-        .testTarget(name: "DiffusionSchedulingTests", dependencies: ["DiffusionScheduling"]),
+        .testTarget(name: "DiffusionSchedulingTests", dependencies: ["DiffusionScheduling", "CKernels"]),
+        .testTarget(
+            name: "DiffusionSchedulingCTests", dependencies: ["CDiffusionScheduling", "DiffusionScheduling", "DiffusionSchedulingC"]),
     ],
     swiftLanguageModes: [.v6],
     cLanguageStandard: .c11

@@ -23,24 +23,44 @@
 #define DSK_HIDDEN
 #endif
 
+/* Reading and writing elements as integers, whatever their type. */
+typedef uint16_t __attribute__((may_alias)) dsk_loose_uint16;
+typedef uint32_t __attribute__((may_alias)) dsk_loose_uint32;
+typedef uint64_t __attribute__((may_alias)) dsk_loose_uint64;
+
 /* One combination with its absent terms squeezed out: what the inner loop walks. */
 typedef struct dsk_combination {
     const void *tensors[DSK_INPUT_COUNT];
+    uint8_t types[DSK_INPUT_COUNT]; /* dsk_element_type */
     double coefficients[DSK_INPUT_COUNT];
     unsigned n_terms;
     double prediction; /* the coefficient of p; 0: absent */
 } dsk_combination;
+
+/*
+ * The variants of the inner loops: one for each element type that all tensors of an item may share, numbered as the types are,
+ * and three for mixed types, named after the widest.
+ */
+typedef enum dsk_kernel_kind {
+    DSK_KERNEL_HALF = 4,  /* float16 and bfloat16 */
+    DSK_KERNEL_SHORT = 5, /* float32 with those */
+    DSK_KERNEL_WIDE = 6,  /* float64 with whatever */
+    DSK_KERNEL_COUNT = 7,
+} dsk_kernel_kind;
 
 /* An item made ready for the inner loop. */
 typedef struct dsk_program {
     dsk_combination prediction;
     dsk_combination outputs[DSK_OUTPUT_COUNT];
     void *destinations[DSK_OUTPUT_COUNT];
+    uint8_t destination_types[DSK_OUTPUT_COUNT];
     bool streaming[DSK_OUTPUT_COUNT]; /* bypass the caches: large, and not also an input */
     unsigned n_outputs;
     bool uses_prediction;
     dsk_clamp clamp;
     double clamp_range; /* r, or s */
+    bool is_wide;       /* p is float64 */
+    dsk_kernel_kind kind;
 } dsk_program;
 
 /* What one pass of the radix selection adds to (see threshold.c). */
@@ -58,7 +78,7 @@ typedef struct dsk_digit {
     uint64_t prefix;
 } dsk_digit;
 
-/* The inner loops for one element type and one instruction set. Elements [begin, end) of the item. */
+/* The inner loops for one kind and one instruction set. Elements [begin, end) of the item. */
 typedef struct dsk_kernels {
     void (*step)(const dsk_program *program, size_t begin, size_t end);
     void (*count)(const dsk_program *program, size_t begin, size_t end, dsk_digit digit, dsk_histogram *histogram);
@@ -67,8 +87,8 @@ typedef struct dsk_kernels {
 /* The instruction set in force: the best that the processor and dsk_limit_isa allow. */
 DSK_HIDDEN dsk_isa dsk_chosen_isa(void);
 
-/* The kernels for a valid element type on the instruction set in force. */
-DSK_HIDDEN const dsk_kernels *dsk_kernels_for(dsk_element_type type);
+/* The kernels of a kind for the instruction set in force. */
+DSK_HIDDEN const dsk_kernels *dsk_kernels_for(dsk_kernel_kind kind);
 
 /*
  * Runs body(context, i) once for every i in [0, n_chunks), on at most max_threads threads (0: the runtime's default), and
@@ -82,9 +102,9 @@ DSK_HIDDEN void dsk_parallel(size_t n_chunks, unsigned max_threads, dsk_chunk_bo
 DSK_HIDDEN unsigned dsk_thread_count(unsigned max_threads);
 
 /* Checks a call's items as the header promises (thresholds are found for predictions alone: outputs don't matter). */
-DSK_HIDDEN dsk_status dsk_check_items(dsk_element_type type, const dsk_item *items, size_t n_items, bool for_thresholds);
+DSK_HIDDEN dsk_status dsk_check_items(const dsk_item *items, size_t n_items, bool for_thresholds);
 
 /* Makes a checked item ready; `streaming`: outputs that are no inputs bypass the caches. */
-DSK_HIDDEN dsk_program dsk_prepare(const dsk_item *item, bool for_thresholds, bool streaming);
+DSK_HIDDEN void dsk_prepare(dsk_program *program, const dsk_item *item, bool for_thresholds, bool streaming);
 
 #endif

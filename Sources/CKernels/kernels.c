@@ -1,9 +1,13 @@
 /* Every variant of the inner loops, and the choice among them. */
 
-#include "internal.h"
+#include "elements.h"
 
 #include <stdatomic.h>
 #include <string.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 /* Four vectors in flight hide the latency of a multiply-add. */
 #define DSK_TILE_VECTORS 4
@@ -28,7 +32,8 @@ static inline void dsk_fence_streaming(void) {
 #define DSK_JOIN(a, b, c) DSK_JOIN_(a, b, c)
 
 /*
- * A coefficient rounded to 29 bits, to nearest and even: its product with a float32 of 24 bits is exact in a double of 53.
+ * A coefficient rounded to 29 bits, to nearest and even: its product with a float32 of 24 bits is exact in a double of 53, and so
+ * are those with the narrower types.
  * So it doesn't matter whether a product and a sum are fused, and every instruction set gives the same bits with what it does
  * best. The relative error of up to 2^-29 is far below the 2^-24 of the result's rounding.
  */
@@ -41,6 +46,21 @@ static inline double dsk_short_coefficient(double coefficient) {
     return coefficient;
 }
 static inline double dsk_whole_coefficient(double coefficient) { return coefficient; }
+static inline float dsk_float_coefficient(double coefficient) { return (float)coefficient; }
+
+#define DSK_TILE_NAME double_tile
+#define DSK_TEMPLATE "double_tile_template.h"
+#include "kernels_all_isas.h"
+#undef DSK_TEMPLATE
+#undef DSK_TILE_NAME
+
+#define DSK_TILE_NAME float_tile
+#define DSK_TEMPLATE "float_tile_template.h"
+#include "kernels_all_isas.h"
+#undef DSK_TEMPLATE
+#undef DSK_TILE_NAME
+
+#define DSK_TEMPLATE "kernels_template.h"
 
 /* Fusing is welcome here, since it changes nothing. */
 #if defined(__clang__)
@@ -50,17 +70,29 @@ static inline double dsk_whole_coefficient(double coefficient) { return coeffici
 #pragma GCC optimize("fp-contract=fast")
 #endif
 
+#define DSK_TILE_NAME double_tile
+#define DSK_SUM double
 #define DSK_REAL float
 #define DSK_KEY uint32_t
 #define DSK_COEFFICIENT dsk_short_coefficient
-#define DSK_TYPE_NAME float32
+
+#define DSK_KIND_NAME float32
+#define DSK_TYPE(stored) DSK_FLOAT32
 #include "kernels_all_isas.h"
+#undef DSK_KIND_NAME
+#undef DSK_TYPE
+
+#define DSK_KIND_NAME short
+#define DSK_TYPE(stored) ((dsk_element_type)(stored))
+#include "kernels_all_isas.h"
+#undef DSK_KIND_NAME
+#undef DSK_TYPE
+
 #undef DSK_REAL
 #undef DSK_KEY
 #undef DSK_COEFFICIENT
-#undef DSK_TYPE_NAME
 
-/* Products of two doubles aren't exact: fusing would give other bits where the processor has it. */
+/* Other products aren't exact: fusing would give other bits where the processor has it. */
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
 #elif defined(__GNUC__)
@@ -71,34 +103,84 @@ static inline double dsk_whole_coefficient(double coefficient) { return coeffici
 #define DSK_REAL double
 #define DSK_KEY uint64_t
 #define DSK_COEFFICIENT dsk_whole_coefficient
-#define DSK_TYPE_NAME float64
+
+#define DSK_KIND_NAME float64
+#define DSK_TYPE(stored) DSK_FLOAT64
 #include "kernels_all_isas.h"
+#undef DSK_KIND_NAME
+#undef DSK_TYPE
+
+#define DSK_KIND_NAME wide
+#define DSK_TYPE(stored) ((dsk_element_type)(stored))
+#include "kernels_all_isas.h"
+#undef DSK_KIND_NAME
+#undef DSK_TYPE
+
+#undef DSK_TILE_NAME
+#undef DSK_SUM
 #undef DSK_REAL
 #undef DSK_KEY
 #undef DSK_COEFFICIENT
-#undef DSK_TYPE_NAME
 
-#define DSK_TYPE_COUNT 2
+#define DSK_TILE_NAME float_tile
+#define DSK_SUM float
+#define DSK_REAL float
+#define DSK_KEY uint32_t
+#define DSK_COEFFICIENT dsk_float_coefficient
+
+#define DSK_KIND_NAME float16
+#define DSK_TYPE(stored) DSK_FLOAT16
+#include "kernels_all_isas.h"
+#undef DSK_KIND_NAME
+#undef DSK_TYPE
+
+#define DSK_KIND_NAME bfloat16
+#define DSK_TYPE(stored) DSK_BFLOAT16
+#include "kernels_all_isas.h"
+#undef DSK_KIND_NAME
+#undef DSK_TYPE
+
+#define DSK_KIND_NAME half
+#define DSK_TYPE(stored) ((dsk_element_type)(stored))
+#include "kernels_all_isas.h"
+#undef DSK_KIND_NAME
+#undef DSK_TYPE
+
+#undef DSK_TILE_NAME
+#undef DSK_SUM
+#undef DSK_REAL
+#undef DSK_KEY
+#undef DSK_COEFFICIENT
+
+#define DSK_VARIANT(kind, isa) {step_##kind##_##isa, count_##kind##_##isa}
+#define DSK_VARIANTS(isa)                             \
+    {                                                 \
+        [DSK_FLOAT32] = DSK_VARIANT(float32, isa),    \
+        [DSK_FLOAT64] = DSK_VARIANT(float64, isa),    \
+        [DSK_FLOAT16] = DSK_VARIANT(float16, isa),    \
+        [DSK_BFLOAT16] = DSK_VARIANT(bfloat16, isa),  \
+        [DSK_KERNEL_HALF] = DSK_VARIANT(half, isa),   \
+        [DSK_KERNEL_SHORT] = DSK_VARIANT(short, isa), \
+        [DSK_KERNEL_WIDE] = DSK_VARIANT(wide, isa),   \
+    }
 
 #if defined(__x86_64__)
-#define DSK_VARIANTS(isa) \
-    { {step_float32_##isa, count_float32_##isa}, {step_float64_##isa, count_float64_##isa} }
-static const dsk_kernels variants[][DSK_TYPE_COUNT] = {
+static const dsk_kernels variants[][DSK_KERNEL_COUNT] = {
     [DSK_ISA_BASELINE] = DSK_VARIANTS(baseline),
     [DSK_ISA_AVX2] = DSK_VARIANTS(avx2),
     [DSK_ISA_AVX512] = DSK_VARIANTS(avx512),
 };
 static dsk_isa best_isa(void) {
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl"))
-        return DSK_ISA_AVX512;
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? DSK_ISA_AVX2 : DSK_ISA_BASELINE;
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("f16c"))
+        return DSK_ISA_BASELINE;
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                   __builtin_cpu_supports("avx512vl")
+               ? DSK_ISA_AVX512
+               : DSK_ISA_AVX2;
 }
 #else
-static const dsk_kernels variants[][DSK_TYPE_COUNT] = {
-    [DSK_ISA_BASELINE] = {{step_float32_baseline, count_float32_baseline}, {step_float64_baseline, count_float64_baseline}},
-};
+static const dsk_kernels variants[][DSK_KERNEL_COUNT] = {[DSK_ISA_BASELINE] = DSK_VARIANTS(baseline)};
 static dsk_isa best_isa(void) { return DSK_ISA_BASELINE; }
 #endif
 
@@ -114,7 +196,7 @@ dsk_isa dsk_chosen_isa(void) {
     return (dsk_isa)isa;
 }
 
-const dsk_kernels *dsk_kernels_for(dsk_element_type type) { return &variants[dsk_chosen_isa()][type]; }
+const dsk_kernels *dsk_kernels_for(dsk_kernel_kind kind) { return &variants[dsk_chosen_isa()][kind]; }
 
 dsk_isa dsk_limit_isa(dsk_isa limit) {
     dsk_isa best = best_isa();

@@ -1,41 +1,37 @@
 /*
- * The inner loops, written once for every element type and instruction set. The includer defines
+ * The inner loops, written once for every kind of item and every instruction set. The includer defines
  *
- *   DSK_REAL          the element type
+ *   DSK_SUM           the type that sums are made in
+ *   DSK_REAL          the type of p
  *   DSK_KEY           an unsigned integer of the same size
- *   DSK_COEFFICIENT   the function that rounds a coefficient for this element type (see kernels.c)
+ *   DSK_TYPE(stored)  the element type of a tensor: the kind's own, or what the program says it is
+ *   DSK_COEFFICIENT   the function that rounds a coefficient for this kind (see kernels.c)
  *   DSK_VECTOR_BYTES  the size of a vector
  *   DSK_TARGET        the function attribute that allows the instruction set, or nothing
+ *   DSK_TILE(name)    the name of the functions and types for tiles of DSK_SUM (see double_tile_template.h)
  *   DSK_NAME(name)    the name of this variant's function
  *
- * Elements are widened to double when they are read and rounded once when they are written. A tile of DSK_TILE_VECTORS
- * vectors is computed for all outputs before any of them is stored: that is what makes every kind of in-place step right.
+ * Elements are widened to DSK_SUM when they are read and rounded once when they are written. A tile is computed for all outputs
+ * before any of them is stored: that is what makes every kind of in-place step right.
  * Every variant, and the loop over single elements at the ends, has the same products and sums in the same order, and so the
  * same bits.
  */
 
-/* Doubles, and as many elements: at an element's alignment, and at their own. */
-typedef double DSK_NAME(vector) __attribute__((vector_size(DSK_VECTOR_BYTES), may_alias));
-typedef uint64_t DSK_NAME(mask) __attribute__((vector_size(DSK_VECTOR_BYTES)));
-typedef DSK_REAL DSK_NAME(loose_elements)
-    __attribute__((vector_size(DSK_VECTOR_BYTES / 8 * sizeof(DSK_REAL)), aligned(sizeof(DSK_REAL)), may_alias));
-typedef DSK_REAL DSK_NAME(elements) __attribute__((vector_size(DSK_VECTOR_BYTES / 8 * sizeof(DSK_REAL)), may_alias));
+typedef DSK_REAL DSK_NAME(reals) __attribute__((vector_size(DSK_VECTOR_BYTES / sizeof(DSK_SUM) * sizeof(DSK_REAL)), may_alias));
 
-#define VECTOR DSK_NAME(vector)
-#define MASK DSK_NAME(mask)
-#define LOOSE_ELEMENTS DSK_NAME(loose_elements)
-#define ELEMENTS DSK_NAME(elements)
-#define WIDEN(elements) __builtin_convertvector(elements, VECTOR)
-#define NARROW(vector) __builtin_convertvector(vector, ELEMENTS)
-#define TILE (DSK_TILE_VECTORS * (DSK_VECTOR_BYTES / 8))
+#define VECTOR DSK_TILE(vector)
+#define MASK DSK_TILE(mask)
+#define REALS DSK_NAME(reals)
+#define ROUND(vector) __builtin_convertvector(__builtin_convertvector(vector, REALS), VECTOR)
+#define TILE (DSK_TILE_VECTORS * (DSK_VECTOR_BYTES / sizeof(DSK_SUM)))
 #define INLINE static inline __attribute__((always_inline)) DSK_TARGET
 
 /* The coefficients of a program, rounded. */
 typedef struct DSK_NAME(scalars) {
-    double prediction[DSK_PREDICTION_INPUT_COUNT];
-    double outputs[DSK_OUTPUT_COUNT][DSK_INPUT_COUNT];
-    double output_prediction[DSK_OUTPUT_COUNT];
-    double range;
+    DSK_SUM prediction[DSK_PREDICTION_INPUT_COUNT];
+    DSK_SUM outputs[DSK_OUTPUT_COUNT][DSK_INPUT_COUNT];
+    DSK_SUM output_prediction[DSK_OUTPUT_COUNT];
+    DSK_SUM range;
     bool copies[DSK_OUTPUT_COUNT]; /* the output is one of the inputs: nothing to compute */
 } DSK_NAME(scalars);
 
@@ -46,61 +42,78 @@ INLINE void DSK_NAME(round_scalars)(const dsk_program *program, DSK_NAME(scalars
         const dsk_combination *terms = &program->outputs[k];
         for (unsigned j = 0; j < terms->n_terms; j++) scalars->outputs[k][j] = DSK_COEFFICIENT(terms->coefficients[j]);
         scalars->output_prediction[k] = DSK_COEFFICIENT(terms->prediction);
-        scalars->copies[k] = terms->n_terms == 1 && terms->coefficients[0] == 1 && terms->prediction == 0;
+        scalars->copies[k] = terms->n_terms == 1 && terms->coefficients[0] == 1 && terms->prediction == 0 &&
+                             DSK_TYPE(terms->types[0]) == DSK_TYPE(program->destination_types[k]);
     }
-    scalars->range = (double)(DSK_REAL)program->clamp_range;
+    scalars->range = (DSK_SUM)(DSK_REAL)program->clamp_range;
 }
 
 /* One element, the plain way. */
 
-INLINE double DSK_NAME(combine_element)(const dsk_combination *terms, const double *coefficients, double factor,
-                                        double prediction, size_t i) {
-    double sum = 0;
+INLINE DSK_SUM DSK_NAME(combine_element)(const dsk_combination *terms, const DSK_SUM *coefficients, DSK_SUM factor,
+                                         DSK_SUM prediction, size_t i) {
+    DSK_SUM sum = 0;
     for (unsigned j = 0; j < terms->n_terms; j++) {
-        double element = (double)((const DSK_REAL *)terms->tensors[j])[i];
+        DSK_SUM element = (DSK_SUM)dsk_element_value(DSK_TYPE(terms->types[j]), terms->tensors[j], i);
         sum = j == 0 ? coefficients[j] * element : sum + coefficients[j] * element;
     }
     if (terms->prediction != 0) sum = terms->n_terms == 0 ? factor * prediction : sum + factor * prediction;
     return sum;
 }
 
-INLINE double DSK_NAME(predict_element)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t i) {
-    double p = DSK_NAME(combine_element)(&program->prediction, scalars->prediction, 0, 0, i);
-    p = (double)(DSK_REAL)p;
+INLINE DSK_SUM DSK_NAME(predict_element)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t i) {
+    DSK_SUM p = DSK_NAME(combine_element)(&program->prediction, scalars->prediction, 0, 0, i);
+    p = (DSK_SUM)(DSK_REAL)p;
     if (program->clamp != DSK_CLAMP_NONE) {
         p = p < -scalars->range ? -scalars->range : p;
         p = p > scalars->range ? scalars->range : p;
-        if (program->clamp == DSK_CLAMP_THRESHOLD) p = (double)(DSK_REAL)(p / scalars->range);
+        if (program->clamp == DSK_CLAMP_THRESHOLD) p = (DSK_SUM)(DSK_REAL)(p / scalars->range);
     }
     return p;
 }
 
 INLINE void DSK_NAME(step_element)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t i) {
-    double p = program->uses_prediction ? DSK_NAME(predict_element)(program, scalars, i) : 0;
-    DSK_REAL results[DSK_OUTPUT_COUNT];
+    DSK_SUM p = program->uses_prediction ? DSK_NAME(predict_element)(program, scalars, i) : 0;
+    uint64_t results[DSK_OUTPUT_COUNT];
     for (unsigned k = 0; k < program->n_outputs; k++) {
         const dsk_combination *terms = &program->outputs[k];
-        results[k] = scalars->copies[k] ? ((const DSK_REAL *)terms->tensors[0])[i]
-                                        : (DSK_REAL)DSK_NAME(combine_element)(terms, scalars->outputs[k],
-                                                                              scalars->output_prediction[k], p, i);
+        dsk_element_type type = DSK_TYPE(program->destination_types[k]);
+        results[k] = scalars->copies[k]
+                         ? dsk_get_element(type, terms->tensors[0], i)
+                         : dsk_round_to_element(type, (double)DSK_NAME(combine_element)(terms, scalars->outputs[k],
+                                                                                        scalars->output_prediction[k], p, i));
     }
-    for (unsigned k = 0; k < program->n_outputs; k++) ((DSK_REAL *)program->destinations[k])[i] = results[k];
+    for (unsigned k = 0; k < program->n_outputs; k++)
+        dsk_put_element(DSK_TYPE(program->destination_types[k]), program->destinations[k], i, results[k]);
+}
+
+/* The ends of tensors: less than a tile each, so a function that is called suffices. */
+DSK_TARGET static __attribute__((noinline)) void DSK_NAME(step_elements)(
+    const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t begin, size_t end) {
+    for (size_t i = begin; i < end; i++) DSK_NAME(step_element)(program, scalars, i);
+}
+
+/* Whether element i of an output begins a cache line. */
+INLINE bool DSK_NAME(is_aligned)(const dsk_program *program, unsigned k, size_t i) {
+    size_t offset = i * dsk_size(DSK_TYPE(program->destination_types[k]));
+    return ((uintptr_t)program->destinations[k] + offset) % DSK_STREAM_ALIGNMENT == 0;
 }
 
 /* A tile of elements. */
 
-INLINE void DSK_NAME(combine_tile)(const dsk_combination *terms, const double *coefficients, double factor,
+INLINE void DSK_NAME(combine_tile)(const dsk_combination *terms, const DSK_SUM *coefficients, DSK_SUM factor,
                                    const VECTOR *prediction, size_t i, VECTOR *sums) {
+    VECTOR x[DSK_TILE_VECTORS];
     if (terms->n_terms > 0) {
-        const LOOSE_ELEMENTS *tensor = (const LOOSE_ELEMENTS *)((const DSK_REAL *)terms->tensors[0] + i);
-        for (int u = 0; u < DSK_TILE_VECTORS; u++) sums[u] = coefficients[0] * WIDEN(tensor[u]);
+        DSK_TILE(load)(DSK_TYPE(terms->types[0]), terms->tensors[0], i, x);
+        for (int u = 0; u < DSK_TILE_VECTORS; u++) sums[u] = coefficients[0] * x[u];
     } else {
         for (int u = 0; u < DSK_TILE_VECTORS; u++) sums[u] = (VECTOR){0};
     }
     for (unsigned j = 1; j < terms->n_terms; j++) {
-        const LOOSE_ELEMENTS *tensor = (const LOOSE_ELEMENTS *)((const DSK_REAL *)terms->tensors[j] + i);
-        double c = coefficients[j];
-        for (int u = 0; u < DSK_TILE_VECTORS; u++) sums[u] = sums[u] + c * WIDEN(tensor[u]);
+        DSK_TILE(load)(DSK_TYPE(terms->types[j]), terms->tensors[j], i, x);
+        DSK_SUM c = coefficients[j];
+        for (int u = 0; u < DSK_TILE_VECTORS; u++) sums[u] = sums[u] + c * x[u];
     }
     if (terms->prediction != 0) {
         if (terms->n_terms > 0) {
@@ -116,7 +129,7 @@ INLINE void DSK_NAME(select)(MASK mask, VECTOR a, VECTOR *b) { *b = (VECTOR)((ma
 
 INLINE void DSK_NAME(predict_tile)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t i, VECTOR *p) {
     DSK_NAME(combine_tile)(&program->prediction, scalars->prediction, 0, p, i, p);
-    for (int u = 0; u < DSK_TILE_VECTORS; u++) p[u] = WIDEN(NARROW(p[u]));
+    for (int u = 0; u < DSK_TILE_VECTORS; u++) p[u] = ROUND(p[u]);
     if (program->clamp == DSK_CLAMP_NONE) return;
     VECTOR high = (VECTOR){0} + scalars->range, low = -high;
     for (int u = 0; u < DSK_TILE_VECTORS; u++) {
@@ -124,7 +137,7 @@ INLINE void DSK_NAME(predict_tile)(const dsk_program *program, const DSK_NAME(sc
         DSK_NAME(select)((MASK)(p[u] > high), high, &p[u]);
     }
     if (program->clamp == DSK_CLAMP_THRESHOLD)
-        for (int u = 0; u < DSK_TILE_VECTORS; u++) p[u] = WIDEN(NARROW(p[u] / high));
+        for (int u = 0; u < DSK_TILE_VECTORS; u++) p[u] = ROUND(p[u] / high);
 }
 
 /* Elements [begin, end) for a number of outputs, and a use of p, that are known when this is compiled. */
@@ -136,39 +149,32 @@ INLINE void DSK_NAME(step_tiles)(const dsk_program *program, const DSK_NAME(scal
     /* Streaming stores need aligned addresses: the first streamed output decides where the tiles start. */
     for (unsigned k = 0; k < n_outputs; k++) {
         if (!program->streaming[k]) continue;
-        while (i < end && (uintptr_t)((DSK_REAL *)program->destinations[k] + i) % DSK_STREAM_ALIGNMENT != 0)
-            DSK_NAME(step_element)(program, scalars, i++);
+        while (i < end && !DSK_NAME(is_aligned)(program, k, i)) i++;
+        DSK_NAME(step_elements)(program, scalars, begin, i);
         break;
     }
     for (unsigned k = 0; k < n_outputs; k++)
-        streaming[k] = program->streaming[k] &&
-                       (uintptr_t)((DSK_REAL *)program->destinations[k] + i) % DSK_STREAM_ALIGNMENT == 0;
+        streaming[k] = program->streaming[k] && DSK_NAME(is_aligned)(program, k, i);
 
     for (; end - i >= TILE; i += TILE) {
         VECTOR p[DSK_TILE_VECTORS] = {{0}};
-        ELEMENTS results[DSK_OUTPUT_COUNT][DSK_TILE_VECTORS];
+        DSK_TILE(elements) results[DSK_OUTPUT_COUNT];
         if (uses_prediction) DSK_NAME(predict_tile)(program, scalars, i, p);
         for (unsigned k = 0; k < n_outputs; k++) {
             const dsk_combination *terms = &program->outputs[k];
+            dsk_element_type type = DSK_TYPE(program->destination_types[k]);
             if (scalars->copies[k]) {
-                const LOOSE_ELEMENTS *tensor = (const LOOSE_ELEMENTS *)((const DSK_REAL *)terms->tensors[0] + i);
-                for (int u = 0; u < DSK_TILE_VECTORS; u++) results[k][u] = tensor[u];
+                DSK_TILE(copy)(type, terms->tensors[0], i, &results[k]);
             } else {
                 VECTOR sums[DSK_TILE_VECTORS];
                 DSK_NAME(combine_tile)(terms, scalars->outputs[k], scalars->output_prediction[k], p, i, sums);
-                for (int u = 0; u < DSK_TILE_VECTORS; u++) results[k][u] = NARROW(sums[u]);
+                DSK_TILE(round)(type, sums, &results[k]);
             }
         }
-        for (unsigned k = 0; k < n_outputs; k++) {
-            DSK_REAL *destination = (DSK_REAL *)program->destinations[k] + i;
-            if (streaming[k]) {
-                for (int u = 0; u < DSK_TILE_VECTORS; u++) dsk_store_streaming(results[k][u], (ELEMENTS *)destination + u);
-            } else {
-                for (int u = 0; u < DSK_TILE_VECTORS; u++) ((LOOSE_ELEMENTS *)destination)[u] = results[k][u];
-            }
-        }
+        for (unsigned k = 0; k < n_outputs; k++)
+            DSK_TILE(store)(DSK_TYPE(program->destination_types[k]), &results[k], program->destinations[k], i, streaming[k]);
     }
-    for (; i < end; i++) DSK_NAME(step_element)(program, scalars, i);
+    if (i < end) DSK_NAME(step_elements)(program, scalars, i, end);
     if (streaming[0] || streaming[1] || streaming[2]) dsk_fence_streaming();
 }
 
@@ -206,7 +212,10 @@ DSK_TARGET static void DSK_NAME(count)(const dsk_program *program, size_t begin,
         if (n >= TILE) {
             VECTOR p[DSK_TILE_VECTORS] = {{0}};
             DSK_NAME(predict_tile)(program, &scalars, i, p);
-            for (int u = 0; u < DSK_TILE_VECTORS; u++) ((LOOSE_ELEMENTS *)values)[u] = NARROW(p[u]);
+            for (unsigned u = 0; u < DSK_TILE_VECTORS; u++) {
+                REALS reals = __builtin_convertvector(p[u], REALS);
+                memcpy(&values[u * (TILE / DSK_TILE_VECTORS)], &reals, sizeof reals);
+            }
             n = TILE;
         } else {
             for (size_t j = 0; j < n; j++) values[j] = (DSK_REAL)DSK_NAME(predict_element)(program, &scalars, i + j);
@@ -228,9 +237,7 @@ DSK_TARGET static void DSK_NAME(count)(const dsk_program *program, size_t begin,
 
 #undef VECTOR
 #undef MASK
-#undef LOOSE_ELEMENTS
-#undef ELEMENTS
-#undef WIDEN
-#undef NARROW
+#undef REALS
+#undef ROUND
 #undef TILE
 #undef INLINE

@@ -1,6 +1,6 @@
 /* Means, variances and covariances of batch items, the same for any number of threads. */
 
-#include "internal.h"
+#include "elements.h"
 
 #include <math.h>
 
@@ -20,10 +20,6 @@ typedef struct moments_work {
     part_sums *parts;
 } moments_work;
 
-static double element(dsk_element_type type, const void *tensor, size_t i) {
-    return type == DSK_FLOAT64 ? ((const double *)tensor)[i] : (double)((const float *)tensor)[i];
-}
-
 static void sum_part(void *context, size_t part) {
     const moments_work *work = context;
     size_t begin = (work->first_part + part) * PART_ELEMENTS;
@@ -32,7 +28,8 @@ static void sum_part(void *context, size_t part) {
     double a[LANES] = {0}, b[LANES] = {0}, aa[LANES] = {0}, bb[LANES] = {0}, ab[LANES] = {0};
     for (size_t i = begin; i < end; i++) {
         size_t lane = (i - begin) % LANES;
-        double da = element(work->type, work->a, i) - work->pivot_a, db = element(work->type, work->b, i) - work->pivot_b;
+        double da = dsk_element_value(work->type, work->a, i) - work->pivot_a;
+        double db = dsk_element_value(work->type, work->b, i) - work->pivot_b;
         a[lane] += da;
         b[lane] += db;
         aa[lane] += da * da;
@@ -54,8 +51,8 @@ static dsk_moments item_moments(dsk_element_type type, const void *a, const void
     if (n == 0) return (dsk_moments){NAN, NAN, NAN, NAN, NAN};
     part_sums parts[PART_COUNT];
     moments_work work = {
-        .type = type, .a = a, .b = b, .n_elements = n, .pivot_a = element(type, a, 0), .pivot_b = element(type, b, 0),
-        .parts = parts};
+        .type = type, .a = a, .b = b, .n_elements = n, .pivot_a = dsk_element_value(type, a, 0),
+        .pivot_b = dsk_element_value(type, b, 0), .parts = parts};
     size_t n_parts = (n + PART_ELEMENTS - 1) / PART_ELEMENTS;
     double count = 0, mean_a = 0, mean_b = 0, aa = 0, bb = 0, ab = 0; /* of what has been combined so far */
     for (; work.first_part < n_parts; work.first_part += PART_COUNT) {

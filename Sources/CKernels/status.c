@@ -6,6 +6,8 @@ size_t dsk_element_size(dsk_element_type type) {
     switch (type) {
     case DSK_FLOAT32: return sizeof(float);
     case DSK_FLOAT64: return sizeof(double);
+    case DSK_FLOAT16:
+    case DSK_BFLOAT16: return sizeof(uint16_t);
     }
     return 0;
 }
@@ -14,10 +16,10 @@ const char *dsk_status_message(dsk_status status) {
     switch (status) {
     case DSK_OK: return "no error";
     case DSK_NULL_POINTER: return "an array or a row that the call needs is NULL";
-    case DSK_UNKNOWN_TYPE: return "the element type is not one of dsk_element_type";
+    case DSK_UNKNOWN_TYPE: return "an element type is not one of dsk_element_type";
     case DSK_MISSING_INPUT: return "a coefficient is not zero but its tensor is NULL";
     case DSK_MISALIGNED: return "a tensor's address is not a multiple of its element size";
-    case DSK_OVERLAP: return "an output partly overlaps an input of its item, or overlaps another output of it";
+    case DSK_OVERLAP: return "an output overlaps an input of its item otherwise than in place, or another output of it";
     case DSK_TOO_LARGE: return "the elements of the call do not fit the address space";
     case DSK_OUT_OF_RANGE: return "a ratio, a clamp or a threshold is outside its range";
     }

@@ -1,6 +1,6 @@
 /* The fused step: checking items, cutting them into chunks, and the calls built on it. */
 
-#include "internal.h"
+#include "elements.h"
 
 #include <stdatomic.h>
 
@@ -22,11 +22,17 @@ void dsk_set_limits(dsk_limits limits) {
     atomic_store_explicit(&streaming_bytes, limits.streaming_bytes, memory_order_relaxed);
 }
 
-/* Two arrays of `bytes` bytes share some, but not by starting at the same place. */
-static bool partly_overlap(const void *a, const void *b, size_t bytes) {
+/* Two arrays of so many bytes share some. */
+static bool overlap(const void *a, size_t a_bytes, const void *b, size_t b_bytes) {
     uintptr_t first = (uintptr_t)a, second = (uintptr_t)b;
-    if (first == second) return false;
-    return first < second ? second - first < bytes : first - second < bytes;
+    if (a_bytes == 0 || b_bytes == 0) return false;
+    return first < second ? second - first < a_bytes : first - second < b_bytes;
+}
+
+/* An output may not lie so: not in place, where every element has its own bytes, but over others. */
+static bool partly_overlap(const void *input, size_t input_bytes, const void *output, size_t output_bytes) {
+    if (input == output && input_bytes == output_bytes) return false;
+    return overlap(input, input_bytes, output, output_bytes);
 }
 
 static bool reads_prediction(const dsk_row *row, void *const *outputs) {
@@ -45,10 +51,16 @@ static bool outputs_read_input(const dsk_item *item, unsigned input) {
     return false;
 }
 
-static dsk_status check_item(size_t element_size, const dsk_item *item, bool for_thresholds) {
+/* More elements than any address space has room for, of whatever type. */
+static const size_t most_elements = SIZE_MAX / sizeof(double);
+
+static bool is_type(dsk_element_type type) { return (unsigned)type <= DSK_BFLOAT16; }
+
+static dsk_status check_item(const dsk_item *item, bool for_thresholds) {
     const dsk_row *row = item->row;
+    size_t n = item->n_elements;
     if (!row) return DSK_NULL_POINTER;
-    if (item->n_elements > SIZE_MAX / element_size) return DSK_TOO_LARGE;
+    if (n > most_elements) return DSK_TOO_LARGE;
     if (!for_thresholds) {
         if (row->clamp != DSK_CLAMP_NONE && row->clamp != DSK_CLAMP_RANGE && row->clamp != DSK_CLAMP_THRESHOLD)
             return DSK_OUT_OF_RANGE;
@@ -56,85 +68,131 @@ static dsk_status check_item(size_t element_size, const dsk_item *item, bool for
         /* A threshold that is NaN is what dsk_find_thresholds gives for an item with a NaN. */
         if (row->clamp == DSK_CLAMP_THRESHOLD && item->threshold <= 0) return DSK_OUT_OF_RANGE;
     }
-    if (item->n_elements == 0) return DSK_OK;
+    if (n == 0) return DSK_OK;
 
+    size_t output_bytes[DSK_OUTPUT_COUNT] = {0};
+    for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++) {
+        if (!item->outputs[k]) continue;
+        if (!is_type(item->output_types[k])) return DSK_UNKNOWN_TYPE;
+        output_bytes[k] = n * dsk_size(item->output_types[k]);
+    }
     bool prediction = for_thresholds || reads_prediction(row, item->outputs);
-    size_t bytes = item->n_elements * element_size;
     for (unsigned input = 0; input < DSK_INPUT_COUNT; input++) {
         const void *tensor = item->inputs[input];
         bool needed = (prediction && prediction_reads_input(item, input)) || (!for_thresholds && outputs_read_input(item, input));
         if (!needed) continue;
         if (!tensor) return DSK_MISSING_INPUT;
-        if ((uintptr_t)tensor % element_size != 0) return DSK_MISALIGNED;
+        if (!is_type(item->input_types[input])) return DSK_UNKNOWN_TYPE;
+        size_t size = dsk_size(item->input_types[input]);
+        if ((uintptr_t)tensor % size != 0) return DSK_MISALIGNED;
         if (for_thresholds) continue;
         for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++)
-            if (item->outputs[k] && partly_overlap(tensor, item->outputs[k], bytes)) return DSK_OVERLAP;
+            if (partly_overlap(tensor, n * size, item->outputs[k], output_bytes[k])) return DSK_OVERLAP;
     }
     if (for_thresholds) return DSK_OK;
     for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++) {
         if (!item->outputs[k]) continue;
-        if ((uintptr_t)item->outputs[k] % element_size != 0) return DSK_MISALIGNED;
+        if ((uintptr_t)item->outputs[k] % dsk_size(item->output_types[k]) != 0) return DSK_MISALIGNED;
         for (unsigned other = 0; other < k; other++)
-            if (item->outputs[other] && (item->outputs[other] == item->outputs[k] ||
-                                         partly_overlap(item->outputs[other], item->outputs[k], bytes)))
-                return DSK_OVERLAP;
+            if (overlap(item->outputs[other], output_bytes[other], item->outputs[k], output_bytes[k])) return DSK_OVERLAP;
     }
     return DSK_OK;
 }
 
-dsk_status dsk_check_items(dsk_element_type type, const dsk_item *items, size_t n_items, bool for_thresholds) {
-    size_t element_size = dsk_element_size(type);
-    if (element_size == 0) return DSK_UNKNOWN_TYPE;
+dsk_status dsk_check_items(const dsk_item *items, size_t n_items, bool for_thresholds) {
     if (!items && n_items) return DSK_NULL_POINTER;
     size_t total = 0;
     for (size_t i = 0; i < n_items; i++) {
-        dsk_status status = check_item(element_size, &items[i], for_thresholds);
+        dsk_status status = check_item(&items[i], for_thresholds);
         if (status != DSK_OK) return status;
-        if (items[i].n_elements > SIZE_MAX / element_size - total) return DSK_TOO_LARGE;
+        if (items[i].n_elements > most_elements - total) return DSK_TOO_LARGE;
         total += items[i].n_elements;
     }
     return DSK_OK;
 }
 
-static void add_term(dsk_combination *terms, const dsk_item *item, unsigned input, double coefficient) {
+static unsigned type_bit(dsk_element_type type) { return 1u << type; }
+
+/* Adds a term, and its tensor's type to `types`. */
+static void add_term(dsk_combination *terms, const dsk_item *item, unsigned input, double coefficient, unsigned *types) {
     if (coefficient == 0) return;
     terms->tensors[terms->n_terms] = item->inputs[input];
+    terms->types[terms->n_terms] = (uint8_t)item->input_types[input];
     terms->coefficients[terms->n_terms++] = coefficient;
+    *types |= type_bit(item->input_types[input]);
 }
 
-dsk_program dsk_prepare(const dsk_item *item, bool for_thresholds, bool streaming) {
-    const dsk_row *row = item->row;
-    dsk_program program = {.uses_prediction = for_thresholds || reads_prediction(row, item->outputs)};
-    if (program.uses_prediction)
-        for (unsigned input = 0; input < DSK_PREDICTION_INPUT_COUNT; input++)
-            add_term(&program.prediction, item, input, row->prediction[input]);
-    if (for_thresholds) return program;
+/* The kernels for tensors of the types in the set `own`, in an item of the types in the set `all`. */
+static dsk_kernel_kind kernel_kind(unsigned own, unsigned all) {
+    const unsigned float32 = type_bit(DSK_FLOAT32), float64 = type_bit(DSK_FLOAT64);
+    if (all & float64) return own == float64 ? (dsk_kernel_kind)DSK_FLOAT64 : DSK_KERNEL_WIDE;
+    if (all & float32) return own == float32 ? (dsk_kernel_kind)DSK_FLOAT32 : DSK_KERNEL_SHORT;
+    if (own == type_bit(DSK_FLOAT16)) return (dsk_kernel_kind)DSK_FLOAT16;
+    return own == type_bit(DSK_BFLOAT16) ? (dsk_kernel_kind)DSK_BFLOAT16 : DSK_KERNEL_HALF;
+}
 
-    program.clamp = row->clamp;
-    program.clamp_range = row->clamp == DSK_CLAMP_THRESHOLD ? item->threshold : row->clamp_range;
+/* The types of the outputs and of what they read beside p, which a program for thresholds doesn't show. */
+static unsigned types_of_outputs(const dsk_item *item) {
+    unsigned types = 0;
+    for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++)
+        if (item->outputs[k]) types |= type_bit(item->output_types[k]);
+    for (unsigned input = 0; input < DSK_INPUT_COUNT; input++)
+        if (item->inputs[input] && is_type(item->input_types[input]) && outputs_read_input(item, input))
+            types |= type_bit(item->input_types[input]);
+    return types;
+}
+
+void dsk_prepare(dsk_program *program, const dsk_item *item, bool for_thresholds, bool streaming) {
+    const dsk_row *row = item->row;
+    unsigned types = 0; /* a set of bits: those of the tensors that the program reads and writes */
+    program->uses_prediction = for_thresholds || reads_prediction(row, item->outputs);
+    program->n_outputs = 0;
+    program->prediction.n_terms = 0;
+    program->prediction.prediction = 0; /* p isn't a term of itself */
+    program->clamp = DSK_CLAMP_NONE;
+    program->clamp_range = 0;
+    if (program->uses_prediction)
+        for (unsigned input = 0; input < DSK_PREDICTION_INPUT_COUNT; input++)
+            add_term(&program->prediction, item, input, row->prediction[input], &types);
+    if (for_thresholds) {
+        const unsigned all = types | types_of_outputs(item);
+        program->is_wide = all & type_bit(DSK_FLOAT64);
+        program->kind = kernel_kind(types, all);
+        return;
+    }
+
+    program->clamp = row->clamp;
+    program->clamp_range = row->clamp == DSK_CLAMP_THRESHOLD ? item->threshold : row->clamp_range;
     for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++) {
         if (!item->outputs[k]) continue;
-        unsigned place = program.n_outputs++;
-        dsk_combination *terms = &program.outputs[place];
-        for (unsigned input = 0; input < DSK_INPUT_COUNT; input++) add_term(terms, item, input, row->outputs[k][input]);
+        unsigned place = program->n_outputs++;
+        dsk_combination *terms = &program->outputs[place];
+        terms->n_terms = 0;
+        for (unsigned input = 0; input < DSK_INPUT_COUNT; input++)
+            add_term(terms, item, input, row->outputs[k][input], &types);
         terms->prediction = row->outputs[k][DSK_PREDICTION];
-        program.destinations[place] = item->outputs[k];
-        program.streaming[place] = streaming;
+        program->destinations[place] = item->outputs[k];
+        program->destination_types[place] = (uint8_t)item->output_types[k];
+        types |= type_bit(item->output_types[k]);
+        program->streaming[place] = streaming;
         /* A line that was read is in the cache anyway. */
         for (unsigned input = 0; input < DSK_INPUT_COUNT; input++)
-            if (item->inputs[input] == item->outputs[k]) program.streaming[place] = false;
+            if (item->inputs[input] == item->outputs[k]) program->streaming[place] = false;
     }
-    return program;
+    program->is_wide = types & type_bit(DSK_FLOAT64);
+    program->kind = kernel_kind(types, types);
 }
 
 /* The bytes an item reads and writes. */
-static size_t traffic(const dsk_item *item, size_t element_size) {
+static size_t traffic(const dsk_item *item) {
     bool prediction = reads_prediction(item->row, item->outputs);
-    size_t streams = 0;
+    size_t bytes = 0; /* of one element of each */
     for (unsigned input = 0; input < DSK_INPUT_COUNT; input++)
-        streams += (prediction && prediction_reads_input(item, input)) || outputs_read_input(item, input);
-    for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++) streams += item->outputs[k] != NULL;
-    return item->n_elements * element_size > SIZE_MAX / 16 ? SIZE_MAX / 16 : item->n_elements * element_size * streams;
+        if ((prediction && prediction_reads_input(item, input)) || outputs_read_input(item, input))
+            bytes += dsk_size(item->input_types[input]);
+    for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++)
+        if (item->outputs[k]) bytes += dsk_size(item->output_types[k]);
+    return bytes && item->n_elements > SIZE_MAX / bytes ? SIZE_MAX : item->n_elements * bytes;
 }
 
 typedef struct step_work {
@@ -143,7 +201,6 @@ typedef struct step_work {
     size_t total_elements;
     size_t n_chunks;
     bool streaming;
-    const dsk_kernels *kernels;
 } step_work;
 
 /* Chunks begin at multiples of this many elements of the whole call, so that they seldom share a cache line. */
@@ -164,23 +221,24 @@ static void step_chunk(void *context, size_t chunk) {
         size_t item_end = item_begin + item->n_elements;
         size_t from = begin > item_begin ? begin : item_begin, to = end < item_end ? end : item_end;
         if (from < to) {
-            dsk_program program = dsk_prepare(item, false, work->streaming);
-            work->kernels->step(&program, from - item_begin, to - item_begin);
+            dsk_program program;
+            dsk_prepare(&program, item, false, work->streaming);
+            dsk_kernels_for(program.kind)->step(&program, from - item_begin, to - item_begin);
         }
         item_begin = item_end;
     }
 }
 
-dsk_status dsk_step(dsk_element_type type, const dsk_item *items, size_t n_items, unsigned max_threads) {
-    dsk_status status = dsk_check_items(type, items, n_items, false);
+dsk_status dsk_step(const dsk_item *items, size_t n_items, unsigned max_threads) {
+    dsk_status status = dsk_check_items(items, n_items, false);
     if (status != DSK_OK) return status;
 
     dsk_limits limits = dsk_get_limits();
-    step_work work = {.items = items, .n_items = n_items, .n_chunks = 1, .kernels = dsk_kernels_for(type)};
+    step_work work = {.items = items, .n_items = n_items, .n_chunks = 1};
     size_t bytes = 0;
     for (size_t i = 0; i < n_items; i++) {
         work.total_elements += items[i].n_elements;
-        size_t item_bytes = traffic(&items[i], dsk_element_size(type));
+        size_t item_bytes = traffic(&items[i]);
         bytes = bytes > SIZE_MAX - item_bytes ? SIZE_MAX : bytes + item_bytes;
     }
     work.streaming = bytes >= limits.streaming_bytes;
@@ -205,7 +263,8 @@ dsk_status dsk_add_noise(dsk_element_type type, const void *sample, const void *
     if ((uintptr_t)sample % element_size || (uintptr_t)noise % element_size || (uintptr_t)out % element_size)
         return DSK_MISALIGNED;
     size_t bytes = n_elements_per_item * element_size;
-    if (partly_overlap(sample, out, n_items * bytes) || partly_overlap(noise, out, n_items * bytes)) return DSK_OVERLAP;
+    size_t all = n_items * bytes;
+    if (partly_overlap(sample, all, out, all) || partly_overlap(noise, all, out, all)) return DSK_OVERLAP;
 
     for (size_t first = 0; first < n_items; first += BLOCK) {
         dsk_row rows[BLOCK] = {0};
@@ -216,12 +275,13 @@ dsk_status dsk_add_noise(dsk_element_type type, const void *sample, const void *
             rows[i].outputs[0][DSK_SAMPLE] = signal_rates[first + i];
             rows[i].outputs[0][DSK_NOISE] = noise_rates[first + i];
             items[i].row = &rows[i];
+            items[i].input_types[DSK_SAMPLE] = items[i].input_types[DSK_NOISE] = items[i].output_types[0] = type;
             items[i].inputs[DSK_SAMPLE] = (const char *)sample + offset;
             items[i].inputs[DSK_NOISE] = (const char *)noise + offset;
             items[i].outputs[0] = (char *)out + offset;
             items[i].n_elements = n_elements_per_item;
         }
-        dsk_status status = dsk_step(type, items, count, max_threads);
+        dsk_status status = dsk_step(items, count, max_threads);
         if (status != DSK_OK) return status;
     }
     return DSK_OK;
@@ -229,11 +289,13 @@ dsk_status dsk_add_noise(dsk_element_type type, const void *sample, const void *
 
 dsk_status dsk_scale(dsk_element_type type, const void *sample, double factor, size_t n_elements, void *out,
                      unsigned max_threads) {
+    if (dsk_element_size(type) == 0) return DSK_UNKNOWN_TYPE;
     if (n_elements && (!sample || !out)) return DSK_NULL_POINTER;
     dsk_row row = {0};
     dsk_item item = {.row = &row, .n_elements = n_elements};
     row.outputs[0][DSK_SAMPLE] = factor;
     item.inputs[DSK_SAMPLE] = sample;
+    item.input_types[DSK_SAMPLE] = item.output_types[0] = type;
     item.outputs[0] = out;
-    return dsk_step(type, &item, 1, max_threads);
+    return dsk_step(&item, 1, max_threads);
 }

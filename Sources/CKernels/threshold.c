@@ -50,8 +50,8 @@ static void count_digit(selection *work, unsigned max_threads) {
     dsk_parallel((work->n_elements + COUNT_GRAIN - 1) / COUNT_GRAIN, max_threads, count_chunk, work);
 }
 
-static double key_value(dsk_element_type type, uint64_t key) {
-    if (type == DSK_FLOAT64) {
+static double key_value(bool is_wide, uint64_t key) {
+    if (is_wide) {
         double value;
         memcpy(&value, &key, sizeof value);
         return value;
@@ -62,14 +62,15 @@ static double key_value(dsk_element_type type, uint64_t key) {
     return value;
 }
 
-static double find_threshold(dsk_element_type type, const dsk_item *item, double ratio, double max_value,
-                             unsigned max_threads) {
+static double find_threshold(const dsk_item *item, double ratio, double max_value, unsigned max_threads) {
     size_t n = item->n_elements;
     if (n == 0) return fmin(1, max_value);
 
-    dsk_program program = dsk_prepare(item, true, false);
-    selection work = {.program = &program, .n_elements = n, .kernels = dsk_kernels_for(type)};
-    const unsigned key_bits = type == DSK_FLOAT64 ? 63 : 31;
+    dsk_program program;
+    dsk_prepare(&program, item, true, false);
+    selection work = {.program = &program, .n_elements = n, .kernels = dsk_kernels_for(program.kind)};
+    const unsigned key_bits = program.is_wide ? 63 : 31;
+    if (!program.is_wide) ratio = (float)ratio;
     const double rank = ratio * (double)(n - 1);
     const size_t k = (size_t)rank;
     size_t below = 0; /* the number of keys less than every key with the prefix */
@@ -92,16 +93,16 @@ static double find_threshold(dsk_element_type type, const dsk_item *item, double
         work.digit.prefix_shift = undecided;
         if (undecided > 0) continue;
 
-        double low = key_value(type, work.digit.prefix), high = low;
+        double low = key_value(program.is_wide, work.digit.prefix), high = low;
         if (rank > (double)k && below + work.bins[bin] == k + 1) {
             unsigned next = bin + 1;
             while (next < DSK_BIN_COUNT && work.bins[next] == 0) next++;
             uint64_t key = next < DSK_BIN_COUNT ? work.digit.prefix + (next - bin) : work.least_above;
-            high = key_value(type, key);
+            high = key_value(program.is_wide, key);
         }
         /* Two infinities make a NaN of the difference: torch's interpolation says so too. */
         double quantile = low + (rank - (double)k) * (high - low);
-        if (type == DSK_FLOAT32) quantile = (float)quantile;
+        if (!program.is_wide) quantile = (float)quantile;
         if (isnan(quantile)) return NAN;
         return fmin(fmax(quantile, 1), max_value);
     }
@@ -109,24 +110,21 @@ static double find_threshold(dsk_element_type type, const dsk_item *item, double
 }
 
 typedef struct thresholds_work {
-    dsk_element_type type;
     dsk_item *items;
     double ratio, max_value;
 } thresholds_work;
 
 static void find_one_threshold(void *context, size_t i) {
     const thresholds_work *work = context;
-    work->items[i].threshold = find_threshold(work->type, &work->items[i], work->ratio, work->max_value, 1);
+    work->items[i].threshold = find_threshold(&work->items[i], work->ratio, work->max_value, 1);
 }
 
-dsk_status dsk_find_thresholds(dsk_element_type type, dsk_item *items, size_t n_items, double ratio, double max_value,
-                               unsigned max_threads) {
-    dsk_status status = dsk_check_items(type, items, n_items, true);
+dsk_status dsk_find_thresholds(dsk_item *items, size_t n_items, double ratio, double max_value, unsigned max_threads) {
+    dsk_status status = dsk_check_items(items, n_items, true);
     if (status != DSK_OK) return status;
     if (!(ratio >= 0 && ratio <= 1) || !(max_value > 0)) return DSK_OUT_OF_RANGE;
 
-    if (type == DSK_FLOAT32) ratio = (float)ratio;
-    thresholds_work work = {type, items, ratio, max_value};
+    thresholds_work work = {items, ratio, max_value};
     size_t total = 0;
     for (size_t i = 0; i < n_items; i++) total += items[i].n_elements;
     if (total < dsk_get_limits().parallel_elements) max_threads = 1;
@@ -136,7 +134,7 @@ dsk_status dsk_find_thresholds(dsk_element_type type, dsk_item *items, size_t n_
         dsk_parallel(n_items, max_threads, find_one_threshold, &work);
     } else {
         for (size_t i = 0; i < n_items; i++)
-            items[i].threshold = find_threshold(type, &items[i], ratio, max_value, max_threads);
+            items[i].threshold = find_threshold(&items[i], ratio, max_value, max_threads);
     }
     return DSK_OK;
 }

@@ -28,7 +28,20 @@ public enum SchedulerCatalog {
     public static func makeScheduler(
         json bytes: [UInt8], overrides: [String: JSONValue] = [:]
     ) throws(SchedulerError) -> any PlannedScheduler {
-        let values = try JSONReader.read(bytes).members()
+        try makeScheduler(json: bytes, className: nil, overrides: overrides)
+    }
+
+    /// Makes the scheduler of the class, or of the one that the bytes name, from the values that the bytes have.
+    ///
+    /// What diffusers keeps in `_use_default_values` is a list of the keys that nobody gave a value; they count as not there.
+    package static func makeScheduler(
+        json bytes: [UInt8], className wanted: String?, overrides: [String: JSONValue]
+    ) throws(SchedulerError) -> any PlannedScheduler {
+        var values = try JSONReader.read(bytes).members()
+        if let wanted { values["_class_name"] = .string(wanted) }
+        if case .array(let keys)? = values.removeValue(forKey: "_use_default_values") {
+            for case .string(let key) in keys { values[key] = nil }
+        }
         guard case .string(let name)? = values["_class_name"] else {
             throw .invalidValue(
                 key: "_class_name", value: values["_class_name"]?.text ?? "missing",
@@ -45,6 +58,18 @@ public enum SchedulerCatalog {
         json text: String, overrides: [String: JSONValue] = [:]
     ) throws(SchedulerError) -> any PlannedScheduler {
         try makeScheduler(json: Array(text.utf8), overrides: overrides)
+    }
+
+    /// Makes the scheduler that a file describes, of another class if one is wanted.
+    package static func makeScheduler(
+        contentsOf path: String, subfolder: String?, className: String?, overrides: [String: JSONValue]
+    ) throws(SchedulerError) -> any PlannedScheduler {
+        try makeScheduler(json: ConfigurationFile.read(path: path, subfolder: subfolder), className: className, overrides: overrides)
+    }
+
+    /// The members of a JSON object.
+    package static func overrides(json bytes: [UInt8]) throws(SchedulerError) -> [String: JSONValue] {
+        try JSONReader.read(bytes).members()
     }
 
     private static func className<S: PlannedScheduler>(of type: S.Type) -> String { S.Configuration.className }

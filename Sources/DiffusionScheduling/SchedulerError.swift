@@ -26,6 +26,12 @@ public enum SchedulerError: Error, Sendable, Equatable {
     case missingNoise(step: Int?)
     /// A coefficient of the plan is not a finite number: the noise levels are too extreme for float64.
     case unrepresentablePlan(step: Int)
+    /// The bytes are no saved state, or not as they were saved.
+    case damagedState(reason: String)
+    /// The state was saved by something else than what is to go on from it: with another plan, say.
+    case foreignState(reason: String)
+    /// There is no memory for a session's history.
+    case outOfMemory(byteCount: Int)
 }
 
 extension SchedulerError: CustomStringConvertible {
@@ -55,6 +61,12 @@ extension SchedulerError: CustomStringConvertible {
             "\(step.map { "step \($0)" } ?? "this step") is stochastic: pass noise, one standard normal number for each element of the sample"
         case .unrepresentablePlan(let step):
             "the coefficients of step \(step) are not finite in float64: the noise levels around it are too extreme"
+        case .damagedState(let reason):
+            "the saved state is damaged: \(reason)"
+        case .foreignState(let reason):
+            "the saved state doesn't belong here: \(reason)"
+        case .outOfMemory(let byteCount):
+            "there is no memory for a history of \(byteCount) bytes"
         }
     }
 }

@@ -1,20 +1,26 @@
-/// An element type that schedulers can step: `Float` or `Double`.
+/// An element type that schedulers can step: `Float`, `Double`, `Float16` or ``BFloat16``.
 ///
-/// The arithmetic is done in the element type; coefficients are rounded to it once.
+/// The arithmetic is done in a wider type: half elements are summed in `Float`, the others in `Double`. Each result is rounded
+/// once to the element type.
 public protocol TensorElement: BitwiseCopyable, Sendable, Equatable {
     /// How plans, sessions and kernels name the type.
     static var elementType: ElementType { get }
 }
 
 /// The names of the element types.
-public enum ElementType: String, Sendable, Codable {
+public enum ElementType: String, Sendable, Codable, CaseIterable {
     case float32, float64
+    /// IEEE 754's binary16: 5 bits of exponent, 10 of fraction.
+    case float16
+    /// The upper half of a `Float`: 8 bits of exponent, 7 of fraction.
+    case bfloat16
 
     /// Bytes of one element.
     public var size: Int {
         switch self {
         case .float32: 4
         case .float64: 8
+        case .float16, .bfloat16: 2
         }
     }
 }
@@ -25,4 +31,45 @@ extension Float: TensorElement {
 
 extension Double: TensorElement {
     public static var elementType: ElementType { .float64 }
+}
+
+// Swift has no Float16 for Macs with Intel processors.
+#if !(os(macOS) && arch(x86_64))
+    extension Float16: TensorElement {
+        public static var elementType: ElementType { .float16 }
+    }
+#endif
+
+/// A number in bfloat16, the upper half of a `Float`: its range, with 8 significant bits.
+///
+/// For storage and exchange: it converts, and doesn't calculate.
+public struct BFloat16: TensorElement, CustomStringConvertible {
+    public static var elementType: ElementType { .bfloat16 }
+
+    /// The upper 16 bits of the `Float` of the same value.
+    public var bitPattern: UInt16
+
+    public init(bitPattern: UInt16) { self.bitPattern = bitPattern }
+
+    /// The nearest number, of two equally near ones the one with an even bit pattern; too large ones become infinite. A NaN stays
+    /// one, and becomes quiet.
+    public init(_ value: Float) {
+        let bits = value.bitPattern
+        if value.isNaN {
+            bitPattern = UInt16(bits >> 16) | 0x40
+        } else {
+            // Adding half of what is cut off, less the tie's last bit, carries into the upper half where that has to grow.
+            bitPattern = UInt16((bits + 0x7fff + (bits >> 16 & 1)) >> 16)
+        }
+    }
+
+    /// Equality of the numbers: a NaN equals nothing, and zero equals -0.
+    public static func == (a: BFloat16, b: BFloat16) -> Bool { Float(a) == Float(b) }
+
+    public var description: String { Float(self).description }
+}
+
+extension Float {
+    /// The same value.
+    public init(_ value: BFloat16) { self.init(bitPattern: UInt32(value.bitPattern) << 16) }
 }

@@ -17,6 +17,8 @@ import Testing
                 await #expect(processExitsWith: .success) { [function, guarded] in
                     try Self.run(function, guarded, Float.self)
                     try Self.run(function, guarded, Double.self)
+                    try Self.run(function, guarded, Float16.self)
+                    try Self.run(function, guarded, Brain.self)
                 }
             }
 

@@ -13,7 +13,7 @@ extension KernelTests {
                 let odd = T.oddValues
                 let x = odd.flatMap { Array(repeating: $0, count: odd.count) }
                 let e = Array(repeating: odd, count: odd.count).flatMap(\.self)
-                let largest = Double(T.greatestFiniteMagnitude), least = Double(T.leastNormalMagnitude)
+                let largest = T.greatestFiniteMagnitude.widened, least = T.leastNormalMagnitude.widened
                 let coefficients = [0, 1, -1, 0.3, 2, largest, least, Double.infinity, .nan]
                 for clamp in [DSK_CLAMP_NONE, DSK_CLAMP_RANGE, DSK_CLAMP_THRESHOLD] {
                     for first in coefficients {

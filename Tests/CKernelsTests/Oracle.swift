@@ -6,82 +6,140 @@ import CKernels
 
 // MARK: - The same bits
 
-/// The sum, in float64, of the terms whose coefficient isn't zero, in order; rounded once.
-func plainCombination<T: Element>(_ coefficients: [Double], _ tensors: [[T]], prediction: [T]? = nil, count: Int) -> [T] {
-    var sum = [Double](repeating: 0, count: count)
-    var isFirst = true
-    for (term, coefficient) in coefficients.enumerated() where coefficient != 0 {
-        let used = T.used(coefficient)
-        let tensor = term == Row.predictionTerm ? prediction! : tensors[term]
-        for i in 0..<count {
-            let product = used * tensor[i].widened
-            sum[i] = isFirst ? product : sum[i] + product
-        }
-        isFirst = false
+/// How an item is calculated: a matter of the widest type of its tensors. Numbers are float64 here, whichever type they are of.
+enum Arithmetic {
+    case half, short, wide
+
+    init(_ kinds: some Sequence<ElementKind>) {
+        self = kinds.contains(.float64) ? .wide : kinds.contains(.float32) ? .short : .half
     }
-    return sum.map { T($0) }
+
+    /// The coefficient as it is used.
+    func used(_ coefficient: Double) -> Double {
+        switch self {
+        case .half: return Double(Float(coefficient))
+        case .short:
+            // 29 bits, ties to even: the leading one and 28 after it.
+            guard coefficient.isFinite && coefficient != 0 else { return coefficient }
+            let significand = (coefficient.significand * 0x1p28).rounded(.toNearestOrEven) * 0x1p-28
+            return Double(sign: coefficient.sign, exponent: coefficient.exponent, significand: significand)
+        case .wide: return coefficient
+        }
+    }
+
+    func product(_ a: Double, _ b: Double) -> Double { self == .half ? Double(Float(a) * Float(b)) : a * b }
+    func sum(_ a: Double, _ b: Double) -> Double { self == .half ? Double(Float(a) + Float(b)) : a + b }
+    /// To the type of p.
+    func rounded(_ p: Double) -> Double { self == .wide ? p : Double(Float(p)) }
+
+    /// The sum of the terms whose coefficient isn't zero, in order, before it is rounded.
+    func combination(_ coefficients: [Double], _ tensors: [[Double]], prediction: [Double]? = nil, count: Int) -> [Double] {
+        var sums = [Double](repeating: 0, count: count)
+        var isFirst = true
+        for (term, coefficient) in coefficients.enumerated() where coefficient != 0 {
+            let used = used(coefficient)
+            let tensor = term == Row.predictionTerm ? prediction! : tensors[term]
+            for i in 0..<count {
+                let product = product(used, tensor[i])
+                sums[i] = isFirst ? product : sum(sums[i], product)
+            }
+            isFirst = false
+        }
+        return sums
+    }
+
+    func prediction(_ row: Row, _ inputs: [[Double]], count: Int) -> [Double] {
+        combination(row.prediction, inputs, count: count).map(rounded)
+    }
+
+    /// All three outputs before they are rounded.
+    func step(_ row: Row, inputs: [[Double]], threshold: Double, count: Int) -> [[Double]] {
+        var p = prediction(row, inputs, count: count)
+        if row.clamp != DSK_CLAMP_NONE {
+            let range = rounded(row.clamp == DSK_CLAMP_RANGE ? row.clampRange : threshold)
+            for i in 0..<count {
+                if p[i] < -range { p[i] = -range }
+                if p[i] > range { p[i] = range }
+                // Rounding a quotient of float32 numbers from float64 is the same as rounding it at once.
+                if row.clamp == DSK_CLAMP_THRESHOLD { p[i] = rounded(p[i] / range) }
+            }
+        }
+        return row.outputs.map { combination($0, inputs, prediction: p, count: count) }
+    }
 }
 
-func plainPrediction<T: Element>(_ row: Row, _ inputs: [[T]], count: Int) -> [T] {
-    plainCombination(row.prediction, inputs, count: count)
+func plainCombination<T: Element>(_ coefficients: [Double], _ tensors: [[T]], count: Int) -> [T] {
+    Arithmetic([T.kind]).combination(coefficients, tensors.map { $0.map(\.widened) }, count: count).map { T($0) }
+}
+
+func plainPrediction<T: Element>(_ row: Row, _ inputs: [[T]], count: Int) -> [T.Prediction] {
+    Arithmetic([T.kind]).prediction(row, inputs.map { $0.map(\.widened) }, count: count).map { T.Prediction($0) }
 }
 
 /// All three outputs, whichever are wanted. `inputs` holds a tensor or an empty array for each.
 func plainStep<T: Element>(_ row: Row, inputs: [[T]], threshold: Double, count: Int) -> [[T]] {
-    var p = plainPrediction(row, inputs, count: count)
-    if row.clamp != DSK_CLAMP_NONE {
-        let range = T(row.clamp == DSK_CLAMP_RANGE ? row.clampRange : threshold)
-        for i in 0..<count {
-            if p[i] < -range { p[i] = -range }
-            if p[i] > range { p[i] = range }
-            if row.clamp == DSK_CLAMP_THRESHOLD { p[i] = T(p[i].widened / range.widened) }
-        }
-    }
-    return row.outputs.map { plainCombination($0, inputs, prediction: p, count: count) }
+    Arithmetic([T.kind]).step(row, inputs: inputs.map { $0.map(\.widened) }, threshold: threshold, count: count)
+        .map { $0.map { T($0) } }
 }
 
-/// The header's formula on a sorted copy.
-func plainThreshold<T: Element>(_ prediction: [T], ratio: Double, maxValue: Double) -> Double {
+/// The header's formula on a sorted copy of p.
+func plainThreshold<P: Element>(_ prediction: [P], ratio: Double, maxValue: Double) -> Double {
     if prediction.contains(where: \.isNaN) { return .nan }
     if prediction.isEmpty { return min(1, maxValue) }
-    let sorted = prediction.map(\.magnitude).sorted()
-    let rank = Double(T(ratio)) * Double(sorted.count - 1)
+    let sorted = prediction.map(\.widened.magnitude).sorted()
+    let rank = P.Prediction(ratio).widened * Double(sorted.count - 1)
     let k = Int(rank)
-    let low = Double(sorted[k])
-    let high = rank > Double(k) ? Double(sorted[k + 1]) : low
-    let quantile = Double(T(low + (rank - Double(k)) * (high - low)))
+    let low = sorted[k]
+    let high = rank > Double(k) ? sorted[k + 1] : low
+    let quantile = P.Prediction(low + (rank - Double(k)) * (high - low)).widened
     if quantile.isNaN && maxValue > 1 { return .nan }
     return quantile > 1 ? min(quantile, maxValue) : min(1, maxValue)
 }
 
 // MARK: - The forward error
 
-/// A number that was computed for float32 elements, as it would be without rounding, and a bound on the difference.
+/// A number as it would be without rounding, and a bound on the difference to what is computed.
 struct Bounded {
     var exact: Double
     var bound: Double
 }
 
-/// CKernels.h: |computed - exact| <= 2^-24 |out| + 2^-29 sum |coefficient * input|: one rounding to float32, and the rounding of
-/// every coefficient to 29 bits; products are exact. The prediction comes with an error of its own, which its coefficient scales.
-/// The factor 1 + 2^-18 covers what is of second order: at most ten sums' 2^-53 of the magnitudes, the same sums that `exact`
-/// itself has, and |out| where the exact value stands.
-func exactCombination(_ coefficients: [Double], _ tensors: [[Float]], prediction: Bounded? = nil, at i: Int) -> Bounded {
+/// The table of CKernels.h.
+extension ElementKind {
+    var roundoff: Double { [.float32: 0x1p-24, .float64: 0x1p-53, .float16: 0x1p-11, .bfloat16: 0x1p-8][self]! }
+    var least: Double { [.float32: 0x1p-149, .float64: 0x1p-1074, .float16: 0x1p-24, .bfloat16: 0x1p-133][self]! }
+}
+
+/// CKernels.h: |computed - exact| <= max(u |out|, least / 2) + e sum |coefficient * input|. The prediction comes with an error of
+/// its own, which its coefficient scales. The factor 1 + 2^-18 covers, for float32 sums, what is of second order; `exact` has
+/// errors of at most ten sums' 2^-53 itself, which count where the output is float64.
+func exactCombination(
+    _ coefficients: [Double], _ tensors: [[Double]], prediction: Bounded? = nil, at i: Int, _ arithmetic: Arithmetic,
+    output: ElementKind
+) -> Bounded {
     var sum = Bounded(exact: 0, bound: 0)
-    var magnitudes = 0.0
+    var magnitudes = 0.0, terms = 0.0
     for (term, coefficient) in coefficients.enumerated() where coefficient != 0 {
-        let input = term == Row.predictionTerm ? prediction! : Bounded(exact: Double(tensors[term][i]), bound: 0)
+        let input = term == Row.predictionTerm ? prediction! : Bounded(exact: tensors[term][i], bound: 0)
         sum.exact += coefficient * input.exact
         sum.bound += abs(coefficient) * input.bound
-        magnitudes += abs(coefficient * input.exact)
+        magnitudes += abs(coefficient) * (abs(input.exact) + input.bound)
+        terms += 1
     }
-    sum.bound = (sum.bound + 0x1p-24 * abs(sum.exact) + 0x1p-29 * magnitudes) * (1 + 0x1p-18)
+    let e = [.half: (terms + 1) * 0x1p-24, .short: 0x1p-29, .wide: terms * 0x1p-53][arithmetic]!
+    let own = arithmetic == .wide ? terms * 0x1p-53 : 0
+    sum.bound += (e + own) * magnitudes
+    sum.bound += max(output.roundoff * (abs(sum.exact) + sum.bound), output.least / 2)
+    sum.bound *= 1 + 0x1p-18
     return sum
 }
 
-func exactStep(_ row: Row, inputs: [[Float]], threshold: Double, at i: Int) -> [Bounded] {
-    let u = 0x1p-24
-    var p = exactCombination(row.prediction, inputs, at: i)
+func exactStep(
+    _ row: Row, inputs: [[Double]], threshold: Double, at i: Int, _ arithmetic: Arithmetic, outputs: [ElementKind]
+) -> [Bounded] {
+    let kind: ElementKind = arithmetic == .wide ? .float64 : .float32
+    let u = kind.roundoff
+    var p = exactCombination(row.prediction, inputs, at: i, arithmetic, output: kind)
     switch row.clamp {
     case DSK_CLAMP_RANGE:
         // Clamping to the exact range brings no two numbers further apart; the range itself is rounded.
@@ -94,5 +152,7 @@ func exactStep(_ row: Row, inputs: [[Float]], threshold: Double, at i: Int) -> [
         p.bound = (p.bound / threshold + 2 * u) * (1 + 64 * u)
     default: break
     }
-    return row.outputs.map { exactCombination($0, inputs, prediction: p, at: i) }
+    return zip(row.outputs, outputs).map {
+        exactCombination($0, inputs, prediction: p, at: i, arithmetic, output: $1)
+    }
 }

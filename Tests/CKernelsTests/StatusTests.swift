@@ -11,7 +11,7 @@ extension KernelTests {
 
         @Test func numbersAreForEver() {
             #expect(Self.statuses.map(\.rawValue) == Array(0...7))
-            #expect([DSK_FLOAT32.rawValue, DSK_FLOAT64.rawValue] == [0, 1])
+            #expect([DSK_FLOAT32, DSK_FLOAT64, DSK_FLOAT16, DSK_BFLOAT16].map(\.rawValue) == [0, 1, 2, 3])
         }
 
         @Test func messages() {
@@ -24,6 +24,8 @@ extension KernelTests {
         @Test func elementSizes() {
             #expect(dsk_element_size(DSK_FLOAT32) == 4)
             #expect(dsk_element_size(DSK_FLOAT64) == 8)
+            #expect(dsk_element_size(DSK_FLOAT16) == 2)
+            #expect(dsk_element_size(DSK_BFLOAT16) == 2)
             #expect(dsk_element_size(unknownType) == 0)
         }
 
@@ -31,7 +33,7 @@ extension KernelTests {
             #expect(dsk_version() == UInt32(DSK_VERSION_MAJOR * 10000 + DSK_VERSION_MINOR * 100 + DSK_VERSION_PATCH))
         }
 
-        private let unknownType = dsk_element_type(rawValue: 2)
+        private let unknownType = dsk_element_type(rawValue: 4)
 
         // MARK: dsk_step
 
@@ -51,9 +53,10 @@ extension KernelTests {
             let itemCount = type == DSK_FLOAT64 ? count / 2 : count // as many as fit the memory
             call.add(row, inputs: inputs, outputs: Array(outputs[0..<2]), count: itemCount)
             call.add(badRow ?? row, inputs: inputs, outputs: Array(outputs[2..<4]), count: itemCount, threshold: threshold)
+            for i in 0...1 { call.change(i) { $0.setTypes(type) } }
             call.change(1, change)
             for threads: UInt32 in [0, 1] {
-                let status = withLimits(parallelElements: 0) { dsk_step(type, call.items, call.items.count, threads) }
+                let status = withLimits(parallelElements: 0) { dsk_step(call.items, call.items.count, threads) }
                 #expect(status == expected, sourceLocation: sourceLocation)
             }
             guard expected != DSK_OK else { return }
@@ -70,13 +73,19 @@ extension KernelTests {
 
         @Test func stepNullPointer() {
             expectStep(DSK_NULL_POINTER) { $0.row = nil }
-            #expect(dsk_step(DSK_FLOAT32, nil, 1, 0) == DSK_NULL_POINTER)
+            #expect(dsk_step(nil, 1, 0) == DSK_NULL_POINTER)
         }
 
         @Test func stepUnknownType() {
             expectStep(DSK_UNKNOWN_TYPE, type: unknownType)
             expectStep(DSK_UNKNOWN_TYPE, type: dsk_element_type(rawValue: .max))
-            #expect(dsk_step(unknownType, nil, 0, 0) == DSK_UNKNOWN_TYPE)
+            expectStep(DSK_UNKNOWN_TYPE) { $0.input_types.1 = unknownType }
+            expectStep(DSK_UNKNOWN_TYPE) { $0.output_types.1 = unknownType }
+            // Types of tensors that aren't read or written don't matter.
+            expectStep(DSK_OK) {
+                $0.input_types.2 = unknownType
+                $0.output_types.2 = unknownType
+            }
         }
 
         @Test func stepMissingInput() {
@@ -107,6 +116,10 @@ extension KernelTests {
                 expectStep(DSK_MISALIGNED) { $0.inputs.0 = $0.inputs.0! + bytes }
                 expectStep(DSK_MISALIGNED) { $0.outputs.1 = $0.outputs.1! + bytes }
             }
+            expectStep(DSK_MISALIGNED) {
+                $0.input_types.0 = DSK_BFLOAT16
+                $0.inputs.0 = $0.inputs.0! + 1
+            }
             // Addresses that are right for float32 but not for float64.
             expectStep(DSK_MISALIGNED, type: DSK_FLOAT64) { $0.inputs.1 = $0.inputs.1! + 4 }
             expectStep(DSK_MISALIGNED, type: DSK_FLOAT64) { $0.outputs.0 = $0.outputs.0! + 4 }
@@ -125,6 +138,34 @@ extension KernelTests {
             expectStep(DSK_OVERLAP) {
                 $0.outputs.0 = UnsafeMutableRawPointer(mutating: $0.inputs.0!)
                 $0.outputs.2 = $0.outputs.0
+            }
+        }
+
+        /// In place are only elements of one size; ranges are compared in bytes.
+        @Test func overlapOfTypes() {
+            let sizes = [(DSK_FLOAT32, DSK_FLOAT16), (DSK_FLOAT16, DSK_FLOAT32)]
+            for (input, output) in sizes {
+                expectStep(DSK_OVERLAP) {
+                    $0.n_elements = 50
+                    $0.input_types.0 = input
+                    $0.output_types.0 = output
+                    $0.outputs.0 = UnsafeMutableRawPointer(mutating: $0.inputs.0!)
+                }
+            }
+            // The end of the one in the beginning of the other, and one element further.
+            for (distance, status) in [(98, DSK_OVERLAP), (100, DSK_OK)] {
+                var item = dsk_item(), row = Row().cValue
+                row.outputs.0.0 = 1
+                let memory = Tensor<Float>(count: 200)
+                item.n_elements = 50
+                item.input_types.0 = DSK_FLOAT16
+                item.inputs.0 = UnsafeRawPointer(memory.pointer)
+                item.output_types.0 = DSK_BFLOAT16
+                item.outputs.0 = UnsafeMutableRawPointer(memory.pointer) + distance
+                withUnsafePointer(to: &row) {
+                    item.row = $0
+                    #expect(dsk_step(&item, 1, 1) == status)
+                }
             }
         }
 
@@ -190,9 +231,10 @@ extension KernelTests {
             let e = Tensor([Float](repeating: 3, count: 100))
             let call = Call<Float>()
             for _ in 0..<2 { call.add(row, inputs: [nil, e], outputs: [], count: 50, threshold: -7) }
+            for i in 0...1 { call.change(i) { $0.setTypes(type) } }
             call.change(1, change)
             var items = call.items
-            let status = dsk_find_thresholds(type, &items, 2, ratio, maxValue, 0)
+            let status = dsk_find_thresholds(&items, 2, ratio, maxValue, 0)
             #expect(status == expected, sourceLocation: sourceLocation)
             if expected != DSK_OK { #expect(items.map(\.threshold) == [-7, -7], sourceLocation: sourceLocation) }
         }
@@ -200,7 +242,7 @@ extension KernelTests {
         @Test func thresholdStatuses() {
             expectThresholds(DSK_OK)
             expectThresholds(DSK_NULL_POINTER) { $0.row = nil }
-            #expect(dsk_find_thresholds(DSK_FLOAT32, nil, 1, 0.5, 2, 0) == DSK_NULL_POINTER)
+            #expect(dsk_find_thresholds(nil, 1, 0.5, 2, 0) == DSK_NULL_POINTER)
             expectThresholds(DSK_UNKNOWN_TYPE, type: unknownType)
             expectThresholds(DSK_MISSING_INPUT) { $0.inputs.1 = nil }
             expectThresholds(DSK_MISALIGNED) { $0.inputs.1 = $0.inputs.1! + 2 }
@@ -210,7 +252,7 @@ extension KernelTests {
             for maxValue: Double in [0, -0.0, -1, -.infinity, .nan] { expectThresholds(DSK_OUT_OF_RANGE, maxValue: maxValue) }
             expectThresholds(DSK_OK, ratio: 0, maxValue: .infinity)
             expectThresholds(DSK_OK, ratio: 1, maxValue: .leastNonzeroMagnitude)
-            #expect(dsk_find_thresholds(DSK_FLOAT32, nil, 0, 0.5, 2, 0) == DSK_OK)
+            #expect(dsk_find_thresholds(nil, 0, 0.5, 2, 0) == DSK_OK)
         }
 
         // MARK: dsk_add_noise and dsk_scale

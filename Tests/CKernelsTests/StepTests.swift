@@ -63,7 +63,7 @@ extension KernelTests {
         func everySubsetOfTerms(kind: ElementKind) throws {
             func check<T: Element>(_: T.Type) throws {
                 var random = Random("everySubsetOfTerms \(kind)")
-                let count = 67 // a tile of AVX-512 in float32, and some
+                let count = 67 // a tile of any type on any instruction set, and some
                 let inputs: [[T]] = (0..<Row.inputCount).map { _ in random.values(count) }
                 let tensors = inputs.map { Tensor($0, offset: random.offset()) }
                 for subset in 0..<1 << Row.termCount {
@@ -212,30 +212,39 @@ extension KernelTests {
         }
 
         /// The bound that CKernels.h states, and its composition over p.
-        @Test func forwardError() throws {
-            var random = Random("forwardError")
-            for _ in 0..<150 {
-                var row = random.row(zeroPercent: 20)
-                let threshold = abs(random.double())
-                if random.chance(30) { row.outputs[0][Row.predictionTerm] = 0 } // the header's statement as it stands
-                let count = 70
-                let inputs: [[Float]] = (0..<Row.inputCount).map { _ in random.values(count) }
-                let outputs = (0..<Row.outputCount).map { _ in Tensor<Float>(count: count) }
-                let call = Call(row, inputs: inputs.map { Tensor($0) }, outputs: outputs, count: count, threshold: threshold)
-                try require(call.step(), "\(row)")
-                for i in 0..<count {
-                    for (k, exact) in exactStep(row, inputs: inputs, threshold: threshold, at: i).enumerated() {
-                        let error = abs(Double(outputs[k].pointer[i]) - exact.exact)
-                        let isWithin = error <= exact.bound
-                        try require(
-                            noProblem: isWithin ? nil : "error \(error) exceeds the bound \(exact.bound)",
-                            "element \(i) of output \(k), \(row), threshold \(threshold)")
+        @Test(arguments: ElementKind.allCases)
+        func forwardError(kind: ElementKind) throws {
+            func check<T: Element>(_: T.Type) throws {
+                var random = Random("forwardError \(kind)")
+                for _ in 0..<150 {
+                    var row = random.row(zeroPercent: 20)
+                    let threshold = abs(random.double())
+                    if random.chance(30) { row.outputs[0][Row.predictionTerm] = 0 } // the header's statement as it stands
+                    let count = 70
+                    let inputs: [[T]] = (0..<Row.inputCount).map { _ in random.values(count) }
+                    let outputs = (0..<Row.outputCount).map { _ in Tensor<T>(count: count) }
+                    let call = Call(row, inputs: inputs.map { Tensor($0) }, outputs: outputs, count: count, threshold: threshold)
+                    try require(call.step(), "\(row)")
+                    let widened = inputs.map { $0.map(\.widened) }
+                    for i in 0..<count {
+                        let exact = exactStep(
+                            row, inputs: widened, threshold: threshold, at: i, Arithmetic([kind]),
+                            outputs: Array(repeating: kind, count: Row.outputCount))
+                        for (k, exact) in exact.enumerated() {
+                            let error = abs(outputs[k].pointer[i].widened - exact.exact)
+                            let isWithin = error <= exact.bound
+                            try require(
+                                noProblem: isWithin ? nil : "error \(error) exceeds the bound \(exact.bound)",
+                                "element \(i) of output \(k), \(row), threshold \(threshold)")
+                        }
                     }
                 }
             }
+            try check(kind.type)
         }
 
-        /// float32 elements are summed in float64, with coefficients of 29 bits; float64 elements with coefficients as they are.
+        /// float32 elements are summed in float64, with coefficients of 29 bits; float64 elements with coefficients as they are;
+        /// halves in float32, with coefficients of 24 bits.
         @Test func precisionOfTheArithmetic() {
             func difference<T: Element>(_ coefficient: Double, _: T.Type) -> [T] { // (coefficient - 1) x, long enough for tiles
                 var row = Row()
@@ -255,6 +264,10 @@ extension KernelTests {
                     #expect(float == [Float](repeating: expected, count: 70), "\(coefficient), ISA \(isa.rawValue)")
                     #expect(double == [Double](repeating: coefficient - 1, count: 70), "\(coefficient), ISA \(isa.rawValue)")
                 }
+                for (coefficient, expected) in [(0x1.000002p0, 0x1p-23), (0x1.000001p0, 0), (0x1.000003p0, 0x1p-22)] {
+                    let half = difference(coefficient, Brain.self)
+                    #expect(half == [Brain](repeating: Brain(expected), count: 70), "\(coefficient), ISA \(isa.rawValue)")
+                }
             }
         }
 
@@ -262,7 +275,7 @@ extension KernelTests {
         @Test func noOutputs() {
             let x = Tensor<Float>([1, 2, 3])
             #expect(Call(Row(), inputs: [x], outputs: [], count: 3).step() == DSK_OK)
-            #expect(dsk_step(DSK_FLOAT32, nil, 0, 0) == DSK_OK)
+            #expect(dsk_step(nil, 0, 0) == DSK_OK)
         }
 
         /// Two lines of school arithmetic, so that not everything hangs on the oracle.

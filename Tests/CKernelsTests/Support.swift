@@ -12,37 +12,105 @@ enum KernelTests {}
 
 // MARK: - Element types
 
-protocol Element: BinaryFloatingPoint, BitwiseCopyable {
+/// What the tests ask of an element: Swift's own types have it, `Brain` is made here.
+protocol Element: BitwiseCopyable, Comparable, ExpressibleByFloatLiteral, ExpressibleByIntegerLiteral {
+    /// The type of p in items of this type alone.
+    associatedtype Prediction: Element
     static var kind: ElementKind { get }
-    /// The coefficient as the arithmetic for this element type uses it.
-    static func used(_ coefficient: Double) -> Double
-    /// The value in float64, where all sums are made.
+    /// Rounded once, to nearest and even.
+    init(_ value: Double)
+    /// The value in float64, which is exact.
     var widened: Double { get }
+
+    var isNaN: Bool { get }
+    var nextUp: Self { get }
+    var nextDown: Self { get }
+    static var infinity: Self { get }
+    static var nan: Self { get }
+    static var leastNonzeroMagnitude: Self { get }
+    static var leastNormalMagnitude: Self { get }
+    static var greatestFiniteMagnitude: Self { get }
+    static prefix func - (value: Self) -> Self
+    static func * (a: Self, b: Self) -> Self
+    static func / (a: Self, b: Self) -> Self
 }
 
 extension Float: Element {
+    typealias Prediction = Float
     static var kind: ElementKind { .float32 }
     var widened: Double { Double(self) }
-
-    /// Rounded to 29 bits, ties to even: the leading one and 28 after it.
-    static func used(_ coefficient: Double) -> Double {
-        guard coefficient.isFinite && coefficient != 0 else { return coefficient }
-        let significand = (coefficient.significand * 0x1p28).rounded(.toNearestOrEven) * 0x1p-28
-        return Double(sign: coefficient.sign, exponent: coefficient.exponent, significand: significand)
-    }
 }
 
 extension Double: Element {
+    typealias Prediction = Double
     static var kind: ElementKind { .float64 }
     var widened: Double { self }
-    static func used(_ coefficient: Double) -> Double { coefficient }
 }
 
-enum ElementKind: String, CaseIterable, Codable, CustomTestStringConvertible {
-    case float32, float64
+extension Float16: Element {
+    typealias Prediction = Float
+    static var kind: ElementKind { .float16 }
+    var widened: Double { Double(self) }
+}
 
-    var type: any Element.Type { self == .float32 ? Float.self : Double.self }
-    var cType: dsk_element_type { self == .float32 ? DSK_FLOAT32 : DSK_FLOAT64 }
+/// bfloat16. Whatever it calculates it calculates in float64 and rounds.
+struct Brain: Element, CustomStringConvertible {
+    typealias Prediction = Float
+    static var kind: ElementKind { .bfloat16 }
+    var bits: UInt16
+
+    init(bits: UInt16) { self.bits = bits }
+
+    /// Looks which of the two neighbours is nearer.
+    init(_ value: Double) {
+        let sign: UInt16 = value.sign == .minus ? 0x8000 : 0
+        let magnitude = value.magnitude
+        guard !value.isNaN else { self.init(bits: 0x7fc0); return }
+        guard magnitude < 0x1p128 else { self.init(bits: sign | 0x7f80); return }
+        var float = Float(magnitude)
+        if Double(float) > magnitude { float = float.nextDown }
+        let below = UInt16(float.bitPattern >> 16)
+        let neighbours = [below, below + 1].map { $0 == 0x7f80 ? 0x1p128 : Brain(bits: $0).widened }
+        let middle = (neighbours[0] + neighbours[1]) / 2 // exact
+        let up = magnitude > middle || (magnitude == middle && below % 2 == 1)
+        self.init(bits: sign | (up ? below + 1 : below))
+    }
+
+    init(floatLiteral value: Double) { self.init(value) }
+    init(integerLiteral value: Int) { self.init(Double(value)) }
+
+    var widened: Double { Double(Float(bitPattern: UInt32(bits) << 16)) }
+    var isNaN: Bool { widened.isNaN }
+    var nextUp: Brain { Brain(bits: bits < 0x8000 ? bits + 1 : bits - 1) } // not for zeros
+    var nextDown: Brain { Brain(bits: bits < 0x8000 ? bits - 1 : bits + 1) }
+    var description: String { "\(widened)" }
+    static var infinity: Brain { Brain(bits: 0x7f80) }
+    static var nan: Brain { Brain(bits: 0x7fc0) }
+    static var leastNonzeroMagnitude: Brain { Brain(bits: 1) }
+    static var leastNormalMagnitude: Brain { Brain(bits: 0x80) }
+    static var greatestFiniteMagnitude: Brain { Brain(bits: 0x7f7f) }
+    static func == (a: Brain, b: Brain) -> Bool { a.widened == b.widened }
+    static func < (a: Brain, b: Brain) -> Bool { a.widened < b.widened }
+    static prefix func - (value: Brain) -> Brain { Brain(bits: value.bits ^ 0x8000) }
+    static func * (a: Brain, b: Brain) -> Brain { Brain(a.widened * b.widened) }
+    static func / (a: Brain, b: Brain) -> Brain { Brain(a.widened / b.widened) }
+}
+
+/// In the order of their numbers.
+enum ElementKind: String, CaseIterable, Codable, CustomTestStringConvertible {
+    case float32, float64, float16, bfloat16
+
+    var type: any Element.Type {
+        switch self {
+        case .float32: Float.self
+        case .float64: Double.self
+        case .float16: Float16.self
+        case .bfloat16: Brain.self
+        }
+    }
+    var cType: dsk_element_type { [DSK_FLOAT32, DSK_FLOAT64, DSK_FLOAT16, DSK_BFLOAT16][Self.allCases.firstIndex(of: self)!] }
+    var size: Int { dsk_element_size(cType) }
+    var isHalf: Bool { size == 2 }
     var testDescription: String { rawValue }
 }
 
@@ -302,6 +370,7 @@ final class Call<T: Element> {
         item.row = UnsafePointer(storedRow)
         withUnsafeMutableBytes(of: &item.inputs) { bytes in inputPointers.withUnsafeBytes(bytes.copyMemory) }
         withUnsafeMutableBytes(of: &item.outputs) { bytes in outputPointers.withUnsafeBytes(bytes.copyMemory) }
+        item.setTypes(T.kind.cType)
         item.n_elements = count
         item.threshold = threshold
         items.append(item)
@@ -315,14 +384,21 @@ final class Call<T: Element> {
     // The optimiser knows nothing of the pointers in the items: what they point into has to outlive the call by our word.
 
     func step(threads: UInt32 = 1) -> dsk_status {
-        withExtendedLifetime(self) { dsk_step(T.kind.cType, items, items.count, threads) }
+        withExtendedLifetime(self) { dsk_step(items, items.count, threads) }
     }
 
     func findThresholds(ratio: Double, maxValue: Double, threads: UInt32 = 1) -> dsk_status {
-        withExtendedLifetime(self) { dsk_find_thresholds(T.kind.cType, &items, items.count, ratio, maxValue, threads) }
+        withExtendedLifetime(self) { dsk_find_thresholds(&items, items.count, ratio, maxValue, threads) }
     }
 
     var thresholds: [Double] { items.map(\.threshold) }
+}
+
+extension dsk_item {
+    mutating func setTypes(_ type: dsk_element_type) {
+        input_types = (type, type, type, type, type, type, type, type, type, type)
+        output_types = (type, type, type)
+    }
 }
 
 // MARK: - Process-wide switches

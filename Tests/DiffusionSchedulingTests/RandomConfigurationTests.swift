@@ -111,8 +111,7 @@ import Testing
 
     private func drawGrid(_ c: inout some SigmaGridConfiguration, _ generator: inout SeededGenerator) {
         // A level of 0 has no logarithm, and is refused where the spacing needs one.
-        var grids = c.betaStart == 0 || c.trainedBetas != nil ? [0, 1, 3, 4] : [0, 1, 2, 3, 4]
-        if c.numTrainTimesteps == 1 { grids.removeLast() }
+        let grids = c.betaStart == 0 || c.trainedBetas != nil ? [0, 1, 3, 4] : [0, 1, 2, 3, 4]
         switch grids.randomElement(using: &generator)! {
         case 1: c.useKarrasSigmas = true
         case 2: c.useExponentialSigmas = true

@@ -19,6 +19,7 @@
 
 #define LARGEST 20011
 #define N_ITEMS 3
+#define MIXED (DSK_BFLOAT16 + 1) /* beside the element types */
 
 static uint64_t state;
 
@@ -42,13 +43,14 @@ static uint64_t hash(uint64_t sum, const void *data, size_t n_bytes) {
 static uint64_t hash_elements(uint64_t sum, dsk_element_type type, const void *elements, size_t n_elements) {
     size_t size = dsk_element_size(type);
     for (size_t i = 0; i < n_elements; i++) {
+        const char *element = (const char *)elements + i * size;
         uint64_t bits = 0;
-        if (type == DSK_FLOAT32) {
-            uint32_t narrow;
-            memcpy(&narrow, (const char *)elements + i * size, size);
-            bits = narrow;
-        } else {
-            memcpy(&bits, (const char *)elements + i * size, size);
+        uint32_t word;
+        uint16_t half;
+        switch (size) {
+        case 2: memcpy(&half, element, size); bits = half; break;
+        case 4: memcpy(&word, element, size); bits = word; break;
+        default: memcpy(&bits, element, size); break;
         }
         unsigned char bytes[8];
         for (size_t b = 0; b < size; b++) bytes[b] = (unsigned char)(bits >> (8 * b));
@@ -57,13 +59,19 @@ static uint64_t hash_elements(uint64_t sum, dsk_element_type type, const void *e
     return sum;
 }
 
+/* Halves are made of their bits: random ones, with exponents that give magnitudes from 2^-5 to 2^4. */
+static uint16_t half(dsk_element_type type) {
+    unsigned fraction_bits = type == DSK_FLOAT16 ? 10 : 7, bias = type == DSK_FLOAT16 ? 15 : 127;
+    return (uint16_t)(draw(2) << 15 | (bias - 5 + draw(9)) << fraction_bits | draw(1u << fraction_bits));
+}
+
 static void fill(dsk_element_type type, void *elements, size_t n_elements) {
     for (size_t i = 0; i < n_elements; i++) {
-        double value = number();
-        if (type == DSK_FLOAT32)
-            ((float *)elements)[i] = (float)value;
-        else
-            ((double *)elements)[i] = value;
+        switch (type) {
+        case DSK_FLOAT32: ((float *)elements)[i] = (float)number(); break;
+        case DSK_FLOAT64: ((double *)elements)[i] = number(); break;
+        default: ((uint16_t *)elements)[i] = half(type); break;
+        }
     }
 }
 
@@ -93,9 +101,11 @@ static void random_row(dsk_row *row) {
     row->clamp_range = 0.3 + draw(1000) / 1024.0;
 }
 
+/* The type of a tensor where the item is of one type, or of a random one where it is mixed. */
+static dsk_element_type pick(dsk_element_type type) { return type == MIXED ? (dsk_element_type)draw(DSK_BFLOAT16 + 1) : type; }
+
 /* A call of N_ITEMS items with their thresholds; the second output is written over the noise. */
 static uint64_t run_steps(uint64_t sum, dsk_element_type type, size_t n_elements, unsigned n_threads) {
-    size_t bytes = n_elements * dsk_element_size(type);
     dsk_row rows[N_ITEMS];
     dsk_item items[N_ITEMS];
     void *inputs[N_ITEMS][DSK_INPUT_COUNT], *outputs[N_ITEMS][DSK_OUTPUT_COUNT];
@@ -105,21 +115,23 @@ static uint64_t run_steps(uint64_t sum, dsk_element_type type, size_t n_elements
         items[i].row = &rows[i];
         items[i].n_elements = n_elements;
         for (unsigned j = 0; j < DSK_INPUT_COUNT; j++) {
-            inputs[i][j] = allocate(bytes + 1);
-            fill(type, inputs[i][j], n_elements);
+            items[i].input_types[j] = pick(type);
+            inputs[i][j] = allocate(n_elements * dsk_element_size(items[i].input_types[j]) + 1);
+            fill(items[i].input_types[j], inputs[i][j], n_elements);
             items[i].inputs[j] = inputs[i][j];
         }
         for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++) {
-            outputs[i][k] = allocate(bytes + 1);
+            items[i].output_types[k] = k == 1 ? items[i].input_types[DSK_NOISE] : pick(type);
+            outputs[i][k] = allocate(n_elements * dsk_element_size(items[i].output_types[k]) + 1);
             items[i].outputs[k] = k == 1 ? inputs[i][DSK_NOISE] : outputs[i][k];
         }
     }
-    must(dsk_find_thresholds(type, items, N_ITEMS, 0.8 + draw(200) / 1001.0, 1e6, n_threads));
-    must(dsk_step(type, items, N_ITEMS, n_threads));
+    must(dsk_find_thresholds(items, N_ITEMS, 0.8 + draw(200) / 1001.0, 1e6, n_threads));
+    must(dsk_step(items, N_ITEMS, n_threads));
     for (unsigned i = 0; i < N_ITEMS; i++) {
         sum = hash_elements(sum, DSK_FLOAT64, &items[i].threshold, 1);
         for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++) {
-            sum = hash_elements(sum, type, items[i].outputs[k], n_elements);
+            sum = hash_elements(sum, items[i].output_types[k], items[i].outputs[k], n_elements);
             free(outputs[i][k]);
         }
         for (unsigned j = 0; j < DSK_INPUT_COUNT; j++) free(inputs[i][j]);
@@ -148,9 +160,10 @@ static uint64_t run_all(unsigned n_threads) {
     static const size_t sizes[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 64, 1000, LARGEST};
     uint64_t sum = UINT64_C(0xcbf29ce484222325);
     state = 1;
-    for (dsk_element_type type = DSK_FLOAT32; type <= DSK_FLOAT64; type++) {
-        for (unsigned i = 0; i < sizeof sizes / sizeof *sizes; i++) sum = run_steps(sum, type, sizes[i], n_threads);
-        sum = run_neighbours(sum, type, 20, 333, n_threads);
+    for (unsigned type = DSK_FLOAT32; type <= MIXED; type++) {
+        for (unsigned i = 0; i < sizeof sizes / sizeof *sizes; i++)
+            sum = run_steps(sum, (dsk_element_type)type, sizes[i], n_threads);
+        if (type != MIXED) sum = run_neighbours(sum, (dsk_element_type)type, 20, 333, n_threads);
     }
     return sum;
 }

@@ -13,17 +13,36 @@
  * The same map serves the neighbours of a step: adding noise is out = a x + s z, scaling is out = c x.
  *
  * Memory      Every input stream is read once and every output stream is written once; nothing is allocated, ever.
- * Arithmetic  Elements are widened to float64, the terms of an output are summed in float64 in the order of the `dsk_input`
- *             indices, p last, and the sum is rounded once to the element type; p, before and after T, is rounded to it as
- *             well. For float32 elements coefficients are first rounded to 29 bits, so that every product is exact; for
- *             float64 elements they are used as they are, and products are rounded before they are added.
+ * Types       Every tensor has an element type of its own, also within an item: engines run models in float16 or bfloat16 and
+ *             keep the sample in float32. Conversions happen in registers and cost no pass.
+ * Arithmetic  The terms of an output are summed in the order of the `dsk_input` indices, p last, and the sum is rounded once, to
+ *             nearest and even, to the output's type. Elements are widened for it, which is exact, and how far depends on the
+ *             widest type among the tensors that the item reads and writes:
+ *
+ *                 float16, bfloat16  sums and p in float32; coefficients are rounded to it, products before they are added
+ *                 float32            sums in float64, p in float32; coefficients are rounded to 29 bits, and products exact
+ *                 float64            sums and p in float64; coefficients are used as they are, products rounded
+ *
+ *             p is rounded to its type before and after T.
  *             A coefficient that is zero means that the term is absent: its tensor isn't read, and an infinity in it doesn't
- *             turn into a NaN. An output that is one input times 1 is a copy of its bits.
+ *             turn into a NaN. An output that is one input of its own type times 1 is a copy of its bits.
  *             The result has the same bits on every instruction set, for any number of threads, in place or not, for
- *             coefficients that are 0 or from 2^-800 to 2^800 in magnitude; of a NaN only that it is one is the same.
- * Error       As long as nothing overflows, an output that doesn't use p is off by at most
- *                 float32: 2^-24 |out| + 2^-29 sum |coefficient * input|, float64: (t + 1) 2^-53 sum |coefficient * input|
- *             with t terms; see Higham, Accuracy and Stability of Numerical Algorithms (2002), section 3.1.
+ *             coefficients that are 0 or from 2^-800 to 2^800 in magnitude; of a NaN only that it is one is the same. Items of
+ *             half types alone need coefficients in the range of float32, from 2^-126 to 2^127, to be of use.
+ *             Subnormal numbers are kept, unless the threads that do the work have been told to flush them.
+ * Error       As long as nothing overflows, and no sum in float32 is subnormal, an output that doesn't use p is off by at most
+ *
+ *                 max( u |out|, least / 2 ) + e sum |coefficient * input|
+ *
+ *             with e = (t + 1) 2^-24 for t terms where the widest type is a half, 2^-29 where it is float32, and t 2^-53 where
+ *             it is float64, to first order; u and the least positive number are those of the output's type:
+ *
+ *                 float16    u = 2^-11   least = 2^-24   greatest = 65504           what is 65520 or more becomes infinity
+ *                 bfloat16   u = 2^-8    least = 2^-133  greatest = (2 - 2^-7) 2^127
+ *                 float32    u = 2^-24   least = 2^-149  greatest = (2 - 2^-23) 2^127
+ *                 float64    u = 2^-53   least = 2^-1074
+ *
+ *             See Higham, Accuracy and Stability of Numerical Algorithms (2002), section 3.1.
  * Threads     All functions may be called from any thread at any time, on different data. The work is shared among the
  *             threads of the OpenMP runtime that the process has (see `dsk_runtime_description`).
  * Status      Functions that can fail return a `dsk_status`. Arguments are checked before the first element is written.
@@ -42,10 +61,10 @@ extern "C" {
 typedef enum dsk_status {
     DSK_OK = 0,
     DSK_NULL_POINTER = 1,   /* an array or a row that the call needs is NULL */
-    DSK_UNKNOWN_TYPE = 2,   /* the element type is none of `dsk_element_type` */
+    DSK_UNKNOWN_TYPE = 2,   /* an element type is none of `dsk_element_type` */
     DSK_MISSING_INPUT = 3,  /* a coefficient is not zero but its tensor is NULL */
     DSK_MISALIGNED = 4,     /* a tensor's address is not a multiple of its element size */
-    DSK_OVERLAP = 5,        /* an output partly overlaps an input of its item, or overlaps another output of it */
+    DSK_OVERLAP = 5,        /* an output overlaps an input of its item otherwise than in place, or another output of it */
     DSK_TOO_LARGE = 6,      /* the elements of the call don't fit the address space */
     DSK_OUT_OF_RANGE = 7,   /* a ratio, a clamp or a limit is outside its stated range */
 } dsk_status;
@@ -53,10 +72,12 @@ typedef enum dsk_status {
 /* A sentence in English that says what the status means; never NULL. */
 const char *dsk_status_message(dsk_status status);
 
-/* The type of a call's elements. The numbers are never reused; later versions append. */
+/* The type of a tensor's elements. The numbers are never reused; later versions append. */
 typedef enum dsk_element_type {
     DSK_FLOAT32 = 0,
     DSK_FLOAT64 = 1,
+    DSK_FLOAT16 = 2,  /* IEEE 754's binary16: 5 bits of exponent, 10 of fraction */
+    DSK_BFLOAT16 = 3, /* the upper half of a float32: 8 bits of exponent, 7 of fraction */
 } dsk_element_type;
 
 /* Bytes of one element; 0 for an unknown type. */
@@ -91,22 +112,27 @@ typedef struct dsk_row {
     double prediction[DSK_PREDICTION_INPUT_COUNT];
     double outputs[DSK_OUTPUT_COUNT][DSK_TERM_COUNT];
     dsk_clamp clamp;
-    double clamp_range; /* > 0; read for DSK_CLAMP_RANGE only, and rounded to the element type, as thresholds are */
+    double clamp_range; /* > 0; read for DSK_CLAMP_RANGE only, and rounded to p's type, as thresholds are */
 } dsk_row;
 
 /*
  * One item of a step: a whole tensor, or one batch item where items have coefficients or thresholds of their own.
  *
- * inputs      [DSK_INPUT_COUNT] addresses of n_elements elements each; NULL where no coefficient asks for the tensor.
- * outputs     [DSK_OUTPUT_COUNT] addresses of n_elements elements each; NULL: this output isn't wanted.
- *             An output may be the very address of an input (in place); it may not overlap one in part, nor another output.
- *             Outputs of one item may not overlap inputs or outputs of another item of the same call; that isn't checked.
- * threshold   s, > 0 or NaN; read for DSK_CLAMP_THRESHOLD only.
+ * inputs        [DSK_INPUT_COUNT] addresses of n_elements elements each; NULL where no coefficient asks for the tensor.
+ * input_types   [DSK_INPUT_COUNT] their element types; not read where the tensor isn't.
+ * outputs       [DSK_OUTPUT_COUNT] addresses of n_elements elements each; NULL: this output isn't wanted.
+ *               An output may be the very address of an input with elements of the same size (in place); in no other way may it
+ *               overlap an input that is read, nor another output.
+ *               Outputs of one item may not overlap inputs or outputs of another item of the same call; that isn't checked.
+ * output_types  [DSK_OUTPUT_COUNT] as input_types.
+ * threshold     s, > 0 or NaN; read for DSK_CLAMP_THRESHOLD only.
  */
 typedef struct dsk_item {
     const dsk_row *row;
     const void *inputs[DSK_INPUT_COUNT];
+    dsk_element_type input_types[DSK_INPUT_COUNT];
     void *outputs[DSK_OUTPUT_COUNT];
+    dsk_element_type output_types[DSK_OUTPUT_COUNT];
     size_t n_elements;
     double threshold;
 } dsk_item;
@@ -120,7 +146,7 @@ typedef struct dsk_item {
  * Errors: DSK_NULL_POINTER, DSK_UNKNOWN_TYPE, DSK_MISSING_INPUT, DSK_MISALIGNED, DSK_OVERLAP, DSK_TOO_LARGE,
  * DSK_OUT_OF_RANGE (clamp). On error nothing is written.
  */
-dsk_status dsk_step(dsk_element_type type, const dsk_item *items, size_t n_items, unsigned max_threads);
+dsk_status dsk_step(const dsk_item *items, size_t n_items, unsigned max_threads);
 
 /*
  * dsk_find_thresholds computes the dynamic threshold of every item's prediction and stores it in `items[i].threshold`:
@@ -131,24 +157,25 @@ dsk_status dsk_step(dsk_element_type type, const dsk_item *items, size_t n_items
  * arXiv:2205.11487, section 2.3; max_value < 1 wins over the 1, as clamping does in torch). The quantile interpolates
  * linearly between order statistics: with the sorted values v[0 ... m-1], r = ratio * (m - 1), k = floor(r), it is
  * v[k] + (r - k) (v[k+1] - v[k]). It is exact: v[k] and v[k+1] are found by radix selection on the bits of |p|, the
- * interpolation is done in float64 and rounded once. For float32 elements `ratio` is rounded to float32 first, as torch does.
+ * interpolation is done in float64 and rounded to p's type. Where that is float32 `ratio` is rounded to it first, as torch does;
+ * half types are float32 for this, in torch and here. The type of p depends on all tensors that dsk_step will read and write, so
+ * hand over the item that it will get.
  * A NaN anywhere in an item makes that item's threshold NaN, and so the whole item NaN; so does a quantile between two
  * infinities, unless max_value <= 1.
  *
  * ratio      in [0, 1]
  * max_value  > 0
  *
- * Reads the tensors of p three times (float64: six); once when max_value <= 1, where only a NaN can change the answer.
+ * Reads the tensors of p three times (six where p is float64); once when max_value <= 1, where only a NaN can change the answer.
  * An empty item gets min(1, max_value). Needs no memory beyond 40 KiB of stack a thread.
  * Errors: as dsk_step, and DSK_OUT_OF_RANGE for ratio and max_value. On error no threshold is written.
  */
-dsk_status dsk_find_thresholds(dsk_element_type type, dsk_item *items, size_t n_items, double ratio, double max_value,
-                               unsigned max_threads);
+dsk_status dsk_find_thresholds(dsk_item *items, size_t n_items, double ratio, double max_value, unsigned max_threads);
 
 /*
  * dsk_add_noise computes out[i] = signal_rates[i] * sample[i] + noise_rates[i] * noise[i] for every batch item i.
  *
- * sample, noise, out         [n_items, n_elements_per_item]; out may be sample or noise
+ * sample, noise, out         [n_items, n_elements_per_item] of the one type; out may be sample or noise
  * signal_rates, noise_rates  [n_items]
  */
 dsk_status dsk_add_noise(dsk_element_type type, const void *sample, const void *noise, const double *signal_rates,

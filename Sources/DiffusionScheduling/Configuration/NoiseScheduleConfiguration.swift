@@ -131,9 +131,6 @@ extension SigmaGridConfiguration {
                 [grid, "use_flow_sigmas"],
                 reason: "flow sigmas are a grid of their own; another one needs sigma_min and sigma_max below 1")
         }
-        try require(
-            "num_train_timesteps", numTrainTimesteps, "at least 2 with use_flow_sigmas, whose levels lie between 0 and 1 - 1/T",
-            !useFlowSigmas || numTrainTimesteps >= 2)
         try require("flow_shift", flowShift, "finite and greater than 0", flowShift > 0 && flowShift.isFinite)
         try require(
             "steps_offset", stepsOffset, "from 0 to \(NoiseSchedule.maximumTimesteps)",

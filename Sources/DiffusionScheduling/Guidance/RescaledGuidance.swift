@@ -25,7 +25,12 @@ public func rescaleNoiseCFG<Element: TensorElement>(
         throw .wrongElementCount(argument: "guided", count: guided.count, expected: "a multiple of the batch size \(batchSize)")
     }
     let factors = Kernels.moments(guided, conditional, batchSize: batchSize).map { item in
-        item.varianceA > 0 ? guidanceRescale * (item.varianceB / item.varianceA).squareRoot() + (1 - guidanceRescale) : 1
+        guidanceFactor(guidedVariance: item.varianceA, conditionalVariance: item.varianceB, guidanceRescale: guidanceRescale)
     }
     Kernels.scale(&guided, by: factors)
+}
+
+/// φ σ(e_c)/σ(e) + (1 − φ), by which e is multiplied; 1 where e has no deviation.
+package func guidanceFactor(guidedVariance: Double, conditionalVariance: Double, guidanceRescale: Double) -> Double {
+    guidedVariance > 0 ? guidanceRescale * (conditionalVariance / guidedVariance).squareRoot() + (1 - guidanceRescale) : 1
 }

@@ -1,3 +1,11 @@
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#elseif canImport(Darwin)
+    import Darwin
+#endif
+
 /// The remembered outputs of one session: a ring of slots in one block, aligned for vectors.
 final class HistoryStorage: @unchecked Sendable {
     // Unchecked, because a session owns it alone or copies it before it writes.
@@ -7,23 +15,33 @@ final class HistoryStorage: @unchecked Sendable {
     let slotCount: Int
     private let block: UnsafeMutableRawPointer
 
-    init(slotCount: Int, elementCount: Int, elementType: ElementType) {
+    convenience init(slotCount: Int, elementCount: Int, elementType: ElementType) throws(SchedulerError) {
         let bytes = elementCount * elementType.size
-        slotBytes = (bytes + Self.alignment - 1) / Self.alignment * Self.alignment
+        let slotBytes = (bytes / Self.alignment + (bytes % Self.alignment == 0 ? 0 : 1)).multipliedReportingOverflow(by: Self.alignment)
+        guard !slotBytes.overflow else { throw .outOfMemory(byteCount: .max) }
+        try self.init(slotCount: slotCount, slotBytes: slotBytes.partialValue)
+    }
+
+    /// Room for slots that are yet to be written.
+    private init(slotCount: Int, slotBytes: Int) throws(SchedulerError) {
+        self.slotBytes = slotBytes
         self.slotCount = slotCount
-        block = .allocate(byteCount: max(slotBytes * slotCount, 1), alignment: Self.alignment)
+        let size = slotBytes.multipliedReportingOverflow(by: slotCount)
+        // Swift's own allocation ends the process where there is no memory.
+        var address: UnsafeMutableRawPointer?
+        guard !size.overflow, posix_memalign(&address, Self.alignment, max(size.partialValue, 1)) == 0, let address else {
+            throw .outOfMemory(byteCount: size.overflow ? .max : size.partialValue)
+        }
+        block = address
     }
 
-    private init(copying other: HistoryStorage) {
-        slotBytes = other.slotBytes
-        slotCount = other.slotCount
-        block = .allocate(byteCount: max(slotBytes * slotCount, 1), alignment: Self.alignment)
-        block.copyMemory(from: other.block, byteCount: slotBytes * slotCount)
+    deinit { free(block) }
+
+    func copy() throws(SchedulerError) -> HistoryStorage {
+        let copy = try HistoryStorage(slotCount: slotCount, slotBytes: slotBytes)
+        copy.block.copyMemory(from: block, byteCount: slotBytes * slotCount)
+        return copy
     }
-
-    deinit { block.deallocate() }
-
-    func copy() -> HistoryStorage { HistoryStorage(copying: self) }
 
     func slot(_ index: Int) -> UnsafeMutableRawPointer { block + index * slotBytes }
 }

@@ -30,6 +30,11 @@ final class KernelRows: @unchecked Sendable {
     func row(at index: Int, remembered: Int) -> UnsafePointer<dsk_row> {
         UnsafePointer(rows + (index * choices + min(remembered, choices - 1)))
     }
+
+    func needsNoise(at index: Int, remembered: Int) -> Bool {
+        let row = row(at: index, remembered: remembered)
+        return row.pointee.outputs.0.3 != 0 || row.pointee.prediction.3 != 0
+    }
 }
 
 /// The outputs that a kernel computes for a step.

@@ -7,29 +7,38 @@ enum Kernels {
         _ row: UnsafePointer<dsk_row>, clamp: PredictionClamp, _ tensors: StepTensors, history: HistoryRing? = nil,
         batchSize: Int, maximumThreads: Int = 0
     ) {
-        let type = tensors.elementType.kernelType
         let threads = UInt32(clamping: maximumThreads)
         switch clamp {
         case .none where tensors.modelOutputParts == 1, .range where tensors.modelOutputParts == 1:
-            var item = dsk_item(tensors, history, row: row, index: 0, count: 1)
-            check(dsk_step(type, &item, 1, threads))
+            var item = dsk_item()
+            item.set(tensors, history, row: row, index: 0, count: 1)
+            check(dsk_step(&item, 1, threads))
         default:
-            withUnsafeTemporaryAllocation(of: dsk_item.self, capacity: batchSize) { items in
-                for index in 0..<batchSize {
-                    items.initializeElement(at: index, to: dsk_item(tensors, history, row: row, index: index, count: batchSize))
+            withUnsafeTemporaryAllocation(of: dsk_item.self, capacity: min(batchSize, mostItemsOnStack)) { items in
+                for first in stride(from: 0, to: batchSize, by: mostItemsOnStack) {
+                    let count = min(batchSize - first, mostItemsOnStack)
+                    for place in 0..<count {
+                        items.initializeElement(at: place, to: dsk_item())
+                        items[place].set(tensors, history, row: row, index: first + place, count: batchSize)
+                    }
+                    if case .dynamicThreshold(let ratio, let maximum) = clamp {
+                        check(dsk_find_thresholds(items.baseAddress, count, ratio, maximum, threads))
+                    }
+                    check(dsk_step(items.baseAddress, count, threads))
                 }
-                if case .dynamicThreshold(let ratio, let maximum) = clamp {
-                    check(dsk_find_thresholds(type, items.baseAddress, items.count, ratio, maximum, threads))
-                }
-                check(dsk_step(type, items.baseAddress, items.count, threads))
             }
         }
     }
 
+    /// A temporary allocation of more than 1,024 bytes comes from the heap, and steps allocate nothing.
+    private static var mostItemsOnStack: Int { 1024 / MemoryLayout<dsk_item>.stride }
+
     /// Executes a step of its own, without history.
-    static func step(_ step: StepCoefficients, clamp: PredictionClamp, _ tensors: StepTensors, batchSize: Int) {
+    static func step(
+        _ step: StepCoefficients, clamp: PredictionClamp, _ tensors: StepTensors, batchSize: Int, maximumThreads: Int = 0
+    ) {
         withUnsafePointer(to: dsk_row(step, clamp: clamp)) { row in
-            self.step(row, clamp: clamp, tensors, batchSize: batchSize)
+            self.step(row, clamp: clamp, tensors, batchSize: batchSize, maximumThreads: maximumThreads)
         }
     }
 
@@ -42,12 +51,13 @@ enum Kernels {
             var row = dsk_row(step, clamp: .none)
             var item = dsk_item()
             item.n_elements = count
+            item.setTypes(Element.elementType)
             item.outputs.0 = UnsafeMutableRawPointer(out.baseAddress)
             func execute(_ rest: ArraySlice<(coefficient: Double, tensor: [Element])>) {
                 guard let term = rest.first else {
                     withUnsafePointer(to: &row) { row in
                         item.row = row
-                        check(dsk_step(Element.elementType.kernelType, &item, 1, 0))
+                        check(dsk_step(&item, 1, 0))
                     }
                     return
                 }
@@ -116,35 +126,47 @@ extension ElementType {
         switch self {
         case .float32: DSK_FLOAT32
         case .float64: DSK_FLOAT64
+        case .float16: DSK_FLOAT16
+        case .bfloat16: DSK_BFLOAT16
         }
     }
 }
 
 extension dsk_item {
-    /// Batch item `index` of `count` equal ones.
-    fileprivate init(
+    /// All tensors have elements of the type, but for the model output where it has another one.
+    fileprivate mutating func setTypes(_ type: ElementType, modelOutput: ElementType? = nil) {
+        let type = type.kernelType
+        input_types = (type, type, type, type, type, type, type, type, type, type)
+        output_types = (type, type, type)
+        if let modelOutput { input_types.1 = modelOutput.kernelType }
+    }
+
+    /// Becomes batch item `index` of `count` equal ones. Not an initialiser, which would copy what it has just written.
+    @inline(__always)
+    fileprivate mutating func set(
         _ tensors: StepTensors, _ history: HistoryRing?, row: UnsafePointer<dsk_row>, index: Int, count: Int
     ) {
-        self.init()
-        let elements = tensors.elementCount / count
+        let elements = count == 1 ? tensors.elementCount : tensors.elementCount / count
         let offset = index * elements * tensors.elementType.size
         self.row = row
         n_elements = elements
+        setTypes(tensors.elementType, modelOutput: tensors.modelOutputType)
         inputs.0 = tensors.sample + offset
-        inputs.1 = tensors.modelOutput + offset * tensors.modelOutputParts
+        inputs.1 = tensors.modelOutput + index * elements * tensors.modelOutputType.size * tensors.modelOutputParts
         inputs.3 = tensors.noise.map { $0 + offset }
         outputs.0 = tensors.nextSample + offset
         outputs.2 = tensors.prediction.map { $0 + offset }
         guard let history else { return }
         let slots = history.storage.slotCount
+        // The oldest output, the one after the newest in the ring, makes room for this step's, which is written where it was read.
+        var slot = history.newest + 1 == slots ? 0 : history.newest + 1
+        outputs.1 = history.storage.slot(slot) + offset
         withUnsafeMutableBytes(of: &inputs) { bytes in
-            let inputs = bytes.bindMemory(to: UnsafeRawPointer?.self)
-            for age in 0..<slots {
-                let slot = (history.newest - age + slots) % slots
+            let inputs = bytes.assumingMemoryBound(to: UnsafeRawPointer?.self)
+            for age in (0..<slots).reversed() {
                 inputs[Int(DSK_SLOT_1.rawValue) + age] = UnsafeRawPointer(history.storage.slot(slot) + offset)
+                slot = slot + 1 == slots ? 0 : slot + 1
             }
         }
-        // The oldest output makes room for this step's, which is written where it was read.
-        outputs.1 = history.storage.slot((history.newest + 1) % slots) + offset
     }
 }

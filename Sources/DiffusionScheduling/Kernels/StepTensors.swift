@@ -1,14 +1,32 @@
 /// The tensors of one step: addresses of `elementCount` elements each.
-struct StepTensors {
+package struct StepTensors {
+    /// Of all tensors but the model output.
     let elementType: ElementType
     let elementCount: Int
     let sample: UnsafeRawPointer
     let modelOutput: UnsafeRawPointer
+    let modelOutputType: ElementType
     /// The parts of `elementCount` elements that the model output has; the first of each batch item's counts.
     let modelOutputParts: Int
     let noise: UnsafeRawPointer?
     let nextSample: UnsafeMutableRawPointer
     let prediction: UnsafeMutableRawPointer?
+
+    package init(
+        elementType: ElementType, elementCount: Int, sample: UnsafeRawPointer, modelOutput: UnsafeRawPointer,
+        modelOutputType: ElementType? = nil, modelOutputParts: Int = 1, noise: UnsafeRawPointer?, nextSample: UnsafeMutableRawPointer,
+        prediction: UnsafeMutableRawPointer?
+    ) {
+        self.elementType = elementType
+        self.elementCount = elementCount
+        self.sample = sample
+        self.modelOutput = modelOutput
+        self.modelOutputType = modelOutputType ?? elementType
+        self.modelOutputParts = modelOutputParts
+        self.noise = noise
+        self.nextSample = nextSample
+        self.prediction = prediction
+    }
 
     /// Everything that can be wrong with a step's tensors.
     static func check(
@@ -29,8 +47,8 @@ struct StepTensors {
     }
 
     /// Calls `body` with checked spans' addresses, for a step in place; not at all for an empty sample, which has none.
-    static func inPlace<Element: TensorElement>(
-        modelOutput: Span<Element>, sample: inout MutableSpan<Element>, noise: Span<Element>?, _ body: (StepTensors) -> Void
+    static func inPlace<Element: TensorElement, Output: TensorElement>(
+        modelOutput: Span<Output>, sample: inout MutableSpan<Element>, noise: Span<Element>?, _ body: (StepTensors) -> Void
     ) {
         let count = sample.count
         let parts = modelOutput.count > count ? 2 : 1
@@ -41,8 +59,8 @@ struct StepTensors {
                     body(
                         StepTensors(
                             elementType: Element.elementType, elementCount: count, sample: UnsafeRawPointer(sample),
-                            modelOutput: modelOutput, modelOutputParts: parts, noise: noise, nextSample: sample,
-                            prediction: nil))
+                            modelOutput: modelOutput, modelOutputType: Output.elementType, modelOutputParts: parts,
+                            noise: noise, nextSample: sample, prediction: nil))
                 }
                 if let noise {
                     noise.withUnsafeBytes { call(noise: $0.baseAddress) }
@@ -77,7 +95,7 @@ struct StepTensors {
                             body(
                                 StepTensors(
                                     elementType: Element.elementType, elementCount: count, sample: sample,
-                                    modelOutput: modelOutput, modelOutputParts: parts,
+                                    modelOutput: modelOutput, modelOutputType: Element.elementType, modelOutputParts: parts,
                                     noise: noise == nil ? nil : noiseBytes.baseAddress, nextSample: nextSample,
                                     prediction: prediction))
                         }

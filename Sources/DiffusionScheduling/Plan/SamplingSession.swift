@@ -9,22 +9,25 @@
 /// ```
 ///
 /// A session is a value: a copy goes its own way from there, and shares the remembered outputs until one of the two steps.
-/// The first step decides the element type and count. Different sessions may step on different threads at once, also on the
-/// same plan; one session steps on one thread at a time, as Swift's exclusivity demands anyway.
+/// The first step decides the element type and count of the sample, which are those of the remembered outputs as well.
+/// Different sessions may step on different threads at once, also on the same plan; one session steps on one thread at a time,
+/// as Swift's exclusivity demands anyway.
 public struct SamplingSession: Sendable {
     public let plan: SamplingPlan
     /// The step that comes next, counted from 0; the plan's number of steps after the last one.
-    public private(set) var stepIndex: Int
+    public internal(set) var stepIndex: Int
     /// The most threads a step may use; 0: as many as the OpenMP runtime would, 1: stay on the caller's thread.
     public var maximumThreads = 0
 
-    private let beginIndex: Int
-    private var remembered = 0
+    // The rest of the state, which is saved and restored in SessionState.swift.
+
+    let beginIndex: Int
+    var remembered = 0
     /// The slot of the ring that holds the newest remembered output.
-    private var newest = 0
-    private var history: HistoryStorage?
-    private var elementType: ElementType?
-    private var elementCount = 0
+    var newest = 0
+    var history: HistoryStorage?
+    var elementType: ElementType?
+    var elementCount = 0
 
     /// Starts at a step of the plan; later ones are for image-to-image, whose start is a noised image.
     ///
@@ -70,17 +73,18 @@ public struct SamplingSession: Sendable {
     ///
     /// - Parameters:
     ///   - modelOutput: what the model said, as many elements as the sample; twice as many if it also predicts the variance.
+    ///     Its element type may be another one than the sample's, and another one at each step: it is converted on the way.
     ///   - noise: standard normal numbers, as many as the sample has elements; for stochastic steps only.
     ///   - batchSize: the batch items that the sample consists of; they matter for thresholding.
-    /// - Throws: `stepPastEnd`, `wrongElementCount`, `wrongElementType`, `missingNoise`; nothing has changed then.
+    /// - Throws: `stepPastEnd`, `wrongElementCount`, `wrongElementType`, `missingNoise`, `outOfMemory`; nothing has changed then.
     /// - Complexity: O(elements), one pass over memory.
-    public mutating func step<Element: TensorElement>(
-        modelOutput: Span<Element>, sample: inout MutableSpan<Element>, noise: Span<Element>? = nil, batchSize: Int = 1
+    public mutating func step<Element: TensorElement, Output: TensorElement>(
+        modelOutput: Span<Output>, sample: inout MutableSpan<Element>, noise: Span<Element>? = nil, batchSize: Int = 1
     ) throws(SchedulerError) {
         try check(
-            Element.self, sampleCount: sample.count, modelOutputCount: modelOutput.count, noiseCount: noise?.count,
+            Element.elementType, sampleCount: sample.count, modelOutputCount: modelOutput.count, noiseCount: noise?.count,
             batchSize: batchSize)
-        bind(Element.self, count: sample.count)
+        try makeRoom(for: Element.elementType, count: sample.count)
         StepTensors.inPlace(modelOutput: modelOutput, sample: &sample, noise: noise) { execute($0, batchSize: batchSize) }
         moveOn()
     }
@@ -99,9 +103,9 @@ public struct SamplingSession: Sendable {
         predictingOriginalSample: Bool = false
     ) throws(SchedulerError) -> SchedulerOutput<Element> {
         try check(
-            Element.self, sampleCount: sample.count, modelOutputCount: modelOutput.count, noiseCount: noise?.count,
+            Element.elementType, sampleCount: sample.count, modelOutputCount: modelOutput.count, noiseCount: noise?.count,
             batchSize: batchSize)
-        bind(Element.self, count: sample.count)
+        try makeRoom(for: Element.elementType, count: sample.count)
         let output = StepTensors.returning(
             modelOutput: modelOutput, sample: sample, noise: noise, predictingOriginalSample: predictingOriginalSample
         ) { execute($0, batchSize: batchSize) }
@@ -109,15 +113,28 @@ public struct SamplingSession: Sendable {
         return output
     }
 
+    /// Takes the next step on memory of the caller's: aligned, and overlapping only where an output is an input.
+    package mutating func step(_ tensors: StepTensors, batchSize: Int) throws(SchedulerError) {
+        try check(
+            tensors.elementType, sampleCount: tensors.elementCount,
+            modelOutputCount: tensors.elementCount * tensors.modelOutputParts,
+            noiseCount: tensors.noise == nil ? nil : tensors.elementCount, batchSize: batchSize)
+        try makeRoom(for: tensors.elementType, count: tensors.elementCount)
+        execute(tensors, batchSize: batchSize)
+        moveOn()
+    }
+
+    // The parts of a step are inlined, because calling them would copy the session.
+
     /// Everything that can be wrong with a step, before anything is changed.
-    private func check<Element: TensorElement>(
-        _ type: Element.Type, sampleCount: Int, modelOutputCount: Int, noiseCount: Int?, batchSize: Int
+    @inline(__always)
+    private func check(
+        _ type: ElementType, sampleCount: Int, modelOutputCount: Int, noiseCount: Int?, batchSize: Int
     ) throws(SchedulerError) {
         guard stepIndex < plan.stepCount else { throw .stepPastEnd(stepCount: plan.stepCount) }
         if let elementType {
-            guard Element.elementType == elementType else {
-                throw .wrongElementType(
-                    argument: "sample", type: Element.elementType.rawValue, expected: elementType.rawValue)
+            guard type == elementType else {
+                throw .wrongElementType(argument: "sample", type: type.rawValue, expected: elementType.rawValue)
             }
             guard sampleCount == elementCount else {
                 throw .wrongElementCount(argument: "sample", count: sampleCount, expected: "\(elementCount), as at the first step")
@@ -126,21 +143,26 @@ public struct SamplingSession: Sendable {
         try StepTensors.check(
             sampleCount: sampleCount, modelOutputCount: modelOutputCount, noiseCount: noiseCount, batchSize: batchSize,
             modelLearnsVariance: plan.modelLearnsVariance)
-        if noiseCount == nil, plan.needsNoise(at: stepIndex, remembered: remembered) { throw .missingNoise(step: stepIndex) }
-    }
-
-    /// The first step decides the type and number of elements.
-    private mutating func bind<Element: TensorElement>(_ type: Element.Type, count: Int) {
-        if elementType != nil { return }
-        elementType = Element.elementType
-        elementCount = count
-        if plan.historyLength > 0 {
-            history = HistoryStorage(slotCount: plan.historyLength, elementCount: count, elementType: Element.elementType)
+        if noiseCount == nil, plan.kernelRows.needsNoise(at: stepIndex, remembered: remembered) {
+            throw .missingNoise(step: stepIndex)
         }
     }
 
-    private mutating func execute(_ tensors: StepTensors, batchSize: Int) {
-        if history != nil, !isKnownUniquelyReferenced(&history) { history = history?.copy() }
+    /// The first step decides the type and number of elements; a session whose history is shared with a copy takes its own.
+    private mutating func makeRoom(for type: ElementType, count: Int) throws(SchedulerError) {
+        if elementType == nil {
+            if plan.historyLength > 0 {
+                history = try HistoryStorage(slotCount: plan.historyLength, elementCount: count, elementType: type)
+            }
+            elementType = type
+            elementCount = count
+        } else if history != nil, !isKnownUniquelyReferenced(&history) {
+            history = try history?.copy()
+        }
+    }
+
+    @inline(__always)
+    private func execute(_ tensors: StepTensors, batchSize: Int) {
         Kernels.step(
             plan.kernelRows.row(at: stepIndex, remembered: remembered), clamp: plan.clamp, tensors,
             history: history.map { HistoryRing(storage: $0, newest: newest) }, batchSize: batchSize,
@@ -149,7 +171,7 @@ public struct SamplingSession: Sendable {
 
     private mutating func moveOn() {
         if plan.historyLength > 0 {
-            newest = (newest + 1) % plan.historyLength
+            newest = newest + 1 == plan.historyLength ? 0 : newest + 1
             remembered = min(remembered + 1, plan.historyLength)
         }
         stepIndex += 1

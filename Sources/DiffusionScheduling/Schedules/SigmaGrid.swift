@@ -51,7 +51,9 @@ extension SigmaGridConfiguration {
         let last: Double
         switch final {
         case .zero: last = 0
-        case .sigmaMin: last = noise.sigmas[0]
+        case .sigmaMin:
+            // diffusers takes the training's least level on flow grids too; one of 1 or more isn't a flow level at all.
+            last = useFlowSigmas && noise.sigmas[0] >= 1 ? sigmas[sigmas.count - 1] : noise.sigmas[0]
         case nil: last = repeatsLast ? sigmas[sigmas.count - 1] : noise.sigmas[0]
         }
         return TimestepGrid(timesteps: timesteps, sigmas: sigmas + [last], isFlow: useFlowSigmas)

@@ -60,12 +60,22 @@ extension StepCoefficients {
         ) { Kernels.step(self, clamp: clamp, $0, batchSize: batchSize) }
     }
 
+    /// The same on memory of the caller's: aligned, and overlapping only where an output is an input.
+    package func step(
+        clamp: PredictionClamp, _ tensors: StepTensors, batchSize: Int, modelLearnsVariance: Bool = false, maximumThreads: Int
+    ) throws(SchedulerError) {
+        try check(
+            tensors.elementCount, tensors.elementCount * tensors.modelOutputParts,
+            tensors.noise == nil ? nil : tensors.elementCount, batchSize, modelLearnsVariance: modelLearnsVariance)
+        Kernels.step(self, clamp: clamp, tensors, batchSize: batchSize, maximumThreads: maximumThreads)
+    }
+
     private func check(
-        _ sampleCount: Int, _ modelOutputCount: Int, _ noiseCount: Int?, _ batchSize: Int
+        _ sampleCount: Int, _ modelOutputCount: Int, _ noiseCount: Int?, _ batchSize: Int, modelLearnsVariance: Bool = false
     ) throws(SchedulerError) {
         try StepTensors.check(
             sampleCount: sampleCount, modelOutputCount: modelOutputCount, noiseCount: noiseCount, batchSize: batchSize,
-            modelLearnsVariance: false)
+            modelLearnsVariance: modelLearnsVariance)
         if noiseCount == nil, nextSample.noise != 0 { throw .missingNoise(step: nil) }
     }
 }

@@ -60,10 +60,7 @@ extension MultistepScheduler {
     ) throws(SchedulerError) -> [Element] {
         let (plan, index) = try nextStep()
         let level = plan.levels[index]
-        // A plan whose only step gives the converted output.
-        let conversion = StepCoefficients(
-            prediction: solver.prediction(at: level),
-            nextSample: solver.conversion(at: level, clamped: plan.clamp != .none))
+        let conversion = try conversionOfNextStep()
         let grid = TimestepGrid(
             timesteps: [plan.timesteps[index]], sigmas: [level.sigma, level.sigma], isFlow: plan.grid.isFlow)
         var session = SamplingSession(
@@ -97,14 +94,11 @@ extension MultistepScheduler {
     private func update<Element: TensorElement>(
         order: Int, modelOutputs: [[Element]], sample: [Element], noise: [Element]?
     ) throws(SchedulerError) -> [Element] {
-        let (plan, index) = try nextStep()
-        try require("number of model outputs", modelOutputs.count, "at least \(order)", modelOutputs.count >= order)
-        try require("step index", index, "at least \(order - 1) for an update of order \(order)", index >= order - 1)
-        let update = solver.update(order: order, at: index, of: plan.levels, remembered: order - 1)
+        let update = try updateOfNextStep(order: order, modelOutputCount: modelOutputs.count)
         var terms = [(update.sample, sample)]
         for (coefficient, output) in zip(update.outputs, modelOutputs.reversed()) { terms.append((coefficient, output)) }
         if update.noise != 0 {
-            guard let noise else { throw .missingNoise(step: index) }
+            guard let noise else { throw .missingNoise(step: stepIndex) }
             terms.append((update.noise, noise))
         }
         for (_, tensor) in terms where tensor.count != sample.count {
@@ -119,6 +113,23 @@ extension MultistepScheduler {
         configuration.useFlowSigmas
             ? NoiseLevel(sigma: timestep / Double(noiseSchedule.count), isFlow: true)
             : NoiseLevel(sigma: noiseSchedule.sigma(atTimestep: timestep), isFlow: false)
+    }
+
+    /// The scalars of a step whose next sample is the converted output of the step that comes next.
+    package func conversionOfNextStep() throws(SchedulerError) -> StepCoefficients {
+        let (plan, index) = try nextStep()
+        let level = plan.levels[index]
+        return StepCoefficients(
+            prediction: solver.prediction(at: level),
+            nextSample: solver.conversion(at: level, clamped: plan.clamp != .none))
+    }
+
+    /// The update of an order that the step that comes next makes of so many converted outputs.
+    package func updateOfNextStep(order: Int, modelOutputCount: Int) throws(SchedulerError) -> MultistepUpdate {
+        let (plan, index) = try nextStep()
+        try require("number of model outputs", modelOutputCount, "at least \(order)", modelOutputCount >= order)
+        try require("step index", index, "at least \(order - 1) for an update of order \(order)", index >= order - 1)
+        return solver.update(order: order, at: index, of: plan.levels, remembered: order - 1)
     }
 
     private func nextStep() throws(SchedulerError) -> (SamplingPlan, Int) {

@@ -76,7 +76,8 @@ extension MultistepSolver {
     /// the order falls where it would be used. (Divided differences would be 0/0 there.)
     func update(order: Int, at index: Int, of levels: [NoiseLevel], remembered: Int) -> MultistepUpdate {
         let s = levels[index], t = levels[index + 1]
-        if s.sigma == t.sigma { return .identity }
+        // No step leads away from a level without noise either: there is nothing to remove, and no ratio to go by.
+        if s.sigma == t.sigma || s.noiseToSignal == 0 { return .identity }
         var nodes = [s]
         while nodes.count < order, nodes.count <= remembered, nodes.count <= index {
             let level = levels[index - nodes.count]

@@ -1,0 +1,203 @@
+/*
+ * Tiles of doubles, written once for every instruction set: DSK_TILE_VECTORS vectors, read from elements of any type and rounded to
+ * them. The includer defines
+ *
+ *   DSK_VECTOR_BYTES  the size of a vector
+ *   DSK_HAS_F16C      1 where the instruction set converts float16
+ *   DSK_TARGET        the function attribute that allows the instruction set, or nothing
+ *   DSK_TILE(name)    the name of this variant's function or type
+ *
+ * Every instruction set gives the bits that elements.h gives.
+ */
+
+/* As many doubles as a vector has; as many elements of the other types; and the same at an element's alignment. */
+typedef double DSK_TILE(vector) __attribute__((vector_size(DSK_VECTOR_BYTES), may_alias));
+typedef double DSK_TILE(loose_doubles) __attribute__((vector_size(DSK_VECTOR_BYTES), aligned(8), may_alias));
+typedef float DSK_TILE(floats) __attribute__((vector_size(DSK_VECTOR_BYTES / 2), may_alias));
+typedef float DSK_TILE(loose_floats) __attribute__((vector_size(DSK_VECTOR_BYTES / 2), aligned(4), may_alias));
+typedef uint16_t DSK_TILE(halves) __attribute__((vector_size(DSK_VECTOR_BYTES / 4), may_alias));
+typedef uint16_t DSK_TILE(loose_halves) __attribute__((vector_size(DSK_VECTOR_BYTES / 4), aligned(2), may_alias));
+/* All halves of a tile. */
+typedef uint16_t DSK_TILE(half_tile) __attribute__((vector_size(DSK_TILE_VECTORS * DSK_VECTOR_BYTES / 4), may_alias));
+typedef uint16_t DSK_TILE(loose_half_tile)
+    __attribute__((vector_size(DSK_TILE_VECTORS * DSK_VECTOR_BYTES / 4), aligned(2), may_alias));
+/* The bits of doubles and of floats. */
+typedef uint64_t DSK_TILE(mask) __attribute__((vector_size(DSK_VECTOR_BYTES)));
+typedef uint32_t DSK_TILE(words) __attribute__((vector_size(DSK_VECTOR_BYTES / 2)));
+typedef int32_t DSK_TILE(integers) __attribute__((vector_size(DSK_VECTOR_BYTES / 2)));
+
+/* The elements of a tile as they lie in memory, packed from the start. */
+typedef struct DSK_TILE(elements) {
+    DSK_TILE(vector) parts[DSK_TILE_VECTORS];
+} DSK_TILE(elements);
+
+#define VECTOR DSK_TILE(vector)
+#define FLOATS DSK_TILE(floats)
+#define HALVES DSK_TILE(halves)
+#define MASK DSK_TILE(mask)
+#define WORDS DSK_TILE(words)
+#define INLINE static inline __attribute__((always_inline)) DSK_TARGET
+
+/* Lanes of `a` where the mask is set, of `b` elsewhere. */
+INLINE MASK DSK_TILE(select_long)(MASK mask, MASK a, MASK b) { return (mask & a) | (~mask & b); }
+INLINE WORDS DSK_TILE(select)(WORDS mask, WORDS a, WORDS b) { return (mask & a) | (~mask & b); }
+
+/* dsk_round_to_grid. The powers are compared as doubles, which SSE2 can do; an infinite one is the greatest. */
+INLINE VECTOR DSK_TILE(round_to_grid)(VECTOR values, int least_exponent, int fraction_bits) {
+    MASK zero = {0}, bits = (MASK)values, power = bits & 0x7FFull << 52;
+    MASK least = zero + dsk_power_bits(least_exponent), greatest = zero + dsk_power_bits(200);
+    power = DSK_TILE(select_long)((MASK)((VECTOR)power < (VECTOR)least), least, power);
+    power = DSK_TILE(select_long)((MASK)((VECTOR)power > (VECTOR)greatest), greatest, power);
+    VECTOR shift = (VECTOR)(power + dsk_grid_constant(fraction_bits));
+    return (VECTOR)((MASK)((values + shift) - shift) | (bits & 1ull << 63));
+}
+
+/* dsk_widen_float16, but to float, which is exact as well. */
+INLINE FLOATS DSK_TILE(widen_float16)(const DSK_TILE(loose_halves) * halves) {
+#if DSK_HAS_F16C && DSK_VECTOR_BYTES == 64
+    return (FLOATS)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)halves));
+#elif DSK_HAS_F16C && DSK_VECTOR_BYTES == 32
+    return (FLOATS)_mm_cvtph_ps(_mm_loadl_epi64((const __m128i *)halves));
+#elif defined(__aarch64__)
+    typedef _Float16 native __attribute__((vector_size(DSK_VECTOR_BYTES / 4)));
+    return __builtin_convertvector((native)*halves, FLOATS);
+#else
+    WORDS words = __builtin_convertvector(*halves, WORDS), magnitudes = words & 0x7FFF;
+    /* A subnormal number is its fraction in units of 2^-24; the others have the exponent's bias exchanged. */
+    WORDS subnormal = (WORDS)(__builtin_convertvector((DSK_TILE(integers))magnitudes, FLOATS) * 0x1p-24f);
+    WORDS normal = (magnitudes << 13) + ((127 - 15) << 23);
+    normal |= (WORDS)((DSK_TILE(integers))magnitudes >= 0x7C00) & 0x7F800000;
+    WORDS bits = DSK_TILE(select)((WORDS)((DSK_TILE(integers))magnitudes < 0x400), subnormal, normal);
+    return (FLOATS)(bits | (words & 0x8000) << 16);
+#endif
+}
+
+/* Packs what dsk_round_to_grid made for float16: exact, or to infinity. */
+INLINE HALVES DSK_TILE(pack_float16)(VECTOR values) {
+    FLOATS floats = __builtin_convertvector(values, FLOATS);
+#if DSK_HAS_F16C && DSK_VECTOR_BYTES == 64
+    return (HALVES)_mm256_cvtps_ph((__m256)floats, _MM_FROUND_TO_NEAREST_INT);
+#elif DSK_HAS_F16C && DSK_VECTOR_BYTES == 32
+    __m128i packed = _mm_cvtps_ph((__m128)floats, _MM_FROUND_TO_NEAREST_INT);
+    HALVES halves;
+    memcpy(&halves, &packed, sizeof halves);
+    return halves;
+#elif defined(__aarch64__)
+    typedef _Float16 native __attribute__((vector_size(DSK_VECTOR_BYTES / 4)));
+    return (HALVES)__builtin_convertvector(floats, native);
+#else
+    WORDS zero = {0}, bits = (WORDS)floats, magnitudes = bits & 0x7FFFFFFF;
+    FLOATS absolute = (FLOATS)magnitudes;
+    WORDS tiny = (WORDS)(absolute < 0x1p-14f), huge = (WORDS)(absolute >= 0x1p16f), nan = (WORDS)(absolute != absolute);
+    /* Only tiny numbers are converted to integers, which no others fit. */
+    FLOATS units = (FLOATS)(magnitudes & tiny) * 0x1p24f;
+    WORDS subnormal = (WORDS)__builtin_convertvector(units, DSK_TILE(integers));
+    WORDS packed = DSK_TILE(select)(tiny, subnormal, (magnitudes - ((127 - 15) << 23)) >> 13);
+    packed = DSK_TILE(select)(huge, zero + 0x7C00, packed);
+    packed = DSK_TILE(select)(nan, zero + 0x7E00, packed);
+    return __builtin_convertvector(packed | (bits >> 16 & 0x8000), HALVES);
+#endif
+}
+
+INLINE FLOATS DSK_TILE(widen_bfloat16)(const DSK_TILE(loose_halves) * halves) {
+    return (FLOATS)(__builtin_convertvector(*halves, WORDS) << 16);
+}
+
+/* Packs what dsk_round_to_grid made for bfloat16: exact, or to infinity. */
+INLINE HALVES DSK_TILE(pack_bfloat16)(VECTOR values) {
+    return __builtin_convertvector((WORDS)__builtin_convertvector(values, FLOATS) >> 16, HALVES);
+}
+
+/* Widens the tile that begins at element i. */
+INLINE void DSK_TILE(load)(dsk_element_type type, const void *tensor, size_t i, VECTOR *values) {
+    const DSK_TILE(loose_doubles) *doubles = (const DSK_TILE(loose_doubles) *)((const double *)tensor + i);
+    const DSK_TILE(loose_floats) *floats = (const DSK_TILE(loose_floats) *)((const float *)tensor + i);
+    const DSK_TILE(loose_halves) *halves = (const DSK_TILE(loose_halves) *)((const uint16_t *)tensor + i);
+    switch (type) {
+    case DSK_FLOAT64:
+        for (int u = 0; u < DSK_TILE_VECTORS; u++) values[u] = doubles[u];
+        break;
+    case DSK_FLOAT32:
+        for (int u = 0; u < DSK_TILE_VECTORS; u++) values[u] = __builtin_convertvector(floats[u], VECTOR);
+        break;
+    case DSK_FLOAT16:
+        for (int u = 0; u < DSK_TILE_VECTORS; u++)
+            values[u] = __builtin_convertvector(DSK_TILE(widen_float16)(halves + u), VECTOR);
+        break;
+    default: /* bfloat16 */
+        for (int u = 0; u < DSK_TILE_VECTORS; u++)
+            values[u] = __builtin_convertvector(DSK_TILE(widen_bfloat16)(halves + u), VECTOR);
+        break;
+    }
+}
+
+/* Takes the tile that begins at element i as it is. */
+INLINE void DSK_TILE(copy)(dsk_element_type type, const void *tensor, size_t i, DSK_TILE(elements) * elements) {
+    const DSK_TILE(loose_doubles) *doubles = (const DSK_TILE(loose_doubles) *)((const double *)tensor + i);
+    const DSK_TILE(loose_floats) *floats = (const DSK_TILE(loose_floats) *)((const float *)tensor + i);
+    switch (type) {
+    case DSK_FLOAT64:
+        for (int u = 0; u < DSK_TILE_VECTORS; u++) elements->parts[u] = doubles[u];
+        break;
+    case DSK_FLOAT32:
+        for (int u = 0; u < DSK_TILE_VECTORS; u++) ((FLOATS *)elements)[u] = floats[u];
+        break;
+    default:
+        *(DSK_TILE(half_tile) *)elements = *(const DSK_TILE(loose_half_tile) *)((const uint16_t *)tensor + i);
+        break;
+    }
+}
+
+/* Rounds a tile. */
+INLINE void DSK_TILE(round)(dsk_element_type type, const VECTOR *values, DSK_TILE(elements) * elements) {
+    switch (type) {
+    case DSK_FLOAT64:
+        for (int u = 0; u < DSK_TILE_VECTORS; u++) elements->parts[u] = values[u];
+        break;
+    case DSK_FLOAT32:
+        for (int u = 0; u < DSK_TILE_VECTORS; u++) ((FLOATS *)elements)[u] = __builtin_convertvector(values[u], FLOATS);
+        break;
+    case DSK_FLOAT16:
+        for (int u = 0; u < DSK_TILE_VECTORS; u++)
+            ((HALVES *)elements)[u] = DSK_TILE(pack_float16)(
+                DSK_TILE(round_to_grid)(values[u], DSK_FLOAT16_LEAST_EXPONENT, DSK_FLOAT16_FRACTION_BITS));
+        break;
+    default: /* bfloat16 */
+        for (int u = 0; u < DSK_TILE_VECTORS; u++)
+            ((HALVES *)elements)[u] = DSK_TILE(pack_bfloat16)(
+                DSK_TILE(round_to_grid)(values[u], DSK_BFLOAT16_LEAST_EXPONENT, DSK_BFLOAT16_FRACTION_BITS));
+        break;
+    }
+}
+
+/* Writes a tile to element i and after; `streaming`: past the caches, at an address that suits a vector. */
+INLINE void DSK_TILE(store)(dsk_element_type type, const DSK_TILE(elements) * elements, void *tensor, size_t i, bool streaming) {
+    double *doubles = (double *)tensor + i;
+    float *floats = (float *)tensor + i;
+    uint16_t *halves = (uint16_t *)tensor + i;
+    switch (type) {
+    case DSK_FLOAT64:
+        for (int u = 0; u < DSK_TILE_VECTORS; u++) {
+            if (streaming) dsk_store_streaming(elements->parts[u], (VECTOR *)doubles + u);
+            else ((DSK_TILE(loose_doubles) *)doubles)[u] = elements->parts[u];
+        }
+        break;
+    case DSK_FLOAT32:
+        for (int u = 0; u < DSK_TILE_VECTORS; u++) {
+            if (streaming) dsk_store_streaming(((const FLOATS *)elements)[u], (FLOATS *)floats + u);
+            else ((DSK_TILE(loose_floats) *)floats)[u] = ((const FLOATS *)elements)[u];
+        }
+        break;
+    default:
+        if (streaming) dsk_store_streaming(*(const DSK_TILE(half_tile) *)elements, (DSK_TILE(half_tile) *)halves);
+        else *(DSK_TILE(loose_half_tile) *)halves = *(const DSK_TILE(half_tile) *)elements;
+        break;
+    }
+}
+
+#undef VECTOR
+#undef FLOATS
+#undef HALVES
+#undef MASK
+#undef WORDS
+#undef INLINE

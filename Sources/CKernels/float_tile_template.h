@@ -1,0 +1,122 @@
+/*
+ * Tiles of floats, written once for every instruction set: DSK_TILE_VECTORS vectors, read from halves (float16 or bfloat16) and
+ * rounded to them. The includer defines what it does for double_tile_template.h.
+ *
+ * Every instruction set gives the bits that elements.h gives.
+ */
+
+/* As many floats as a vector has, their bits, and as many halves; these at an element's alignment as well. */
+typedef float DSK_TILE(vector) __attribute__((vector_size(DSK_VECTOR_BYTES), may_alias));
+typedef uint32_t DSK_TILE(mask) __attribute__((vector_size(DSK_VECTOR_BYTES)));
+typedef int32_t DSK_TILE(integers) __attribute__((vector_size(DSK_VECTOR_BYTES)));
+typedef uint16_t DSK_TILE(halves) __attribute__((vector_size(DSK_VECTOR_BYTES / 2), may_alias));
+typedef uint16_t DSK_TILE(loose_halves) __attribute__((vector_size(DSK_VECTOR_BYTES / 2), aligned(2), may_alias));
+
+/* The elements of a tile as they lie in memory. */
+typedef struct DSK_TILE(elements) {
+    DSK_TILE(halves) parts[DSK_TILE_VECTORS];
+} DSK_TILE(elements);
+
+#define VECTOR DSK_TILE(vector)
+#define MASK DSK_TILE(mask)
+#define HALVES DSK_TILE(halves)
+#define LOOSE_HALVES DSK_TILE(loose_halves)
+#define INLINE static inline __attribute__((always_inline)) DSK_TARGET
+
+/* Lanes of `a` where the mask is set, of `b` elsewhere. */
+INLINE MASK DSK_TILE(select)(MASK mask, MASK a, MASK b) { return (mask & a) | (~mask & b); }
+
+INLINE VECTOR DSK_TILE(widen_float16)(const LOOSE_HALVES *halves) {
+#if DSK_HAS_F16C && DSK_VECTOR_BYTES == 64
+    return (VECTOR)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)halves));
+#elif DSK_HAS_F16C && DSK_VECTOR_BYTES == 32
+    return (VECTOR)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)halves));
+#elif defined(__aarch64__)
+    typedef _Float16 native __attribute__((vector_size(DSK_VECTOR_BYTES / 2)));
+    return __builtin_convertvector((native)*halves, VECTOR);
+#else
+    MASK words = __builtin_convertvector(*halves, MASK), magnitudes = words & 0x7FFF;
+    /* A subnormal number is its fraction in units of 2^-24; the others have the exponent's bias exchanged. */
+    MASK subnormal = (MASK)(__builtin_convertvector((DSK_TILE(integers))magnitudes, VECTOR) * 0x1p-24f);
+    MASK normal = (magnitudes << 13) + ((127 - 15) << 23);
+    normal |= (MASK)((DSK_TILE(integers))magnitudes >= 0x7C00) & 0x7F800000;
+    MASK bits = DSK_TILE(select)((MASK)((DSK_TILE(integers))magnitudes < 0x400), subnormal, normal);
+    return (VECTOR)(bits | (words & 0x8000) << 16);
+#endif
+}
+
+INLINE HALVES DSK_TILE(round_to_float16)(VECTOR values) {
+#if DSK_HAS_F16C && DSK_VECTOR_BYTES == 64
+    return (HALVES)_mm512_cvtps_ph((__m512)values, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#elif DSK_HAS_F16C && DSK_VECTOR_BYTES == 32
+    return (HALVES)_mm256_cvtps_ph((__m256)values, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#elif defined(__aarch64__)
+    typedef _Float16 native __attribute__((vector_size(DSK_VECTOR_BYTES / 2)));
+    return (HALVES)__builtin_convertvector(values, native);
+#else
+    MASK zero = {0}, bits = (MASK)values, magnitudes = bits & 0x7FFFFFFF;
+    VECTOR absolute = (VECTOR)magnitudes, half = (VECTOR)(zero + 0x3F000000); /* 1/2 */
+    /* Adding half of what is cut off, less one if the rest is even, carries into the rest where that has to grow. */
+    MASK normal = (magnitudes - ((127 - 15) << 23) + 0xFFF + (magnitudes >> 13 & 1)) >> 13;
+    /* The unit in the last place of 1/2 is 2^-24, that of subnormal float16. */
+    MASK subnormal = (MASK)(absolute + half) - (MASK)half;
+    MASK rounded = DSK_TILE(select)((MASK)(absolute < 0x1p-14f), subnormal, normal);
+    rounded = DSK_TILE(select)((MASK)(absolute >= 0x1p16f), zero + 0x7C00, rounded);
+    rounded = DSK_TILE(select)((MASK)(absolute != absolute), zero + 0x7E00, rounded);
+    return __builtin_convertvector(rounded | (bits >> 16 & 0x8000), HALVES);
+#endif
+}
+
+INLINE VECTOR DSK_TILE(widen_bfloat16)(const LOOSE_HALVES *halves) {
+    return (VECTOR)(__builtin_convertvector(*halves, MASK) << 16);
+}
+
+INLINE HALVES DSK_TILE(round_to_bfloat16)(VECTOR values) {
+    MASK bits = (MASK)values;
+    /* As above, also for subnormal numbers, and up to infinity. A NaN keeps its first bits, and becomes quiet. */
+    MASK rounded = bits + 0x7FFF + (bits >> 16 & 1);
+    rounded = DSK_TILE(select)((MASK)(values != values), bits | 0x400000, rounded);
+    return __builtin_convertvector(rounded >> 16, HALVES);
+}
+
+/* Widens the tile that begins at element i. */
+INLINE void DSK_TILE(load)(dsk_element_type type, const void *tensor, size_t i, VECTOR *values) {
+    const LOOSE_HALVES *halves = (const LOOSE_HALVES *)((const uint16_t *)tensor + i);
+    if (type == DSK_FLOAT16) {
+        for (int u = 0; u < DSK_TILE_VECTORS; u++) values[u] = DSK_TILE(widen_float16)(halves + u);
+    } else {
+        for (int u = 0; u < DSK_TILE_VECTORS; u++) values[u] = DSK_TILE(widen_bfloat16)(halves + u);
+    }
+}
+
+/* Takes the tile that begins at element i as it is. */
+INLINE void DSK_TILE(copy)(dsk_element_type type, const void *tensor, size_t i, DSK_TILE(elements) * elements) {
+    const LOOSE_HALVES *halves = (const LOOSE_HALVES *)((const uint16_t *)tensor + i);
+    (void)type;
+    for (int u = 0; u < DSK_TILE_VECTORS; u++) elements->parts[u] = halves[u];
+}
+
+/* Rounds a tile. */
+INLINE void DSK_TILE(round)(dsk_element_type type, const VECTOR *values, DSK_TILE(elements) * elements) {
+    if (type == DSK_FLOAT16) {
+        for (int u = 0; u < DSK_TILE_VECTORS; u++) elements->parts[u] = DSK_TILE(round_to_float16)(values[u]);
+    } else {
+        for (int u = 0; u < DSK_TILE_VECTORS; u++) elements->parts[u] = DSK_TILE(round_to_bfloat16)(values[u]);
+    }
+}
+
+/* Writes a tile to element i and after; `streaming`: past the caches, at an address that suits a vector. */
+INLINE void DSK_TILE(store)(dsk_element_type type, const DSK_TILE(elements) * elements, void *tensor, size_t i, bool streaming) {
+    uint16_t *halves = (uint16_t *)tensor + i;
+    (void)type;
+    for (int u = 0; u < DSK_TILE_VECTORS; u++) {
+        if (streaming) dsk_store_streaming(elements->parts[u], (HALVES *)halves + u);
+        else ((LOOSE_HALVES *)halves)[u] = elements->parts[u];
+    }
+}
+
+#undef VECTOR
+#undef MASK
+#undef HALVES
+#undef LOOSE_HALVES
+#undef INLINE

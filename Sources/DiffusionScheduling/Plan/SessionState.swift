@@ -1,0 +1,244 @@
+// Sessions as bytes, to go on elsewhere or later: after a restart, on another machine, from a checkpoint in the middle of a run.
+
+extension SamplingSession {
+    /// The session's state: which step comes next, and the remembered outputs.
+    ///
+    /// ```swift
+    /// let bytes = session.savedState()
+    /// var resumed = try SamplingSession(plan: plan, restoring: bytes)
+    /// ```
+    ///
+    /// The plan isn't in it, a fingerprint of it is. `maximumThreads` belongs to the machine and isn't saved.
+    ///
+    /// All numbers are little-endian:
+    ///
+    /// | offset | bytes | |
+    /// |---|---|---|
+    /// | 0 | 8 | `44 53 53 45 53 53 0D 0A` |
+    /// | 8 | 4 | 1, the version of the form |
+    /// | 12 | 4 | the element type as the C interface numbers it; 2³² − 1 before the first step |
+    /// | 16 | 8 | the number of all bytes |
+    /// | 24 | 8 | the plan's fingerprint |
+    /// | 32 | 8 | the index of the first step |
+    /// | 40 | 8 | the index of the step that comes next |
+    /// | 48 | 8 | the number of elements of the sample; 0 before the first step |
+    /// | 56 | 8 | the number of remembered outputs |
+    /// | 64 | … | their elements, the newest output first |
+    /// | the last 8 | 8 | XXH64 of everything before, seed 0 |
+    ///
+    /// - Complexity: O(elements).
+    public func savedState() -> [UInt8] {
+        [UInt8](unsafeUninitializedCapacity: savedByteCount) { buffer, initializedCount in
+            save(to: UnsafeMutableRawBufferPointer(buffer))
+            initializedCount = savedByteCount
+        }
+    }
+
+    /// Goes on where another session stood, with the same bits as if it had never been saved.
+    ///
+    /// - Parameter plan: the plan of that session, or one that equals it to the last bit.
+    /// - Throws: `damagedState`, `foreignState` if the plan is another one, `outOfMemory`.
+    /// - Complexity: O(elements).
+    public init(plan: SamplingPlan, restoring bytes: [UInt8]) throws(SchedulerError) {
+        let result = bytes.withUnsafeBytes { bytes in
+            Result { () throws(SchedulerError) in try SamplingSession(plan: plan, restoring: bytes) }
+        }
+        self = try result.get()
+    }
+
+    /// How many bytes the saved state has.
+    package var savedByteCount: Int {
+        SavedSession.headerByteCount + rememberedCount * rememberedByteCount + SavedSession.checksumByteCount
+    }
+
+    private var rememberedByteCount: Int { elementCount * (elementType?.size ?? 0) }
+
+    /// - Precondition: `bytes` are `savedByteCount`.
+    package func save(to bytes: UnsafeMutableRawBufferPointer) {
+        let header = SavedSession(
+            byteCount: savedByteCount, planFingerprint: plan.fingerprint, beginIndex: beginIndex, stepIndex: stepIndex,
+            elementType: elementType, elementCount: elementCount, rememberedCount: rememberedCount)
+        header.write(to: bytes)
+        if let history, let elementType {
+            for age in 0..<rememberedCount {
+                let target = UnsafeMutableRawBufferPointer(
+                    rebasing: bytes[(SavedSession.headerByteCount + age * rememberedByteCount)...].prefix(rememberedByteCount))
+                let slot = history.slot((newest - age + history.slotCount) % history.slotCount)
+                target.copyMemory(from: UnsafeRawBufferPointer(start: slot, count: rememberedByteCount))
+                elementType.swapBytesIfBigEndian(target)
+            }
+        }
+        SavedSession.seal(bytes)
+    }
+
+    package init(plan: SamplingPlan, restoring bytes: UnsafeRawBufferPointer) throws(SchedulerError) {
+        let saved = try SavedSession(bytes)
+        guard saved.planFingerprint == plan.fingerprint else {
+            throw .foreignState(
+                reason: "it was saved with another plan than this one of \(plan.stepCount) steps; plans must agree in every bit")
+        }
+        self.init(plan: plan)
+        guard (0...plan.stepCount).contains(saved.beginIndex), (saved.beginIndex...plan.stepCount).contains(saved.stepIndex) else {
+            throw .damagedState(reason: "its steps are \(saved.beginIndex) and \(saved.stepIndex) of \(plan.stepCount)")
+        }
+        let expected = min(saved.stepIndex - saved.beginIndex, plan.historyLength)
+        guard saved.rememberedCount == expected, (saved.elementType != nil) == (saved.stepIndex > saved.beginIndex) else {
+            throw .damagedState(reason: "it remembers \(saved.rememberedCount) outputs, but \(expected) steps")
+        }
+        self = SamplingSession(plan: plan, beginIndex: saved.beginIndex)
+        stepIndex = saved.stepIndex
+        elementType = saved.elementType
+        elementCount = saved.elementCount
+        remembered = saved.rememberedCount
+        newest = max(saved.rememberedCount - 1, 0)
+        guard let elementType, plan.historyLength > 0 else { return }
+        let history = try HistoryStorage(slotCount: plan.historyLength, elementCount: elementCount, elementType: elementType)
+        for age in 0..<remembered {
+            let target = UnsafeMutableRawBufferPointer(start: history.slot(newest - age), count: rememberedByteCount)
+            target.copyMemory(
+                from: UnsafeRawBufferPointer(
+                    rebasing: bytes[(SavedSession.headerByteCount + age * rememberedByteCount)...].prefix(rememberedByteCount)))
+            elementType.swapBytesIfBigEndian(target)
+        }
+        self.history = history
+    }
+}
+
+/// The head of a saved session, checked.
+private struct SavedSession {
+    static let headerByteCount = 64
+    static let checksumByteCount = 8
+    private static let signature: UInt64 = 0x0A0D_5353_4553_5344
+    private static let version: UInt32 = 1
+
+    var byteCount: Int
+    var planFingerprint: UInt64
+    var beginIndex: Int
+    var stepIndex: Int
+    var elementType: ElementType?
+    var elementCount: Int
+    var rememberedCount: Int
+}
+
+extension SavedSession {
+    func write(to bytes: UnsafeMutableRawBufferPointer) {
+        func store(_ value: some FixedWidthInteger, at offset: Int) {
+            bytes.storeBytes(of: value.littleEndian, toByteOffset: offset, as: type(of: value).self)
+        }
+        store(Self.signature, at: 0)
+        store(Self.version, at: 8)
+        store(elementType?.savedNumber ?? UInt32.max, at: 12)
+        store(UInt64(byteCount), at: 16)
+        store(planFingerprint, at: 24)
+        store(UInt64(beginIndex), at: 32)
+        store(UInt64(stepIndex), at: 40)
+        store(UInt64(elementCount), at: 48)
+        store(UInt64(rememberedCount), at: 56)
+    }
+
+    static func seal(_ bytes: UnsafeMutableRawBufferPointer) {
+        let end = bytes.count - checksumByteCount
+        let checksum = Checksum.of(UnsafeRawBufferPointer(rebasing: bytes[..<end]))
+        bytes.storeBytes(of: checksum.littleEndian, toByteOffset: end, as: UInt64.self)
+    }
+
+    init(_ bytes: UnsafeRawBufferPointer) throws(SchedulerError) {
+        func load<Number: FixedWidthInteger & BitwiseCopyable>(_ type: Number.Type, at offset: Int) -> Number {
+            Number(littleEndian: bytes.loadUnaligned(fromByteOffset: offset, as: type))
+        }
+        func count(at offset: Int) throws(SchedulerError) -> Int {
+            guard let value = Int(exactly: load(UInt64.self, at: offset)) else {
+                throw .damagedState(reason: "a number is too large")
+            }
+            return value
+        }
+        let fewest = Self.headerByteCount + Self.checksumByteCount
+        guard bytes.count >= fewest else {
+            throw .damagedState(reason: "it has \(bytes.count) bytes, and the shortest has \(fewest)")
+        }
+        guard load(UInt64.self, at: 0) == Self.signature else {
+            throw .damagedState(reason: "it doesn't begin as a saved session does")
+        }
+        let version = load(UInt32.self, at: 8)
+        guard version == Self.version else {
+            throw .damagedState(reason: "its form has version \(version), and this library knows version \(Self.version)")
+        }
+        byteCount = try count(at: 16)
+        guard byteCount == bytes.count else {
+            throw .damagedState(reason: "it has \(bytes.count) bytes, and \(byteCount) were saved")
+        }
+        let end = bytes.count - Self.checksumByteCount
+        guard load(UInt64.self, at: end) == Checksum.of(UnsafeRawBufferPointer(rebasing: bytes[..<end])) else {
+            throw .damagedState(reason: "its checksum doesn't match its bytes")
+        }
+        planFingerprint = load(UInt64.self, at: 24)
+        beginIndex = try count(at: 32)
+        stepIndex = try count(at: 40)
+        elementCount = try count(at: 48)
+        rememberedCount = try count(at: 56)
+        let number = load(UInt32.self, at: 12)
+        elementType = number == .max ? nil : ElementType(savedNumber: number)
+        guard elementType != nil || (number == .max && elementCount == 0) else {
+            throw .damagedState(reason: "its elements have a type of the unknown number \(number)")
+        }
+        let elements = elementCount.multipliedReportingOverflow(by: rememberedCount)
+        let elementBytes = elements.partialValue.multipliedReportingOverflow(by: elementType?.size ?? 0)
+        guard !elements.overflow, !elementBytes.overflow, elementBytes.partialValue == end - Self.headerByteCount else {
+            throw .damagedState(reason: "its history has not the bytes of \(rememberedCount) outputs of \(elementCount) elements")
+        }
+    }
+}
+
+extension ElementType {
+    /// The number that stands for the type in saved states and in C.
+    package var savedNumber: UInt32 {
+        switch self {
+        case .float32: 0
+        case .float64: 1
+        case .float16: 2
+        case .bfloat16: 3
+        }
+    }
+
+    package init?(savedNumber: UInt32) {
+        guard let type = Self.allCases.first(where: { $0.savedNumber == savedNumber }) else { return nil }
+        self = type
+    }
+
+    fileprivate func swapBytesIfBigEndian(_ bytes: UnsafeMutableRawBufferPointer) {
+        #if _endian(big)
+            for start in stride(from: 0, to: bytes.count, by: size) { bytes[start..<start + size].reverse() }
+        #endif
+    }
+}
+
+extension SamplingPlan {
+    /// A checksum of every bit of the plan.
+    ///
+    /// - Complexity: O(steps).
+    var fingerprint: UInt64 {
+        var words: [UInt64] = []
+        func add(_ combination: LinearCombination) {
+            words += [combination.sample, combination.modelOutput, combination.noise, combination.prediction].map(\.bitPattern)
+            words.append(UInt64(combination.history.count))
+            words += combination.history.map(\.bitPattern)
+        }
+        words += [1, UInt64(stepCount), UInt64(historyLength), grid.isFlow ? 1 : 0, modelLearnsVariance ? 1 : 0]
+        words += grid.timesteps.map(\.bitPattern) + grid.sigmas.map(\.bitPattern)
+        words.append(initNoiseSigma.bitPattern)
+        switch clamp {
+        case .none: words.append(0)
+        case .range(let limit): words += [1, limit.bitPattern]
+        case .dynamicThreshold(let ratio, let maximum): words += [2, ratio.bitPattern, maximum.bitPattern]
+        }
+        for index in 0..<stepCount {
+            for remembered in 0...min(index, historyLength) {
+                let row = coefficients(at: index, remembered: remembered)
+                add(row.prediction)
+                add(row.nextSample)
+                if let history = row.history { add(history) }
+            }
+        }
+        return words.map(\.littleEndian).withUnsafeBytes { Checksum.of($0) }
+    }
+}

@@ -1,0 +1,73 @@
+import CDiffusionScheduling
+internal import CKernels
+import DiffusionScheduling
+
+/// The calls into the C core that aren't steps. Tensors have been checked before, so a status here is a fault of this library.
+enum Arithmetic {
+    static var runtimeDescription: UnsafePointer<CChar> { dsk_runtime_description() }
+
+    /// out = sampleRates[i] · sample + noiseRates[i] · noise for each of as many equal parts as there are rates.
+    static func combine(
+        _ sample: Tensor, _ sampleRates: [Double], _ noise: Tensor, _ noiseRates: [Double], into out: Tensor, maximumThreads: UInt32
+    ) throws {
+        try check(
+            dsk_add_noise(
+                sample.kernelType, sample.address, noise.address, sampleRates, noiseRates, sampleRates.count,
+                sample.elementCount / sampleRates.count, out.address, maximumThreads))
+    }
+
+    /// out = tensor
+    static func copy(_ tensor: Tensor, into out: Tensor, maximumThreads: UInt32) throws {
+        if tensor.address == out.address { return }
+        try check(dsk_scale(tensor.kernelType, tensor.address, 1, tensor.elementCount, out.address, maximumThreads))
+    }
+
+    /// The variances of every batch item of two tensors.
+    static func variances(_ a: Tensor, _ b: Tensor, maximumThreads: UInt32) throws -> [(a: Double, b: Double)] {
+        var moments = [dsk_moments](repeating: dsk_moments(), count: a.batchSize)
+        try check(
+            dsk_find_moments(
+                a.kernelType, a.address, b.address, moments.count, a.elementCount / moments.count, &moments, maximumThreads))
+        return moments.map { ($0.variance_a, $0.variance_b) }
+    }
+
+    /// out = update of the sample, the newest outputs first, and noise.
+    static func apply(
+        _ update: MultistepUpdate, sample: Tensor, outputs: [Tensor], noise: Tensor?, into out: Tensor, maximumThreads: UInt32
+    ) throws {
+        var row = dsk_row(), item = dsk_item()
+        row.outputs.0.0 = update.sample
+        row.outputs.0.3 = update.noise
+        item.inputs.0 = UnsafeRawPointer(sample.address)
+        item.inputs.3 = noise.map { UnsafeRawPointer($0.address) }
+        item.outputs.0 = out.address
+        item.n_elements = sample.elementCount
+        let type = sample.kernelType
+        item.input_types = (type, type, type, type, type, type, type, type, type, type)
+        item.output_types = (type, type, type)
+        withUnsafeMutableBytes(of: &row.outputs.0) { coefficients in
+            let coefficients = coefficients.bindMemory(to: Double.self)
+            for (age, coefficient) in update.outputs.enumerated() { coefficients[Int(DSK_SLOT_1.rawValue) + age] = coefficient }
+        }
+        withUnsafeMutableBytes(of: &item.inputs) { inputs in
+            let inputs = inputs.bindMemory(to: UnsafeRawPointer?.self)
+            for (age, output) in outputs.enumerated() { inputs[Int(DSK_SLOT_1.rawValue) + age] = UnsafeRawPointer(output.address) }
+        }
+        try withUnsafePointer(to: &row) { row in
+            item.row = row
+            try check(dsk_step(&item, 1, maximumThreads))
+        }
+    }
+
+    private static func check(_ status: dsk_status) throws {
+        guard status == DSK_OK else {
+            throw SchedulerError.invalidValue(
+                key: "a tensor", value: "refused by the kernels", allowed: "so that not: \(String(cString: dsk_status_message(status)))")
+        }
+    }
+}
+
+extension Tensor {
+    // Both headers number the element types alike.
+    fileprivate var kernelType: dsk_element_type { dsk_element_type(rawValue: elementType.savedNumber) }
+}

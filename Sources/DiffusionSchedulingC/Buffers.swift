@@ -1,0 +1,38 @@
+import CDiffusionScheduling
+import DiffusionScheduling
+
+// Results in the caller's buffers: the size first, the rest only if it fits.
+
+/// Writes a text and its terminating zero.
+func deliver(
+    _ text: String, to buffer: UnsafeMutablePointer<CChar>?, _ capacity: Int, _ length: UnsafeMutablePointer<Int>?
+) throws {
+    let units = Array(text.utf8)
+    guard try hasRoom(for: units.count, behind: 1, in: buffer, capacity, length), let buffer else { return }
+    for (index, unit) in units.enumerated() { buffer[index] = CChar(bitPattern: unit) }
+    buffer[units.count] = 0
+}
+
+/// Writes numbers.
+func deliver(
+    _ numbers: some Collection<Double>, to buffer: UnsafeMutablePointer<Double>?, _ capacity: Int,
+    _ count: UnsafeMutablePointer<Int>?
+) throws {
+    guard try hasRoom(for: numbers.count, in: buffer, capacity, count), let buffer else { return }
+    for (index, number) in numbers.enumerated() { buffer[index] = number }
+}
+
+/// Tells the size; throws if the buffer is too small for it, returns false if only the size was asked for.
+func hasRoom<Pointer>(
+    for size: Int, behind extra: Int = 0, in buffer: Pointer?, _ capacity: Int, _ told: UnsafeMutablePointer<Int>?
+) throws -> Bool {
+    guard capacity != 0 else {
+        try require(told, extra == 0 ? "count" : "length").pointee = size
+        return false
+    }
+    _ = try require(buffer, "buffer")
+    told?.pointee = size
+    // A capacity above Int.max, which C may pass, comes as a negative one.
+    if capacity > 0, capacity < size + extra { throw CallError.bufferTooSmall(capacity: capacity, needed: size + extra) }
+    return true
+}

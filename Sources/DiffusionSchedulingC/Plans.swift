@@ -1,0 +1,206 @@
+import CDiffusionScheduling
+import DiffusionScheduling
+
+// MARK: - Planning
+
+private func numbers(_ pointer: UnsafePointer<Double>?, _ count: Int, _ argument: StaticString) throws -> [Double] {
+    let pointer = try require(pointer, argument)
+    // More than a plan may have need not be read to be refused.
+    guard (0...TimestepRequest.maximumSteps).contains(count) else {
+        throw SchedulerError.invalidValue(
+            key: "number of \(argument)", value: "\(UInt(bitPattern: count))", allowed: "at most \(TimestepRequest.maximumSteps)")
+    }
+    return Array(UnsafeBufferPointer(start: pointer, count: count))
+}
+
+@c(ds_scheduler_set_timesteps) @implementation
+public func ds_scheduler_set_timesteps(_ scheduler: ds_scheduler, _ n_steps: Int, _ mu: UnsafePointer<Double>!) -> ds_status {
+    status { try scheduler.holder.replan { try $0.plan(.count(n_steps, mu: mu?.pointee)) } }
+}
+
+@c(ds_scheduler_set_custom_timesteps) @implementation
+public func ds_scheduler_set_custom_timesteps(
+    _ scheduler: ds_scheduler, _ timesteps: UnsafePointer<Double>!, _ n_steps: Int
+) -> ds_status {
+    status {
+        let holder = try scheduler.holder, timesteps = try numbers(timesteps, n_steps, "timesteps")
+        try holder.replan { try $0.plan(.timesteps(timesteps)) }
+    }
+}
+
+@c(ds_scheduler_set_custom_sigmas) @implementation
+public func ds_scheduler_set_custom_sigmas(
+    _ scheduler: ds_scheduler, _ sigmas: UnsafePointer<Double>!, _ n_steps: Int
+) -> ds_status {
+    status {
+        let holder = try scheduler.holder, sigmas = try numbers(sigmas, n_steps, "sigmas")
+        try holder.replan { try $0.plan(.sigmas(sigmas)) }
+    }
+}
+
+@c(ds_ddim_set_timesteps) @implementation
+public func ds_ddim_set_timesteps(
+    _ scheduler: ds_scheduler, _ n_steps: Int, _ eta: Double, _ use_clipped_model_output: Bool
+) -> ds_status {
+    status {
+        let holder = try scheduler.holder
+        try holder.replan { scheduler in
+            guard let ddim = scheduler as? DDIMScheduler else {
+                throw CallError.unsupportedOperation("eta", className: holder.className)
+            }
+            return try ddim.plan(.count(n_steps), eta: eta, useClippedModelOutput: use_clipped_model_output)
+        }
+    }
+}
+
+// MARK: - The table
+
+@c(ds_scheduler_plan_properties) @implementation
+public func ds_scheduler_plan_properties(
+    _ scheduler: ds_scheduler, _ properties: UnsafeMutablePointer<ds_plan_properties>!
+) -> ds_status {
+    status {
+        let plan = try scheduler.state.plan, out = try require(properties, "properties")
+        var properties = ds_plan_properties()
+        properties.n_steps = plan.stepCount
+        properties.history_length = plan.historyLength
+        properties.init_noise_sigma = plan.initNoiseSigma
+        switch plan.clamp {
+        case .none:
+            properties.clamp = DS_CLAMP_NONE
+        case .range(let limit):
+            properties.clamp = DS_CLAMP_RANGE
+            properties.clamp_range = limit
+        case .dynamicThreshold(let ratio, let maximum):
+            properties.clamp = DS_CLAMP_THRESHOLD
+            properties.threshold_ratio = ratio
+            properties.threshold_maximum = maximum
+        }
+        properties.learns_variance = plan.modelLearnsVariance
+        properties.is_stochastic = plan.isStochastic
+        properties.is_flow = plan.grid.isFlow
+        out.pointee = properties
+    }
+}
+
+@c(ds_scheduler_step_count) @implementation
+public func ds_scheduler_step_count(_ scheduler: ds_scheduler, _ count: UnsafeMutablePointer<Int>!) -> ds_status {
+    status { try require(count, "count").pointee = scheduler.state.plan.stepCount }
+}
+
+@c(ds_scheduler_timesteps) @implementation
+public func ds_scheduler_timesteps(
+    _ scheduler: ds_scheduler, _ buffer: UnsafeMutablePointer<Double>!, _ capacity: Int, _ count: UnsafeMutablePointer<Int>!
+) -> ds_status {
+    status { try deliver(scheduler.state.scheduler.timesteps, to: buffer, capacity, count) }
+}
+
+@c(ds_scheduler_sigmas) @implementation
+public func ds_scheduler_sigmas(
+    _ scheduler: ds_scheduler, _ buffer: UnsafeMutablePointer<Double>!, _ capacity: Int, _ count: UnsafeMutablePointer<Int>!
+) -> ds_status {
+    status { try deliver(scheduler.state.scheduler.sigmas, to: buffer, capacity, count) }
+}
+
+@c(ds_scheduler_signal_rates) @implementation
+public func ds_scheduler_signal_rates(
+    _ scheduler: ds_scheduler, _ buffer: UnsafeMutablePointer<Double>!, _ capacity: Int, _ count: UnsafeMutablePointer<Int>!
+) -> ds_status {
+    status { try deliver(scheduler.state.plan.levels.map(\.signalRate), to: buffer, capacity, count) }
+}
+
+@c(ds_scheduler_noise_rates) @implementation
+public func ds_scheduler_noise_rates(
+    _ scheduler: ds_scheduler, _ buffer: UnsafeMutablePointer<Double>!, _ capacity: Int, _ count: UnsafeMutablePointer<Int>!
+) -> ds_status {
+    status { try deliver(scheduler.state.plan.levels.map(\.noiseRate), to: buffer, capacity, count) }
+}
+
+extension ds_combination {
+    fileprivate init(_ combination: LinearCombination) {
+        self.init()
+        sample = combination.sample
+        model_output = combination.modelOutput
+        noise = combination.noise
+        prediction = combination.prediction
+        withUnsafeMutableBytes(of: &history) { history in
+            let history = history.bindMemory(to: Double.self)
+            for (age, coefficient) in combination.history.enumerated() { history[age] = coefficient }
+        }
+    }
+}
+
+@c(ds_scheduler_coefficients) @implementation
+public func ds_scheduler_coefficients(
+    _ scheduler: ds_scheduler, _ index: Int, _ remembered: Int, _ coefficients: UnsafeMutablePointer<ds_coefficients>!
+) -> ds_status {
+    status {
+        let plan = try scheduler.state.plan, out = try require(coefficients, "coefficients")
+        guard (0..<plan.stepCount).contains(index) else {
+            throw SchedulerError.invalidValue(
+                key: "index", value: "\(UInt(bitPattern: index))", allowed: "less than the number of steps, \(plan.stepCount)")
+        }
+        // A number above Int.max, which C may pass, comes as a negative one.
+        let row = plan.coefficients(at: index, remembered: remembered < 0 ? .max : remembered)
+        out.pointee = ds_coefficients(
+            prediction: ds_combination(row.prediction), next_sample: ds_combination(row.nextSample),
+            history: ds_combination(row.history ?? LinearCombination()))
+    }
+}
+
+@c(ds_scheduler_plan_json) @implementation
+public func ds_scheduler_plan_json(
+    _ scheduler: ds_scheduler, _ buffer: UnsafeMutablePointer<CChar>!, _ capacity: Int, _ length: UnsafeMutablePointer<Int>!
+) -> ds_status {
+    status { try deliver(scheduler.state.plan.json.text, to: buffer, capacity, length) }
+}
+
+// MARK: - The plan's coded form, without an encoder: Foundation's would be half of the library.
+
+extension SamplingPlan {
+    var json: JSONValue {
+        [
+            "version": 1, "historyLength": JSONValue(historyLength), "initNoiseSigma": JSONValue(initNoiseSigma),
+            "modelLearnsVariance": .bool(modelLearnsVariance), "clamp": clamp.json,
+            "grid": [
+                "timesteps": JSONValue(grid.timesteps), "sigmas": JSONValue(grid.sigmas), "isFlow": .bool(grid.isFlow),
+            ],
+            "rows": .array(
+                (0..<stepCount).map { index in
+                    .array((0...min(index, historyLength)).map { coefficients(at: index, remembered: $0).json })
+                }),
+        ]
+    }
+}
+
+extension PredictionClamp {
+    fileprivate var json: JSONValue {
+        switch self {
+        case .none: ["none": [:]]
+        case .range(let limit): ["range": ["_0": JSONValue(limit)]]
+        case .dynamicThreshold(let ratio, let maximum):
+            ["dynamicThreshold": ["ratio": JSONValue(ratio), "maximum": JSONValue(maximum)]]
+        }
+    }
+}
+
+extension StepCoefficients {
+    fileprivate var json: JSONValue {
+        var members = ["prediction": prediction.json, "nextSample": nextSample.json]
+        members["history"] = history?.json
+        return .object(members)
+    }
+}
+
+extension LinearCombination {
+    fileprivate var json: JSONValue {
+        [
+            "sample": JSONValue(sample), "modelOutput": JSONValue(modelOutput), "noise": JSONValue(noise),
+            "prediction": JSONValue(prediction), "history": JSONValue(history),
+        ]
+    }
+}
+
+extension JSONValue {
+    fileprivate init(_ numbers: [Double]) { self = .array(numbers.map { JSONValue($0) }) }
+}

@@ -1,0 +1,62 @@
+import Synchronization
+
+/// A value that any number of threads read while one replaces it. Readers take no lock and never wait.
+///
+/// A reader counts itself in while it takes a reference to the current value. A replaced value gives up its own reference once
+/// nobody has been seen counted in, at this or at a later replacement: whoever took its address has a reference by then.
+final class Published<Value: Sendable>: @unchecked Sendable {
+    // Unchecked, because of the memory that the reference counts below look after.
+
+    private struct Node: ~Copyable {
+        let value: Value
+        let references = Atomic<Int>(1)
+    }
+
+    private let current: Atomic<UnsafeMutableRawPointer>
+    private let readers = Atomic<Int>(0)
+    /// Replaced values whose own reference hasn't been given up.
+    private let replaced = Mutex<[UInt]>([])
+
+    init(_ value: Value) { current = Atomic(Self.makeNode(value)) }
+
+    deinit {
+        for address in replaced.withLock({ $0 }) { Self.release(UnsafeMutableRawPointer(bitPattern: address)!) }
+        Self.release(current.load(ordering: .acquiring))
+    }
+
+    /// Calls `body` with the current value.
+    @inline(__always)
+    func read<Result>(_ body: (borrowing Value) throws -> Result) rethrows -> Result {
+        readers.wrappingAdd(1, ordering: .sequentiallyConsistent)
+        let address = current.load(ordering: .sequentiallyConsistent)
+        let node = address.assumingMemoryBound(to: Node.self)
+        node.pointee.references.wrappingAdd(1, ordering: .sequentiallyConsistent)
+        readers.wrappingSubtract(1, ordering: .sequentiallyConsistent)
+        defer { Self.release(address) }
+        return try body(node.pointee.value)
+    }
+
+    func replace(with value: Value) {
+        replaced.withLock { replaced in
+            let old = current.exchange(Self.makeNode(value), ordering: .sequentiallyConsistent)
+            replaced.append(UInt(bitPattern: old))
+            guard readers.load(ordering: .sequentiallyConsistent) == 0 else { return }
+            for address in replaced { Self.release(UnsafeMutableRawPointer(bitPattern: address)!) }
+            replaced.removeAll()
+        }
+    }
+
+    private static func makeNode(_ value: Value) -> UnsafeMutableRawPointer {
+        let node = UnsafeMutablePointer<Node>.allocate(capacity: 1)
+        node.initialize(to: Node(value: value))
+        return UnsafeMutableRawPointer(node)
+    }
+
+    @inline(__always)
+    private static func release(_ address: UnsafeMutableRawPointer) {
+        let node = address.assumingMemoryBound(to: Node.self)
+        guard node.pointee.references.wrappingSubtract(1, ordering: .acquiringAndReleasing).newValue == 0 else { return }
+        node.deinitialize(count: 1)
+        node.deallocate()
+    }
+}

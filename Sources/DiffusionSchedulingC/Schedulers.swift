@@ -1,0 +1,178 @@
+import CDiffusionScheduling
+import DiffusionScheduling
+
+/// A scheduler as it is after `setTimesteps`, or before; it never changes.
+final class PlannedState: Sendable {
+    let scheduler: any PlannedScheduler
+    let ddim: DDIMScheduler?
+    let ddimInverse: DDIMInverseScheduler?
+
+    init(_ scheduler: any PlannedScheduler) {
+        self.scheduler = scheduler
+        ddim = scheduler as? DDIMScheduler
+        ddimInverse = scheduler as? DDIMInverseScheduler
+    }
+
+    var plan: SamplingPlan {
+        get throws {
+            guard let plan = scheduler.plan else { throw SchedulerError.timestepsNotSet }
+            return plan
+        }
+    }
+
+    var className: String { type(of: scheduler.configuration).className }
+}
+
+/// What a scheduler's handle names: the scheduler without a plan, and its present state.
+final class SchedulerHolder: Sendable {
+    private let unplanned: any PlannedScheduler
+    private let state: Published<PlannedState>
+
+    init(_ scheduler: any PlannedScheduler) {
+        unplanned = scheduler
+        state = Published(PlannedState(scheduler))
+    }
+
+    @inline(__always)
+    func read<Result>(_ body: (borrowing PlannedState) throws -> Result) rethrows -> Result { try state.read(body) }
+
+    var className: String { type(of: unplanned.configuration).className }
+
+    /// Plans a run for the sessions to come.
+    func replan(_ plan: (any PlannedScheduler) throws -> SamplingPlan) throws {
+        var scheduler = unplanned
+        scheduler.session = SamplingSession(plan: try plan(scheduler))
+        state.replace(with: PlannedState(scheduler))
+    }
+}
+
+let schedulers = HandleTable<SchedulerHolder>(kind: "scheduler", number: 1)
+
+extension ds_scheduler {
+    @inline(__always)
+    var holder: SchedulerHolder {
+        get throws { try schedulers.value(of: handle).pointee }
+    }
+
+    /// The state of this moment.
+    @inline(__always)
+    var state: PlannedState {
+        get throws { try holder.read { copy $0 } }
+    }
+}
+
+// MARK: - The library
+
+@c(ds_runtime_description) @implementation
+public func ds_runtime_description() -> UnsafePointer<CChar>! { Arithmetic.runtimeDescription }
+
+@c(ds_element_size) @implementation
+public func ds_element_size(_ type: ds_element_type) -> Int { ElementType(type)?.size ?? 0 }
+
+// MARK: - Making
+
+// Never freed, as the header promises.
+nonisolated(unsafe) private let supportedClassNames: [UnsafePointer<CChar>] = SchedulerCatalog.supportedClassNames.map { name in
+    let units = name.utf8CString
+    let copy = UnsafeMutableBufferPointer<CChar>.allocate(capacity: units.count)
+    _ = copy.initialize(from: units)
+    return UnsafePointer(copy.baseAddress!)
+}
+
+@c(ds_supported_class_name) @implementation
+public func ds_supported_class_name(_ index: Int) -> UnsafePointer<CChar>! {
+    supportedClassNames.indices.contains(index) ? supportedClassNames[index] : nil
+}
+
+private func text(_ pointer: UnsafePointer<CChar>?, _ argument: StaticString) throws -> String? {
+    guard let pointer else { return nil }
+    guard let text = String(validatingCString: pointer) else {
+        throw SchedulerError.invalidValue(key: "\(argument)", value: "no UTF-8", allowed: "UTF-8 text")
+    }
+    return text
+}
+
+private func overrides(_ pointer: UnsafePointer<CChar>?) throws -> [String: JSONValue] {
+    guard let text = try text(pointer, "overrides") else { return [:] }
+    return try SchedulerCatalog.overrides(json: Array(text.utf8))
+}
+
+@c(ds_scheduler_create) @implementation
+public func ds_scheduler_create(
+    _ json: UnsafePointer<CChar>!, _ length: Int, _ class_name: UnsafePointer<CChar>!, _ overrides: UnsafePointer<CChar>!,
+    _ scheduler: UnsafeMutablePointer<ds_scheduler>!
+) -> ds_status {
+    status {
+        let json = try require(json, "json"), out = try require(scheduler, "scheduler")
+        guard length >= 0 else { throw CallError.tooLarge(argument: "json") }
+        let bytes = Array(UnsafeRawBufferPointer(start: json, count: length))
+        out.pointee.handle = try schedulers.insert(
+            SchedulerHolder(
+                SchedulerCatalog.makeScheduler(
+                    json: bytes, className: text(class_name, "class_name"),
+                    overrides: DiffusionSchedulingC.overrides(overrides))))
+    }
+}
+
+@c(ds_scheduler_load) @implementation
+public func ds_scheduler_load(
+    _ path: UnsafePointer<CChar>!, _ subfolder: UnsafePointer<CChar>!, _ class_name: UnsafePointer<CChar>!,
+    _ overrides: UnsafePointer<CChar>!, _ scheduler: UnsafeMutablePointer<ds_scheduler>!
+) -> ds_status {
+    status {
+        let path = try require(path, "path"), out = try require(scheduler, "scheduler")
+        out.pointee.handle = try schedulers.insert(
+            SchedulerHolder(
+                SchedulerCatalog.makeScheduler(
+                    contentsOf: text(path, "path") ?? "", subfolder: text(subfolder, "subfolder"),
+                    className: text(class_name, "class_name"), overrides: DiffusionSchedulingC.overrides(overrides))))
+    }
+}
+
+@c(ds_scheduler_free) @implementation
+public func ds_scheduler_free(_ scheduler: ds_scheduler) -> ds_status {
+    status { if scheduler.handle != 0 { try schedulers.remove(scheduler.handle) } }
+}
+
+// MARK: - What a scheduler is
+
+@c(ds_scheduler_class_name) @implementation
+public func ds_scheduler_class_name(
+    _ scheduler: ds_scheduler, _ buffer: UnsafeMutablePointer<CChar>!, _ capacity: Int, _ length: UnsafeMutablePointer<Int>!
+) -> ds_status {
+    status { try deliver(scheduler.state.className, to: buffer, capacity, length) }
+}
+
+@c(ds_scheduler_config_json) @implementation
+public func ds_scheduler_config_json(
+    _ scheduler: ds_scheduler, _ buffer: UnsafeMutablePointer<CChar>!, _ capacity: Int, _ length: UnsafeMutablePointer<Int>!
+) -> ds_status {
+    status { try deliver(scheduler.state.scheduler.configuration.jsonText, to: buffer, capacity, length) }
+}
+
+@c(ds_scheduler_unused_keys) @implementation
+public func ds_scheduler_unused_keys(
+    _ scheduler: ds_scheduler, _ buffer: UnsafeMutablePointer<CChar>!, _ capacity: Int, _ length: UnsafeMutablePointer<Int>!
+) -> ds_status {
+    status {
+        let keys = try scheduler.state.scheduler.configuration.unusedKeys
+        try deliver(JSONValue.array(keys.map { .string($0) }).text, to: buffer, capacity, length)
+    }
+}
+
+@c(ds_scheduler_num_train_timesteps) @implementation
+public func ds_scheduler_num_train_timesteps(_ scheduler: ds_scheduler, _ count: UnsafeMutablePointer<Int>!) -> ds_status {
+    status { try require(count, "count").pointee = scheduler.state.scheduler.count }
+}
+
+@c(ds_scheduler_alphas_cumprod) @implementation
+public func ds_scheduler_alphas_cumprod(
+    _ scheduler: ds_scheduler, _ buffer: UnsafeMutablePointer<Double>!, _ capacity: Int, _ count: UnsafeMutablePointer<Int>!
+) -> ds_status {
+    status { try deliver(scheduler.state.scheduler.noiseSchedule.alphasCumprod, to: buffer, capacity, count) }
+}
+
+@c(ds_scheduler_init_noise_sigma) @implementation
+public func ds_scheduler_init_noise_sigma(_ scheduler: ds_scheduler, _ sigma: UnsafeMutablePointer<Double>!) -> ds_status {
+    status { try require(sigma, "sigma").pointee = scheduler.state.scheduler.initNoiseSigma }
+}

@@ -1,0 +1,185 @@
+import CDiffusionScheduling
+import DiffusionScheduling
+
+/// What a session's handle names.
+struct SessionHolder {
+    var session: SamplingSession
+    /// The scheduler that the session was made with, for the parts of a step.
+    let state: PlannedState
+}
+
+let sessions = HandleTable<SessionHolder>(kind: "session", number: 2)
+
+extension ds_session {
+    @inline(__always)
+    var holder: UnsafeMutablePointer<SessionHolder> {
+        get throws { try sessions.value(of: handle) }
+    }
+}
+
+// MARK: - Making
+
+@c(ds_session_create) @implementation
+public func ds_session_create(
+    _ scheduler: ds_scheduler, _ begin_index: Int, _ session: UnsafeMutablePointer<ds_session>!
+) -> ds_status {
+    status {
+        let state = try scheduler.state, plan = try state.plan, out = try require(session, "session")
+        guard (0...plan.stepCount).contains(begin_index) else {
+            throw SchedulerError.invalidValue(
+                key: "begin_index", value: "\(UInt(bitPattern: begin_index))",
+                allowed: "at most the number of steps, \(plan.stepCount)")
+        }
+        out.pointee.handle = try sessions.insert(
+            SessionHolder(session: SamplingSession(plan: plan, beginIndex: begin_index), state: state))
+    }
+}
+
+@c(ds_session_free) @implementation
+public func ds_session_free(_ session: ds_session) -> ds_status {
+    status { if session.handle != 0 { try sessions.remove(session.handle) } }
+}
+
+@c(ds_session_copy) @implementation
+public func ds_session_copy(_ session: ds_session, _ copy: UnsafeMutablePointer<ds_session>!) -> ds_status {
+    status {
+        let holder = try session.holder.pointee, out = try require(copy, "copy")
+        out.pointee.handle = try sessions.insert(holder)
+    }
+}
+
+@c(ds_session_reset) @implementation
+public func ds_session_reset(_ session: ds_session) -> ds_status {
+    status { try session.holder.pointee.session.reset() }
+}
+
+// MARK: - Where it stands
+
+@c(ds_session_step_index) @implementation
+public func ds_session_step_index(_ session: ds_session, _ index: UnsafeMutablePointer<Int>!) -> ds_status {
+    status { try require(index, "index").pointee = session.holder.pointee.session.stepIndex }
+}
+
+@c(ds_session_timestep) @implementation
+public func ds_session_timestep(_ session: ds_session, _ timestep: UnsafeMutablePointer<Double>!) -> ds_status {
+    status {
+        let holder = try session.holder, out = try require(timestep, "timestep")
+        guard let timestep = holder.pointee.session.timestep else {
+            throw SchedulerError.stepPastEnd(stepCount: holder.pointee.session.plan.stepCount)
+        }
+        out.pointee = timestep
+    }
+}
+
+@c(ds_session_needs_noise) @implementation
+public func ds_session_needs_noise(_ session: ds_session, _ needs_noise: UnsafeMutablePointer<Bool>!) -> ds_status {
+    status {
+        let session = try session.holder.pointee.session, out = try require(needs_noise, "needs_noise")
+        guard session.timestep != nil else { throw SchedulerError.stepPastEnd(stepCount: session.plan.stepCount) }
+        out.pointee = session.plan.needsNoise(at: session.stepIndex, remembered: session.rememberedCount)
+    }
+}
+
+// MARK: - Steps
+
+@c(ds_session_step) @implementation
+public func ds_session_step(
+    _ session: ds_session, _ model_output: UnsafePointer<ds_tensor>!, _ sample: UnsafePointer<ds_tensor>!,
+    _ noise: UnsafePointer<ds_tensor>!, _ prev_sample: UnsafePointer<ds_tensor>!,
+    _ pred_original_sample: UnsafePointer<ds_tensor>!, _ max_threads: UInt32
+) -> ds_status {
+    status {
+        let holder = try session.holder
+        let sample = try Tensor(sample, .sample)
+        let tensors = try StepTensors(
+            sample: sample, modelOutput: model_output, noise: noise, nextSample: prev_sample, prediction: pred_original_sample,
+            modelLearnsVariance: holder.pointee.session.plan.modelLearnsVariance)
+        holder.pointee.session.maximumThreads = Int(max_threads)
+        try holder.pointee.session.step(tensors, batchSize: sample.batchSize)
+    }
+}
+
+/// The multistep scheduler that stands where a session does.
+private func multistepScheduler(_ holder: SessionHolder, for operation: String) throws -> any MultistepScheduler {
+    guard var scheduler = holder.state.scheduler as? any MultistepScheduler else {
+        throw CallError.unsupportedOperation(operation, className: holder.state.className)
+    }
+    scheduler.session = holder.session
+    return scheduler
+}
+
+@c(ds_session_convert_model_output) @implementation
+public func ds_session_convert_model_output(
+    _ session: ds_session, _ model_output: UnsafePointer<ds_tensor>!, _ sample: UnsafePointer<ds_tensor>!,
+    _ converted: UnsafePointer<ds_tensor>!, _ max_threads: UInt32
+) -> ds_status {
+    status {
+        let holder = try session.holder.pointee
+        let scheduler = try multistepScheduler(holder, for: "conversion of model outputs")
+        let plan = holder.session.plan
+        let sample = try Tensor(sample, .sample)
+        let tensors = try StepTensors(
+            sample: sample, modelOutput: model_output, noise: nil, nextSample: converted, named: .converted, prediction: nil,
+            modelLearnsVariance: plan.modelLearnsVariance)
+        try scheduler.conversionOfNextStep().step(
+            clamp: plan.clamp, tensors, batchSize: sample.batchSize, modelLearnsVariance: plan.modelLearnsVariance,
+            maximumThreads: Int(max_threads))
+    }
+}
+
+@c(ds_session_update) @implementation
+public func ds_session_update(
+    _ session: ds_session, _ order: UInt32, _ model_outputs: UnsafePointer<ds_tensor>!, _ n_model_outputs: Int,
+    _ sample: UnsafePointer<ds_tensor>!, _ noise: UnsafePointer<ds_tensor>!, _ prev_sample: UnsafePointer<ds_tensor>!,
+    _ max_threads: UInt32
+) -> ds_status {
+    status {
+        let holder = try session.holder.pointee
+        let scheduler = try multistepScheduler(holder, for: "update of an order")
+        guard (1...3).contains(order) else {
+            throw SchedulerError.invalidValue(key: "order", value: "\(order)", allowed: "1, 2 or 3")
+        }
+        let outputs = try require(model_outputs, "model_outputs")
+        // A number above Int.max, which C may pass, comes as a negative one.
+        let update = try scheduler.updateOfNextStep(order: Int(order), modelOutputCount: n_model_outputs)
+        let sample = try Tensor(sample, .sample), noise = try Tensor.optional(noise, .noise)
+        let next = try Tensor(prev_sample, .nextSample)
+        let newestFirst = try (0..<Int(order)).map { try Tensor(outputs + (n_model_outputs - 1 - $0), .modelOutput) }
+        try next.requireTypeAndShape(of: sample)
+        for tensor in newestFirst + (noise.map { [$0] } ?? []) {
+            try tensor.requireTypeAndShape(of: sample)
+            try next.requireNoPartialOverlap(with: tensor)
+        }
+        try next.requireNoPartialOverlap(with: sample)
+        if update.noise != 0, noise == nil { throw SchedulerError.missingNoise(step: holder.session.stepIndex) }
+        try Arithmetic.apply(
+            update, sample: sample, outputs: newestFirst, noise: noise, into: next, maximumThreads: max_threads)
+    }
+}
+
+// MARK: - Saving
+
+@c(ds_session_save) @implementation
+public func ds_session_save(
+    _ session: ds_session, _ bytes: UnsafeMutableRawPointer!, _ capacity: Int, _ length: UnsafeMutablePointer<Int>!
+) -> ds_status {
+    status {
+        let session = try session.holder.pointee.session
+        let count = session.savedByteCount
+        guard try hasRoom(for: count, in: bytes, capacity, length), let bytes else { return }
+        session.save(to: UnsafeMutableRawBufferPointer(start: bytes, count: count))
+    }
+}
+
+@c(ds_session_restore) @implementation
+public func ds_session_restore(
+    _ scheduler: ds_scheduler, _ bytes: UnsafeRawPointer!, _ length: Int, _ session: UnsafeMutablePointer<ds_session>!
+) -> ds_status {
+    status {
+        let state = try scheduler.state, plan = try state.plan
+        let saved = UnsafeRawBufferPointer(start: try require(bytes, "bytes"), count: max(length, 0))
+        let out = try require(session, "session")
+        out.pointee.handle = try sessions.insert(
+            SessionHolder(session: SamplingSession(plan: plan, restoring: saved), state: state))
+    }
+}

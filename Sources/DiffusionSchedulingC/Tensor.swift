@@ -1,0 +1,218 @@
+import CDiffusionScheduling
+import DiffusionScheduling
+
+/// The tensors that calls take, by the names of their arguments in C.
+enum TensorName: UInt8 {
+    case sample, modelOutput, noise, nextSample, prediction, converted, output, guided, conditional
+
+    var text: String {
+        switch self {
+        case .sample: "sample"
+        case .modelOutput: "model_output"
+        case .noise: "noise"
+        case .nextSample: "prev_sample"
+        case .prediction: "pred_original_sample"
+        case .converted: "converted"
+        case .output: "out"
+        case .guided: "guided"
+        case .conditional: "conditional"
+        }
+    }
+}
+
+extension ElementType {
+    /// One line a type, here and in `savedNumber`; the test of the numbers sees to it that there are no others.
+    @inline(__always)
+    init?(_ type: ds_element_type) {
+        switch type {
+        case DS_FLOAT32: self = .float32
+        case DS_FLOAT64: self = .float64
+        case DS_FLOAT16: self = .float16
+        case DS_BFLOAT16: self = .bfloat16
+        default: return nil
+        }
+    }
+}
+
+/// A tensor of the caller's, checked.
+struct Tensor {
+    /// Of an empty tensor, an address that nobody reads.
+    let address: UnsafeMutableRawPointer
+    let elementCount: Int
+    private let rank: Int
+    private let shape: UnsafePointer<Int64>?
+    let elementType: ElementType
+    let name: TensorName
+
+    /// - Parameter first: a tensor of the same call that has been checked, whose shape need not be looked at once more.
+    @inline(__always)
+    init(_ tensor: UnsafePointer<ds_tensor>?, _ name: TensorName, like first: Tensor? = nil) throws {
+        guard let tensor else { throw CallError.nullPointer(argument: name.text) }
+        self.name = name
+        guard let elementType = ElementType(tensor.pointee.element_type) else {
+            throw CallError.unknownElementType(argument: name.text, number: tensor.pointee.element_type.rawValue)
+        }
+        self.elementType = elementType
+        rank = tensor.pointee.rank
+        shape = UnsafePointer(tensor.pointee.shape)
+        if let first, first.shape == shape, first.rank == rank, first.elementType.size >= elementType.size {
+            elementCount = first.elementCount
+        } else {
+            elementCount = try Self.elementCount(tensor.pointee, elementType, name)
+        }
+        guard elementCount > 0 else {
+            address = UnsafeMutableRawPointer(bitPattern: 64)!
+            return
+        }
+        guard let data = tensor.pointee.data else { throw CallError.nullPointer(argument: "the data of \(name.text)") }
+        let place = UInt(bitPattern: data), size = UInt(bitPattern: elementType.size)
+        guard place & (size - 1) == 0 else { throw CallError.misaligned(argument: name.text, alignment: elementType.size) }
+        guard !place.addingReportingOverflow(UInt(bitPattern: elementCount) &* size).overflow else {
+            throw CallError.tooLarge(argument: name.text)
+        }
+        address = data
+    }
+
+    @inline(__always)
+    static func optional(
+        _ tensor: UnsafePointer<ds_tensor>?, _ name: TensorName, like first: Tensor? = nil
+    ) throws -> Tensor? {
+        tensor == nil ? nil : try Tensor(tensor, name, like: first)
+    }
+
+    @inline(never)
+    private static func elementCount(_ tensor: ds_tensor, _ type: ElementType, _ name: TensorName) throws -> Int {
+        // A rank above Int.max, which C may pass, comes as a negative one.
+        guard (0...Int(DS_MAX_RANK)).contains(tensor.rank) else {
+            throw CallError.invalidShape(
+                argument: name.text, reason: "its rank is \(UInt(bitPattern: tensor.rank)), and at most \(DS_MAX_RANK) is possible")
+        }
+        if tensor.rank == 0 { return 1 }
+        guard let shape = tensor.shape else { throw CallError.nullPointer(argument: "the shape of \(name.text)") }
+        var count: Int64 = 1, overflow = false, isEmpty = false
+        for axis in 0..<tensor.rank {
+            let extent = shape[axis]
+            guard extent >= 0 else {
+                throw CallError.invalidShape(argument: name.text, reason: "the extent of axis \(axis) is \(extent)")
+            }
+            isEmpty = isEmpty || extent == 0
+            let product = count.multipliedReportingOverflow(by: extent)
+            count = product.partialValue
+            overflow = overflow || product.overflow
+        }
+        if isEmpty { return 0 }
+        guard !overflow, let count = Int(exactly: count), count <= Int.max / type.size else {
+            throw CallError.tooLarge(argument: name.text)
+        }
+        return count
+    }
+
+    /// The batch items, for what is done to each of them.
+    var batchSize: Int { rank >= 2 && elementCount > 0 ? Int(shape![0]) : 1 }
+
+    /// The extent of axis 0; 1 where there is none.
+    var axis0Count: Int { rank >= 1 ? Int(shape![0]) : 1 }
+
+    private var byteCount: Int { elementCount &* elementType.size }
+
+    // MARK: Together with another one
+
+    /// - Parameter isTwiceAllowed: whether an axis may be twice as long, of which the first half counts.
+    /// - Returns: whether it is.
+    @inline(__always)
+    func requireShape(of other: Tensor, orTwiceAlong isTwiceAllowed: Bool = false) throws -> Bool {
+        if shape == other.shape, rank == other.rank { return false }
+        return try compareShape(with: other, isTwiceAllowed)
+    }
+
+    @inline(__always)
+    func requireTypeAndShape(of other: Tensor) throws {
+        guard elementType == other.elementType else {
+            throw SchedulerError.wrongElementType(
+                argument: name.text, type: elementType.rawValue, expected: "\(other.elementType.rawValue) as \(other.name.text)")
+        }
+        _ = try requireShape(of: other)
+    }
+
+    @inline(never)
+    private func compareShape(with other: Tensor, _ isTwiceAllowed: Bool) throws -> Bool {
+        let doubled = isTwiceAllowed && rank > 0 ? min(1, rank - 1) : -1
+        var isSame = rank == other.rank, isTwice = false
+        if isSame {
+            for axis in 0..<rank {
+                let extent = shape![axis], expected = other.shape![axis]
+                if extent == expected { continue }
+                if axis == doubled, extent % 2 == 0, extent / 2 == expected {
+                    isTwice = true
+                } else {
+                    isSame = false
+                }
+            }
+        }
+        guard isSame else {
+            let half = doubled >= 0 ? ", or twice as much along axis \(doubled)" : ""
+            throw CallError.shapeMismatch(
+                argument: name.text, shape: shapeText, expected: "\(other.shapeText) as \(other.name.text)\(half)")
+        }
+        return isTwice
+    }
+
+    /// Checks that writing this tensor changes no element of an input before it is read: they are the same memory, element for
+    /// element, or share none.
+    @inline(__always)
+    func requireNoPartialOverlap(with input: Tensor) throws {
+        if address == input.address, byteCount == input.byteCount { return }
+        try requireNoOverlap(with: input)
+    }
+
+    @inline(__always)
+    func requireNoOverlap(with other: Tensor) throws {
+        let isApart = address + byteCount <= other.address || other.address + other.byteCount <= address
+        if isApart || elementCount == 0 || other.elementCount == 0 { return }
+        throw CallError.overlap(output: name.text, other: other.name.text)
+    }
+
+    private var shapeText: String { "[\((0..<rank).map { String(shape![$0]) }.joined(separator: ", "))]" }
+}
+
+extension StepTensors {
+    /// The tensors of a step, checked by themselves and against one another; good for as long as the call lasts.
+    @inline(__always)
+    init(
+        sample: Tensor, modelOutput: UnsafePointer<ds_tensor>?, noise: UnsafePointer<ds_tensor>?,
+        nextSample: UnsafePointer<ds_tensor>?, named nextName: TensorName = .nextSample, prediction: UnsafePointer<ds_tensor>?,
+        modelLearnsVariance: Bool
+    ) throws {
+        let modelOutput = try Tensor(modelOutput, .modelOutput, like: sample)
+        let isTwice = try modelOutput.requireShape(of: sample, orTwiceAlong: modelLearnsVariance)
+        let noise = try Tensor.optional(noise, .noise, like: sample)
+        try noise?.requireTypeAndShape(of: sample)
+        let nextSample = try Tensor(nextSample, nextName, like: sample)
+        try Self.check(nextSample, sample: sample, modelOutput: modelOutput, isTwice: isTwice, noise: noise)
+        let prediction = try Tensor.optional(prediction, .prediction, like: sample)
+        if let prediction {
+            try Self.check(prediction, sample: sample, modelOutput: modelOutput, isTwice: isTwice, noise: noise)
+            try prediction.requireNoOverlap(with: nextSample)
+        }
+        self.init(
+            elementType: sample.elementType, elementCount: sample.elementCount, sample: sample.address,
+            modelOutput: modelOutput.address, modelOutputType: modelOutput.elementType, modelOutputParts: isTwice ? 2 : 1,
+            noise: noise?.address, nextSample: nextSample.address, prediction: prediction?.address)
+    }
+
+    @inline(__always)
+    private static func check(
+        _ output: Tensor, sample: Tensor, modelOutput: Tensor, isTwice: Bool,
+        noise: Tensor?
+    ) throws {
+        try output.requireTypeAndShape(of: sample)
+        try output.requireNoPartialOverlap(with: sample)
+        if let noise { try output.requireNoPartialOverlap(with: noise) }
+        // With variances the items of the model output and of an output don't lie side by side.
+        if isTwice {
+            try output.requireNoOverlap(with: modelOutput)
+        } else {
+            try output.requireNoPartialOverlap(with: modelOutput)
+        }
+    }
+}

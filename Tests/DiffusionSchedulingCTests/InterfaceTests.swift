@@ -1,0 +1,501 @@
+import CDiffusionScheduling
+import DiffusionScheduling
+import Foundation
+import Testing
+
+@testable import DiffusionSchedulingC
+
+struct CallFailed: Error, CustomStringConvertible {
+    let status: ds_status
+    let description: String
+}
+
+func call(_ status: ds_status) throws {
+    if status != DS_OK { throw CallFailed(status: status, description: String(cString: ds_error_message())) }
+}
+
+/// A tensor of the interface, over an array for as long as `body` runs.
+func withTensor<Element: TensorElement, Result>(
+    _ values: inout [Element], shape: [Int64]? = nil, _ body: (UnsafePointer<ds_tensor>) throws -> Result
+) rethrows -> Result {
+    try (shape ?? [Int64(values.count)]).withUnsafeBufferPointer { shape in
+        try values.withUnsafeMutableBytes { bytes in
+            var tensor = ds_tensor(
+                data: bytes.baseAddress, element_type: ds_element_type(Element.elementType.savedNumber), rank: shape.count,
+                shape: shape.baseAddress)
+            return try withUnsafePointer(to: &tensor, body)
+        }
+    }
+}
+
+/// A result of a function that fills a caller's buffer.
+func numbers(_ function: (UnsafeMutablePointer<Double>?, Int, UnsafeMutablePointer<Int>?) -> ds_status) throws -> [Double] {
+    var count = 0
+    try call(function(nil, 0, &count))
+    var values = [Double](repeating: .nan, count: count)
+    var told = -1
+    try call(function(&values, count, &told))
+    #expect(told == count)
+    return values
+}
+
+func text(_ function: (UnsafeMutablePointer<CChar>?, Int, UnsafeMutablePointer<Int>?) -> ds_status) throws -> String {
+    var count = 0
+    try call(function(nil, 0, &count))
+    var units = [CChar](repeating: 1, count: count + 1)
+    try call(function(&units, count + 1, nil))
+    #expect(units[count] == 0)
+    return String(decoding: units.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
+}
+
+func bytes(_ function: (UnsafeMutableRawPointer?, Int, UnsafeMutablePointer<Int>?) -> ds_status) throws -> [UInt8] {
+    var count = 0
+    try call(function(nil, 0, &count))
+    var bytes = [UInt8](repeating: 0, count: count)
+    try call(function(&bytes, count, nil))
+    return bytes
+}
+
+func makeScheduler(_ json: String, className: String? = nil, overrides: String? = nil) throws -> ds_scheduler {
+    var scheduler = ds_scheduler()
+    try call(ds_scheduler_create(json, json.utf8.count, className, overrides, &scheduler))
+    return scheduler
+}
+
+/// Every function of the interface gives what the Swift library gives.
+@Suite struct InterfaceTests {
+    static let configurations = SessionStateTests.configurations
+
+    static func tensor(_ index: Int, count: Int) -> [Float] { SessionStateTests.tensor(index, count: count) }
+
+    // MARK: Schedulers and plans
+
+    @Test(arguments: configurations) func describesSchedulers(_ json: String) throws {
+        let handle = try makeScheduler(json), scheduler = try SchedulerCatalog.makeScheduler(json: json)
+        defer { ds_scheduler_free(handle) }
+        #expect(try text { ds_scheduler_config_json(handle, $0, $1, $2) } == scheduler.configuration.jsonText)
+        #expect(try text { ds_scheduler_class_name(handle, $0, $1, $2) } == type(of: scheduler.configuration).className)
+        #expect(try text { ds_scheduler_unused_keys(handle, $0, $1, $2) } == "[]")
+        #expect(try numbers { ds_scheduler_alphas_cumprod(handle, $0, $1, $2) } == scheduler.noiseSchedule.alphasCumprod)
+        #expect(try numbers { ds_scheduler_timesteps(handle, $0, $1, $2) } == scheduler.timesteps)
+        #expect(try numbers { ds_scheduler_sigmas(handle, $0, $1, $2) } == scheduler.sigmas)
+        var count = 0, sigma = 0.0
+        try call(ds_scheduler_num_train_timesteps(handle, &count))
+        try call(ds_scheduler_init_noise_sigma(handle, &sigma))
+        #expect(count == 1000 && sigma == scheduler.initNoiseSigma)
+    }
+
+    @Test(arguments: configurations) func describesPlans(_ json: String) throws {
+        let handle = try makeScheduler(json)
+        defer { ds_scheduler_free(handle) }
+        try call(ds_scheduler_set_timesteps(handle, 7, nil))
+        try Self.compare(handle, with: SessionStateTests.plan(json, steps: 7))
+    }
+
+    static func compare(_ handle: ds_scheduler, with plan: SamplingPlan) throws {
+        #expect(try numbers { ds_scheduler_timesteps(handle, $0, $1, $2) } == plan.timesteps)
+        #expect(try numbers { ds_scheduler_sigmas(handle, $0, $1, $2) } == plan.sigmas)
+        #expect(try numbers { ds_scheduler_signal_rates(handle, $0, $1, $2) } == plan.levels.map(\.signalRate))
+        #expect(try numbers { ds_scheduler_noise_rates(handle, $0, $1, $2) } == plan.levels.map(\.noiseRate))
+        // Foundation's decoder reads what is written without it.
+        let json = try text { ds_scheduler_plan_json(handle, $0, $1, $2) }
+        #expect(try JSONDecoder().decode(SamplingPlan.self, from: Data(json.utf8)) == plan)
+        var properties = ds_plan_properties(), count = 0
+        try call(ds_scheduler_plan_properties(handle, &properties))
+        try call(ds_scheduler_step_count(handle, &count))
+        #expect(properties.n_steps == plan.stepCount && count == plan.stepCount)
+        #expect(properties.history_length == plan.historyLength)
+        #expect(properties.init_noise_sigma == plan.initNoiseSigma)
+        #expect(properties.learns_variance == plan.modelLearnsVariance)
+        #expect(properties.is_stochastic == plan.isStochastic)
+        #expect(properties.is_flow == plan.grid.isFlow)
+        switch plan.clamp {
+        case .none: #expect(properties.clamp == DS_CLAMP_NONE)
+        case .range(let limit): #expect(properties.clamp == DS_CLAMP_RANGE && properties.clamp_range == limit)
+        case .dynamicThreshold(let ratio, let maximum):
+            #expect(properties.clamp == DS_CLAMP_THRESHOLD)
+            #expect(properties.threshold_ratio == ratio && properties.threshold_maximum == maximum)
+        }
+        for index in 0..<plan.stepCount {
+            for remembered in 0...plan.historyLength {
+                var row = ds_coefficients()
+                try call(ds_scheduler_coefficients(handle, index, remembered, &row))
+                let expected = plan.coefficients(at: index, remembered: remembered)
+                for (a, b) in [
+                    (row.prediction, expected.prediction), (row.next_sample, expected.nextSample),
+                    (row.history, expected.history ?? LinearCombination()),
+                ] {
+                    #expect(a.sample == b.sample && a.model_output == b.modelOutput && a.noise == b.noise && a.prediction == b.prediction)
+                    let history = [a.history.0, a.history.1, a.history.2, a.history.3, a.history.4, a.history.5]
+                    #expect(history == b.history + Array(repeating: 0, count: 6 - b.history.count))
+                }
+            }
+        }
+    }
+
+    @Test func customTimestepsAndSigmas() throws {
+        let json = Self.configurations[1], scheduler = try SchedulerCatalog.makeScheduler(json: json)
+        let handle = try makeScheduler(json)
+        defer { ds_scheduler_free(handle) }
+        try call(ds_scheduler_set_custom_timesteps(handle, [900, 500, 20], 3))
+        try Self.compare(handle, with: scheduler.plan(.timesteps([900, 500, 20])))
+        try call(ds_scheduler_set_custom_sigmas(handle, [10, 2, 0.5], 3))
+        try Self.compare(handle, with: scheduler.plan(.sigmas([10, 2, 0.5])))
+        let flow = #"{"_class_name": "DEISMultistepScheduler", "use_flow_sigmas": true, "prediction_type": "flow_prediction", "use_dynamic_shifting": true}"#
+        let shifting = try makeScheduler(flow)
+        defer { ds_scheduler_free(shifting) }
+        var mu = 0.8
+        try call(ds_scheduler_set_timesteps(shifting, 5, &mu))
+        try Self.compare(shifting, with: SchedulerCatalog.makeScheduler(json: flow).plan(.count(5, mu: 0.8)))
+    }
+
+    /// An eta for sessions.
+    @Test func ddimWithEta() throws {
+        let json = #"{"_class_name": "DDIMScheduler", "clip_sample": true}"#
+        let handle = try makeScheduler(json)
+        defer { ds_scheduler_free(handle) }
+        try call(ds_ddim_set_timesteps(handle, 5, 0.7, true))
+        try Self.compare(handle, with: DDIMScheduler(DDIMConfiguration(json: json)).plan(.count(5), eta: 0.7, useClippedModelOutput: true))
+    }
+
+    @Test func otherClassesAndOverrides() throws {
+        let json = #"""
+            {"_class_name": "DDIMScheduler", "beta_end": 0.012, "steps_offset": 1, "clip_sample": false, "thresholding": true,
+             "_use_default_values": ["thresholding", "timestep_spacing"], "timestep_spacing": "leading"}
+            """#
+        let handle = try makeScheduler(json, className: "DEISMultistepScheduler", overrides: #"{"solver_order": 3}"#)
+        defer { ds_scheduler_free(handle) }
+        let configuration = try DEISMultistepConfiguration(json: text { ds_scheduler_config_json(handle, $0, $1, $2) })
+        #expect(configuration.betaEnd == 0.012 && configuration.stepsOffset == 1 && configuration.solverOrder == 3)
+        // Values that nobody gave are this class's defaults, not those of the other one.
+        #expect(configuration.timestepSpacing == .linspace && !configuration.thresholding)
+        #expect(try text { ds_scheduler_unused_keys(handle, $0, $1, $2) } == "[\n  \"clip_sample\"\n]")
+        // And back.
+        let back = try makeScheduler(text { ds_scheduler_config_json(handle, $0, $1, $2) }, className: "DDIMScheduler")
+        defer { ds_scheduler_free(back) }
+        #expect(try !DDIMConfiguration(json: text { ds_scheduler_config_json(back, $0, $1, $2) }).clipSample)
+    }
+
+    @Test func classNames() {
+        var names: [String] = []
+        while let name = ds_supported_class_name(names.count) { names.append(String(cString: name)) }
+        #expect(names == SchedulerCatalog.supportedClassNames)
+    }
+
+    @Test func files() throws {
+        let folder = FileManager.default.temporaryDirectory.appending(path: UUID().uuidString).path
+        defer { try? FileManager.default.removeItem(atPath: folder) }
+        try DEISMultistepConfiguration().save(toDirectory: folder + "/scheduler")
+        var handle = ds_scheduler()
+        try call(ds_scheduler_load(folder, "scheduler", nil, nil, &handle))
+        #expect(try text { ds_scheduler_class_name(handle, $0, $1, $2) } == "DEISMultistepScheduler")
+        ds_scheduler_free(handle)
+        try call(ds_scheduler_load(folder + "/scheduler", nil, "DDIMScheduler", nil, &handle))
+        #expect(try text { ds_scheduler_class_name(handle, $0, $1, $2) } == "DDIMScheduler")
+        ds_scheduler_free(handle)
+    }
+
+    // MARK: Sessions
+
+    @Test(arguments: configurations) func sessions(_ json: String) throws {
+        try Self.run(json, Float.self, Float.self)
+        try Self.run(json, Double.self, Double.self)
+        try Self.run(json, Float.self, BFloat16.self)
+    }
+
+    /// A run beside a Swift session, with copies, saved states and resets on the way.
+    static func run<Element: TensorElement & BinaryFloatingPoint, Output: TensorElement>(
+        _ json: String, _: Element.Type, _: Output.Type
+    ) throws {
+        let shape: [Int64] = [2, 5], count = 10
+        func outputs(_ index: Int) -> [Output] {
+            let values: [Float] = SessionStateTests.tensor(index, count: count)
+            return values.map { Output.self == BFloat16.self ? BFloat16($0) as! Output : Output.self == Float.self ? $0 as! Output : Double($0) as! Output }
+        }
+        let scheduler = try makeScheduler(json)
+        defer { ds_scheduler_free(scheduler) }
+        try call(ds_scheduler_set_timesteps(scheduler, 6, nil))
+        let plan = try SessionStateTests.plan(json)
+        for beginIndex in [0, 2] {
+            var handle = ds_session(), other = ds_session()
+            try call(ds_session_create(scheduler, beginIndex, &handle))
+            var session = SamplingSession(plan: plan, beginIndex: beginIndex)
+            var sample: [Element] = SessionStateTests.tensor(3, count: count), expected = sample
+            // A first step that is undone.
+            var output = outputs(50), noise: [Element] = SessionStateTests.tensor(51, count: count), scratch = sample
+            try withTensor(&output, shape: shape) { e in
+                try withTensor(&scratch, shape: shape) { x in
+                    try withTensor(&noise, shape: shape) { z in try call(ds_session_step(handle, e, x, z, x, nil, 0)) }
+                }
+            }
+            try call(ds_session_reset(handle))
+            while let timestep = session.timestep {
+                let index = session.stepIndex
+                var told = -1, toldTimestep = -1.0, needsNoise = false
+                try call(ds_session_step_index(handle, &told))
+                try call(ds_session_timestep(handle, &toldTimestep))
+                try call(ds_session_needs_noise(handle, &needsNoise))
+                #expect(told == index && toldTimestep == timestep)
+                #expect(needsNoise == plan.needsNoise(at: index, remembered: session.rememberedCount))
+
+                var output = outputs(index)
+                var noise: [Element] = SessionStateTests.tensor(100 + index, count: count)
+                var next = [Element](repeating: .nan, count: count), clean = next
+                // Through a copy and through bytes.
+                try call(ds_session_copy(handle, &other))
+                ds_session_free(handle)
+                let saved = try bytes { ds_session_save(other, $0, $1, $2) }
+                #expect(saved == session.savedState())
+                ds_session_free(other)
+                try call(ds_session_restore(scheduler, saved, saved.count, &handle))
+                try withTensor(&output, shape: shape) { e in
+                    try withTensor(&sample, shape: shape) { x in
+                        try withTensor(&noise, shape: shape) { z in
+                            try withTensor(&next, shape: shape) { out in
+                                try withTensor(&clean, shape: shape) { p in
+                                    try call(ds_session_step(handle, e, x, needsNoise ? z : nil, out, p, 0))
+                                }
+                            }
+                        }
+                    }
+                }
+                if let output = output as? [Element] {
+                    var session = session
+                    let result = try session.step(
+                        modelOutput: output, sample: expected, noise: noise, batchSize: 2, predictingOriginalSample: true)
+                    #expect(clean == result.predOriginalSample)
+                }
+                var span = expected.mutableSpan
+                try session.step(modelOutput: output.span, sample: &span, noise: noise.span, batchSize: 2)
+                #expect(next == expected)
+                sample = next
+            }
+            var timestep = 0.0
+            #expect(ds_session_timestep(handle, &timestep) == DS_STEP_PAST_END)
+            ds_session_free(handle)
+        }
+    }
+
+    /// Learned variances are passed over, item by item.
+    @Test func learnedVariances() throws {
+        let json = #"{"_class_name": "DPMSolverMultistepScheduler", "variance_type": "learned_range"}"#
+        let scheduler = try makeScheduler(json)
+        defer { ds_scheduler_free(scheduler) }
+        try call(ds_scheduler_set_timesteps(scheduler, 4, nil))
+        var handle = ds_session(), session = SamplingSession(plan: try SessionStateTests.plan(json, steps: 4))
+        try call(ds_session_create(scheduler, 0, &handle))
+        defer { ds_session_free(handle) }
+        var output = Self.tensor(1, count: 48), sample = Self.tensor(2, count: 24), next = sample
+        try withTensor(&output, shape: [2, 6, 4]) { e in
+            try withTensor(&sample, shape: [2, 3, 4]) { x in
+                try withTensor(&next, shape: [2, 3, 4]) { out in
+                    try call(ds_session_convert_model_output(handle, e, x, out, 0))
+                    try call(ds_session_step(handle, e, x, nil, out, nil, 0))
+                }
+            }
+        }
+        #expect(try session.step(modelOutput: output, sample: sample, batchSize: 2).prevSample == next)
+    }
+
+    @Test(arguments: [configurations[1], configurations[2], configurations[3]]) func partsOfSteps(_ json: String) throws {
+        let handle = try makeScheduler(json)
+        defer { ds_scheduler_free(handle) }
+        try call(ds_scheduler_set_timesteps(handle, 6, nil))
+        guard var scheduler = try SchedulerCatalog.makeScheduler(json: json) as? any MultistepScheduler else {
+            Issue.record("no multistep scheduler")
+            return
+        }
+        try scheduler.setTimesteps(6)
+        try scheduler.setBeginIndex(3)
+        var session = ds_session()
+        try call(ds_session_create(handle, 3, &session))
+        defer { ds_session_free(session) }
+        var sample = Self.tensor(1, count: 8), out = sample, noise = Self.tensor(9, count: 8)
+        var outputs = (2...4).map { Self.tensor($0, count: 8) }
+        let converted = try scheduler.convertModelOutput(outputs[0], sample: sample, batchSize: 2)
+        try withTensor(&outputs[0], shape: [2, 4]) { e in
+            try withTensor(&sample, shape: [2, 4]) { x in
+                try withTensor(&out, shape: [2, 4]) { try call(ds_session_convert_model_output(session, e, x, $0, 0)) }
+            }
+        }
+        #expect(out == converted)
+        let expected = try [
+            scheduler.firstOrderUpdate(modelOutput: outputs[2], sample: sample, noise: noise),
+            scheduler.secondOrderUpdate(modelOutputs: Array(outputs[1...]), sample: sample, noise: noise),
+            scheduler.thirdOrderUpdate(modelOutputs: outputs, sample: sample, noise: noise),
+        ]
+        let shape: [Int64] = [8]
+        for order in 1...3 {
+            try shape.withUnsafeBufferPointer { shape in
+                let tensors = outputs.map { values in
+                    // Kept by `outputs`, which nobody changes meanwhile.
+                    values.withUnsafeBufferPointer {
+                        ds_tensor(
+                            data: UnsafeMutableRawPointer(mutating: $0.baseAddress), element_type: DS_FLOAT32, rank: 1,
+                            shape: shape.baseAddress)
+                    }
+                }
+                try withTensor(&sample) { x in
+                    try withTensor(&noise) { z in
+                        try withTensor(&out) { try call(ds_session_update(session, UInt32(order), tensors, 3, x, z, $0, 0)) }
+                    }
+                }
+            }
+            #expect(out == expected[order - 1], "order \(order)")
+        }
+    }
+
+    // MARK: Beside steps
+
+    @Test func noiseAndVelocity() throws {
+        for (json, steps, timesteps) in [
+            (Self.configurations[1], nil, [999, 3.5]), (Self.configurations[1], 4, [999, 500]), (Self.configurations[5], 4, [600, 1]),
+        ] as [(String, Int?, [Double])] {
+            let handle = try makeScheduler(json)
+            defer { ds_scheduler_free(handle) }
+            var scheduler = try SchedulerCatalog.makeScheduler(json: json)
+            if let steps {
+                try call(ds_scheduler_set_timesteps(handle, steps, nil))
+                try scheduler.setTimesteps(steps)
+            }
+            var sample = Self.tensor(1, count: 6), noise = Self.tensor(2, count: 6), out = sample
+            for timesteps in [timesteps, [timesteps[0]]] {
+                try withTensor(&sample, shape: [2, 3]) { x in
+                    try withTensor(&noise, shape: [2, 3]) { z in
+                        try withTensor(&out, shape: [2, 3]) {
+                            try call(ds_scheduler_add_noise(handle, x, z, timesteps, timesteps.count, $0, 0))
+                        }
+                    }
+                }
+                #expect(try scheduler.addNoise(noise, to: sample, timesteps: timesteps) == out)
+                guard let ddim = scheduler as? DDIMScheduler else { continue }
+                try withTensor(&sample, shape: [2, 3]) { x in
+                    try withTensor(&noise, shape: [2, 3]) { z in
+                        try withTensor(&out, shape: [2, 3]) {
+                            try call(ds_scheduler_get_velocity(handle, x, z, timesteps, timesteps.count, $0, 0))
+                        }
+                    }
+                }
+                #expect(try ddim.getVelocity(sample: sample, noise: noise, timesteps: timesteps) == out)
+            }
+            try withTensor(&sample, shape: [2, 3]) { x in
+                try withTensor(&noise, shape: [2, 3]) { z in
+                    try withTensor(&out, shape: [2, 3]) { try call(ds_add_noise_at(x, z, [0.5, 0.25], [2, 4], 2, $0, 0)) }
+                }
+            }
+            let combined = zip(sample, noise).enumerated().map { index, pair -> Float in
+                index < 3 ? 0.5 * pair.0 + 2 * pair.1 : 0.25 * pair.0 + 4 * pair.1
+            }
+            #expect(out == combined)
+            try withTensor(&sample) { x in
+                try withTensor(&out) { try call(ds_scheduler_scale_model_input(handle, x, 500, $0, 0)) }
+                try call(ds_scheduler_scale_model_input(handle, x, 500, x, 0))
+            }
+            #expect(out == sample)
+        }
+    }
+
+    @Test func ddimSteps() throws {
+        let json = Self.configurations[5]
+        let handle = try makeScheduler(json), inverseHandle = try makeScheduler(json, className: "DDIMInverseScheduler")
+        defer {
+            ds_scheduler_free(handle)
+            ds_scheduler_free(inverseHandle)
+        }
+        try call(ds_scheduler_set_timesteps(handle, 10, nil))
+        try call(ds_scheduler_set_timesteps(inverseHandle, 10, nil))
+        var scheduler = try DDIMScheduler(DDIMConfiguration(json: json))
+        var inverse = try DDIMInverseScheduler(DDIMInverseConfiguration(json: json))
+        try scheduler.setTimesteps(10)
+        try inverse.setTimesteps(10)
+        var output = Self.tensor(1, count: 6), sample = Self.tensor(2, count: 6), noise = Self.tensor(3, count: 6)
+        var next = sample, clean = sample
+        for (eta, clipped) in [(0.0, false), (1.0, true)] {
+            let expected = try scheduler.step(
+                modelOutput: output, timestep: 407, sample: sample, eta: eta, useClippedModelOutput: clipped, noise: noise)
+            try withTensor(&output) { e in
+                try withTensor(&sample) { x in
+                    try withTensor(&noise) { z in
+                        try withTensor(&next) { out in
+                            try withTensor(&clean) {
+                                try call(ds_ddim_step(handle, 407, eta, clipped, e, x, eta > 0 ? z : nil, out, $0, 0))
+                            }
+                        }
+                    }
+                }
+            }
+            #expect(expected.prevSample == next && expected.predOriginalSample == clean)
+        }
+        let expected = try inverse.step(modelOutput: output, timestep: 407, sample: sample)
+        try withTensor(&output) { e in
+            try withTensor(&sample) { x in
+                try withTensor(&next) { out in
+                    try withTensor(&clean) { try call(ds_ddim_inverse_step(inverseHandle, 407, e, x, out, $0, 0)) }
+                }
+            }
+        }
+        #expect(expected.prevSample == next && expected.predOriginalSample == clean)
+    }
+
+    @Test func guidance() throws {
+        var guided = Self.tensor(1, count: 12) + [2, 2, 2, 2, 2, 2], conditional = Self.tensor(5, count: 18), out = guided
+        var expected = guided
+        try rescaleNoiseCFG(&expected, conditional: conditional, guidanceRescale: 0.7, batchSize: 3)
+        try withTensor(&guided, shape: [3, 6]) { g in
+            try withTensor(&conditional, shape: [3, 6]) { c in
+                try withTensor(&out, shape: [3, 6]) { try call(ds_rescale_noise_cfg(g, c, 0.7, $0, 0)) }
+                try call(ds_rescale_noise_cfg(g, c, 0.7, g, 0))
+            }
+        }
+        #expect(out == expected && guided == expected)
+    }
+
+    // MARK: Noise
+
+    @Test func noiseSources() throws {
+        var torch: any NormalSource = TorchCPUNoise(seed: 7), cuda: any NormalSource = TorchCUDANoise(seed: 7, offset: 8, device: .h100)
+        var numPy: any NormalSource = NumPyNoise(seed: 7)
+        var handles = [ds_noise](repeating: ds_noise(), count: 3)
+        try call(ds_noise_create(DS_NOISE_TORCH_CPU, 7, &handles[0]))
+        try call(ds_noise_create_torch_cuda(7, 8, 132, 2048, &handles[1]))
+        try call(ds_noise_create(DS_NOISE_NUMPY, 7, &handles[2]))
+        for count in [3, 16, 37, 0, 5] {
+            for (index, expected) in [torch.normals(count), cuda.normals(count), numPy.normals(count)].enumerated() {
+                var out = [Float](repeating: .nan, count: count), other = out, copy = ds_noise()
+                // Through a copy and through bytes.
+                try call(ds_noise_copy(handles[index], &copy))
+                let saved = try bytes { ds_noise_save(copy, $0, $1, $2) }
+                #expect(saved.count < 3000)
+                try withTensor(&other) { try call(ds_noise_fill(handles[index], $0, 0)) }
+                ds_noise_free(handles[index])
+                try call(ds_noise_restore(saved, saved.count, &handles[index]))
+                try withTensor(&out) { try call(ds_noise_fill(handles[index], $0, 0)) }
+                #expect(out == expected && other == expected)
+                ds_noise_free(copy)
+            }
+        }
+        var doubles = TorchCPUNoise(seed: 9), out = [Double](repeating: 0, count: 20), handle = ds_noise()
+        try call(ds_noise_create(DS_NOISE_TORCH_CPU, 9, &handle))
+        try withTensor(&out) { try call(ds_noise_fill(handle, $0, 0)) }
+        #expect(out == doubles.doubleNormals(20))
+        for handle in handles + [handle] { ds_noise_free(handle) }
+    }
+
+    // MARK: Handles
+
+    /// More than a block of slots; every handle is another one, also where a slot is used again.
+    @Test func manyHandles() throws {
+        var seen: Set<UInt64> = []
+        for _ in 0..<2 {
+            var handles: [ds_noise] = []
+            for seed in 0..<3000 {
+                var handle = ds_noise()
+                try call(ds_noise_create_torch_cuda(UInt64(seed), 0, 108, 2048, &handle))
+                handles.append(handle)
+                #expect(seen.insert(handle.handle).inserted)
+            }
+            for handle in handles { try call(ds_noise_free(handle)) }
+            for handle in handles { #expect(ds_noise_free(handle) == DS_INVALID_HANDLE) }
+        }
+    }
+}

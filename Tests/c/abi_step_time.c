@@ -1,0 +1,120 @@
+/*
+ * How long a step through the C interface takes, and whether it allocates: on 64 elements, order 3, in place, one thread.
+ *
+ *     abi_step_time [LIMIT]      fails if a step takes longer than so many nanoseconds, or if it allocates
+ */
+
+#include <diffusion_scheduling.h>
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { N_ELEMENTS = 64, N_STEPS = 50, N_SESSIONS = 20, N_ROUNDS = 400 };
+
+static void check(ds_status status) {
+    if (status == DS_OK) return;
+    fprintf(stderr, "%s\n", ds_error_message());
+    exit(EXIT_FAILURE);
+}
+
+/* Counts every allocation of the process, by standing before the C library's own function. */
+extern void *__libc_malloc(size_t size);
+extern void *__libc_memalign(size_t alignment, size_t size);
+void *malloc(size_t size);
+int posix_memalign(void **address, size_t alignment, size_t size);
+void *aligned_alloc(size_t alignment, size_t size);
+
+static atomic_long n_allocations;
+
+void *malloc(size_t size) {
+    atomic_fetch_add(&n_allocations, 1);
+    return __libc_malloc(size);
+}
+
+int posix_memalign(void **address, size_t alignment, size_t size) {
+    atomic_fetch_add(&n_allocations, 1);
+    *address = __libc_memalign(alignment, size);
+    return *address ? 0 : 12;
+}
+
+void *aligned_alloc(size_t alignment, size_t size) {
+    atomic_fetch_add(&n_allocations, 1);
+    return __libc_memalign(alignment, size);
+}
+
+static double now(void) {
+    struct timespec time;
+    timespec_get(&time, TIME_UTC);
+    return (double)time.tv_sec * 1e9 + (double)time.tv_nsec;
+}
+
+/* The best of many rounds, in nanoseconds. */
+static double best(double a, double b) { return a < b ? a : b; }
+
+int main(int n_arguments, char **arguments) {
+    const double limit = n_arguments > 1 ? atof(arguments[1]) : 1e9;
+    static float sample[8 * N_ELEMENTS], output[8 * N_ELEMENTS];
+    const int64_t shape[] = {1, 4, 4, 4}, batch_shape[] = {8, 4, 4, 4};
+    const ds_tensor x = {sample, DS_FLOAT32, 4, shape}, e = {output, DS_FLOAT32, 4, shape};
+    const ds_tensor batch_x = {sample, DS_FLOAT32, 4, batch_shape}, batch_e = {output, DS_FLOAT32, 4, batch_shape};
+    for (int i = 0; i < 8 * N_ELEMENTS; i++) output[i] = (float)(i % 7) * 0.1f - 0.3f;
+
+    const char *deis = "{\"_class_name\": \"DEISMultistepScheduler\", \"solver_order\": 3}";
+    const char *ddim = "{\"_class_name\": \"DDIMScheduler\"}";
+    const char *thresholding = "{\"_class_name\": \"DPMSolverMultistepScheduler\", \"thresholding\": true}";
+    ds_scheduler scheduler;
+    ds_session session, sessions[N_SESSIONS];
+    double session_time = 1e9, ddim_time = 1e9;
+    long session_allocations, ddim_allocations, threshold_allocations;
+
+    check(ds_scheduler_create(deis, strlen(deis), NULL, NULL, &scheduler));
+    check(ds_scheduler_set_timesteps(scheduler, N_STEPS, NULL));
+    for (int k = 0; k < N_SESSIONS; k++) check(ds_session_create(scheduler, 0, &sessions[k]));
+    session_allocations = 0;
+    for (int round = 0; round < N_ROUNDS; round++) {
+        for (int k = 0; k < N_SESSIONS; k++) {
+            check(ds_session_reset(sessions[k]));
+            check(ds_session_step(sessions[k], &e, &x, NULL, &x, NULL, 1)); /* makes room for the history */
+        }
+        long before = n_allocations;
+        double begin = now();
+        for (int k = 0; k < N_SESSIONS; k++)
+            for (int i = 1; i < N_STEPS; i++)
+                if (ds_session_step(sessions[k], &e, &x, NULL, &x, NULL, 1)) return EXIT_FAILURE;
+        session_time = best(session_time, (now() - begin) / (N_SESSIONS * (N_STEPS - 1)));
+        session_allocations += n_allocations - before;
+    }
+    for (int k = 0; k < N_SESSIONS; k++) check(ds_session_free(sessions[k]));
+    check(ds_scheduler_free(scheduler));
+
+    check(ds_scheduler_create(ddim, strlen(ddim), NULL, NULL, &scheduler));
+    check(ds_scheduler_set_timesteps(scheduler, N_STEPS, NULL));
+    check(ds_ddim_step(scheduler, 980, 0, false, &e, &x, NULL, &x, NULL, 1));
+    long before = n_allocations;
+    for (int round = 0; round < N_ROUNDS; round++) {
+        double begin = now();
+        for (int i = 0; i < 1000; i++)
+            if (ds_ddim_step(scheduler, i, 0, false, &e, &x, NULL, &x, NULL, 1)) return EXIT_FAILURE;
+        ddim_time = best(ddim_time, (now() - begin) / 1000);
+    }
+    ddim_allocations = n_allocations - before;
+    check(ds_scheduler_free(scheduler));
+
+    check(ds_scheduler_create(thresholding, strlen(thresholding), NULL, NULL, &scheduler));
+    check(ds_scheduler_set_timesteps(scheduler, 10, NULL));
+    check(ds_session_create(scheduler, 0, &session));
+    check(ds_session_step(session, &batch_e, &batch_x, NULL, &batch_x, NULL, 1));
+    before = n_allocations;
+    for (int i = 1; i < 10; i++) check(ds_session_step(session, &batch_e, &batch_x, NULL, &batch_x, NULL, 1));
+    threshold_allocations = n_allocations - before;
+    check(ds_session_free(session));
+    check(ds_scheduler_free(scheduler));
+
+    printf("session step %.1f ns, %ld allocations; DDIM step %.1f ns, %ld allocations; thresholded step %ld allocations\n",
+           session_time, session_allocations, ddim_time, ddim_allocations, threshold_allocations);
+    const bool is_right = session_allocations + ddim_allocations + threshold_allocations == 0 && session_time <= limit;
+    return is_right ? EXIT_SUCCESS : EXIT_FAILURE;
+}

@@ -1,0 +1,147 @@
+#!/usr/bin/env bash
+# Checks the C library as people get it: built, installed, found by pkg-config, and used by programs that know nothing of Swift.
+#
+#     Tests/check-c-abi.sh
+#
+# Prints a line a check; ends with the number of failures, and fails if there are any.
+# CC and CXX name other compilers, PYTHON one that may import torch.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+work=$(mktemp -d "${TMPDIR:-/tmp}/check-c-abi.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+
+cc=${CC:-cc}
+cxx=${CXX:-c++}
+python=${PYTHON:-python3}
+warnings=(-Wall -Wextra -Wpedantic -Werror)
+# The time that a step of 64 elements may take, in nanoseconds; machines that are busy or old may be given more.
+step_limit=${STEP_LIMIT:-150}
+
+passed=0
+failed=0
+
+# check NAME COMMAND...: passes if the command succeeds; shows what it printed if it doesn't.
+check() {
+    local name=$1
+    shift
+    if "$@" >"$work/log" 2>&1; then
+        echo "ok    $name"
+        passed=$((passed + 1))
+    else
+        echo "FAIL  $name"
+        sed 's/^/      /' "$work/log"
+        failed=$((failed + 1))
+    fi
+}
+
+finish() {
+    echo "check-c-abi: $passed passed, $failed failed"
+    [ "$failed" -eq 0 ]
+    exit
+}
+
+if [ "$(uname -s)" != Linux ]; then
+    echo "skip  the self-contained library is made on Linux only"
+    finish
+fi
+
+# ---- Building and installing
+
+prefix=$work/prefix
+check "make lib" make -C "$root" lib
+check "make install" make -C "$root" install PREFIX="$prefix"
+check "make install with a DESTDIR" make -C "$root" install PREFIX=/usr DESTDIR="$work/destination"
+check "the installed files lie under the DESTDIR" test -f "$work/destination/usr/lib/pkgconfig/diffusion_scheduling.pc"
+
+export PKG_CONFIG_PATH=$prefix/lib/pkgconfig LD_LIBRARY_PATH=$prefix/lib
+library=$prefix/lib/libdiffusion_scheduling.so
+header=$prefix/include/diffusion_scheduling.h
+echo "      $(stat -L -c %s "$library") bytes"
+
+versions_agree() {
+    local version
+    version=$(awk '/define DS_VERSION_(MAJOR|MINOR|PATCH)/ { v = v dot $3; dot = "." } END { print v }' "$header")
+    [ "$(pkg-config --modversion diffusion_scheduling)" = "$version" ] && [ -f "$library.$version" ]
+}
+check "header, pkg-config file and file name have one version" versions_agree
+
+# ---- Symbols: all that the header declares, nothing else
+
+exports_are_the_header() {
+    diff <(grep -oE '\bds_[a-z0-9_]+\(' "$header" | tr -d '(' | sort -u) \
+        <(nm -D --defined-only "$library" | awk '{ print $3 }' | sort -u)
+}
+check "the library exports what the header declares, and nothing else" exports_are_the_header
+
+needs_only_the_system() {
+    local needed
+    needed=$(readelf -d "$library" | awk -F'[][]' '/NEEDED/ { print $2 }') || return
+    ! grep -vE '^(libc|libm|libgcc_s|libstdc\+\+|ld-linux[a-z0-9-]*|libdl|libpthread)\.so' <<<"$needed" || return
+    ! ldd "$library" | grep -Ei 'swift|foundation|not found|omp'
+}
+check "the library needs no Swift runtime and no OpenMP runtime" needs_only_the_system
+
+# ---- The header
+
+echo '#include <diffusion_scheduling.h>' >"$work/header.c"
+cp "$work/header.c" "$work/header.cpp"
+compilers=("$cc")
+for compiler in clang gcc; do
+    if command -v "$compiler" >/dev/null; then compilers+=("$compiler"); fi
+done
+for compiler in "${compilers[@]}"; do
+    check "the header is C11 for $compiler" \
+        "$compiler" -std=c11 "${warnings[@]}" -Wconversion -I"$prefix/include" -fsyntax-only "$work/header.c"
+    check "the header is C++17 for $compiler" \
+        "$compiler" -x c++ -std=c++17 "${warnings[@]}" -Wconversion -I"$prefix/include" -fsyntax-only "$work/header.cpp"
+done
+
+# ---- Programs, which know the pkg-config file only
+
+# builds NAME COMPILER STANDARD SOURCE [FLAGS...]
+builds() {
+    local name=$1 compiler=$2 standard=$3 source=$4
+    shift 4
+    # shellcheck disable=SC2046
+    "$compiler" -std="$standard" -O2 "${warnings[@]}" "$@" $(pkg-config --cflags diffusion_scheduling) "$source" -o "$work/$name" \
+        $(pkg-config --libs diffusion_scheduling) -lm
+}
+
+# Swift's runtime keeps its caches until the process ends, by pointers that valgrind calls possible: only what is certainly lost is
+# an error. (OMP_NUM_THREADS=1, because libomp's own threads outlive the program.)
+under_valgrind() {
+    OMP_NUM_THREADS=1 valgrind -q --error-exitcode=99 --leak-check=full --show-leak-kinds=definite,indirect \
+        --errors-for-leak-kinds=definite,indirect "$@"
+}
+
+check "Examples/C: builds with its makefile" make -s -C "$root/Examples/C" CFLAGS="${warnings[*]}" OUT="$work/sample"
+check "Examples/C: runs" "$work/sample"
+check "Examples/Cpp: builds with its makefile" make -s -C "$root/Examples/Cpp" CXXFLAGS="${warnings[*]}" OUT="$work/requests"
+check "Examples/Cpp: runs" "$work/requests"
+check "bad calls: builds" builds bad_calls "$cc" c11 "$root/Tests/c/abi_bad_calls.c"
+check "bad calls: each gives its status and a sentence, and writes nothing" "$work/bad_calls"
+check "threads: builds" builds threads "$cc" c11 "$root/Tests/c/abi_threads.c" -pthread
+check "threads: one scheduler planned anew under running sessions" "$work/threads"
+check "step time: builds" builds step_time "$cc" c11 "$root/Tests/c/abi_step_time.c"
+check "step time: no allocation, and at most $step_limit ns for 64 elements" "$work/step_time" "$step_limit"
+sed 's/^/      /' "$work/log"
+
+if command -v valgrind >/dev/null; then
+    for program in sample requests bad_calls; do
+        check "valgrind: $program" under_valgrind "$work/$program"
+    done
+    check "valgrind: threads" under_valgrind "$work/threads" 20
+else
+    echo "skip  valgrind isn't installed"
+fi
+
+# ---- In a process with torch
+
+if "$python" -c 'import torch' 2>/dev/null; then
+    check "torch: its OpenMP runtime is shared, no second one starts" "$python" "$root/Tests/c/abi_in_torch.py" "$library"
+else
+    echo "skip  $python can't import torch"
+fi
+
+finish
