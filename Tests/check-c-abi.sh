@@ -15,8 +15,6 @@ cc=${CC:-cc}
 cxx=${CXX:-c++}
 python=${PYTHON:-python3}
 warnings=(-Wall -Wextra -Wpedantic -Werror)
-# The time that a step of 64 elements may take, in nanoseconds; machines that are busy or old may be given more.
-step_limit=${STEP_LIMIT:-150}
 
 passed=0
 failed=0
@@ -124,7 +122,7 @@ check "bad calls: each gives its status and a sentence, and writes nothing" "$wo
 check "threads: builds" builds threads "$cc" c11 "$root/Tests/c/abi_threads.c" -pthread
 check "threads: one scheduler planned anew under running sessions" "$work/threads"
 check "step time: builds" builds step_time "$cc" c11 "$root/Tests/c/abi_step_time.c"
-check "step time: no allocation, and at most $step_limit ns for 64 elements" "$work/step_time" "$step_limit"
+check "step time: a step allocates nothing" "$work/step_time"
 sed 's/^/      /' "$work/log"
 
 if command -v valgrind >/dev/null; then
