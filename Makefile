@@ -9,7 +9,7 @@ REFERENCE = diffusers==0.42.1 $(TORCH) transformers numpy scipy mpmath gmpy2 pyt
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 
-.PHONY: help deps demo test lib install python python-test conformance goldens clean
+.PHONY: help deps demo test lib install python python-test conformance bench bench-compare goldens clean
 
 help:
 	@echo "make demo     sample handwritten digits, draw and measure; pictures in out/demo"
@@ -18,6 +18,8 @@ help:
 	@echo "make install  put it where PREFIX says ($(PREFIX))"
 	@echo "make python   put the C library into bindings/python and build a wheel: out/wheels"
 	@echo "make conformance  compare the Python classes with diffusers (downloads torch); report in out/conformance"
+	@echo "make bench    measure steps and plans against bare loops: table, out/bench.json"
+	@echo "make bench-compare   against diffusers, torch.compile and NumPy; pictures in out/bench (downloads torch)"
 	@echo "make goldens  record the golden vectors anew from diffusers (needs Python; downloads torch)"
 	@echo "make clean    remove what the others made"
 
@@ -89,6 +91,16 @@ conformance: python out/reference/bin/python
 	cd bindings/python && $(CURDIR)/out/reference/bin/python -m conformance --count $(CONFORMANCE_COUNT) \
 		$(if $(CONFORMANCE_SEED),--seed $(CONFORMANCE_SEED)) --out $(CURDIR)/out/conformance
 
+bench: deps
+	$(SWIFT) run -c release --package-path benchmarks bench $(ARGUMENTS)
+
+# What torch.compile compiles with.
+bench-compare: PACKAGES += g++ python3-dev
+bench-compare: lib out/reference/bin/python
+	@out/reference/bin/python -c 'import matplotlib' 2>/dev/null || out/reference/bin/pip install -q matplotlib
+	DIFFUSION_SCHEDULING_LIBRARY=out/lib/$(LIBRARY) out/reference/bin/python benchmarks/compare.py $(ARGUMENTS)
+	out/reference/bin/python benchmarks/plot.py
+
 goldens: out/reference/bin/python
 	out/reference/bin/python Tests/Goldens/generate.py
 	out/reference/bin/python Tests/Goldens/generate_noise.py
@@ -102,4 +114,4 @@ out/python/bin/python:
 	out/python/bin/pip install -q numpy 'setuptools>=70.1' mypy pytest || { rm -r out/python; exit 1; }
 
 clean:
-	rm -rf out .build .build-* Examples/*/.build
+	rm -rf out .build .build-* Examples/*/.build benchmarks/.build

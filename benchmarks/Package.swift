@@ -1,0 +1,29 @@
+// swift-tools-version: 6.2
+
+// The benchmarks are a package of their own, so that no user of the library resolves their dependencies.
+
+import PackageDescription
+
+let package = Package(
+    name: "Benchmarks",
+    platforms: [.macOS(.v26)],
+    dependencies: [
+        .package(name: "DiffusionScheduling", path: ".."),
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+    ],
+    targets: [
+        // What the library is measured against, and with: bare loops, a compute loop, a count of allocations. Knows nothing of
+        // schedulers.
+        .target(name: "CBareLoop"),
+        .executableTarget(
+            name: "bench",
+            dependencies: [
+                "CBareLoop",
+                .product(name: "DiffusionScheduling", package: "DiffusionScheduling"),
+                .product(name: "CKernels", package: "DiffusionScheduling"),
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ]),
+    ],
+    swiftLanguageModes: [.v6],
+    cLanguageStandard: .c11
+)

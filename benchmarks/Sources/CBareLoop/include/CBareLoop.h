@@ -1,0 +1,60 @@
+/*
+ * CBareLoop: what a fused step is measured against, and the instruments of the measurement.
+ *
+ * A scheduler's step reads a few tensors and writes one to three. It can't be faster than a loop that reads and writes as much
+ * and hardly computes; how close it comes is the figure that the benchmarks print.
+ */
+#ifndef CBARELOOP_H
+#define CBARELOOP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { BARE_MOST_INPUTS = 6, BARE_MOST_OUTPUTS = 3 };
+
+/*
+ * One pass over memory: output k is the sum of the inputs j with j mod n_outputs = k, or where there are fewer inputs than
+ * outputs, a copy of input k mod n_inputs. Four inputs and two outputs: one addition for each output. One and one: a copy.
+ *
+ * inputs, outputs  n_floats each, aligned to 64 bytes. An output may be an input (in place), as a step's may.
+ * n_floats         The loop moves bytes, so tensors of every element type are float32 here.
+ * streaming        The stores bypass the caches.
+ */
+typedef struct bare_streams {
+    const float *inputs[BARE_MOST_INPUTS];
+    float *outputs[BARE_MOST_OUTPUTS];
+    unsigned n_inputs, n_outputs;
+    size_t n_floats;
+    bool streaming;
+} bare_streams;
+
+/*
+ * bare_run makes the pass on n_threads threads of the OpenMP runtime that the library uses: the same pool, and the same share of
+ * the elements for each thread.
+ */
+void bare_run(const bare_streams *streams, unsigned n_threads);
+
+/* Whether bare_run has found the library's runtime; without it everything stays on the caller's thread. */
+bool bare_has_threads(void);
+
+/*
+ * bare_compute keeps the arithmetic units of n_threads threads busy with the same work each, for nothing. On cores of their own n
+ * threads need as long as one; on one core (two hardware threads, or a virtual machine's two processors that its host puts there)
+ * n times as long.
+ */
+void bare_compute(size_t n_rounds, unsigned n_threads);
+
+/* The instruction set of the loops: "AVX-512", "AVX2" or "baseline". */
+const char *bare_isa(void);
+
+/* The compiler of the C code. */
+const char *bare_compiler(void);
+
+/*
+ * The number of allocations (malloc, calloc, realloc, posix_memalign, aligned_alloc, memalign) that the process has made so far, on
+ * all threads; -1 where they can't be counted (C libraries other than glibc).
+ */
+int64_t bare_allocation_count(void);
+
+#endif

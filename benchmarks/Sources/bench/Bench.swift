@@ -1,0 +1,91 @@
+import ArgumentParser
+import CKernels
+import DiffusionScheduling
+import Foundation
+
+@main
+struct Bench: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Measures the steps and plans of all schedulers against bare loops, after comparing them with a plain oracle.",
+        discussion: """
+            Rows are named scheduler order/type/elements/threads/form, plans plan/scheduler/levels; for example
+            "DEIS 3/float32/65536/2/in place" and "plan/DEIS 3/karras".
+            """)
+
+    @Option(help: "Measure the rows whose names match this regular expression.")
+    var filter = ""
+
+    @Option(help: "Where to write the results as JSON.")
+    var json = "out/bench.json"
+
+    @Flag(help: "A few rounds, and without a filter only the smaller sizes: to see that everything works, not for figures.")
+    var quick = false
+
+    @Option(help: "Start tensors so many bytes after a multiple of 64; Swift's arrays are at 16 or 48.")
+    var misalignment = 0
+
+    @Option(help: "Make steps of at least so many bytes bypass the caches, to find the library's limit.")
+    var streamingBytes: Int?
+
+    func validate() throws {
+        _ = try pattern
+        guard misalignment >= 0, misalignment % 8 == 0 else {
+            throw ValidationError("The misalignment has to be a multiple of 8, and not negative.")
+        }
+    }
+
+    private var pattern: Regex<AnyRegexOutput> {
+        get throws { try Regex(filter).ignoresCase() }
+    }
+
+    func run() throws {
+        let pattern = try pattern
+        func wants(_ name: String) -> Bool { name.contains(pattern) }
+        if let streamingBytes {
+            var limits = dsk_get_limits()
+            limits.streaming_bytes = streamingBytes
+            dsk_set_limits(limits)
+        }
+        var results = BenchmarkResults(isQuick: quick, machine: .current())
+        results.machine.lines.forEach { print($0) }
+        let effort = quick ? MeasurementEffort.quick : .thorough
+
+        print("\n" + StepResult.table.header)
+        for stepCase in try StepCase.all() {
+            for elements in stepCase.sizes where !quick || !filter.isEmpty || elements <= 600_000 {
+                let group = StepGroup(
+                    stepCase, elements: elements, types: ElementType.measured,
+                    threadCounts: Array(Set([1, results.machine.threads])).sorted(), wants: wants)
+                if group.isEmpty { continue }
+                let rows = try group.run(effort: effort, misalignment: misalignment)
+                printSteps(rows)
+                results.steps += rows
+            }
+        }
+        print(StepResult.legend)
+
+        let plans = try PlanGroup(wants: wants).run(effort: effort)
+        if !plans.isEmpty {
+            print("\n" + PlanResult.table.header)
+            plans.forEach { print($0.line) }
+            results.plans = plans
+        }
+
+        results.goals = Goal.all(for: results.steps)
+        print("\n" + (quick ? "Too short a run for the goals." : "Goals") )
+        if !quick { results.goals.forEach { print($0.line) } }
+        try results.write(to: json)
+        print("\nwritten: \(json)")
+    }
+
+    /// The rows of a group, and beside those of each type and number of threads what a copy takes.
+    private func printSteps(_ rows: [StepResult]) {
+        for (index, row) in rows.enumerated() {
+            print(row.line)
+            let isLast = !rows[(index + 1)...].contains { $0.elementType == row.elementType && $0.threads == row.threads }
+            if isLast { print(row.copyLine) }
+        }
+        print()
+        fflush(nil)
+    }
+}

@@ -1,0 +1,62 @@
+import CKernels
+import DiffusionScheduling
+
+/// An element type as the benchmarks need it: to and from `Double`, and its unit in the last place.
+protocol BenchmarkElement: TensorElement {
+    /// The nearest number of this type.
+    init(rounding value: Double)
+    var widened: Double { get }
+
+    static var kernelType: dsk_element_type { get }
+    /// The bits after the leading one.
+    static var fractionBits: Int { get }
+    /// The exponent of the least normal number.
+    static var leastExponent: Int { get }
+}
+
+extension BenchmarkElement {
+    /// The distance between neighbouring numbers of this type at a magnitude.
+    static func unitInLastPlace(at magnitude: Double) -> Double {
+        let exponent = magnitude > 0 && magnitude.isFinite ? max(Int(magnitude.exponent), leastExponent) : leastExponent
+        return Double(sign: .plus, exponent: exponent - fractionBits, significand: 1)
+    }
+}
+
+extension BenchmarkElement where Self: BinaryFloatingPoint {
+    init(rounding value: Double) { self.init(value) }
+    var widened: Double { Double(self) }
+    static var fractionBits: Int { significandBitCount }
+    static var leastExponent: Int { Int(leastNormalMagnitude.exponent) }
+}
+
+extension Float: BenchmarkElement {
+    static var kernelType: dsk_element_type { DSK_FLOAT32 }
+}
+
+extension Double: BenchmarkElement {
+    static var kernelType: dsk_element_type { DSK_FLOAT64 }
+}
+
+// Swift has no Float16 for Macs with Intel processors.
+#if !(os(macOS) && arch(x86_64))
+    extension Float16: BenchmarkElement {
+        static var kernelType: dsk_element_type { DSK_FLOAT16 }
+    }
+#endif
+
+extension BFloat16: BenchmarkElement {
+    /// Rounded once: the bits that a `Float` leaves out are kept as one that is odd, so that no tie arises which wasn't there.
+    init(rounding value: Double) {
+        var narrow = Float(value)
+        if Double(narrow) != value, narrow.isFinite {
+            // To odd (Boldo and Melquiond 2008, doi:10.1109/TC.2007.70819): truncated, and the last bit set.
+            if abs(Double(narrow)) > abs(value) { narrow = Float(bitPattern: narrow.bitPattern - 1) }
+            narrow = Float(bitPattern: narrow.bitPattern | 1)
+        }
+        self.init(narrow)
+    }
+    var widened: Double { Double(Float(self)) }
+    static var kernelType: dsk_element_type { DSK_BFLOAT16 }
+    static var fractionBits: Int { 7 }
+    static var leastExponent: Int { -126 }
+}

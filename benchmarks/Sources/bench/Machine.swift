@@ -1,0 +1,57 @@
+import CBareLoop
+import CKernels
+import Foundation
+
+/// Where a measurement was taken.
+struct Machine: Codable {
+    let processor: String
+    let processorCount: Int
+    /// Whether the processor says that it is a virtual machine's, which may share it with others.
+    let isVirtual: Bool
+    let instructionSet: String
+    let memoryGigabytes: Int
+    let system: String
+    let compiler: String
+    let library: String
+    let openMP: String
+    /// How many times the work of one thread all threads do in the same time.
+    let speedUpOfCompute: Double
+    let threads: Int
+
+    static func current() -> Machine {
+        let description = (try? String(contentsOfFile: "/proc/cpuinfo", encoding: .utf8)) ?? ""
+        func field(_ name: String) -> String? {
+            description.split(separator: "\n").first { $0.hasPrefix(name) }?.split(separator: ":", maxSplits: 1).last
+                .map { $0.trimmingCharacters(in: .whitespaces) }
+        }
+        let process = ProcessInfo.processInfo
+        // Asked first: the library binds the runtime whose threads the bare loops use as well.
+        let openMP = String(cString: dsk_runtime_description())
+        let threads = Int(dsk_default_thread_count())
+        let version = Int(dsk_version())
+        return Machine(
+            processor: field("model name") ?? "unknown processor", processorCount: process.activeProcessorCount,
+            isVirtual: field("flags")?.split(separator: " ").contains("hypervisor") ?? false,
+            instructionSet: String(cString: bare_isa()),
+            memoryGigabytes: Int((Double(process.physicalMemory) / Double(1 << 30)).rounded()),
+            system: process.operatingSystemVersionString, compiler: String(cString: bare_compiler()),
+            library: "\(version / 10000).\(version / 100 % 100).\(version % 100)", openMP: openMP,
+            speedUpOfCompute: CoreCheck(threads: threads).speedUp(), threads: threads)
+    }
+
+    var lines: [String] {
+        var lines = [
+            "\(processor), \(processorCount) processors\(isVirtual ? " of a virtual machine" : ""), \(instructionSet), \(memoryGigabytes) GiB; \(system)",
+            "\(compiler); DiffusionScheduling \(library)",
+            "OpenMP: \(openMP); \(threads) threads",
+        ]
+        if threads > 1 {
+            let factor = speedUpOfCompute.formatted(.number.precision(.fractionLength(2)))
+            lines.append(
+                "arithmetic on \(threads) threads: \(factor) times that on one"
+                    + (speedUpOfCompute < CoreCheck.leastShare * Double(threads)
+                        ? ": THREADS SHARE A CORE, now at least; rounds that begin so are repeated" : ""))
+        }
+        return lines
+    }
+}

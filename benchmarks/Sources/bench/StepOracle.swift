@@ -1,0 +1,190 @@
+import DiffusionScheduling
+
+/// Steps a plan the slow, plain way, in `Double` and straight from the public table of coefficients, and compares.
+///
+/// Each step starts from the tensors as they are stored: the sample before it, and what the steps before have remembered. So what
+/// is compared is the arithmetic of one step, on all that it writes.
+struct StepOracle<Element: BenchmarkElement> {
+    private let plan: SamplingPlan
+    private let batchSize: Int
+    private var stepIndex = 0
+    /// The remembered outputs, the newest first.
+    private var remembered: [Tensor<Element>] = []
+
+    init(_ stepCase: StepCase) {
+        plan = stepCase.plan
+        batchSize = stepCase.batchSize
+    }
+
+    /// The greatest error of a step's results, in units in the last place, and moves on. Infinite where one of the two is a NaN.
+    ///
+    /// The unit is that of the largest of the result and the terms that it is the sum of: where terms cancel, the result's own unit
+    /// shrinks, but not the rounding of what is summed.
+    ///
+    /// - Parameters:
+    ///   - result: the sample after the step.
+    ///   - newlyRemembered: what the step has remembered; nil if nothing.
+    mutating func error(
+        of result: Tensor<Element>, newlyRemembered: Tensor<Element>?, sample: Tensor<Element>,
+        modelOutput: UnsafeBufferPointer<Element>, noise: UnsafeBufferPointer<Element>?
+    ) -> Double {
+        let row = plan.coefficients(at: stepIndex, remembered: remembered.count)
+        func terms(_ combination: LinearCombination) -> Terms<Element> {
+            Terms(
+                combination, sample: UnsafeBufferPointer(sample.elements), modelOutput: modelOutput, noise: noise,
+                remembered: remembered.map { UnsafeBufferPointer($0.elements) })
+        }
+        let clamped = ClampedPrediction(terms(row.prediction), clamp: plan.clamp, count: sample.count, batchSize: batchSize)
+        let greatest = Greatest()
+        func compare(_ tensor: Tensor<Element>, _ combination: LinearCombination) {
+            let terms = terms(combination)
+            nonisolated(unsafe) let elements = tensor.elements
+            forRanges(of: sample.count) { range in
+                var sums = TermSums(count: range.count)
+                terms.add(range, to: &sums)
+                clamped.add(range, times: combination.prediction, to: &sums)
+                var worst = 0.0
+                for (place, i) in range.enumerated() { worst = max(worst, Self.error(of: elements[i].widened, sums, at: place)) }
+                greatest.take(worst)
+            }
+        }
+        compare(result, row.nextSample)
+        if let newlyRemembered, let combination = row.history {
+            compare(newlyRemembered, combination)
+            remember(newlyRemembered)
+        }
+        stepIndex += 1
+        return greatest.value
+    }
+
+    /// Keeps a copy, because the kernels use the memory again.
+    private mutating func remember(_ tensor: Tensor<Element>) {
+        let copy = remembered.count == plan.historyLength ? remembered.removeLast() : Tensor<Element>(count: tensor.count)
+        copy.copy(from: tensor)
+        remembered.insert(copy, at: 0)
+    }
+
+    private static func error(of result: Double, _ sums: TermSums, at place: Int) -> Double {
+        let exact = sums.values[place]
+        if result.isNaN || exact.isNaN { return result.isNaN && exact.isNaN ? 0 : .infinity }
+        if result.isInfinite { return Element(rounding: exact).widened == result ? 0 : .infinity }
+        let difference = abs((result - exact) - sums.remainders[place])
+        return difference / Element.unitInLastPlace(at: max(abs(result), sums.largestTerms[place]))
+    }
+}
+
+/// The terms of a combination of tensors, but for the prediction.
+private struct Terms<Element: BenchmarkElement>: @unchecked Sendable {
+    // Unchecked, because the tensors don't change while threads read them.
+    private let terms: [(coefficient: Double, tensor: UnsafeBufferPointer<Element>)]
+
+    init(
+        _ combination: LinearCombination, sample: UnsafeBufferPointer<Element>, modelOutput: UnsafeBufferPointer<Element>,
+        noise: UnsafeBufferPointer<Element>?, remembered: [UnsafeBufferPointer<Element>]
+    ) {
+        var all = [(combination.sample, sample), (combination.modelOutput, modelOutput)]
+        if let noise { all.append((combination.noise, noise)) }
+        all += zip(combination.history, remembered)
+        // A coefficient of 0 means that the tensor isn't read.
+        terms = all.filter { $0.0 != 0 }
+    }
+
+    func add(_ range: Range<Int>, to sums: inout TermSums) {
+        for (coefficient, tensor) in terms {
+            sums.add(coefficient, exactly: Element.self == Double.self) { tensor[range.lowerBound + $0].widened }
+        }
+    }
+}
+
+/// The prediction of a step whose plan clamps it; without a clamp there is none.
+private struct ClampedPrediction<Element: BenchmarkElement>: Sendable {
+    private let terms: Terms<Element>
+    private let clamp: PredictionClamp
+    /// The dynamic threshold of every batch item.
+    private let thresholds: [Double]
+    private let itemCount: Int
+
+    init(_ terms: Terms<Element>, clamp: PredictionClamp, count: Int, batchSize: Int) {
+        self.terms = terms
+        self.clamp = clamp
+        let itemCount = count / batchSize
+        self.itemCount = itemCount
+        guard case .dynamicThreshold(let ratio, let maximum) = clamp else {
+            thresholds = []
+            return
+        }
+        thresholds = (0..<batchSize).map { item in
+            var sums = TermSums(count: itemCount)
+            terms.add(item * itemCount..<(item + 1) * itemCount, to: &sums)
+            return min(max(Self.quantile(sums.values.map { abs($0) }, ratio: ratio), 1), maximum)
+        }
+    }
+
+    /// By sorting. NaN if there is one among the magnitudes.
+    private static func quantile(_ magnitudes: [Double], ratio: Double) -> Double {
+        if magnitudes.contains(where: \.isNaN) { return .nan }
+        let sorted = magnitudes.sorted()
+        // The ratio is part of the definition: as in torch it is a float32, unless elements are float64.
+        let rank = (Element.elementType == .float64 ? ratio : Double(Float(ratio))) * Double(sorted.count - 1)
+        let lower = sorted[Int(rank)], upper = sorted[min(Int(rank) + 1, sorted.count - 1)]
+        return lower + (rank - rank.rounded(.down)) * (upper - lower)
+    }
+
+    func add(_ range: Range<Int>, times coefficient: Double, to sums: inout TermSums) {
+        if clamp == .none || coefficient == 0 { return }
+        var prediction = TermSums(count: range.count)
+        terms.add(range, to: &prediction)
+        sums.add(coefficient, exactly: Element.self == Double.self) { place in
+            clamped(prediction.values[place], item: (range.lowerBound + place) / itemCount)
+        }
+    }
+
+    private func clamped(_ p: Double, item: Int) -> Double {
+        switch clamp {
+        case .none: return p
+        case .range(let limit): return p.isNaN ? p : min(max(p, -limit), limit)
+        case .dynamicThreshold:
+            let s = thresholds[item]
+            return p.isNaN || s.isNaN ? .nan : min(max(p, -s), s) / s
+        }
+    }
+}
+
+/// Sums of products, for a number of elements.
+private struct TermSums {
+    private(set) var values: [Double]
+    /// What the rounding of `values` left out; for float64 elements, whose errors would else be compared with equal ones
+    /// (Ogita, Rump and Oishi 2005, doi:10.1137/030601818, algorithm Dot2).
+    private(set) var remainders: [Double]
+    private(set) var largestTerms: [Double]
+
+    init(count: Int) {
+        values = Array(repeating: 0, count: count)
+        remainders = values
+        largestTerms = values
+    }
+
+    /// Adds coefficient · factor(place) at every place.
+    @inline(__always) mutating func add(_ coefficient: Double, exactly: Bool, _ factor: (Int) -> Double) {
+        let (high, low) = Self.halves(coefficient)
+        for place in values.indices {
+            let number = factor(place), value = values[place]
+            let product = coefficient * number, sum = value + product
+            if exactly {
+                let (numberHigh, numberLow) = Self.halves(number)
+                let productRemainder = ((high * numberHigh - product) + high * numberLow + low * numberHigh) + low * numberLow
+                let shadow = sum - value
+                remainders[place] += productRemainder + ((value - (sum - shadow)) + (product - shadow))
+            }
+            values[place] = sum
+            largestTerms[place] = max(largestTerms[place], abs(product))
+        }
+    }
+
+    /// Veltkamp's split into numbers of 26 bits, whose products are exact (Dekker 1971, doi:10.1007/BF01397083).
+    private static func halves(_ number: Double) -> (high: Double, low: Double) {
+        let scaled = 134_217_729 * number
+        let high = scaled - (scaled - number)
+        return (high, number - high)
+    }
+}

@@ -1,0 +1,88 @@
+import Foundation
+
+/// Rows of fixed-width columns, for a terminal or a README.
+struct Table {
+    struct Column {
+        let title: String
+        let width: Int
+        var isText = false
+    }
+
+    let columns: [Column]
+
+    var header: String {
+        let titles = line(columns.map(\.title))
+        return titles + "\n" + String(repeating: "-", count: titles.count)
+    }
+
+    /// Text begins at the left, numbers end at the right.
+    func line(_ cells: [String]) -> String {
+        let padded = zip(cells, columns).map { cell, column in
+            let padding = String(repeating: " ", count: max(column.width - cell.count, 0))
+            return column.isText ? cell + padding : padding + cell
+        }
+        let joined = padded.joined(separator: "  ")
+        return String(joined.reversed().drop { $0 == " " }.reversed())
+    }
+}
+
+extension StepResult {
+    static let table = Table(columns: [
+        .init(title: "step", width: 19, isText: true), .init(title: "form", width: 12, isText: true),
+        .init(title: "type", width: 8, isText: true), .init(title: "elements", width: 10), .init(title: "threads", width: 7),
+        .init(title: "time", width: 8), .init(title: "spread", width: 6), .init(title: "GB/s, error", width: 18),
+        .init(title: "of bare", width: 7), .init(title: "allocations", width: 11),
+    ])
+
+    static let legend = """
+        time: median of a step; spread: interquartile range; error: the greatest against float64, in units in the last place;
+        of bare: share of the bandwidth of a bare loop with the same streams, measured alternately (lower deciles)
+        ~ rounds were repeated because threads shared a core or times jumped; ! that didn't help
+        """
+
+    var line: String {
+        Self.table.line([
+            "\(scheduler) \(order)", form.rawValue, elementType.rawValue, "\(elements)", "\(threads)", timeText(step.median),
+            percentText(step.spread),
+            "\(decimal(gigabytesPerSecond, 1)), \(decimal(maximumErrorInULP, 2)) ulp", decimal(fractionOfBare, 2) + mark,
+            allocationsPerStep.map { decimal($0, $0 == 0 ? 0 : 2) } ?? "unknown",
+        ])
+    }
+
+    /// What the machine can do: the same bytes copied from one tensor to another.
+    var copyLine: String {
+        Self.table.line([
+            "copy", copyStore.rawValue, elementType.rawValue, "\(elements)", "\(threads)", timeText(copy.median),
+            percentText(copy.spread), decimal(copyGigabytesPerSecond, 1) + ", 0.00 ulp", "", "",
+        ])
+    }
+
+    private var mark: String { isDisturbed ? "!" : repeatedRounds > 0 ? "~" : "" }
+}
+
+extension PlanResult {
+    static let table = Table(columns: [
+        .init(title: "setTimesteps(50)", width: 19, isText: true), .init(title: "noise levels", width: 12, isText: true),
+        .init(title: "time", width: 8), .init(title: "spread", width: 6), .init(title: "allocations", width: 11),
+    ])
+
+    var line: String {
+        Self.table.line([
+            scheduler, sigmas, timeText(time.median), percentText(time.spread),
+            allocations.map { decimal($0, 0) } ?? "unknown",
+        ])
+    }
+}
+
+func timeText(_ seconds: Double) -> String {
+    switch seconds {
+    case ..<1e-6: "\(decimal(seconds * 1e9, 0)) ns"
+    case ..<1e-3: "\(decimal(seconds * 1e6, 1)) us"
+    case ..<1: "\(decimal(seconds * 1e3, 2)) ms"
+    default: "\(decimal(seconds, 2)) s"
+    }
+}
+
+func percentText(_ share: Double) -> String { "\(decimal(100 * share, 0))%" }
+
+func decimal(_ value: Double, _ places: Int) -> String { String(format: "%.\(places)f", value) }

@@ -1,0 +1,29 @@
+import Foundation
+
+/// Elements at an address that starts a cache line, as an engine's tensors do; or so many bytes after it.
+final class Tensor<Element: BenchmarkElement> {
+    private let block: UnsafeMutableRawPointer
+    let count: Int
+    let elements: UnsafeMutableBufferPointer<Element>
+
+    /// Elements of any value.
+    init(count: Int, misalignment: Int = 0) {
+        self.count = count
+        block = .allocate(byteCount: count * MemoryLayout<Element>.stride + misalignment, alignment: 64)
+        let address = (block + misalignment).bindMemory(to: Element.self, capacity: count)
+        elements = UnsafeMutableBufferPointer(start: address, count: count)
+        // Written once, so that no measurement meets memory that the system has yet to provide.
+        memset(block, 0, count * MemoryLayout<Element>.stride + misalignment)
+    }
+
+    convenience init(_ values: some Collection<Element>, misalignment: Int = 0) {
+        self.init(count: values.count, misalignment: misalignment)
+        _ = elements.update(fromContentsOf: values)
+    }
+
+    deinit { block.deallocate() }
+
+    var address: UnsafeMutableRawPointer { UnsafeMutableRawPointer(elements.baseAddress!) }
+
+    func copy(from other: Tensor) { memcpy(address, other.address, count * MemoryLayout<Element>.stride) }
+}
