@@ -13,7 +13,8 @@ trap 'rm -rf "$work"' EXIT
 
 cc=${CC:-cc}
 cxx=${CXX:-c++}
-python=${PYTHON:-python3}
+python=${PYTHON:-$root/out/reference/bin/python}
+command -v "$python" >/dev/null || python=python3
 warnings=(-Wall -Wextra -Wpedantic -Werror)
 
 passed=0

@@ -1,0 +1,1 @@
+"""Conformance with live diffusers: see ``__main__``."""

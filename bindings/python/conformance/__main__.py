@@ -1,0 +1,146 @@
+"""Compares the Python classes with diffusers: ``make conformance``.
+
+(a) random configurations, (b) diffusers' own tests, (c) whole pipelines; see the files of those names. Writes ``report.json`` and
+``report.txt``, and fails if anything is off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import json
+import multiprocessing
+import os
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+
+import diffusion_scheduling
+
+from . import configurations, pipelines, upstream
+from .goldens import generate
+
+KEYS = ["deis", "dpmsolver", "dpmsolver_inverse", "ddim", "ddim_inverse"]
+
+
+def check_configurations(count: int, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """A row for each class, and the configurations that are off."""
+    outcomes: list[configurations.Outcome] = []
+    started = time.monotonic()
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
+        jobs = [pool.submit(configurations.check, KEYS[i % len(KEYS)], seed, i // len(KEYS)) for i in range(count)]
+        for job in concurrent.futures.as_completed(jobs):
+            outcomes.append(job.result())
+            if len(outcomes) % 500 == 0:
+                print(f"  {len(outcomes)} of {count} configurations, {time.monotonic() - started:.0f} s", flush=True)
+    rows = []
+    for key in KEYS:
+        name = generate.FILES[key][0]
+        mine = [outcome for outcome in outcomes if outcome.name == name]
+        steps, loops = sum(o.steps for o in mine), len(mine)
+        rows.append(
+            {
+                "class": name,
+                "configurations": loops,
+                "off": sum(bool(o.faults) for o in mine),
+                "timesteps_off_by_one_at_an_edge": sum(o.loose_timesteps for o in mine),
+                "grids_that_differ_on_purpose": sum(o.other_grid for o in mine),
+                "steps": steps,
+                "steps_nearer_than_float32_original": share(sum(o.steps_nearer for o in mine), steps),
+                "steps_equally_near": share(sum(o.steps_equal for o in mine), steps),
+                "loops_nearer_than_float32_original": share(sum(o.loop_nearer for o in mine), loops),
+                "loops_equally_near": share(sum(o.loop_equal for o in mine), loops),
+                "worst_share_of_step_bound": max((o.worst_share_of_bound for o in mine), default=0.0),
+            }
+        )
+    faults = [
+        {"class": o.name, "index": o.index, "n": o.steps_requested, "faults": o.faults[:5], "config": o.config}
+        for o in outcomes
+        if o.faults
+    ]
+    return rows, faults
+
+
+def share(part: int, whole: int) -> float:
+    return round(part / whole, 5) if whole else 0.0
+
+
+def table(rows: list[dict[str, Any]], *, turned: bool = False) -> str:
+    """Rows of equal keys as lines, or turned, as columns."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [keys, *([text_of(row.get(key, "")) for key in keys] for row in rows)]
+    if turned:
+        cells = [list(column) for column in zip(*cells)]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells)
+
+
+def text_of(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="conformance", description=__doc__)
+    parser.add_argument("--count", type=int, default=5000, help="random configurations")
+    parser.add_argument("--seed", type=int, help="of the configurations; drawn and printed if not given")
+    parser.add_argument("--out", type=Path, default=Path("out/conformance"), help="folder of the report")
+    parser.add_argument("--only", nargs="+", choices=["configurations", "upstream", "pipelines"], help="parts to run")
+    arguments = parser.parse_args()
+    seed = random.randrange(2**31) if arguments.seed is None else arguments.seed
+    parts = arguments.only or ["configurations", "upstream", "pipelines"]
+
+    report: dict[str, Any] = {
+        "seed": seed,
+        "diffusers": diffusers.__version__,
+        "torch": torch.__version__,
+        "diffusion_scheduling": diffusion_scheduling.__version__,
+    }
+    lines = [", ".join(f"{key} {value}" for key, value in report.items())]
+    print(lines[0], flush=True)
+    failed = False
+
+    def say(text: str) -> None:
+        lines.append(text)
+        print(text, flush=True)
+
+    if "configurations" in parts:
+        rows, faults = check_configurations(arguments.count, seed)
+        report["configurations"], report["faults"] = rows, faults
+        failed |= bool(faults)
+        say(f"\n{arguments.count} random configurations, {len(faults)} off\n" + table(rows, turned=True))
+        for fault in faults[:20]:
+            say(f"off: {json.dumps(fault, default=str)}")
+    if "upstream" in parts:
+        result = upstream.run()
+        report["upstream"] = result
+        if result is None:
+            say(f"\ndiffusers' own tests: skipped, {upstream.VARIABLE} names no checkout of diffusers")
+        else:
+            failed |= bool(result["lost"]) or not result["passed_by_originals"]
+            say(
+                f"\ndiffusers' own tests: {result['tests']}, of which {result['passed_by_originals']} pass on the originals, and "
+                f"{len(result['lost'])} of those don't on the drop-ins"
+            )
+            for test in result["lost"]:
+                say(f"lost: {test}")
+    if "pipelines" in parts:
+        results = pipelines.check()
+        report["pipelines"] = results
+        failed |= not all(result["passed"] for result in results)
+        say("\npipelines, differences of pictures in [0, 1]\n" + table(results))
+
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "report.json").write_text(json.dumps(report, indent=2, default=str) + "\n")
+    (arguments.out / "report.txt").write_text("\n".join(lines) + "\n")
+    print(f"\nreport: {arguments.out}/report.txt and report.json")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

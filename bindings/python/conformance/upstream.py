@@ -1,0 +1,56 @@
+"""Part (b): diffusers' own ``tests/schedulers``, from a checkout, unmodified, on the originals and on the drop-ins."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree
+from pathlib import Path
+from typing import Any
+
+VARIABLE = "DIFFUSERS_SOURCE"
+
+FILES = [
+    "test_scheduler_deis.py",
+    "test_scheduler_dpm_multi.py",
+    "test_scheduler_dpm_multi_inverse.py",
+    "test_scheduler_ddim.py",
+    "test_scheduler_ddim_inverse.py",
+    "test_schedulers.py",
+]
+
+
+def run() -> dict[str, Any] | None:
+    """The numbers of tests, and those that pass on the originals alone; None where there is no checkout."""
+    source = os.environ.get(VARIABLE)
+    if not source:
+        return None
+    originals, drop_ins = outcomes(Path(source), drop_ins=False), outcomes(Path(source), drop_ins=True)
+    passed = {test for test, outcome in originals.items() if outcome == "passed"}
+    lost = sorted(test for test in passed if drop_ins.get(test) != "passed")
+    gained = sorted(test for test, outcome in drop_ins.items() if outcome == "passed" and test not in passed)
+    return {"tests": len(originals), "passed_by_originals": len(passed), "lost": lost, "gained": gained}
+
+
+def outcomes(source: Path, *, drop_ins: bool) -> dict[str, str]:
+    """What became of each test."""
+    package = Path(__file__).resolve().parents[1]
+    environment = dict(os.environ, PYTHONPATH=str(package), HF_HUB_OFFLINE="1", PYTHONDONTWRITEBYTECODE="1")
+    environment.pop("DIFFUSION_SCHEDULING_DROP_INS", None)
+    if drop_ins:
+        environment["DIFFUSION_SCHEDULING_DROP_INS"] = "1"
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "conformance.upstream_plugin", "-p", "no:cacheprovider"]
+        command += [f"--junitxml={report}", *(f"tests/schedulers/{name}" for name in FILES)]
+        result = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True)
+        if not report.exists():
+            raise RuntimeError(f"pytest has not run:\n{result.stdout}\n{result.stderr}")
+        cases = xml.etree.ElementTree.parse(report).iter("testcase")
+        found: dict[str, str] = {}
+        for case in cases:
+            kinds = {child.tag for child in case} & {"failure", "error", "skipped"}
+            found[f"{case.get('classname')}.{case.get('name')}"] = kinds.pop() if kinds else "passed"
+        return found

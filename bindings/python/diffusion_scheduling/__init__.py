@@ -1,0 +1,69 @@
+"""Diffusion schedulers: the configuration files, noise levels and solvers of diffusers, with steps that pass over memory once.
+
+    import numpy as np
+    from diffusion_scheduling import DEISMultistepScheduler
+
+    scheduler = DEISMultistepScheduler.from_pretrained("model", subfolder="scheduler")
+    scheduler.set_timesteps(20)
+    x = np.random.default_rng(0).standard_normal((1, 4, 64, 64), np.float32) * scheduler.init_noise_sigma
+    for t in scheduler.timesteps:
+        x = scheduler.step(model(x, t), t, x).prev_sample
+
+The classes here take NumPy arrays. ``diffusion_scheduling.diffusers`` has drop-in replacements for diffusers' own classes.
+"""
+
+from ._configuration import Configuration
+from ._library import (
+    FileAccessError,
+    InvalidValueError,
+    MemoryExhaustedError,
+    SchedulerError,
+    StateError,
+    StepPastEndError,
+    TimestepError,
+    UnsupportedError,
+)
+from ._library import (
+    library as _library_handle,
+)
+from ._noise import NoiseSource
+from ._schedulers import DDIMSchedulerOutput, SchedulerOutput
+from .guidance import rescale_noise_cfg
+from .schedulers import (
+    DDIMInverseScheduler,
+    DDIMScheduler,
+    DEISMultistepScheduler,
+    DPMSolverMultistepInverseScheduler,
+    DPMSolverMultistepScheduler,
+)
+
+__version__ = "0.1.0"
+
+
+def runtime_description() -> str:
+    """Which OpenMP runtime carries the threads."""
+    text: bytes = _library_handle.ds_runtime_description()
+    return text.decode()
+
+
+__all__ = [
+    "Configuration",
+    "DDIMInverseScheduler",
+    "DDIMScheduler",
+    "DDIMSchedulerOutput",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepInverseScheduler",
+    "DPMSolverMultistepScheduler",
+    "FileAccessError",
+    "InvalidValueError",
+    "MemoryExhaustedError",
+    "NoiseSource",
+    "SchedulerError",
+    "SchedulerOutput",
+    "StateError",
+    "StepPastEndError",
+    "TimestepError",
+    "UnsupportedError",
+    "rescale_noise_cfg",
+    "runtime_description",
+]

@@ -1,0 +1,300 @@
+"""The shared library: where it is, its structs and functions, and its errors as exceptions.
+
+This file mirrors ``diffusion_scheduling.h``, which is the manual. Nothing else in the package declares a C function.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Callable, Sequence
+from ctypes import POINTER, byref, c_bool, c_char_p, c_double, c_int, c_int64, c_size_t, c_uint, c_uint32, c_uint64, c_void_p
+from pathlib import Path
+from typing import Any
+
+_NAMES = {"linux": "libdiffusion_scheduling.so", "darwin": "libdiffusion_scheduling.dylib", "win32": "diffusion_scheduling.dll"}
+
+VERSION_MAJOR = 0
+"""The major version of the header that this file mirrors."""
+
+
+# ---- Errors
+
+
+class SchedulerError(Exception):
+    """Something that the library refused; nothing has changed then.
+
+    Each subclass is also the built-in exception that fits, which is the one that diffusers raises wherever it has one.
+    """
+
+    status: int
+
+
+class InvalidValueError(SchedulerError, ValueError):
+    """A configuration key or an argument has a value that is not allowed, or tensors don't go together."""
+
+
+class UnsupportedError(SchedulerError, NotImplementedError):
+    """There is no such scheduler, or it has no such operation."""
+
+
+class FileAccessError(SchedulerError, OSError):
+    """A configuration file can't be read."""
+
+
+class TimestepError(SchedulerError, ValueError):
+    """The timestep isn't one that the call may have, or no timesteps have been set."""
+
+
+class StepPastEndError(SchedulerError, IndexError):
+    """All steps of the plan have been taken."""
+
+
+class StateError(SchedulerError, ValueError):
+    """The bytes are no saved state, or one of another plan."""
+
+
+class MemoryExhaustedError(SchedulerError, MemoryError):
+    """There is no memory for the remembered model outputs, or no room for another scheduler or session."""
+
+
+OK = 0
+BUFFER_TOO_SMALL = 23
+
+EXCEPTIONS: dict[int, type[SchedulerError]] = {
+    1: InvalidValueError,
+    2: InvalidValueError,
+    3: UnsupportedError,
+    4: FileAccessError,
+    5: InvalidValueError,
+    6: TimestepError,
+    7: TimestepError,
+    8: StepPastEndError,
+    9: InvalidValueError,
+    10: InvalidValueError,
+    11: InvalidValueError,
+    12: InvalidValueError,
+    13: StateError,
+    14: StateError,
+    15: SchedulerError,
+    16: SchedulerError,
+    17: InvalidValueError,
+    18: InvalidValueError,
+    19: InvalidValueError,
+    20: InvalidValueError,
+    21: InvalidValueError,
+    22: InvalidValueError,
+    23: SchedulerError,
+    24: UnsupportedError,
+    25: MemoryExhaustedError,
+    26: MemoryExhaustedError,
+}
+"""The exception of each ``ds_status`` but ``DS_OK``."""
+
+
+# ---- Structs
+
+FLOAT32, FLOAT64, FLOAT16, BFLOAT16 = 0, 1, 2, 3
+CLAMP_NONE, CLAMP_RANGE, CLAMP_THRESHOLD = 0, 1, 2
+MAX_HISTORY = 6
+
+
+class Tensor(ctypes.Structure):
+    """``ds_tensor``. Assigning `data` is all that a step does to it; the rest is set once for each shape."""
+
+    _fields_ = [("data", c_void_p), ("element_type", c_int), ("rank", c_size_t), ("shape", POINTER(c_int64))]
+
+
+class PlanProperties(ctypes.Structure):
+    """``ds_plan_properties``."""
+
+    _fields_ = [
+        ("n_steps", c_size_t),
+        ("history_length", c_size_t),
+        ("init_noise_sigma", c_double),
+        ("clamp", c_int),
+        ("clamp_range", c_double),
+        ("threshold_ratio", c_double),
+        ("threshold_maximum", c_double),
+        ("learns_variance", c_bool),
+        ("is_stochastic", c_bool),
+        ("is_flow", c_bool),
+    ]
+
+
+class Combination(ctypes.Structure):
+    """``ds_combination``: the coefficients of a sum of tensors."""
+
+    _fields_ = [
+        ("sample", c_double),
+        ("model_output", c_double),
+        ("noise", c_double),
+        ("prediction", c_double),
+        ("history", c_double * MAX_HISTORY),
+    ]
+
+
+class Coefficients(ctypes.Structure):
+    """``ds_coefficients``: the scalars of one step."""
+
+    _fields_ = [("prediction", Combination), ("next_sample", Combination), ("history", Combination)]
+
+
+# ---- Functions
+
+# Handles are structs of one uint64, which every ABI that Python runs on with 64 bits passes as the uint64 itself.
+_HANDLE, _HANDLE_OUT = c_uint64, POINTER(c_uint64)
+_TENSOR, _DOUBLES, _SIZE_OUT = POINTER(Tensor), POINTER(c_double), POINTER(c_size_t)
+
+_SIGNATURES: dict[str, list[Any]] = {
+    "ds_scheduler_create": [c_char_p, c_size_t, c_char_p, c_char_p, _HANDLE_OUT],
+    "ds_scheduler_load": [c_char_p, c_char_p, c_char_p, c_char_p, _HANDLE_OUT],
+    "ds_scheduler_free": [_HANDLE],
+    "ds_scheduler_class_name": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
+    "ds_scheduler_config_json": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
+    "ds_scheduler_unused_keys": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
+    "ds_scheduler_num_train_timesteps": [_HANDLE, _SIZE_OUT],
+    "ds_scheduler_alphas_cumprod": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
+    "ds_scheduler_init_noise_sigma": [_HANDLE, _DOUBLES],
+    "ds_scheduler_set_timesteps": [_HANDLE, c_size_t, _DOUBLES],
+    "ds_scheduler_set_custom_timesteps": [_HANDLE, _DOUBLES, c_size_t],
+    "ds_scheduler_set_custom_sigmas": [_HANDLE, _DOUBLES, c_size_t],
+    "ds_ddim_set_timesteps": [_HANDLE, c_size_t, c_double, c_bool],
+    "ds_scheduler_plan_properties": [_HANDLE, POINTER(PlanProperties)],
+    "ds_scheduler_timesteps": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
+    "ds_scheduler_sigmas": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
+    "ds_scheduler_signal_rates": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
+    "ds_scheduler_noise_rates": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
+    "ds_scheduler_coefficients": [_HANDLE, c_size_t, c_size_t, POINTER(Coefficients)],
+    "ds_scheduler_plan_json": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
+    "ds_session_create": [_HANDLE, c_size_t, _HANDLE_OUT],
+    "ds_session_free": [_HANDLE],
+    "ds_session_copy": [_HANDLE, _HANDLE_OUT],
+    "ds_session_step": [_HANDLE, _TENSOR, _TENSOR, _TENSOR, _TENSOR, _TENSOR, c_uint],
+    "ds_session_convert_model_output": [_HANDLE, _TENSOR, _TENSOR, _TENSOR, c_uint],
+    "ds_session_update": [_HANDLE, c_uint, _TENSOR, c_size_t, _TENSOR, _TENSOR, _TENSOR, c_uint],
+    "ds_session_save": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
+    "ds_session_restore": [_HANDLE, c_void_p, c_size_t, _HANDLE_OUT],
+    "ds_add_noise_at": [_TENSOR, _TENSOR, _DOUBLES, _DOUBLES, c_size_t, _TENSOR, c_uint],
+    "ds_scheduler_add_noise": [_HANDLE, _TENSOR, _TENSOR, _DOUBLES, c_size_t, _TENSOR, c_uint],
+    "ds_scheduler_get_velocity": [_HANDLE, _TENSOR, _TENSOR, _DOUBLES, c_size_t, _TENSOR, c_uint],
+    "ds_ddim_step": [_HANDLE, c_double, c_double, c_bool, _TENSOR, _TENSOR, _TENSOR, _TENSOR, _TENSOR, c_uint],
+    "ds_ddim_inverse_step": [_HANDLE, c_double, _TENSOR, _TENSOR, _TENSOR, _TENSOR, c_uint],
+    "ds_rescale_noise_cfg": [_TENSOR, _TENSOR, c_double, _TENSOR, c_uint],
+    "ds_noise_create": [c_int, c_uint64, _HANDLE_OUT],
+    "ds_noise_create_torch_cuda": [c_uint64, c_uint64, c_uint, c_uint, _HANDLE_OUT],
+    "ds_noise_free": [_HANDLE],
+    "ds_noise_copy": [_HANDLE, _HANDLE_OUT],
+    "ds_noise_fill": [_HANDLE, _TENSOR, c_uint],
+    "ds_noise_save": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
+    "ds_noise_restore": [c_void_p, c_size_t, _HANDLE_OUT],
+}
+
+
+def _load() -> ctypes.CDLL:
+    """Opens the library that ``DIFFUSION_SCHEDULING_LIBRARY`` names, else the one next to this file."""
+    given = os.environ.get("DIFFUSION_SCHEDULING_LIBRARY")
+    path = Path(given) if given else Path(__file__).parent / "lib" / _NAMES.get(sys.platform, _NAMES["linux"])
+    if not path.exists():
+        raise ImportError(
+            f"{path} is missing: run `make python` in the repository, or set DIFFUSION_SCHEDULING_LIBRARY to the library"
+        )
+    library = ctypes.CDLL(str(path))
+    for name, argument_types in _SIGNATURES.items():
+        getattr(library, name).argtypes = argument_types
+    library.ds_version.restype = c_uint32
+    library.ds_runtime_description.restype = c_char_p
+    library.ds_status_message.argtypes, library.ds_status_message.restype = [c_int], c_char_p
+    library.ds_error_message.restype = c_char_p
+    library.ds_element_size.argtypes, library.ds_element_size.restype = [c_int], c_size_t
+    library.ds_supported_class_name.argtypes, library.ds_supported_class_name.restype = [c_size_t], c_char_p
+    if library.ds_version() // 10000 != VERSION_MAJOR:
+        raise ImportError(f"{path} has version {library.ds_version()}, not {VERSION_MAJOR}.x.x")
+    return library
+
+
+library = _load()
+
+
+def unchecked(name: str) -> Callable[..., int]:
+    """The function without its argument types: ctypes then takes half a microsecond less for a call.
+
+    The arguments have to be ctypes objects of the right types or None; plain numbers would be passed as C ints.
+    """
+    return library[name]
+
+
+def error(status: int) -> SchedulerError:
+    """The exception of a status that isn't ``DS_OK``, with the sentence that the library has for the last failure."""
+    text = library.ds_error_message() or library.ds_status_message(status)
+    exception = EXCEPTIONS.get(status, SchedulerError)(text.decode())
+    exception.status = status
+    return exception
+
+
+def check(status: int) -> None:
+    """Raises the exception of a status that isn't ``DS_OK``."""
+    if status != OK:
+        raise error(status)
+
+
+def text_of(function: Callable[..., int], handle: int) -> str:
+    """What a function of the library that fills a buffer with text has to say."""
+    return bytes_of(function, handle, terminated=True).decode()
+
+
+def bytes_of(function: Callable[..., int], handle: int, *, terminated: bool = False) -> bytes:
+    """What a function of the library that fills a buffer with bytes has to say."""
+    length = c_size_t()
+    status = function(handle, None, 0, byref(length))
+    if status not in (OK, BUFFER_TOO_SMALL):
+        raise error(status)
+    buffer = ctypes.create_string_buffer(length.value + terminated)
+    check(function(handle, buffer, len(buffer), byref(length)))
+    return buffer.raw[: length.value]
+
+
+def doubles_of(function: Callable[..., int], handle: int) -> list[float]:
+    """The numbers that a function of the library fills a buffer with."""
+    count = c_size_t()
+    status = function(handle, None, 0, byref(count))
+    if status not in (OK, BUFFER_TOO_SMALL):
+        raise error(status)
+    buffer = (c_double * count.value)()
+    check(function(handle, buffer, count.value, byref(count)))
+    return buffer[:]
+
+
+def doubles(values: Sequence[float]) -> ctypes.Array[c_double]:
+    """An array of doubles to hand over."""
+    return (c_double * len(values))(*values)
+
+
+def element_types() -> set[int]:
+    """Which element types this library knows."""
+    return {number for number in (FLOAT32, FLOAT64, FLOAT16, BFLOAT16) if library.ds_element_size(number)}
+
+
+def tensor(address: int, element_type: int, shape: Sequence[int]) -> Tensor:
+    """A ``ds_tensor`` of contiguous memory."""
+    return Tensor(address, element_type, len(shape), (c_int64 * len(shape))(*shape))
+
+
+class StepTensors:
+    """The tensors of a step, with everything but their addresses set: a step writes those and makes the call.
+
+    sample_shape  of all but the model output, whose shape is `model_shape`; likewise the element types
+    references    what to hand over: model output, sample, noise, next sample, predicted clean sample
+    """
+
+    __slots__ = ("model_output", "sample", "noise", "prev_sample", "pred_original_sample", "references")
+
+    def __init__(self, sample_shape: Sequence[int], element_type: int, model_shape: Sequence[int], model_type: int) -> None:
+        self.model_output = tensor(0, model_type, model_shape)
+        self.sample, self.noise, self.prev_sample, self.pred_original_sample = (
+            tensor(0, element_type, sample_shape) for _ in range(4)
+        )
+        self.references = tuple(
+            byref(each) for each in (self.model_output, self.sample, self.noise, self.prev_sample, self.pred_original_sample)
+        )

@@ -1,0 +1,30 @@
+"""Guidance that keeps the contrast of the picture."""
+
+from __future__ import annotations
+
+from ctypes import byref
+
+import numpy as np
+
+from ._library import check, library
+from ._schedulers import Array, as_tensor, common_type, computing_type, deliver, result_arrays
+
+
+def rescale_noise_cfg(
+    noise_cfg: Array, noise_pred_text: Array, guidance_rescale: float = 0.0, *, out: Array | None = None
+) -> Array:
+    """The guided output, with the standard deviation of the conditional one to the share of `guidance_rescale`.
+
+    Lin et al. 2023, arXiv:2305.08891, section 3.4; for each batch item.
+
+    noise_cfg, noise_pred_text  [batch, ...], of one shape
+    guidance_rescale            in [0, 1]; the paper uses 0.7
+    """
+    guided, conditional = np.asarray(noise_cfg), np.asarray(noise_pred_text)
+    dtype = common_type(guided, conditional)
+    work = computing_type(dtype)
+    guided, conditional = np.asarray(guided, work, order="C"), np.asarray(conditional, work, order="C")
+    result, target = result_arrays(guided.shape, dtype, work, out)
+    tg, tc, to = as_tensor(guided), as_tensor(conditional), as_tensor(target)
+    check(library.ds_rescale_noise_cfg(byref(tg), byref(tc), guidance_rescale, byref(to), 0))
+    return deliver(result, target)

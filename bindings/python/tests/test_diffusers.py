@@ -1,0 +1,317 @@
+"""The drop-ins against diffusers' own classes, whose methods are made to raise while the drop-ins work."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+diffusers = pytest.importorskip("diffusers")
+torch = pytest.importorskip("torch")
+
+import diffusion_scheduling.diffusers as drop_ins  # noqa: E402
+from conformance.originals import disabled  # noqa: E402
+from diffusion_scheduling import _memory  # noqa: E402
+
+MULTISTEP = ["DEISMultistepScheduler", "DPMSolverMultistepScheduler", "DPMSolverMultistepInverseScheduler"]
+ALL = [*MULTISTEP, "DDIMScheduler", "DDIMInverseScheduler"]
+SHAPE = (2, 3, 4, 4)
+
+
+def make(name, **config):
+    original = getattr(diffusers, name)(**config)
+    return original, getattr(drop_ins, name).from_config(original.config)
+
+
+def sample(dtype=torch.float32, shape=SHAPE):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(3)).to(dtype)
+
+
+def run(scheduler, x, steps=6, model=torch.tanh, **arguments):
+    scheduler.set_timesteps(steps)
+    samples = [x]
+    for t in scheduler.timesteps:
+        samples.append(scheduler.step(model(samples[-1]), t, samples[-1], return_dict=False, **arguments)[0])
+    return samples
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_runs_are_the_originals(name):
+    original, drop_in = make(name, prediction_type="v_prediction")
+    expected = run(original, sample())
+    with disabled():
+        found = run(drop_in, sample())
+    assert isinstance(drop_in, getattr(diffusers, name))
+    assert torch.equal(original.timesteps, drop_in.timesteps) and drop_in.num_inference_steps == 6
+    # The original's float32 scalars cancel: by reference, its loops are off by up to some 2e-5.
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(expected, found))
+    assert drop_in.config == original.config
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(
+    "model, x",
+    [("half", "half"), ("half", "float"), ("float", "half"), ("bfloat16", "bfloat16"), ("double", "double"), ("float", "double")],
+)
+def test_types_are_the_originals(name, model, x):
+    original, drop_in = make(name)
+    samples = getattr(sample(), x)()
+    for scheduler in (original, drop_in):
+        scheduler.set_timesteps(3)
+    t = original.timesteps[1]
+    e = getattr(torch.tanh(samples), model)()
+    expected, found = (s.step(e, t, samples).prev_sample for s in (original, drop_in))
+    assert found.dtype == expected.dtype
+    assert torch.allclose(found.double(), expected.double(), rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_layouts_are_the_originals(name):
+    original, drop_in = make(name)
+    expected = run(original, sample().to(memory_format=torch.channels_last))
+    found = run(drop_in, sample().to(memory_format=torch.channels_last))
+    assert torch.allclose(found[-1], expected[-1], rtol=1e-5, atol=1e-5)
+    assert found[-1].is_contiguous(memory_format=torch.channels_last)
+    permuted = sample(shape=(3, 4, 4, 2)).permute(3, 0, 1, 2)
+    plain = run(drop_in, permuted.contiguous())
+    assert torch.equal(run(drop_in, permuted)[-1], plain[-1])
+
+
+def test_the_layout_may_change_within_a_run():
+    _, drop_in = make("DEISMultistepScheduler", solver_order=3)
+    expected = run(drop_in, sample())
+    drop_in.set_timesteps(6)
+    for index, (t, before, after) in enumerate(zip(drop_in.timesteps, expected, expected[1:])):
+        before = before.to(memory_format=torch.channels_last if index % 2 == 0 else torch.contiguous_format)
+        assert torch.equal(drop_in.step(torch.tanh(before), t, before).prev_sample, after)
+
+
+def test_learned_variances_are_passed_over_in_any_layout():
+    _, drop_in = make("DPMSolverMultistepScheduler", variance_type="learned_range")
+    _, plain = make("DPMSolverMultistepScheduler")
+    for form in (torch.contiguous_format, torch.channels_last):
+        x = sample().to(memory_format=form)
+        for scheduler in (drop_in, plain):
+            scheduler.set_timesteps(3)
+        both = torch.cat([x, x * 0 + 7], dim=1).to(memory_format=form)
+        t = plain.timesteps[0]
+        assert torch.equal(drop_in.step(both, t, x).prev_sample, plain.step(x, t, x).prev_sample)
+
+
+def test_a_failed_step_changes_nothing():
+    _, drop_in = make("DEISMultistepScheduler")
+    drop_in.set_timesteps(5)
+    with pytest.raises(RuntimeError):
+        drop_in.step(sample(shape=(5, 7)), drop_in.timesteps[3], sample())
+    assert drop_in.step_index is None
+
+
+def test_no_copy_is_made_of_tensors_on_the_host(monkeypatch):
+    _, drop_in = make("DEISMultistepScheduler")
+    run(drop_in, sample())
+    drop_in.set_timesteps(6)
+    x, e = sample(), torch.tanh(sample())
+    seen = []
+    monkeypatch.setattr(
+        drop_ins, "_quick_step", lambda session, e, x, *rest: seen.append((e._obj.data, x._obj.data)) or quick(session, e, x, *rest)
+    )
+    quick = drop_ins._library.unchecked("ds_session_step")
+    x = drop_in.step(e, drop_in.timesteps[0], x).prev_sample
+    address = x.data_ptr()
+    drop_in.step(e, drop_in.timesteps[1], x)
+    assert seen == [(e.data_ptr(), address)]
+
+
+@pytest.mark.parametrize(
+    "name, config, arguments",
+    [
+        ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, {}),
+        ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver", "final_sigmas_type": "sigma_min"}, {}),
+        ("DDIMScheduler", {}, {"eta": 0.7}),
+    ],
+)
+@pytest.mark.parametrize("as_list", [False, True])
+def test_generators_draw_the_same_and_are_left_in_the_same_state(name, config, arguments, as_list):
+    ends, rests = [], []
+    for scheduler in make(name, **config):
+        generators = [torch.Generator().manual_seed(seed) for seed in (5, 6)]
+        ends.append(run(scheduler, sample(), generator=generators if as_list else generators[0], **arguments)[-1])
+        rests.append(torch.cat([torch.rand(2, generator=generator) for generator in generators]))
+    assert torch.allclose(*ends, rtol=1e-4, atol=1e-5)
+    assert torch.equal(*rests)
+
+
+@pytest.mark.parametrize("name", MULTISTEP)
+def test_timesteps_are_looked_up_as_leniently(name):
+    config = {"beta_schedule": "squaredcos_cap_v2", "use_karras_sigmas": True} if "Inverse" not in name else {}
+    original, drop_in = make(name, **config)
+    for scheduler in (original, drop_in):
+        scheduler.set_timesteps(20)
+    for timestep in (original.timesteps[0], original.timesteps[7], 1001, int(original.timesteps[3])):
+        if hasattr(original, "index_for_timestep"):
+            assert original.index_for_timestep(timestep) == drop_in.index_for_timestep(timestep)
+        for scheduler in (original, drop_in):
+            scheduler._step_index = None
+            scheduler.step(sample(), timestep, sample())
+        assert original.step_index == drop_in.step_index
+
+
+@pytest.mark.parametrize("name", MULTISTEP)
+def test_stepping_past_the_end_is_an_index_error(name):
+    for scheduler in make(name):
+        x = run(scheduler, sample(), 3)[-1]
+        with pytest.raises(IndexError):
+            scheduler.step(x, scheduler.timesteps[-1], x)
+
+
+def test_begin_indices_and_noise_are_the_originals():
+    x, z = sample(), torch.tanh(sample()) * 2
+    for name in ("DEISMultistepScheduler", "DPMSolverMultistepScheduler"):
+        original, drop_in = make(name)
+        results = []
+        for scheduler in (original, drop_in):
+            scheduler.set_timesteps(10)
+            found = [scheduler.add_noise(x, z, scheduler.timesteps[4:6])]
+            scheduler.set_begin_index(3)
+            found.append(scheduler.add_noise(x, z, scheduler.timesteps[3:4]))
+            y = scheduler.step(found[1], scheduler.timesteps[3], x).prev_sample
+            found += [y, scheduler.add_noise(x, z, scheduler.timesteps[5:6])]
+            assert scheduler.step_index == 4 and scheduler.begin_index == 3
+            results.append(found)
+        assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-5) for a, b in zip(*results))
+    original, drop_in = make("DDIMScheduler")
+    t = torch.tensor([10, 700])
+    with disabled():
+        found = drop_in.add_noise(x, z, t), drop_in.get_velocity(x, z, t)
+    assert torch.allclose(found[0], original.add_noise(x, z, t), atol=1e-6)
+    assert torch.allclose(found[1], original.get_velocity(x, z, t), atol=1e-6)
+
+
+def test_the_parts_of_a_step_are_the_originals():
+    original, drop_in = make("DEISMultistepScheduler", solver_order=3, lower_order_final=False)
+    names = ["deis_first_order_update", "multistep_deis_second_order_update", "multistep_deis_third_order_update"]
+    x = sample(torch.float64)
+    for scheduler in (original, drop_in):
+        scheduler.set_timesteps(8)
+        scheduler.set_begin_index(0)
+    original.sigmas = drop_in.sigmas.double()
+    outputs = [[], []]
+    for index, t in enumerate(original.timesteps[:5]):
+        e, order = torch.tanh(x), min(index + 1, 3)
+        if index == 0:
+            original._init_step_index(t)
+            drop_in._init_step_index(t)
+        found = []
+        for scheduler, list_ in zip((original, drop_in), outputs):
+            list_.append(scheduler.convert_model_output(e, sample=x))
+            found.append(getattr(scheduler, names[order - 1])(list_[-1] if order == 1 else list_, sample=x))
+        assert torch.allclose(outputs[0][-1], outputs[1][-1], atol=1e-9) and torch.allclose(*found, atol=1e-6)
+        following = original.step(e, t, x).prev_sample
+        assert torch.allclose(following, drop_in.step(e, t, x).prev_sample, atol=1e-6)
+        x = following
+
+
+def test_a_shift_stays_for_later_runs():
+    config = {"use_flow_sigmas": True, "use_dynamic_shifting": True, "prediction_type": "flow_prediction"}
+    original, drop_in = make("DEISMultistepScheduler", **config)
+    for scheduler in (original, drop_in):
+        scheduler.set_timesteps(5, mu=0.8)
+        scheduler.set_timesteps(7)
+    assert torch.allclose(original.sigmas, drop_in.sigmas, rtol=2e-7, atol=0)
+
+
+def test_repeated_timesteps_of_the_inverse_are_left_out():
+    for config in ({}, {"use_karras_sigmas": True}):
+        original, drop_in = make("DPMSolverMultistepInverseScheduler", **config)
+        for scheduler in (original, drop_in):
+            scheduler.set_timesteps(100 if config else 1000)
+        assert torch.equal(original.timesteps, drop_in.timesteps)
+        assert len(drop_in.sigmas) == drop_in.num_inference_steps + 1
+        assert torch.isfinite(run(drop_in, sample(), 100)[-1]).all()
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("make_copy", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
+def test_copies_go_their_own_way_from_where_the_original_stands(name, make_copy):
+    _, drop_in = make(name)
+    samples = run(drop_in, sample())
+    drop_in.set_timesteps(6)
+    steps = list(zip(drop_in.timesteps, samples, samples[1:]))
+    for t, before, _ in steps[:3]:
+        drop_in.step(torch.tanh(before), t, before)
+    for each in (make_copy(drop_in), drop_in):
+        for t, before, after in steps[3:]:
+            assert torch.equal(each.step(torch.tanh(before), t, before).prev_sample, after)
+    make_copy(getattr(drop_ins, name)()).set_timesteps(4)
+
+
+# ---- Other devices, for which the plan is run with torch's operations
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("thresholding", [False, True])
+def test_the_plan_by_torchs_operations_gives_the_same(name, thresholding, monkeypatch):
+    config = {"thresholding": thresholding} if name != "DDIMInverseScheduler" else {}
+    if name in MULTISTEP:
+        config["solver_order"] = 3
+    _, drop_in = make(name, **config)
+    arguments = {"eta": 0.5, "variance_noise": sample()} if name == "DDIMScheduler" else {}
+    expected = run(drop_in, sample(), **arguments)
+    monkeypatch.setattr(drop_ins, "is_beyond_reach", lambda *tensors: True)
+    monkeypatch.setattr(drop_ins.DDIMScheduler, "_form", property(lambda self: drop_ins._NO_FORM, lambda self, form: None))
+    monkeypatch.setattr(drop_ins.DDIMInverseScheduler, "_form", property(lambda self: drop_ins._NO_FORM, lambda self, form: None))
+    found = run(drop_in, sample(), **arguments)
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(expected, found))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_nothing_is_read_back_from_a_device(name):
+    """On the meta device, which has no numbers: what reads one fails."""
+    _, drop_in = make(name)
+    drop_in.set_timesteps(5, device="meta")
+    if hasattr(drop_in, "set_begin_index"):
+        drop_in.set_begin_index(0)
+    x = torch.empty(SHAPE, device="meta", dtype=torch.float16)
+    for t in drop_in.timesteps:
+        x = drop_in.step(x, t, x, return_dict=False)[0]
+        assert x.device.type == "meta" and x.dtype == torch.float16
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_gradients_flow_through_steps(name):
+    original, drop_in = make(name)
+    gradients = []
+    for scheduler in (original, drop_in):
+        x = sample().requires_grad_()
+        run(scheduler, x, 4)[-1].square().sum().backward()
+        gradients.append(x.grad)
+    assert torch.allclose(*gradients, rtol=1e-3, atol=1e-4)
+
+
+# ---- Memory
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_recycled_memory_is_never_somebodys(name):
+    _, drop_in = make(name)
+    x = sample(shape=(1, 4, 256, 512)) * 0.1
+    assert x.nbytes >= _memory.SMALLEST
+    kept = run(drop_in, x, 10)
+    copies, views = [each.clone() for each in kept], [each[0, 1:, ::7] for each in kept]
+    arrays = [each.numpy()[..., ::3] for each in kept]
+    run(drop_in, x, 10)
+    assert all(torch.equal(a, b) for a, b in zip(kept, copies))
+    del kept
+    run(drop_in, x * 2, 10)
+    assert all(torch.equal(a, b[0, 1:, ::7]) for a, b in zip(views, copies))
+    assert all(np.array_equal(a, b.numpy()[..., ::3]) for a, b in zip(arrays, copies))
+
+
+def test_memory_is_recycled_once_nobody_holds_it():
+    _, drop_in = make("DDIMScheduler")
+    drop_in.set_timesteps(20)
+    x, addresses = sample(shape=(1, 4, 256, 512)), set()
+    for t in drop_in.timesteps:
+        x = drop_in.step(x, t, x, return_dict=False)[0]
+        addresses.add(x.data_ptr())
+    assert len(addresses) <= 4

@@ -1,0 +1,50 @@
+"""The mirror of the header: functions, statuses and structs."""
+
+import ctypes
+import re
+from pathlib import Path
+
+import pytest
+
+from diffusion_scheduling import _library
+
+HEADER = Path(__file__).resolve().parents[3] / "Sources/CDiffusionScheduling/include/diffusion_scheduling.h"
+
+pytestmark = pytest.mark.skipif(not HEADER.exists(), reason="the repository's header isn't there")
+
+
+@pytest.fixture(scope="module")
+def header():
+    return HEADER.read_text()
+
+
+def test_every_status_has_an_exception(header):
+    statuses = {int(number) for number in re.findall(r"^    DS_[A-Z_]+ = (\d+),", header.split("} ds_status;")[0], re.M)}
+    assert statuses - {0} == set(_library.EXCEPTIONS)
+
+
+def test_every_function_is_declared_with_as_many_arguments(header):
+    code = re.sub(r"/\*.*?\*/", "", header, flags=re.S)
+    declared = {
+        name: 0 if arguments.strip() == "void" else arguments.count(",") + 1
+        for name, arguments in re.findall(r"ds_status (ds_\w+)\(([^)]*)\);", code)
+    }
+    mirrored = {name: len(types) for name, types in _library._SIGNATURES.items()}
+    unused = {"ds_session_reset", "ds_session_step_index", "ds_session_timestep", "ds_session_needs_noise"}
+    unused |= {"ds_scheduler_step_count", "ds_scheduler_scale_model_input"}
+    assert {name: count for name, count in declared.items() if name not in unused} == mirrored
+
+
+@pytest.mark.parametrize("name, struct", [("ds_plan_properties", _library.PlanProperties), ("ds_tensor", _library.Tensor)])
+def test_structs_have_the_fields_of_the_header(header, name, struct):
+    body = re.search(rf"typedef struct {name} \{{(.*?)\n\}}", header, re.S).group(1)
+    fields = re.findall(r"^    [\w ]+?[ *](\w+);", body, re.M)
+    assert fields == [field for field, _ in struct._fields_]
+
+
+def test_a_combination_is_ten_doubles():
+    assert ctypes.sizeof(_library.Combination) == 8 * (4 + _library.MAX_HISTORY)
+
+
+def test_element_types_have_sizes():
+    assert _library.element_types() >= {_library.FLOAT32, _library.FLOAT64}

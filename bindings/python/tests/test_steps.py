@@ -1,0 +1,437 @@
+"""Plans, steps and what is beside them, on NumPy arrays."""
+
+import gc
+import threading
+
+import numpy as np
+import pytest
+from conftest import CLASSES, loop
+
+import diffusion_scheduling as ds
+from diffusion_scheduling import _memory
+
+MULTISTEP, DDIM = CLASSES[:3], CLASSES[3:]
+
+
+@pytest.fixture
+def x(rng):
+    return rng.standard_normal((2, 3, 4, 4)).astype(np.float32)
+
+
+# ---- Plans
+
+
+def test_timesteps_of_the_reference():
+    expected = {
+        ("DEISMultistepScheduler", "linspace"): [999, 799, 599, 400, 200],
+        ("DEISMultistepScheduler", "leading"): [830, 664, 498, 332, 166],
+        ("DPMSolverMultistepInverseScheduler", "trailing"): [199, 399, 599, 799, 999],
+        ("DDIMScheduler", "leading"): [800, 600, 400, 200, 0],
+        ("DDIMInverseScheduler", "leading"): [0, 200, 400, 600, 800],
+    }
+    for (name, spacing), timesteps in expected.items():
+        scheduler = getattr(ds, name)(timestep_spacing=spacing)
+        scheduler.set_timesteps(5)
+        assert scheduler.timesteps.dtype == np.int64 and scheduler.timesteps.tolist() == timesteps
+        assert scheduler.num_inference_steps == 5 and scheduler.init_noise_sigma == 1.0
+
+
+def test_sigmas_are_float32_and_one_more_than_timesteps(cls):
+    scheduler = cls()
+    assert len(scheduler.timesteps) == len(scheduler) == 1000
+    scheduler.set_timesteps(7)
+    assert scheduler.sigmas.dtype == np.float32 and scheduler.sigmas.shape == (8,)
+
+
+def test_plans_of_ones_own():
+    scheduler = ds.DPMSolverMultistepScheduler()
+    scheduler.set_timesteps(timesteps=[900, 500, 100])
+    assert scheduler.timesteps.tolist() == [900, 500, 100]
+    scheduler.set_timesteps(sigmas=[10.0, 2.0, 0.5])
+    assert np.allclose(scheduler.sigmas, [10.0, 2.0, 0.5, 0.0])
+    with pytest.raises(ValueError):
+        scheduler.set_timesteps(3, timesteps=[900, 500, 100])
+    with pytest.raises(ValueError):
+        scheduler.set_timesteps()
+
+
+def test_mu_shifts_flow_sigmas():
+    scheduler = ds.DEISMultistepScheduler(use_flow_sigmas=True, use_dynamic_shifting=True)
+    scheduler.set_timesteps(5, mu=1.0)
+    z = 1 - np.linspace(1, 1 / 1000, 6)
+    z = (np.e * z / (1 + (np.e - 1) * z))[::-1][:-1]
+    assert np.allclose(scheduler.sigmas[:-1], z, rtol=1e-6)
+    with pytest.raises(ValueError, match="mu"):
+        ds.DEISMultistepScheduler().set_timesteps(5, mu=1.0)
+
+
+# ---- Steps
+
+
+def test_outputs_have_names_and_tuples_their_lengths(cls, x):
+    scheduler = cls()
+    scheduler.set_timesteps(4)
+    t = scheduler.timesteps[0]
+    named = scheduler.step(x, t, x)
+    scheduler.set_timesteps(4)
+    plain = scheduler.step(x, t, x, return_dict=False)
+    assert len(plain) == (2 if cls in DDIM else 1) and type(plain) is tuple
+    assert np.array_equal(named.prev_sample, plain[0]) and np.array_equal(named[0], plain[0])
+    if cls in DDIM:
+        assert np.array_equal(named.pred_original_sample, plain[1])
+
+
+def test_a_step_is_the_sum_of_its_coefficients(cls, x):
+    scheduler = cls() if cls is not ds.DDIMScheduler else cls(clip_sample=False)
+    if cls is ds.DDIMInverseScheduler:
+        scheduler = cls(clip_sample=False)
+    scheduler.set_timesteps(4)
+    e = np.tanh(x)
+    row = scheduler.coefficients(0).next_sample
+    result = scheduler.step(e, scheduler.timesteps[0], x).prev_sample
+    assert np.allclose(result, row.sample * x + row.model_output * e, rtol=1e-6, atol=1e-6)
+
+
+def test_results_do_not_depend_on_the_form_of_the_arrays(cls, x):
+    expected = loop(cls(), x)
+    forms = {
+        "every second element": lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
+        "backwards": lambda a: np.ascontiguousarray(a[..., ::-1])[..., ::-1],
+        "Fortran": np.asfortranarray,
+        "read only": lambda a: np.frombuffer(a.tobytes(), a.dtype).reshape(a.shape),
+        "other byte order": lambda a: a.astype(">f4"),
+    }
+    for name, form in forms.items():
+        scheduler = cls()
+        scheduler.set_timesteps(6)
+        for t, before, after in zip(scheduler.timesteps, expected, expected[1:]):
+            result = scheduler.step(np.tanh(before), t, form(before)).prev_sample
+            assert np.array_equal(result, after), name
+            assert result.flags.c_contiguous and result.dtype == np.float32
+
+
+def test_models_may_answer_with_broadcastable_shapes(cls, x):
+    a, b = cls(), cls()
+    a.set_timesteps(3)
+    b.set_timesteps(3)
+    e = x[:, :1]
+    t = a.timesteps[0]
+    assert np.array_equal(a.step(e, t, x).prev_sample, b.step(np.broadcast_to(e, x.shape), t, x).prev_sample)
+
+
+@pytest.mark.parametrize(
+    "model, sample, result",
+    [("f2", "f2", "f2"), ("f2", "f4", "f4"), ("f4", "f2", "f4"), ("f8", "f4", "f8"), ("f8", "f8", "f8")],
+)
+def test_mixed_types_are_promoted(cls, x, model, sample, result):
+    scheduler, exact = cls(), cls()
+    scheduler.set_timesteps(4)
+    exact.set_timesteps(4)
+    y, z = x.astype(sample), x.astype(sample).astype("f8")
+    for t in scheduler.timesteps[:3]:
+        e = np.tanh(y).astype(model)
+        y = scheduler.step(e, t, y).prev_sample
+        z = exact.step(e.astype("f8"), t, z).prev_sample
+        assert y.dtype == np.dtype(result)
+        unit = {"f2": 2.0**-10, "f4": 2.0**-23, "f8": 2.0**-52}[result]
+        assert np.allclose(y, z, rtol=0, atol=32 * unit * max(1, np.abs(z).max()))
+        z = y.astype("f8")
+
+
+def test_the_dpm_solvers_result_has_the_type_of_what_it_extrapolates(x):
+    scheduler = ds.DPMSolverMultistepScheduler(prediction_type="sample")
+    scheduler.set_timesteps(3)
+    assert scheduler.step(x.astype("f2"), scheduler.timesteps[0], x).prev_sample.dtype == np.float16
+
+
+def test_other_types_are_refused(cls, x):
+    scheduler = cls()
+    scheduler.set_timesteps(3)
+    with pytest.raises(ValueError, match="float16"):
+        scheduler.step(x.astype(int), scheduler.timesteps[0], x)
+
+
+def test_out_is_written_and_returned(cls, x):
+    expected = loop(cls(), x)
+    for out in (np.empty_like(x), np.empty((2, 3, 4, 8), np.float32)[..., ::2]):
+        scheduler = cls()
+        scheduler.set_timesteps(6)
+        for t, before, after in zip(scheduler.timesteps, expected, expected[1:]):
+            assert scheduler.step(np.tanh(before), t, before, out=out).prev_sample is out
+            assert np.array_equal(out, after)
+
+
+def test_a_run_in_place_gives_the_same(cls, x):
+    expected = loop(cls(), x)
+    scheduler, y = cls(), x.copy()
+    scheduler.set_timesteps(6)
+    for t, after in zip(scheduler.timesteps, expected[1:]):
+        scheduler.step(np.tanh(y), t, y, out=y)
+        assert np.array_equal(y, after)
+
+
+def test_out_of_another_form_is_refused(cls, x):
+    scheduler = cls()
+    scheduler.set_timesteps(3)
+    for out in (np.empty(5, np.float32), np.empty(x.shape, np.float64), np.broadcast_to(np.float32(0), x.shape)):
+        with pytest.raises(ValueError, match="out"):
+            scheduler.step(x, scheduler.timesteps[0], x, out=out)
+
+
+def test_empty_and_plain_tensors_work(cls):
+    for shape in ((0,), (2, 0, 4), (5,), ()):
+        sample = loop(cls(), np.ones(shape, np.float32), 3)[-1]
+        assert sample.shape == shape and np.isfinite(sample).all()
+
+
+@pytest.mark.parametrize("kind", MULTISTEP)
+def test_runs_keep_their_order(kind, x):
+    scheduler = kind()
+    with pytest.raises(ds.TimestepError):
+        scheduler.step(x, 999, x)
+    scheduler.set_timesteps(4)
+    with pytest.raises(ds.TimestepError):
+        scheduler.step(x, 7, x)
+    assert scheduler.step_index is None
+    first, second, third, last = scheduler.timesteps
+    scheduler.step(x, second, x)
+    assert scheduler.step_index == 2
+    with pytest.raises(ds.TimestepError):
+        scheduler.step(x, last, x)
+    scheduler.step(x, third, x)
+    scheduler.step(x, float(last), x)
+    with pytest.raises(IndexError):
+        scheduler.step(x, last, x)
+
+
+@pytest.mark.parametrize("kind", MULTISTEP)
+def test_a_failed_step_changes_nothing(kind, x):
+    expected = loop(kind(), x, 4)
+    scheduler = kind()
+    scheduler.set_timesteps(4)
+    for t, before, after in zip(scheduler.timesteps, expected, expected[1:]):
+        with pytest.raises(ValueError):
+            scheduler.step(np.ones((2, 3, 5, 5), np.float32), t, before)
+        assert np.array_equal(scheduler.step(np.tanh(before), t, before).prev_sample, after)
+
+
+def test_a_begin_index_is_where_a_run_begins(x):
+    scheduler = ds.DEISMultistepScheduler()
+    with pytest.raises(ValueError):
+        scheduler.set_begin_index(0)
+    scheduler.set_timesteps(5)
+    scheduler.set_begin_index(2)
+    assert scheduler.begin_index == 2
+    scheduler.step(x, scheduler.timesteps[2], x)
+    assert scheduler.step_index == 3
+    with pytest.raises(ValueError):
+        scheduler.set_begin_index(5)
+
+
+def test_repeated_timesteps_skip_no_noise_level(x):
+    scheduler = ds.DEISMultistepScheduler(beta_schedule="squaredcos_cap_v2", use_karras_sigmas=True)
+    samples = loop(scheduler, x, 20)
+    assert len(set(scheduler.timesteps.tolist())) < 20
+    assert scheduler.step_index == 20 and np.isfinite(samples[-1]).all()
+
+
+@pytest.mark.parametrize("kind", DDIM)
+def test_ddim_steps_anywhere_in_the_training(kind, x):
+    scheduler = kind()
+    with pytest.raises(ds.SchedulerError):
+        scheduler.step(x, 500, x)
+    scheduler.set_timesteps(10)
+    scheduler.step(x, 517, x)
+    for timestep in (-1, 1000, 3.5):
+        with pytest.raises(ValueError):
+            scheduler.step(x, timestep, x)
+
+
+def test_learned_variances_are_passed_over(x):
+    plain, learned = ds.DPMSolverMultistepScheduler(), ds.DPMSolverMultistepScheduler(variance_type="learned_range")
+    for scheduler in (plain, learned):
+        scheduler.set_timesteps(4)
+    y = x
+    for t in plain.timesteps:
+        e = np.tanh(y)
+        both = np.concatenate([e, np.full_like(e, 7)], axis=1)
+        expected = plain.step(e, t, y).prev_sample
+        assert np.array_equal(learned.step(both, t, y).prev_sample, expected)
+        y = expected
+
+
+# ---- Noise
+
+
+def test_generators_draw_what_a_stochastic_step_needs(x):
+    make = lambda: ds.DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++")  # noqa: E731
+    a = loop(make(), x, generator=np.random.default_rng(5))[-1]
+    b = loop(make(), x, generator=np.random.default_rng(5))[-1]
+    c = loop(make(), x, generator=np.random.default_rng(6))[-1]
+    assert np.array_equal(a, b) and not np.array_equal(a, c)
+    noise = np.random.default_rng(5).standard_normal(x.shape, np.float32)
+    one, two = make(), make()
+    one.set_timesteps(3)
+    two.set_timesteps(3)
+    t = one.timesteps[0]
+    drawn = one.step(x, t, x, generator=np.random.default_rng(5)).prev_sample
+    assert np.array_equal(drawn, two.step(x, t, x, variance_noise=noise).prev_sample)
+
+
+def test_a_list_of_generators_draws_for_each_item(x):
+    scheduler = ds.DDIMScheduler()
+    scheduler.set_timesteps(4)
+    t = scheduler.timesteps[1]
+    result = scheduler.step(x, t, x, eta=1.0, generator=[ds.NoiseSource.torch_cpu(1), ds.NoiseSource.torch_cpu(2)]).prev_sample
+    for item, seed in enumerate((1, 2)):
+        alone = scheduler.step(x[item : item + 1], t, x[item : item + 1], eta=1.0, generator=ds.NoiseSource.torch_cpu(seed))
+        assert np.array_equal(result[item : item + 1], alone.prev_sample)
+    with pytest.raises(ValueError):
+        scheduler.step(x, t, x, eta=1.0, generator=[ds.NoiseSource.torch_cpu(seed) for seed in range(3)])
+    with pytest.raises(ValueError):
+        scheduler.step(x, t, x, eta=1.0, generator=ds.NoiseSource.torch_cpu(1), variance_noise=x)
+
+
+def test_noise_sources_agree_with_numpys_and_can_be_copied():
+    import copy
+    import pickle
+
+    source = ds.NoiseSource.numpy(7)
+    assert np.array_equal(source.standard_normal((3, 4), np.float64), np.random.RandomState(7).standard_normal((3, 4)))
+    others = [source.copy(), copy.deepcopy(source), pickle.loads(pickle.dumps(source))]
+    expected = source.standard_normal(5)
+    for other in others:
+        assert np.array_equal(other.standard_normal(5), expected)
+
+
+def test_the_inverse_has_no_use_for_noise(x):
+    a = loop(ds.DPMSolverMultistepInverseScheduler(algorithm_type="sde-dpmsolver++"), x)[-1]
+    b = loop(ds.DPMSolverMultistepInverseScheduler(algorithm_type="dpmsolver++"), x)[-1]
+    assert np.array_equal(a, b)
+
+
+# ---- The parts of a step
+
+
+@pytest.mark.parametrize("kind", MULTISTEP)
+def test_the_parts_make_the_step(kind, x):
+    solver = "deis" if kind is ds.DEISMultistepScheduler else "dpm_solver"
+    names = (f"{solver}_first_order_update", f"multistep_{solver}_second_order_update", f"multistep_{solver}_third_order_update")
+    scheduler = kind(solver_order=3, lower_order_final=False, prediction_type="v_prediction")
+    scheduler.set_timesteps(16)
+    y, outputs = x.astype(np.float64), []
+    for index, t in enumerate(scheduler.timesteps[:6]):
+        e = np.tanh(y)
+        outputs.append(scheduler.convert_model_output(e, sample=y))
+        order = min(index + 1, 3)
+        parts = getattr(scheduler, names[order - 1])(outputs[-1] if order == 1 else outputs, sample=y)
+        y = scheduler.step(e, t, y).prev_sample
+        assert np.allclose(parts, y, rtol=1e-11, atol=1e-11), index
+
+
+# ---- Beside the steps
+
+
+def test_adding_noise(x, rng):
+    z = rng.standard_normal(x.shape).astype(np.float32)
+    scheduler = ds.DEISMultistepScheduler()
+    alpha = scheduler.alphas_cumprod.astype(float)
+    expected = lambda t: np.sqrt(alpha[t]) * x + np.sqrt(1 - alpha[t]) * z  # noqa: E731
+    assert np.allclose(scheduler.add_noise(x, z, [300]), expected(300), atol=1e-6)
+    scheduler.set_timesteps(10)
+    t = int(scheduler.timesteps[4])
+    assert np.allclose(scheduler.add_noise(x, z, t), expected(t), atol=1e-6)
+    mixed = scheduler.add_noise(x, z, scheduler.timesteps[[4, 7]])
+    assert np.allclose(mixed[1], expected(int(scheduler.timesteps[7]))[1], atol=1e-6)
+    with pytest.raises(ValueError):
+        scheduler.add_noise(x, z, [t + 1])
+    ddim = ds.DDIMScheduler()
+    assert np.allclose(ddim.add_noise(x, z, [300, 300]), expected(300), atol=1e-6)
+    velocity = np.sqrt(alpha[300]) * z - np.sqrt(1 - alpha[300]) * x
+    assert np.allclose(ddim.get_velocity(x, z, [300]), velocity, atol=1e-6)
+    out = np.empty_like(x)
+    assert ddim.add_noise(x, z, [300], out=out) is out
+
+
+def test_adding_noise_in_float16_keeps_the_noise():
+    scheduler = ds.DEISMultistepScheduler(beta_schedule="squaredcos_cap_v2")
+    scheduler.set_timesteps(10)
+    x, z = np.zeros((1, 3, 2, 2), np.float16), np.ones((1, 3, 2, 2), np.float16)
+    noisy = scheduler.add_noise(x, z, scheduler.timesteps[:1])
+    assert noisy.dtype == np.float16 and np.all(noisy == 1)
+
+
+def test_inputs_are_not_scaled(cls, x):
+    assert cls().scale_model_input(x, 500) is x
+
+
+def test_rescaled_guidance_keeps_the_contrast(x, rng):
+    guided = (5 * rng.standard_normal(x.shape)).astype(np.float32)
+    result = ds.rescale_noise_cfg(guided, x, 1.0)
+    assert np.allclose(result.std(axis=(1, 2, 3)), x.std(axis=(1, 2, 3)), rtol=1e-5)
+    assert np.array_equal(ds.rescale_noise_cfg(guided, x, 0.0), guided)
+
+
+# ---- Memory and threads
+
+
+def test_recycled_memory_is_never_somebodys():
+    size = (1, 4, 512, 512)
+    assert np.prod(size) * 4 >= _memory.SMALLEST
+    scheduler = ds.DDIMScheduler(clip_sample=False)
+    x = np.random.default_rng(1).standard_normal(size).astype(np.float32)
+    kept, copies, views = [], [], []
+    for sample in loop_outputs(scheduler, x, 12):
+        kept.append(sample)
+        copies.append(sample.copy())
+        views.append(sample[0, 1:, ::7])
+    for held, copied, view in zip(kept, copies, views):
+        assert np.array_equal(held, copied)
+        assert np.array_equal(view, copied[0, 1:, ::7])
+    # Views alone hold the memory too.
+    del kept, held, sample
+    gc.collect()
+    for _ in loop_outputs(scheduler, x, 6):
+        pass
+    for copied, view in zip(copies, views):
+        assert np.array_equal(view, copied[0, 1:, ::7])
+
+
+def loop_outputs(scheduler, x, steps):
+    scheduler.set_timesteps(steps)
+    for t in scheduler.timesteps:
+        x = scheduler.step(x * np.float32(0.5), t, x, return_dict=False)[0]
+        yield x
+
+
+def test_memory_is_recycled_once_nobody_holds_it():
+    addresses = set()
+    scheduler = ds.DEISMultistepScheduler()
+    x = np.ones((1, 4, 512, 512), np.float32)
+    scheduler.set_timesteps(30)
+    for t in scheduler.timesteps:
+        x = scheduler.step(x, t, x, return_dict=False)[0]
+        addresses.add(x.ctypes.data)
+    assert len(addresses) <= 3
+
+
+def test_schedulers_run_on_threads_of_their_own(cls, x):
+    expected = loop(cls(), x, 30)[-1]
+    results = [None] * 4
+
+    def work(slot):
+        results[slot] = loop(cls(), x, 30)[-1]
+
+    threads = [threading.Thread(target=work, args=(slot,)) for slot in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(np.array_equal(result, expected) for result in results)
+
+
+def test_results_do_not_depend_on_threads(cls):
+    x = np.random.default_rng(3).standard_normal((2, 4, 128, 128)).astype(np.float32)
+    scheduler = cls()
+    scheduler.max_threads = 1
+    assert np.array_equal(loop(scheduler, x, 3)[-1], loop(cls(), x, 3)[-1])
