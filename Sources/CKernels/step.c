@@ -10,7 +10,7 @@
  * cache's share of a core, and lose below.
  */
 static _Atomic size_t parallel_elements = 32768;
-static _Atomic size_t streaming_bytes = (size_t)48 << 20;
+static _Atomic size_t streaming_bytes = (size_t)32 << 20;
 
 dsk_limits dsk_get_limits(void) {
     return (dsk_limits){atomic_load_explicit(&parallel_elements, memory_order_relaxed),

@@ -13,7 +13,7 @@
 /// }
 /// ```
 ///
-/// Tensors are contiguous arrays of `Float` or `Double`; their shape matters only in that the batch items come one after the
+/// Tensors are contiguous arrays of a `TensorElement`; their shape matters only in that the batch items come one after the
 /// other. A scheduler is a value: requests that run at the same time each step a copy of their own.
 public protocol Scheduler: Sendable {
     associatedtype Configuration: SchedulerConfiguration

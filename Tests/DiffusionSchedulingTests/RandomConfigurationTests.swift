@@ -29,7 +29,6 @@ import Testing
             c.rescaleBetasZeroSNR = .random(using: &generator)
             let hasLogarithms = c.betaStart > 0 && c.trainedBetas == nil
             c.useLuLambdas = Int.random(in: 0..<6, using: &generator) == 0 && !c.useFlowSigmas && hasLogarithms
-            if c.algorithmType == .sdeDPMSolver { c.solverOrder = min(c.solverOrder, 2) }
             try run(DPMSolverMultistepScheduler.self, c, &generator)
         }
     }

@@ -119,12 +119,7 @@ public struct DPMSolverMultistepConfiguration: DPMSolverConfiguration, DynamicSh
         ]
     }
 
-    public func validate() throws(SchedulerError) {
-        try validateDPMSolver()
-        if algorithmType == .sdeDPMSolver {
-            try require("solver_order", solverOrder, "1 or 2 for sde-dpmsolver, which has no third order", solverOrder < 3)
-        }
-    }
+    public func validate() throws(SchedulerError) { try validateDPMSolver() }
 }
 
 /// The parameters of `DPMSolverMultistepInverseScheduler`, with diffusers' defaults.

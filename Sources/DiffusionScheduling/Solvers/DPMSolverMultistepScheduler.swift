@@ -37,7 +37,10 @@ public struct DPMSolverMultistepScheduler: MultistepScheduler {
             algorithmType: configuration.algorithmType, solverType: configuration.solverType,
             predictionType: configuration.predictionType)
     }
-    public var solverOrder: Int { configuration.solverOrder }
+    /// The configuration's order; at most 2 for `sdeDPMSolver`, which has no third (diffusers fails at the first such step).
+    public var solverOrder: Int {
+        configuration.algorithmType == .sdeDPMSolver ? min(configuration.solverOrder, 2) : configuration.solverOrder
+    }
     public var clamp: PredictionClamp { configuration.clamp }
     public var modelLearnsVariance: Bool { configuration.learnsVariance }
 

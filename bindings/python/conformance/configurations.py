@@ -40,6 +40,8 @@ LU_SIGMA = 2.0**-21 + SIGMA
 ROUNDOFF = 2.0**-24
 LOOP = 1e-9
 """Relative to max(1, |x|), for loops in float64 against exact ones: 1,000 steps of relative coefficient errors of 1e-13."""
+CANCELLATION = 1e-3
+"""Relative to max(1, |x|), for diffusers' own DEIS of order 3 in float64, which differences antiderivatives."""
 LONGEST = 60
 """Of longer runs the first so many steps are taken."""
 
@@ -196,6 +198,10 @@ def draw(key: str, seed: int, index: int) -> tuple[Any, ...]:
     redraws = 0
     while True:
         config, hidden, n, extra = drawing(rng)
+        if config.get("algorithm_type") == "sde-dpmsolver" and config["solver_order"] == 3:
+            # The original raises at the third step, ours at construction.
+            redraws += 1
+            continue
         try:
             reference = generate.build(getattr(diffusers, name), config, hidden)
             timesteps = generate.configure(reference, n, extra["mu"])
@@ -446,6 +452,8 @@ def compare_loops(
     reference = reference_loop(name, config, hidden, n, extra, ours, torch.float64, outcome.limit)
     theirs = generate.deviation(end, reference)
     allowed = generate.allowed_deviation(name, generate.build(getattr(diffusers, name), config, hidden))
+    if "DEIS" in name and full["solver_order"] == 3:
+        allowed = max(allowed, CANCELLATION)
     if not theirs <= allowed:
         outcome.faults.append(f"diffusers' float64 loop ends {theirs:.2e} from the exact one: the exact recurrence is another")
     single = reference_loop(name, config, hidden, n, extra, ours, torch.float32, outcome.limit)
