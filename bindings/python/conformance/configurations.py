@@ -198,10 +198,6 @@ def draw(key: str, seed: int, index: int) -> tuple[Any, ...]:
     redraws = 0
     while True:
         config, hidden, n, extra = drawing(rng)
-        if config.get("algorithm_type") == "sde-dpmsolver" and config["solver_order"] == 3:
-            # The original raises at the third step, ours at construction.
-            redraws += 1
-            continue
         try:
             reference = generate.build(getattr(diffusers, name), config, hidden)
             timesteps = generate.configure(reference, n, extra["mu"])
