@@ -63,25 +63,31 @@ typedef struct dsk_program {
     dsk_kernel_kind kind;
 } dsk_program;
 
-/* What one pass of the radix selection adds to (see threshold.c). */
-enum { DSK_DIGIT_BITS = 11, DSK_BIN_COUNT = 1 << DSK_DIGIT_BITS };
-
-typedef struct dsk_histogram {
-    size_t bins[DSK_BIN_COUNT]; /* of the keys that begin with the prefix, by their next digit */
-    uint64_t least_above;       /* the least key that begins with more than the prefix; UINT64_MAX if there is none */
+/* What a pass of a selection counts among the keys of |p| (see threshold.c). */
+typedef struct dsk_sieve {
+    int64_t low, high;    /* the fences, -1 <= low <= high */
+    size_t n_below_low;   /* key < low */
+    size_t n_to_low;      /* key <= low */
+    size_t n_below_high;  /* key < high */
+    size_t n_to_high;     /* key <= high */
     bool has_nan;
-} dsk_histogram;
+} dsk_sieve;
 
-typedef struct dsk_digit {
-    unsigned shift;      /* the digit is (key >> shift) & (DSK_BIN_COUNT - 1) */
-    unsigned prefix_shift; /* the prefix is key >> prefix_shift; 64: the empty one */
-    uint64_t prefix;
-} dsk_digit;
+/* No kernel works on more elements at a time. */
+enum { DSK_MOST_TILE_ELEMENTS = 64 };
 
-/* The inner loops for one kind and one instruction set. Elements [begin, end) of the item. */
+/*
+ * The inner loops for one kind and one instruction set.
+ *
+ * step  writes the elements [begin, end) of an item's outputs
+ * sift  adds to the counts for the elements [begin, end), at most 2^20 of them, and stores the keys between the fences; returns
+ *       how many these are. `between` needs room for end - begin + DSK_MOST_TILE_ELEMENTS keys.
+ * pick  stores the keys of |p| at n positions
+ */
 typedef struct dsk_kernels {
     void (*step)(const dsk_program *program, size_t begin, size_t end);
-    void (*count)(const dsk_program *program, size_t begin, size_t end, dsk_digit digit, dsk_histogram *histogram);
+    size_t (*sift)(const dsk_program *program, size_t begin, size_t end, dsk_sieve *sieve, uint64_t *between);
+    void (*pick)(const dsk_program *program, const size_t *positions, size_t n, uint64_t *keys);
 } dsk_kernels;
 
 /* The instruction set in force: the best that the processor and dsk_limit_isa allow. */

@@ -28,9 +28,6 @@ static inline void dsk_fence_streaming(void) {
 #endif
 }
 
-#define DSK_JOIN_(a, b, c) a##_##b##_##c
-#define DSK_JOIN(a, b, c) DSK_JOIN_(a, b, c)
-
 /*
  * A coefficient rounded to 29 bits, to nearest and even: its product with a float32 of 24 bits is exact in a double of 53, and so
  * are those with the narrower types.
@@ -73,7 +70,12 @@ static inline float dsk_float_coefficient(double coefficient) { return (float)co
 #define DSK_TILE_NAME double_tile
 #define DSK_SUM double
 #define DSK_REAL float
-#define DSK_KEY uint32_t
+#define DSK_KEY int32_t
+/*
+ * The quotient of two float32 numbers is no nearer than 2^-49 of itself to the middle between two others, and the product in
+ * float64 is off by less than 2^-52: it rounds to the same float32, and a division takes longer.
+ */
+#define DSK_QUOTIENT(p, s, reciprocal) ((p) * (reciprocal))
 #define DSK_COEFFICIENT dsk_short_coefficient
 
 #define DSK_KIND_NAME float32
@@ -90,6 +92,7 @@ static inline float dsk_float_coefficient(double coefficient) { return (float)co
 
 #undef DSK_REAL
 #undef DSK_KEY
+#undef DSK_QUOTIENT
 #undef DSK_COEFFICIENT
 
 /* Other products aren't exact: fusing would give other bits where the processor has it. */
@@ -101,7 +104,8 @@ static inline float dsk_float_coefficient(double coefficient) { return (float)co
 #endif
 
 #define DSK_REAL double
-#define DSK_KEY uint64_t
+#define DSK_KEY int64_t
+#define DSK_QUOTIENT(p, s, reciprocal) ((p) / (s))
 #define DSK_COEFFICIENT dsk_whole_coefficient
 
 #define DSK_KIND_NAME float64
@@ -120,12 +124,14 @@ static inline float dsk_float_coefficient(double coefficient) { return (float)co
 #undef DSK_SUM
 #undef DSK_REAL
 #undef DSK_KEY
+#undef DSK_QUOTIENT
 #undef DSK_COEFFICIENT
 
 #define DSK_TILE_NAME float_tile
 #define DSK_SUM float
 #define DSK_REAL float
-#define DSK_KEY uint32_t
+#define DSK_KEY int32_t
+#define DSK_QUOTIENT(p, s, reciprocal) ((p) / (s))
 #define DSK_COEFFICIENT dsk_float_coefficient
 
 #define DSK_KIND_NAME float16
@@ -150,9 +156,10 @@ static inline float dsk_float_coefficient(double coefficient) { return (float)co
 #undef DSK_SUM
 #undef DSK_REAL
 #undef DSK_KEY
+#undef DSK_QUOTIENT
 #undef DSK_COEFFICIENT
 
-#define DSK_VARIANT(kind, isa) {step_##kind##_##isa, count_##kind##_##isa}
+#define DSK_VARIANT(kind, isa) {step_##kind##_##isa, sift_##kind##_##isa, pick_##kind##_##isa}
 #define DSK_VARIANTS(isa)                             \
     {                                                 \
         [DSK_FLOAT32] = DSK_VARIANT(float32, isa),    \

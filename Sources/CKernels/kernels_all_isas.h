@@ -1,5 +1,10 @@
 /* One template (DSK_TEMPLATE) for every instruction set of this processor. */
 
+#ifndef DSK_JOIN
+#define DSK_JOIN_(a, b, c) a##_##b##_##c
+#define DSK_JOIN(a, b, c) DSK_JOIN_(a, b, c)
+#endif
+
 #define DSK_VECTOR_BYTES 16
 #define DSK_HAS_F16C 0
 #define DSK_TARGET

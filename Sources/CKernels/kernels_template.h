@@ -3,7 +3,8 @@
  *
  *   DSK_SUM           the type that sums are made in
  *   DSK_REAL          the type of p
- *   DSK_KEY           an unsigned integer of the same size
+ *   DSK_KEY           a signed integer of the same size
+ *   DSK_QUOTIENT      p / s in DSK_REAL, rounded once, of p, s and 1 / s
  *   DSK_TYPE(stored)  the element type of a tensor: the kind's own, or what the program says it is
  *   DSK_COEFFICIENT   the function that rounds a coefficient for this kind (see kernels.c)
  *   DSK_VECTOR_BYTES  the size of a vector
@@ -19,9 +20,12 @@
 
 typedef DSK_REAL DSK_NAME(reals) __attribute__((vector_size(DSK_VECTOR_BYTES / sizeof(DSK_SUM) * sizeof(DSK_REAL)), may_alias));
 
+typedef DSK_KEY DSK_NAME(keys) __attribute__((vector_size(DSK_VECTOR_BYTES / sizeof(DSK_SUM) * sizeof(DSK_REAL))));
+
 #define VECTOR DSK_TILE(vector)
 #define MASK DSK_TILE(mask)
 #define REALS DSK_NAME(reals)
+#define KEYS DSK_NAME(keys)
 #define ROUND(vector) __builtin_convertvector(__builtin_convertvector(vector, REALS), VECTOR)
 #define TILE (DSK_TILE_VECTORS * (DSK_VECTOR_BYTES / sizeof(DSK_SUM)))
 #define INLINE static inline __attribute__((always_inline)) DSK_TARGET
@@ -31,7 +35,7 @@ typedef struct DSK_NAME(scalars) {
     DSK_SUM prediction[DSK_PREDICTION_INPUT_COUNT];
     DSK_SUM outputs[DSK_OUTPUT_COUNT][DSK_INPUT_COUNT];
     DSK_SUM output_prediction[DSK_OUTPUT_COUNT];
-    DSK_SUM range;
+    DSK_SUM range, reciprocal; /* r or s, and 1 / s */
     bool copies[DSK_OUTPUT_COUNT]; /* the output is one of the inputs: nothing to compute */
 } DSK_NAME(scalars);
 
@@ -46,6 +50,7 @@ INLINE void DSK_NAME(round_scalars)(const dsk_program *program, DSK_NAME(scalars
                              DSK_TYPE(terms->types[0]) == DSK_TYPE(program->destination_types[k]);
     }
     scalars->range = (DSK_SUM)(DSK_REAL)program->clamp_range;
+    scalars->reciprocal = 1 / scalars->range;
 }
 
 /* One element, the plain way. */
@@ -67,7 +72,7 @@ INLINE DSK_SUM DSK_NAME(predict_element)(const dsk_program *program, const DSK_N
     if (program->clamp != DSK_CLAMP_NONE) {
         p = p < -scalars->range ? -scalars->range : p;
         p = p > scalars->range ? scalars->range : p;
-        if (program->clamp == DSK_CLAMP_THRESHOLD) p = (DSK_SUM)(DSK_REAL)(p / scalars->range);
+        if (program->clamp == DSK_CLAMP_THRESHOLD) p = (DSK_SUM)(DSK_REAL)DSK_QUOTIENT(p, scalars->range, scalars->reciprocal);
     }
     return p;
 }
@@ -137,7 +142,7 @@ INLINE void DSK_NAME(predict_tile)(const dsk_program *program, const DSK_NAME(sc
         DSK_NAME(select)((MASK)(p[u] > high), high, &p[u]);
     }
     if (program->clamp == DSK_CLAMP_THRESHOLD)
-        for (int u = 0; u < DSK_TILE_VECTORS; u++) p[u] = ROUND(p[u] / high);
+        for (int u = 0; u < DSK_TILE_VECTORS; u++) p[u] = ROUND(DSK_QUOTIENT(p[u], high, scalars->reciprocal));
 }
 
 /* Elements [begin, end) for a number of outputs, and a use of p, that are known when this is compiled. */
@@ -193,51 +198,100 @@ DSK_TARGET static void DSK_NAME(step)(const dsk_program *program, size_t begin, 
     }
 }
 
-/*
- * Counts the keys of |p|. The bits of a non-negative IEEE number, read as an integer, are ordered as the numbers are, so
- * |p| is its own sort key; keys above infinity's are NaNs.
- */
-DSK_TARGET static void DSK_NAME(count)(const dsk_program *program, size_t begin, size_t end, dsk_digit digit,
-                                       dsk_histogram *histogram) {
-    const DSK_KEY magnitude = (DSK_KEY)-1 >> 1;
-    const DSK_REAL infinity_value = (DSK_REAL)__builtin_inf();
-    DSK_KEY infinity;
-    memcpy(&infinity, &infinity_value, sizeof infinity);
-    DSK_NAME(scalars) scalars;
-    DSK_NAME(round_scalars)(program, &scalars);
+/* The key of |p|: see threshold.c. */
 
-    for (size_t i = begin; i < end;) {
-        DSK_REAL values[TILE] = {0};
-        size_t n = end - i;
-        if (n >= TILE) {
-            VECTOR p[DSK_TILE_VECTORS] = {{0}};
-            DSK_NAME(predict_tile)(program, &scalars, i, p);
-            for (unsigned u = 0; u < DSK_TILE_VECTORS; u++) {
-                REALS reals = __builtin_convertvector(p[u], REALS);
-                memcpy(&values[u * (TILE / DSK_TILE_VECTORS)], &reals, sizeof reals);
-            }
-            n = TILE;
-        } else {
-            for (size_t j = 0; j < n; j++) values[j] = (DSK_REAL)DSK_NAME(predict_element)(program, &scalars, i + j);
-        }
-        DSK_KEY keys[TILE];
-        memcpy(keys, values, sizeof keys);
-        for (size_t j = 0; j < n; j++) {
-            DSK_KEY key = keys[j] & magnitude;
-            uint64_t prefix = digit.prefix_shift < 64 ? (uint64_t)key >> digit.prefix_shift : 0;
-            histogram->has_nan |= key > infinity;
-            if (prefix == digit.prefix)
-                histogram->bins[(key >> digit.shift) & (DSK_BIN_COUNT - 1)]++;
-            else if (prefix > digit.prefix && key < histogram->least_above)
-                histogram->least_above = key;
-        }
-        i += n;
-    }
+#define MAGNITUDE (sizeof(DSK_KEY) == 4 ? (DSK_KEY)INT32_MAX : (DSK_KEY)INT64_MAX) /* all bits but the sign */
+
+INLINE DSK_KEY DSK_NAME(element_key)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t i) {
+    DSK_REAL p = (DSK_REAL)DSK_NAME(predict_element)(program, scalars, i);
+    DSK_KEY key;
+    memcpy(&key, &p, sizeof key);
+    return key & MAGNITUDE;
 }
 
+/* Whether any lane of a mask is set. */
+INLINE bool DSK_NAME(any)(KEYS mask) {
+#if defined(__clang__)
+    return __builtin_reduce_or(mask) != 0;
+#else
+    for (size_t lane = 0; lane < sizeof mask / sizeof mask[0]; lane++)
+        if (mask[lane] != 0) return true;
+    return false;
+#endif
+}
+
+INLINE size_t DSK_NAME(sum)(KEYS counts) {
+    size_t sum = 0;
+    for (size_t lane = 0; lane < sizeof counts / sizeof counts[0]; lane++) sum += (size_t)counts[lane];
+    return sum;
+}
+
+DSK_TARGET static size_t DSK_NAME(sift)(const dsk_program *program, size_t begin, size_t end, dsk_sieve *sieve,
+                                        uint64_t *between) {
+    _Static_assert(TILE <= DSK_MOST_TILE_ELEMENTS, "a tile is too large");
+    DSK_NAME(scalars) scalars;
+    DSK_NAME(round_scalars)(program, &scalars);
+    const DSK_KEY low = (DSK_KEY)sieve->low, high = (DSK_KEY)sieve->high;
+    const DSK_KEY infinity = sizeof(DSK_KEY) == 4 ? 0xFF << 23 : (DSK_KEY)(0x7FFll << 52);
+    KEYS below_low = {0}, to_low = {0}, below_high = {0}, to_high = {0}, nan = {0};
+    size_t n_between = 0, i = begin;
+
+    for (; end - i >= TILE; i += TILE) {
+        VECTOR p[DSK_TILE_VECTORS] = {{0}};
+        KEYS keys[DSK_TILE_VECTORS], inside[DSK_TILE_VECTORS], found = {0};
+        DSK_NAME(combine_tile)(&program->prediction, scalars.prediction, 0, p, i, p);
+        for (int u = 0; u < DSK_TILE_VECTORS; u++) {
+            keys[u] = (KEYS)__builtin_convertvector(p[u], REALS) & MAGNITUDE;
+            /* A lane of a mask is 0 or -1. */
+            KEYS beyond_low = keys[u] > low, before_high = keys[u] < high;
+            below_low -= keys[u] < low;
+            to_low -= ~beyond_low;
+            below_high -= before_high;
+            to_high -= keys[u] <= high;
+            nan |= keys[u] > infinity;
+            inside[u] = beyond_low & before_high;
+            found |= inside[u];
+        }
+        if (!DSK_NAME(any)(found)) continue; /* as most tiles do */
+        for (int u = 0; u < DSK_TILE_VECTORS; u++) {
+            if (!DSK_NAME(any)(inside[u])) continue;
+            DSK_KEY lanes[sizeof(KEYS) / sizeof(DSK_KEY)];
+            memcpy(lanes, &keys[u], sizeof lanes);
+            for (size_t lane = 0; lane < sizeof lanes / sizeof *lanes; lane++) {
+                between[n_between] = (uint64_t)lanes[lane];
+                n_between += (lanes[lane] > low) & (lanes[lane] < high);
+            }
+        }
+    }
+    sieve->n_below_low += DSK_NAME(sum)(below_low);
+    sieve->n_to_low += DSK_NAME(sum)(to_low);
+    sieve->n_below_high += DSK_NAME(sum)(below_high);
+    sieve->n_to_high += DSK_NAME(sum)(to_high);
+    sieve->has_nan |= DSK_NAME(any)(nan);
+    for (; i < end; i++) {
+        DSK_KEY key = DSK_NAME(element_key)(program, &scalars, i);
+        sieve->n_below_low += key < low;
+        sieve->n_to_low += key <= low;
+        sieve->n_below_high += key < high;
+        sieve->n_to_high += key <= high;
+        sieve->has_nan |= key > infinity;
+        between[n_between] = (uint64_t)key;
+        n_between += (key > low) & (key < high);
+    }
+    return n_between;
+}
+
+DSK_TARGET static void DSK_NAME(pick)(const dsk_program *program, const size_t *positions, size_t n, uint64_t *keys) {
+    DSK_NAME(scalars) scalars;
+    DSK_NAME(round_scalars)(program, &scalars);
+    for (size_t i = 0; i < n; i++) keys[i] = (uint64_t)DSK_NAME(element_key)(program, &scalars, positions[i]);
+}
+
+#undef MAGNITUDE
 #undef VECTOR
 #undef MASK
 #undef REALS
+#undef KEYS
 #undef ROUND
 #undef TILE
 #undef INLINE

@@ -12,8 +12,24 @@ typedef struct part_sums {
     double a, b, aa, bb, ab; /* sums of deviations from the pivots, and of their products */
 } part_sums;
 
+#define DSK_TEMPLATE "moments_template.h"
+#define DSK_KIND_NAME moments
+#include "kernels_all_isas.h"
+
+typedef void (*part_summer)(dsk_element_type type, const void *a, const void *b, size_t begin, size_t end, double pivot_a,
+                            double pivot_b, part_sums *sums);
+
+static part_summer chosen_summer(void) {
+#if defined(__x86_64__)
+    return (part_summer[]){sum_moments_baseline, sum_moments_avx2, sum_moments_avx512}[dsk_chosen_isa()];
+#else
+    return sum_moments_baseline;
+#endif
+}
+
 typedef struct moments_work {
     dsk_element_type type;
+    part_summer sum;
     const void *a, *b;
     size_t n_elements, first_part;
     double pivot_a, pivot_b;
@@ -24,34 +40,14 @@ static void sum_part(void *context, size_t part) {
     const moments_work *work = context;
     size_t begin = (work->first_part + part) * PART_ELEMENTS;
     size_t end = work->n_elements - begin < PART_ELEMENTS ? work->n_elements : begin + PART_ELEMENTS;
-    /* Lanes are added up in their order at the end, so the compiler may keep them in a vector of any length. */
-    double a[LANES] = {0}, b[LANES] = {0}, aa[LANES] = {0}, bb[LANES] = {0}, ab[LANES] = {0};
-    for (size_t i = begin; i < end; i++) {
-        size_t lane = (i - begin) % LANES;
-        double da = dsk_element_value(work->type, work->a, i) - work->pivot_a;
-        double db = dsk_element_value(work->type, work->b, i) - work->pivot_b;
-        a[lane] += da;
-        b[lane] += db;
-        aa[lane] += da * da;
-        bb[lane] += db * db;
-        ab[lane] += da * db;
-    }
-    part_sums sums = {.n = end - begin};
-    for (unsigned lane = 0; lane < LANES; lane++) {
-        sums.a += a[lane];
-        sums.b += b[lane];
-        sums.aa += aa[lane];
-        sums.bb += bb[lane];
-        sums.ab += ab[lane];
-    }
-    work->parts[part] = sums;
+    work->sum(work->type, work->a, work->b, begin, end, work->pivot_a, work->pivot_b, &work->parts[part]);
 }
 
 static dsk_moments item_moments(dsk_element_type type, const void *a, const void *b, size_t n, unsigned max_threads) {
     if (n == 0) return (dsk_moments){NAN, NAN, NAN, NAN, NAN};
     part_sums parts[PART_COUNT];
     moments_work work = {
-        .type = type, .a = a, .b = b, .n_elements = n, .pivot_a = dsk_element_value(type, a, 0),
+        .type = type, .sum = chosen_summer(), .a = a, .b = b, .n_elements = n, .pivot_a = dsk_element_value(type, a, 0),
         .pivot_b = dsk_element_value(type, b, 0), .parts = parts};
     size_t n_parts = (n + PART_ELEMENTS - 1) / PART_ELEMENTS;
     double count = 0, mean_a = 0, mean_b = 0, aa = 0, bb = 0, ab = 0; /* of what has been combined so far */
@@ -74,18 +70,39 @@ static dsk_moments item_moments(dsk_element_type type, const void *a, const void
         .variance_b = bb > 0 || isnan(bb) ? bb / count : 0, .covariance = ab / count};
 }
 
-dsk_status dsk_find_moments(dsk_element_type type, const void *a, const void *b, size_t n_items, size_t n_elements_per_item,
-                            dsk_moments *moments, unsigned max_threads) {
+typedef struct items_work {
+    dsk_element_type type;
+    const void *const *a, *const *b;
+    size_t n_elements_per_item;
+    dsk_moments *moments;
+    unsigned max_threads;
+} items_work;
+
+static void find_one(void *context, size_t i) {
+    const items_work *work = context;
+    work->moments[i] = item_moments(work->type, work->a[i], work->b[i], work->n_elements_per_item, work->max_threads);
+}
+
+dsk_status dsk_find_moments(dsk_element_type type, const void *const *a, const void *const *b, size_t n_items,
+                            size_t n_elements_per_item, dsk_moments *moments, unsigned max_threads) {
     size_t element_size = dsk_element_size(type);
     if (element_size == 0) return DSK_UNKNOWN_TYPE;
     if (n_items == 0) return DSK_OK;
-    if (!moments || (n_elements_per_item > 0 && (!a || !b))) return DSK_NULL_POINTER;
-    if ((uintptr_t)a % element_size != 0 || (uintptr_t)b % element_size != 0) return DSK_MISALIGNED;
+    if (!a || !b || !moments) return DSK_NULL_POINTER;
     if (n_elements_per_item > SIZE_MAX / element_size / n_items) return DSK_TOO_LARGE;
-    if (n_elements_per_item < dsk_get_limits().parallel_elements) max_threads = 1;
-    for (size_t i = 0; i < n_items; i++) {
-        size_t offset = i * n_elements_per_item * element_size;
-        moments[i] = item_moments(type, (const char *)a + offset, (const char *)b + offset, n_elements_per_item, max_threads);
+    for (size_t i = 0; i < n_items && n_elements_per_item > 0; i++) {
+        if (!a[i] || !b[i]) return DSK_NULL_POINTER;
+        if ((uintptr_t)a[i] % element_size != 0 || (uintptr_t)b[i] % element_size != 0) return DSK_MISALIGNED;
+    }
+    if (n_items * n_elements_per_item < dsk_get_limits().parallel_elements) max_threads = 1;
+
+    /* Enough items keep every thread busy with one each; few large ones are shared out inside. */
+    items_work work = {type, a, b, n_elements_per_item, moments, 1};
+    if (n_items >= dsk_thread_count(max_threads)) {
+        dsk_parallel(n_items, max_threads, find_one, &work);
+    } else {
+        work.max_threads = max_threads;
+        for (size_t i = 0; i < n_items; i++) find_one(&work, i);
     }
     return DSK_OK;
 }

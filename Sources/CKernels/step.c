@@ -41,14 +41,33 @@ static bool reads_prediction(const dsk_row *row, void *const *outputs) {
     return false;
 }
 
-static bool prediction_reads_input(const dsk_item *item, unsigned input) {
-    return input < DSK_PREDICTION_INPUT_COUNT && item->row->prediction[input] != 0;
+/* Sets of inputs are sets of bits, made without a branch: a small step's time is what is spent here. */
+
+static unsigned nonzero(const double *coefficients, unsigned count) {
+    unsigned set = 0;
+    for (unsigned i = 0; i < count; i++) set |= (unsigned)(coefficients[i] != 0) << i;
+    return set;
 }
 
-static bool outputs_read_input(const dsk_item *item, unsigned input) {
+static unsigned read_by_prediction(const dsk_row *row) { return nonzero(row->prediction, DSK_PREDICTION_INPUT_COUNT); }
+
+static unsigned read_by_outputs(const dsk_item *item) {
+    unsigned set = 0;
     for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++)
-        if (item->outputs[k] && item->row->outputs[k][input] != 0) return true;
-    return false;
+        if (item->outputs[k]) set |= nonzero(item->row->outputs[k], DSK_INPUT_COUNT);
+    return set;
+}
+
+/* All that dsk_step reads of an item. */
+static unsigned read_by_step(const dsk_item *item) {
+    return read_by_outputs(item) | (reads_prediction(item->row, item->outputs) ? read_by_prediction(item->row) : 0);
+}
+
+/* Takes the first input out of a set that isn't empty. */
+static unsigned take_first(unsigned *set) {
+    unsigned first = (unsigned)__builtin_ctz(*set);
+    *set &= *set - 1;
+    return first;
 }
 
 /* More elements than any address space has room for, of whatever type. */
@@ -56,12 +75,19 @@ static const size_t most_elements = SIZE_MAX / sizeof(double);
 
 static bool is_type(dsk_element_type type) { return (unsigned)type <= DSK_BFLOAT16; }
 
-static dsk_status check_item(const dsk_item *item, bool for_thresholds) {
+/* Stores the bytes that a step of the item reads and writes. */
+static dsk_status check_item(const dsk_item *item, bool for_thresholds, size_t *traffic) {
     const dsk_row *row = item->row;
     size_t n = item->n_elements;
+    *traffic = 0;
     if (!row) return DSK_NULL_POINTER;
     if (n > most_elements) return DSK_TOO_LARGE;
-    if (!for_thresholds) {
+    if (for_thresholds) {
+        if (row->clamp != DSK_CLAMP_THRESHOLD) return DSK_OK;
+        if (!(row->threshold_ratio >= 0 && row->threshold_ratio <= 1) || !(row->threshold_maximum > 0)) return DSK_OUT_OF_RANGE;
+        if (n > 0 && !item->workspace) return DSK_NULL_POINTER;
+        if ((uintptr_t)item->workspace % _Alignof(double) != 0) return DSK_MISALIGNED;
+    } else {
         if (row->clamp != DSK_CLAMP_NONE && row->clamp != DSK_CLAMP_RANGE && row->clamp != DSK_CLAMP_THRESHOLD)
             return DSK_OUT_OF_RANGE;
         if (row->clamp == DSK_CLAMP_RANGE && !(row->clamp_range > 0)) return DSK_OUT_OF_RANGE;
@@ -70,21 +96,22 @@ static dsk_status check_item(const dsk_item *item, bool for_thresholds) {
     }
     if (n == 0) return DSK_OK;
 
+    size_t element_bytes = 0; /* of all tensors */
     size_t output_bytes[DSK_OUTPUT_COUNT] = {0};
     for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++) {
         if (!item->outputs[k]) continue;
         if (!is_type(item->output_types[k])) return DSK_UNKNOWN_TYPE;
+        element_bytes += dsk_size(item->output_types[k]);
         output_bytes[k] = n * dsk_size(item->output_types[k]);
     }
-    bool prediction = for_thresholds || reads_prediction(row, item->outputs);
-    for (unsigned input = 0; input < DSK_INPUT_COUNT; input++) {
+    for (unsigned read = for_thresholds ? read_by_prediction(row) : read_by_step(item); read;) {
+        unsigned input = take_first(&read);
         const void *tensor = item->inputs[input];
-        bool needed = (prediction && prediction_reads_input(item, input)) || (!for_thresholds && outputs_read_input(item, input));
-        if (!needed) continue;
         if (!tensor) return DSK_MISSING_INPUT;
         if (!is_type(item->input_types[input])) return DSK_UNKNOWN_TYPE;
         size_t size = dsk_size(item->input_types[input]);
-        if ((uintptr_t)tensor % size != 0) return DSK_MISALIGNED;
+        if ((uintptr_t)tensor & (size - 1)) return DSK_MISALIGNED;
+        element_bytes += size;
         if (for_thresholds) continue;
         for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++)
             if (partly_overlap(tensor, n * size, item->outputs[k], output_bytes[k])) return DSK_OVERLAP;
@@ -92,30 +119,38 @@ static dsk_status check_item(const dsk_item *item, bool for_thresholds) {
     if (for_thresholds) return DSK_OK;
     for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++) {
         if (!item->outputs[k]) continue;
-        if ((uintptr_t)item->outputs[k] % dsk_size(item->output_types[k]) != 0) return DSK_MISALIGNED;
+        if ((uintptr_t)item->outputs[k] & (dsk_size(item->output_types[k]) - 1)) return DSK_MISALIGNED;
         for (unsigned other = 0; other < k; other++)
             if (overlap(item->outputs[other], output_bytes[other], item->outputs[k], output_bytes[k])) return DSK_OVERLAP;
+    }
+    if (__builtin_mul_overflow(n, element_bytes, traffic)) *traffic = SIZE_MAX;
+    return DSK_OK;
+}
+
+static dsk_status check_items(const dsk_item *items, size_t n_items, bool for_thresholds, size_t *traffic) {
+    if (!items && n_items) return DSK_NULL_POINTER;
+    size_t total = 0;
+    *traffic = 0;
+    for (size_t i = 0; i < n_items; i++) {
+        size_t item_traffic;
+        dsk_status status = check_item(&items[i], for_thresholds, &item_traffic);
+        if (status != DSK_OK) return status;
+        if (items[i].n_elements > most_elements - total) return DSK_TOO_LARGE;
+        total += items[i].n_elements;
+        *traffic = *traffic > SIZE_MAX - item_traffic ? SIZE_MAX : *traffic + item_traffic;
     }
     return DSK_OK;
 }
 
 dsk_status dsk_check_items(const dsk_item *items, size_t n_items, bool for_thresholds) {
-    if (!items && n_items) return DSK_NULL_POINTER;
-    size_t total = 0;
-    for (size_t i = 0; i < n_items; i++) {
-        dsk_status status = check_item(&items[i], for_thresholds);
-        if (status != DSK_OK) return status;
-        if (items[i].n_elements > most_elements - total) return DSK_TOO_LARGE;
-        total += items[i].n_elements;
-    }
-    return DSK_OK;
+    size_t traffic;
+    return check_items(items, n_items, for_thresholds, &traffic);
 }
 
 static unsigned type_bit(dsk_element_type type) { return 1u << type; }
 
 /* Adds a term, and its tensor's type to `types`. */
 static void add_term(dsk_combination *terms, const dsk_item *item, unsigned input, double coefficient, unsigned *types) {
-    if (coefficient == 0) return;
     terms->tensors[terms->n_terms] = item->inputs[input];
     terms->types[terms->n_terms] = (uint8_t)item->input_types[input];
     terms->coefficients[terms->n_terms++] = coefficient;
@@ -136,9 +171,10 @@ static unsigned types_of_outputs(const dsk_item *item) {
     unsigned types = 0;
     for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++)
         if (item->outputs[k]) types |= type_bit(item->output_types[k]);
-    for (unsigned input = 0; input < DSK_INPUT_COUNT; input++)
-        if (item->inputs[input] && is_type(item->input_types[input]) && outputs_read_input(item, input))
-            types |= type_bit(item->input_types[input]);
+    for (unsigned read = read_by_outputs(item); read;) {
+        unsigned input = take_first(&read);
+        if (item->inputs[input] && is_type(item->input_types[input])) types |= type_bit(item->input_types[input]);
+    }
     return types;
 }
 
@@ -152,8 +188,10 @@ void dsk_prepare(dsk_program *program, const dsk_item *item, bool for_thresholds
     program->clamp = DSK_CLAMP_NONE;
     program->clamp_range = 0;
     if (program->uses_prediction)
-        for (unsigned input = 0; input < DSK_PREDICTION_INPUT_COUNT; input++)
+        for (unsigned read = read_by_prediction(row); read;) {
+            unsigned input = take_first(&read);
             add_term(&program->prediction, item, input, row->prediction[input], &types);
+        }
     if (for_thresholds) {
         const unsigned all = types | types_of_outputs(item);
         program->is_wide = all & type_bit(DSK_FLOAT64);
@@ -168,31 +206,21 @@ void dsk_prepare(dsk_program *program, const dsk_item *item, bool for_thresholds
         unsigned place = program->n_outputs++;
         dsk_combination *terms = &program->outputs[place];
         terms->n_terms = 0;
-        for (unsigned input = 0; input < DSK_INPUT_COUNT; input++)
+        for (unsigned read = nonzero(row->outputs[k], DSK_INPUT_COUNT); read;) {
+            unsigned input = take_first(&read);
             add_term(terms, item, input, row->outputs[k][input], &types);
+        }
         terms->prediction = row->outputs[k][DSK_PREDICTION];
         program->destinations[place] = item->outputs[k];
         program->destination_types[place] = (uint8_t)item->output_types[k];
         types |= type_bit(item->output_types[k]);
         program->streaming[place] = streaming;
         /* A line that was read is in the cache anyway. */
-        for (unsigned input = 0; input < DSK_INPUT_COUNT; input++)
+        for (unsigned input = 0; streaming && input < DSK_INPUT_COUNT; input++)
             if (item->inputs[input] == item->outputs[k]) program->streaming[place] = false;
     }
     program->is_wide = types & type_bit(DSK_FLOAT64);
     program->kind = kernel_kind(types, types);
-}
-
-/* The bytes an item reads and writes. */
-static size_t traffic(const dsk_item *item) {
-    bool prediction = reads_prediction(item->row, item->outputs);
-    size_t bytes = 0; /* of one element of each */
-    for (unsigned input = 0; input < DSK_INPUT_COUNT; input++)
-        if ((prediction && prediction_reads_input(item, input)) || outputs_read_input(item, input))
-            bytes += dsk_size(item->input_types[input]);
-    for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++)
-        if (item->outputs[k]) bytes += dsk_size(item->output_types[k]);
-    return bytes && item->n_elements > SIZE_MAX / bytes ? SIZE_MAX : item->n_elements * bytes;
 }
 
 typedef struct step_work {
@@ -230,17 +258,13 @@ static void step_chunk(void *context, size_t chunk) {
 }
 
 dsk_status dsk_step(const dsk_item *items, size_t n_items, unsigned max_threads) {
-    dsk_status status = dsk_check_items(items, n_items, false);
+    size_t bytes;
+    dsk_status status = check_items(items, n_items, false, &bytes);
     if (status != DSK_OK) return status;
 
     dsk_limits limits = dsk_get_limits();
     step_work work = {.items = items, .n_items = n_items, .n_chunks = 1};
-    size_t bytes = 0;
-    for (size_t i = 0; i < n_items; i++) {
-        work.total_elements += items[i].n_elements;
-        size_t item_bytes = traffic(&items[i]);
-        bytes = bytes > SIZE_MAX - item_bytes ? SIZE_MAX : bytes + item_bytes;
-    }
+    for (size_t i = 0; i < n_items; i++) work.total_elements += items[i].n_elements;
     work.streaming = bytes >= limits.streaming_bytes;
     if (work.total_elements >= limits.parallel_elements && max_threads != 1) {
         unsigned n_threads = dsk_thread_count(max_threads);
@@ -249,6 +273,19 @@ dsk_status dsk_step(const dsk_item *items, size_t n_items, unsigned max_threads)
     }
     dsk_parallel(work.n_chunks, max_threads, step_chunk, &work);
     return DSK_OK;
+}
+
+static void guide(double *coefficients, double conditional, double unconditional) {
+    double coefficient = coefficients[DSK_MODEL_OUTPUT];
+    coefficients[DSK_MODEL_OUTPUT] = conditional * coefficient;
+    coefficients[DSK_MODEL_OUTPUT_2] = unconditional * coefficient;
+}
+
+void dsk_guide_row(const dsk_row *row, double scale, double factor, dsk_row *guided) {
+    double conditional = factor * scale, unconditional = factor * (1 - scale);
+    if (guided != row) *guided = *row;
+    guide(guided->prediction, conditional, unconditional);
+    for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++) guide(guided->outputs[k], conditional, unconditional);
 }
 
 dsk_status dsk_add_noise(dsk_element_type type, const void *sample, const void *noise, const double *signal_rates,

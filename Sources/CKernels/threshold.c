@@ -1,10 +1,14 @@
 /*
- * Dynamic thresholds: the exact quantile of |p| by radix selection.
+ * Dynamic thresholds: the exact quantile of |p| by selection, in one pass over the tensors at the usual sizes.
  *
- * The keys (see kernels_template.h) are read digit by digit from the top: a pass counts the keys that agree with the k-th one
- * in the digits known so far by their next digit, and the counts say which digit the k-th key has. The last digit's counts
- * give v[k] exactly, and v[k+1] is v[k] again, or the next key counted, or the least key seen above the prefix.
- * Counts don't depend on who counted, so neither does the result.
+ * The bits of a non-negative IEEE number, read as an integer, are ordered as the numbers are: they are its key, and those above
+ * infinity's are NaNs. A sample of the keys says between which two, the fences, the k-th smallest very probably lies. One pass
+ * then counts what is below, at and above the fences, and copies what is between them, the candidates, of which there are few; the
+ * counts say whether the k-th one is a fence or which of the candidates it is. Where it is neither, because the sample wasn't
+ * typical or there are too many candidates, the counts still say where it is, and the next pass has closer fences. (Floyd and
+ * Rivest 1975, doi:10.1145/360680.360691, select from a sample likewise.)
+ *
+ * The answer is one of the keys, so it doesn't depend on the sample, nor on the order in which threads find the candidates.
  */
 
 #include "internal.h"
@@ -13,44 +17,31 @@
 #include <stdatomic.h>
 #include <string.h>
 
-/* Elements a chunk counts: long enough to pay for its own table of counts. */
-enum { COUNT_GRAIN = 65536 };
+enum {
+    CHUNK_ELEMENTS = 16384,   /* what a thread takes at a time: long enough to pay for adding its counts up */
+    BLOCK_ELEMENTS = 2048,    /* what is sifted at a time, with its candidates on the stack */
+    FEWEST_CANDIDATES = 512,  /* as many elements are selected from without a sample */
+    CANDIDATE_SHARE = 8,      /* room for the candidates: one of so many elements, if that is more */
+    SAMPLE_SHARE = 32,        /* the sample: one of so many elements, */
+    GREATEST_SAMPLE = 8192,   /* but no more than this */
+};
 
-typedef struct selection {
-    const dsk_program *program;
-    size_t n_elements;
-    const dsk_kernels *kernels;
-    dsk_digit digit;
-    _Atomic size_t bins[DSK_BIN_COUNT];
-    _Atomic uint64_t least_above;
-    _Atomic bool has_nan;
-} selection;
-
-static void count_chunk(void *context, size_t chunk) {
-    selection *work = context;
-    size_t begin = chunk * COUNT_GRAIN;
-    size_t end = work->n_elements - begin < COUNT_GRAIN ? work->n_elements : begin + COUNT_GRAIN;
-    dsk_histogram local;
-    memset(&local, 0, sizeof local);
-    local.least_above = UINT64_MAX;
-    work->kernels->count(work->program, begin, end, work->digit, &local);
-
-    for (unsigned bin = 0; bin < DSK_BIN_COUNT; bin++)
-        if (local.bins[bin]) atomic_fetch_add_explicit(&work->bins[bin], local.bins[bin], memory_order_relaxed);
-    if (local.has_nan) atomic_store_explicit(&work->has_nan, true, memory_order_relaxed);
-    uint64_t seen = atomic_load_explicit(&work->least_above, memory_order_relaxed);
-    while (local.least_above < seen &&
-           !atomic_compare_exchange_weak_explicit(&work->least_above, &seen, local.least_above, memory_order_relaxed,
-                                                  memory_order_relaxed)) {}
+static size_t candidate_capacity(size_t n) {
+    if (n <= FEWEST_CANDIDATES) return n;
+    return n / CANDIDATE_SHARE > FEWEST_CANDIDATES ? n / CANDIDATE_SHARE : FEWEST_CANDIDATES;
 }
 
-static void count_digit(selection *work, unsigned max_threads) {
-    for (unsigned bin = 0; bin < DSK_BIN_COUNT; bin++) atomic_store_explicit(&work->bins[bin], 0, memory_order_relaxed);
-    atomic_store_explicit(&work->least_above, UINT64_MAX, memory_order_relaxed);
-    dsk_parallel((work->n_elements + COUNT_GRAIN - 1) / COUNT_GRAIN, max_threads, count_chunk, work);
+static size_t sample_size(size_t n) {
+    if (n <= FEWEST_CANDIDATES) return 0;
+    return n / SAMPLE_SHARE < GREATEST_SAMPLE ? n / SAMPLE_SHARE : GREATEST_SAMPLE;
 }
 
-static double key_value(bool is_wide, uint64_t key) {
+size_t dsk_threshold_workspace_size(size_t n_elements) {
+    return (candidate_capacity(n_elements) + sample_size(n_elements)) * sizeof(uint64_t);
+}
+
+/* The number that has a key. */
+static double value_of(uint64_t key, bool is_wide) {
     if (is_wide) {
         double value;
         memcpy(&value, &key, sizeof value);
@@ -62,79 +53,226 @@ static double key_value(bool is_wide, uint64_t key) {
     return value;
 }
 
-static double find_threshold(const dsk_item *item, double ratio, double max_value, unsigned max_threads) {
+/*
+ * The k-th smallest, from 0, of n keys, which are put in another order. Radix selection: the eight highest bits in which any two
+ * of the keys differ tell most of them apart from the wanted one, then the next ones do.
+ */
+static uint64_t select_smallest(uint64_t *keys, size_t n, size_t k) {
+    for (;;) {
+        uint64_t least = UINT64_MAX, greatest = 0;
+        for (size_t i = 0; i < n; i++) {
+            least = keys[i] < least ? keys[i] : least;
+            greatest = keys[i] > greatest ? keys[i] : greatest;
+        }
+        if (least == greatest) return least;
+        int differing = 64 - __builtin_clzll(least ^ greatest);
+        int shift = differing > 8 ? differing - 8 : 0;
+        uint32_t bins[256] = {0};
+        for (size_t i = 0; i < n; i++) bins[keys[i] >> shift & 255]++;
+        unsigned bin = 0;
+        while (k >= bins[bin]) k -= bins[bin++];
+        size_t n_same = 0;
+        for (size_t i = 0; i < n; i++) {
+            uint64_t key = keys[i];
+            keys[i] = keys[n_same];
+            keys[n_same] = key;
+            n_same += (key >> shift & 255) == bin;
+        }
+        n = n_same;
+    }
+}
+
+typedef struct selection {
+    const dsk_program *program;
+    const dsk_kernels *kernels;
+    size_t n_elements;
+    unsigned max_threads;
+    int64_t infinity; /* its key */
+    uint64_t *candidates;
+    size_t capacity;
+    uint64_t *sample;
+    size_t n_sample;
+    bool has_sample;
+    atomic_bool has_nan;
+    /* Of the last pass: */
+    int64_t low, high; /* the fences */
+    atomic_size_t n_below_low, n_to_low, n_below_high, n_to_high;
+    atomic_size_t n_candidates; /* all between the fences, also where the room didn't suffice */
+} selection;
+
+static void sift_chunk(void *context, size_t chunk) {
+    selection *work = context;
+    size_t begin = chunk * CHUNK_ELEMENTS;
+    size_t end = work->n_elements - begin < CHUNK_ELEMENTS ? work->n_elements : begin + CHUNK_ELEMENTS;
+    uint64_t between[BLOCK_ELEMENTS + DSK_MOST_TILE_ELEMENTS];
+    dsk_sieve counts = {.low = work->low, .high = work->high};
+    for (size_t i = begin; i < end; i += BLOCK_ELEMENTS) {
+        size_t n = work->kernels->sift(work->program, i, end - i < BLOCK_ELEMENTS ? end : i + BLOCK_ELEMENTS, &counts, between);
+        if (n == 0) continue;
+        size_t place = atomic_fetch_add_explicit(&work->n_candidates, n, memory_order_relaxed);
+        if (place < work->capacity) {
+            size_t room = work->capacity - place;
+            memcpy(work->candidates + place, between, (n < room ? n : room) * sizeof *between);
+        }
+    }
+    atomic_fetch_add_explicit(&work->n_below_low, counts.n_below_low, memory_order_relaxed);
+    atomic_fetch_add_explicit(&work->n_to_low, counts.n_to_low, memory_order_relaxed);
+    atomic_fetch_add_explicit(&work->n_below_high, counts.n_below_high, memory_order_relaxed);
+    atomic_fetch_add_explicit(&work->n_to_high, counts.n_to_high, memory_order_relaxed);
+    if (counts.has_nan) atomic_store_explicit(&work->has_nan, true, memory_order_relaxed);
+}
+
+/* One pass. */
+static void sift(selection *work, int64_t low, int64_t high) {
+    work->low = low;
+    work->high = high;
+    work->n_below_low = work->n_to_low = work->n_below_high = work->n_to_high = work->n_candidates = 0;
+    dsk_parallel((work->n_elements + CHUNK_ELEMENTS - 1) / CHUNK_ELEMENTS, work->max_threads, sift_chunk, work);
+}
+
+enum { SAMPLE_PART = 256 };
+
+/* Elements of the sample: one of each of n_sample equal parts, at a place that no pattern in the tensor goes along with. */
+static void pick_chunk(void *context, size_t chunk) {
+    selection *work = context;
+    size_t begin = chunk * SAMPLE_PART, end = begin + SAMPLE_PART < work->n_sample ? begin + SAMPLE_PART : work->n_sample;
+    size_t positions[SAMPLE_PART] = {0}, part = work->n_elements / work->n_sample;
+    for (size_t i = begin; i < end; i++) {
+        /* splitmix64's mixing of a counter (Steele, Lea and Flood 2014, doi:10.1145/2660193.2660195). */
+        uint64_t mixed = (i + 1) * 0x9E3779B97F4A7C15u;
+        mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9u;
+        mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EBu;
+        positions[i - begin] = i * part + (size_t)((mixed ^ mixed >> 31) % part);
+    }
+    work->kernels->pick(work->program, positions, end - begin, work->sample + begin);
+    for (size_t i = begin; i < end; i++)
+        if ((int64_t)work->sample[i] > work->infinity) atomic_store_explicit(&work->has_nan, true, memory_order_relaxed);
+}
+
+static void take_sample(selection *work) {
+    dsk_parallel((work->n_sample + SAMPLE_PART - 1) / SAMPLE_PART, work->max_threads, pick_chunk, work);
+    work->has_sample = true;
+}
+
+/*
+ * The fences of a try: `widening` times three standard deviations of the wanted one's rank in the sample to both sides of where it
+ * is expected, or as far as there is room for candidates. Wider ones would mislead less often, and cost more in candidates.
+ */
+static void choose_fences(selection *work, size_t rank, double widening, int64_t *low, int64_t *high) {
+    double m = (double)work->n_sample, share = ((double)rank + 0.5) / (double)work->n_elements;
+    double margin = 3 * sqrt(m * share * (1 - share)) + 1;
+    double most = 0.375 * m * (double)work->capacity / (double)work->n_elements;
+    margin = widening * (margin < most ? margin : most);
+    double first = floor(share * m - margin), last = ceil(share * m + margin);
+    *low = first < 0 ? -1 : (int64_t)select_smallest(work->sample, work->n_sample, (size_t)first);
+    *high = last >= m ? work->infinity + 1 : (int64_t)select_smallest(work->sample, work->n_sample, (size_t)last);
+}
+
+/* Whether the last pass tells the key of that rank. */
+static bool is_told(selection *work, size_t rank, int64_t *key) {
+    if (rank < work->n_below_low) return false;
+    if (rank < work->n_to_low) {
+        *key = work->low;
+        return true;
+    }
+    if (rank < work->n_below_high) {
+        if (work->n_candidates > work->capacity) return false;
+        *key = (int64_t)select_smallest(work->candidates, work->n_candidates, rank - work->n_to_low);
+        return true;
+    }
+    *key = work->high;
+    return rank < work->n_to_high;
+}
+
+/* The key of that rank, from 0, in the order of size; -1 where there is a NaN. */
+static int64_t order_statistic(selection *work, size_t rank) {
+    /* The key is above `low` and below `high`, as n_below_high - n_to_low keys are. */
+    int64_t low = -1, high = work->infinity + 1;
+    size_t n_to_low = 0, n_below_high = work->n_elements;
+    for (double widening = 1;; widening *= 8) {
+        int64_t key, a = low, b = high;
+        if (n_below_high - n_to_low > work->capacity) {
+            if (!work->has_sample) take_sample(work);
+            if (work->has_nan) return -1;
+            choose_fences(work, rank, widening, &a, &b);
+            a = a > low ? a : low;
+            b = b < high ? b : high;
+            /* The sample has no more to say: halve the keys, which ends after 63 passes at the latest. */
+            if ((a == low && b == high) || a >= high || b <= low) a = b = low + (high - low + 1) / 2;
+        }
+        sift(work, a, b);
+        if (work->has_nan) return -1;
+        if (is_told(work, rank, &key)) return key;
+        if (rank < work->n_below_low) {
+            high = a;
+            n_below_high = work->n_below_low;
+        } else if (rank < work->n_below_high) {
+            low = a;
+            n_to_low = work->n_to_low;
+            high = b;
+            n_below_high = work->n_below_high;
+        } else {
+            low = b;
+            n_to_low = work->n_to_high;
+        }
+    }
+}
+
+static double find_threshold(const dsk_item *item, unsigned max_threads) {
+    const double max_value = item->row->threshold_maximum;
     size_t n = item->n_elements;
     if (n == 0) return fmin(1, max_value);
 
     dsk_program program;
     dsk_prepare(&program, item, true, false);
-    selection work = {.program = &program, .n_elements = n, .kernels = dsk_kernels_for(program.kind)};
-    const unsigned key_bits = program.is_wide ? 63 : 31;
+    selection work = {
+        .program = &program, .kernels = dsk_kernels_for(program.kind), .n_elements = n, .max_threads = max_threads,
+        .infinity = program.is_wide ? 0x7FFll << 52 : 0xFFll << 23,
+        .candidates = item->workspace, .capacity = candidate_capacity(n), .n_sample = sample_size(n)};
+    work.sample = work.candidates + work.capacity;
+    if (max_value <= 1) { /* only a NaN changes the answer */
+        sift(&work, -1, -1);
+        return work.has_nan ? (double)NAN : max_value;
+    }
+
+    double ratio = item->row->threshold_ratio;
     if (!program.is_wide) ratio = (float)ratio;
     const double rank = ratio * (double)(n - 1);
     const size_t k = (size_t)rank;
-    size_t below = 0; /* the number of keys less than every key with the prefix */
-    unsigned undecided = key_bits;
-
-    work.digit.prefix_shift = 64;
-    while (undecided > 0) {
-        unsigned width = undecided < DSK_DIGIT_BITS ? undecided : DSK_DIGIT_BITS;
-        work.digit.shift = undecided - width;
-        /* The bins are DSK_DIGIT_BITS wide; the last digit repeats bits of the prefix, which all its keys share. */
-        count_digit(&work, max_threads);
-        if (atomic_load_explicit(&work.has_nan, memory_order_relaxed)) return NAN;
-        if (max_value <= 1) return max_value;
-
-        unsigned bin = 0;
-        while (below + work.bins[bin] <= k) below += work.bins[bin++];
-        uint64_t digit = bin & ((1u << width) - 1);
-        work.digit.prefix = work.digit.prefix << width | digit;
-        undecided -= width;
-        work.digit.prefix_shift = undecided;
-        if (undecided > 0) continue;
-
-        double low = key_value(program.is_wide, work.digit.prefix), high = low;
-        if (rank > (double)k && below + work.bins[bin] == k + 1) {
-            unsigned next = bin + 1;
-            while (next < DSK_BIN_COUNT && work.bins[next] == 0) next++;
-            uint64_t key = next < DSK_BIN_COUNT ? work.digit.prefix + (next - bin) : work.least_above;
-            high = key_value(program.is_wide, key);
-        }
-        /* Two infinities make a NaN of the difference: torch's interpolation says so too. */
-        double quantile = low + (rank - (double)k) * (high - low);
-        if (!program.is_wide) quantile = (float)quantile;
-        if (isnan(quantile)) return NAN;
-        return fmin(fmax(quantile, 1), max_value);
-    }
-    return NAN;
+    int64_t first = order_statistic(&work, k), second = first;
+    if (first >= 0 && rank > (double)k && !is_told(&work, k + 1, &second)) second = order_statistic(&work, k + 1);
+    if (first < 0 || second < 0) return NAN;
+    const double below = value_of((uint64_t)first, program.is_wide), above = value_of((uint64_t)second, program.is_wide);
+    /* Two infinities make a NaN of the difference: torch's interpolation says so too. */
+    double quantile = below + (rank - (double)k) * (above - below);
+    if (!program.is_wide) quantile = (float)quantile;
+    if (isnan(quantile)) return NAN;
+    return fmin(fmax(quantile, 1), max_value);
 }
-
-typedef struct thresholds_work {
-    dsk_item *items;
-    double ratio, max_value;
-} thresholds_work;
 
 static void find_one_threshold(void *context, size_t i) {
-    const thresholds_work *work = context;
-    work->items[i].threshold = find_threshold(&work->items[i], work->ratio, work->max_value, 1);
+    dsk_item *item = (dsk_item *)context + i;
+    if (item->row->clamp == DSK_CLAMP_THRESHOLD) item->threshold = find_threshold(item, 1);
 }
 
-dsk_status dsk_find_thresholds(dsk_item *items, size_t n_items, double ratio, double max_value, unsigned max_threads) {
+dsk_status dsk_find_thresholds(dsk_item *items, size_t n_items, unsigned max_threads) {
     dsk_status status = dsk_check_items(items, n_items, true);
     if (status != DSK_OK) return status;
-    if (!(ratio >= 0 && ratio <= 1) || !(max_value > 0)) return DSK_OUT_OF_RANGE;
 
-    thresholds_work work = {items, ratio, max_value};
-    size_t total = 0;
-    for (size_t i = 0; i < n_items; i++) total += items[i].n_elements;
+    size_t total = 0, n_thresholds = 0;
+    for (size_t i = 0; i < n_items; i++) {
+        if (items[i].row->clamp != DSK_CLAMP_THRESHOLD) continue;
+        total += items[i].n_elements;
+        n_thresholds++;
+    }
     if (total < dsk_get_limits().parallel_elements) max_threads = 1;
 
     /* Enough items keep every thread busy with one each; few large ones are shared out inside. */
-    if (n_items >= dsk_thread_count(max_threads)) {
-        dsk_parallel(n_items, max_threads, find_one_threshold, &work);
+    if (n_thresholds >= dsk_thread_count(max_threads)) {
+        dsk_parallel(n_items, max_threads, find_one_threshold, items);
     } else {
         for (size_t i = 0; i < n_items; i++)
-            items[i].threshold = find_threshold(&items[i], ratio, max_value, max_threads);
+            if (items[i].row->clamp == DSK_CLAMP_THRESHOLD) items[i].threshold = find_threshold(&items[i], max_threads);
     }
     return DSK_OK;
 }

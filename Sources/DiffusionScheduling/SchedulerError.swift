@@ -32,6 +32,8 @@ public enum SchedulerError: Error, Sendable, Equatable {
     case foreignState(reason: String)
     /// There is no memory for a session's history.
     case outOfMemory(byteCount: Int)
+    /// What is wrong with a row, in a step of many.
+    indirect case row(Int, SchedulerError)
 }
 
 extension SchedulerError: CustomStringConvertible {
@@ -67,6 +69,8 @@ extension SchedulerError: CustomStringConvertible {
             "the saved state doesn't belong here: \(reason)"
         case .outOfMemory(let byteCount):
             "there is no memory for a history of \(byteCount) bytes"
+        case .row(let row, let error):
+            "row \(row): \(error)"
         }
     }
 }

@@ -25,9 +25,11 @@ enum Arithmetic {
     /// The variances of every batch item of two tensors.
     static func variances(_ a: Tensor, _ b: Tensor, maximumThreads: UInt32) throws -> [(a: Double, b: Double)] {
         var moments = [dsk_moments](repeating: dsk_moments(), count: a.batchSize)
-        try check(
-            dsk_find_moments(
-                a.kernelType, a.address, b.address, moments.count, a.elementCount / moments.count, &moments, maximumThreads))
+        let elements = a.elementCount / moments.count
+        func items(_ tensor: Tensor) -> [UnsafeRawPointer?] {
+            moments.indices.map { UnsafeRawPointer(tensor.address + $0 * elements * tensor.elementType.size) }
+        }
+        try check(dsk_find_moments(a.kernelType, items(a), items(b), moments.count, elements, &moments, maximumThreads))
         return moments.map { ($0.variance_a, $0.variance_b) }
     }
 

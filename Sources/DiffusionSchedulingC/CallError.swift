@@ -97,6 +97,7 @@ extension SchedulerError {
         case .damagedState: DS_DAMAGED_STATE
         case .foreignState: DS_FOREIGN_STATE
         case .outOfMemory: DS_OUT_OF_MEMORY
+        case .row(_, let error): error.status
         }
     }
 }

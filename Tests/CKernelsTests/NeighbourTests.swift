@@ -80,5 +80,103 @@ extension KernelTests {
         @Test func scaleOfNothing() {
             #expect(dsk_scale(DSK_FLOAT32, nil, 2, 0, nil, 0) == DSK_OK)
         }
+
+        /// Means, variances and the covariance of several items, against sums of deviations; no bit depends on how they are summed.
+        @Test(arguments: ElementKind.allCases)
+        func moments(kind: ElementKind) throws {
+            func check<T: Element>(_: T.Type) throws {
+                var random = Random("moments \(kind)")
+                for (itemCount, count) in [(1, 0), (1, 1), (3, 2), (2, 9), (5, 1000), (1, 40_000), (7, 16_385)] {
+                    let a = (0..<itemCount).map { _ in Tensor(random.values(count) as [T], offset: random.offset()) }
+                    let b = (0..<itemCount).map { _ in Tensor(random.values(count) as [T], offset: random.offset()) }
+                    func addresses(_ tensors: [Tensor<T>]) -> [UnsafeRawPointer?] { tensors.map { UnsafeRawPointer($0.pointer) } }
+                    var first: [dsk_moments] = []
+                    try forEachISA { isa in
+                        for threads: UInt32 in [0, 1, 3] {
+                            var moments = [dsk_moments](repeating: dsk_moments(), count: itemCount)
+                            let status = withLimits(parallelElements: 128, streamingBytes: 4096) {
+                                withExtendedLifetime((a, b)) {
+                                    dsk_find_moments(T.kind.cType, addresses(a), addresses(b), itemCount, count, &moments, threads)
+                                }
+                            }
+                            try require(status, "\(itemCount) items of \(count)")
+                            if first.isEmpty { first = moments }
+                            #expect(
+                                moments.withUnsafeBytes(Array.init) == first.withUnsafeBytes(Array.init),
+                                "\(itemCount) items of \(count), ISA \(isa.rawValue), \(threads) threads")
+                        }
+                    }
+                    for (item, moments) in first.enumerated() {
+                        let x = (0..<count).map { Double(a[item].pointer[$0].widened) }
+                        let y = (0..<count).map { Double(b[item].pointer[$0].widened) }
+                        if count == 0 {
+                            #expect(moments.mean_a.isNaN && moments.variance_b.isNaN && moments.covariance.isNaN)
+                            continue
+                        }
+                        let n = Double(count), meanX = x.reduce(0, +) / n, meanY = y.reduce(0, +) / n
+                        let covariance = zip(x, y).map { ($0 - meanX) * ($1 - meanY) }.reduce(0, +) / n
+                        let varianceX = x.map { ($0 - meanX) * ($0 - meanX) }.reduce(0, +) / n
+                        let varianceY = y.map { ($0 - meanY) * ($0 - meanY) }.reduce(0, +) / n
+                        let scale = (varianceX * varianceY).squareRoot() + 1e-300
+                        #expect(abs(moments.mean_a - meanX) <= 1e-12 * (varianceX.squareRoot() + abs(meanX)))
+                        #expect(abs(moments.mean_b - meanY) <= 1e-12 * (varianceY.squareRoot() + abs(meanY)))
+                        #expect(abs(moments.variance_a - varianceX) <= 1e-11 * varianceX)
+                        #expect(abs(moments.variance_b - varianceY) <= 1e-11 * varianceY)
+                        #expect(abs(moments.covariance - covariance) <= 1e-11 * scale)
+                    }
+                }
+            }
+            try check(kind.type)
+        }
+
+        @Test func momentStatuses() {
+            let a: [Float] = [1, 2, 3, 4]
+            var moments = dsk_moments(mean_a: -7, mean_b: 0, variance_a: 0, variance_b: 0, covariance: 0)
+            a.withUnsafeBytes { bytes in
+                let address = bytes.baseAddress
+                func find(_ a: UnsafeRawPointer?, _ b: UnsafeRawPointer?, type: dsk_element_type = DSK_FLOAT32, count: Int = 2) -> dsk_status {
+                    dsk_find_moments(type, [a], [b], 1, count, &moments, 0)
+                }
+                #expect(find(address, address, type: dsk_element_type(rawValue: 77)) == DSK_UNKNOWN_TYPE)
+                #expect(find(nil, address) == DSK_NULL_POINTER)
+                #expect(find(address, nil) == DSK_NULL_POINTER)
+                #expect(find(address! + 2, address) == DSK_MISALIGNED)
+                #expect(find(address, address, count: .max) == DSK_TOO_LARGE)
+                #expect(dsk_find_moments(DSK_FLOAT32, nil, [address], 1, 2, &moments, 0) == DSK_NULL_POINTER)
+                #expect(dsk_find_moments(DSK_FLOAT32, [address], [address], 1, 2, nil, 0) == DSK_NULL_POINTER)
+                #expect(moments.mean_a == -7)
+                #expect(dsk_find_moments(DSK_FLOAT32, nil, nil, 0, 2, nil, 0) == DSK_OK)
+                #expect(find(address, address) == DSK_OK && moments.mean_a == 1.5 && moments.covariance == 0.25)
+            }
+        }
+
+        /// A guided row does with both outputs what the row does with factor (g e_c + (1 - g) e_u).
+        @Test func guidedRows() throws {
+            var random = Random("guidedRows")
+            for _ in 0..<50 {
+                var row = random.row()
+                row.prediction[2] = 0
+                for k in row.outputs.indices { row.outputs[k][2] = 0 }
+                let scale = random.coefficient(zeroPercent: 10), factor = random.coefficient(zeroPercent: 0)
+                var plain = row.cValue, guided = dsk_row()
+                dsk_guide_row(&plain, scale, factor, &guided)
+                func expectGuided(_ plain: [Double], _ guided: [Double]) {
+                    var expected = plain
+                    expected[1] = factor * scale * plain[1]
+                    expected[2] = factor * (1 - scale) * plain[1]
+                    #expect(guided == expected)
+                }
+                let array = { (tuple: Any) in Mirror(reflecting: tuple).children.map { $0.value as! Double } }
+                expectGuided(array(plain.prediction), array(guided.prediction))
+                expectGuided(array(plain.outputs.0), array(guided.outputs.0))
+                expectGuided(array(plain.outputs.1), array(guided.outputs.1))
+                expectGuided(array(plain.outputs.2), array(guided.outputs.2))
+                #expect(guided.clamp == plain.clamp && guided.clamp_range == plain.clamp_range)
+                #expect(guided.threshold_ratio == plain.threshold_ratio && guided.threshold_maximum == plain.threshold_maximum)
+                let expected = guided
+                withUnsafeMutablePointer(to: &plain) { dsk_guide_row($0, scale, factor, $0) }
+                #expect(array(plain.prediction) == array(expected.prediction) && array(plain.outputs.2) == array(expected.outputs.2))
+            }
+        }
     }
 }

@@ -224,17 +224,25 @@ extension KernelTests {
 
         private func expectThresholds(
             _ expected: dsk_status, type: dsk_element_type = DSK_FLOAT32, ratio: Double = 0.5, maxValue: Double = 2,
-            sourceLocation: SourceLocation = #_sourceLocation, change: (inout dsk_item) -> Void = { _ in }
+            clamp: dsk_clamp = DSK_CLAMP_THRESHOLD, sourceLocation: SourceLocation = #_sourceLocation, change: (inout dsk_item) -> Void = { _ in }
         ) {
             var row = Row()
             row.prediction = [0, 1, 0, 0]
-            let e = Tensor([Float](repeating: 3, count: 100))
+            row.clamp = clamp
+            row.thresholdRatio = ratio
+            row.thresholdMaximum = maxValue
+            let e = Tensor([Float](repeating: 3, count: 100)), workspaces = Workspaces()
             let call = Call<Float>()
             for _ in 0..<2 { call.add(row, inputs: [nil, e], outputs: [], count: 50, threshold: -7) }
-            for i in 0...1 { call.change(i) { $0.setTypes(type) } }
+            for i in 0...1 {
+                call.change(i) {
+                    $0.setTypes(type)
+                    $0.workspace = workspaces.room(for: 50, item: i)
+                }
+            }
             call.change(1, change)
             var items = call.items
-            let status = dsk_find_thresholds(&items, 2, ratio, maxValue, 0)
+            let status = withExtendedLifetime((call, workspaces)) { dsk_find_thresholds(&items, 2, 0) }
             #expect(status == expected, sourceLocation: sourceLocation)
             if expected != DSK_OK { #expect(items.map(\.threshold) == [-7, -7], sourceLocation: sourceLocation) }
         }
@@ -242,7 +250,13 @@ extension KernelTests {
         @Test func thresholdStatuses() {
             expectThresholds(DSK_OK)
             expectThresholds(DSK_NULL_POINTER) { $0.row = nil }
-            #expect(dsk_find_thresholds(nil, 1, 0.5, 2, 0) == DSK_NULL_POINTER)
+            #expect(dsk_find_thresholds(nil, 1, 0) == DSK_NULL_POINTER)
+            expectThresholds(DSK_NULL_POINTER) { $0.workspace = nil }
+            expectThresholds(DSK_MISALIGNED) { $0.workspace = $0.workspace! + 4 }
+            expectThresholds(DSK_OK) {
+                $0.n_elements = 0
+                $0.workspace = nil
+            }
             expectThresholds(DSK_UNKNOWN_TYPE, type: unknownType)
             expectThresholds(DSK_MISSING_INPUT) { $0.inputs.1 = nil }
             expectThresholds(DSK_MISALIGNED) { $0.inputs.1 = $0.inputs.1! + 2 }
@@ -252,7 +266,7 @@ extension KernelTests {
             for maxValue: Double in [0, -0.0, -1, -.infinity, .nan] { expectThresholds(DSK_OUT_OF_RANGE, maxValue: maxValue) }
             expectThresholds(DSK_OK, ratio: 0, maxValue: .infinity)
             expectThresholds(DSK_OK, ratio: 1, maxValue: .leastNonzeroMagnitude)
-            #expect(dsk_find_thresholds(nil, 0, 0.5, 2, 0) == DSK_OK)
+            #expect(dsk_find_thresholds(nil, 0, 0) == DSK_OK)
         }
 
         // MARK: dsk_add_noise and dsk_scale

@@ -239,6 +239,8 @@ struct Row {
     var outputs = [[Double]](repeating: [Double](repeating: 0, count: termCount), count: outputCount)
     var clamp = DSK_CLAMP_NONE
     var clampRange = 1.0
+    var thresholdRatio = 0.9
+    var thresholdMaximum = 9.0
 
     var cValue: dsk_row {
         var row = dsk_row()
@@ -246,6 +248,8 @@ struct Row {
         withUnsafeMutableBytes(of: &row.outputs) { bytes in Array(outputs.joined()).withUnsafeBytes(bytes.copyMemory) }
         row.clamp = clamp
         row.clamp_range = clampRange
+        row.threshold_ratio = thresholdRatio
+        row.threshold_maximum = thresholdMaximum
         return row
     }
 
@@ -339,6 +343,7 @@ final class Call<T: Element> {
     private var rows: [UnsafeMutablePointer<dsk_row>] = []
     /// Keeps what the items point into alive.
     private var tensors: [Tensor<T>?] = []
+    private let workspaces = Workspaces()
 
     init() {}
 
@@ -388,10 +393,39 @@ final class Call<T: Element> {
     }
 
     func findThresholds(ratio: Double, maxValue: Double, threads: UInt32 = 1) -> dsk_status {
-        withExtendedLifetime(self) { dsk_find_thresholds(&items, items.count, ratio, maxValue, threads) }
+        for (row, item) in zip(rows, items.indices) {
+            row.pointee.clamp = DSK_CLAMP_THRESHOLD
+            row.pointee.threshold_ratio = ratio
+            row.pointee.threshold_maximum = maxValue
+            items[item].workspace = workspaces.room(for: items[item].n_elements, item: item)
+        }
+        let status = withExtendedLifetime(self) { dsk_find_thresholds(&items, items.count, threads) }
+        #expect(workspaces.areIntact, "a workspace was written beyond its end")
+        return status
     }
 
     var thresholds: [Double] { items.map(\.threshold) }
+}
+
+/// Memory for the thresholds of a call's items, of just the size that they ask for and a mark behind it.
+final class Workspaces {
+    private static let mark: UInt64 = 0x5AFE_5AFE_5AFE_5AFE
+    private var rooms: [Int: (address: UnsafeMutablePointer<UInt64>, words: Int)] = [:]
+
+    deinit { rooms.values.forEach { $0.address.deallocate() } }
+
+    func room(for elements: Int, item: Int) -> UnsafeMutableRawPointer {
+        // Counts that no memory has are for the errors.
+        let words = elements < 1 << 40 ? dsk_threshold_workspace_size(elements) / 8 : 0
+        if let room = rooms[item], room.words == words { return UnsafeMutableRawPointer(room.address) }
+        rooms[item]?.address.deallocate()
+        let address = UnsafeMutablePointer<UInt64>.allocate(capacity: words + 1)
+        address[words] = Self.mark
+        rooms[item] = (address, words)
+        return UnsafeMutableRawPointer(address)
+    }
+
+    var areIntact: Bool { rooms.values.allSatisfy { $0.address[$0.words] == Self.mark } }
 }
 
 extension dsk_item {

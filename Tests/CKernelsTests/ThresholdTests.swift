@@ -67,7 +67,7 @@ extension KernelTests {
         func sizesDataAndRatios(kind: ElementKind) throws {
             func check<T: Element>(_: T.Type) throws {
                 var random = Random("sizesDataAndRatios \(kind)")
-                for count in [0, 1, 2, 3, 10, 255, 1000] {
+                for count in [0, 1, 2, 3, 10, 255, 511, 512, 513, 1000] {
                     for (name, values) in Self.data(count, &random) as [(String, [T])] {
                         for ratio in Self.ratios + [Double(random.below(1000)) / 999] {
                             // Mostly a range that lets the quantile through.
@@ -81,18 +81,42 @@ extension KernelTests {
             try check(kind.type)
         }
 
-        /// Around the number of elements that a chunk counts, and several chunks.
+        /// Around the number of elements that a chunk has, and several chunks.
         @Test(arguments: ElementKind.allCases)
         func largeItems(kind: ElementKind) throws {
             func check<T: Element>(_: T.Type) throws {
                 var random = Random("largeItems \(kind)")
                 let period: [T] = random.values(9973)
-                for count in [65535, 65536, 65537, 200_000] {
+                for count in [2047, 16383, 16384, 16385, 200_000] {
                     // Sorting takes most of this test's time, so a long item repeats itself, each time a little larger.
                     var values = (0..<count).map { period[$0 % 9973] }
                     for i in stride(from: 0, to: count, by: 7) { values[i] = values[i] * T(1 + Double(i) * 0x1p-20) }
                     let ratio = [0.87, 0.995, 0.5, Double(random.below(1000)) / 999][random.below(4)]
                     try self.check(items: [values], ratio: ratio, maxValue: 1e30) { "\(count) elements" }
+                }
+            }
+            try check(kind.type)
+        }
+
+        /// Elements where the sample is taken say one thing, all the others another: the fences are wrong, again and again.
+        @Test(arguments: ElementKind.allCases, [600, 20_000])
+        func misleadingSamples(kind: ElementKind, count: Int) throws {
+            func check<T: Element>(_: T.Type) throws {
+                var random = Random("misleadingSamples \(kind) \(count)")
+                let sampleCount = min(count / 32, 8192), part = count / sampleCount
+                // As threshold.c draws them. If it comes to draw others, these data are just some more.
+                let positions = (0..<sampleCount).map { i in
+                    var mixed = UInt64(i + 1) &* 0x9E37_79B9_7F4A_7C15
+                    mixed = (mixed ^ mixed >> 30) &* 0xBF58_476D_1CE4_E5B9
+                    mixed = (mixed ^ mixed >> 27) &* 0x94D0_49BB_1331_11EB
+                    return i * part + Int((mixed ^ mixed >> 31) % UInt64(part))
+                }
+                for sampled: T in [0, 1, .greatestFiniteMagnitude, .infinity] {
+                    var values: [T] = random.values(count)
+                    for position in positions { values[position] = sampled }
+                    for ratio in Self.ratios {
+                        try self.check(items: [values], ratio: ratio, maxValue: 1e30, threads: [2]) { "sample of \(sampled)" }
+                    }
                 }
             }
             try check(kind.type)

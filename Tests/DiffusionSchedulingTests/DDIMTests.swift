@@ -7,13 +7,6 @@ import Testing
     static let sample: [Double] = [-1.5, -0.25, 0, 0.5, 1.25, 2]
     static let modelOutput: [Double] = [0.5, -1, 0.25, 1.5, -0.75, 0]
 
-    func makeDDIM(_ change: (inout DDIMConfiguration) -> Void = { _ in }) throws -> DDIMScheduler {
-        var configuration = DDIMConfiguration()
-        configuration.clipSample = false
-        change(&configuration)
-        return try DDIMScheduler(configuration)
-    }
-
     @Test(arguments: [-0.1, 1.5, Double.nan]) func etaOutsideItsRangeIsRefused(_ eta: Double) throws {
         var scheduler = try makeDDIM()
         try scheduler.setTimesteps(10)

@@ -78,6 +78,20 @@ func makeDEIS(_ change: (inout DEISMultistepConfiguration) -> Void = { _ in }) t
     return try DEISMultistepScheduler(configuration)
 }
 
+func makeDPMSolver(_ change: (inout DPMSolverMultistepConfiguration) -> Void = { _ in }) throws -> DPMSolverMultistepScheduler {
+    var configuration = DPMSolverMultistepConfiguration()
+    change(&configuration)
+    return try DPMSolverMultistepScheduler(configuration)
+}
+
+/// Without the clipping that is diffusers' default.
+func makeDDIM(_ change: (inout DDIMConfiguration) -> Void = { _ in }) throws -> DDIMScheduler {
+    var configuration = DDIMConfiguration()
+    configuration.clipSample = false
+    change(&configuration)
+    return try DDIMScheduler(configuration)
+}
+
 /// The ways to spread a run's steps.
 enum GridChoice: String, CaseIterable, Sendable {
     case linspace, leading, trailing, karras, exponential, beta, flow

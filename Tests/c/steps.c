@@ -99,6 +99,8 @@ static void random_row(dsk_row *row) {
             if (draw(3)) row->outputs[k][i] = draw(5) ? number() / 3 : 1;
     row->clamp = (dsk_clamp[]){DSK_CLAMP_NONE, DSK_CLAMP_RANGE, DSK_CLAMP_THRESHOLD}[draw(3)];
     row->clamp_range = 0.3 + draw(1000) / 1024.0;
+    row->threshold_ratio = 0.8 + draw(200) / 1001.0;
+    row->threshold_maximum = 1e6;
 }
 
 /* The type of a tensor where the item is of one type, or of a random one where it is mixed. */
@@ -126,7 +128,8 @@ static uint64_t run_steps(uint64_t sum, dsk_element_type type, size_t n_elements
             items[i].outputs[k] = k == 1 ? inputs[i][DSK_NOISE] : outputs[i][k];
         }
     }
-    must(dsk_find_thresholds(items, N_ITEMS, 0.8 + draw(200) / 1001.0, 1e6, n_threads));
+    for (unsigned i = 0; i < N_ITEMS; i++) items[i].workspace = allocate(dsk_threshold_workspace_size(n_elements) + 1);
+    must(dsk_find_thresholds(items, N_ITEMS, n_threads));
     must(dsk_step(items, N_ITEMS, n_threads));
     for (unsigned i = 0; i < N_ITEMS; i++) {
         sum = hash_elements(sum, DSK_FLOAT64, &items[i].threshold, 1);
@@ -135,6 +138,7 @@ static uint64_t run_steps(uint64_t sum, dsk_element_type type, size_t n_elements
             free(outputs[i][k]);
         }
         for (unsigned j = 0; j < DSK_INPUT_COUNT; j++) free(inputs[i][j]);
+        free(items[i].workspace);
     }
     return sum;
 }

@@ -104,7 +104,7 @@ enum {
 typedef enum dsk_clamp {
     DSK_CLAMP_NONE = 0,
     DSK_CLAMP_RANGE = 1,      /* p <- min(max(p, -r), r) with r = `dsk_row.clamp_range` */
-    DSK_CLAMP_THRESHOLD = 2,  /* p <- min(max(p, -s), s) / s with s = `dsk_item.threshold` */
+    DSK_CLAMP_THRESHOLD = 2,  /* p <- min(max(p, -s), s) / s with s = `dsk_item.threshold`; see dsk_find_thresholds */
 } dsk_clamp;
 
 /* The scalars of one step. */
@@ -112,7 +112,9 @@ typedef struct dsk_row {
     double prediction[DSK_PREDICTION_INPUT_COUNT];
     double outputs[DSK_OUTPUT_COUNT][DSK_TERM_COUNT];
     dsk_clamp clamp;
-    double clamp_range; /* > 0; read for DSK_CLAMP_RANGE only, and rounded to p's type, as thresholds are */
+    double clamp_range;       /* > 0; read for DSK_CLAMP_RANGE only, and rounded to p's type, as thresholds are */
+    double threshold_ratio;   /* in [0, 1]; this and the next are read for DSK_CLAMP_THRESHOLD only, by dsk_find_thresholds */
+    double threshold_maximum; /* > 0 */
 } dsk_row;
 
 /*
@@ -125,7 +127,9 @@ typedef struct dsk_row {
  *               overlap an input that is read, nor another output.
  *               Outputs of one item may not overlap inputs or outputs of another item of the same call; that isn't checked.
  * output_types  [DSK_OUTPUT_COUNT] as input_types.
- * threshold     s, > 0 or NaN; read for DSK_CLAMP_THRESHOLD only.
+ * threshold     s, > 0 or NaN; read for DSK_CLAMP_THRESHOLD only, for which dsk_find_thresholds writes it.
+ * workspace     for DSK_CLAMP_THRESHOLD: memory that dsk_find_thresholds may write to, dsk_threshold_workspace_size(n_elements)
+ *               bytes at an address that suits a double. Items have one of their own each. Nothing in it needs to be kept.
  */
 typedef struct dsk_item {
     const dsk_row *row;
@@ -135,6 +139,7 @@ typedef struct dsk_item {
     dsk_element_type output_types[DSK_OUTPUT_COUNT];
     size_t n_elements;
     double threshold;
+    void *workspace;
 } dsk_item;
 
 /*
@@ -149,28 +154,30 @@ typedef struct dsk_item {
 dsk_status dsk_step(const dsk_item *items, size_t n_items, unsigned max_threads);
 
 /*
- * dsk_find_thresholds computes the dynamic threshold of every item's prediction and stores it in `items[i].threshold`:
+ * dsk_find_thresholds computes the dynamic threshold of the prediction of every item with DSK_CLAMP_THRESHOLD and stores it in
+ * `items[i].threshold`; other items it passes over.
  *
- *     s = min( max( quantile(|p|, ratio), 1 ), max_value )
+ *     s = min( max( quantile(|p|, ratio), 1 ), maximum )
  *
- * so that a following dsk_step with DSK_CLAMP_THRESHOLD clamps p to [-s, s] and divides by s (Saharia et al. 2022,
- * arXiv:2205.11487, section 2.3; max_value < 1 wins over the 1, as clamping does in torch). The quantile interpolates
- * linearly between order statistics: with the sorted values v[0 ... m-1], r = ratio * (m - 1), k = floor(r), it is
- * v[k] + (r - k) (v[k+1] - v[k]). It is exact: v[k] and v[k+1] are found by radix selection on the bits of |p|, the
- * interpolation is done in float64 and rounded to p's type. Where that is float32 `ratio` is rounded to it first, as torch does;
- * half types are float32 for this, in torch and here. The type of p depends on all tensors that dsk_step will read and write, so
- * hand over the item that it will get.
+ * so that a following dsk_step with the same items clamps p to [-s, s] and divides by s (Saharia et al. 2022, arXiv:2205.11487,
+ * section 2.3; maximum < 1 wins over the 1, as clamping does in torch). The quantile interpolates linearly between order
+ * statistics: with the sorted values v[0 ... m-1], r = ratio * (m - 1), k = floor(r), it is v[k] + (r - k) (v[k+1] - v[k]). It is
+ * exact: v[k] and v[k+1] are selected, the interpolation is done in float64 and rounded to p's type. Where that is float32 `ratio`
+ * is rounded to it first, as torch does; half types are float32 for this, in torch and here. The type of p depends on all tensors
+ * that dsk_step will read and write, so hand over the item that it will get.
  * A NaN anywhere in an item makes that item's threshold NaN, and so the whole item NaN; so does a quantile between two
- * infinities, unless max_value <= 1.
+ * infinities, unless maximum <= 1.
  *
- * ratio      in [0, 1]
- * max_value  > 0
- *
- * Reads the tensors of p three times (six where p is float64); once when max_value <= 1, where only a NaN can change the answer.
- * An empty item gets min(1, max_value). Needs no memory beyond 40 KiB of stack a thread.
- * Errors: as dsk_step, and DSK_OUT_OF_RANGE for ratio and max_value. On error no threshold is written.
+ * Reads the tensors of p once, and a sample of them before; again where the sample misleads, which takes an adversary, and then
+ * not more than 68 times. An empty item gets min(1, maximum). Needs no memory beyond the workspaces and 20 KiB of stack a thread.
+ * Errors: as dsk_step; DSK_OUT_OF_RANGE for ratio and maximum; DSK_NULL_POINTER and DSK_MISALIGNED for the workspace. On error no
+ * threshold is written.
  */
-dsk_status dsk_find_thresholds(dsk_item *items, size_t n_items, double ratio, double max_value, unsigned max_threads);
+dsk_status dsk_find_thresholds(dsk_item *items, size_t n_items, unsigned max_threads);
+
+/* The bytes of workspace that the threshold of an item with so many elements takes: 8 for each element of up to 512, for larger items
+ * at least 4,096 and about 1.25 for each element. */
+size_t dsk_threshold_workspace_size(size_t n_elements);
 
 /*
  * dsk_add_noise computes out[i] = signal_rates[i] * sample[i] + noise_rates[i] * noise[i] for every batch item i.
@@ -194,17 +201,31 @@ typedef struct dsk_moments {
 } dsk_moments;
 
 /*
- * dsk_find_moments computes the moments of every batch item of two tensors, in float64, in one pass. Rescaled guidance needs
- * them (Lin et al. 2023, arXiv:2305.08891, equation 15).
+ * dsk_find_moments computes the moments of pairs of tensors, in float64, in one pass. Rescaled guidance needs them (Lin et al. 2023,
+ * arXiv:2305.08891, equation 15).
  *
- * a, b     [n_items, n_elements_per_item]; may be the same
+ * a, b     [n_items] addresses of n_elements_per_item elements of the one type each; may be the same
  * moments  [n_items]; NaN for items of no elements
  *
  * Deviations are taken from the item's first elements, and partial sums are combined as Chan, Golub and LeVeque (1983, The
  * American Statistician 37, 242-247) do, in an order that depends on the number of elements alone.
  */
-dsk_status dsk_find_moments(dsk_element_type type, const void *a, const void *b, size_t n_items, size_t n_elements_per_item,
-                            dsk_moments *moments, unsigned max_threads);
+dsk_status dsk_find_moments(dsk_element_type type, const void *const *a, const void *const *b, size_t n_items,
+                            size_t n_elements_per_item, dsk_moments *moments, unsigned max_threads);
+
+/*
+ * dsk_guide_row makes the row of a guided step from a row: where that has the model output e, the other has
+ *
+ *     e = factor * ( scale * e_c + (1 - scale) * e_u )
+ *
+ * with the conditional output e_c as DSK_MODEL_OUTPUT and the unconditional one e_u as DSK_MODEL_OUTPUT_2, so that guidance costs
+ * the reading of one more tensor (Ho and Salimans 2022, arXiv:2207.12598, equation 6, with scale = 1 + w). Rescaled guidance has a
+ * factor for each item (see dsk_find_moments); else it is 1.
+ *
+ * row     without DSK_MODEL_OUTPUT_2
+ * guided  may be row
+ */
+void dsk_guide_row(const dsk_row *row, double scale, double factor, dsk_row *guided);
 
 /*
  * The instruction sets a build may choose from, best last. Builds for other processors than x86-64 know the baseline only:

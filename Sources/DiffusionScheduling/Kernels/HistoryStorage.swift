@@ -6,42 +6,95 @@
     import Darwin
 #endif
 
-/// The remembered outputs of one session: a ring of slots in one block, aligned for vectors.
+/// Memory for tensors: aligned for vectors, and refused rather than fatal where there is none.
+enum TensorMemory {
+    static let alignment = 64
+
+    /// Memory of at least that many bytes, to be freed with `free`.
+    static func allocate(elementCount: Int, elementSize: Int) throws(SchedulerError) -> UnsafeMutableRawPointer {
+        let bytes = elementCount.multipliedReportingOverflow(by: elementSize)
+        // Swift's own allocation ends the process where there is no memory.
+        var address: UnsafeMutableRawPointer?
+        guard !bytes.overflow, posix_memalign(&address, alignment, max(bytes.partialValue, 1)) == 0, let address else {
+            throw .outOfMemory(byteCount: bytes.overflow ? .max : bytes.partialValue)
+        }
+        return address
+    }
+
+    static func free(_ address: UnsafeMutableRawPointer) {
+        #if canImport(Glibc)
+            Glibc.free(address)
+        #elseif canImport(Musl)
+            Musl.free(address)
+        #elseif canImport(Darwin)
+            Darwin.free(address)
+        #endif
+    }
+}
+
+/// The remembered outputs of one session: a ring of slots, each in memory of its own, so that it can be exchanged for a caller's.
 final class HistoryStorage: @unchecked Sendable {
     // Unchecked, because a session owns it alone or copies it before it writes.
 
-    private static let alignment = 64
-    private let slotBytes: Int
     let slotCount: Int
-    private let block: UnsafeMutableRawPointer
-
-    convenience init(slotCount: Int, elementCount: Int, elementType: ElementType) throws(SchedulerError) {
-        let bytes = elementCount * elementType.size
-        let slotBytes = (bytes / Self.alignment + (bytes % Self.alignment == 0 ? 0 : 1)).multipliedReportingOverflow(by: Self.alignment)
-        guard !slotBytes.overflow else { throw .outOfMemory(byteCount: .max) }
-        try self.init(slotCount: slotCount, slotBytes: slotBytes.partialValue)
-    }
+    private let slotBytes: Int
+    fileprivate let slots: UnsafeMutablePointer<UnsafeMutableRawPointer>
 
     /// Room for slots that are yet to be written.
-    private init(slotCount: Int, slotBytes: Int) throws(SchedulerError) {
-        self.slotBytes = slotBytes
-        self.slotCount = slotCount
-        let size = slotBytes.multipliedReportingOverflow(by: slotCount)
-        // Swift's own allocation ends the process where there is no memory.
-        var address: UnsafeMutableRawPointer?
-        guard !size.overflow, posix_memalign(&address, Self.alignment, max(size.partialValue, 1)) == 0, let address else {
-            throw .outOfMemory(byteCount: size.overflow ? .max : size.partialValue)
+    init(slotCount: Int, slotBytes: Int) throws(SchedulerError) {
+        let slots = UnsafeMutablePointer<UnsafeMutableRawPointer>.allocate(capacity: max(slotCount, 1))
+        for index in 0..<slotCount {
+            do throws(SchedulerError) {
+                (slots + index).initialize(to: try TensorMemory.allocate(elementCount: slotBytes, elementSize: 1))
+            } catch {
+                for made in 0..<index { TensorMemory.free(slots[made]) }
+                slots.deallocate()
+                throw error
+            }
         }
-        block = address
+        self.slotCount = slotCount
+        self.slotBytes = slotBytes
+        self.slots = slots
     }
 
-    deinit { free(block) }
+    convenience init(slotCount: Int, elementCount: Int, elementType: ElementType) throws(SchedulerError) {
+        let bytes = elementCount.multipliedReportingOverflow(by: elementType.size)
+        guard !bytes.overflow else { throw .outOfMemory(byteCount: .max) }
+        try self.init(slotCount: slotCount, slotBytes: bytes.partialValue)
+    }
+
+    deinit {
+        for index in 0..<slotCount { TensorMemory.free(slots[index]) }
+        slots.deallocate()
+    }
 
     func copy() throws(SchedulerError) -> HistoryStorage {
         let copy = try HistoryStorage(slotCount: slotCount, slotBytes: slotBytes)
-        copy.block.copyMemory(from: block, byteCount: slotBytes * slotCount)
+        for index in 0..<slotCount { copy.slots[index].copyMemory(from: slots[index], byteCount: slotBytes) }
         return copy
     }
 
-    func slot(_ index: Int) -> UnsafeMutableRawPointer { block + index * slotBytes }
+    func slot(_ index: Int) -> UnsafeMutableRawPointer { slots[index] }
+
+    /// Takes over memory of a slot's size, and gives the slot's away for it.
+    func exchange(_ index: Int, for memory: inout UnsafeMutableRawPointer) { swap(&slots[index], &memory) }
+}
+
+/// A session's remembered outputs as a step finds them: the ring, and the slot of its newest one. The next slot, which holds the
+/// oldest one, receives this step's.
+///
+/// Addresses alone, so that a step counts no references; the session keeps the storage meanwhile.
+struct HistoryRing {
+    let slots: UnsafePointer<UnsafeMutableRawPointer>
+    let slotCount: Int
+    let newest: Int
+
+    init(storage: HistoryStorage, newest: Int) {
+        slots = UnsafePointer(storage.slots)
+        slotCount = storage.slotCount
+        self.newest = newest
+    }
+
+    /// The slot that this step's output goes to.
+    var next: Int { newest + 1 == slotCount ? 0 : newest + 1 }
 }

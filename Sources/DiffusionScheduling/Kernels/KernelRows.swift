@@ -35,6 +35,12 @@ final class KernelRows: @unchecked Sendable {
         let row = row(at: index, remembered: remembered)
         return row.pointee.outputs.0.3 != 0 || row.pointee.prediction.3 != 0
     }
+
+    /// Whether what a step remembers is the model output as it is.
+    func remembersModelOutput(at index: Int, remembered: Int) -> Bool {
+        let history = row(at: index, remembered: remembered).pointee.outputs.1
+        return history.0 == 0 && history.1 == 1 && history.3 == 0 && history.10 == 0
+    }
 }
 
 /// The outputs that a kernel computes for a step.
@@ -52,7 +58,10 @@ extension dsk_row {
         case .range(let limit):
             self.clamp = DSK_CLAMP_RANGE
             clamp_range = limit
-        case .dynamicThreshold: self.clamp = DSK_CLAMP_THRESHOLD
+        case .dynamicThreshold(let ratio, let maximum):
+            self.clamp = DSK_CLAMP_THRESHOLD
+            threshold_ratio = ratio
+            threshold_maximum = maximum
         }
         prediction.0 = step.prediction.sample
         prediction.1 = step.prediction.modelOutput

@@ -3,42 +3,113 @@ internal import CKernels
 /// The calls into the C core. Everything that imports CKernels is in this folder.
 enum Kernels {
     /// Executes a row of a plan.
+    ///
+    /// - Parameter workspace: where `needsWorkspace` says so.
+    @inline(__always)
     static func step(
-        _ row: UnsafePointer<dsk_row>, clamp: PredictionClamp, _ tensors: StepTensors, history: HistoryRing? = nil,
-        batchSize: Int, maximumThreads: Int = 0
+        _ row: UnsafePointer<dsk_row>, _ tensors: StepTensors, history: HistoryRing? = nil, keepsModelOutput: Bool = false,
+        guidance: Guidance? = nil, batchSize: Int, workspace: StepWorkspace?, maximumThreads: Int = 0
     ) {
-        let threads = UInt32(clamping: maximumThreads)
-        switch clamp {
-        case .none where tensors.modelOutputParts == 1, .range where tensors.modelOutputParts == 1:
-            var item = dsk_item()
-            item.set(tensors, history, row: row, index: 0, count: 1)
-            check(dsk_step(&item, 1, threads))
-        default:
-            withUnsafeTemporaryAllocation(of: dsk_item.self, capacity: min(batchSize, mostItemsOnStack)) { items in
-                for first in stride(from: 0, to: batchSize, by: mostItemsOnStack) {
-                    let count = min(batchSize - first, mostItemsOnStack)
-                    for place in 0..<count {
-                        items.initializeElement(at: place, to: dsk_item())
-                        items[place].set(tensors, history, row: row, index: first + place, count: batchSize)
-                    }
-                    if case .dynamicThreshold(let ratio, let maximum) = clamp {
-                        check(dsk_find_thresholds(items.baseAddress, count, ratio, maximum, threads))
-                    }
-                    check(dsk_step(items.baseAddress, count, threads))
-                }
+        if let workspace {
+            let itemBytes = tensors.elementCount / batchSize * tensors.elementType.size
+            step(count: batchSize, tensors, workspace: workspace, maximumThreads: maximumThreads) { index in
+                StepItem(
+                    row: row, history: history, historyOffset: index * itemBytes, guidance: guidance,
+                    thresholds: workspace.thresholdWorkspace(of: index))
             }
+            return
+        }
+        var item = dsk_item()
+        item.set(tensors, history, keepsModelOutput: keepsModelOutput, index: 0, count: 1)
+        if let guidance {
+            var guided = dsk_row()
+            dsk_guide_row(row, guidance.scale, 1, &guided)
+            withUnsafePointer(to: &guided) { guided in
+                item.row = guided
+                check(dsk_step(&item, 1, UInt32(clamping: maximumThreads)))
+            }
+        } else {
+            item.row = row
+            check(dsk_step(&item, 1, UInt32(clamping: maximumThreads)))
         }
     }
 
-    /// A temporary allocation of more than 1,024 bytes comes from the heap, and steps allocate nothing.
-    private static var mostItemsOnStack: Int { 1024 / MemoryLayout<dsk_item>.stride }
+    /// Whether a step is made of several items, or of one that takes more than one pass.
+    @inline(__always)
+    static func needsWorkspace(clamp: PredictionClamp, modelOutputParts: Int, batchSize: Int, guidance: Guidance?) -> Bool {
+        if case .dynamicThreshold = clamp { return true }
+        return (modelOutputParts > 1 && batchSize > 1) || (guidance != nil && guidance?.rescale != 0)
+    }
+
+    /// A workspace for a step without a session, if it needs one.
+    static func workspace(
+        clamp: PredictionClamp, modelOutputParts: Int = 1, elementCount: Int, batchSize: Int
+    ) throws(SchedulerError) -> StepWorkspace? {
+        guard needsWorkspace(clamp: clamp, modelOutputParts: modelOutputParts, batchSize: batchSize, guidance: nil) else { return nil }
+        return try StepWorkspace(itemCount: batchSize, elementsPerItem: elementCount / batchSize, findsThresholds: true)
+    }
+
+    /// Executes a row for each of so many equal parts of the tensors, in one parallel region.
+    ///
+    /// - Parameter item: what each of them is; nil where a part is to be left as it is.
+    static func step(
+        count: Int, _ tensors: StepTensors, workspace: StepWorkspace, maximumThreads: Int, item: (Int) -> StepItem?
+    ) {
+        let threads = UInt32(clamping: maximumThreads), items = workspace.items
+        let elements = tensors.elementCount / count
+        var itemCount = 0, rescaledCount = 0, hasThresholds = false
+        for index in 0..<count {
+            guard let step = item(index) else { continue }
+            var prepared = dsk_item()
+            prepared.set(tensors, step.history, historyOffset: step.historyOffset, index: index, count: count)
+            prepared.row = step.row
+            if let guidance = step.guidance {
+                // Rows are guided in two rounds: the factors are found for all items at once.
+                dsk_guide_row(step.row, guidance.scale, 1, workspace.rows + itemCount)
+                prepared.row = UnsafePointer(workspace.rows + itemCount)
+                if guidance.rescale != 0 {
+                    workspace.outputs[rescaledCount] = prepared.inputs.1
+                    workspace.outputs[workspace.itemCount + rescaledCount] = prepared.inputs.2
+                    rescaledCount += 1
+                }
+            }
+            if step.row.pointee.clamp == DSK_CLAMP_THRESHOLD {
+                prepared.workspace = step.thresholds
+                hasThresholds = true
+            }
+            items[itemCount] = prepared
+            itemCount += 1
+        }
+        if rescaledCount > 0 {
+            check(
+                dsk_find_moments(
+                    tensors.modelOutputType.kernelType, workspace.outputs, workspace.outputs + workspace.itemCount, rescaledCount,
+                    elements, workspace.moments, threads))
+            var place = 0, rescaled = 0
+            for index in 0..<count {
+                guard let step = item(index) else { continue }
+                if let guidance = step.guidance, guidance.rescale != 0 {
+                    let moments = workspace.moments[rescaled]
+                    let factor = guidance.factor(
+                        conditionalVariance: moments.variance_a, unconditionalVariance: moments.variance_b,
+                        covariance: moments.covariance)
+                    dsk_guide_row(step.row, guidance.scale, factor, workspace.rows + place)
+                    rescaled += 1
+                }
+                place += 1
+            }
+        }
+        if hasThresholds { check(dsk_find_thresholds(items, itemCount, threads)) }
+        check(dsk_step(items, itemCount, threads))
+    }
 
     /// Executes a step of its own, without history.
     static func step(
-        _ step: StepCoefficients, clamp: PredictionClamp, _ tensors: StepTensors, batchSize: Int, maximumThreads: Int = 0
+        _ step: StepCoefficients, clamp: PredictionClamp, _ tensors: StepTensors, batchSize: Int, workspace: StepWorkspace?,
+        maximumThreads: Int = 0
     ) {
         withUnsafePointer(to: dsk_row(step, clamp: clamp)) { row in
-            self.step(row, clamp: clamp, tensors, batchSize: batchSize, maximumThreads: maximumThreads)
+            self.step(row, tensors, batchSize: batchSize, workspace: workspace, maximumThreads: maximumThreads)
         }
     }
 
@@ -101,12 +172,13 @@ enum Kernels {
         _ a: [Element], _ b: [Element], batchSize: Int
     ) -> [(varianceA: Double, varianceB: Double)] {
         var moments = [dsk_moments](repeating: dsk_moments(), count: batchSize)
+        let elements = a.count / batchSize
         a.withUnsafeBytes { a in
             b.withUnsafeBytes { b in
-                check(
-                    dsk_find_moments(
-                        Element.elementType.kernelType, a.baseAddress, b.baseAddress, batchSize,
-                        a.count / MemoryLayout<Element>.stride / batchSize, &moments, 0))
+                func items(_ bytes: UnsafeRawBufferPointer) -> [UnsafeRawPointer?] {
+                    (0..<batchSize).map { item in bytes.baseAddress.map { $0 + item * elements * MemoryLayout<Element>.stride } }
+                }
+                check(dsk_find_moments(Element.elementType.kernelType, items(a), items(b), batchSize, elements, &moments, 0))
             }
         }
         return moments.map { ($0.variance_a, $0.variance_b) }
@@ -138,35 +210,53 @@ extension dsk_item {
         let type = type.kernelType
         input_types = (type, type, type, type, type, type, type, type, type, type)
         output_types = (type, type, type)
-        if let modelOutput { input_types.1 = modelOutput.kernelType }
+        if let modelOutput {
+            input_types.1 = modelOutput.kernelType
+            input_types.2 = modelOutput.kernelType
+        }
     }
 
-    /// Becomes batch item `index` of `count` equal ones. Not an initialiser, which would copy what it has just written.
+    /// Becomes item `index` of `count` equal ones. Not an initialiser, which would copy what it has just written.
+    ///
+    /// - Parameter keepsModelOutput: whether the model output's memory will be what is remembered, so that nothing is written.
     @inline(__always)
     fileprivate mutating func set(
-        _ tensors: StepTensors, _ history: HistoryRing?, row: UnsafePointer<dsk_row>, index: Int, count: Int
+        _ tensors: StepTensors, _ history: HistoryRing?, historyOffset: Int = 0, keepsModelOutput: Bool = false, index: Int,
+        count: Int
     ) {
         let elements = count == 1 ? tensors.elementCount : tensors.elementCount / count
         let offset = index * elements * tensors.elementType.size
-        self.row = row
+        let outputOffset = index * elements * tensors.modelOutputType.size * tensors.modelOutputParts
         n_elements = elements
         setTypes(tensors.elementType, modelOutput: tensors.modelOutputType)
         inputs.0 = tensors.sample + offset
-        inputs.1 = tensors.modelOutput + index * elements * tensors.modelOutputType.size * tensors.modelOutputParts
+        inputs.1 = tensors.modelOutput + outputOffset
+        inputs.2 = tensors.unconditional.map { $0 + outputOffset }
         inputs.3 = tensors.noise.map { $0 + offset }
         outputs.0 = tensors.nextSample + offset
         outputs.2 = tensors.prediction.map { $0 + offset }
         guard let history else { return }
-        let slots = history.storage.slotCount
-        // The oldest output, the one after the newest in the ring, makes room for this step's, which is written where it was read.
-        var slot = history.newest + 1 == slots ? 0 : history.newest + 1
-        outputs.1 = history.storage.slot(slot) + offset
+        let slots = history.slotCount
+        // The oldest output makes room for this step's, which is written where it was read.
+        var slot = history.next
+        if !keepsModelOutput { outputs.1 = history.slots[slot] + historyOffset }
         withUnsafeMutableBytes(of: &inputs) { bytes in
             let inputs = bytes.assumingMemoryBound(to: UnsafeRawPointer?.self)
             for age in (0..<slots).reversed() {
-                inputs[Int(DSK_SLOT_1.rawValue) + age] = UnsafeRawPointer(history.storage.slot(slot) + offset)
+                inputs[Int(DSK_SLOT_1.rawValue) + age] = UnsafeRawPointer(history.slots[slot] + historyOffset)
                 slot = slot + 1 == slots ? 0 : slot + 1
             }
         }
     }
+}
+
+/// One of the items that a step consists of: a batch item of one session, or a session of its own.
+struct StepItem {
+    let row: UnsafePointer<dsk_row>
+    let history: HistoryRing?
+    /// Where the item begins in the slots, in bytes.
+    var historyOffset = 0
+    let guidance: Guidance?
+    /// Room for finding a threshold, for rows that clamp by one.
+    let thresholds: UnsafeMutableRawPointer?
 }

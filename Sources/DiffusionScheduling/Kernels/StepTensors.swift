@@ -8,14 +8,16 @@ package struct StepTensors {
     let modelOutputType: ElementType
     /// The parts of `elementCount` elements that the model output has; the first of each batch item's counts.
     let modelOutputParts: Int
+    /// The model output without the condition, like the model output; for guided steps only.
+    let unconditional: UnsafeRawPointer?
     let noise: UnsafeRawPointer?
     let nextSample: UnsafeMutableRawPointer
     let prediction: UnsafeMutableRawPointer?
 
     package init(
         elementType: ElementType, elementCount: Int, sample: UnsafeRawPointer, modelOutput: UnsafeRawPointer,
-        modelOutputType: ElementType? = nil, modelOutputParts: Int = 1, noise: UnsafeRawPointer?, nextSample: UnsafeMutableRawPointer,
-        prediction: UnsafeMutableRawPointer?
+        modelOutputType: ElementType? = nil, modelOutputParts: Int = 1, unconditional: UnsafeRawPointer? = nil, noise: UnsafeRawPointer?,
+        nextSample: UnsafeMutableRawPointer, prediction: UnsafeMutableRawPointer?
     ) {
         self.elementType = elementType
         self.elementCount = elementCount
@@ -23,6 +25,7 @@ package struct StepTensors {
         self.modelOutput = modelOutput
         self.modelOutputType = modelOutputType ?? elementType
         self.modelOutputParts = modelOutputParts
+        self.unconditional = unconditional
         self.noise = noise
         self.nextSample = nextSample
         self.prediction = prediction
@@ -30,12 +33,17 @@ package struct StepTensors {
 
     /// Everything that can be wrong with a step's tensors.
     static func check(
-        sampleCount: Int, modelOutputCount: Int, noiseCount: Int?, batchSize: Int, modelLearnsVariance: Bool
+        sampleCount: Int, modelOutputCount: Int, unconditionalCount: Int? = nil, noiseCount: Int?, batchSize: Int,
+        modelLearnsVariance: Bool
     ) throws(SchedulerError) {
         guard modelOutputCount == sampleCount || (modelLearnsVariance && modelOutputCount == 2 * sampleCount) else {
             throw .wrongElementCount(
                 argument: "modelOutput", count: modelOutputCount,
                 expected: "\(sampleCount), as the sample\(modelLearnsVariance ? ", or twice as many" : "")")
+        }
+        if let unconditionalCount, unconditionalCount != modelOutputCount {
+            throw .wrongElementCount(
+                argument: "unconditional", count: unconditionalCount, expected: "\(modelOutputCount), as the conditional output")
         }
         if let noiseCount, noiseCount != sampleCount {
             throw .wrongElementCount(argument: "noise", count: noiseCount, expected: "\(sampleCount), as the sample")
@@ -48,26 +56,35 @@ package struct StepTensors {
 
     /// Calls `body` with checked spans' addresses, for a step in place; not at all for an empty sample, which has none.
     static func inPlace<Element: TensorElement, Output: TensorElement>(
-        modelOutput: Span<Output>, sample: inout MutableSpan<Element>, noise: Span<Element>?, _ body: (StepTensors) -> Void
+        modelOutput: Span<Output>, unconditional: Span<Output>? = nil, sample: inout MutableSpan<Element>, noise: Span<Element>?,
+        _ body: (StepTensors) -> Void
     ) {
         let count = sample.count
         let parts = modelOutput.count > count ? 2 : 1
         sample.withUnsafeMutableBytes { sample in
             modelOutput.withUnsafeBytes { modelOutput in
-                func call(noise: UnsafeRawPointer?) {
-                    guard let sample = sample.baseAddress, let modelOutput = modelOutput.baseAddress else { return }
-                    body(
-                        StepTensors(
-                            elementType: Element.elementType, elementCount: count, sample: UnsafeRawPointer(sample),
-                            modelOutput: modelOutput, modelOutputType: Output.elementType, modelOutputParts: parts,
-                            noise: noise, nextSample: sample, prediction: nil))
-                }
-                if let noise {
-                    noise.withUnsafeBytes { call(noise: $0.baseAddress) }
-                } else {
-                    call(noise: nil)
+                withAddress(of: unconditional) { unconditional in
+                    withAddress(of: noise) { noise in
+                        guard let sample = sample.baseAddress, let modelOutput = modelOutput.baseAddress else { return }
+                        body(
+                            StepTensors(
+                                elementType: Element.elementType, elementCount: count, sample: UnsafeRawPointer(sample),
+                                modelOutput: modelOutput, modelOutputType: Output.elementType, modelOutputParts: parts,
+                                unconditional: unconditional, noise: noise, nextSample: sample, prediction: nil))
+                    }
                 }
             }
+        }
+    }
+
+    @inline(__always)
+    private static func withAddress<Element: TensorElement>(
+        of span: Span<Element>?, _ body: (UnsafeRawPointer?) -> Void
+    ) {
+        if let span {
+            span.withUnsafeBytes { body($0.baseAddress) }
+        } else {
+            body(nil)
         }
     }
 
@@ -110,11 +127,4 @@ package struct StepTensors {
         }
         return SchedulerOutput(prevSample: next, predOriginalSample: prediction)
     }
-}
-
-/// A session's remembered outputs as a step finds them: the ring, and the slot of its newest one. The next slot receives this
-/// step's.
-struct HistoryRing {
-    let storage: HistoryStorage
-    let newest: Int
 }

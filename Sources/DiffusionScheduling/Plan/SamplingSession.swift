@@ -26,6 +26,8 @@ public struct SamplingSession: Sendable {
     /// The slot of the ring that holds the newest remembered output.
     var newest = 0
     var history: HistoryStorage?
+    /// What steps of several items need; not part of the state, but kept because making it takes longer than such a step.
+    private var workspace: StepWorkspace?
     var elementType: ElementType?
     var elementCount = 0
 
@@ -69,7 +71,7 @@ public struct SamplingSession: Sendable {
 
     /// Takes the next step in place: `sample` is the sample before the call and the next sample after it.
     ///
-    /// Allocates nothing from the second step on (the first one makes room for the history).
+    /// Allocates nothing from the second step on (the first one makes room for the history, and for thresholds).
     ///
     /// - Parameters:
     ///   - modelOutput: what the model said, as many elements as the sample; twice as many if it also predicts the variance.
@@ -81,10 +83,10 @@ public struct SamplingSession: Sendable {
     public mutating func step<Element: TensorElement, Output: TensorElement>(
         modelOutput: Span<Output>, sample: inout MutableSpan<Element>, noise: Span<Element>? = nil, batchSize: Int = 1
     ) throws(SchedulerError) {
-        try check(
-            Element.elementType, sampleCount: sample.count, modelOutputCount: modelOutput.count, noiseCount: noise?.count,
-            batchSize: batchSize)
-        try makeRoom(for: Element.elementType, count: sample.count)
+        let request = StepRequest(
+            elementType: Element.elementType, sampleCount: sample.count, modelOutputCount: modelOutput.count,
+            noiseCount: noise?.count, batchSize: batchSize)
+        try prepare(request)
         StepTensors.inPlace(modelOutput: modelOutput, sample: &sample, noise: noise) { execute($0, batchSize: batchSize) }
         moveOn()
     }
@@ -102,10 +104,10 @@ public struct SamplingSession: Sendable {
         modelOutput: [Element], sample: [Element], noise: [Element]? = nil, batchSize: Int = 1,
         predictingOriginalSample: Bool = false
     ) throws(SchedulerError) -> SchedulerOutput<Element> {
-        try check(
-            Element.elementType, sampleCount: sample.count, modelOutputCount: modelOutput.count, noiseCount: noise?.count,
-            batchSize: batchSize)
-        try makeRoom(for: Element.elementType, count: sample.count)
+        let request = StepRequest(
+            elementType: Element.elementType, sampleCount: sample.count, modelOutputCount: modelOutput.count,
+            noiseCount: noise?.count, batchSize: batchSize)
+        try prepare(request)
         let output = StepTensors.returning(
             modelOutput: modelOutput, sample: sample, noise: noise, predictingOriginalSample: predictingOriginalSample
         ) { execute($0, batchSize: batchSize) }
@@ -113,67 +115,188 @@ public struct SamplingSession: Sendable {
         return output
     }
 
+    /// Takes the next step in place with a guided model output, which is computed on the way.
+    ///
+    /// - Parameters:
+    ///   - conditional: e_c, what the model said under the condition; counts and types as for `modelOutput` above.
+    ///   - unconditional: e_u, what it said without, like `conditional`.
+    /// - Throws: also `invalidValue` for a guidance out of range; nothing has changed then.
+    /// - Complexity: O(elements), one pass over memory; two where the guidance is rescaled.
+    public mutating func step<Element: TensorElement, Output: TensorElement>(
+        conditional: Span<Output>, unconditional: Span<Output>, guidance: Guidance, sample: inout MutableSpan<Element>,
+        noise: Span<Element>? = nil, batchSize: Int = 1
+    ) throws(SchedulerError) {
+        let request = StepRequest(
+            elementType: Element.elementType, sampleCount: sample.count, modelOutputCount: conditional.count,
+            unconditionalCount: unconditional.count, guidance: guidance, noiseCount: noise?.count, batchSize: batchSize)
+        try prepare(request)
+        StepTensors.inPlace(modelOutput: conditional, unconditional: unconditional, sample: &sample, noise: noise) {
+            execute($0, guidance: guidance, batchSize: batchSize)
+        }
+        moveOn()
+    }
+
+    /// Takes the next step in place with a guided model output, on arrays.
+    public mutating func step<Element: TensorElement>(
+        conditional: [Element], unconditional: [Element], guidance: Guidance, sample: inout [Element], noise: [Element]? = nil,
+        batchSize: Int = 1
+    ) throws(SchedulerError) {
+        var span = sample.mutableSpan
+        try step(
+            conditional: conditional.span, unconditional: unconditional.span, guidance: guidance, sample: &span, noise: noise?.span,
+            batchSize: batchSize)
+    }
+
+    /// Takes the next step in place and keeps the model output's memory if what the step remembers is the model output itself: for
+    /// DEIS and DPM-Solver with predicted noise and without a clamp, one tensor less is written. Other steps copy, as always.
+    ///
+    /// - Parameter modelOutput: after the call, memory of the same size for the next output: its own, or what held the oldest
+    ///   remembered output. What is in it then isn't specified. Where the call throws it is as it was.
+    /// - Throws: as `step(modelOutput:sample:noise:batchSize:)`.
+    public mutating func step<Element: TensorElement, Output: TensorElement>(
+        consuming modelOutput: inout TensorBuffer<Output>, sample: inout MutableSpan<Element>, noise: Span<Element>? = nil,
+        batchSize: Int = 1
+    ) throws(SchedulerError) {
+        let request = StepRequest(
+            elementType: Element.elementType, sampleCount: sample.count, modelOutputCount: modelOutput.count,
+            noiseCount: noise?.count, batchSize: batchSize)
+        try prepare(request)
+        let keeps = Output.elementType == Element.elementType && history != nil && modelOutput.count == sample.count
+            && plan.kernelRows.remembersModelOutput(at: stepIndex, remembered: remembered)
+        modelOutput.withSpan { output in
+            StepTensors.inPlace(modelOutput: output, sample: &sample, noise: noise) {
+                execute($0, keepsModelOutput: keeps, batchSize: batchSize)
+            }
+        }
+        if keeps, let history {
+            history.exchange(HistoryRing(storage: history, newest: newest).next, for: &modelOutput.address)
+        }
+        moveOn()
+    }
+
     /// Takes the next step on memory of the caller's: aligned, and overlapping only where an output is an input.
-    package mutating func step(_ tensors: StepTensors, batchSize: Int) throws(SchedulerError) {
-        try check(
-            tensors.elementType, sampleCount: tensors.elementCount,
-            modelOutputCount: tensors.elementCount * tensors.modelOutputParts,
-            noiseCount: tensors.noise == nil ? nil : tensors.elementCount, batchSize: batchSize)
-        try makeRoom(for: tensors.elementType, count: tensors.elementCount)
-        execute(tensors, batchSize: batchSize)
+    package mutating func step(_ tensors: StepTensors, guidance: Guidance? = nil, batchSize: Int) throws(SchedulerError) {
+        try prepare(StepRequest(tensors, guidance: guidance, batchSize: batchSize))
+        execute(tensors, guidance: guidance, batchSize: batchSize)
         moveOn()
     }
 
     // The parts of a step are inlined, because calling them would copy the session.
 
+    /// Checks everything that can be wrong with a step and makes room for it; after that the step can't fail.
+    @inline(__always)
+    private mutating func prepare(_ request: StepRequest) throws(SchedulerError) {
+        try check(request)
+        try makeRoom(request)
+    }
+
     /// Everything that can be wrong with a step, before anything is changed.
     @inline(__always)
-    private func check(
-        _ type: ElementType, sampleCount: Int, modelOutputCount: Int, noiseCount: Int?, batchSize: Int
-    ) throws(SchedulerError) {
+    func check(_ request: StepRequest) throws(SchedulerError) {
         guard stepIndex < plan.stepCount else { throw .stepPastEnd(stepCount: plan.stepCount) }
         if let elementType {
-            guard type == elementType else {
-                throw .wrongElementType(argument: "sample", type: type.rawValue, expected: elementType.rawValue)
+            guard request.elementType == elementType else {
+                throw .wrongElementType(
+                    argument: "sample", type: request.elementType.rawValue, expected: elementType.rawValue)
             }
-            guard sampleCount == elementCount else {
-                throw .wrongElementCount(argument: "sample", count: sampleCount, expected: "\(elementCount), as at the first step")
+            guard request.sampleCount == elementCount else {
+                throw .wrongElementCount(
+                    argument: "sample", count: request.sampleCount, expected: "\(elementCount), as at the first step")
             }
         }
         try StepTensors.check(
-            sampleCount: sampleCount, modelOutputCount: modelOutputCount, noiseCount: noiseCount, batchSize: batchSize,
+            sampleCount: request.sampleCount, modelOutputCount: request.modelOutputCount,
+            unconditionalCount: request.unconditionalCount, noiseCount: request.noiseCount, batchSize: request.batchSize,
             modelLearnsVariance: plan.modelLearnsVariance)
-        if noiseCount == nil, plan.kernelRows.needsNoise(at: stepIndex, remembered: remembered) {
+        try request.guidance?.validate()
+        if request.noiseCount == nil, plan.kernelRows.needsNoise(at: stepIndex, remembered: remembered) {
             throw .missingNoise(step: stepIndex)
         }
     }
 
     /// The first step decides the type and number of elements; a session whose history is shared with a copy takes its own.
-    private mutating func makeRoom(for type: ElementType, count: Int) throws(SchedulerError) {
+    @inline(__always)
+    mutating func makeRoom(_ request: StepRequest) throws(SchedulerError) {
+        if Kernels.needsWorkspace(
+            clamp: plan.clamp, modelOutputParts: request.modelOutputParts, batchSize: request.batchSize, guidance: request.guidance)
+        {
+            try makeWorkspace(request)
+        }
         if elementType == nil {
             if plan.historyLength > 0 {
-                history = try HistoryStorage(slotCount: plan.historyLength, elementCount: count, elementType: type)
+                history = try HistoryStorage(
+                    slotCount: plan.historyLength, elementCount: request.sampleCount, elementType: request.elementType)
             }
-            elementType = type
-            elementCount = count
+            elementType = request.elementType
+            elementCount = request.sampleCount
         } else if history != nil, !isKnownUniquelyReferenced(&history) {
             history = try history?.copy()
         }
     }
 
-    @inline(__always)
-    private func execute(_ tensors: StepTensors, batchSize: Int) {
-        Kernels.step(
-            plan.kernelRows.row(at: stepIndex, remembered: remembered), clamp: plan.clamp, tensors,
-            history: history.map { HistoryRing(storage: $0, newest: newest) }, batchSize: batchSize,
-            maximumThreads: maximumThreads)
+    @inline(never)
+    private mutating func makeWorkspace(_ request: StepRequest) throws(SchedulerError) {
+        var findsThresholds = false
+        if case .dynamicThreshold = plan.clamp { findsThresholds = true }
+        let elements = request.sampleCount / request.batchSize
+        if isKnownUniquelyReferenced(&workspace), let workspace,
+            workspace.fits(itemCount: request.batchSize, elementsPerItem: elements, findsThresholds: findsThresholds)
+        {
+            return
+        }
+        workspace = try StepWorkspace(itemCount: request.batchSize, elementsPerItem: elements, findsThresholds: findsThresholds)
     }
 
-    private mutating func moveOn() {
+    @inline(__always)
+    private func execute(
+        _ tensors: StepTensors, keepsModelOutput: Bool = false, guidance: Guidance? = nil, batchSize: Int
+    ) {
+        let needsWorkspace = Kernels.needsWorkspace(
+            clamp: plan.clamp, modelOutputParts: tensors.modelOutputParts, batchSize: batchSize, guidance: guidance)
+        Kernels.step(
+            plan.kernelRows.row(at: stepIndex, remembered: remembered), tensors,
+            history: history.map { HistoryRing(storage: $0, newest: newest) }, keepsModelOutput: keepsModelOutput,
+            guidance: guidance, batchSize: batchSize, workspace: needsWorkspace ? workspace : nil, maximumThreads: maximumThreads)
+    }
+
+    /// This session's part of a step of many; `prepare` has been called.
+    func stepItem(guidance: Guidance?) -> StepItem {
+        StepItem(
+            row: plan.kernelRows.row(at: stepIndex, remembered: remembered),
+            history: history.map { HistoryRing(storage: $0, newest: newest) }, guidance: guidance,
+            thresholds: workspace?.thresholdWorkspace(of: 0))
+    }
+
+    @inline(__always)
+    mutating func moveOn() {
         if plan.historyLength > 0 {
             newest = newest + 1 == plan.historyLength ? 0 : newest + 1
             remembered = min(remembered + 1, plan.historyLength)
         }
         stepIndex += 1
+    }
+}
+
+/// What a step is asked for, as far as it can be wrong.
+struct StepRequest {
+    let elementType: ElementType
+    let sampleCount: Int
+    let modelOutputCount: Int
+    var unconditionalCount: Int? = nil
+    var guidance: Guidance? = nil
+    let noiseCount: Int?
+    let batchSize: Int
+
+    /// How often the model output has as many elements as the sample.
+    var modelOutputParts: Int { modelOutputCount > sampleCount ? 2 : 1 }
+}
+
+extension StepRequest {
+    init(_ tensors: StepTensors, guidance: Guidance?, batchSize: Int) {
+        let outputCount = tensors.elementCount * tensors.modelOutputParts
+        self.init(
+            elementType: tensors.elementType, sampleCount: tensors.elementCount, modelOutputCount: outputCount,
+            unconditionalCount: tensors.unconditional == nil ? nil : outputCount, guidance: guidance,
+            noiseCount: tensors.noise == nil ? nil : tensors.elementCount, batchSize: batchSize)
     }
 }

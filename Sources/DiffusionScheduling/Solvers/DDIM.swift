@@ -46,8 +46,9 @@ extension StepCoefficients {
         batchSize: Int
     ) throws(SchedulerError) {
         try check(sample.count, modelOutput.count, noise?.count, batchSize)
+        let workspace = try Kernels.workspace(clamp: clamp, elementCount: sample.count, batchSize: batchSize)
         StepTensors.inPlace(modelOutput: modelOutput, sample: &sample, noise: noise) {
-            Kernels.step(self, clamp: clamp, $0, batchSize: batchSize)
+            Kernels.step(self, clamp: clamp, $0, batchSize: batchSize, workspace: workspace)
         }
     }
 
@@ -55,9 +56,10 @@ extension StepCoefficients {
         clamp: PredictionClamp, modelOutput: [Element], sample: [Element], noise: [Element]?, batchSize: Int
     ) throws(SchedulerError) -> SchedulerOutput<Element> {
         try check(sample.count, modelOutput.count, noise?.count, batchSize)
+        let workspace = try Kernels.workspace(clamp: clamp, elementCount: sample.count, batchSize: batchSize)
         return StepTensors.returning(
             modelOutput: modelOutput, sample: sample, noise: noise, predictingOriginalSample: true
-        ) { Kernels.step(self, clamp: clamp, $0, batchSize: batchSize) }
+        ) { Kernels.step(self, clamp: clamp, $0, batchSize: batchSize, workspace: workspace) }
     }
 
     /// The same on memory of the caller's: aligned, and overlapping only where an output is an input.
@@ -67,7 +69,10 @@ extension StepCoefficients {
         try check(
             tensors.elementCount, tensors.elementCount * tensors.modelOutputParts,
             tensors.noise == nil ? nil : tensors.elementCount, batchSize, modelLearnsVariance: modelLearnsVariance)
-        Kernels.step(self, clamp: clamp, tensors, batchSize: batchSize, maximumThreads: maximumThreads)
+        let workspace = try Kernels.workspace(
+            clamp: clamp, modelOutputParts: tensors.modelOutputParts, elementCount: tensors.elementCount, batchSize: batchSize)
+        Kernels.step(
+            self, clamp: clamp, tensors, batchSize: batchSize, workspace: workspace, maximumThreads: maximumThreads)
     }
 
     private func check(

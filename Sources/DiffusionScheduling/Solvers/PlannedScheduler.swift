@@ -125,6 +125,22 @@ extension PlannedScheduler {
         }
     }
 
+    /// Takes one step in place with a guided model output, which is computed on the way: see ``SamplingSession``.
+    public mutating func step<Element: TensorElement>(
+        conditional: [Element], unconditional: [Element], guidance: Guidance, timestep: Double, sample: inout [Element],
+        noise: [Element]? = nil, batchSize: Int = 1
+    ) throws(SchedulerError) {
+        let replaced = try select(timestep: timestep)
+        do throws(SchedulerError) {
+            try session?.step(
+                conditional: conditional, unconditional: unconditional, guidance: guidance, sample: &sample, noise: noise,
+                batchSize: batchSize)
+        } catch {
+            if let replaced { session = replaced }
+            throw error
+        }
+    }
+
     // MARK: Beside the steps
 
     /// Leaves the sample as it is: the models of these schedulers are asked with the sample itself.

@@ -17,6 +17,9 @@ final class KernelStepper<Element: BenchmarkElement>: Contestant {
     /// The items of as many steps as it takes until the tensors are in their places again, but for the rows and model outputs.
     private var items: [[dsk_item]] = []
     private var stepIndex = 0
+    /// Of each batch item, for the thresholds.
+    private let workspace: UnsafeMutableRawPointer
+    private let workspaceBytes: Int
 
     init(
         _ stepCase: StepCase, _ data: StepData<Element>, maximumThreads: Int, sample: Tensor<Element>, nextSample: Tensor<Element>
@@ -30,12 +33,17 @@ final class KernelStepper<Element: BenchmarkElement>: Contestant {
             let row = plan.coefficients(at: index, remembered: min(index, plan.historyLength))
             rows.initializeElement(at: index, to: dsk_row(row, clamp: plan.clamp))
         }
+        workspaceBytes = dsk_threshold_workspace_size(data.count / batchSize)
+        workspace = .allocate(byteCount: batchSize * workspaceBytes, alignment: 64)
         samples = [sample, nextSample]
         slots = (0..<plan.historyLength).map { _ in Tensor(count: data.count) }
         items = (0..<2 * max(plan.historyLength, 1)).map { step in (0..<batchSize).map { makeItem($0, step: step) } }
     }
 
-    deinit { rows.deallocate() }
+    deinit {
+        rows.deallocate()
+        workspace.deallocate()
+    }
 
     var sample: Tensor<Element> { samples[stepIndex % 2] }
     /// What the last step has remembered.
@@ -68,8 +76,8 @@ final class KernelStepper<Element: BenchmarkElement>: Contestant {
             items[index].row = UnsafePointer(rows.baseAddress! + stepIndex)
             items[index].inputs.1 = modelOutput + index * itemBytes
         }
-        if case .dynamicThreshold(let ratio, let maximum) = plan.clamp {
-            let status = dsk_find_thresholds(items.baseAddress, items.count, ratio, maximum, maximumThreads)
+        if case .dynamicThreshold = plan.clamp {
+            let status = dsk_find_thresholds(items.baseAddress, items.count, maximumThreads)
             if status != DSK_OK { return status }
         }
         return dsk_step(items.baseAddress, items.count, maximumThreads)
@@ -81,6 +89,7 @@ final class KernelStepper<Element: BenchmarkElement>: Contestant {
         let offset = index * itemBytes
         var item = dsk_item()
         item.n_elements = data.count / batchSize
+        item.workspace = workspace + index * workspaceBytes
         withUnsafeMutableBytes(of: &item.inputs) { bytes in
             let inputs = bytes.bindMemory(to: UnsafeRawPointer?.self)
             inputs[Int(DSK_SAMPLE.rawValue)] = UnsafeRawPointer(samples[step % 2].address + offset)
@@ -109,7 +118,8 @@ extension dsk_row {
         switch clamp {
         case .none: self.clamp = DSK_CLAMP_NONE
         case .range(let limit): (self.clamp, clamp_range) = (DSK_CLAMP_RANGE, limit)
-        case .dynamicThreshold: self.clamp = DSK_CLAMP_THRESHOLD
+        case .dynamicThreshold(let ratio, let maximum):
+            (self.clamp, threshold_ratio, threshold_maximum) = (DSK_CLAMP_THRESHOLD, ratio, maximum)
         }
         prediction.0 = step.prediction.sample
         prediction.1 = step.prediction.modelOutput

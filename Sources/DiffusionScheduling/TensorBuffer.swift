@@ -1,0 +1,42 @@
+/// Memory for a tensor that can change hands: a model writes its output here, and a step may keep it instead of copying it.
+///
+/// ```swift
+/// var output = try TensorBuffer<Float>(count: sample.count)
+/// while let timestep = session.timestep {
+///     output.withMutableSpan { model(sample, timestep, into: &$0) }
+///     try session.step(consuming: &output, sample: &sample)
+/// }
+/// ```
+public struct TensorBuffer<Element: TensorElement>: ~Copyable, @unchecked Sendable {
+    // Unchecked, because one owner has the memory.
+
+    public let count: Int
+    var address: UnsafeMutableRawPointer
+
+    /// Zeros.
+    ///
+    /// - Throws: `outOfMemory`, `invalidValue` for a negative count.
+    public init(count: Int) throws(SchedulerError) {
+        try require("count", count, "at least 0", count >= 0)
+        address = try TensorMemory.allocate(elementCount: count, elementSize: MemoryLayout<Element>.stride)
+        self.count = count
+        address.initializeMemory(as: UInt8.self, repeating: 0, count: count * MemoryLayout<Element>.stride)
+    }
+
+    deinit { TensorMemory.free(address) }
+
+    /// Calls the body with the elements.
+    public func withSpan<Result, Failure: Error>(_ body: (Span<Element>) throws(Failure) -> Result) throws(Failure) -> Result {
+        let elements = UnsafeBufferPointer(start: address.assumingMemoryBound(to: Element.self), count: count)
+        return try body(elements.span)
+    }
+
+    /// Calls the body with the elements, to be changed.
+    public mutating func withMutableSpan<Result, Failure: Error>(
+        _ body: (inout MutableSpan<Element>) throws(Failure) -> Result
+    ) throws(Failure) -> Result {
+        let elements = UnsafeMutableBufferPointer(start: address.assumingMemoryBound(to: Element.self), count: count)
+        var span = elements.mutableSpan
+        return try body(&span)
+    }
+}
