@@ -11,7 +11,7 @@ public struct TensorBuffer<Element: TensorElement>: ~Copyable, @unchecked Sendab
     // Unchecked, because one owner has the memory.
 
     public let count: Int
-    var address: UnsafeMutableRawPointer
+    @usableFromInline var address: UnsafeMutableRawPointer
 
     /// Zeros.
     ///
@@ -26,12 +26,14 @@ public struct TensorBuffer<Element: TensorElement>: ~Copyable, @unchecked Sendab
     deinit { TensorMemory.free(address) }
 
     /// Calls the body with the elements.
+    @inlinable
     public func withSpan<Result, Failure: Error>(_ body: (Span<Element>) throws(Failure) -> Result) throws(Failure) -> Result {
         let elements = UnsafeBufferPointer(start: address.assumingMemoryBound(to: Element.self), count: count)
         return try body(elements.span)
     }
 
     /// Calls the body with the elements, to be changed.
+    @inlinable
     public mutating func withMutableSpan<Result, Failure: Error>(
         _ body: (inout MutableSpan<Element>) throws(Failure) -> Result
     ) throws(Failure) -> Result {

@@ -196,7 +196,7 @@ extension StepTensors {
         }
         self.init(
             elementType: sample.elementType, elementCount: sample.elementCount, sample: sample.address,
-            modelOutput: modelOutput.address, modelOutputType: modelOutput.elementType, modelOutputParts: isTwice ? 2 : 1,
+            modelOutput: modelOutput.address, modelOutputType: modelOutput.elementType, modelOutputCount: isTwice ? 2 * sample.elementCount : nil,
             noise: noise?.address, nextSample: nextSample.address, prediction: prediction?.address)
     }
 

@@ -36,9 +36,9 @@ final class KernelRows: @unchecked Sendable {
         return row.pointee.outputs.0.3 != 0 || row.pointee.prediction.3 != 0
     }
 
-    /// Whether what a step remembers is the model output as it is.
-    func remembersModelOutput(at index: Int, remembered: Int) -> Bool {
-        let history = row(at: index, remembered: remembered).pointee.outputs.1
+    /// Whether what a step of the row remembers is the model output as it is.
+    static func remembersModelOutput(_ row: UnsafePointer<dsk_row>) -> Bool {
+        let history = row.pointee.outputs.1
         return history.0 == 0 && history.1 == 1 && history.3 == 0 && history.10 == 0
     }
 }

@@ -20,7 +20,7 @@ enum Kernels {
             return
         }
         var item = dsk_item()
-        item.set(tensors, history, keepsModelOutput: keepsModelOutput, index: 0, count: 1)
+        item.set(tensors, history, keepsModelOutput: keepsModelOutput)
         if let guidance {
             var guided = dsk_row()
             dsk_guide_row(row, guidance.scale, 1, &guided)
@@ -43,10 +43,12 @@ enum Kernels {
 
     /// A workspace for a step without a session, if it needs one.
     static func workspace(
-        clamp: PredictionClamp, modelOutputParts: Int = 1, elementCount: Int, batchSize: Int
+        clamp: PredictionClamp, for tensors: StepTensors, batchSize: Int
     ) throws(SchedulerError) -> StepWorkspace? {
-        guard needsWorkspace(clamp: clamp, modelOutputParts: modelOutputParts, batchSize: batchSize, guidance: nil) else { return nil }
-        return try StepWorkspace(itemCount: batchSize, elementsPerItem: elementCount / batchSize, findsThresholds: true)
+        guard needsWorkspace(clamp: clamp, modelOutputParts: tensors.modelOutputParts, batchSize: batchSize, guidance: nil) else {
+            return nil
+        }
+        return try StepWorkspace(itemCount: batchSize, elementsPerItem: tensors.elementCount / batchSize, findsThresholds: true)
     }
 
     /// Executes a row for each of so many equal parts of the tensors, in one parallel region.
@@ -61,7 +63,7 @@ enum Kernels {
         for index in 0..<count {
             guard let step = item(index) else { continue }
             var prepared = dsk_item()
-            prepared.set(tensors, step.history, historyOffset: step.historyOffset, index: index, count: count)
+            prepared.set(tensors.part(index, of: count), step.history, historyOffset: step.historyOffset)
             prepared.row = step.row
             if let guidance = step.guidance {
                 // Rows are guided in two rounds: the factors are found for all items at once.
@@ -216,25 +218,23 @@ extension dsk_item {
         }
     }
 
-    /// Becomes item `index` of `count` equal ones. Not an initialiser, which would copy what it has just written.
+    /// Becomes the item of the tensors. Not an initialiser, which would copy what it has just written.
     ///
-    /// - Parameter keepsModelOutput: whether the model output's memory will be what is remembered, so that nothing is written.
+    /// - Parameters:
+    ///   - historyOffset: where the item begins in the history's slots, in bytes.
+    ///   - keepsModelOutput: whether the model output's memory will be what is remembered, so that nothing is written.
     @inline(__always)
     fileprivate mutating func set(
-        _ tensors: StepTensors, _ history: HistoryRing?, historyOffset: Int = 0, keepsModelOutput: Bool = false, index: Int,
-        count: Int
+        _ tensors: StepTensors, _ history: HistoryRing?, historyOffset: Int = 0, keepsModelOutput: Bool = false
     ) {
-        let elements = count == 1 ? tensors.elementCount : tensors.elementCount / count
-        let offset = index * elements * tensors.elementType.size
-        let outputOffset = index * elements * tensors.modelOutputType.size * tensors.modelOutputParts
-        n_elements = elements
+        n_elements = tensors.elementCount
         setTypes(tensors.elementType, modelOutput: tensors.modelOutputType)
-        inputs.0 = tensors.sample + offset
-        inputs.1 = tensors.modelOutput + outputOffset
-        inputs.2 = tensors.unconditional.map { $0 + outputOffset }
-        inputs.3 = tensors.noise.map { $0 + offset }
-        outputs.0 = tensors.nextSample + offset
-        outputs.2 = tensors.prediction.map { $0 + offset }
+        inputs.0 = tensors.sample
+        inputs.1 = tensors.modelOutput
+        inputs.2 = tensors.unconditional
+        inputs.3 = tensors.noise
+        outputs.0 = tensors.nextSample
+        outputs.2 = tensors.prediction
         guard let history else { return }
         let slots = history.slotCount
         // The oldest output makes room for this step's, which is written where it was read.

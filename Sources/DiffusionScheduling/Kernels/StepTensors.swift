@@ -1,130 +1,162 @@
-/// The tensors of one step: addresses of `elementCount` elements each.
+/// The tensors of one step: where they lie and, as the caller says, how many elements they have.
+@usableFromInline
 package struct StepTensors {
-    /// Of all tensors but the model output.
-    let elementType: ElementType
-    let elementCount: Int
-    let sample: UnsafeRawPointer
-    let modelOutput: UnsafeRawPointer
-    let modelOutputType: ElementType
-    /// The parts of `elementCount` elements that the model output has; the first of each batch item's counts.
-    let modelOutputParts: Int
-    /// The model output without the condition, like the model output; for guided steps only.
-    let unconditional: UnsafeRawPointer?
-    let noise: UnsafeRawPointer?
-    let nextSample: UnsafeMutableRawPointer
-    let prediction: UnsafeMutableRawPointer?
+    /// Of all tensors but the model outputs.
+    @usableFromInline let elementType: ElementType
+    @usableFromInline let elementCount: Int
+    @usableFromInline let sample: UnsafeRawPointer
+    @usableFromInline let modelOutput: UnsafeRawPointer
+    @usableFromInline let modelOutputType: ElementType
+    /// As many as the sample has, or twice as many: then each batch item has as many of them behind its prediction, which don't count.
+    @usableFromInline let modelOutputCount: Int
+    /// The model output without the condition, for guided steps; then the model output is the one under it.
+    @usableFromInline let unconditional: UnsafeRawPointer?
+    @usableFromInline let unconditionalCount: Int
+    @usableFromInline let noise: UnsafeRawPointer?
+    @usableFromInline let noiseCount: Int
+    @usableFromInline let nextSample: UnsafeMutableRawPointer
+    @usableFromInline let prediction: UnsafeMutableRawPointer?
 
+    /// Counts that aren't given are the sample's and the model output's.
+    @inlinable
+    @inline(__always)
     package init(
         elementType: ElementType, elementCount: Int, sample: UnsafeRawPointer, modelOutput: UnsafeRawPointer,
-        modelOutputType: ElementType? = nil, modelOutputParts: Int = 1, unconditional: UnsafeRawPointer? = nil, noise: UnsafeRawPointer?,
-        nextSample: UnsafeMutableRawPointer, prediction: UnsafeMutableRawPointer?
+        modelOutputType: ElementType? = nil, modelOutputCount: Int? = nil, unconditional: UnsafeRawPointer? = nil,
+        unconditionalCount: Int? = nil, noise: UnsafeRawPointer?, noiseCount: Int? = nil, nextSample: UnsafeMutableRawPointer,
+        prediction: UnsafeMutableRawPointer?
     ) {
         self.elementType = elementType
         self.elementCount = elementCount
         self.sample = sample
         self.modelOutput = modelOutput
         self.modelOutputType = modelOutputType ?? elementType
-        self.modelOutputParts = modelOutputParts
+        self.modelOutputCount = modelOutputCount ?? elementCount
         self.unconditional = unconditional
+        self.unconditionalCount = unconditionalCount ?? self.modelOutputCount
         self.noise = noise
+        self.noiseCount = noiseCount ?? elementCount
         self.nextSample = nextSample
         self.prediction = prediction
     }
 
-    /// Everything that can be wrong with a step's tensors.
-    static func check(
-        sampleCount: Int, modelOutputCount: Int, unconditionalCount: Int? = nil, noiseCount: Int?, batchSize: Int,
-        modelLearnsVariance: Bool
-    ) throws(SchedulerError) {
-        guard modelOutputCount == sampleCount || (modelLearnsVariance && modelOutputCount == 2 * sampleCount) else {
+    /// How often the model output has as many elements as the sample.
+    var modelOutputParts: Int { modelOutputCount > elementCount ? 2 : 1 }
+
+    /// Everything that can be wrong with the counts.
+    @inline(__always)
+    func validate(batchSize: Int, modelLearnsVariance: Bool) throws(SchedulerError) {
+        guard modelOutputCount == elementCount || (modelLearnsVariance && modelOutputCount == 2 * elementCount) else {
             throw .wrongElementCount(
                 argument: "modelOutput", count: modelOutputCount,
-                expected: "\(sampleCount), as the sample\(modelLearnsVariance ? ", or twice as many" : "")")
+                expected: "\(elementCount), as the sample\(modelLearnsVariance ? ", or twice as many" : "")")
         }
-        if let unconditionalCount, unconditionalCount != modelOutputCount {
+        if unconditional != nil, unconditionalCount != modelOutputCount {
             throw .wrongElementCount(
                 argument: "unconditional", count: unconditionalCount, expected: "\(modelOutputCount), as the conditional output")
         }
-        if let noiseCount, noiseCount != sampleCount {
-            throw .wrongElementCount(argument: "noise", count: noiseCount, expected: "\(sampleCount), as the sample")
+        if noise != nil, noiseCount != elementCount {
+            throw .wrongElementCount(argument: "noise", count: noiseCount, expected: "\(elementCount), as the sample")
         }
-        guard batchSize >= 1, sampleCount % batchSize == 0 else {
+        guard batchSize == 1 || (batchSize > 1 && elementCount % batchSize == 0) else {
             throw .wrongElementCount(
-                argument: "sample", count: sampleCount, expected: "a multiple of the batch size \(batchSize)")
+                argument: "sample", count: elementCount, expected: "a multiple of the batch size \(batchSize)")
         }
     }
 
-    /// Calls `body` with checked spans' addresses, for a step in place; not at all for an empty sample, which has none.
+    /// One of so many equal parts, one after the other.
+    func part(_ index: Int, of count: Int) -> StepTensors {
+        let elements = elementCount / count, offset = index * elements * elementType.size
+        let outputs = modelOutputCount / count, outputOffset = index * outputs * modelOutputType.size
+        return StepTensors(
+            elementType: elementType, elementCount: elements, sample: sample + offset, modelOutput: modelOutput + outputOffset,
+            modelOutputType: modelOutputType, modelOutputCount: outputs, unconditional: unconditional.map { $0 + outputOffset },
+            noise: noise.map { $0 + offset }, nextSample: nextSample + offset, prediction: prediction.map { $0 + offset })
+    }
+}
+
+// The generic parts are inlinable and do nothing but take addresses: what a module of another package would otherwise call with
+// type metadata costs more than a small step.
+extension StepTensors {
+    /// An address for tensors without elements, which nobody reads.
+    @usableFromInline static var nowhere: UnsafeMutableRawPointer { UnsafeMutableRawPointer(bitPattern: 64)! }
+
+    /// Calls the body with spans' addresses, for a step in place.
+    @inlinable
+    @inline(__always)
     static func inPlace<Element: TensorElement, Output: TensorElement>(
         modelOutput: Span<Output>, unconditional: Span<Output>? = nil, sample: inout MutableSpan<Element>, noise: Span<Element>?,
-        _ body: (StepTensors) -> Void
-    ) {
+        _ body: (StepTensors) throws(SchedulerError) -> Void
+    ) throws(SchedulerError) {
         let count = sample.count
-        let parts = modelOutput.count > count ? 2 : 1
-        sample.withUnsafeMutableBytes { sample in
-            modelOutput.withUnsafeBytes { modelOutput in
-                withAddress(of: unconditional) { unconditional in
-                    withAddress(of: noise) { noise in
-                        guard let sample = sample.baseAddress, let modelOutput = modelOutput.baseAddress else { return }
-                        body(
-                            StepTensors(
-                                elementType: Element.elementType, elementCount: count, sample: UnsafeRawPointer(sample),
-                                modelOutput: modelOutput, modelOutputType: Output.elementType, modelOutputParts: parts,
-                                unconditional: unconditional, noise: noise, nextSample: sample, prediction: nil))
-                    }
-                }
-            }
+        try sample.withUnsafeMutableBytes { (sample) throws(SchedulerError) in
+            let address = sample.baseAddress ?? nowhere
+            try body(
+                StepTensors(
+                    elementType: Element.elementType, elementCount: count, sample: UnsafeRawPointer(address),
+                    modelOutput: Self.address(of: modelOutput), modelOutputType: Output.elementType,
+                    modelOutputCount: modelOutput.count, unconditional: optionalAddress(of: unconditional),
+                    unconditionalCount: unconditional?.count, noise: optionalAddress(of: noise), noiseCount: noise?.count,
+                    nextSample: address, prediction: nil))
         }
     }
 
+    /// Of the first element, good while the span is.
+    @inlinable
     @inline(__always)
-    private static func withAddress<Element: TensorElement>(
-        of span: Span<Element>?, _ body: (UnsafeRawPointer?) -> Void
-    ) {
-        if let span {
-            span.withUnsafeBytes { body($0.baseAddress) }
-        } else {
-            body(nil)
-        }
+    static func address<Element: TensorElement>(of span: Span<Element>) -> UnsafeRawPointer {
+        span.withUnsafeBytes { $0.baseAddress } ?? UnsafeRawPointer(nowhere)
     }
 
-    /// Calls `body` with checked arrays' addresses and those of new arrays, which are returned.
-    static func returning<Element: TensorElement>(
+    @inlinable
+    @inline(__always)
+    static func optionalAddress<Element: TensorElement>(of span: Span<Element>?) -> UnsafeRawPointer? {
+        if let span { address(of: span) } else { nil }
+    }
+}
+
+extension StepTensors {
+    /// Calls `step` with arrays' addresses and those of new arrays, which are returned if it doesn't throw.
+    static func newOutput<Element: TensorElement>(
         modelOutput: [Element], sample: [Element], noise: [Element]?, predictingOriginalSample: Bool,
-        _ body: (StepTensors) -> Void
-    ) -> SchedulerOutput<Element> {
-        let count = sample.count, parts = modelOutput.count > count ? 2 : 1
-        func newArray(_ fill: (UnsafeMutableRawPointer?) -> Void) -> [Element] {
-            [Element](unsafeUninitializedCapacity: count) { buffer, initializedCount in
-                fill(UnsafeMutableRawPointer(buffer.baseAddress))
-                initializedCount = count
+        _ step: (StepTensors) throws(SchedulerError) -> Void
+    ) throws(SchedulerError) -> SchedulerOutput<Element> {
+        var failure: SchedulerError?
+        func newArray(_ fill: (UnsafeMutableRawPointer) -> Void) -> [Element] {
+            [Element](unsafeUninitializedCapacity: sample.count) { buffer, initializedCount in
+                fill(buffer.baseAddress.map { UnsafeMutableRawPointer($0) } ?? nowhere)
+                initializedCount = failure == nil ? sample.count : 0
             }
         }
-        var prediction: [Element]?
-        let next = newArray { nextSample in
-            func call(prediction: UnsafeMutableRawPointer?) {
-                sample.withUnsafeBytes { sample in
-                    modelOutput.withUnsafeBytes { modelOutput in
-                        (noise ?? []).withUnsafeBytes { noiseBytes in
-                            guard count > 0, let sample = sample.baseAddress, let modelOutput = modelOutput.baseAddress,
-                                let nextSample
-                            else { return }
-                            body(
+        func fill(_ next: UnsafeMutableRawPointer, _ prediction: UnsafeMutableRawPointer?) {
+            sample.withUnsafeBytes { sampleBytes in
+                modelOutput.withUnsafeBytes { outputBytes in
+                    (noise ?? []).withUnsafeBytes { noiseBytes in
+                        let nowhere = UnsafeRawPointer(nowhere)
+                        do throws(SchedulerError) {
+                            try step(
                                 StepTensors(
-                                    elementType: Element.elementType, elementCount: count, sample: sample,
-                                    modelOutput: modelOutput, modelOutputType: Element.elementType, modelOutputParts: parts,
-                                    noise: noise == nil ? nil : noiseBytes.baseAddress, nextSample: nextSample,
-                                    prediction: prediction))
+                                    elementType: Element.elementType, elementCount: sample.count,
+                                    sample: sampleBytes.baseAddress ?? nowhere, modelOutput: outputBytes.baseAddress ?? nowhere,
+                                    modelOutputCount: modelOutput.count,
+                                    noise: noise == nil ? nil : noiseBytes.baseAddress ?? nowhere, noiseCount: noise?.count,
+                                    nextSample: next, prediction: prediction))
+                        } catch {
+                            failure = error
                         }
                     }
                 }
             }
+        }
+        var prediction: [Element]?
+        let next = newArray { next in
             if predictingOriginalSample {
-                prediction = newArray { call(prediction: $0) }
+                prediction = newArray { fill(next, $0) }
             } else {
-                call(prediction: nil)
+                fill(next, nil)
             }
         }
+        if let failure { throw failure }
         return SchedulerOutput(prevSample: next, predOriginalSample: prediction)
     }
 }

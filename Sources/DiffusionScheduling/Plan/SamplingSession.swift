@@ -80,18 +80,17 @@ public struct SamplingSession: Sendable {
     ///   - batchSize: the batch items that the sample consists of; they matter for thresholding.
     /// - Throws: `stepPastEnd`, `wrongElementCount`, `wrongElementType`, `missingNoise`, `outOfMemory`; nothing has changed then.
     /// - Complexity: O(elements), one pass over memory.
+    @inlinable
     public mutating func step<Element: TensorElement, Output: TensorElement>(
         modelOutput: Span<Output>, sample: inout MutableSpan<Element>, noise: Span<Element>? = nil, batchSize: Int = 1
     ) throws(SchedulerError) {
-        let request = StepRequest(
-            elementType: Element.elementType, sampleCount: sample.count, modelOutputCount: modelOutput.count,
-            noiseCount: noise?.count, batchSize: batchSize)
-        try prepare(request)
-        StepTensors.inPlace(modelOutput: modelOutput, sample: &sample, noise: noise) { execute($0, batchSize: batchSize) }
-        moveOn()
+        try StepTensors.inPlace(modelOutput: modelOutput, sample: &sample, noise: noise) { (tensors) throws(SchedulerError) in
+            try step(tensors, batchSize: batchSize)
+        }
     }
 
     /// Takes the next step in place, on arrays.
+    @inlinable
     public mutating func step<Element: TensorElement>(
         modelOutput: [Element], sample: inout [Element], noise: [Element]? = nil, batchSize: Int = 1
     ) throws(SchedulerError) {
@@ -104,15 +103,11 @@ public struct SamplingSession: Sendable {
         modelOutput: [Element], sample: [Element], noise: [Element]? = nil, batchSize: Int = 1,
         predictingOriginalSample: Bool = false
     ) throws(SchedulerError) -> SchedulerOutput<Element> {
-        let request = StepRequest(
-            elementType: Element.elementType, sampleCount: sample.count, modelOutputCount: modelOutput.count,
-            noiseCount: noise?.count, batchSize: batchSize)
-        try prepare(request)
-        let output = StepTensors.returning(
+        try StepTensors.newOutput(
             modelOutput: modelOutput, sample: sample, noise: noise, predictingOriginalSample: predictingOriginalSample
-        ) { execute($0, batchSize: batchSize) }
-        moveOn()
-        return output
+        ) { (tensors) throws(SchedulerError) in
+            try step(tensors, batchSize: batchSize)
+        }
     }
 
     /// Takes the next step in place with a guided model output, which is computed on the way.
@@ -122,21 +117,19 @@ public struct SamplingSession: Sendable {
     ///   - unconditional: e_u, what it said without, like `conditional`.
     /// - Throws: also `invalidValue` for a guidance out of range; nothing has changed then.
     /// - Complexity: O(elements), one pass over memory; two where the guidance is rescaled.
+    @inlinable
     public mutating func step<Element: TensorElement, Output: TensorElement>(
         conditional: Span<Output>, unconditional: Span<Output>, guidance: Guidance, sample: inout MutableSpan<Element>,
         noise: Span<Element>? = nil, batchSize: Int = 1
     ) throws(SchedulerError) {
-        let request = StepRequest(
-            elementType: Element.elementType, sampleCount: sample.count, modelOutputCount: conditional.count,
-            unconditionalCount: unconditional.count, guidance: guidance, noiseCount: noise?.count, batchSize: batchSize)
-        try prepare(request)
-        StepTensors.inPlace(modelOutput: conditional, unconditional: unconditional, sample: &sample, noise: noise) {
-            execute($0, guidance: guidance, batchSize: batchSize)
+        try StepTensors.inPlace(modelOutput: conditional, unconditional: unconditional, sample: &sample, noise: noise) {
+            (tensors) throws(SchedulerError) in
+            try step(tensors, guidance: guidance, batchSize: batchSize)
         }
-        moveOn()
     }
 
     /// Takes the next step in place with a guided model output, on arrays.
+    @inlinable
     public mutating func step<Element: TensorElement>(
         conditional: [Element], unconditional: [Element], guidance: Guidance, sample: inout [Element], noise: [Element]? = nil,
         batchSize: Int = 1
@@ -153,113 +146,103 @@ public struct SamplingSession: Sendable {
     /// - Parameter modelOutput: after the call, memory of the same size for the next output: its own, or what held the oldest
     ///   remembered output. What is in it then isn't specified. Where the call throws it is as it was.
     /// - Throws: as `step(modelOutput:sample:noise:batchSize:)`.
+    @inlinable
     public mutating func step<Element: TensorElement, Output: TensorElement>(
         consuming modelOutput: inout TensorBuffer<Output>, sample: inout MutableSpan<Element>, noise: Span<Element>? = nil,
         batchSize: Int = 1
     ) throws(SchedulerError) {
-        let request = StepRequest(
-            elementType: Element.elementType, sampleCount: sample.count, modelOutputCount: modelOutput.count,
-            noiseCount: noise?.count, batchSize: batchSize)
-        try prepare(request)
-        let keeps = Output.elementType == Element.elementType && history != nil && modelOutput.count == sample.count
-            && plan.kernelRows.remembersModelOutput(at: stepIndex, remembered: remembered)
-        modelOutput.withSpan { output in
-            StepTensors.inPlace(modelOutput: output, sample: &sample, noise: noise) {
-                execute($0, keepsModelOutput: keeps, batchSize: batchSize)
+        var address = modelOutput.address
+        try modelOutput.withSpan { (output) throws(SchedulerError) in
+            try StepTensors.inPlace(modelOutput: output, sample: &sample, noise: noise) { (tensors) throws(SchedulerError) in
+                try step(tensors, consuming: &address, batchSize: batchSize)
             }
         }
-        if keeps, let history {
-            history.exchange(HistoryRing(storage: history, newest: newest).next, for: &modelOutput.address)
-        }
-        moveOn()
+        modelOutput.address = address
     }
 
     /// Takes the next step on memory of the caller's: aligned, and overlapping only where an output is an input.
-    package mutating func step(_ tensors: StepTensors, guidance: Guidance? = nil, batchSize: Int) throws(SchedulerError) {
-        try prepare(StepRequest(tensors, guidance: guidance, batchSize: batchSize))
-        execute(tensors, guidance: guidance, batchSize: batchSize)
+    ///
+    /// - Parameter consuming: the model output's memory, which the session may exchange for that of the oldest remembered output.
+    @usableFromInline
+    package mutating func step(
+        _ tensors: StepTensors, guidance: Guidance? = nil, consuming: UnsafeMutablePointer<UnsafeMutableRawPointer>? = nil,
+        batchSize: Int
+    ) throws(SchedulerError) {
+        try check(tensors, guidance: guidance, batchSize: batchSize)
+        try makeRoom(for: tensors, guidance: guidance, batchSize: batchSize)
+        let row = plan.kernelRows.row(at: stepIndex, remembered: remembered)
+        let ring = history.map { HistoryRing(storage: $0, newest: newest) }
+        let keepsModelOutput = consuming != nil && ring != nil && tensors.modelOutputType == tensors.elementType
+            && tensors.modelOutputParts == 1 && KernelRows.remembersModelOutput(row)
+        Kernels.step(
+            row, tensors, history: ring, keepsModelOutput: keepsModelOutput, guidance: guidance, batchSize: batchSize,
+            workspace: needsWorkspace(for: tensors, guidance: guidance, batchSize: batchSize) ? workspace : nil,
+            maximumThreads: maximumThreads)
+        if keepsModelOutput, let history, let ring, let consuming { history.exchange(ring.next, for: &consuming.pointee) }
         moveOn()
     }
 
     // The parts of a step are inlined, because calling them would copy the session.
 
-    /// Checks everything that can be wrong with a step and makes room for it; after that the step can't fail.
-    @inline(__always)
-    private mutating func prepare(_ request: StepRequest) throws(SchedulerError) {
-        try check(request)
-        try makeRoom(request)
-    }
-
     /// Everything that can be wrong with a step, before anything is changed.
     @inline(__always)
-    func check(_ request: StepRequest) throws(SchedulerError) {
+    func check(_ tensors: StepTensors, guidance: Guidance?, batchSize: Int) throws(SchedulerError) {
         guard stepIndex < plan.stepCount else { throw .stepPastEnd(stepCount: plan.stepCount) }
         if let elementType {
-            guard request.elementType == elementType else {
+            guard tensors.elementType == elementType else {
                 throw .wrongElementType(
-                    argument: "sample", type: request.elementType.rawValue, expected: elementType.rawValue)
+                    argument: "sample", type: tensors.elementType.rawValue, expected: elementType.rawValue)
             }
-            guard request.sampleCount == elementCount else {
+            guard tensors.elementCount == elementCount else {
                 throw .wrongElementCount(
-                    argument: "sample", count: request.sampleCount, expected: "\(elementCount), as at the first step")
+                    argument: "sample", count: tensors.elementCount, expected: "\(elementCount), as at the first step")
             }
         }
-        try StepTensors.check(
-            sampleCount: request.sampleCount, modelOutputCount: request.modelOutputCount,
-            unconditionalCount: request.unconditionalCount, noiseCount: request.noiseCount, batchSize: request.batchSize,
-            modelLearnsVariance: plan.modelLearnsVariance)
-        try request.guidance?.validate()
-        if request.noiseCount == nil, plan.kernelRows.needsNoise(at: stepIndex, remembered: remembered) {
+        try tensors.validate(batchSize: batchSize, modelLearnsVariance: plan.modelLearnsVariance)
+        try guidance?.validate()
+        if tensors.noise == nil, plan.kernelRows.needsNoise(at: stepIndex, remembered: remembered) {
             throw .missingNoise(step: stepIndex)
         }
     }
 
+    @inline(__always)
+    private func needsWorkspace(for tensors: StepTensors, guidance: Guidance?, batchSize: Int) -> Bool {
+        Kernels.needsWorkspace(
+            clamp: plan.clamp, modelOutputParts: tensors.modelOutputParts, batchSize: batchSize, guidance: guidance)
+    }
+
     /// The first step decides the type and number of elements; a session whose history is shared with a copy takes its own.
     @inline(__always)
-    mutating func makeRoom(_ request: StepRequest) throws(SchedulerError) {
-        if Kernels.needsWorkspace(
-            clamp: plan.clamp, modelOutputParts: request.modelOutputParts, batchSize: request.batchSize, guidance: request.guidance)
-        {
-            try makeWorkspace(request)
+    mutating func makeRoom(for tensors: StepTensors, guidance: Guidance?, batchSize: Int) throws(SchedulerError) {
+        if needsWorkspace(for: tensors, guidance: guidance, batchSize: batchSize) {
+            try makeWorkspace(for: tensors, batchSize: batchSize)
         }
         if elementType == nil {
             if plan.historyLength > 0 {
                 history = try HistoryStorage(
-                    slotCount: plan.historyLength, elementCount: request.sampleCount, elementType: request.elementType)
+                    slotCount: plan.historyLength, elementCount: tensors.elementCount, elementType: tensors.elementType)
             }
-            elementType = request.elementType
-            elementCount = request.sampleCount
+            elementType = tensors.elementType
+            elementCount = tensors.elementCount
         } else if history != nil, !isKnownUniquelyReferenced(&history) {
             history = try history?.copy()
         }
     }
 
     @inline(never)
-    private mutating func makeWorkspace(_ request: StepRequest) throws(SchedulerError) {
+    private mutating func makeWorkspace(for tensors: StepTensors, batchSize: Int) throws(SchedulerError) {
         var findsThresholds = false
         if case .dynamicThreshold = plan.clamp { findsThresholds = true }
-        let elements = request.sampleCount / request.batchSize
+        let elements = tensors.elementCount / batchSize
         if isKnownUniquelyReferenced(&workspace), let workspace,
-            workspace.fits(itemCount: request.batchSize, elementsPerItem: elements, findsThresholds: findsThresholds)
+            workspace.fits(itemCount: batchSize, elementsPerItem: elements, findsThresholds: findsThresholds)
         {
             return
         }
-        workspace = try StepWorkspace(itemCount: request.batchSize, elementsPerItem: elements, findsThresholds: findsThresholds)
+        workspace = try StepWorkspace(itemCount: batchSize, elementsPerItem: elements, findsThresholds: findsThresholds)
     }
 
-    @inline(__always)
-    private func execute(
-        _ tensors: StepTensors, keepsModelOutput: Bool = false, guidance: Guidance? = nil, batchSize: Int
-    ) {
-        let needsWorkspace = Kernels.needsWorkspace(
-            clamp: plan.clamp, modelOutputParts: tensors.modelOutputParts, batchSize: batchSize, guidance: guidance)
-        Kernels.step(
-            plan.kernelRows.row(at: stepIndex, remembered: remembered), tensors,
-            history: history.map { HistoryRing(storage: $0, newest: newest) }, keepsModelOutput: keepsModelOutput,
-            guidance: guidance, batchSize: batchSize, workspace: needsWorkspace ? workspace : nil, maximumThreads: maximumThreads)
-    }
-
-    /// This session's part of a step of many; `prepare` has been called.
+    /// This session's part of a step of many, after `makeRoom`.
     func stepItem(guidance: Guidance?) -> StepItem {
         StepItem(
             row: plan.kernelRows.row(at: stepIndex, remembered: remembered),
@@ -274,29 +257,5 @@ public struct SamplingSession: Sendable {
             remembered = min(remembered + 1, plan.historyLength)
         }
         stepIndex += 1
-    }
-}
-
-/// What a step is asked for, as far as it can be wrong.
-struct StepRequest {
-    let elementType: ElementType
-    let sampleCount: Int
-    let modelOutputCount: Int
-    var unconditionalCount: Int? = nil
-    var guidance: Guidance? = nil
-    let noiseCount: Int?
-    let batchSize: Int
-
-    /// How often the model output has as many elements as the sample.
-    var modelOutputParts: Int { modelOutputCount > sampleCount ? 2 : 1 }
-}
-
-extension StepRequest {
-    init(_ tensors: StepTensors, guidance: Guidance?, batchSize: Int) {
-        let outputCount = tensors.elementCount * tensors.modelOutputParts
-        self.init(
-            elementType: tensors.elementType, sampleCount: tensors.elementCount, modelOutputCount: outputCount,
-            unconditionalCount: tensors.unconditional == nil ? nil : outputCount, guidance: guidance,
-            noiseCount: tensors.noise == nil ? nil : tensors.elementCount, batchSize: batchSize)
     }
 }

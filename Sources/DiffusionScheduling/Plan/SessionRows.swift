@@ -40,14 +40,10 @@ extension SamplingSession {
             for (row, session) in rows.sessions.enumerated() { sessions[row] = session?.move() }
             lent.deallocate()
         }
-        let workspace = try rows.prepare(
-            StepRequest(
-                elementType: Element.elementType, sampleCount: sample.count, modelOutputCount: modelOutput.count,
-                unconditionalCount: unconditional?.count, noiseCount: noise?.count, batchSize: max(sessions.count, 1)))
-        StepTensors.inPlace(modelOutput: modelOutput, unconditional: unconditional, sample: &sample, noise: noise) {
-            rows.execute($0, workspace)
+        try StepTensors.inPlace(modelOutput: modelOutput, unconditional: unconditional, sample: &sample, noise: noise) {
+            (tensors) throws(SchedulerError) in
+            try rows.step(tensors)
         }
-        rows.moveOn()
     }
 
     /// Takes the next step of many sessions at once, in place, on arrays.
@@ -79,71 +75,59 @@ package struct SessionRows {
 
     /// Takes the step on memory of the caller's: aligned, and overlapping only where an output is an input.
     package func step(_ tensors: StepTensors) throws(SchedulerError) {
-        let workspace = try prepare(StepRequest(tensors, guidance: nil, batchSize: max(sessions.count, 1)))
-        execute(tensors, workspace)
-        moveOn()
-    }
-
-    /// Checks everything that can be wrong and makes room; after that the step can't fail. Where it throws, no session has changed.
-    fileprivate func prepare(_ request: StepRequest) throws(SchedulerError) -> StepWorkspace {
-        try require(
-            "number of guidances", guidance.count, "0 or the number of rows, \(sessions.count)",
-            guidance.isEmpty || guidance.count == sessions.count)
-        guard !sessions.isEmpty || request.sampleCount == 0 else {
-            throw .wrongElementCount(argument: "sample", count: request.sampleCount, expected: "0, as there are no rows")
+        guard !sessions.isEmpty || tensors.elementCount == 0 else {
+            throw .wrongElementCount(argument: "sample", count: tensors.elementCount, expected: "0, as there are no rows")
         }
-        try StepTensors.check(
-            sampleCount: request.sampleCount, modelOutputCount: request.modelOutputCount,
-            unconditionalCount: request.unconditionalCount, noiseCount: request.noiseCount, batchSize: request.batchSize,
-            modelLearnsVariance: true)
-        try eachRow(of: request) { (session, request) throws(SchedulerError) in
-            if request.guidance != nil, request.unconditionalCount == nil {
-                throw .invalidValue(key: "guidance", value: "given", allowed: "absent where there is no unconditional output")
-            }
-            try session.pointee.check(request)
-        }
-        let workspace = try StepWorkspace(
-            itemCount: request.batchSize, elementsPerItem: request.sampleCount / request.batchSize, findsThresholds: false)
-        var prepared: [(session: UnsafeMutablePointer<SamplingSession>, wasFresh: Bool)] = []
-        prepared.reserveCapacity(sessions.count)
-        do throws(SchedulerError) {
-            try eachRow(of: request) { (session, request) throws(SchedulerError) in
-                prepared.append((session, session.pointee.elementType == nil))
-                try session.pointee.makeRoom(request)
-            }
-        } catch {
-            for (session, wasFresh) in prepared where wasFresh { session.pointee.reset() }
-            throw error
-        }
-        return workspace
-    }
-
-    fileprivate func execute(_ tensors: StepTensors, _ workspace: StepWorkspace) {
         if sessions.isEmpty { return }
+        try check(tensors)
+        let workspace = try StepWorkspace(
+            itemCount: sessions.count, elementsPerItem: tensors.elementCount / sessions.count, findsThresholds: false)
+        try makeRoom(for: tensors)
         Kernels.step(count: sessions.count, tensors, workspace: workspace, maximumThreads: maximumThreads) { row in
             sessions[row]?.pointee.stepItem(guidance: guidance(of: row))
         }
+        for session in sessions { session?.pointee.moveOn() }
     }
 
-    fileprivate func moveOn() {
-        for session in sessions { session?.pointee.moveOn() }
+    /// Everything that can be wrong, before anything is changed.
+    private func check(_ tensors: StepTensors) throws(SchedulerError) {
+        try require(
+            "number of guidances", guidance.count, "0 or the number of rows, \(sessions.count)",
+            guidance.isEmpty || guidance.count == sessions.count)
+        try tensors.validate(batchSize: sessions.count, modelLearnsVariance: true)
+        try forEachRow { (row, session) throws(SchedulerError) in
+            let guidance = guidance(of: row)
+            if guidance != nil, tensors.unconditional == nil {
+                throw .invalidValue(key: "guidance", value: "given", allowed: "absent where there is no unconditional output")
+            }
+            try session.pointee.check(tensors.part(row, of: sessions.count), guidance: guidance, batchSize: 1)
+        }
+    }
+
+    /// Makes room in every session, or in none.
+    private func makeRoom(for tensors: StepTensors) throws(SchedulerError) {
+        var begun: [UnsafeMutablePointer<SamplingSession>] = []
+        do throws(SchedulerError) {
+            try forEachRow { (row, session) throws(SchedulerError) in
+                if session.pointee.elementType == nil { begun.append(session) }
+                try session.pointee.makeRoom(
+                    for: tensors.part(row, of: sessions.count), guidance: guidance(of: row), batchSize: 1)
+            }
+        } catch {
+            for session in begun { session.pointee.reset() }
+            throw error
+        }
     }
 
     private func guidance(of row: Int) -> Guidance? { guidance.isEmpty ? nil : guidance[row] }
 
-    /// Calls the body with every session and what is asked of it.
-    private func eachRow(
-        of request: StepRequest, _ body: (UnsafeMutablePointer<SamplingSession>, StepRequest) throws(SchedulerError) -> Void
+    private func forEachRow(
+        _ body: (Int, UnsafeMutablePointer<SamplingSession>) throws(SchedulerError) -> Void
     ) throws(SchedulerError) {
         for (row, session) in sessions.enumerated() {
             guard let session else { continue }
-            let own = StepRequest(
-                elementType: request.elementType, sampleCount: request.sampleCount / request.batchSize,
-                modelOutputCount: request.modelOutputCount / request.batchSize,
-                unconditionalCount: request.unconditionalCount.map { $0 / request.batchSize }, guidance: guidance(of: row),
-                noiseCount: request.noiseCount.map { $0 / request.batchSize }, batchSize: 1)
             do throws(SchedulerError) {
-                try body(session, own)
+                try body(row, session)
             } catch {
                 throw .row(row, error)
             }

@@ -45,42 +45,29 @@ extension StepCoefficients {
         clamp: PredictionClamp, modelOutput: Span<Element>, sample: inout MutableSpan<Element>, noise: Span<Element>?,
         batchSize: Int
     ) throws(SchedulerError) {
-        try check(sample.count, modelOutput.count, noise?.count, batchSize)
-        let workspace = try Kernels.workspace(clamp: clamp, elementCount: sample.count, batchSize: batchSize)
-        StepTensors.inPlace(modelOutput: modelOutput, sample: &sample, noise: noise) {
-            Kernels.step(self, clamp: clamp, $0, batchSize: batchSize, workspace: workspace)
+        try StepTensors.inPlace(modelOutput: modelOutput, sample: &sample, noise: noise) { (tensors) throws(SchedulerError) in
+            try step(clamp: clamp, tensors, batchSize: batchSize)
         }
     }
 
     func step<Element: TensorElement>(
         clamp: PredictionClamp, modelOutput: [Element], sample: [Element], noise: [Element]?, batchSize: Int
     ) throws(SchedulerError) -> SchedulerOutput<Element> {
-        try check(sample.count, modelOutput.count, noise?.count, batchSize)
-        let workspace = try Kernels.workspace(clamp: clamp, elementCount: sample.count, batchSize: batchSize)
-        return StepTensors.returning(
+        try StepTensors.newOutput(
             modelOutput: modelOutput, sample: sample, noise: noise, predictingOriginalSample: true
-        ) { Kernels.step(self, clamp: clamp, $0, batchSize: batchSize, workspace: workspace) }
+        ) { (tensors) throws(SchedulerError) in
+            try step(clamp: clamp, tensors, batchSize: batchSize)
+        }
     }
 
     /// The same on memory of the caller's: aligned, and overlapping only where an output is an input.
     package func step(
-        clamp: PredictionClamp, _ tensors: StepTensors, batchSize: Int, modelLearnsVariance: Bool = false, maximumThreads: Int
+        clamp: PredictionClamp, _ tensors: StepTensors, batchSize: Int, modelLearnsVariance: Bool = false, maximumThreads: Int = 0
     ) throws(SchedulerError) {
-        try check(
-            tensors.elementCount, tensors.elementCount * tensors.modelOutputParts,
-            tensors.noise == nil ? nil : tensors.elementCount, batchSize, modelLearnsVariance: modelLearnsVariance)
-        let workspace = try Kernels.workspace(
-            clamp: clamp, modelOutputParts: tensors.modelOutputParts, elementCount: tensors.elementCount, batchSize: batchSize)
+        try tensors.validate(batchSize: batchSize, modelLearnsVariance: modelLearnsVariance)
+        if tensors.noise == nil, nextSample.noise != 0 { throw .missingNoise(step: nil) }
+        let workspace = try Kernels.workspace(clamp: clamp, for: tensors, batchSize: batchSize)
         Kernels.step(
             self, clamp: clamp, tensors, batchSize: batchSize, workspace: workspace, maximumThreads: maximumThreads)
-    }
-
-    private func check(
-        _ sampleCount: Int, _ modelOutputCount: Int, _ noiseCount: Int?, _ batchSize: Int, modelLearnsVariance: Bool = false
-    ) throws(SchedulerError) {
-        try StepTensors.check(
-            sampleCount: sampleCount, modelOutputCount: modelOutputCount, noiseCount: noiseCount, batchSize: batchSize,
-            modelLearnsVariance: modelLearnsVariance)
-        if noiseCount == nil, nextSample.noise != 0 { throw .missingNoise(step: nil) }
     }
 }
