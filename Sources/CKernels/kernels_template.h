@@ -45,7 +45,8 @@ INLINE void DSK_NAME(round_scalars)(const dsk_program *program, DSK_NAME(scalars
         scalars->copies[k] = terms->n_terms == 1 && terms->coefficients[0] == 1 && terms->prediction == 0 &&
                              DSK_TYPE(terms->types[0]) == DSK_TYPE(program->destination_types[k]);
     }
-    scalars->range = (DSK_SUM)(DSK_REAL)program->clamp_range;
+    double range = program->clamp_range;
+    scalars->range = range == range ? (DSK_SUM)(DSK_REAL)range : (DSK_SUM)__builtin_nan(""); /* as DSK_COEFFICIENT does */
 }
 
 /* One element, the plain way. */
@@ -119,15 +120,15 @@ INLINE void DSK_NAME(predict_tile)(const dsk_program *program, const DSK_NAME(sc
         for (int u = 0; u < DSK_TILE_VECTORS; u++) p[u] = ROUND(p[u] / high);
 }
 
-/* The tiles that fit into [begin, end) of any program; returns where they end. */
+/* The tiles that fit into [begin, end) of any program with so many outputs; returns where they end. */
 INLINE size_t DSK_NAME(any_tiles)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t begin, size_t end,
-                                  const bool *streaming) {
+                                  const bool *streaming, unsigned n_outputs) {
     size_t i = begin;
     for (; end - i >= TILE; i += TILE) {
         VECTOR p[DSK_TILE_VECTORS] = {{0}};
         DSK_TILE(elements) results[DSK_OUTPUT_COUNT];
         if (program->uses_prediction) DSK_NAME(predict_tile)(program, scalars, i, p);
-        for (unsigned k = 0; k < program->n_outputs; k++) {
+        for (unsigned k = 0; k < n_outputs; k++) {
             const dsk_combination *terms = &program->outputs[k];
             dsk_element_type type = DSK_TYPE(program->destination_types[k]);
             if (scalars->copies[k]) {
@@ -138,7 +139,7 @@ INLINE size_t DSK_NAME(any_tiles)(const dsk_program *program, const DSK_NAME(sca
                 DSK_TILE(round)(type, sums, &results[k]);
             }
         }
-        for (unsigned k = 0; k < program->n_outputs; k++)
+        for (unsigned k = 0; k < n_outputs; k++)
             DSK_TILE(store)(DSK_TYPE(program->destination_types[k]), &results[k], program->destinations[k], i, streaming[k]);
     }
     return i;
@@ -167,7 +168,7 @@ INLINE size_t DSK_NAME(plain_tiles)(const dsk_program *program, const DSK_NAME(s
     size_t i = begin;
     for (; end - i >= TILE; i += TILE) {
         DSK_TILE(elements) results[2];
-        for (int u = 0; u < DSK_TILE_VECTORS; u++) {
+        DSK_UNROLL for (int u = 0; u < DSK_TILE_VECTORS; u++) {
             VECTOR x[DSK_MOST_PLAIN_TERMS];
             for (unsigned j = 0; j < n_terms; j++) x[j] = DSK_TILE(load_vector)(type, tensors[j], i, u);
             VECTOR sum = first_scalars[0] * x[0];
@@ -180,8 +181,14 @@ INLINE size_t DSK_NAME(plain_tiles)(const dsk_program *program, const DSK_NAME(s
             }
         }
         if (second == DSK_SECOND_COPIES) DSK_TILE(copy)(type, copied, i, &results[1]);
-        DSK_TILE(store)(type, &results[0], destinations[0], i, stream[0]);
-        if (second != DSK_SECOND_ABSENT) DSK_TILE(store)(type, &results[1], destinations[1], i, stream[1]);
+        /* One branch for all stores: between two of them the compiler would put off the work for the second. */
+        if (stream[0] || stream[1]) {
+            DSK_TILE(store)(type, &results[0], destinations[0], i, stream[0]);
+            if (second != DSK_SECOND_ABSENT) DSK_TILE(store)(type, &results[1], destinations[1], i, stream[1]);
+        } else {
+            DSK_TILE(store)(type, &results[0], destinations[0], i, false);
+            if (second != DSK_SECOND_ABSENT) DSK_TILE(store)(type, &results[1], destinations[1], i, false);
+        }
     }
     return i;
 }
@@ -211,7 +218,12 @@ INLINE size_t DSK_NAME(step_tiles)(const dsk_program *program, const DSK_NAME(sc
     }
 #undef PLAIN
 #endif
-    return DSK_NAME(any_tiles)(program, scalars, begin, end, streaming);
+    switch (program->n_outputs) {
+    case 1: return DSK_NAME(any_tiles)(program, scalars, begin, end, streaming, 1);
+    case 2: return DSK_NAME(any_tiles)(program, scalars, begin, end, streaming, 2);
+    case 3: return DSK_NAME(any_tiles)(program, scalars, begin, end, streaming, 3);
+    default: return end; /* no outputs, no work */
+    }
 }
 
 /*
@@ -227,7 +239,7 @@ DSK_TARGET static __attribute__((noinline)) void DSK_NAME(step_end)(const dsk_pr
     while (begin < end) {
         size_t n = end - begin < TILE ? end - begin : TILE;
         dsk_pad(&padded, program, begin, n, buffers, sizeof buffers[0]);
-        DSK_NAME(any_tiles)(&padded.program, scalars, 0, TILE, streaming);
+        DSK_NAME(any_tiles)(&padded.program, scalars, 0, TILE, streaming, padded.program.n_outputs);
         dsk_unpad(&padded, program, begin, n);
         begin += n;
     }
