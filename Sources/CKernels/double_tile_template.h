@@ -108,27 +108,31 @@ INLINE HALVES DSK_TILE(pack_bfloat16)(VECTOR values) {
     return __builtin_convertvector((WORDS)__builtin_convertvector(values, FLOATS) >> 16, HALVES);
 }
 
-/* Widens the tile that begins at element i. */
-INLINE void DSK_TILE(load)(dsk_element_type type, const void *tensor, size_t i, VECTOR *values) {
-    const DSK_TILE(loose_doubles) *doubles = (const DSK_TILE(loose_doubles) *)((const double *)tensor + i);
-    const DSK_TILE(loose_floats) *floats = (const DSK_TILE(loose_floats) *)((const float *)tensor + i);
-    const DSK_TILE(loose_halves) *halves = (const DSK_TILE(loose_halves) *)((const uint16_t *)tensor + i);
+/* Widens vector u of the tile that begins at element i. */
+INLINE VECTOR DSK_TILE(load_vector)(dsk_element_type type, const void *tensor, size_t i, int u) {
     switch (type) {
-    case DSK_FLOAT64:
-        for (int u = 0; u < DSK_TILE_VECTORS; u++) values[u] = doubles[u];
-        break;
-    case DSK_FLOAT32:
-        for (int u = 0; u < DSK_TILE_VECTORS; u++) values[u] = __builtin_convertvector(floats[u], VECTOR);
-        break;
+    case DSK_FLOAT64: return ((const DSK_TILE(loose_doubles) *)((const double *)tensor + i))[u];
+    case DSK_FLOAT32: return __builtin_convertvector(((const DSK_TILE(loose_floats) *)((const float *)tensor + i))[u], VECTOR);
     case DSK_FLOAT16:
-        for (int u = 0; u < DSK_TILE_VECTORS; u++)
-            values[u] = __builtin_convertvector(DSK_TILE(widen_float16)(halves + u), VECTOR);
-        break;
+        return __builtin_convertvector(
+            DSK_TILE(widen_float16)((const DSK_TILE(loose_halves) *)((const uint16_t *)tensor + i) + u), VECTOR);
     default: /* bfloat16 */
-        for (int u = 0; u < DSK_TILE_VECTORS; u++)
-            values[u] = __builtin_convertvector(DSK_TILE(widen_bfloat16)(halves + u), VECTOR);
-        break;
+        return __builtin_convertvector(
+            DSK_TILE(widen_bfloat16)((const DSK_TILE(loose_halves) *)((const uint16_t *)tensor + i) + u), VECTOR);
     }
+}
+
+/* Widens the tile that begins at element i; all of its vectors have one type, which is asked for once. */
+INLINE void DSK_TILE(load)(dsk_element_type type, const void *tensor, size_t i, VECTOR *values) {
+#define LOAD(type) \
+    for (int u = 0; u < DSK_TILE_VECTORS; u++) values[u] = DSK_TILE(load_vector)(type, tensor, i, u)
+    switch (type) {
+    case DSK_FLOAT64: LOAD(DSK_FLOAT64); break;
+    case DSK_FLOAT32: LOAD(DSK_FLOAT32); break;
+    case DSK_FLOAT16: LOAD(DSK_FLOAT16); break;
+    default: LOAD(DSK_BFLOAT16); break;
+    }
+#undef LOAD
 }
 
 /* Takes the tile that begins at element i as it is. */
@@ -148,26 +152,33 @@ INLINE void DSK_TILE(copy)(dsk_element_type type, const void *tensor, size_t i, 
     }
 }
 
-/* Rounds a tile. */
-INLINE void DSK_TILE(round)(dsk_element_type type, const VECTOR *values, DSK_TILE(elements) * elements) {
+/* Rounds vector u of a tile. */
+INLINE void DSK_TILE(round_vector)(dsk_element_type type, VECTOR values, int u, DSK_TILE(elements) * elements) {
     switch (type) {
-    case DSK_FLOAT64:
-        for (int u = 0; u < DSK_TILE_VECTORS; u++) elements->parts[u] = values[u];
-        break;
-    case DSK_FLOAT32:
-        for (int u = 0; u < DSK_TILE_VECTORS; u++) ((FLOATS *)elements)[u] = __builtin_convertvector(values[u], FLOATS);
-        break;
+    case DSK_FLOAT64: elements->parts[u] = values; break;
+    case DSK_FLOAT32: ((FLOATS *)elements)[u] = __builtin_convertvector(values, FLOATS); break;
     case DSK_FLOAT16:
-        for (int u = 0; u < DSK_TILE_VECTORS; u++)
-            ((HALVES *)elements)[u] = DSK_TILE(pack_float16)(
-                DSK_TILE(round_to_grid)(values[u], DSK_FLOAT16_LEAST_EXPONENT, DSK_FLOAT16_FRACTION_BITS));
+        ((HALVES *)elements)[u] = DSK_TILE(pack_float16)(
+            DSK_TILE(round_to_grid)(values, DSK_FLOAT16_LEAST_EXPONENT, DSK_FLOAT16_FRACTION_BITS));
         break;
     default: /* bfloat16 */
-        for (int u = 0; u < DSK_TILE_VECTORS; u++)
-            ((HALVES *)elements)[u] = DSK_TILE(pack_bfloat16)(
-                DSK_TILE(round_to_grid)(values[u], DSK_BFLOAT16_LEAST_EXPONENT, DSK_BFLOAT16_FRACTION_BITS));
+        ((HALVES *)elements)[u] = DSK_TILE(pack_bfloat16)(
+            DSK_TILE(round_to_grid)(values, DSK_BFLOAT16_LEAST_EXPONENT, DSK_BFLOAT16_FRACTION_BITS));
         break;
     }
+}
+
+/* Rounds a tile. */
+INLINE void DSK_TILE(round)(dsk_element_type type, const VECTOR *values, DSK_TILE(elements) * elements) {
+#define ROUND(type) \
+    for (int u = 0; u < DSK_TILE_VECTORS; u++) DSK_TILE(round_vector)(type, values[u], u, elements)
+    switch (type) {
+    case DSK_FLOAT64: ROUND(DSK_FLOAT64); break;
+    case DSK_FLOAT32: ROUND(DSK_FLOAT32); break;
+    case DSK_FLOAT16: ROUND(DSK_FLOAT16); break;
+    default: ROUND(DSK_BFLOAT16); break;
+    }
+#undef ROUND
 }
 
 /* Writes a tile to element i and after; `streaming`: past the caches, at an address that suits a vector. */

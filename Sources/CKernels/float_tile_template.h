@@ -79,13 +79,18 @@ INLINE HALVES DSK_TILE(round_to_bfloat16)(VECTOR values) {
     return __builtin_convertvector(rounded >> 16, HALVES);
 }
 
-/* Widens the tile that begins at element i. */
+/* Widens vector u of the tile that begins at element i. */
+INLINE VECTOR DSK_TILE(load_vector)(dsk_element_type type, const void *tensor, size_t i, int u) {
+    const LOOSE_HALVES *halves = (const LOOSE_HALVES *)((const uint16_t *)tensor + i) + u;
+    return type == DSK_FLOAT16 ? DSK_TILE(widen_float16)(halves) : DSK_TILE(widen_bfloat16)(halves);
+}
+
+/* Widens the tile that begins at element i; all of its vectors have one type, which is asked for once. */
 INLINE void DSK_TILE(load)(dsk_element_type type, const void *tensor, size_t i, VECTOR *values) {
-    const LOOSE_HALVES *halves = (const LOOSE_HALVES *)((const uint16_t *)tensor + i);
     if (type == DSK_FLOAT16) {
-        for (int u = 0; u < DSK_TILE_VECTORS; u++) values[u] = DSK_TILE(widen_float16)(halves + u);
+        for (int u = 0; u < DSK_TILE_VECTORS; u++) values[u] = DSK_TILE(load_vector)(DSK_FLOAT16, tensor, i, u);
     } else {
-        for (int u = 0; u < DSK_TILE_VECTORS; u++) values[u] = DSK_TILE(widen_bfloat16)(halves + u);
+        for (int u = 0; u < DSK_TILE_VECTORS; u++) values[u] = DSK_TILE(load_vector)(DSK_BFLOAT16, tensor, i, u);
     }
 }
 
@@ -96,12 +101,17 @@ INLINE void DSK_TILE(copy)(dsk_element_type type, const void *tensor, size_t i, 
     for (int u = 0; u < DSK_TILE_VECTORS; u++) elements->parts[u] = halves[u];
 }
 
+/* Rounds vector u of a tile. */
+INLINE void DSK_TILE(round_vector)(dsk_element_type type, VECTOR values, int u, DSK_TILE(elements) * elements) {
+    elements->parts[u] = type == DSK_FLOAT16 ? DSK_TILE(round_to_float16)(values) : DSK_TILE(round_to_bfloat16)(values);
+}
+
 /* Rounds a tile. */
 INLINE void DSK_TILE(round)(dsk_element_type type, const VECTOR *values, DSK_TILE(elements) * elements) {
     if (type == DSK_FLOAT16) {
-        for (int u = 0; u < DSK_TILE_VECTORS; u++) elements->parts[u] = DSK_TILE(round_to_float16)(values[u]);
+        for (int u = 0; u < DSK_TILE_VECTORS; u++) DSK_TILE(round_vector)(DSK_FLOAT16, values[u], u, elements);
     } else {
-        for (int u = 0; u < DSK_TILE_VECTORS; u++) elements->parts[u] = DSK_TILE(round_to_bfloat16)(values[u]);
+        for (int u = 0; u < DSK_TILE_VECTORS; u++) DSK_TILE(round_vector)(DSK_BFLOAT16, values[u], u, elements);
     }
 }
 

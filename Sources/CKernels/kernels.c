@@ -12,6 +12,13 @@
 /* Four vectors in flight hide the latency of a multiply-add. */
 #define DSK_TILE_VECTORS 4
 
+/* Before a loop over the vectors of a tile that is too long for the compiler to unroll unasked. */
+#if defined(__clang__)
+#define DSK_UNROLL _Pragma("unroll")
+#else
+#define DSK_UNROLL _Pragma("GCC unroll 4")
+#endif
+
 /* A cache line, which is what a streaming store had better fill. */
 #define DSK_STREAM_ALIGNMENT 64
 
@@ -43,7 +50,77 @@ static inline double dsk_short_coefficient(double coefficient) {
     return coefficient;
 }
 static inline double dsk_whole_coefficient(double coefficient) { return coefficient; }
-static inline float dsk_float_coefficient(double coefficient) { return (float)coefficient; }
+/* Every NaN becomes one whose lower half is zero, which is what bfloat16_tile_template.h can round. */
+static inline float dsk_float_coefficient(double coefficient) {
+    return coefficient == coefficient ? (float)coefficient : __builtin_nanf("");
+}
+
+/* What the second output of a plain program is (see kernels_template.h). */
+typedef enum dsk_second_output { DSK_SECOND_ABSENT, DSK_SECOND_COPIES, DSK_SECOND_COMBINES, DSK_SECOND_COUNT } dsk_second_output;
+
+/* The most terms of its first output. */
+enum { DSK_MOST_PLAIN_TERMS = 5 };
+
+/* The shape of a plain program: number of terms of the first output * DSK_SECOND_COUNT + dsk_second_output; 0 for others. */
+static unsigned dsk_plain_shape(const dsk_program *program, const bool *copies) {
+    const dsk_combination *first = &program->outputs[0], *second = &program->outputs[1];
+    unsigned shape = first->n_terms * DSK_SECOND_COUNT;
+    if (program->uses_prediction || program->n_outputs == 0 || program->n_outputs > 2) return 0;
+    if (copies[0] || first->n_terms == 0 || first->n_terms > DSK_MOST_PLAIN_TERMS) return 0;
+    if (program->n_outputs == 1) return shape + DSK_SECOND_ABSENT;
+    if (copies[1]) return shape + DSK_SECOND_COPIES;
+    if (first->n_terms < 2 || second->n_terms != 2) return 0;
+    bool combines = second->tensors[0] == first->tensors[0] && second->tensors[1] == first->tensors[1];
+    return combines ? shape + DSK_SECOND_COMBINES : 0;
+}
+
+/* A program for a few elements of another one, whose tensors are buffers. */
+typedef struct dsk_padded_program {
+    dsk_program program;
+    const void *inputs[DSK_INPUT_COUNT]; /* the tensors that have a buffer: the first ones */
+    uint8_t types[DSK_INPUT_COUNT];
+    unsigned n_inputs;
+} dsk_padded_program;
+
+/* Replaces the tensors of some terms by buffers, which get the elements [begin, begin + n) and zeros. */
+static void dsk_pad_terms(dsk_padded_program *padded, dsk_combination *terms, size_t begin, size_t n, void *buffers,
+                          size_t buffer_size) {
+    for (unsigned j = 0; j < terms->n_terms; j++) {
+        unsigned place = 0;
+        while (place < padded->n_inputs &&
+               (padded->inputs[place] != terms->tensors[j] || padded->types[place] != terms->types[j]))
+            place++;
+        char *buffer = (char *)buffers + place * buffer_size;
+        if (place == padded->n_inputs) {
+            size_t size = dsk_size((dsk_element_type)terms->types[j]);
+            memset(buffer, 0, buffer_size);
+            memcpy(buffer, (const char *)terms->tensors[j] + begin * size, n * size);
+            padded->inputs[place] = terms->tensors[j];
+            padded->types[place] = terms->types[j];
+            padded->n_inputs++;
+        }
+        terms->tensors[j] = buffer;
+    }
+}
+
+static void dsk_pad(dsk_padded_program *padded, const dsk_program *program, size_t begin, size_t n, void *buffers,
+                    size_t buffer_size) {
+    padded->program = *program;
+    padded->n_inputs = 0;
+    if (program->uses_prediction) dsk_pad_terms(padded, &padded->program.prediction, begin, n, buffers, buffer_size);
+    for (unsigned k = 0; k < program->n_outputs; k++) {
+        dsk_pad_terms(padded, &padded->program.outputs[k], begin, n, buffers, buffer_size);
+        padded->program.destinations[k] = (char *)buffers + (DSK_INPUT_COUNT + k) * buffer_size;
+    }
+}
+
+/* Copies what the program for the buffers wrote to where the other one writes. */
+static void dsk_unpad(const dsk_padded_program *padded, const dsk_program *program, size_t begin, size_t n) {
+    for (unsigned k = 0; k < program->n_outputs; k++) {
+        size_t size = dsk_size((dsk_element_type)program->destination_types[k]);
+        memcpy((char *)program->destinations[k] + begin * size, padded->program.destinations[k], n * size);
+    }
+}
 
 #define DSK_TILE_NAME double_tile
 #define DSK_TEMPLATE "double_tile_template.h"
@@ -53,6 +130,12 @@ static inline float dsk_float_coefficient(double coefficient) { return (float)co
 
 #define DSK_TILE_NAME float_tile
 #define DSK_TEMPLATE "float_tile_template.h"
+#include "kernels_all_isas.h"
+#undef DSK_TEMPLATE
+#undef DSK_TILE_NAME
+
+#define DSK_TILE_NAME bfloat16_tile
+#define DSK_TEMPLATE "bfloat16_tile_template.h"
 #include "kernels_all_isas.h"
 #undef DSK_TEMPLATE
 #undef DSK_TILE_NAME
@@ -79,15 +162,19 @@ static inline float dsk_float_coefficient(double coefficient) { return (float)co
 #define DSK_COEFFICIENT dsk_short_coefficient
 
 #define DSK_KIND_NAME float32
+#define DSK_IS_MIXED 0
 #define DSK_TYPE(stored) DSK_FLOAT32
 #include "kernels_all_isas.h"
 #undef DSK_KIND_NAME
+#undef DSK_IS_MIXED
 #undef DSK_TYPE
 
 #define DSK_KIND_NAME short
+#define DSK_IS_MIXED 1
 #define DSK_TYPE(stored) ((dsk_element_type)(stored))
 #include "kernels_all_isas.h"
 #undef DSK_KIND_NAME
+#undef DSK_IS_MIXED
 #undef DSK_TYPE
 
 #undef DSK_REAL
@@ -109,15 +196,19 @@ static inline float dsk_float_coefficient(double coefficient) { return (float)co
 #define DSK_COEFFICIENT dsk_whole_coefficient
 
 #define DSK_KIND_NAME float64
+#define DSK_IS_MIXED 0
 #define DSK_TYPE(stored) DSK_FLOAT64
 #include "kernels_all_isas.h"
 #undef DSK_KIND_NAME
+#undef DSK_IS_MIXED
 #undef DSK_TYPE
 
 #define DSK_KIND_NAME wide
+#define DSK_IS_MIXED 1
 #define DSK_TYPE(stored) ((dsk_element_type)(stored))
 #include "kernels_all_isas.h"
 #undef DSK_KIND_NAME
+#undef DSK_IS_MIXED
 #undef DSK_TYPE
 
 #undef DSK_TILE_NAME
@@ -135,21 +226,30 @@ static inline float dsk_float_coefficient(double coefficient) { return (float)co
 #define DSK_COEFFICIENT dsk_float_coefficient
 
 #define DSK_KIND_NAME float16
+#define DSK_IS_MIXED 0
 #define DSK_TYPE(stored) DSK_FLOAT16
 #include "kernels_all_isas.h"
 #undef DSK_KIND_NAME
-#undef DSK_TYPE
-
-#define DSK_KIND_NAME bfloat16
-#define DSK_TYPE(stored) DSK_BFLOAT16
-#include "kernels_all_isas.h"
-#undef DSK_KIND_NAME
+#undef DSK_IS_MIXED
 #undef DSK_TYPE
 
 #define DSK_KIND_NAME half
+#define DSK_IS_MIXED 1
 #define DSK_TYPE(stored) ((dsk_element_type)(stored))
 #include "kernels_all_isas.h"
 #undef DSK_KIND_NAME
+#undef DSK_IS_MIXED
+#undef DSK_TYPE
+
+#undef DSK_TILE_NAME
+#define DSK_TILE_NAME bfloat16_tile
+
+#define DSK_KIND_NAME bfloat16
+#define DSK_IS_MIXED 0
+#define DSK_TYPE(stored) DSK_BFLOAT16
+#include "kernels_all_isas.h"
+#undef DSK_KIND_NAME
+#undef DSK_IS_MIXED
 #undef DSK_TYPE
 
 #undef DSK_TILE_NAME
@@ -186,9 +286,17 @@ static dsk_isa best_isa(void) {
                ? DSK_ISA_AVX512
                : DSK_ISA_AVX2;
 }
+/*
+ * Zen 4, the only processors of this family with AVX-512, splits vectors of 512 bits. Widening sixteen float32 from memory takes it
+ * 2.7 cycles with them and 2 with vectors of 256 bits (measured), and these kinds spend most of their time on conversions.
+ */
+static bool is_faster_narrow(dsk_kernel_kind kind) {
+    return (kind == (dsk_kernel_kind)DSK_FLOAT32 || kind == (dsk_kernel_kind)DSK_FLOAT16) && __builtin_cpu_is("amdfam19h");
+}
 #else
 static const dsk_kernels variants[][DSK_KERNEL_COUNT] = {[DSK_ISA_BASELINE] = DSK_VARIANTS(baseline)};
 static dsk_isa best_isa(void) { return DSK_ISA_BASELINE; }
+static bool is_faster_narrow(dsk_kernel_kind kind) { return (void)kind, false; }
 #endif
 
 /* -1: not asked yet. Relaxed is enough: whoever sees an old value asks the processor again and gets the same answer. */
@@ -203,12 +311,20 @@ dsk_isa dsk_chosen_isa(void) {
     return (dsk_isa)isa;
 }
 
-const dsk_kernels *dsk_kernels_for(dsk_kernel_kind kind) { return &variants[dsk_chosen_isa()][kind]; }
+/* Who names an instruction set gets that very one, so that all can be tested on one machine. */
+static _Atomic bool is_isa_named = false;
+
+const dsk_kernels *dsk_kernels_for(dsk_kernel_kind kind) {
+    dsk_isa isa = dsk_chosen_isa();
+    bool is_named = atomic_load_explicit(&is_isa_named, memory_order_relaxed);
+    return &variants[isa == DSK_ISA_AVX512 && !is_named && is_faster_narrow(kind) ? DSK_ISA_AVX2 : isa][kind];
+}
 
 dsk_isa dsk_limit_isa(dsk_isa limit) {
     dsk_isa best = best_isa();
     dsk_isa isa = limit < best ? limit : best;
     if ((int)isa < 0) isa = DSK_ISA_BASELINE;
+    atomic_store_explicit(&is_isa_named, true, memory_order_relaxed);
     atomic_store_explicit(&chosen_isa, (int)isa, memory_order_relaxed);
     return isa;
 }

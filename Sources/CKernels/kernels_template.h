@@ -49,8 +49,9 @@ INLINE void DSK_NAME(round_scalars)(const dsk_program *program, DSK_NAME(scalars
         scalars->copies[k] = terms->n_terms == 1 && terms->coefficients[0] == 1 && terms->prediction == 0 &&
                              DSK_TYPE(terms->types[0]) == DSK_TYPE(program->destination_types[k]);
     }
-    scalars->range = (DSK_SUM)(DSK_REAL)program->clamp_range;
-    scalars->reciprocal = 1 / scalars->range;
+    double range = program->clamp_range;
+    scalars->range = range == range ? (DSK_SUM)(DSK_REAL)range : (DSK_SUM)__builtin_nan(""); /* as DSK_COEFFICIENT does */
+    scalars->reciprocal = program->clamp == DSK_CLAMP_THRESHOLD ? 1 / scalars->range : 0;
 }
 
 /* One element, the plain way. */
@@ -75,27 +76,6 @@ INLINE DSK_SUM DSK_NAME(predict_element)(const dsk_program *program, const DSK_N
         if (program->clamp == DSK_CLAMP_THRESHOLD) p = (DSK_SUM)(DSK_REAL)DSK_QUOTIENT(p, scalars->range, scalars->reciprocal);
     }
     return p;
-}
-
-INLINE void DSK_NAME(step_element)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t i) {
-    DSK_SUM p = program->uses_prediction ? DSK_NAME(predict_element)(program, scalars, i) : 0;
-    uint64_t results[DSK_OUTPUT_COUNT];
-    for (unsigned k = 0; k < program->n_outputs; k++) {
-        const dsk_combination *terms = &program->outputs[k];
-        dsk_element_type type = DSK_TYPE(program->destination_types[k]);
-        results[k] = scalars->copies[k]
-                         ? dsk_get_element(type, terms->tensors[0], i)
-                         : dsk_round_to_element(type, (double)DSK_NAME(combine_element)(terms, scalars->outputs[k],
-                                                                                        scalars->output_prediction[k], p, i));
-    }
-    for (unsigned k = 0; k < program->n_outputs; k++)
-        dsk_put_element(DSK_TYPE(program->destination_types[k]), program->destinations[k], i, results[k]);
-}
-
-/* The ends of tensors: less than a tile each, so a function that is called suffices. */
-DSK_TARGET static __attribute__((noinline)) void DSK_NAME(step_elements)(
-    const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t begin, size_t end) {
-    for (size_t i = begin; i < end; i++) DSK_NAME(step_element)(program, scalars, i);
 }
 
 /* Whether element i of an output begins a cache line. */
@@ -145,26 +125,14 @@ INLINE void DSK_NAME(predict_tile)(const dsk_program *program, const DSK_NAME(sc
         for (int u = 0; u < DSK_TILE_VECTORS; u++) p[u] = ROUND(DSK_QUOTIENT(p[u], high, scalars->reciprocal));
 }
 
-/* Elements [begin, end) for a number of outputs, and a use of p, that are known when this is compiled. */
-INLINE void DSK_NAME(step_tiles)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t begin, size_t end,
-                                 unsigned n_outputs, bool uses_prediction) {
+/* The tiles that fit into [begin, end) of any program with so many outputs; returns where they end. */
+INLINE size_t DSK_NAME(any_tiles)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t begin, size_t end,
+                                  const bool *streaming, unsigned n_outputs) {
     size_t i = begin;
-    bool streaming[DSK_OUTPUT_COUNT] = {false, false, false};
-
-    /* Streaming stores need aligned addresses: the first streamed output decides where the tiles start. */
-    for (unsigned k = 0; k < n_outputs; k++) {
-        if (!program->streaming[k]) continue;
-        while (i < end && !DSK_NAME(is_aligned)(program, k, i)) i++;
-        DSK_NAME(step_elements)(program, scalars, begin, i);
-        break;
-    }
-    for (unsigned k = 0; k < n_outputs; k++)
-        streaming[k] = program->streaming[k] && DSK_NAME(is_aligned)(program, k, i);
-
     for (; end - i >= TILE; i += TILE) {
         VECTOR p[DSK_TILE_VECTORS] = {{0}};
         DSK_TILE(elements) results[DSK_OUTPUT_COUNT];
-        if (uses_prediction) DSK_NAME(predict_tile)(program, scalars, i, p);
+        if (program->uses_prediction) DSK_NAME(predict_tile)(program, scalars, i, p);
         for (unsigned k = 0; k < n_outputs; k++) {
             const dsk_combination *terms = &program->outputs[k];
             dsk_element_type type = DSK_TYPE(program->destination_types[k]);
@@ -179,23 +147,127 @@ INLINE void DSK_NAME(step_tiles)(const dsk_program *program, const DSK_NAME(scal
         for (unsigned k = 0; k < n_outputs; k++)
             DSK_TILE(store)(DSK_TYPE(program->destination_types[k]), &results[k], program->destinations[k], i, streaming[k]);
     }
-    if (i < end) DSK_NAME(step_elements)(program, scalars, i, end);
-    if (streaming[0] || streaming[1] || streaming[2]) dsk_fence_streaming();
+    return i;
+}
+
+#if !DSK_IS_MIXED
+
+/*
+ * The same for the programs that nearly all steps are: the first output has no p and few terms, a number that is known when this
+ * is compiled, and the second, if there is one, copies a tensor or combines the first two of those terms' tensors. So the loop
+ * has no branches, its scalars stay in registers, and what both outputs read is widened once.
+ */
+INLINE size_t DSK_NAME(plain_tiles)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t begin, size_t end,
+                                    const bool *streaming, unsigned n_terms, dsk_second_output second) {
+    const dsk_element_type type = DSK_TYPE(program->destination_types[0]);
+    const void *tensors[DSK_MOST_PLAIN_TERMS], *copied = second == DSK_SECOND_COPIES ? program->outputs[1].tensors[0] : NULL;
+    void *const destinations[] = {program->destinations[0], second == DSK_SECOND_ABSENT ? NULL : program->destinations[1]};
+    const bool stream[] = {streaming[0], streaming[1]};
+    DSK_SUM first_scalars[DSK_MOST_PLAIN_TERMS], second_scalars[2] = {0};
+    for (unsigned j = 0; j < n_terms; j++) {
+        tensors[j] = program->outputs[0].tensors[j];
+        first_scalars[j] = scalars->outputs[0][j];
+    }
+    for (unsigned j = 0; second == DSK_SECOND_COMBINES && j < 2; j++) second_scalars[j] = scalars->outputs[1][j];
+
+    size_t i = begin;
+    for (; end - i >= TILE; i += TILE) {
+        DSK_TILE(elements) results[2];
+        DSK_UNROLL for (int u = 0; u < DSK_TILE_VECTORS; u++) {
+            VECTOR x[DSK_MOST_PLAIN_TERMS];
+            for (unsigned j = 0; j < n_terms; j++) x[j] = DSK_TILE(load_vector)(type, tensors[j], i, u);
+            VECTOR sum = first_scalars[0] * x[0];
+            for (unsigned j = 1; j < n_terms; j++) sum = sum + first_scalars[j] * x[j];
+            DSK_TILE(round_vector)(type, sum, u, &results[0]);
+            if (second == DSK_SECOND_COMBINES) {
+                sum = second_scalars[0] * x[0];
+                sum = sum + second_scalars[1] * x[1];
+                DSK_TILE(round_vector)(type, sum, u, &results[1]);
+            }
+        }
+        if (second == DSK_SECOND_COPIES) DSK_TILE(copy)(type, copied, i, &results[1]);
+        /* One branch for all stores: between two of them the compiler would put off the work for the second. */
+        if (stream[0] || stream[1]) {
+            DSK_TILE(store)(type, &results[0], destinations[0], i, stream[0]);
+            if (second != DSK_SECOND_ABSENT) DSK_TILE(store)(type, &results[1], destinations[1], i, stream[1]);
+        } else {
+            DSK_TILE(store)(type, &results[0], destinations[0], i, false);
+            if (second != DSK_SECOND_ABSENT) DSK_TILE(store)(type, &results[1], destinations[1], i, false);
+        }
+    }
+    return i;
+}
+
+#endif
+
+/* The tiles that fit into [begin, end); returns where they end. */
+INLINE size_t DSK_NAME(step_tiles)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t begin, size_t end,
+                                   const bool *streaming) {
+#if !DSK_IS_MIXED
+#define PLAIN(n_terms, second) \
+    case (n_terms) * DSK_SECOND_COUNT + (second): \
+        return DSK_NAME(plain_tiles)(program, scalars, begin, end, streaming, n_terms, second)
+    switch (dsk_plain_shape(program, scalars->copies)) {
+        PLAIN(1, DSK_SECOND_ABSENT);
+        PLAIN(2, DSK_SECOND_ABSENT);
+        PLAIN(3, DSK_SECOND_ABSENT);
+        PLAIN(4, DSK_SECOND_ABSENT);
+        PLAIN(2, DSK_SECOND_COPIES);
+        PLAIN(3, DSK_SECOND_COPIES);
+        PLAIN(4, DSK_SECOND_COPIES);
+        PLAIN(5, DSK_SECOND_COPIES);
+        PLAIN(2, DSK_SECOND_COMBINES);
+        PLAIN(3, DSK_SECOND_COMBINES);
+        PLAIN(4, DSK_SECOND_COMBINES);
+        PLAIN(5, DSK_SECOND_COMBINES);
+    }
+#undef PLAIN
+#endif
+    switch (program->n_outputs) {
+    case 1: return DSK_NAME(any_tiles)(program, scalars, begin, end, streaming, 1);
+    case 2: return DSK_NAME(any_tiles)(program, scalars, begin, end, streaming, 2);
+    case 3: return DSK_NAME(any_tiles)(program, scalars, begin, end, streaming, 3);
+    default: return end; /* no outputs, no work */
+    }
+}
+
+/*
+ * The ends of tensors, a tile each at most: it is computed in buffers on the stack, padded with zeros. Inputs are taken before
+ * outputs are written, which is right in place.
+ */
+DSK_TARGET static __attribute__((noinline)) void DSK_NAME(step_end)(const dsk_program *program, const DSK_NAME(scalars) * scalars,
+                                                                    size_t begin, size_t end) {
+    enum { PLACES = DSK_INPUT_COUNT + DSK_OUTPUT_COUNT };
+    DSK_REAL buffers[PLACES][TILE] __attribute__((aligned(64)));
+    const bool streaming[DSK_OUTPUT_COUNT] = {false, false, false};
+    dsk_padded_program padded;
+    while (begin < end) {
+        size_t n = end - begin < TILE ? end - begin : TILE;
+        dsk_pad(&padded, program, begin, n, buffers, sizeof buffers[0]);
+        DSK_NAME(any_tiles)(&padded.program, scalars, 0, TILE, streaming, padded.program.n_outputs);
+        dsk_unpad(&padded, program, begin, n);
+        begin += n;
+    }
 }
 
 DSK_TARGET static void DSK_NAME(step)(const dsk_program *program, size_t begin, size_t end) {
     DSK_NAME(scalars) scalars;
     DSK_NAME(round_scalars)(program, &scalars);
-    bool p = program->uses_prediction;
-    switch (program->n_outputs) {
-    case 1: p ? DSK_NAME(step_tiles)(program, &scalars, begin, end, 1, true)
-              : DSK_NAME(step_tiles)(program, &scalars, begin, end, 1, false); break;
-    case 2: p ? DSK_NAME(step_tiles)(program, &scalars, begin, end, 2, true)
-              : DSK_NAME(step_tiles)(program, &scalars, begin, end, 2, false); break;
-    case 3: p ? DSK_NAME(step_tiles)(program, &scalars, begin, end, 3, true)
-              : DSK_NAME(step_tiles)(program, &scalars, begin, end, 3, false); break;
-    default: break;
+    bool streaming[DSK_OUTPUT_COUNT] = {false, false, false}, streams = false;
+
+    /* Streaming stores need aligned addresses: the first streamed output decides where the tiles start. */
+    size_t i = begin;
+    for (unsigned k = 0; k < program->n_outputs && !streams; k++) {
+        if (!program->streaming[k]) continue;
+        while (i < end && !DSK_NAME(is_aligned)(program, k, i)) i++;
+        streams = true;
     }
+    for (unsigned k = 0; streams && k < program->n_outputs; k++)
+        streaming[k] = program->streaming[k] && DSK_NAME(is_aligned)(program, k, i);
+    if (begin < i) DSK_NAME(step_end)(program, &scalars, begin, i);
+    i = DSK_NAME(step_tiles)(program, &scalars, i, end, streaming);
+    if (i < end) DSK_NAME(step_end)(program, &scalars, i, end);
+    if (streams) dsk_fence_streaming();
 }
 
 /* The key of |p|: see threshold.c. */

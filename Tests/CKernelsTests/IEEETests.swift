@@ -14,7 +14,8 @@ extension KernelTests {
                 let x = odd.flatMap { Array(repeating: $0, count: odd.count) }
                 let e = Array(repeating: odd, count: odd.count).flatMap(\.self)
                 let largest = T.greatestFiniteMagnitude.widened, least = T.leastNormalMagnitude.widened
-                let coefficients = [0, 1, -1, 0.3, 2, largest, least, Double.infinity, .nan]
+                let fullNaN = Double(bitPattern: 0x7fff_ffff_ffff_ffff) // adding one to its bits would give a zero
+                let coefficients = [0, 1, -1, 0.3, 2, largest, least, Double.infinity, fullNaN]
                 for clamp in [DSK_CLAMP_NONE, DSK_CLAMP_RANGE, DSK_CLAMP_THRESHOLD] {
                     for first in coefficients {
                         for second in coefficients {
@@ -27,7 +28,7 @@ extension KernelTests {
                             row.outputs[2][Row.predictionTerm] = first
                             row.clamp = clamp
                             row.clampRange = [1, least, largest, .infinity][random.below(4)]
-                            let threshold = [1, least, largest, .infinity, .nan][random.below(5)]
+                            let threshold = [1, least, largest, .infinity, fullNaN][random.below(5)]
                             let expected = plainStep(row, inputs: [x, e], threshold: threshold, count: x.count)
                             let inputs = [x, e].map { Tensor($0, offset: random.offset()) }
                             let outputs = (0..<3).map { _ in Tensor<T>(count: x.count, offset: random.offset()) }

@@ -92,6 +92,66 @@ extension KernelTests {
             try check(kind.type)
         }
 
+        /// Rows as solvers have them, which have loops of their own: one to six terms, and a second output that is a copy, or
+        /// combines the same first two tensors, others, or more; with memory of their own, and over the sample and the last tensor.
+        @Test(arguments: ElementKind.allCases)
+        func usualRows(kind: ElementKind) throws {
+            func check<T: Element>(_: T.Type) throws {
+                var random = Random("usualRows \(kind)")
+                let sizes = [1, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 200]
+                let seconds: [[Int: Double]?] = [
+                    nil, [1: 1], [0: 1.5, 1: -0.3], [0: 1, 1: 1], [1: 0.7, 2: 0.2], [1: -1], [0: 1, 1: 2, 2: 3],
+                ]
+                for termCount in 1...6 {
+                    for second in seconds where (second?.keys.max() ?? 0) < termCount {
+                        for isInPlace in [false, true] {
+                            var row = Row()
+                            // Not always the first tensors, and sometimes in gaps.
+                            let terms = (0..<Row.inputCount).shuffled(using: &random).prefix(termCount).sorted()
+                            for term in terms { row.outputs[0][term] = random.coefficient(zeroPercent: 0) }
+                            for (j, coefficient) in second ?? [:] { row.outputs[1][terms[j]] = coefficient }
+                            let count = sizes.max()!
+                            let inputs: [[T]] = (0..<Row.inputCount).map { _ in
+                                random.chance(20) ? random.wildValues(count) : random.values(count)
+                            }
+                            let expected = plainStep(row, inputs: inputs, threshold: 1, count: count)
+                            let tensors = inputs.map { Tensor($0, offset: random.offset()) }
+                            let own = (0..<2).map { _ in Tensor<T>(count: count, offset: random.offset()) }
+                            let isApart = !isInPlace || termCount == 1
+                            let outputs = [isInPlace ? tensors[terms[0]] : own[0], isApart ? own[1] : tensors[terms.last!]]
+                            let wanted: [Tensor<T>?] = second == nil ? [outputs[0]] : outputs
+                            for streamingBytes in [Int.max, 0] {
+                                try forEachISA { isa in
+                                    for size in sizes {
+                                        for (tensor, values) in zip(tensors, inputs) {
+                                            tensor.reset()
+                                            tensor.set(Array(values.prefix(size)))
+                                        }
+                                        own.forEach { $0.reset() }
+                                        let call = Call(row, inputs: tensors, outputs: wanted, count: size)
+                                        let context = {
+                                            "\(row), \(isInPlace ? "in place" : "apart"), \(size) elements, ISA \(isa.rawValue), "
+                                                + "streaming from \(streamingBytes)"
+                                        }
+                                        let status = withLimits(parallelElements: .max, streamingBytes: streamingBytes) {
+                                            call.step()
+                                        }
+                                        try require(status, context())
+                                        for (k, tensor) in wanted.enumerated() {
+                                            try require(
+                                                noProblem: tensor?.problem(expecting: expected[k], prefix: size),
+                                                "output \(k) of \(context())")
+                                        }
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+            try check(kind.type)
+        }
+
         /// Every offset from a 64-byte boundary for the input and the output, streamed and not: what peels the head of a
         /// streamed output must not depend on luck.
         @Test(arguments: ElementKind.allCases)

@@ -1,0 +1,75 @@
+/*
+ * Tiles of floats, written once for every instruction set: DSK_TILE_VECTORS vectors, read from bfloat16 and rounded to it. The
+ * includer defines what it does for double_tile_template.h.
+ *
+ * A bfloat16 is the upper half of a float. So a vector of 32-bit words, each two elements, is widened without moving anything
+ * across lanes: the even elements by a shift, the odd ones by a mask. Vectors 2u and 2u + 1 of a tile are the even and the odd
+ * elements of its u-th words; what the step computes has no use for their order, as long as it is that of all tensors.
+ *
+ * Every instruction set gives the bits that elements.h gives.
+ */
+
+/* As many floats as a vector has, their bits, and as many words of two elements; these at an element's alignment as well. */
+typedef float DSK_TILE(vector) __attribute__((vector_size(DSK_VECTOR_BYTES), may_alias));
+typedef uint32_t DSK_TILE(mask) __attribute__((vector_size(DSK_VECTOR_BYTES), may_alias));
+typedef uint32_t DSK_TILE(loose_words) __attribute__((vector_size(DSK_VECTOR_BYTES), aligned(2), may_alias));
+
+/* The elements of a tile as they lie in memory. */
+typedef struct DSK_TILE(elements) {
+    DSK_TILE(mask) words[DSK_TILE_VECTORS / 2];
+} DSK_TILE(elements);
+
+#define VECTOR DSK_TILE(vector)
+#define MASK DSK_TILE(mask)
+#define LOOSE_WORDS DSK_TILE(loose_words)
+#define INLINE static inline __attribute__((always_inline)) DSK_TARGET
+
+/* Widens vector u of the tile that begins at element i; a word's low half is the even element (little-endian). */
+INLINE VECTOR DSK_TILE(load_vector)(dsk_element_type type, const void *tensor, size_t i, int u) {
+    MASK words = ((const LOOSE_WORDS *)((const uint16_t *)tensor + i))[u / 2];
+    (void)type;
+    return (VECTOR)(u % 2 == 0 ? words << 16 : words & 0xFFFF0000);
+}
+
+/* Widens the tile that begins at element i. */
+INLINE void DSK_TILE(load)(dsk_element_type type, const void *tensor, size_t i, VECTOR *values) {
+    for (int u = 0; u < DSK_TILE_VECTORS; u++) values[u] = DSK_TILE(load_vector)(type, tensor, i, u);
+}
+
+/* Takes the tile that begins at element i as it is. */
+INLINE void DSK_TILE(copy)(dsk_element_type type, const void *tensor, size_t i, DSK_TILE(elements) * elements) {
+    (void)type;
+    for (int u = 0; u < DSK_TILE_VECTORS / 2; u++) elements->words[u] = ((const LOOSE_WORDS *)((const uint16_t *)tensor + i))[u];
+}
+
+/*
+ * Rounds vector u of a tile, even ones before odd ones. Adding half of what is cut off, less one if the rest is even, carries into
+ * the rest where that has to grow: also for subnormal numbers, and up to infinity. What is cut off of a NaN is zero, and so nothing
+ * is carried: it comes from an element, from a scalar, which has been made so (see dsk_float_coefficient), or from the processor.
+ */
+INLINE void DSK_TILE(round_vector)(dsk_element_type type, VECTOR values, int u, DSK_TILE(elements) * elements) {
+    MASK bits = (MASK)values, rounded = bits + 0x7FFF + (bits >> 16 & 1);
+    (void)type;
+    if (u % 2 == 0) elements->words[u / 2] = rounded >> 16;
+    else elements->words[u / 2] |= rounded & 0xFFFF0000;
+}
+
+/* Rounds a tile. */
+INLINE void DSK_TILE(round)(dsk_element_type type, const VECTOR *values, DSK_TILE(elements) * elements) {
+    for (int u = 0; u < DSK_TILE_VECTORS; u++) DSK_TILE(round_vector)(type, values[u], u, elements);
+}
+
+/* Writes a tile to element i and after; `streaming`: past the caches, at an address that suits a vector. */
+INLINE void DSK_TILE(store)(dsk_element_type type, const DSK_TILE(elements) * elements, void *tensor, size_t i, bool streaming) {
+    uint16_t *halves = (uint16_t *)tensor + i;
+    (void)type;
+    for (int u = 0; u < DSK_TILE_VECTORS / 2; u++) {
+        if (streaming) dsk_store_streaming(elements->words[u], (MASK *)halves + u);
+        else ((LOOSE_WORDS *)halves)[u] = elements->words[u];
+    }
+}
+
+#undef VECTOR
+#undef MASK
+#undef LOOSE_WORDS
+#undef INLINE
