@@ -20,7 +20,7 @@
 
 typedef DSK_REAL DSK_NAME(reals) __attribute__((vector_size(DSK_VECTOR_BYTES / sizeof(DSK_SUM) * sizeof(DSK_REAL)), may_alias));
 
-typedef DSK_KEY DSK_NAME(keys) __attribute__((vector_size(DSK_VECTOR_BYTES / sizeof(DSK_SUM) * sizeof(DSK_REAL))));
+typedef DSK_KEY DSK_NAME(keys) __attribute__((vector_size(DSK_VECTOR_BYTES)));
 
 #define VECTOR DSK_TILE(vector)
 #define MASK DSK_TILE(mask)
@@ -273,6 +273,7 @@ DSK_TARGET static void DSK_NAME(step)(const dsk_program *program, size_t begin, 
 /* The key of |p|: see threshold.c. */
 
 #define MAGNITUDE (sizeof(DSK_KEY) == 4 ? (DSK_KEY)INT32_MAX : (DSK_KEY)INT64_MAX) /* all bits but the sign */
+#define INFINITE ((DSK_KEY)(sizeof(DSK_KEY) == 4 ? 0xFFll << 23 : 0x7FFll << 52))
 
 INLINE DSK_KEY DSK_NAME(element_key)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t i) {
     DSK_REAL p = (DSK_REAL)DSK_NAME(predict_element)(program, scalars, i);
@@ -298,55 +299,89 @@ INLINE size_t DSK_NAME(sum)(KEYS counts) {
     return sum;
 }
 
-DSK_TARGET static size_t DSK_NAME(sift)(const dsk_program *program, size_t begin, size_t end, dsk_sieve *sieve,
-                                        uint64_t *between) {
-    _Static_assert(TILE <= DSK_MOST_TILE_ELEMENTS, "a tile is too large");
-    DSK_NAME(scalars) scalars;
-    DSK_NAME(round_scalars)(program, &scalars);
+/* The tiles that fit into [begin, end), for a prediction of so many terms, 0 for any number; returns where they end. */
+INLINE size_t DSK_NAME(sift_tiles)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t begin, size_t end,
+                                   dsk_sieve *sieve, uint64_t *between, size_t *n_between, unsigned n_terms) {
+    enum { KEY_VECTORS = DSK_TILE_VECTORS * sizeof(DSK_REAL) / sizeof(DSK_SUM) };
     const DSK_KEY low = (DSK_KEY)sieve->low, high = (DSK_KEY)sieve->high;
-    const DSK_KEY infinity = sizeof(DSK_KEY) == 4 ? 0xFF << 23 : (DSK_KEY)(0x7FFll << 52);
     KEYS below_low = {0}, to_low = {0}, below_high = {0}, to_high = {0}, nan = {0};
-    size_t n_between = 0, i = begin;
-
+#if !DSK_IS_MIXED
+    const dsk_element_type type = DSK_TYPE(program->prediction.types[0]);
+    const void *tensors[DSK_PREDICTION_INPUT_COUNT] = {0};
+    DSK_SUM coefficients[DSK_PREDICTION_INPUT_COUNT] = {0};
+    for (unsigned j = 0; j < n_terms; j++) {
+        tensors[j] = program->prediction.tensors[j];
+        coefficients[j] = scalars->prediction[j];
+    }
+#endif
+    size_t i = begin, n = 0;
     for (; end - i >= TILE; i += TILE) {
         VECTOR p[DSK_TILE_VECTORS] = {{0}};
-        KEYS keys[DSK_TILE_VECTORS], inside[DSK_TILE_VECTORS], found = {0};
-        DSK_NAME(combine_tile)(&program->prediction, scalars.prediction, 0, p, i, p);
-        for (int u = 0; u < DSK_TILE_VECTORS; u++) {
-            keys[u] = (KEYS)__builtin_convertvector(p[u], REALS) & MAGNITUDE;
+        REALS rounded[DSK_TILE_VECTORS];
+        KEYS keys[KEY_VECTORS], inside[KEY_VECTORS], found = {0};
+        if (n_terms == 0) DSK_NAME(combine_tile)(&program->prediction, scalars->prediction, 0, p, i, p);
+        DSK_UNROLL for (int u = 0; u < DSK_TILE_VECTORS; u++) {
+#if !DSK_IS_MIXED
+            for (unsigned j = 0; j < n_terms; j++) {
+                VECTOR x = DSK_TILE(load_vector)(type, tensors[j], i, u);
+                p[u] = j == 0 ? coefficients[j] * x : p[u] + coefficients[j] * x;
+            }
+#endif
+            rounded[u] = __builtin_convertvector(p[u], REALS);
+        }
+        memcpy(keys, rounded, sizeof keys);
+        DSK_UNROLL for (int u = 0; u < KEY_VECTORS; u++) {
+            keys[u] &= MAGNITUDE;
             /* A lane of a mask is 0 or -1. */
             KEYS beyond_low = keys[u] > low, before_high = keys[u] < high;
             below_low -= keys[u] < low;
             to_low -= ~beyond_low;
             below_high -= before_high;
             to_high -= keys[u] <= high;
-            nan |= keys[u] > infinity;
+            nan |= keys[u] > INFINITE;
             inside[u] = beyond_low & before_high;
             found |= inside[u];
         }
         if (!DSK_NAME(any)(found)) continue; /* as most tiles do */
-        for (int u = 0; u < DSK_TILE_VECTORS; u++) {
+        for (int u = 0; u < KEY_VECTORS; u++) {
             if (!DSK_NAME(any)(inside[u])) continue;
             DSK_KEY lanes[sizeof(KEYS) / sizeof(DSK_KEY)];
             memcpy(lanes, &keys[u], sizeof lanes);
             for (size_t lane = 0; lane < sizeof lanes / sizeof *lanes; lane++) {
-                between[n_between] = (uint64_t)lanes[lane];
-                n_between += (lanes[lane] > low) & (lanes[lane] < high);
+                between[n] = (uint64_t)lanes[lane];
+                n += (lanes[lane] > low) & (lanes[lane] < high);
             }
         }
     }
+    *n_between = n;
     sieve->n_below_low += DSK_NAME(sum)(below_low);
     sieve->n_to_low += DSK_NAME(sum)(to_low);
     sieve->n_below_high += DSK_NAME(sum)(below_high);
     sieve->n_to_high += DSK_NAME(sum)(to_high);
     sieve->has_nan |= DSK_NAME(any)(nan);
+    return i;
+}
+
+DSK_TARGET static size_t DSK_NAME(sift)(const dsk_program *program, size_t begin, size_t end, dsk_sieve *sieve,
+                                        uint64_t *between) {
+    _Static_assert(TILE <= DSK_MOST_TILE_ELEMENTS, "a tile is too large");
+    DSK_NAME(scalars) scalars;
+    DSK_NAME(round_scalars)(program, &scalars);
+    size_t n_between, i;
+    switch (DSK_IS_MIXED ? 0 : program->prediction.n_terms) {
+    case 1: i = DSK_NAME(sift_tiles)(program, &scalars, begin, end, sieve, between, &n_between, 1); break;
+    case 2: i = DSK_NAME(sift_tiles)(program, &scalars, begin, end, sieve, between, &n_between, 2); break;
+    default: i = DSK_NAME(sift_tiles)(program, &scalars, begin, end, sieve, between, &n_between, 0); break;
+    }
+
+    const DSK_KEY low = (DSK_KEY)sieve->low, high = (DSK_KEY)sieve->high;
     for (; i < end; i++) {
         DSK_KEY key = DSK_NAME(element_key)(program, &scalars, i);
         sieve->n_below_low += key < low;
         sieve->n_to_low += key <= low;
         sieve->n_below_high += key < high;
         sieve->n_to_high += key <= high;
-        sieve->has_nan |= key > infinity;
+        sieve->has_nan |= key > INFINITE;
         between[n_between] = (uint64_t)key;
         n_between += (key > low) & (key < high);
     }
@@ -360,6 +395,7 @@ DSK_TARGET static void DSK_NAME(pick)(const dsk_program *program, const size_t *
 }
 
 #undef MAGNITUDE
+#undef INFINITE
 #undef VECTOR
 #undef MASK
 #undef REALS
