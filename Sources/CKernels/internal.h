@@ -107,10 +107,10 @@ DSK_HIDDEN void dsk_parallel(size_t n_chunks, unsigned max_threads, dsk_chunk_bo
 /* The number of threads dsk_parallel would use at most. */
 DSK_HIDDEN unsigned dsk_thread_count(unsigned max_threads);
 
-/* Checks a call's items as the header promises (thresholds are found for predictions alone: outputs don't matter). */
-DSK_HIDDEN dsk_status dsk_check_items(const dsk_item *items, size_t n_items, bool for_thresholds);
+/* Checks a call's items for their thresholds, as the header promises. */
+DSK_HIDDEN dsk_status dsk_check_thresholds(const dsk_item *items, size_t n_items);
 
-/* Makes a checked item ready; `streaming`: outputs that are no inputs bypass the caches. */
-DSK_HIDDEN void dsk_prepare(dsk_program *program, const dsk_item *item, bool for_thresholds, bool streaming);
+/* Makes the prediction of a checked item ready. */
+DSK_HIDDEN void dsk_prepare_thresholds(dsk_program *program, const dsk_item *item);
 
 #endif

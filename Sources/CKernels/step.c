@@ -22,26 +22,26 @@ void dsk_set_limits(dsk_limits limits) {
     atomic_store_explicit(&streaming_bytes, limits.streaming_bytes, memory_order_relaxed);
 }
 
-/* Two arrays of so many bytes share some. */
-static bool overlap(const void *a, size_t a_bytes, const void *b, size_t b_bytes) {
-    uintptr_t first = (uintptr_t)a, second = (uintptr_t)b;
-    if (a_bytes == 0 || b_bytes == 0) return false;
-    return first < second ? second - first < a_bytes : first - second < b_bytes;
+/*
+ * Whether an output of so many bytes lies over others. Not so where it is in place, where every element has its own bytes. An output
+ * that isn't wanted has none, at NULL.
+ */
+static bool overlap(const void *input, size_t input_bytes, const void *output, size_t output_bytes) {
+    uintptr_t distance = (uintptr_t)input - (uintptr_t)output;
+    return distance < output_bytes || (uintptr_t)0 - distance < input_bytes;
 }
 
-/* An output may not lie so: not in place, where every element has its own bytes, but over others. */
 static bool partly_overlap(const void *input, size_t input_bytes, const void *output, size_t output_bytes) {
-    if (input == output && input_bytes == output_bytes) return false;
-    return overlap(input, input_bytes, output, output_bytes);
+    return overlap(input, input_bytes, output, output_bytes) && !(input == output && input_bytes == output_bytes);
 }
 
-static bool reads_prediction(const dsk_row *row, void *const *outputs) {
-    for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++)
-        if (outputs[k] && row->outputs[k][DSK_PREDICTION] != 0) return true;
-    return false;
-}
-
-/* Sets of inputs are sets of bits, made without a branch: a small step's time is what is spent here. */
+/* What an item reads, as sets of inputs: the bits 1 << dsk_input. They are made without a branch and once, because a small step's
+ * time is what is spent here. */
+typedef struct item_reads {
+    unsigned prediction; /* for p, if an output has it */
+    unsigned outputs[DSK_OUTPUT_COUNT];
+    bool uses_prediction;
+} item_reads;
 
 static unsigned nonzero(const double *coefficients, unsigned count) {
     unsigned set = 0;
@@ -49,18 +49,17 @@ static unsigned nonzero(const double *coefficients, unsigned count) {
     return set;
 }
 
-static unsigned read_by_prediction(const dsk_row *row) { return nonzero(row->prediction, DSK_PREDICTION_INPUT_COUNT); }
-
-static unsigned read_by_outputs(const dsk_item *item) {
-    unsigned set = 0;
-    for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++)
-        if (item->outputs[k]) set |= nonzero(item->row->outputs[k], DSK_INPUT_COUNT);
-    return set;
-}
-
-/* All that dsk_step reads of an item. */
-static unsigned read_by_step(const dsk_item *item) {
-    return read_by_outputs(item) | (reads_prediction(item->row, item->outputs) ? read_by_prediction(item->row) : 0);
+static item_reads reads_of(const dsk_item *item, bool for_thresholds) {
+    const dsk_row *row = item->row;
+    item_reads reads = {0};
+    reads.uses_prediction = for_thresholds;
+    for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++) {
+        if (!item->outputs[k]) continue;
+        reads.outputs[k] = nonzero(row->outputs[k], DSK_INPUT_COUNT);
+        reads.uses_prediction |= row->outputs[k][DSK_PREDICTION] != 0;
+    }
+    if (reads.uses_prediction) reads.prediction = nonzero(row->prediction, DSK_PREDICTION_INPUT_COUNT);
+    return reads;
 }
 
 /* Takes the first input out of a set that isn't empty. */
@@ -75,37 +74,37 @@ static const size_t most_elements = SIZE_MAX / sizeof(double);
 
 static bool is_type(dsk_element_type type) { return (unsigned)type <= DSK_BFLOAT16; }
 
-/* Stores the bytes that a step of the item reads and writes. */
-static dsk_status check_item(const dsk_item *item, bool for_thresholds, size_t *traffic) {
+static dsk_status check_row(const dsk_item *item, bool for_thresholds) {
     const dsk_row *row = item->row;
-    size_t n = item->n_elements;
-    *traffic = 0;
-    if (!row) return DSK_NULL_POINTER;
-    if (n > most_elements) return DSK_TOO_LARGE;
     if (for_thresholds) {
-        if (row->clamp != DSK_CLAMP_THRESHOLD) return DSK_OK;
         if (!(row->threshold_ratio >= 0 && row->threshold_ratio <= 1) || !(row->threshold_maximum > 0)) return DSK_OUT_OF_RANGE;
-        if (n > 0 && !item->workspace) return DSK_NULL_POINTER;
-        if ((uintptr_t)item->workspace % _Alignof(double) != 0) return DSK_MISALIGNED;
-    } else {
-        if (row->clamp != DSK_CLAMP_NONE && row->clamp != DSK_CLAMP_RANGE && row->clamp != DSK_CLAMP_THRESHOLD)
-            return DSK_OUT_OF_RANGE;
-        if (row->clamp == DSK_CLAMP_RANGE && !(row->clamp_range > 0)) return DSK_OUT_OF_RANGE;
-        /* A threshold that is NaN is what dsk_find_thresholds gives for an item with a NaN. */
-        if (row->clamp == DSK_CLAMP_THRESHOLD && item->threshold <= 0) return DSK_OUT_OF_RANGE;
+        if (item->n_elements > 0 && !item->workspace) return DSK_NULL_POINTER;
+        return (uintptr_t)item->workspace % _Alignof(double) == 0 ? DSK_OK : DSK_MISALIGNED;
     }
-    if (n == 0) return DSK_OK;
+    switch (row->clamp) {
+    case DSK_CLAMP_NONE: return DSK_OK;
+    case DSK_CLAMP_RANGE: return row->clamp_range > 0 ? DSK_OK : DSK_OUT_OF_RANGE;
+    /* A threshold that is NaN is what dsk_find_thresholds gives for an item with a NaN. */
+    case DSK_CLAMP_THRESHOLD: return item->threshold <= 0 ? DSK_OUT_OF_RANGE : DSK_OK;
+    default: return DSK_OUT_OF_RANGE;
+    }
+}
 
-    size_t element_bytes = 0; /* of all tensors */
-    size_t output_bytes[DSK_OUTPUT_COUNT] = {0};
+/* Checks the tensors that an item with elements reads and, for a step, writes; adds their bytes to `traffic`. */
+static dsk_status check_tensors(const dsk_item *item, const item_reads *reads, bool for_thresholds, size_t *traffic) {
+    const size_t n = item->n_elements;
+    size_t element_bytes = 0, output_bytes[DSK_OUTPUT_COUNT] = {0};
+    unsigned all = reads->prediction;
     for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++) {
         if (!item->outputs[k]) continue;
         if (!is_type(item->output_types[k])) return DSK_UNKNOWN_TYPE;
-        element_bytes += dsk_size(item->output_types[k]);
-        output_bytes[k] = n * dsk_size(item->output_types[k]);
+        size_t size = dsk_size(item->output_types[k]);
+        element_bytes += size;
+        output_bytes[k] = n * size;
+        if (!for_thresholds) all |= reads->outputs[k];
     }
-    for (unsigned read = for_thresholds ? read_by_prediction(row) : read_by_step(item); read;) {
-        unsigned input = take_first(&read);
+    while (all) {
+        unsigned input = take_first(&all);
         const void *tensor = item->inputs[input];
         if (!tensor) return DSK_MISSING_INPUT;
         if (!is_type(item->input_types[input])) return DSK_UNKNOWN_TYPE;
@@ -121,40 +120,50 @@ static dsk_status check_item(const dsk_item *item, bool for_thresholds, size_t *
         if (!item->outputs[k]) continue;
         if ((uintptr_t)item->outputs[k] & (dsk_size(item->output_types[k]) - 1)) return DSK_MISALIGNED;
         for (unsigned other = 0; other < k; other++)
-            if (overlap(item->outputs[other], output_bytes[other], item->outputs[k], output_bytes[k])) return DSK_OVERLAP;
+            if (item->outputs[other] && overlap(item->outputs[other], output_bytes[other], item->outputs[k], output_bytes[k]))
+                return DSK_OVERLAP;
     }
-    if (__builtin_mul_overflow(n, element_bytes, traffic)) *traffic = SIZE_MAX;
+    size_t bytes;
+    if (__builtin_mul_overflow(n, element_bytes, &bytes) || __builtin_add_overflow(*traffic, bytes, traffic)) *traffic = SIZE_MAX;
     return DSK_OK;
 }
 
-static dsk_status check_items(const dsk_item *items, size_t n_items, bool for_thresholds, size_t *traffic) {
+/* Checks an item and tells what it reads; adds to the elements and the bytes of the call. */
+static dsk_status check_item(const dsk_item *item, bool for_thresholds, item_reads *reads, size_t *n_elements, size_t *traffic) {
+    if (!item->row) return DSK_NULL_POINTER;
+    if (item->n_elements > most_elements - *n_elements) return DSK_TOO_LARGE;
+    *n_elements += item->n_elements;
+    if (for_thresholds && item->row->clamp != DSK_CLAMP_THRESHOLD) return DSK_OK;
+    dsk_status status = check_row(item, for_thresholds);
+    if (status != DSK_OK) return status;
+    *reads = reads_of(item, for_thresholds);
+    return item->n_elements == 0 ? DSK_OK : check_tensors(item, reads, for_thresholds, traffic);
+}
+
+dsk_status dsk_check_thresholds(const dsk_item *items, size_t n_items) {
     if (!items && n_items) return DSK_NULL_POINTER;
-    size_t total = 0;
-    *traffic = 0;
+    size_t n_elements = 0, traffic = 0;
+    item_reads reads;
     for (size_t i = 0; i < n_items; i++) {
-        size_t item_traffic;
-        dsk_status status = check_item(&items[i], for_thresholds, &item_traffic);
+        dsk_status status = check_item(&items[i], true, &reads, &n_elements, &traffic);
         if (status != DSK_OK) return status;
-        if (items[i].n_elements > most_elements - total) return DSK_TOO_LARGE;
-        total += items[i].n_elements;
-        *traffic = *traffic > SIZE_MAX - item_traffic ? SIZE_MAX : *traffic + item_traffic;
     }
     return DSK_OK;
-}
-
-dsk_status dsk_check_items(const dsk_item *items, size_t n_items, bool for_thresholds) {
-    size_t traffic;
-    return check_items(items, n_items, for_thresholds, &traffic);
 }
 
 static unsigned type_bit(dsk_element_type type) { return 1u << type; }
 
-/* Adds a term, and its tensor's type to `types`. */
-static void add_term(dsk_combination *terms, const dsk_item *item, unsigned input, double coefficient, unsigned *types) {
-    terms->tensors[terms->n_terms] = item->inputs[input];
-    terms->types[terms->n_terms] = (uint8_t)item->input_types[input];
-    terms->coefficients[terms->n_terms++] = coefficient;
-    *types |= type_bit(item->input_types[input]);
+/* Sets the terms for the inputs of a set, and adds their types to `types`. */
+static void add_terms(dsk_combination *terms, const dsk_item *item, unsigned inputs, const double *coefficients, unsigned *types) {
+    unsigned n = 0;
+    while (inputs) {
+        unsigned input = take_first(&inputs);
+        terms->tensors[n] = item->inputs[input];
+        terms->types[n] = (uint8_t)item->input_types[input];
+        terms->coefficients[n++] = coefficients[input];
+        *types |= type_bit(item->input_types[input]);
+    }
+    terms->n_terms = n;
 }
 
 /* The kernels for tensors of the types in the set `own`, in an item of the types in the set `all`. */
@@ -166,51 +175,39 @@ static dsk_kernel_kind kernel_kind(unsigned own, unsigned all) {
     return own == type_bit(DSK_BFLOAT16) ? (dsk_kernel_kind)DSK_BFLOAT16 : DSK_KERNEL_HALF;
 }
 
-/* The types of the outputs and of what they read beside p, which a program for thresholds doesn't show. */
-static unsigned types_of_outputs(const dsk_item *item) {
-    unsigned types = 0;
-    for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++)
-        if (item->outputs[k]) types |= type_bit(item->output_types[k]);
-    for (unsigned read = read_by_outputs(item); read;) {
-        unsigned input = take_first(&read);
-        if (item->inputs[input] && is_type(item->input_types[input])) types |= type_bit(item->input_types[input]);
+/* p alone. Its type depends on all that a step of the item reads and writes, of which tensors may be missing here. */
+void dsk_prepare_thresholds(dsk_program *program, const dsk_item *item) {
+    const item_reads reads = reads_of(item, true);
+    unsigned own = 0, others = 0;
+    *program = (dsk_program){.uses_prediction = true};
+    add_terms(&program->prediction, item, reads.prediction, item->row->prediction, &own);
+    for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++) {
+        if (!item->outputs[k]) continue;
+        others |= type_bit(item->output_types[k]);
+        for (unsigned read = reads.outputs[k]; read;) {
+            unsigned input = take_first(&read);
+            if (item->inputs[input] && is_type(item->input_types[input])) others |= type_bit(item->input_types[input]);
+        }
     }
-    return types;
+    program->is_wide = (own | others) & type_bit(DSK_FLOAT64);
+    program->kind = kernel_kind(own, own | others);
 }
 
-void dsk_prepare(dsk_program *program, const dsk_item *item, bool for_thresholds, bool streaming) {
+/* Makes a checked item ready; `streaming`: outputs that are no inputs bypass the caches. */
+static void prepare(dsk_program *program, const dsk_item *item, const item_reads *reads, bool streaming) {
     const dsk_row *row = item->row;
-    unsigned types = 0; /* a set of bits: those of the tensors that the program reads and writes */
-    program->uses_prediction = for_thresholds || reads_prediction(row, item->outputs);
-    program->n_outputs = 0;
-    program->prediction.n_terms = 0;
+    unsigned types = 0;
+    program->uses_prediction = reads->uses_prediction;
     program->prediction.prediction = 0; /* p isn't a term of itself */
-    program->clamp = DSK_CLAMP_NONE;
-    program->clamp_range = 0;
-    if (program->uses_prediction)
-        for (unsigned read = read_by_prediction(row); read;) {
-            unsigned input = take_first(&read);
-            add_term(&program->prediction, item, input, row->prediction[input], &types);
-        }
-    if (for_thresholds) {
-        const unsigned all = types | types_of_outputs(item);
-        program->is_wide = all & type_bit(DSK_FLOAT64);
-        program->kind = kernel_kind(types, all);
-        return;
-    }
-
+    add_terms(&program->prediction, item, reads->prediction, row->prediction, &types);
     program->clamp = row->clamp;
     program->clamp_range = row->clamp == DSK_CLAMP_THRESHOLD ? item->threshold : row->clamp_range;
+    program->n_outputs = 0;
     for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++) {
         if (!item->outputs[k]) continue;
         unsigned place = program->n_outputs++;
-        dsk_combination *terms = &program->outputs[place];
-        terms->n_terms = 0;
-        for (unsigned read = nonzero(row->outputs[k], DSK_INPUT_COUNT); read;) {
-            unsigned input = take_first(&read);
-            add_term(terms, item, input, row->outputs[k][input], &types);
-        }
-        terms->prediction = row->outputs[k][DSK_PREDICTION];
+        add_terms(&program->outputs[place], item, reads->outputs[k], row->outputs[k], &types);
+        program->outputs[place].prediction = row->outputs[k][DSK_PREDICTION];
         program->destinations[place] = item->outputs[k];
         program->destination_types[place] = (uint8_t)item->output_types[k];
         types |= type_bit(item->output_types[k]);
@@ -226,6 +223,7 @@ void dsk_prepare(dsk_program *program, const dsk_item *item, bool for_thresholds
 typedef struct step_work {
     const dsk_item *items;
     size_t n_items;
+    const dsk_program *only_program; /* of the item, where there is one */
     size_t total_elements;
     size_t n_chunks;
     bool streaming;
@@ -243,6 +241,10 @@ static size_t chunk_begin(const step_work *work, size_t chunk) {
 static void step_chunk(void *context, size_t chunk) {
     const step_work *work = context;
     size_t begin = chunk_begin(work, chunk), end = chunk_begin(work, chunk + 1);
+    if (work->only_program) {
+        if (begin < end) dsk_kernels_for(work->only_program->kind)->step(work->only_program, begin, end);
+        return;
+    }
     size_t item_begin = 0; /* where the item starts in the whole call */
     for (size_t i = 0; i < work->n_items && item_begin < end; i++) {
         const dsk_item *item = &work->items[i];
@@ -250,7 +252,8 @@ static void step_chunk(void *context, size_t chunk) {
         size_t from = begin > item_begin ? begin : item_begin, to = end < item_end ? end : item_end;
         if (from < to) {
             dsk_program program;
-            dsk_prepare(&program, item, false, work->streaming);
+            const item_reads reads = reads_of(item, false);
+            prepare(&program, item, &reads, work->streaming);
             dsk_kernels_for(program.kind)->step(&program, from - item_begin, to - item_begin);
         }
         item_begin = item_end;
@@ -258,14 +261,22 @@ static void step_chunk(void *context, size_t chunk) {
 }
 
 dsk_status dsk_step(const dsk_item *items, size_t n_items, unsigned max_threads) {
-    size_t bytes;
-    dsk_status status = check_items(items, n_items, false, &bytes);
-    if (status != DSK_OK) return status;
-
-    dsk_limits limits = dsk_get_limits();
+    if (!items && n_items) return DSK_NULL_POINTER;
     step_work work = {.items = items, .n_items = n_items, .n_chunks = 1};
-    for (size_t i = 0; i < n_items; i++) work.total_elements += items[i].n_elements;
-    work.streaming = bytes >= limits.streaming_bytes;
+    size_t traffic = 0;
+    item_reads reads;
+    for (size_t i = 0; i < n_items; i++) {
+        dsk_status status = check_item(&items[i], false, &reads, &work.total_elements, &traffic);
+        if (status != DSK_OK) return status;
+    }
+
+    const dsk_limits limits = dsk_get_limits();
+    work.streaming = traffic >= limits.streaming_bytes;
+    dsk_program program;
+    if (n_items == 1) {
+        prepare(&program, items, &reads, work.streaming);
+        work.only_program = &program;
+    }
     if (work.total_elements >= limits.parallel_elements && max_threads != 1) {
         unsigned n_threads = dsk_thread_count(max_threads);
         size_t most = work.total_elements / CHUNK_GRAIN;

@@ -224,7 +224,7 @@ static double find_threshold(const dsk_item *item, unsigned max_threads) {
     if (n == 0) return fmin(1, max_value);
 
     dsk_program program;
-    dsk_prepare(&program, item, true, false);
+    dsk_prepare_thresholds(&program, item);
     selection work = {
         .program = &program, .kernels = dsk_kernels_for(program.kind), .n_elements = n, .max_threads = max_threads,
         .infinity = program.is_wide ? 0x7FFll << 52 : 0xFFll << 23,
@@ -256,7 +256,7 @@ static void find_one_threshold(void *context, size_t i) {
 }
 
 dsk_status dsk_find_thresholds(dsk_item *items, size_t n_items, unsigned max_threads) {
-    dsk_status status = dsk_check_items(items, n_items, true);
+    dsk_status status = dsk_check_thresholds(items, n_items);
     if (status != DSK_OK) return status;
 
     size_t total = 0, n_thresholds = 0;
