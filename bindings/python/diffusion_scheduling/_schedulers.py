@@ -176,7 +176,8 @@ def quick_step(call: StepCall, options: Options, sample: Array, model_output: Ar
                 return None
             e_data = addressof(buffer(e))
             if z is not None:
-                if z.dtype is not dtype or z.shape != shape:
+                z = z if z.dtype is dtype else z.astype(dtype)
+                if z.shape != shape:
                     return None
                 z_data = addressof(buffer(z))
             if has_clean:

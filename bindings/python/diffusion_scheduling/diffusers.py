@@ -202,8 +202,7 @@ def quick_step(call: StepCall, options: Options, sample: Tensor, model_output: T
         ):
             return None
         if z is not None:
-            if z.dtype is not dtype:
-                z = z.to(dtype)
+            z = z if z.dtype is dtype else z.to(dtype)
             if z.shape != shape or not z.is_cpu or not z.is_contiguous():
                 return None
         y = like(x)
@@ -713,7 +712,7 @@ class _DDIM(_DropIn):
         self._set(device, "set_steps", int(num_inference_steps), None)
 
     def _timestep(self, timestep: Any) -> int:
-        """A timestep of the training; negative ones count from the end, as in the original."""
+        """A timestep of the training; negative ones count from its end."""
         value = int(self._value(timestep))
         return value if value >= 0 else value + int(self.config.num_train_timesteps)
 
