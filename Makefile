@@ -30,7 +30,7 @@ python python-test conformance bench-compare goldens: PACKAGES += $(VENV_PACKAGE
 
 # Installs what is missing, and asks for no rights where nothing is.
 deps:
-	@missing=; for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
+	@missing=; for p in $(sort $(PACKAGES)); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
 	if [ -n "$$missing" ]; then \
 		sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
 		echo "installing$$missing"; \
@@ -78,6 +78,8 @@ install:
 		'Description: Diffusion schedulers: plans, fused steps, and the noise of torch and NumPy' 'Version: $(VERSION)' \
 		'Cflags: -I$${includedir}' 'Libs: -L$${libdir} -ldiffusion_scheduling' \
 		>$(DESTDIR)$(LIBDIR)/pkgconfig/diffusion_scheduling.pc
+	@# Programs find libraries in the loader's cache, which only root can renew.
+	@if [ -z "$(DESTDIR)" ] && [ "$$(id -u)" = 0 ]; then ldconfig; fi
 
 # From here on, PYTHONPATH=bindings/python python3 imports the package, if that Python has NumPy.
 python: lib out/python/bin/python

@@ -456,6 +456,8 @@ class MultistepScheduler(Scheduler):
 
     The steps of a run are taken in their order. A run may begin at any timestep of the plan, which is how a picture is changed
     rather than made (image to image): ``add_noise`` at that timestep, then step from there.
+
+    A run is one thread's at a time; threads that sample at once have a scheduler each, a copy for instance.
     """
 
     # ---- Plans
@@ -671,7 +673,7 @@ class MultistepScheduler(Scheduler):
 
 
 class DDIMBase(Scheduler):
-    """What DDIM and its inverse have in common: steps that depend on nothing but their arguments."""
+    """What DDIM and its inverse have in common: steps that depend on nothing but their arguments, which threads may take at once."""
 
     def set_timesteps(
         self,

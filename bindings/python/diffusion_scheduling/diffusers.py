@@ -9,6 +9,8 @@ are the library's.
 
 Tensors in the host's memory are read and written where they are. Tensors on other devices, and those that need gradients, go
 through the same plan with torch's own operations; what a step needs to know is known on the host, so nothing is read back.
+
+Threads may take steps with one DDIM scheduler at once. The others remember a run, which is one thread's at a time.
 """
 
 from __future__ import annotations
@@ -284,9 +286,13 @@ class _DropIn:
         if not isinstance(timestep, Tensor):
             return timestep
         planned = self._planned_timesteps
-        if timestep.is_cpu or planned is None or timestep.device != planned.device or timestep.dtype != planned.dtype:
-            return timestep.item()
-        if timestep.untyped_storage().data_ptr() != planned.untyped_storage().data_ptr():
+        if (
+            timestep.is_cpu
+            or planned is None
+            or timestep.device != planned.device
+            or timestep.dtype != planned.dtype
+            or timestep.untyped_storage().data_ptr() != planned.untyped_storage().data_ptr()
+        ):
             return timestep.item()
         return self._known_timesteps[timestep.storage_offset()]
 
