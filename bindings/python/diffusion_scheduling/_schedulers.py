@@ -673,7 +673,7 @@ class MultistepScheduler(Scheduler):
 
 
 class DDIMBase(Scheduler):
-    """What DDIM and its inverse have in common: steps that depend on nothing but their arguments, which threads may take at once."""
+    """What DDIM and its inverse have in common: steps that depend on nothing but their arguments. Threads may take them at once."""
 
     def set_timesteps(
         self,
