@@ -478,7 +478,7 @@ class _Multistep(_DropIn):
         self._session, self._next, self._work, self._layout = session, index + 1, work, layout
         return result
 
-    # ---- The parts of a step
+    # ---- The parts of a step: by way of the host wherever the tensors are, and without gradients
 
     def _next_session(self) -> Session:
         """A session whose next step is this run's."""
