@@ -61,9 +61,14 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """An uninitialised contiguous tensor on the host; a large one in memory that has been used before."""
     count = math.prod(shape) * dtype.itemsize
     if count < _memory.SMALLEST:
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, device="cpu")
     storage = torch.from_numpy(_memory.empty_bytes(count)).untyped_storage()
-    return torch.empty(0, dtype=dtype).set_(storage, 0, tuple(shape))
+    return torch.empty(0, dtype=dtype, device="cpu").set_(storage, 0, tuple(shape))
+
+
+def flat(timesteps: Any) -> Tensor:
+    """Timesteps as a tensor [n], where they are; numbers on the host."""
+    return (timesteps if isinstance(timesteps, Tensor) else torch.tensor(timesteps, device="cpu")).reshape(-1)
 
 
 def computing_type(dtype: torch.dtype) -> torch.dtype:
@@ -276,7 +281,8 @@ class _DropIn:
         plan = self._plan
         assert plan is not None
         self._known_timesteps = [int(t) for t in plan.timesteps]
-        self.timesteps = self._planned_timesteps = torch.tensor(self._known_timesteps, dtype=torch.int64, device=device)
+        # On the host unless a device is named, whatever torch's default device is: as the original.
+        self.timesteps = self._planned_timesteps = torch.tensor(self._known_timesteps, dtype=torch.int64, device=device or "cpu")
         self.num_inference_steps = len(self._known_timesteps)
         self._properties = plan.properties
         self._quick = _no_quick_step
@@ -350,7 +356,7 @@ class _DropIn:
         if is_beyond_reach(first, second):
             work = torch.promote_types(dtype, torch.float32)
             a, b = (
-                torch.tensor(rates, dtype=work).to(first.device).reshape(-1, *[1] * (first.ndim - 1))
+                torch.tensor(rates, dtype=work, device=first.device).reshape(-1, *[1] * (first.ndim - 1))
                 for rates in (first_rates, second_rates)
             )
             return (a * first.to(work) + b * second.to(work)).to(dtype)
@@ -404,7 +410,7 @@ class _Multistep(_DropIn):
     def _read_plan(self, device: str | torch.device | None) -> None:
         super()._read_plan(device)
         assert self._plan is not None
-        self.sigmas = torch.tensor(self._plan.sigmas, dtype=torch.float32)
+        self.sigmas = torch.tensor(self._plan.sigmas, dtype=torch.float32, device="cpu")
         self.model_outputs = [None] * self.config.solver_order
         self.lower_order_nums = 0
         self._begin_index = None
@@ -525,7 +531,7 @@ class _Multistep(_DropIn):
         Where ``set_begin_index`` has been called, at the step that comes next instead.
         """
         plan = self._plan or self._planned()
-        values = torch.as_tensor(timesteps).reshape(-1)
+        values = flat(timesteps)
         if self.num_inference_steps is None:
             table = self._training_rates(plan)
             positions = [min(max(int(t), 0), len(table[0]) - 1) for t in values.tolist()]
@@ -798,13 +804,13 @@ class DDIMScheduler(_DDIM, diffusers.DDIMScheduler):
         return self._mix_at(sample, noise, timesteps, is_velocity=True)
 
     def _mix_at(self, sample: Tensor, noise: Tensor, timesteps: Tensor, *, is_velocity: bool) -> Tensor:
-        timesteps = torch.as_tensor(timesteps).reshape(-1)
+        timesteps = flat(timesteps)
         plan = self._plan or self._planned()
         if not timesteps.is_cpu or is_beyond_reach(sample, noise):
             # The rates are looked up where the timesteps are.
             dtype = torch.promote_types(sample.dtype, noise.dtype)
             work = torch.promote_types(dtype, torch.float32)
-            table = torch.tensor(plan.alphas_cumprod, dtype=work).to(sample.device)
+            table = torch.tensor(plan.alphas_cumprod, dtype=work, device=sample.device)
             alpha = table[timesteps.to(sample.device)].reshape(-1, *[1] * (sample.ndim - 1))
             x, z = sample.to(work), noise.to(work)
             mixed = alpha.sqrt() * z - (1 - alpha).sqrt() * x if is_velocity else alpha.sqrt() * x + (1 - alpha).sqrt() * z

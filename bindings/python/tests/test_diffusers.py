@@ -331,6 +331,19 @@ def test_timesteps_on_a_device_are_looked_up_only_where_they_are_the_plans():
     assert [drop_in._value(t.as_subclass(Elsewhere)) for t in drop_in.timesteps] == [t + 1 for t in planned]
 
 
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("shape", [SHAPE, (1, 4, 256, 512)])
+def test_tensors_on_the_host_stay_there_whatever_the_default_device_is(name, shape):
+    _, drop_in = make(name)
+    x = sample(shape=shape) * 0.1
+    expected = run(drop_in, x, 3)
+    with torch.device("meta"):
+        found = run(drop_in, x, 3)
+        noisy = drop_in.add_noise(x, x, drop_in.timesteps[:1]) if "Inverse" not in name else x
+    assert drop_in.timesteps.is_cpu and noisy.is_cpu
+    assert all(torch.equal(a, b) for a, b in zip(expected, found))
+
+
 # ---- The quick way of a step, which takes tensors as the step before had them
 
 
