@@ -17,15 +17,20 @@ help:
 	@echo "make lib      build the C library, which needs no Swift to run: out/lib, out/include"
 	@echo "make install  put it where PREFIX says ($(PREFIX))"
 	@echo "make python   put the C library into bindings/python and build a wheel: out/wheels"
+	@echo "make python-test  test it, without torch"
 	@echo "make conformance  compare the Python classes with diffusers (downloads torch); report in out/conformance"
 	@echo "make bench    measure steps and plans against bare loops: table, out/bench.json"
 	@echo "make bench-compare   against diffusers, torch.compile and NumPy; pictures in out/bench (downloads torch)"
 	@echo "make goldens  record the golden vectors anew from diffusers (needs Python; downloads torch)"
 	@echo "make clean    remove what the others made"
 
+# These make Python environments. Debian and Ubuntu have the module for that in a package of its own, other Pythons bring it along.
+VENV_PACKAGE = $(shell python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv)
+python python-test conformance bench-compare goldens: PACKAGES += $(VENV_PACKAGE)
+
 # Installs what is missing, and asks for no rights where nothing is.
 deps:
-	@missing=; for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
+	@missing=; for p in $(sort $(PACKAGES)); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
 	if [ -n "$$missing" ]; then \
 		sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
 		echo "installing$$missing"; \
@@ -73,6 +78,8 @@ install:
 		'Description: Diffusion schedulers: plans, fused steps, and the noise of torch and NumPy' 'Version: $(VERSION)' \
 		'Cflags: -I$${includedir}' 'Libs: -L$${libdir} -ldiffusion_scheduling' \
 		>$(DESTDIR)$(LIBDIR)/pkgconfig/diffusion_scheduling.pc
+	@# Programs find libraries in the loader's cache, which only root can renew.
+	@if [ -z "$(DESTDIR)" ] && [ "$$(id -u)" = 0 ]; then ldconfig; fi
 
 # From here on, PYTHONPATH=bindings/python python3 imports the package, if that Python has NumPy.
 python: lib out/python/bin/python
@@ -105,13 +112,15 @@ goldens: out/reference/bin/python
 	out/reference/bin/python Tests/Goldens/generate.py
 	out/reference/bin/python Tests/Goldens/generate_noise.py
 
-out/reference/bin/python:
-	python3 -m venv out/reference
-	out/reference/bin/pip install -q $(REFERENCE) || { rm -r out/reference; exit 1; }
+# An environment that isn't complete is removed, or the next make would take it for one.
+out/reference/bin/python: | deps
+	{ python3 -m venv out/reference && out/reference/bin/pip install -q $(REFERENCE); } || { rm -rf out/reference; exit 1; }
 
-out/python/bin/python:
-	python3 -m venv out/python
-	out/python/bin/pip install -q numpy 'setuptools>=70.1' mypy pytest || { rm -r out/python; exit 1; }
+out/python/bin/python: | deps
+	{ python3 -m venv out/python && out/python/bin/pip install -q numpy 'setuptools>=70.1' mypy pytest; } || \
+		{ rm -rf out/python; exit 1; }
 
 clean:
 	rm -rf out .build .build-* Examples/*/.build benchmarks/.build
+	rm -rf bindings/python/diffusion_scheduling/lib bindings/python/.*_cache
+	find bindings/python -name __pycache__ -prune -exec rm -rf {} +

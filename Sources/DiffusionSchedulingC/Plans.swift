@@ -130,6 +130,14 @@ extension ds_combination {
     }
 }
 
+extension ds_coefficients {
+    fileprivate init(_ row: StepCoefficients) {
+        self.init(
+            prediction: ds_combination(row.prediction), next_sample: ds_combination(row.nextSample),
+            history: ds_combination(row.history ?? LinearCombination()))
+    }
+}
+
 @c(ds_scheduler_coefficients) @implementation
 public func ds_scheduler_coefficients(
     _ scheduler: ds_scheduler, _ index: Int, _ remembered: Int, _ coefficients: UnsafeMutablePointer<ds_coefficients>!
@@ -141,10 +149,35 @@ public func ds_scheduler_coefficients(
                 key: "index", value: "\(UInt(bitPattern: index))", allowed: "less than the number of steps, \(plan.stepCount)")
         }
         // A number above Int.max, which C may pass, comes as a negative one.
-        let row = plan.coefficients(at: index, remembered: remembered < 0 ? .max : remembered)
-        out.pointee = ds_coefficients(
-            prediction: ds_combination(row.prediction), next_sample: ds_combination(row.nextSample),
-            history: ds_combination(row.history ?? LinearCombination()))
+        out.pointee = ds_coefficients(plan.coefficients(at: index, remembered: remembered < 0 ? .max : remembered))
+    }
+}
+
+@c(ds_ddim_coefficients) @implementation
+public func ds_ddim_coefficients(
+    _ scheduler: ds_scheduler, _ timestep: Double, _ eta: Double, _ use_clipped_model_output: Bool,
+    _ coefficients: UnsafeMutablePointer<ds_coefficients>!
+) -> ds_status {
+    status {
+        let state = try scheduler.state, out = try require(coefficients, "coefficients")
+        guard let ddim = state.ddim else {
+            throw CallError.unsupportedOperation("step without a session", className: state.className)
+        }
+        out.pointee = try ds_coefficients(
+            ddim.plannedCoefficients(from: timestep, eta: eta, useClippedModelOutput: use_clipped_model_output))
+    }
+}
+
+@c(ds_ddim_inverse_coefficients) @implementation
+public func ds_ddim_inverse_coefficients(
+    _ scheduler: ds_scheduler, _ timestep: Double, _ coefficients: UnsafeMutablePointer<ds_coefficients>!
+) -> ds_status {
+    status {
+        let state = try scheduler.state, out = try require(coefficients, "coefficients")
+        guard let inverse = state.ddimInverse else {
+            throw CallError.unsupportedOperation("inverse step without a session", className: state.className)
+        }
+        out.pointee = try ds_coefficients(inverse.coefficients(to: timestep, stepCount: state.plan.stepCount))
     }
 }
 

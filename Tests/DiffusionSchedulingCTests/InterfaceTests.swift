@@ -120,16 +120,19 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
             for remembered in 0...plan.historyLength {
                 var row = ds_coefficients()
                 try call(ds_scheduler_coefficients(handle, index, remembered, &row))
-                let expected = plan.coefficients(at: index, remembered: remembered)
-                for (a, b) in [
-                    (row.prediction, expected.prediction), (row.next_sample, expected.nextSample),
-                    (row.history, expected.history ?? LinearCombination()),
-                ] {
-                    #expect(a.sample == b.sample && a.model_output == b.modelOutput && a.noise == b.noise && a.prediction == b.prediction)
-                    let history = [a.history.0, a.history.1, a.history.2, a.history.3, a.history.4, a.history.5]
-                    #expect(history == b.history + Array(repeating: 0, count: 6 - b.history.count))
-                }
+                Self.compare(row, with: plan.coefficients(at: index, remembered: remembered))
             }
+        }
+    }
+
+    static func compare(_ row: ds_coefficients, with expected: StepCoefficients) {
+        for (a, b) in [
+            (row.prediction, expected.prediction), (row.next_sample, expected.nextSample),
+            (row.history, expected.history ?? LinearCombination()),
+        ] {
+            #expect(a.sample == b.sample && a.model_output == b.modelOutput && a.noise == b.noise && a.prediction == b.prediction)
+            let history = [a.history.0, a.history.1, a.history.2, a.history.3, a.history.4, a.history.5]
+            #expect(history == b.history + Array(repeating: 0, count: 6 - b.history.count))
         }
     }
 
@@ -435,6 +438,32 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
             }
         }
         #expect(expected.prevSample == next && expected.predOriginalSample == clean)
+    }
+
+    @Test func ddimCoefficientsOutsideThePlan() throws {
+        let json = Self.configurations[5]
+        let handle = try makeScheduler(json), inverseHandle = try makeScheduler(json, className: "DDIMInverseScheduler")
+        defer {
+            ds_scheduler_free(handle)
+            ds_scheduler_free(inverseHandle)
+        }
+        try call(ds_scheduler_set_timesteps(handle, 10, nil))
+        try call(ds_scheduler_set_timesteps(inverseHandle, 10, nil))
+        let scheduler = try DDIMScheduler(DDIMConfiguration(json: json))
+        let inverse = try DDIMInverseScheduler(DDIMInverseConfiguration(json: json))
+        // T/n is 100, and below timestep 37 there is nothing but the clean sample.
+        for (timestep, previous) in [(407.0, 307.0), (37, nil)] {
+            for (eta, clipped) in [(0.0, false), (0.6, true)] {
+                var row = ds_coefficients()
+                try call(ds_ddim_coefficients(handle, timestep, eta, clipped, &row))
+                Self.compare(
+                    row,
+                    with: try scheduler.coefficients(from: timestep, to: previous, eta: eta, useClippedModelOutput: clipped))
+            }
+            var row = ds_coefficients()
+            try call(ds_ddim_inverse_coefficients(inverseHandle, timestep, &row))
+            Self.compare(row, with: try inverse.coefficients(to: timestep, stepCount: 10))
+        }
     }
 
     @Test func guidance() throws {

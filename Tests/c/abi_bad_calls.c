@@ -315,8 +315,18 @@ static void beside(void) {
     BAD(ds_ddim_step(sampler, 1, 0, false, &e, &x, NULL, &out, NULL, 0), DS_TIMESTEPS_NOT_SET, "no timesteps");
     BAD(ds_ddim_inverse_step(inverse, 1, &e, &x, &out, NULL, 0), DS_TIMESTEPS_NOT_SET, "no timesteps");
     BAD(ds_ddim_inverse_step(sampler, 1, &e, &x, &out, NULL, 0), DS_UNSUPPORTED_OPERATION, "inverse");
+    ds_coefficients row;
+    BAD(ds_ddim_coefficients(multistep, 1, 0, false, &row), DS_UNSUPPORTED_OPERATION, "DEISMultistepScheduler");
+    BAD(ds_ddim_coefficients(sampler, 1, 0, false, &row), DS_TIMESTEPS_NOT_SET, "no timesteps");
+    BAD(ds_ddim_inverse_coefficients(inverse, 1, &row), DS_TIMESTEPS_NOT_SET, "no timesteps");
+    BAD(ds_ddim_inverse_coefficients(sampler, 1, &row), DS_UNSUPPORTED_OPERATION, "inverse");
     GOOD(ds_scheduler_set_timesteps(sampler, 10, NULL));
     GOOD(ds_scheduler_set_timesteps(inverse, 10, NULL));
+    BAD(ds_ddim_coefficients(sampler, 1000, 0, false, &row), DS_UNKNOWN_TIMESTEP, "1000");
+    BAD(ds_ddim_coefficients(sampler, 900, 2, false, &row), DS_INVALID_VALUE, "eta is 2");
+    BAD(ds_ddim_coefficients(sampler, 900, 0, false, NULL), DS_NULL_POINTER, "coefficients is NULL");
+    BAD(ds_ddim_inverse_coefficients(inverse, 0.5, &row), DS_UNKNOWN_TIMESTEP, "0.5");
+    BAD(ds_ddim_inverse_coefficients(inverse, 900, NULL), DS_NULL_POINTER, "coefficients is NULL");
     BAD(ds_ddim_step(sampler, 1000, 0, false, &e, &x, NULL, &out, NULL, 0), DS_UNKNOWN_TIMESTEP, "1000");
     BAD(ds_ddim_step(sampler, NAN, 0, false, &e, &x, NULL, &out, NULL, 0), DS_UNKNOWN_TIMESTEP, "nan");
     BAD(ds_ddim_step(sampler, 900, -1, false, &e, &x, NULL, &out, NULL, 0), DS_INVALID_VALUE, "eta is -1");

@@ -493,6 +493,17 @@ ds_status ds_ddim_inverse_step(ds_scheduler scheduler, double timestep, const ds
                                const ds_tensor *prev_sample, const ds_tensor *pred_original_sample, unsigned max_threads);
 
 /*
+ * ds_ddim_coefficients and ds_ddim_inverse_coefficients give the scalars of those steps, for engines whose tensors live elsewhere:
+ * at any training timestep, also where ds_scheduler_coefficients has no row for it. The clamp is that of
+ * ds_scheduler_plan_properties, the predicted clean sample is p.
+ *
+ * Complexity: O(1). Errors: DS_NULL_POINTER, and those of the steps but for the tensors'.
+ */
+ds_status ds_ddim_coefficients(ds_scheduler scheduler, double timestep, double eta, bool use_clipped_model_output,
+                               ds_coefficients *coefficients);
+ds_status ds_ddim_inverse_coefficients(ds_scheduler scheduler, double timestep, ds_coefficients *coefficients);
+
+/*
  * ds_rescale_noise_cfg computes, for each batch item, guidance whose strength doesn't change the contrast of the picture (Lin et
  * al. 2023, arXiv:2305.08891, section 3.4):
  *

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from ctypes import byref, c_double, c_size_t, c_uint64
+from ctypes import byref, c_bool, c_double, c_size_t, c_uint, c_uint64
 from typing import Any
 
 from . import _configuration, _library
-from ._library import Coefficients, PlanProperties, check, library
+from ._library import Coefficients, PlanProperties, StepCall, StepTensors, check, library
+
+_session_step = _library.unchecked("ds_session_step")
+_ddim_step = _library.unchecked("ds_ddim_step")
+_ddim_inverse_step = _library.unchecked("ds_ddim_inverse_step")
 
 
 class Handle:
@@ -141,6 +145,30 @@ class Plan(Handle):
         check(library.ds_scheduler_coefficients(self.value, index, remembered, byref(coefficients)))
         return coefficients
 
+    def ddim_coefficients(self, timestep: float, eta: float, use_clipped_model_output: bool) -> Coefficients:
+        """The scalars of DDIM's step from any timestep of the training."""
+        coefficients = Coefficients()
+        check(library.ds_ddim_coefficients(self.value, timestep, eta, use_clipped_model_output, byref(coefficients)))
+        return coefficients
+
+    def ddim_inverse_coefficients(self, timestep: float) -> Coefficients:
+        """The scalars of the inverse's step to any timestep of the training."""
+        coefficients = Coefficients()
+        check(library.ds_ddim_inverse_coefficients(self.value, timestep, byref(coefficients)))
+        return coefficients
+
+    def ddim_step(self, tensors: StepTensors, eta: float, use_clipped_model_output: bool, threads: c_uint) -> StepCall:
+        """DDIM's step."""
+        timestep = c_double()
+        arguments = self.argument, timestep, c_double(eta), c_bool(use_clipped_model_output), *tensors.references, threads
+        return StepCall(tensors, _ddim_step, arguments, timestep)
+
+    def ddim_inverse_step(self, tensors: StepTensors, threads: c_uint) -> StepCall:
+        """The inverse's step."""
+        timestep = c_double()
+        e, x, _, y, p = tensors.references
+        return StepCall(tensors, _ddim_inverse_step, (self.argument, timestep, e, x, y, p, threads), timestep)
+
 
 class Session(Handle):
     """One request's way through a plan."""
@@ -160,6 +188,11 @@ class Session(Handle):
         handle = c_uint64()
         check(library.ds_session_restore(plan.value, state, len(state), byref(handle)))
         return cls(handle)
+
+    def step(self, tensors: StepTensors, threads: c_uint) -> StepCall:
+        """The next step."""
+        e, x, z, y, _ = tensors.references
+        return StepCall(tensors, _session_step, (self.argument, e, x, z, y, None, threads), None)
 
     def save(self) -> bytes:
         """The state, in the same form on every machine."""

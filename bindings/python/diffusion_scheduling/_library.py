@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from ctypes import POINTER, byref, c_bool, c_char_p, c_double, c_int, c_int64, c_size_t, c_uint, c_uint32, c_uint64, c_void_p
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 _NAMES = {"linux": "libdiffusion_scheduling.so", "darwin": "libdiffusion_scheduling.dylib", "win32": "diffusion_scheduling.dll"}
 
@@ -181,6 +181,8 @@ _SIGNATURES: dict[str, list[Any]] = {
     "ds_scheduler_get_velocity": [_HANDLE, _TENSOR, _TENSOR, _DOUBLES, c_size_t, _TENSOR, c_uint],
     "ds_ddim_step": [_HANDLE, c_double, c_double, c_bool, _TENSOR, _TENSOR, _TENSOR, _TENSOR, _TENSOR, c_uint],
     "ds_ddim_inverse_step": [_HANDLE, c_double, _TENSOR, _TENSOR, _TENSOR, _TENSOR, c_uint],
+    "ds_ddim_coefficients": [_HANDLE, c_double, c_double, c_bool, POINTER(Coefficients)],
+    "ds_ddim_inverse_coefficients": [_HANDLE, c_double, POINTER(Coefficients)],
     "ds_rescale_noise_cfg": [_TENSOR, _TENSOR, c_double, _TENSOR, c_uint],
     "ds_noise_create": [c_int, c_uint64, _HANDLE_OUT],
     "ds_noise_create_torch_cuda": [c_uint64, c_uint64, c_uint, c_uint, _HANDLE_OUT],
@@ -282,19 +284,33 @@ def tensor(address: int, element_type: int, shape: Sequence[int]) -> Tensor:
 
 
 class StepTensors:
-    """The tensors of a step, with everything but their addresses set: a step writes those and makes the call.
+    """The tensors of a step, with everything but their addresses set.
 
     sample_shape  of all but the model output, whose shape is `model_shape`; likewise the element types
-    references    what to hand over: model output, sample, noise, next sample, predicted clean sample
+    references    what to hand over: model output, sample, noise or None, next sample, predicted clean sample
     """
 
     __slots__ = ("model_output", "sample", "noise", "prev_sample", "pred_original_sample", "references")
 
-    def __init__(self, sample_shape: Sequence[int], element_type: int, model_shape: Sequence[int], model_type: int) -> None:
+    def __init__(
+        self, sample_shape: Sequence[int], element_type: int, model_shape: Sequence[int], model_type: int, has_noise: bool
+    ) -> None:
         self.model_output = tensor(0, model_type, model_shape)
         self.sample, self.noise, self.prev_sample, self.pred_original_sample = (
             tensor(0, element_type, sample_shape) for _ in range(4)
         )
-        self.references = tuple(
+        e, x, z, y, p = (
             byref(each) for each in (self.model_output, self.sample, self.noise, self.prev_sample, self.pred_original_sample)
         )
+        self.references = e, x, z if has_noise else None, y, p
+
+
+class StepCall(NamedTuple):
+    """A call that takes a step, made again and again: each time the addresses are written to the tensors, for DDIM the timestep
+    too, and ``function(*arguments)`` returns a status."""
+
+    tensors: StepTensors
+    function: Callable[..., int]
+    arguments: tuple[Any, ...]
+    timestep: c_double | None
+    """Where the timestep goes; None where the session knows it."""

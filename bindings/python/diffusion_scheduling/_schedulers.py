@@ -10,8 +10,9 @@ import json
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from ctypes import addressof, byref, c_char, c_uint
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +20,12 @@ import numpy.typing as npt
 from . import _configuration, _library, _memory
 from ._configuration import Configuration
 from ._handles import Plan, Session
-from ._library import StepTensors, check, library
+from ._library import StepCall, StepTensors, check, library
 
 Array = npt.NDArray[Any]
 S = TypeVar("S", bound="Scheduler")
+Options: TypeAlias = tuple[Any, ...]
+QuickStep: TypeAlias = Callable[..., "tuple[Array, ...] | None"]
 
 CONFIG_NAME = "scheduler_config.json"
 
@@ -36,10 +39,6 @@ ELEMENT_TYPES: dict[np.dtype[Any], int] = {
     if number in _library.element_types()
 }
 """The library's element types, by the types of the arrays that it takes as they are."""
-
-_quick_step = _library.unchecked("ds_session_step")
-_quick_ddim_step = _library.unchecked("ds_ddim_step")
-_quick_ddim_inverse_step = _library.unchecked("ds_ddim_inverse_step")
 
 
 class SchedulerOutput(NamedTuple):
@@ -131,20 +130,76 @@ def whole_numbers(values: Sequence[float]) -> Array:
     return integers if np.array_equal(integers, array) else array
 
 
-class _Form(NamedTuple):
-    """What arrays have to look like for the fast way of a step, and the tensors for them."""
-
-    session: Any
-    tensors: StepTensors
-    shape: tuple[int, ...]
-    model_shape: tuple[int, ...]
-    dtype: np.dtype[Any] | None
-    model_dtype: np.dtype[Any] | None
-    work: np.dtype[Any] | None
-    is_small: bool
+def _no_quick_step(*arguments: Any) -> None:
+    """What stands for a quick step before the first step."""
 
 
-_NO_FORM = _Form(None, None, (), (), None, None, None, False)  # type: ignore[arg-type]
+def quick_step(call: StepCall, options: Options, sample: Array, model_output: Array, has_clean: bool) -> QuickStep:
+    """A function that takes steps of arrays like these, which the library takes as they are, by nothing but the call.
+
+    It is given options, timestep, model output, sample, noise or None, and the array to write to or None. It returns what
+    ``step`` returns as a tuple; or None where the options are others or the arrays of another form, and then nothing has been
+    done.
+    """
+    tensors, function, arguments, at = call
+    te, tx, tz = tensors.model_output, tensors.sample, tensors.noise
+    ty, tp = tensors.prev_sample, tensors.pred_original_sample
+    has_noise = tensors.references[2] is not None
+    shape, dtype, model_shape, model_dtype = sample.shape, sample.dtype, model_output.shape, model_output.dtype
+    empty: Callable[..., Array] = np.empty if sample.nbytes < _memory.SMALLEST else _memory.empty
+    # This fails for arrays that aren't contiguous or can't be written to.
+    buffer = c_char.from_buffer
+    # Threads may step with one DDIM scheduler at once: one that finds the structs in use takes the general way.
+    unused = [tensors]
+
+    def take(given: Options, timestep: float, e: Array, x: Array, z: Array | None, out: Array | None) -> tuple[Array, ...] | None:
+        try:
+            if (
+                e.dtype is not model_dtype
+                or x.dtype is not dtype
+                or x.shape != shape
+                or e.shape != model_shape
+                or (z is None) is has_noise
+                or given != options
+            ):
+                return None
+            x_data = addressof(buffer(x))
+            if out is None:
+                y = empty(shape, dtype)
+                y_data = addressof(buffer(y))
+            elif out is x:
+                y, y_data = x, x_data
+            elif out.dtype is dtype and out.shape == shape:
+                y = out
+                y_data = addressof(buffer(y))
+            else:
+                return None
+            e_data = addressof(buffer(e))
+            if z is not None:
+                z = z if z.dtype is dtype else z.astype(dtype)
+                if z.shape != shape:
+                    return None
+                z_data = addressof(buffer(z))
+            if has_clean:
+                p = empty(shape, dtype)
+                p_data = addressof(buffer(p))
+            unused.pop()
+        except (AttributeError, TypeError, ValueError, BufferError, IndexError):
+            return None
+        te.data, tx.data, ty.data = e_data, x_data, y_data
+        if has_noise:
+            tz.data = z_data
+        if has_clean:
+            tp.data = p_data
+        if at is not None:
+            at.value = timestep
+        status = function(*arguments)
+        unused.append(tensors)
+        if status:
+            raise _library.error(status)
+        return (y, p) if has_clean else (y,)
+
+    return take
 
 
 class Scheduler:
@@ -169,6 +224,10 @@ class Scheduler:
     """The number of steps that has been set."""
 
     _plan: Plan
+    _quick: QuickStep = staticmethod(_no_quick_step)
+    """Takes steps of arrays such as the step before had."""
+    _learns_variance = False
+    """Whether a model output may hold a variance besides the prediction."""
     _extra_keys: Mapping[str, str] = {}
     """Overrides that diffusers has no key for, and what they are called in configuration files."""
 
@@ -183,7 +242,7 @@ class Scheduler:
         if defaults:
             values["_use_default_values"] = defaults
         self.config = Configuration(values)
-        self.max_threads = 0
+        self._threads = c_uint(0)
         self.num_inference_steps = None
         self._read_plan()
 
@@ -281,7 +340,7 @@ class Scheduler:
 
     @max_threads.setter
     def max_threads(self, count: int) -> None:
-        self._threads = c_uint(count)
+        self._threads.value = count
 
     def coefficients(self, index: int, remembered: int | None = None) -> _library.Coefficients:
         """The scalars of step `index`, for engines whose tensors live elsewhere.
@@ -299,6 +358,49 @@ class Scheduler:
     def plan_json(self) -> str:
         """The whole plan as JSON."""
         return self._plan.text
+
+    # ---- Steps
+
+    def _take(
+        self,
+        make_call: Callable[[StepTensors], StepCall],
+        options: Options,
+        timestep: float,
+        model_output: Array,
+        sample: Array,
+        noise: Array | None,
+        out: Array | None,
+        dtype: np.dtype[Any],
+        work: np.dtype[Any],
+        has_clean: bool,
+    ) -> tuple[Array, ...]:
+        """Takes a step of any arrays, and makes the quick step for the next ones.
+
+        make_call  makes the call of the step with these tensors, of the scheduler's own and `options`
+        dtype      of the results
+        work       which the library computes in
+        has_clean  whether the predicted clean sample is a result, too
+        """
+        e, x = np.asarray(model_output), np.asarray(sample)
+        model_type = e.dtype if e.dtype in ELEMENT_TYPES else work
+        as_given = x.dtype == dtype == work and e.dtype == model_type
+        e, x = matched(e, x, self._learns_variance)
+        e, x = np.asarray(e, model_type, order="C"), np.asarray(x, work, order="C")
+        z = None if noise is None else np.asarray(np.broadcast_to(noise, x.shape), work, order="C")
+        tensors = StepTensors(x.shape, ELEMENT_TYPES[work], e.shape, ELEMENT_TYPES[model_type], z is not None)
+        results = [result_arrays(x.shape, dtype, work, out)]
+        tensors.model_output.data, tensors.sample.data, tensors.prev_sample.data = address(e), address(x), address(results[0][1])
+        if z is not None:
+            tensors.noise.data = address(z)
+        if has_clean:
+            results.append(result_arrays(x.shape, dtype, work, None))
+            tensors.pred_original_sample.data = address(results[1][1])
+        call = make_call(tensors)
+        if call.timestep is not None:
+            call.timestep.value = timestep
+        check(call.function(*call.arguments))
+        self._quick = quick_step(call, options, x, e, has_clean) if as_given else _no_quick_step
+        return tuple(deliver(result, target) for result, target in results)
 
     # ---- Beside the steps
 
@@ -354,6 +456,8 @@ class MultistepScheduler(Scheduler):
 
     The steps of a run are taken in their order. A run may begin at any timestep of the plan, which is how a picture is changed
     rather than made (image to image): ``add_noise`` at that timestep, then step from there.
+
+    A run is one thread's at a time; threads that sample at once have a scheduler each, a copy for instance.
     """
 
     # ---- Plans
@@ -400,7 +504,8 @@ class MultistepScheduler(Scheduler):
         self._session: Session | None = None
         self._index: int | None = None
         self._expected: float | None = None
-        self._form = _NO_FORM
+        self._quick = _no_quick_step
+        self._work: np.dtype[Any] | None = None
 
     @property
     def step_index(self) -> int | None:
@@ -442,6 +547,10 @@ class MultistepScheduler(Scheduler):
         index = self.index_for_timestep(timestep) if self._begin_index is None else self._begin_index
         return Session.begin(self._plan, index), index
 
+    @property
+    def _learns_variance(self) -> bool:  # type: ignore[override]
+        return self.config.get("variance_type") in ("learned", "learned_range")
+
     def _next_session(self) -> Session:
         """A session whose next step is this run's."""
         if self._session is not None:
@@ -456,76 +565,29 @@ class MultistepScheduler(Scheduler):
 
     def _step(
         self, model_output: Array, timestep: float, sample: Array, noise: Array | None = None, out: Array | None = None
-    ) -> Array:
-        """The next sample."""
-        form = self._form
-        dtype = form.dtype
-        if (
-            timestep != self._expected
-            or noise is not None
-            or type(sample) is not np.ndarray
-            or type(model_output) is not np.ndarray
-            or sample.dtype is not dtype
-            or model_output.dtype is not form.model_dtype
-            or sample.shape != form.shape
-            or model_output.shape != form.model_shape
-        ):
-            return self._general_step(model_output, timestep, sample, noise, out)
-        result = out
-        if result is None:
-            result = np.empty(form.shape, dtype) if form.is_small else _memory.empty(form.shape, dtype)
-        elif result.dtype is not dtype or result.shape != form.shape:
-            return self._general_step(model_output, timestep, sample, noise, out)
-        tensors = form.tensors
-        try:
-            # This fails, too, for arrays that aren't contiguous.
-            tensors.model_output.data = addressof(c_char.from_buffer(model_output))
-            tensors.sample.data = addressof(c_char.from_buffer(sample))
-            tensors.prev_sample.data = addressof(c_char.from_buffer(result))
-        except (TypeError, ValueError, BufferError):
-            return self._general_step(model_output, timestep, sample, noise, out)
-        e, x, _, y, _ = tensors.references
-        status = _quick_step(form.session, e, x, None, y, None, self._threads)
-        if status:
-            raise _library.error(status)
-        self._advance()
-        return result
-
-    def _general_step(self, model_output: Array, timestep: float, sample: Array, noise: Array | None, out: Array | None) -> Array:
-        """The next sample, of any arrays."""
+    ) -> tuple[Array, ...]:
+        """The next sample, as a tuple."""
+        if timestep == self._expected:
+            result = self._quick((), timestep, model_output, sample, noise, out)
+            if result is not None:
+                self._advance()
+                return result
         session, index = self._session_at(timestep)
         e, x = np.asarray(model_output), np.asarray(sample)
         dtype = self._result_type(e, x)
         # What a run remembers has the type that it began with.
-        work = self._form.work or computing_type(common_type(e, x))
-        model_type = e.dtype if e.dtype in ELEMENT_TYPES else work
-        as_given = x.dtype == dtype == work and e.dtype == model_type
-        e, x = matched(e, x, self._learns_variance)
-        e, x = np.asarray(e, model_type, order="C"), np.asarray(x, work, order="C")
-        if noise is not None:
-            noise = np.asarray(np.broadcast_to(noise, x.shape), work, order="C")
-        result, target = result_arrays(x.shape, dtype, work, out)
-        tensors = StepTensors(x.shape, ELEMENT_TYPES[work], e.shape, ELEMENT_TYPES[model_type])
-        tensors.model_output.data, tensors.sample.data, tensors.prev_sample.data = address(e), address(x), address(target)
-        if noise is not None:
-            tensors.noise.data = address(noise)
-        re, rx, rz, ry, _ = tensors.references
-        check(library.ds_session_step(session.value, re, rx, None if noise is None else rz, ry, None, self.max_threads))
-        self._session, self._index = session, index
-        is_small, given = x.nbytes < _memory.SMALLEST, dtype if as_given else None
-        self._form = _Form(session.argument, tensors, x.shape, e.shape, given, model_type, work, is_small)
+        work = self._work or computing_type(common_type(e, x))
+        make_call = partial(session.step, threads=self._threads)
+        result = self._take(make_call, (), timestep, e, x, noise, out, dtype, work, False)
+        self._session, self._index, self._work = session, index, work
         self._advance()
-        return deliver(result, target)
+        return result
 
     def _advance(self) -> None:
         """The step has been taken."""
         index = self._index = self._index + 1  # type: ignore[operator]
         known = self._known_timesteps
         self._expected = known[index] if index < len(known) else None
-
-    @property
-    def _learns_variance(self) -> bool:
-        return self.config.get("variance_type") in ("learned", "learned_range")
 
     # ---- The parts of a step
 
@@ -597,7 +659,7 @@ class MultistepScheduler(Scheduler):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        state["session"] = (self._session.save(), self._index) if self._session is not None else None
+        state["session"] = (self._session.save(), self._index, self._work) if self._session is not None else None
         state["begin_index"] = self._begin_index
         return state
 
@@ -605,15 +667,13 @@ class MultistepScheduler(Scheduler):
         super().__setstate__(state)
         self._begin_index = state["begin_index"]
         if state["session"] is not None:
-            saved, index = state["session"]
+            saved, index, self._work = state["session"]
             self._session, self._index = Session.restore(self._plan, saved), index - 1
             self._advance()
 
 
 class DDIMBase(Scheduler):
-    """What DDIM and its inverse have in common: steps that depend on nothing but their arguments."""
-
-    _form = _NO_FORM
+    """What DDIM and its inverse have in common: steps that depend on nothing but their arguments. Threads may take them at once."""
 
     def set_timesteps(
         self,
@@ -640,73 +700,24 @@ class DDIMBase(Scheduler):
     def _step(
         self,
         timestep: float,
-        options: tuple[Any, ...],
+        options: Options,
         model_output: Array,
         sample: Array,
         noise: Array | None,
         out: Array | None,
-    ) -> tuple[Array, Array]:
+    ) -> tuple[Array, ...]:
         """The next sample and the predicted clean one.
 
-        options  what the step takes between its timestep and its tensors, ctypes objects
+        options  what the step depends on besides, as `_call` takes it
         """
-        form = self._form
-        dtype = form.dtype
-        if (
-            noise is not None
-            or out is not None
-            or type(sample) is not np.ndarray
-            or type(model_output) is not np.ndarray
-            or sample.dtype is not dtype
-            or model_output.dtype is not form.model_dtype
-            or sample.shape != form.shape
-            or model_output.shape != form.shape
-        ):
-            return self._general_step(timestep, options, model_output, sample, noise, out)
-        tensors = form.tensors
-        empty = np.empty if form.is_small else _memory.empty
-        result, clean = empty(form.shape, dtype), empty(form.shape, dtype)
-        try:
-            tensors.model_output.data = addressof(c_char.from_buffer(model_output))
-            tensors.sample.data = addressof(c_char.from_buffer(sample))
-            tensors.prev_sample.data = addressof(c_char.from_buffer(result))
-            tensors.pred_original_sample.data = addressof(c_char.from_buffer(clean))
-        except (TypeError, ValueError, BufferError):
-            return self._general_step(timestep, options, model_output, sample, noise, out)
-        self._call(timestep, options, tensors.references, False)
-        return result, clean
-
-    def _general_step(
-        self,
-        timestep: float,
-        options: tuple[Any, ...],
-        model_output: Array,
-        sample: Array,
-        noise: Array | None,
-        out: Array | None,
-    ) -> tuple[Array, Array]:
-        """As `_step`, of any arrays."""
+        result = self._quick(options, timestep, model_output, sample, noise, out)
+        if result is not None:
+            return result
         e, x = np.asarray(model_output), np.asarray(sample)
-        z = None if noise is None else np.asarray(noise)
-        dtype = common_type(e, x) if z is None else common_type(e, x, z)
+        dtype = common_type(e, x) if noise is None else common_type(e, x, np.asarray(noise))
         work = computing_type(dtype)
-        model_type = e.dtype if e.dtype in ELEMENT_TYPES else work
-        as_given = x.dtype == dtype == work and e.dtype == model_type
-        e, x = matched(e, x, False)
-        e, x = np.asarray(e, model_type, order="C"), np.asarray(x, work, order="C")
-        result, target = result_arrays(x.shape, dtype, work, out)
-        clean, clean_target = result_arrays(x.shape, dtype, work, None)
-        tensors = StepTensors(x.shape, ELEMENT_TYPES[work], x.shape, ELEMENT_TYPES[model_type])
-        tensors.model_output.data, tensors.sample.data = address(e), address(x)
-        tensors.prev_sample.data, tensors.pred_original_sample.data = address(target), address(clean_target)
-        if z is not None:
-            z = np.asarray(np.broadcast_to(z, x.shape), work, order="C")
-            tensors.noise.data = address(z)
-        self._call(timestep, options, tensors.references, z is not None)
-        is_small, given = x.nbytes < _memory.SMALLEST, dtype if as_given else None
-        self._form = _Form(None, tensors, x.shape, x.shape, given, model_type, work, is_small)
-        return deliver(result, target), deliver(clean, clean_target)
+        return self._take(partial(self._call, options), options, timestep, e, x, noise, out, dtype, work, True)
 
-    def _call(self, timestep: float, options: tuple[Any, ...], references: tuple[Any, ...], has_noise: bool) -> None:
-        """Calls the library's function for a step. Raises TimestepError for a timestep that isn't of the training."""
+    def _call(self, options: Options, tensors: StepTensors) -> StepCall:
+        """The call of a step with these tensors and options."""
         raise NotImplementedError

@@ -9,15 +9,17 @@ are the library's.
 
 Tensors in the host's memory are read and written where they are. Tensors on other devices, and those that need gradients, go
 through the same plan with torch's own operations; what a step needs to know is known on the host, so nothing is read back.
+
+Threads may take steps with one DDIM scheduler at once. The others remember a run, which is one thread's at a time.
 """
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
-from collections.abc import Sequence
-from ctypes import byref, c_bool, c_double, c_uint
+from collections.abc import Callable, Sequence
+from ctypes import byref, c_uint
+from functools import partial
 from typing import Any, TypeAlias
 
 import diffusers
@@ -30,8 +32,8 @@ from torch import Tensor
 
 from . import _configuration, _library, _memory
 from ._handles import Plan, Session
-from ._library import Combination, StepTensors, check, library
-from ._schedulers import sample_argument
+from ._library import Coefficients, Combination, PlanProperties, StepCall, StepTensors, check, library
+from ._schedulers import Options, _no_quick_step, sample_argument
 
 Generators: TypeAlias = "torch.Generator | list[torch.Generator] | None"
 
@@ -49,9 +51,7 @@ ELEMENT_TYPES: dict[torch.dtype, int] = {
 
 ALL_THREADS = c_uint(0)
 
-_quick_step = _library.unchecked("ds_session_step")
-_quick_ddim_step = _library.unchecked("ds_ddim_step")
-_quick_ddim_inverse_step = _library.unchecked("ds_ddim_inverse_step")
+QuickStep: TypeAlias = "Callable[..., tuple[Tensor, ...] | None]"
 
 
 # ---- Tensors
@@ -61,9 +61,14 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """An uninitialised contiguous tensor on the host; a large one in memory that has been used before."""
     count = math.prod(shape) * dtype.itemsize
     if count < _memory.SMALLEST:
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, device="cpu")
     storage = torch.from_numpy(_memory.empty_bytes(count)).untyped_storage()
-    return torch.empty(0, dtype=dtype).set_(storage, 0, tuple(shape))
+    return torch.empty(0, dtype=dtype, device="cpu").set_(storage, 0, tuple(shape))
+
+
+def flat(timesteps: Any) -> Tensor:
+    """Timesteps as a tensor [n], where they are; numbers on the host."""
+    return (timesteps if isinstance(timesteps, Tensor) else torch.tensor(timesteps, device="cpu")).reshape(-1)
 
 
 def computing_type(dtype: torch.dtype) -> torch.dtype:
@@ -131,7 +136,7 @@ def combine(row: Combination, tensors: dict[str, Tensor | None], history: Sequen
     return total
 
 
-def clamped(prediction: Tensor, properties: _library.PlanProperties) -> Tensor:
+def clamped(prediction: Tensor, properties: PlanProperties) -> Tensor:
     """The predicted clean sample after the clamp of a plan."""
     if properties.clamp == _library.CLAMP_RANGE:
         return prediction.clamp(-properties.clamp_range, properties.clamp_range)
@@ -143,15 +148,18 @@ def clamped(prediction: Tensor, properties: _library.PlanProperties) -> Tensor:
     return prediction
 
 
-def step_by_plan(
-    plan: Plan, index: int, model_output: Tensor, sample: Tensor, noise: Tensor | None, history: list[Tensor]
+def step_by_coefficients(
+    coefficients: Coefficients,
+    properties: PlanProperties,
+    model_output: Tensor,
+    sample: Tensor,
+    noise: Tensor | None,
+    history: list[Tensor],
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """The next sample, the predicted clean one, and what is to be remembered, all in float32 or float64.
 
     history  what steps before have remembered, the newest first
     """
-    properties = plan.properties
-    coefficients = plan.coefficients(index, len(history))
     channels = sample.shape[1] if sample.ndim > 1 else sample.shape[0]
     axis = 1 if sample.ndim > 1 else 0
     if properties.learns_variance and model_output.shape[axis] == 2 * channels:
@@ -165,23 +173,65 @@ def step_by_plan(
     return combine(coefficients.next_sample, tensors, history), clean, remembered
 
 
-@dataclasses.dataclass(slots=True)
-class _Form:
-    """What tensors have to look like for the fast way of a step, and the library's structs for them."""
-
-    session: Any = None
-    tensors: Any = None
-    """``StepTensors``; None where the tensors of the step before weren't as the library takes them."""
-    shape: torch.Size | None = None
-    model_shape: torch.Size | None = None
-    dtype: torch.dtype | None = None
-    model_dtype: torch.dtype | None = None
-    work: torch.dtype | None = None
-    """The type of what the run remembers."""
-    is_small: bool = True
+# ---- Steps by the library
 
 
-_NO_FORM = _Form()
+def quick_step(call: StepCall, options: Options, sample: Tensor, model_output: Tensor, has_clean: bool) -> QuickStep:
+    """A function that takes steps of tensors like these, which the library takes as they are, by nothing but the call.
+
+    It is given options, timestep, model output, sample, and noise or None. It returns what ``step`` returns as a tuple; or None
+    where the options are others or the tensors of another form, and then nothing has been done.
+    """
+    tensors, function, arguments, at = call
+    te, tx, tz = tensors.model_output, tensors.sample, tensors.noise
+    ty, tp = tensors.prev_sample, tensors.pred_original_sample
+    has_noise = tensors.references[2] is not None
+    shape, dtype, model_shape, model_dtype = sample.shape, sample.dtype, model_output.shape, model_output.dtype
+    needs_gradients = torch.is_grad_enabled
+    is_small = sample.nbytes < _memory.SMALLEST
+    like: Callable[[Tensor], Tensor] = torch.empty_like if is_small else lambda sample: empty(shape, dtype)
+    # Threads may step with one DDIM scheduler at once: one that finds the structs in use takes the general way.
+    unused = [tensors]
+
+    def take(given: Options, timestep: Any, e: Tensor, x: Tensor, z: Tensor | None) -> tuple[Tensor, ...] | None:
+        if (
+            e.dtype is not model_dtype
+            or x.dtype is not dtype
+            or x.shape != shape
+            or e.shape != model_shape
+            or not x.is_cpu
+            or not e.is_cpu
+            or not x.is_contiguous()
+            or not e.is_contiguous()
+            or (z is None) is has_noise
+            or given != options
+            or (needs_gradients() and (x.requires_grad or e.requires_grad))
+        ):
+            return None
+        if z is not None:
+            z = z if z.dtype is dtype else z.to(dtype)
+            if z.shape != shape or not z.is_cpu or not z.is_contiguous():
+                return None
+        y = like(x)
+        p = like(x) if has_clean else None
+        try:
+            unused.pop()
+        except IndexError:
+            return None
+        te.data, tx.data, ty.data = e.data_ptr(), x.data_ptr(), y.data_ptr()
+        if z is not None:
+            tz.data = z.data_ptr()
+        if p is not None:
+            tp.data = p.data_ptr()
+        if at is not None:
+            at.value = timestep
+        status = function(*arguments)
+        unused.append(tensors)
+        if status:
+            raise _library.error(status)
+        return (y,) if p is None else (y, p)
+
+    return take
 
 
 class _DropIn:
@@ -196,8 +246,11 @@ class _DropIn:
     _plan: Any = None
     """A ``Plan``; None before the first one is asked for."""
     _plan_text = ""
-    _form = _NO_FORM
+    _quick: QuickStep = staticmethod(_no_quick_step)
+    """Takes steps of tensors such as the step before had."""
     _known_timesteps: list[int] = []
+    _planned_timesteps: Tensor | None = None
+    """The tensor that `timesteps` was when the plan was made."""
 
     def _planned(self) -> Plan:
         """The plan of the configuration as it is now, which a caller may have changed."""
@@ -215,7 +268,7 @@ class _DropIn:
             values = {**values, "trained_betas": schedule.tolist()}
         text = _configuration.text(values)
         if self._plan is None or text != self._plan_text:
-            self._plan, self._plan_text = Plan(text, type(self).__name__), text
+            self._plan, self._plan_text, self._quick = Plan(text, type(self).__name__), text, _no_quick_step
         return self._plan
 
     def _set(self, device: str | torch.device | None, name: str, *arguments: Any) -> None:
@@ -228,18 +281,66 @@ class _DropIn:
         plan = self._plan
         assert plan is not None
         self._known_timesteps = [int(t) for t in plan.timesteps]
-        self.timesteps = torch.tensor(self._known_timesteps, dtype=torch.int64, device=device)
+        # On the host unless a device is named, whatever torch's default device is: as the original.
+        self.timesteps = self._planned_timesteps = torch.tensor(self._known_timesteps, dtype=torch.int64, device=device or "cpu")
         self.num_inference_steps = len(self._known_timesteps)
         self._properties = plan.properties
-        self._form = _NO_FORM
+        self._quick = _no_quick_step
 
     def _value(self, timestep: Any) -> float:
         """The number that a timestep is. One of this scheduler's own needn't be read back from a device."""
         if not isinstance(timestep, Tensor):
             return timestep
-        if not timestep.is_cpu and timestep.untyped_storage().data_ptr() == self.timesteps.untyped_storage().data_ptr():
-            return self._known_timesteps[timestep.storage_offset()]
-        return timestep.item()
+        planned = self._planned_timesteps
+        if (
+            timestep.is_cpu
+            or planned is None
+            or timestep.device != planned.device
+            or timestep.dtype != planned.dtype
+            or timestep.untyped_storage().data_ptr() != planned.untyped_storage().data_ptr()
+        ):
+            return timestep.item()
+        return self._known_timesteps[timestep.storage_offset()]
+
+    def _take(
+        self,
+        make_call: Callable[[StepTensors], StepCall],
+        options: Options,
+        timestep: Any,
+        model_output: Tensor,
+        sample: Tensor,
+        noise: Tensor | None,
+        dtype: torch.dtype,
+        work: torch.dtype,
+        layout: Layout,
+        has_clean: bool,
+    ) -> tuple[Tensor, ...]:
+        """Takes a step of any tensors on the host, and makes the quick step for the next ones.
+
+        make_call            makes the call of the step with these tensors, of the scheduler's own and `options`
+        model_output, sample  matched
+        dtype                of the results
+        work                 which the library computes in
+        layout               which it computes in
+        has_clean            whether the predicted clean sample is a result, too
+        """
+        model_type = model_output.dtype if model_output.dtype in ELEMENT_TYPES else work
+        as_given = sample.dtype == dtype == work and model_output.dtype == model_type and not layout.is_channels_last
+        e, x = on_host(layout.unfolded(model_output), model_type), on_host(layout.unfolded(sample), work)
+        z = None if noise is None else on_host(layout.unfolded(noise.expand(sample.shape)), work)
+        tensors = StepTensors(x.shape, ELEMENT_TYPES[work], e.shape, ELEMENT_TYPES[model_type], z is not None)
+        results = [empty(x.shape, work) for _ in range(1 + has_clean)]
+        tensors.model_output.data, tensors.sample.data, tensors.prev_sample.data = e.data_ptr(), x.data_ptr(), results[0].data_ptr()
+        if z is not None:
+            tensors.noise.data = z.data_ptr()
+        if has_clean:
+            tensors.pred_original_sample.data = results[1].data_ptr()
+        call = make_call(tensors)
+        if call.timestep is not None:
+            call.timestep.value = timestep
+        check(call.function(*call.arguments))
+        self._quick = quick_step(call, options, x, e, has_clean) if as_given else _no_quick_step
+        return tuple(layout.folded(result).to(dtype) for result in results)
 
     def scale_model_input(self, sample: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The sample: these models are asked with the sample as it is."""
@@ -255,7 +356,7 @@ class _DropIn:
         if is_beyond_reach(first, second):
             work = torch.promote_types(dtype, torch.float32)
             a, b = (
-                torch.tensor(rates, dtype=work).to(first.device).reshape(-1, *[1] * (first.ndim - 1))
+                torch.tensor(rates, dtype=work, device=first.device).reshape(-1, *[1] * (first.ndim - 1))
                 for rates in (first_rates, second_rates)
             )
             return (a * first.to(work) + b * second.to(work)).to(dtype)
@@ -271,7 +372,7 @@ class _DropIn:
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        state.pop("_form", None)
+        state.pop("_quick", None)
         state.pop("_properties", None)
         plan = state.pop("_plan", None)
         state["_request"] = plan.request if plan is not None else None
@@ -298,6 +399,8 @@ class _Multistep(_DropIn):
     _next: int | None = None
     _history: list[Tensor] | None = None
     """What has been remembered, the newest first, where torch's operations take the steps; else the session does."""
+    _work: torch.dtype | None = None
+    """The type of what the session remembers."""
     _begin_index: int | None = None
     _layout: Layout
     """That of what the session remembers."""
@@ -307,7 +410,7 @@ class _Multistep(_DropIn):
     def _read_plan(self, device: str | torch.device | None) -> None:
         super()._read_plan(device)
         assert self._plan is not None
-        self.sigmas = torch.tensor(self._plan.sigmas, dtype=torch.float32)
+        self.sigmas = torch.tensor(self._plan.sigmas, dtype=torch.float32, device="cpu")
         self.model_outputs = [None] * self.config.solver_order
         self.lower_order_nums = 0
         self._begin_index = None
@@ -327,7 +430,7 @@ class _Multistep(_DropIn):
     @_step_index.setter
     def _step_index(self, index: int | None) -> None:
         """Goes to a step, or to before the first one, with nothing remembered."""
-        self._next, self._session, self._history, self._form = index, None, None, _NO_FORM
+        self._next, self._session, self._history, self._work, self._quick = index, None, None, None, _no_quick_step
 
     def index_for_timestep(self, timestep: Any, schedule_timesteps: Tensor | None = None) -> int:
         """The step at a timestep, as leniently as the original looks it up: of several the second, of none the last."""
@@ -347,37 +450,12 @@ class _Multistep(_DropIn):
         """The type of a next sample."""
         return torch.promote_types(model_output.dtype, sample.dtype)
 
-    def _step(self, model_output: Tensor, timestep: Any, sample: Tensor, noise: Tensor | None = None) -> Tensor:
-        """The next sample."""
-        form = self._form
-        if (
-            model_output.dtype is not form.model_dtype
-            or sample.dtype is not form.dtype
-            or sample.shape != form.shape
-            or model_output.shape != form.model_shape
-            or not sample.is_cpu
-            or not model_output.is_cpu
-            or not sample.is_contiguous()
-            or not model_output.is_contiguous()
-            or sample.requires_grad
-            or model_output.requires_grad
-            or noise is not None
-        ):
-            return self._general_step(model_output, timestep, sample, noise)
-        result = torch.empty_like(sample) if form.is_small else empty(sample.shape, sample.dtype)
-        tensors = form.tensors
-        tensors.model_output.data = model_output.data_ptr()
-        tensors.sample.data = sample.data_ptr()
-        tensors.prev_sample.data = result.data_ptr()
-        e, x, _, y, _ = tensors.references
-        status = _quick_step(form.session, e, x, None, y, None, ALL_THREADS)
-        if status:
-            raise _library.error(status)
-        self._next += 1  # type: ignore[operator]
-        return result
-
-    def _general_step(self, model_output: Tensor, timestep: Any, sample: Tensor, noise: Tensor | None) -> Tensor:
-        """The next sample, of any tensors."""
+    def _step(self, model_output: Tensor, timestep: Any, sample: Tensor, noise: Tensor | None = None) -> tuple[Tensor, ...]:
+        """The next sample, as a tuple."""
+        result = self._quick((), timestep, model_output, sample, noise)
+        if result is not None:
+            self._next += 1  # type: ignore[operator]
+            return result
         if self.num_inference_steps is None or self._plan is None:
             raise _library.TimestepError("no timesteps have been set: call set_timesteps first")
         index = self._first_index(timestep) if self._next is None else self._next
@@ -386,42 +464,27 @@ class _Multistep(_DropIn):
         dtype = self._result_type(model_output, sample)
         if self._session is None and (self._history is not None or is_beyond_reach(model_output, sample)):
             history = self._history or []
-            result, _, remembered = step_by_plan(self._plan, index, model_output, sample, noise, history)
+            coefficients = self._plan.coefficients(index, len(history))
+            prev_sample, _, remembered = step_by_coefficients(coefficients, self._properties, model_output, sample, noise, history)
             if remembered is not None:
                 history = [remembered, *history][: self._properties.history_length]
             self._history, self._next = history, index + 1
-            return result.to(dtype)
+            return (prev_sample.to(dtype),)
         if is_beyond_reach(model_output, sample):
             raise _library.InvalidValueError(
                 "the tensors have moved to another device, or need gradients, since the first step: allowed is to go on as begun"
             )
         session = self._session or Session.begin(self._plan, index)
-        # What a run remembers has the type that it began with.
-        work = self._form.work or computing_type(torch.promote_types(model_output.dtype, sample.dtype))
-        model_type = model_output.dtype if model_output.dtype in ELEMENT_TYPES else work
-        as_given = sample.dtype == dtype == work and model_output.dtype == model_type
+        # What a run remembers has the type and the layout that it began with.
+        work = self._work or computing_type(torch.promote_types(model_output.dtype, sample.dtype))
         e, x = matched(model_output, sample, self._properties.learns_variance)
-        # What a run remembers has the layout that it began with.
         layout = Layout(e, x) if self._session is None else self._layout
-        e, x = on_host(layout.unfolded(e), model_type), on_host(layout.unfolded(x), work)
-        z = None if noise is None else on_host(layout.unfolded(noise.expand(sample.shape)), work)
-        result = empty(x.shape, work)
-        tensors = StepTensors(x.shape, ELEMENT_TYPES[work], e.shape, ELEMENT_TYPES[model_type])
-        tensors.model_output.data, tensors.sample.data = e.data_ptr(), x.data_ptr()
-        tensors.prev_sample.data = result.data_ptr()
-        if z is not None:
-            tensors.noise.data = z.data_ptr()
-        re, rx, rz, ry, _ = tensors.references
-        check(library.ds_session_step(session.value, re, rx, None if z is None else rz, ry, None, 0))
-        if as_given and not layout.is_channels_last:
-            is_small = x.nbytes < _memory.SMALLEST
-            self._form = _Form(session.argument, tensors, x.shape, e.shape, dtype, model_type, work, is_small)
-        else:
-            self._form = _Form(work=work)
-        self._session, self._next, self._layout = session, index + 1, layout
-        return layout.folded(result).to(dtype)
+        make_call = partial(session.step, threads=ALL_THREADS)
+        result = self._take(make_call, (), timestep, e, x, noise, dtype, work, layout, False)
+        self._session, self._next, self._work, self._layout = session, index + 1, work, layout
+        return result
 
-    # ---- The parts of a step
+    # ---- The parts of a step: by way of the host wherever the tensors are, and without gradients
 
     def _next_session(self) -> Session:
         """A session whose next step is this run's."""
@@ -468,7 +531,7 @@ class _Multistep(_DropIn):
         Where ``set_begin_index`` has been called, at the step that comes next instead.
         """
         plan = self._plan or self._planned()
-        values = torch.as_tensor(timesteps).reshape(-1)
+        values = flat(timesteps)
         if self.num_inference_steps is None:
             table = self._training_rates(plan)
             positions = [min(max(int(t), 0), len(table[0]) - 1) for t in values.tolist()]
@@ -514,10 +577,10 @@ class DEISMultistepScheduler(_Multistep, diffusers.DEISMultistepScheduler):
 
     def step(
         self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, return_dict: bool = True
-    ) -> SchedulerOutput | tuple[Tensor]:
+    ) -> SchedulerOutput | tuple[Tensor, ...]:
         """Takes the step from the sample at a timestep to the next sample."""
         result = self._step(model_output, timestep, sample)
-        return SchedulerOutput(prev_sample=result) if return_dict else (result,)
+        return SchedulerOutput(prev_sample=result[0]) if return_dict else result
 
     def convert_model_output(self, model_output: Tensor, *args: Any, sample: Tensor | None = None, **kwargs: Any) -> Tensor:
         """The noise that a model output predicts at the step that comes next."""
@@ -553,7 +616,7 @@ class _DPMSolver(_Multistep):
         generator: Generators = None,
         variance_noise: Tensor | None = None,
         return_dict: bool = True,
-    ) -> SchedulerOutput | tuple[Tensor]:
+    ) -> SchedulerOutput | tuple[Tensor, ...]:
         """Takes the step from the sample at a timestep to the next sample."""
         noise = None
         if self._is_stochastic:
@@ -561,7 +624,7 @@ class _DPMSolver(_Multistep):
             if noise is None:
                 noise = randn_tensor(sample.shape, generator=generator, device=model_output.device, dtype=torch.float32)
         result = self._step(model_output, timestep, sample, noise)
-        return SchedulerOutput(prev_sample=result) if return_dict else (result,)
+        return SchedulerOutput(prev_sample=result[0]) if return_dict else result
 
     def convert_model_output(self, model_output: Tensor, *args: Any, sample: Tensor | None = None, **kwargs: Any) -> Tensor:
         """What the solver extrapolates, of a model output at the step that comes next."""
@@ -661,86 +724,42 @@ class _DDIM(_DropIn):
         self._set(device, "set_steps", int(num_inference_steps), None)
 
     def _timestep(self, timestep: Any) -> int:
-        """A timestep of the training; negative ones count from the end, as in the original."""
-        if self._plan is None or self.num_inference_steps is None:
-            raise _library.TimestepError("no timesteps have been set: call set_timesteps first")
+        """A timestep of the training; negative ones count from its end."""
         value = int(self._value(timestep))
         return value if value >= 0 else value + int(self.config.num_train_timesteps)
 
     def _step(
-        self, timestep: Any, options: tuple[Any, ...], model_output: Tensor, sample: Tensor, noise: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+        self, timestep: Any, options: Options, model_output: Tensor, sample: Tensor, noise: Tensor | None
+    ) -> tuple[Tensor, ...]:
         """The next sample and the predicted clean one.
 
-        options  eta and whether to use the clipped model output
+        options  what the step depends on besides, as `_call` takes it
         """
-        form = self._form
-        if (
-            model_output.dtype is not form.model_dtype
-            or sample.dtype is not form.dtype
-            or sample.shape != form.shape
-            or model_output.shape != form.shape
-            or not sample.is_cpu
-            or not model_output.is_cpu
-            or not sample.is_contiguous()
-            or not model_output.is_contiguous()
-            or sample.requires_grad
-            or model_output.requires_grad
-            or noise is not None
-        ):
-            return self._general_step(timestep, options, model_output, sample, noise)
-        if form.is_small:
-            result, clean = torch.empty_like(sample), torch.empty_like(sample)
-        else:
-            result, clean = empty(sample.shape, sample.dtype), empty(sample.shape, sample.dtype)
-        tensors = form.tensors
-        tensors.model_output.data = model_output.data_ptr()
-        tensors.sample.data = sample.data_ptr()
-        tensors.prev_sample.data = result.data_ptr()
-        tensors.pred_original_sample.data = clean.data_ptr()
-        self._call(self._timestep(timestep), options, tensors.references, False)
-        return result, clean
-
-    def _general_step(
-        self, timestep: Any, options: tuple[Any, ...], model_output: Tensor, sample: Tensor, noise: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """As `_step`, of any tensors."""
         value = self._timestep(timestep)
+        result = self._quick(options, value, model_output, sample, noise)
+        if result is not None:
+            return result
+        if self._plan is None or self.num_inference_steps is None:
+            raise _library.TimestepError("no timesteps have been set: call set_timesteps first")
         dtype = torch.promote_types(model_output.dtype, sample.dtype)
         if noise is not None:
             dtype = torch.promote_types(dtype, noise.dtype)
-        if is_beyond_reach(model_output, sample) and value in self._known_timesteps:
-            plan, index = self._plan_of(options), self._known_timesteps.index(value)
-            result, clean, _ = step_by_plan(plan, index, model_output, sample, noise, [])
-            return result.to(dtype), clean.to(dtype)
-        work = computing_type(dtype)
-        model_type = model_output.dtype if model_output.dtype in ELEMENT_TYPES else work
-        as_given = sample.dtype == dtype == work and model_output.dtype == model_type
+        if is_beyond_reach(model_output, sample):
+            prev_sample, clean, _ = step_by_coefficients(
+                self._coefficients(value, options), self._properties, model_output, sample, noise, []
+            )
+            return prev_sample.to(dtype), clean.to(dtype)
         e, x = matched(model_output, sample, False)
-        layout = Layout(e, x)
-        e, x = on_host(layout.unfolded(e), model_type), on_host(layout.unfolded(x), work)
-        z = None if noise is None else on_host(layout.unfolded(noise.expand(sample.shape)), work)
-        result, clean = empty(x.shape, work), empty(x.shape, work)
-        tensors = StepTensors(x.shape, ELEMENT_TYPES[work], x.shape, ELEMENT_TYPES[model_type])
-        tensors.model_output.data, tensors.sample.data = e.data_ptr(), x.data_ptr()
-        tensors.prev_sample.data, tensors.pred_original_sample.data = result.data_ptr(), clean.data_ptr()
-        if z is not None:
-            tensors.noise.data = z.data_ptr()
-        self._call(value, options, tensors.references, z is not None)
-        if as_given and not layout.is_channels_last:
-            is_small = x.nbytes < _memory.SMALLEST
-            self._form = _Form(None, tensors, x.shape, x.shape, dtype, model_type, work, is_small)
-        # A timestep outside of the plan takes a device's tensors through the host.
-        return layout.folded(result).to(sample.device, dtype), layout.folded(clean).to(sample.device, dtype)
+        make_call = partial(self._call, options)
+        return self._take(make_call, options, value, e, x, noise, dtype, computing_type(dtype), Layout(e, x), True)
 
-    def _call(self, timestep: int, options: tuple[Any, ...], references: tuple[Any, ...], has_noise: bool) -> None:
-        """Calls the library's function for a step."""
+    def _call(self, options: Options, tensors: StepTensors) -> StepCall:
+        """The call of a step with these tensors and options."""
         raise NotImplementedError
 
-    def _plan_of(self, options: tuple[Any, ...]) -> Plan:
-        """A plan with these options at each step."""
-        assert self._plan is not None
-        return self._plan
+    def _coefficients(self, timestep: int, options: Options) -> Coefficients:
+        """The scalars of that step."""
+        raise NotImplementedError
 
 
 class DDIMScheduler(_DDIM, diffusers.DDIMScheduler):
@@ -756,7 +775,7 @@ class DDIMScheduler(_DDIM, diffusers.DDIMScheduler):
         generator: Generators = None,
         variance_noise: Tensor | None = None,
         return_dict: bool = True,
-    ) -> DDIMSchedulerOutput | tuple[Tensor, Tensor]:
+    ) -> DDIMSchedulerOutput | tuple[Tensor, ...]:
         """Takes the step from the sample at a timestep of the training to the next sample."""
         noise = None
         if eta > 0:
@@ -765,38 +784,16 @@ class DDIMScheduler(_DDIM, diffusers.DDIMScheduler):
             noise = variance_noise
             if noise is None:
                 noise = randn_tensor(model_output.shape, generator=generator, device=model_output.device, dtype=model_output.dtype)
-        options = (float(eta), bool(use_clipped_model_output)) if eta or use_clipped_model_output else _ETA_0
-        prev_sample, clean = self._step(timestep, options, model_output, sample, noise)
-        if not return_dict:
-            return prev_sample, clean
-        return DDIMSchedulerOutput(prev_sample=prev_sample, pred_original_sample=clean)
+        result = self._step(timestep, (eta, use_clipped_model_output), model_output, sample, noise)
+        return DDIMSchedulerOutput(prev_sample=result[0], pred_original_sample=result[1]) if return_dict else result
 
-    def _call(self, timestep: int, options: tuple[Any, ...], references: tuple[Any, ...], has_noise: bool) -> None:
-        e, x, z, y, p = references
-        eta, clipped = _ETA_0_ARGUMENTS if options is _ETA_0 else (c_double(options[0]), c_bool(options[1]))
-        status = _quick_ddim_step(
-            self._plan.argument, c_double(timestep), eta, clipped, e, x, z if has_noise else None, y, p, ALL_THREADS
-        )
-        if status:
-            raise _library.error(status)
+    def _call(self, options: Options, tensors: StepTensors) -> StepCall:
+        eta, use_clipped_model_output = options
+        return self._plan.ddim_step(tensors, float(eta), bool(use_clipped_model_output), ALL_THREADS)
 
-    _eta_plan: tuple[Any, Plan] | None = None
-
-    def _plan_of(self, options: tuple[Any, ...]) -> Plan:
-        if options is _ETA_0:
-            return super()._plan_of(options)
-        assert self.num_inference_steps is not None
-        key = self._plan_text, self.num_inference_steps, options
-        if self._eta_plan is None or self._eta_plan[0] != key:
-            plan = Plan(self._plan_text, type(self).__name__)
-            plan.set_ddim_steps(self.num_inference_steps, *options)
-            self._eta_plan = key, plan
-        return self._eta_plan[1]
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
-        state.pop("_eta_plan", None)
-        return state
+    def _coefficients(self, timestep: int, options: Options) -> Coefficients:
+        eta, use_clipped_model_output = options
+        return self._plan.ddim_coefficients(timestep, float(eta), bool(use_clipped_model_output))
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """sqrt(alpha) * original_samples + sqrt(1 - alpha) * noise with alpha = alphas_cumprod[t], t of [batch] or [1]."""
@@ -807,13 +804,13 @@ class DDIMScheduler(_DDIM, diffusers.DDIMScheduler):
         return self._mix_at(sample, noise, timesteps, is_velocity=True)
 
     def _mix_at(self, sample: Tensor, noise: Tensor, timesteps: Tensor, *, is_velocity: bool) -> Tensor:
-        timesteps = torch.as_tensor(timesteps).reshape(-1)
+        timesteps = flat(timesteps)
         plan = self._plan or self._planned()
         if not timesteps.is_cpu or is_beyond_reach(sample, noise):
             # The rates are looked up where the timesteps are.
             dtype = torch.promote_types(sample.dtype, noise.dtype)
             work = torch.promote_types(dtype, torch.float32)
-            table = torch.tensor(plan.alphas_cumprod, dtype=work).to(sample.device)
+            table = torch.tensor(plan.alphas_cumprod, dtype=work, device=sample.device)
             alpha = table[timesteps.to(sample.device)].reshape(-1, *[1] * (sample.ndim - 1))
             x, z = sample.to(work), noise.to(work)
             mixed = alpha.sqrt() * z - (1 - alpha).sqrt() * x if is_velocity else alpha.sqrt() * x + (1 - alpha).sqrt() * z
@@ -826,27 +823,21 @@ class DDIMScheduler(_DDIM, diffusers.DDIMScheduler):
         return self._mix(sample, noise, signal, noisy)
 
 
-_ETA_0 = (0.0, False)
-_ETA_0_ARGUMENTS = (c_double(0), c_bool(False))
-
-
 class DDIMInverseScheduler(_DDIM, diffusers.DDIMInverseScheduler):
     """``diffusers.DDIMInverseScheduler``, by the library."""
 
     def step(
         self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, return_dict: bool = True
-    ) -> DDIMInverseSchedulerOutput | tuple[Tensor, Tensor]:
+    ) -> DDIMInverseSchedulerOutput | tuple[Tensor, ...]:
         """Takes the step to a timestep of the training from the sample ``num_train_timesteps // num_inference_steps`` below."""
-        prev_sample, clean = self._step(timestep, _ETA_0, model_output, sample, None)
-        if not return_dict:
-            return prev_sample, clean
-        return DDIMInverseSchedulerOutput(prev_sample=prev_sample, pred_original_sample=clean)
+        result = self._step(timestep, (), model_output, sample, None)
+        return DDIMInverseSchedulerOutput(prev_sample=result[0], pred_original_sample=result[1]) if return_dict else result
 
-    def _call(self, timestep: int, options: tuple[Any, ...], references: tuple[Any, ...], has_noise: bool) -> None:
-        e, x, _, y, p = references
-        status = _quick_ddim_inverse_step(self._plan.argument, c_double(timestep), e, x, y, p, ALL_THREADS)
-        if status:
-            raise _library.error(status)
+    def _call(self, options: Options, tensors: StepTensors) -> StepCall:
+        return self._plan.ddim_inverse_step(tensors, ALL_THREADS)
+
+    def _coefficients(self, timestep: int, options: Options) -> Coefficients:
+        return self._plan.ddim_inverse_coefficients(timestep)
 
 
 __all__ = [

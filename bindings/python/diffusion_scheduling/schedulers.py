@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from ctypes import c_bool, c_double
 from typing import Any
 
 import numpy as np
@@ -20,16 +19,15 @@ import numpy.typing as npt
 
 from . import _library, _noise
 from ._configuration import takes_configuration
-from ._library import library
+from ._library import Coefficients, StepCall, StepTensors, library
 from ._noise import Generator
 from ._schedulers import (
     Array,
     DDIMBase,
     DDIMSchedulerOutput,
     MultistepScheduler,
+    Options,
     SchedulerOutput,
-    _quick_ddim_inverse_step,
-    _quick_ddim_step,
     common_type,
 )
 
@@ -82,7 +80,7 @@ class DEISMultistepScheduler(MultistepScheduler):
         return_dict: bool = True,
         *,
         out: Array | None = None,
-    ) -> SchedulerOutput | tuple[Array]:
+    ) -> SchedulerOutput | tuple[Array, ...]:
         """Takes the step from the sample at a timestep to the next sample.
 
         timestep     of the plan; the first step may be any, then they come in their order
@@ -91,7 +89,7 @@ class DEISMultistepScheduler(MultistepScheduler):
         Raises TimestepError, StepPastEndError (an IndexError), InvalidValueError.
         """
         result = self._step(model_output, timestep, sample, None, out)
-        return SchedulerOutput(result) if return_dict else (result,)
+        return SchedulerOutput(*result) if return_dict else result
 
     def convert_model_output(self, model_output: Array, *args: Any, sample: Array | None = None, out: Array | None = None) -> Array:
         """The noise that a model output predicts at the step that comes next, of the thresholded clean sample if so configured."""
@@ -131,7 +129,7 @@ class _DPMSolver(MultistepScheduler):
         return_dict: bool = True,
         *,
         out: Array | None = None,
-    ) -> SchedulerOutput | tuple[Array]:
+    ) -> SchedulerOutput | tuple[Array, ...]:
         """Takes the step from the sample at a timestep to the next sample.
 
         timestep        of the plan; the first step may be any, then they come in their order
@@ -147,7 +145,7 @@ class _DPMSolver(MultistepScheduler):
             if noise is None:
                 noise = _noise.draw(generator, np.shape(sample), np.dtype(np.float32))
         result = self._step(model_output, timestep, sample, noise, out)
-        return SchedulerOutput(result) if return_dict else (result,)
+        return SchedulerOutput(*result) if return_dict else result
 
     def _read_plan(self) -> None:
         super()._read_plan()
@@ -321,7 +319,7 @@ class DDIMScheduler(DDIMBase):
         return_dict: bool = True,
         *,
         out: Array | None = None,
-    ) -> DDIMSchedulerOutput | tuple[Array, Array]:
+    ) -> DDIMSchedulerOutput | tuple[Array, ...]:
         """Takes the step from the sample at a timestep to the next sample.
 
         timestep                  of the training
@@ -341,18 +339,16 @@ class DDIMScheduler(DDIMBase):
             if noise is None:
                 e = np.asarray(model_output)
                 noise = _noise.draw(generator, e.shape, common_type(e))
-        options = _ETA_0 if eta == 0 and not use_clipped_model_output else (c_double(eta), c_bool(use_clipped_model_output))
-        result = self._step(timestep, options, model_output, sample, noise, out)
+        result = self._step(timestep, (eta, use_clipped_model_output), model_output, sample, noise, out)
         return DDIMSchedulerOutput(*result) if return_dict else result
 
-    def _call(self, timestep: float, options: tuple[Any, ...], references: tuple[Any, ...], has_noise: bool) -> None:
-        e, x, z, y, p = references
-        eta, clipped = options
-        status = _quick_ddim_step(
-            self._plan.argument, c_double(timestep), eta, clipped, e, x, z if has_noise else None, y, p, self._threads
-        )
-        if status:
-            raise _library.error(status)
+    def _call(self, options: Options, tensors: StepTensors) -> StepCall:
+        eta, use_clipped_model_output = options
+        return self._plan.ddim_step(tensors, eta, use_clipped_model_output, self._threads)
+
+    def coefficients_at(self, timestep: float, eta: float = 0.0, use_clipped_model_output: bool = False) -> Coefficients:
+        """The scalars of the step from any timestep of the training, for engines whose tensors live elsewhere."""
+        return self._plan.ddim_coefficients(timestep, eta, use_clipped_model_output)
 
     def add_noise(
         self,
@@ -375,9 +371,6 @@ class DDIMScheduler(DDIMBase):
     ) -> Array:
         """sqrt(alpha) * noise - sqrt(1 - alpha) * sample with alpha = alphas_cumprod[t], which v_prediction predicts."""
         return self._mix_by_training(library.ds_scheduler_get_velocity, sample, noise, timesteps, out)
-
-
-_ETA_0 = (c_double(0), c_bool(False))
 
 
 class DDIMInverseScheduler(DDIMBase):
@@ -408,7 +401,7 @@ class DDIMInverseScheduler(DDIMBase):
 
     def step(
         self, model_output: Array, timestep: float, sample: Array, return_dict: bool = True, *, out: Array | None = None
-    ) -> DDIMSchedulerOutput | tuple[Array, Array]:
+    ) -> DDIMSchedulerOutput | tuple[Array, ...]:
         """Takes the step from the sample that is `num_train_timesteps // num_inference_steps` below a timestep to that timestep.
 
         timestep     of the training
@@ -419,8 +412,9 @@ class DDIMInverseScheduler(DDIMBase):
         result = self._step(timestep, (), model_output, sample, None, out)
         return DDIMSchedulerOutput(*result) if return_dict else result
 
-    def _call(self, timestep: float, options: tuple[Any, ...], references: tuple[Any, ...], has_noise: bool) -> None:
-        e, x, _, y, p = references
-        status = _quick_ddim_inverse_step(self._plan.argument, c_double(timestep), e, x, y, p, self._threads)
-        if status:
-            raise _library.error(status)
+    def _call(self, options: Options, tensors: StepTensors) -> StepCall:
+        return self._plan.ddim_inverse_step(tensors, self._threads)
+
+    def coefficients_at(self, timestep: float) -> Coefficients:
+        """The scalars of the step to any timestep of the training, for engines whose tensors live elsewhere."""
+        return self._plan.ddim_inverse_coefficients(timestep)

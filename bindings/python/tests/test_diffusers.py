@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import sys
+import threading
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ torch = pytest.importorskip("torch")
 
 import diffusion_scheduling.diffusers as drop_ins  # noqa: E402
 from conformance.originals import disabled  # noqa: E402
-from diffusion_scheduling import _memory  # noqa: E402
+from diffusion_scheduling import _handles, _memory  # noqa: E402
 
 MULTISTEP = ["DEISMultistepScheduler", "DPMSolverMultistepScheduler", "DPMSolverMultistepInverseScheduler"]
 ALL = [*MULTISTEP, "DDIMScheduler", "DDIMInverseScheduler"]
@@ -108,18 +110,21 @@ def test_a_failed_step_changes_nothing():
 
 def test_no_copy_is_made_of_tensors_on_the_host(monkeypatch):
     _, drop_in = make("DEISMultistepScheduler")
-    run(drop_in, sample())
     drop_in.set_timesteps(6)
     x, e = sample(), torch.tanh(sample())
-    seen = []
-    monkeypatch.setattr(
-        drop_ins, "_quick_step", lambda session, e, x, *rest: seen.append((e._obj.data, x._obj.data)) or quick(session, e, x, *rest)
-    )
-    quick = drop_ins._library.unchecked("ds_session_step")
-    x = drop_in.step(e, drop_in.timesteps[0], x).prev_sample
-    address = x.data_ptr()
-    drop_in.step(e, drop_in.timesteps[1], x)
-    assert seen == [(e.data_ptr(), address)]
+    expected, seen = [], []
+    step = _handles._session_step
+
+    def recorded(session, e, x, *others):
+        seen.append((e._obj.data, x._obj.data))
+        return step(session, e, x, *others)
+
+    monkeypatch.setattr(_handles, "_session_step", recorded)
+    # The first step goes the general way, the others the quick one.
+    for t in drop_in.timesteps[:3]:
+        expected.append((e.data_ptr(), x.data_ptr()))
+        x = drop_in.step(e, t, x).prev_sample
+    assert seen == expected
 
 
 @pytest.mark.parametrize(
@@ -258,8 +263,7 @@ def test_the_plan_by_torchs_operations_gives_the_same(name, thresholding, monkey
     arguments = {"eta": 0.5, "variance_noise": sample()} if name == "DDIMScheduler" else {}
     expected = run(drop_in, sample(), **arguments)
     monkeypatch.setattr(drop_ins, "is_beyond_reach", lambda *tensors: True)
-    monkeypatch.setattr(drop_ins.DDIMScheduler, "_form", property(lambda self: drop_ins._NO_FORM, lambda self, form: None))
-    monkeypatch.setattr(drop_ins.DDIMInverseScheduler, "_form", property(lambda self: drop_ins._NO_FORM, lambda self, form: None))
+    monkeypatch.setattr(drop_in, "_take", None)
     found = run(drop_in, sample(), **arguments)
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(expected, found))
 
@@ -272,7 +276,9 @@ def test_nothing_is_read_back_from_a_device(name):
     if hasattr(drop_in, "set_begin_index"):
         drop_in.set_begin_index(0)
     x = torch.empty(SHAPE, device="meta", dtype=torch.float16)
-    for t in drop_in.timesteps:
+    # Steps of DDIM may begin outside of the plan, too; the others take what they don't know for the last step.
+    outside = [] if name in MULTISTEP else [517, 3]
+    for t in [*drop_in.timesteps, *outside]:
         x = drop_in.step(x, t, x, return_dict=False)[0]
         assert x.device.type == "meta" and x.dtype == torch.float16
 
@@ -286,6 +292,131 @@ def test_gradients_flow_through_steps(name):
         run(scheduler, x, 4)[-1].square().sum().backward()
         gradients.append(x.grad)
     assert torch.allclose(*gradients, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name, arguments", [("DDIMScheduler", {}), ("DDIMScheduler", {"eta": 0.6}), ("DDIMInverseScheduler", {})])
+@pytest.mark.parametrize("timestep", [700, 517, 3])
+def test_steps_outside_of_the_plan_are_the_originals(name, arguments, timestep):
+    original, drop_in = make(name)
+    if arguments:
+        arguments = {**arguments, "variance_noise": torch.tanh(sample()) * 2}
+    results, gradients = [], []
+    for scheduler in (original, drop_in):
+        scheduler.set_timesteps(10)
+        x = sample().requires_grad_()
+        with torch.no_grad():
+            results.append(scheduler.step(torch.tanh(x), timestep, x, return_dict=False, **arguments))
+        following, clean = scheduler.step(torch.tanh(x), timestep, x, return_dict=False, **arguments)
+        (following.square().sum() + clean.sum()).backward()
+        gradients.append(x.grad)
+        results.append((following, clean))
+    expected, expected_again, found, found_again = results
+    for a, b in zip((*expected, *expected_again), (*found, *found_again)):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+    assert torch.allclose(*gradients, rtol=1e-3, atol=1e-4)
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor that says it isn't on the host."""
+
+    is_cpu = False
+
+
+def test_timesteps_on_a_device_are_looked_up_only_where_they_are_the_plans():
+    _, drop_in = make("DDIMScheduler")
+    drop_in.set_timesteps(5)
+    planned = drop_in.timesteps.tolist()
+    assert [drop_in._value(t.as_subclass(Elsewhere)) for t in drop_in.timesteps[1:]] == planned[1:]
+    drop_in.timesteps = drop_in.timesteps + 1
+    assert [drop_in._value(t.as_subclass(Elsewhere)) for t in drop_in.timesteps] == [t + 1 for t in planned]
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("shape", [SHAPE, (1, 4, 256, 512)])
+def test_tensors_on_the_host_stay_there_whatever_the_default_device_is(name, shape):
+    _, drop_in = make(name)
+    x = sample(shape=shape) * 0.1
+    expected = run(drop_in, x, 3)
+    with torch.device("meta"):
+        found = run(drop_in, x, 3)
+        noisy = drop_in.add_noise(x, x, drop_in.timesteps[:1]) if "Inverse" not in name else x
+    assert drop_in.timesteps.is_cpu and noisy.is_cpu
+    assert all(torch.equal(a, b) for a, b in zip(expected, found))
+
+
+# ---- The quick way of a step, which takes tensors as the step before had them
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_tensors_may_change_their_form_within_a_run(name):
+    _, drop_in = make(name)
+    expected = run(drop_in, sample(), 8)
+    drop_in.set_timesteps(8)
+    forms = [
+        lambda t: t,
+        lambda t: torch.repeat_interleave(t, 2, dim=-1)[..., ::2],
+        lambda t: t.to(memory_format=torch.channels_last),
+        lambda t: t,
+        lambda t: t.clone().requires_grad_(),
+    ]
+    with torch.no_grad():
+        for index, (t, before, after) in enumerate(zip(drop_in.timesteps, expected, expected[1:])):
+            e, x = torch.tanh(before), forms[index % len(forms)](before)
+            assert torch.equal(drop_in.step(e, t, x).prev_sample, after)
+
+
+def test_options_may_change_from_step_to_step():
+    original, drop_in = make("DDIMScheduler")
+    x, z = sample(), torch.tanh(sample())
+    for scheduler in (original, drop_in):
+        scheduler.set_timesteps(10)
+    for t in (900, 517):
+        for eta, clipped in ((0.0, False), (0.0, False), (0.5, False), (0.5, True), (0.9, True), (0.0, True), (0.0, False)):
+            arguments = {"eta": eta, "use_clipped_model_output": clipped, "variance_noise": z if eta else None}
+            expected, found = (s.step(torch.tanh(x), t, x, return_dict=False, **arguments) for s in (original, drop_in))
+            assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(expected, found))
+
+
+def test_threads_may_share_a_ddim_scheduler():
+    _, drop_in = make("DDIMScheduler")
+    drop_in.set_timesteps(20)
+    inputs = [(sample() * (1 + i / 8), int(t)) for i, t in enumerate(drop_in.timesteps[:6])]
+    expected = [drop_in.step(torch.tanh(x), t, x, return_dict=False) for x, t in inputs]
+    faults = []
+
+    def work(slot):
+        x, t = inputs[slot]
+        e = torch.tanh(x)
+        for _ in range(200):
+            found = drop_in.step(e, t, x, return_dict=False)
+            if not all(torch.equal(a, b) for a, b in zip(expected[slot], found)):
+                faults.append(slot)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work, args=(slot,)) for slot in range(len(inputs))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not faults
+
+
+def test_noise_of_another_type_is_rounded():
+    _, drop_in = make("DPMSolverMultistepScheduler", algorithm_type="sde-dpmsolver++")
+    drop_in.set_timesteps(4)
+    x, z = sample().half(), torch.tanh(sample())
+    steps = []
+    for noise in (z, z.half()):
+        drop_in.set_timesteps(4)
+        y = x
+        for t in drop_in.timesteps:
+            y = drop_in.step(torch.tanh(y), t, y, variance_noise=noise).prev_sample
+        steps.append(y)
+    assert torch.equal(*steps) and steps[0].dtype == torch.float16
 
 
 # ---- Memory

@@ -19,8 +19,21 @@ def header():
 
 
 def test_every_status_has_an_exception(header):
-    statuses = {int(number) for number in re.findall(r"^    DS_[A-Z_]+ = (\d+),", header.split("} ds_status;")[0], re.M)}
-    assert statuses - {0} == set(_library.EXCEPTIONS)
+    code = re.sub(r"/\*.*?\*/", "", header, flags=re.S)
+    members = re.search(r"enum ds_status \{(.*?)\} ds_status;", code, re.S).group(1)
+    statuses = {
+        name.strip(): int(number) for name, number in (member.split("=") for member in members.split(",") if member.strip())
+    }
+    assert statuses["DS_OK"] == _library.OK and statuses["DS_BUFFER_TOO_SMALL"] == _library.BUFFER_TOO_SMALL
+    missing = {name: number for name, number in statuses.items() if number != _library.OK and number not in _library.EXCEPTIONS}
+    assert not missing, "_library.EXCEPTIONS lacks them"
+    assert set(_library.EXCEPTIONS) <= set(statuses.values())
+
+
+def test_exceptions_have_the_status_and_are_built_in_ones_too():
+    error = _library.error(26)
+    assert isinstance(error, _library.MemoryExhaustedError) and isinstance(error, MemoryError) and error.status == 26
+    assert isinstance(_library.error(8), IndexError) and isinstance(_library.error(1), ValueError)
 
 
 def test_every_function_is_declared_with_as_many_arguments(header):

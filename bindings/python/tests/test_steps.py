@@ -1,6 +1,7 @@
 """Plans, steps and what is beside them, on NumPy arrays."""
 
 import gc
+import sys
 import threading
 
 import numpy as np
@@ -149,6 +150,55 @@ def test_other_types_are_refused(cls, x):
     scheduler.set_timesteps(3)
     with pytest.raises(ValueError, match="float16"):
         scheduler.step(x.astype(int), scheduler.timesteps[0], x)
+
+
+def test_arrays_may_change_their_form_within_a_run(cls, x):
+    expected = loop(cls(), x, 8)
+    forms = [
+        lambda a: a,
+        lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
+        lambda a: np.frombuffer(a.tobytes(), a.dtype).reshape(a.shape),
+        lambda a: a,
+    ]
+    scheduler, out = cls(), np.empty_like(x)
+    scheduler.set_timesteps(8)
+    for index, (t, before, after) in enumerate(zip(scheduler.timesteps, expected, expected[1:])):
+        result = scheduler.step(np.tanh(before), t, forms[index % 4](before), out=out if index in (0, 3, 7) else None).prev_sample
+        assert np.array_equal(result, after)
+
+
+def test_options_may_change_from_step_to_step(x):
+    scheduler, z = ds.DDIMScheduler(), np.tanh(x)
+    scheduler.set_timesteps(10)
+    for t in (900, 517):
+        for eta, clipped in ((0.0, False), (0.0, False), (0.5, False), (0.5, True), (0.9, True), (0.0, True), (0.0, False)):
+            noise = {"eta": eta, "use_clipped_model_output": clipped, "variance_noise": z if eta else None}
+            fresh = ds.DDIMScheduler()
+            fresh.set_timesteps(10)
+            expected, found = (s.step(np.tanh(x), t, x, return_dict=False, **noise) for s in (fresh, scheduler))
+            assert all(np.array_equal(a, b) for a, b in zip(expected, found))
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.7])
+def test_coefficients_at_any_timestep_are_those_of_the_step(x, eta):
+    z = np.tanh(x)
+    ddim, inverse = ds.DDIMScheduler(clip_sample=False), ds.DDIMInverseScheduler(clip_sample=False)
+    for scheduler in (ddim, inverse):
+        scheduler.set_timesteps(10)
+    for t in (900, 517, 3):
+        row = ddim.coefficients_at(t, eta)
+        following, clean = ddim.step(np.tanh(x), t, x, eta, variance_noise=z if eta else None, return_dict=False)
+        p = row.prediction.sample * x + row.prediction.model_output * np.tanh(x)
+        y = sum(a * b for a, b in zip((row.next_sample.sample, row.next_sample.model_output), (x, np.tanh(x))))
+        y = y + row.next_sample.noise * z + row.next_sample.prediction * p
+        assert np.allclose(clean, p, rtol=1e-5, atol=1e-5) and np.allclose(following, y, rtol=1e-5, atol=1e-5)
+        # The step from timestep 3 ends at the clean sample, without noise.
+        assert bool(row.next_sample.noise) == (eta > 0 and t > 100)
+    assert ddim.coefficients(0, 0).next_sample.sample == ddim.coefficients_at(900).next_sample.sample
+    row, following = inverse.coefficients_at(517).next_sample, inverse.step(np.tanh(x), 517, x).prev_sample
+    assert np.allclose(following, row.sample * x + row.model_output * np.tanh(x), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ds.TimestepError):
+        ddim.coefficients_at(1000)
 
 
 def test_out_is_written_and_returned(cls, x):
@@ -428,6 +478,35 @@ def test_schedulers_run_on_threads_of_their_own(cls, x):
     for thread in threads:
         thread.join()
     assert all(np.array_equal(result, expected) for result in results)
+
+
+@pytest.mark.parametrize("kind", DDIM)
+def test_threads_may_share_a_ddim_scheduler(kind, x):
+    scheduler = kind()
+    scheduler.set_timesteps(20)
+    inputs = [(x * np.float32(1 + i / 8), int(t)) for i, t in enumerate(scheduler.timesteps[:8])]
+    expected = [scheduler.step(np.tanh(sample), t, sample, return_dict=False) for sample, t in inputs]
+    faults = []
+
+    def work(slot):
+        sample, t = inputs[slot]
+        e = np.tanh(sample)
+        for _ in range(300):
+            found = scheduler.step(e, t, sample, return_dict=False)
+            if not all(np.array_equal(a, b) for a, b in zip(expected[slot], found)):
+                faults.append(slot)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work, args=(slot,)) for slot in range(len(inputs))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not faults
 
 
 def test_results_do_not_depend_on_threads(cls):
