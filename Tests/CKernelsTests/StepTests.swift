@@ -93,8 +93,8 @@ extension KernelTests {
         }
 
         /// Rows as solvers have them, which have loops of their own: one to six terms, and a second output that is a copy, or
-        /// combines the same first two tensors, others, or more, or a p that is clamped to a range; with memory of their own, and over
-        /// the first tensor and the last.
+        /// combines the same first two tensors, others, or more, or a p that is clamped to a range; with memory of their own, and
+        /// over the first tensor and the last.
         @Test(arguments: ElementKind.allCases)
         func usualRows(kind: ElementKind) throws {
             func check<T: Element>(_: T.Type) throws {
