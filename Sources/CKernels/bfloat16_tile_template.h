@@ -6,7 +6,7 @@
  * across lanes: the even elements by a shift, the odd ones by a mask. Vectors 2u and 2u + 1 of a tile are the even and the odd
  * elements of its u-th words; what the step computes has no use for their order, as long as it is that of all tensors.
  *
- * Every instruction set gives the bits that elements.h gives.
+ * Every instruction set gives the same bits, those of exact widening and of one rounding to nearest and even.
  */
 
 /* As many floats as a vector has, their bits, and as many words of two elements; these at an element's alignment as well. */
@@ -28,7 +28,8 @@ typedef struct DSK_TILE(elements) {
 INLINE VECTOR DSK_TILE(load_vector)(dsk_element_type type, const void *tensor, size_t i, int u) {
     MASK words = ((const LOOSE_WORDS *)((const uint16_t *)tensor + i))[u / 2];
     (void)type;
-    return (VECTOR)(u % 2 == 0 ? words << 16 : words & 0xFFFF0000);
+    if (u % 2 == 0) return (VECTOR)(words << 16);
+    return (VECTOR)(words & 0xFFFF0000);
 }
 
 /* Widens the tile that begins at element i. */

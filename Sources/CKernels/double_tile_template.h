@@ -7,7 +7,7 @@
  *   DSK_TARGET        the function attribute that allows the instruction set, or nothing
  *   DSK_TILE(name)    the name of this variant's function or type
  *
- * Every instruction set gives the bits that elements.h gives.
+ * Every instruction set gives the same bits, those of exact widening and of one rounding to nearest and even.
  */
 
 /* As many doubles as a vector has; as many elements of the other types; and the same at an element's alignment. */
@@ -42,7 +42,15 @@ typedef struct DSK_TILE(elements) {
 INLINE MASK DSK_TILE(select_long)(MASK mask, MASK a, MASK b) { return (mask & a) | (~mask & b); }
 INLINE WORDS DSK_TILE(select)(WORDS mask, WORDS a, WORDS b) { return (mask & a) | (~mask & b); }
 
-/* dsk_round_to_grid. The powers are compared as doubles, which SSE2 can do; an infinite one is the greatest. */
+/*
+ * The multiple of 2^(e - fraction_bits) nearest to the value, ties to even, where 2^e is the value's power of two or the least
+ * one: what a narrow type with so many bits rounds it to, subnormal numbers included, but for overflow.
+ *
+ * Why is it rounded once? The unit in the last place of 1.5 * 2^(e + 52 - fraction_bits) is 2^(e - fraction_bits), and adding
+ * |value| < 2^(e+1) stays below the next power of two: the sum rounds to the multiple wanted, and the difference is exact.
+ * From 2^200 on nothing is added that counts, and everything overflows later. A NaN and an infinity go through.
+ * The powers are compared as doubles, which SSE2 can do; an infinite one is the greatest. A zero keeps its sign.
+ */
 INLINE VECTOR DSK_TILE(round_to_grid)(VECTOR values, int least_exponent, int fraction_bits) {
     MASK zero = {0}, bits = (MASK)values, power = bits & 0x7FFull << 52;
     MASK least = zero + dsk_power_bits(least_exponent), greatest = zero + dsk_power_bits(200);
@@ -72,7 +80,7 @@ INLINE FLOATS DSK_TILE(widen_float16)(const DSK_TILE(loose_halves) * halves) {
 #endif
 }
 
-/* Packs what dsk_round_to_grid made for float16: exact, or to infinity. */
+/* Packs what round_to_grid made for float16: exact, or to infinity. */
 INLINE HALVES DSK_TILE(pack_float16)(VECTOR values) {
     FLOATS floats = __builtin_convertvector(values, FLOATS);
 #if DSK_HAS_F16C && DSK_VECTOR_BYTES == 64
@@ -103,7 +111,7 @@ INLINE FLOATS DSK_TILE(widen_bfloat16)(const DSK_TILE(loose_halves) * halves) {
     return (FLOATS)(__builtin_convertvector(*halves, WORDS) << 16);
 }
 
-/* Packs what dsk_round_to_grid made for bfloat16: exact, or to infinity. */
+/* Packs what round_to_grid made for bfloat16: exact, or to infinity. */
 INLINE HALVES DSK_TILE(pack_bfloat16)(VECTOR values) {
     return __builtin_convertvector((WORDS)__builtin_convertvector(values, FLOATS) >> 16, HALVES);
 }

@@ -2,7 +2,7 @@
  * Tiles of floats, written once for every instruction set: DSK_TILE_VECTORS vectors, read from halves (float16 or bfloat16) and
  * rounded to them. The includer defines what it does for double_tile_template.h.
  *
- * Every instruction set gives the bits that elements.h gives.
+ * Every instruction set gives the same bits, those of exact widening and of one rounding to nearest and even.
  */
 
 /* As many floats as a vector has, their bits, and as many halves; these at an element's alignment as well. */

@@ -12,7 +12,7 @@
 /* Four vectors in flight hide the latency of a multiply-add. */
 #define DSK_TILE_VECTORS 4
 
-/* Before a loop over the vectors of a tile that is too long for the compiler to unroll unasked. */
+/* Before a loop over the vectors of a tile, or over outputs, that is too long for the compiler to unroll unasked. */
 #if defined(__clang__)
 #define DSK_UNROLL _Pragma("unroll")
 #else
@@ -55,23 +55,42 @@ static inline float dsk_float_coefficient(double coefficient) {
     return coefficient == coefficient ? (float)coefficient : __builtin_nanf("");
 }
 
-/* What the second output of a plain program is (see kernels_template.h). */
-typedef enum dsk_second_output { DSK_SECOND_ABSENT, DSK_SECOND_COPIES, DSK_SECOND_COMBINES, DSK_SECOND_COUNT } dsk_second_output;
+/*
+ * What nearly all steps are: programs of one element type with
+ *
+ *   DSK_PLAIN_SUM       one output, without p
+ *   DSK_PLAIN_CLAMPED   one output, with p, a combination of two tensors that is cut to a range
+ *   DSK_PLAIN_AND_COPY  two outputs, without p; the second is a copy
+ *   DSK_PLAIN_AND_PAIR  two outputs, without p; the second combines the first one's first two tensors
+ *
+ * where the first output has few terms and is no copy.
+ */
+typedef enum dsk_plain_form {
+    DSK_PLAIN_SUM,
+    DSK_PLAIN_CLAMPED,
+    DSK_PLAIN_AND_COPY,
+    DSK_PLAIN_AND_PAIR,
+    DSK_PLAIN_FORM_COUNT,
+} dsk_plain_form;
 
-/* The most terms of its first output. */
 enum { DSK_MOST_PLAIN_TERMS = 5 };
 
-/* The shape of a plain program: number of terms of the first output * DSK_SECOND_COUNT + dsk_second_output; 0 for others. */
-static unsigned dsk_plain_shape(const dsk_program *program, const bool *copies) {
+#define DSK_PLAIN(n_terms, form) ((n_terms) * DSK_PLAIN_FORM_COUNT + (unsigned)(form))
+
+/* DSK_PLAIN of the first output's number of terms and the form; 0 for programs that aren't plain. */
+static unsigned dsk_plain_program(const dsk_program *program, const bool *copies) {
     const dsk_combination *first = &program->outputs[0], *second = &program->outputs[1];
-    unsigned shape = first->n_terms * DSK_SECOND_COUNT;
-    if (program->uses_prediction || program->n_outputs == 0 || program->n_outputs > 2) return 0;
-    if (copies[0] || first->n_terms == 0 || first->n_terms > DSK_MOST_PLAIN_TERMS) return 0;
-    if (program->n_outputs == 1) return shape + DSK_SECOND_ABSENT;
-    if (copies[1]) return shape + DSK_SECOND_COPIES;
+    if (program->n_outputs == 0 || copies[0] || first->n_terms == 0 || first->n_terms > DSK_MOST_PLAIN_TERMS) return 0;
+    if (program->uses_prediction) {
+        bool is_clamped = program->n_outputs == 1 && program->prediction.n_terms == 2 && program->clamp == DSK_CLAMP_RANGE;
+        return is_clamped ? DSK_PLAIN(first->n_terms, DSK_PLAIN_CLAMPED) : 0;
+    }
+    if (program->n_outputs == 1) return DSK_PLAIN(first->n_terms, DSK_PLAIN_SUM);
+    if (program->n_outputs > 2) return 0;
+    if (copies[1]) return DSK_PLAIN(first->n_terms, DSK_PLAIN_AND_COPY);
     if (first->n_terms < 2 || second->n_terms != 2) return 0;
-    bool combines = second->tensors[0] == first->tensors[0] && second->tensors[1] == first->tensors[1];
-    return combines ? shape + DSK_SECOND_COMBINES : 0;
+    bool is_pair = second->tensors[0] == first->tensors[0] && second->tensors[1] == first->tensors[1];
+    return is_pair ? DSK_PLAIN(first->n_terms, DSK_PLAIN_AND_PAIR) : 0;
 }
 
 /* A program for a few elements of another one, whose tensors are buffers. */
@@ -121,6 +140,14 @@ static void dsk_unpad(const dsk_padded_program *padded, const dsk_program *progr
         memcpy((char *)program->destinations[k] + begin * size, padded->program.destinations[k], n * size);
     }
 }
+
+/* The least exponent of a normal number, and the bits after its leading one. */
+enum { DSK_FLOAT16_LEAST_EXPONENT = -14, DSK_FLOAT16_FRACTION_BITS = 10 };
+enum { DSK_BFLOAT16_LEAST_EXPONENT = -126, DSK_BFLOAT16_FRACTION_BITS = 7 };
+
+/* The bits of 2^exponent, and what is added to those of 2^e to get those of 1.5 * 2^(e + 52 - fraction_bits). */
+static inline uint64_t dsk_power_bits(int exponent) { return (uint64_t)(1023 + exponent) << 52; }
+static inline uint64_t dsk_grid_constant(int fraction_bits) { return ((uint64_t)(52 - fraction_bits) << 52) + (1ull << 51); }
 
 #define DSK_TILE_NAME double_tile
 #define DSK_TEMPLATE "double_tile_template.h"

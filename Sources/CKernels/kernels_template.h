@@ -6,6 +6,7 @@
  *   DSK_KEY           a signed integer of the same size
  *   DSK_QUOTIENT      p / s in DSK_REAL, rounded once, of p, s and 1 / s
  *   DSK_TYPE(stored)  the element type of a tensor: the kind's own, or what the program says it is
+ *   DSK_IS_MIXED      1 where it is what the program says
  *   DSK_COEFFICIENT   the function that rounds a coefficient for this kind (see kernels.c)
  *   DSK_VECTOR_BYTES  the size of a vector
  *   DSK_TARGET        the function attribute that allows the instruction set, or nothing
@@ -14,8 +15,7 @@
  *
  * Elements are widened to DSK_SUM when they are read and rounded once when they are written. A tile is computed for all outputs
  * before any of them is stored: that is what makes every kind of in-place step right.
- * Every variant, and the loop over single elements at the ends, has the same products and sums in the same order, and so the
- * same bits.
+ * Every variant and every loop has the same products and sums in the same order, and so the same bits.
  */
 
 typedef DSK_REAL DSK_NAME(reals) __attribute__((vector_size(DSK_VECTOR_BYTES / sizeof(DSK_SUM) * sizeof(DSK_REAL)), may_alias));
@@ -28,6 +28,12 @@ typedef DSK_KEY DSK_NAME(keys) __attribute__((vector_size(DSK_VECTOR_BYTES)));
 #define KEYS DSK_NAME(keys)
 #define ROUND(vector) __builtin_convertvector(__builtin_convertvector(vector, REALS), VECTOR)
 #define TILE (DSK_TILE_VECTORS * (DSK_VECTOR_BYTES / sizeof(DSK_SUM)))
+#define EACH_VECTOR DSK_UNROLL for (int u = 0; u < DSK_TILE_VECTORS; u++)
+#if DSK_IS_MIXED /* code for every type, which is too much to have it for every output as well */
+#define EACH_OUTPUT for (unsigned k = 0; k < n_outputs; k++)
+#else
+#define EACH_OUTPUT DSK_UNROLL for (unsigned k = 0; k < n_outputs; k++)
+#endif
 #define INLINE static inline __attribute__((always_inline)) DSK_TARGET
 
 /* The coefficients of a program, rounded. */
@@ -54,7 +60,7 @@ INLINE void DSK_NAME(round_scalars)(const dsk_program *program, DSK_NAME(scalars
     scalars->reciprocal = program->clamp == DSK_CLAMP_THRESHOLD ? 1 / scalars->range : 0;
 }
 
-/* One element, the plain way. */
+/* p of one element, the plain way. */
 
 INLINE DSK_SUM DSK_NAME(combine_element)(const dsk_combination *terms, const DSK_SUM *coefficients, DSK_SUM factor,
                                          DSK_SUM prediction, size_t i) {
@@ -112,17 +118,25 @@ INLINE void DSK_NAME(combine_tile)(const dsk_combination *terms, const DSK_SUM *
 /* Lanes of `a` where the mask is set, of `b` elsewhere; a NaN compares as unset and so stays. */
 INLINE void DSK_NAME(select)(MASK mask, VECTOR a, VECTOR *b) { *b = (VECTOR)((mask & (MASK)a) | (~mask & (MASK)*b)); }
 
+/* Rounds p and cuts it to [-range, range]. */
+INLINE VECTOR DSK_NAME(clamp)(VECTOR p, DSK_SUM range) {
+    VECTOR high = (VECTOR){0} + range, low = -high;
+    p = ROUND(p);
+    DSK_NAME(select)((MASK)(p < low), low, &p);
+    DSK_NAME(select)((MASK)(p > high), high, &p);
+    return p;
+}
+
 INLINE void DSK_NAME(predict_tile)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t i, VECTOR *p) {
     DSK_NAME(combine_tile)(&program->prediction, scalars->prediction, 0, p, i, p);
-    for (int u = 0; u < DSK_TILE_VECTORS; u++) p[u] = ROUND(p[u]);
-    if (program->clamp == DSK_CLAMP_NONE) return;
-    VECTOR high = (VECTOR){0} + scalars->range, low = -high;
-    for (int u = 0; u < DSK_TILE_VECTORS; u++) {
-        DSK_NAME(select)((MASK)(p[u] < low), low, &p[u]);
-        DSK_NAME(select)((MASK)(p[u] > high), high, &p[u]);
+    if (program->clamp == DSK_CLAMP_NONE) {
+        for (int u = 0; u < DSK_TILE_VECTORS; u++) p[u] = ROUND(p[u]);
+        return;
     }
+    for (int u = 0; u < DSK_TILE_VECTORS; u++) p[u] = DSK_NAME(clamp)(p[u], scalars->range);
     if (program->clamp == DSK_CLAMP_THRESHOLD)
-        for (int u = 0; u < DSK_TILE_VECTORS; u++) p[u] = ROUND(DSK_QUOTIENT(p[u], high, scalars->reciprocal));
+        for (int u = 0; u < DSK_TILE_VECTORS; u++)
+            p[u] = ROUND(DSK_QUOTIENT(p[u], (VECTOR){0} + scalars->range, scalars->reciprocal));
 }
 
 /* The tiles that fit into [begin, end) of any program with so many outputs; returns where they end. */
@@ -133,7 +147,7 @@ INLINE size_t DSK_NAME(any_tiles)(const dsk_program *program, const DSK_NAME(sca
         VECTOR p[DSK_TILE_VECTORS] = {{0}};
         DSK_TILE(elements) results[DSK_OUTPUT_COUNT];
         if (program->uses_prediction) DSK_NAME(predict_tile)(program, scalars, i, p);
-        for (unsigned k = 0; k < n_outputs; k++) {
+        EACH_OUTPUT {
             const dsk_combination *terms = &program->outputs[k];
             dsk_element_type type = DSK_TYPE(program->destination_types[k]);
             if (scalars->copies[k]) {
@@ -144,7 +158,7 @@ INLINE size_t DSK_NAME(any_tiles)(const dsk_program *program, const DSK_NAME(sca
                 DSK_TILE(round)(type, sums, &results[k]);
             }
         }
-        for (unsigned k = 0; k < n_outputs; k++)
+        EACH_OUTPUT
             DSK_TILE(store)(DSK_TYPE(program->destination_types[k]), &results[k], program->destinations[k], i, streaming[k]);
     }
     return i;
@@ -153,46 +167,59 @@ INLINE size_t DSK_NAME(any_tiles)(const dsk_program *program, const DSK_NAME(sca
 #if !DSK_IS_MIXED
 
 /*
- * The same for the programs that nearly all steps are: the first output has no p and few terms, a number that is known when this
- * is compiled, and the second, if there is one, copies a tensor or combines the first two of those terms' tensors. So the loop
- * has no branches, its scalars stay in registers, and what both outputs read is widened once.
+ * The same for plain programs, which nearly all steps are (see dsk_plain_form). The form and the number of the first output's terms
+ * are known when this is compiled: so the loop has no branches but for streaming, its scalars stay in registers, and what two
+ * outputs read is widened once.
  */
 INLINE size_t DSK_NAME(plain_tiles)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t begin, size_t end,
-                                    const bool *streaming, unsigned n_terms, dsk_second_output second) {
+                                    const bool *streaming, unsigned n_terms, dsk_plain_form form) {
     const dsk_element_type type = DSK_TYPE(program->destination_types[0]);
-    const void *tensors[DSK_MOST_PLAIN_TERMS], *copied = second == DSK_SECOND_COPIES ? program->outputs[1].tensors[0] : NULL;
-    void *const destinations[] = {program->destinations[0], second == DSK_SECOND_ABSENT ? NULL : program->destinations[1]};
-    const bool stream[] = {streaming[0], streaming[1]};
-    DSK_SUM first_scalars[DSK_MOST_PLAIN_TERMS], second_scalars[2] = {0};
+    const bool has_second = form == DSK_PLAIN_AND_COPY || form == DSK_PLAIN_AND_PAIR;
+    void *const first = program->destinations[0], *const second = has_second ? program->destinations[1] : NULL;
+    const bool stream_first = streaming[0], stream_second = has_second && streaming[1];
+    /* The compiler can't know that no store changes these: so they are copied. */
+    const void *tensors[DSK_MOST_PLAIN_TERMS], *other_tensors[2] = {NULL, NULL}; /* of p, or the one that is copied */
+    DSK_SUM factors[DSK_MOST_PLAIN_TERMS], pair[2] = {0, 0}; /* of the first output; of p or of the second output */
+    const DSK_SUM p_factor = scalars->output_prediction[0], range = scalars->range;
     for (unsigned j = 0; j < n_terms; j++) {
         tensors[j] = program->outputs[0].tensors[j];
-        first_scalars[j] = scalars->outputs[0][j];
+        factors[j] = scalars->outputs[0][j];
     }
-    for (unsigned j = 0; second == DSK_SECOND_COMBINES && j < 2; j++) second_scalars[j] = scalars->outputs[1][j];
+    if (form == DSK_PLAIN_AND_COPY) other_tensors[0] = program->outputs[1].tensors[0];
+    for (unsigned j = 0; j < 2; j++) {
+        if (form == DSK_PLAIN_CLAMPED) other_tensors[j] = program->prediction.tensors[j];
+        if (form == DSK_PLAIN_CLAMPED) pair[j] = scalars->prediction[j];
+        if (form == DSK_PLAIN_AND_PAIR) pair[j] = scalars->outputs[1][j];
+    }
 
     size_t i = begin;
     for (; end - i >= TILE; i += TILE) {
         DSK_TILE(elements) results[2];
-        DSK_UNROLL for (int u = 0; u < DSK_TILE_VECTORS; u++) {
-            VECTOR x[DSK_MOST_PLAIN_TERMS];
-            for (unsigned j = 0; j < n_terms; j++) x[j] = DSK_TILE(load_vector)(type, tensors[j], i, u);
-            VECTOR sum = first_scalars[0] * x[0];
-            for (unsigned j = 1; j < n_terms; j++) sum = sum + first_scalars[j] * x[j];
-            DSK_TILE(round_vector)(type, sum, u, &results[0]);
-            if (second == DSK_SECOND_COMBINES) {
-                sum = second_scalars[0] * x[0];
-                sum = sum + second_scalars[1] * x[1];
-                DSK_TILE(round_vector)(type, sum, u, &results[1]);
+        VECTOR sums[DSK_TILE_VECTORS], others[DSK_TILE_VECTORS];
+        /* Term by term: a sum's additions wait for each other, those of the tile's other vectors fill the gaps. */
+        for (unsigned j = 0; j < n_terms; j++) {
+            EACH_VECTOR {
+                VECTOR x = DSK_TILE(load_vector)(type, tensors[j], i, u);
+                sums[u] = j == 0 ? factors[j] * x : sums[u] + factors[j] * x;
+                if (form == DSK_PLAIN_AND_PAIR && j < 2) others[u] = j == 0 ? pair[j] * x : others[u] + pair[j] * x;
             }
         }
-        if (second == DSK_SECOND_COPIES) DSK_TILE(copy)(type, copied, i, &results[1]);
+        if (form == DSK_PLAIN_CLAMPED) {
+            EACH_VECTOR others[u] = pair[0] * DSK_TILE(load_vector)(type, other_tensors[0], i, u);
+            EACH_VECTOR others[u] = others[u] + pair[1] * DSK_TILE(load_vector)(type, other_tensors[1], i, u);
+            EACH_VECTOR others[u] = DSK_NAME(clamp)(others[u], range);
+            EACH_VECTOR sums[u] = sums[u] + p_factor * others[u];
+        }
+        EACH_VECTOR DSK_TILE(round_vector)(type, sums[u], u, &results[0]);
+        if (form == DSK_PLAIN_AND_PAIR) EACH_VECTOR DSK_TILE(round_vector)(type, others[u], u, &results[1]);
+        if (form == DSK_PLAIN_AND_COPY) DSK_TILE(copy)(type, other_tensors[0], i, &results[1]);
         /* One branch for all stores: between two of them the compiler would put off the work for the second. */
-        if (stream[0] || stream[1]) {
-            DSK_TILE(store)(type, &results[0], destinations[0], i, stream[0]);
-            if (second != DSK_SECOND_ABSENT) DSK_TILE(store)(type, &results[1], destinations[1], i, stream[1]);
+        if (stream_first || stream_second) {
+            DSK_TILE(store)(type, &results[0], first, i, stream_first);
+            if (has_second) DSK_TILE(store)(type, &results[1], second, i, stream_second);
         } else {
-            DSK_TILE(store)(type, &results[0], destinations[0], i, false);
-            if (second != DSK_SECOND_ABSENT) DSK_TILE(store)(type, &results[1], destinations[1], i, false);
+            DSK_TILE(store)(type, &results[0], first, i, false);
+            if (has_second) DSK_TILE(store)(type, &results[1], second, i, false);
         }
     }
     return i;
@@ -200,26 +227,28 @@ INLINE size_t DSK_NAME(plain_tiles)(const dsk_program *program, const DSK_NAME(s
 
 #endif
 
-/* The tiles that fit into [begin, end); returns where they end. */
-INLINE size_t DSK_NAME(step_tiles)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t begin, size_t end,
-                                   const bool *streaming) {
+/* The tiles that fit into [begin, end); returns where they end. It is large: so it isn't inlined into both of its callers. */
+DSK_TARGET static __attribute__((noinline)) size_t DSK_NAME(step_tiles)(
+    const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t begin, size_t end, const bool *streaming) {
 #if !DSK_IS_MIXED
-#define PLAIN(n_terms, second) \
-    case (n_terms) * DSK_SECOND_COUNT + (second): \
-        return DSK_NAME(plain_tiles)(program, scalars, begin, end, streaming, n_terms, second)
-    switch (dsk_plain_shape(program, scalars->copies)) {
-        PLAIN(1, DSK_SECOND_ABSENT);
-        PLAIN(2, DSK_SECOND_ABSENT);
-        PLAIN(3, DSK_SECOND_ABSENT);
-        PLAIN(4, DSK_SECOND_ABSENT);
-        PLAIN(2, DSK_SECOND_COPIES);
-        PLAIN(3, DSK_SECOND_COPIES);
-        PLAIN(4, DSK_SECOND_COPIES);
-        PLAIN(5, DSK_SECOND_COPIES);
-        PLAIN(2, DSK_SECOND_COMBINES);
-        PLAIN(3, DSK_SECOND_COMBINES);
-        PLAIN(4, DSK_SECOND_COMBINES);
-        PLAIN(5, DSK_SECOND_COMBINES);
+#define PLAIN(n_terms, form)       \
+    case DSK_PLAIN(n_terms, form): \
+        return DSK_NAME(plain_tiles)(program, scalars, begin, end, streaming, n_terms, form)
+    switch (dsk_plain_program(program, scalars->copies)) {
+        PLAIN(1, DSK_PLAIN_SUM);
+        PLAIN(2, DSK_PLAIN_SUM);
+        PLAIN(3, DSK_PLAIN_SUM);
+        PLAIN(4, DSK_PLAIN_SUM);
+        PLAIN(1, DSK_PLAIN_CLAMPED);
+        PLAIN(2, DSK_PLAIN_CLAMPED);
+        PLAIN(2, DSK_PLAIN_AND_COPY);
+        PLAIN(3, DSK_PLAIN_AND_COPY);
+        PLAIN(4, DSK_PLAIN_AND_COPY);
+        PLAIN(5, DSK_PLAIN_AND_COPY);
+        PLAIN(2, DSK_PLAIN_AND_PAIR);
+        PLAIN(3, DSK_PLAIN_AND_PAIR);
+        PLAIN(4, DSK_PLAIN_AND_PAIR);
+        PLAIN(5, DSK_PLAIN_AND_PAIR);
     }
 #undef PLAIN
 #endif
@@ -235,16 +264,15 @@ INLINE size_t DSK_NAME(step_tiles)(const dsk_program *program, const DSK_NAME(sc
  * The ends of tensors, a tile each at most: it is computed in buffers on the stack, padded with zeros. Inputs are taken before
  * outputs are written, which is right in place.
  */
-DSK_TARGET static __attribute__((noinline)) void DSK_NAME(step_end)(const dsk_program *program, const DSK_NAME(scalars) * scalars,
-                                                                    size_t begin, size_t end) {
-    enum { PLACES = DSK_INPUT_COUNT + DSK_OUTPUT_COUNT };
-    DSK_REAL buffers[PLACES][TILE] __attribute__((aligned(64)));
+DSK_TARGET static void DSK_NAME(step_end)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t begin,
+                                          size_t end) {
+    DSK_REAL buffers[DSK_INPUT_COUNT + DSK_OUTPUT_COUNT][TILE] __attribute__((aligned(64)));
     const bool streaming[DSK_OUTPUT_COUNT] = {false, false, false};
     dsk_padded_program padded;
     while (begin < end) {
         size_t n = end - begin < TILE ? end - begin : TILE;
         dsk_pad(&padded, program, begin, n, buffers, sizeof buffers[0]);
-        DSK_NAME(any_tiles)(&padded.program, scalars, 0, TILE, streaming, padded.program.n_outputs);
+        DSK_NAME(step_tiles)(&padded.program, scalars, 0, TILE, streaming);
         dsk_unpad(&padded, program, begin, n);
         begin += n;
     }
@@ -258,12 +286,12 @@ DSK_TARGET static void DSK_NAME(step)(const dsk_program *program, size_t begin, 
     /* Streaming stores need aligned addresses: the first streamed output decides where the tiles start. */
     size_t i = begin;
     for (unsigned k = 0; k < program->n_outputs && !streams; k++) {
-        if (!program->streaming[k]) continue;
-        while (i < end && !DSK_NAME(is_aligned)(program, k, i)) i++;
-        streams = true;
+        streams = program->streaming[k];
+        while (streams && i < end && !DSK_NAME(is_aligned)(program, k, i)) i++;
     }
-    for (unsigned k = 0; streams && k < program->n_outputs; k++)
+    for (unsigned k = 0; k < program->n_outputs; k++)
         streaming[k] = program->streaming[k] && DSK_NAME(is_aligned)(program, k, i);
+
     if (begin < i) DSK_NAME(step_end)(program, &scalars, begin, i);
     i = DSK_NAME(step_tiles)(program, &scalars, i, end, streaming);
     if (i < end) DSK_NAME(step_end)(program, &scalars, i, end);
@@ -402,4 +430,6 @@ DSK_TARGET static void DSK_NAME(pick)(const dsk_program *program, const size_t *
 #undef KEYS
 #undef ROUND
 #undef TILE
+#undef EACH_VECTOR
+#undef EACH_OUTPUT
 #undef INLINE

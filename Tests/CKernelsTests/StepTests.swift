@@ -93,7 +93,8 @@ extension KernelTests {
         }
 
         /// Rows as solvers have them, which have loops of their own: one to six terms, and a second output that is a copy, or
-        /// combines the same first two tensors, others, or more; with memory of their own, and over the sample and the last tensor.
+        /// combines the same first two tensors, others, or more, or a p that is clamped to a range; with memory of their own, and
+        /// over the first tensor and the last.
         @Test(arguments: ElementKind.allCases)
         func usualRows(kind: ElementKind) throws {
             func check<T: Element>(_: T.Type) throws {
@@ -103,13 +104,20 @@ extension KernelTests {
                     nil, [1: 1], [0: 1.5, 1: -0.3], [0: 1, 1: 1], [1: 0.7, 2: 0.2], [1: -1], [0: 1, 1: 2, 2: 3],
                 ]
                 for termCount in 1...6 {
-                    for second in seconds where (second?.keys.max() ?? 0) < termCount {
+                    for second in seconds + [nil, nil] where (second?.keys.max() ?? 0) < termCount {
                         for isInPlace in [false, true] {
                             var row = Row()
                             // Not always the first tensors, and sometimes in gaps.
                             let terms = (0..<Row.inputCount).shuffled(using: &random).prefix(termCount).sorted()
                             for term in terms { row.outputs[0][term] = random.coefficient(zeroPercent: 0) }
                             for (j, coefficient) in second ?? [:] { row.outputs[1][terms[j]] = coefficient }
+                            if second == nil && random.chance(50) {
+                                for term in (0..<Row.predictionInputCount).shuffled(using: &random).prefix(2) {
+                                    row.prediction[term] = random.coefficient(zeroPercent: 0)
+                                }
+                                row.outputs[0][Row.predictionTerm] = random.coefficient(zeroPercent: 0)
+                                (row.clamp, row.clampRange) = (DSK_CLAMP_RANGE, abs(random.double()))
+                            }
                             let count = sizes.max()!
                             let inputs: [[T]] = (0..<Row.inputCount).map { _ in
                                 random.chance(20) ? random.wildValues(count) : random.values(count)
