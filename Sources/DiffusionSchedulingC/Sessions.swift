@@ -4,8 +4,15 @@ import DiffusionScheduling
 /// What a session's handle names.
 struct SessionHolder {
     var session: SamplingSession
-    /// The scheduler that the session was made with, for the parts of a step.
-    let state: PlannedState
+    /// The scheduler that the session was made with, for the parts of a step; nil for one on a plan alone.
+    let state: PlannedState?
+    /// Whether a step of many has the session already.
+    var isTaken = false
+
+    init(session: SamplingSession, state: PlannedState?) {
+        self.session = session
+        self.state = state
+    }
 }
 
 let sessions = HandleTable<SessionHolder>(kind: "session", number: 2)
@@ -19,17 +26,20 @@ extension ds_session {
 
 // MARK: - Making
 
+private func requireBeginIndex(_ index: Int, in plan: SamplingPlan) throws {
+    guard (0...plan.stepCount).contains(index) else {
+        throw SchedulerError.invalidValue(
+            key: "begin_index", value: "\(UInt(bitPattern: index))", allowed: "at most the number of steps, \(plan.stepCount)")
+    }
+}
+
 @c(ds_session_create) @implementation
 public func ds_session_create(
     _ scheduler: ds_scheduler, _ begin_index: Int, _ session: UnsafeMutablePointer<ds_session>!
 ) -> ds_status {
     status {
         let state = try scheduler.state, plan = try state.plan, out = try require(session, "session")
-        guard (0...plan.stepCount).contains(begin_index) else {
-            throw SchedulerError.invalidValue(
-                key: "begin_index", value: "\(UInt(bitPattern: begin_index))",
-                allowed: "at most the number of steps, \(plan.stepCount)")
-        }
+        try requireBeginIndex(begin_index, in: plan)
         out.pointee.handle = try sessions.insert(
             SessionHolder(session: SamplingSession(plan: plan, beginIndex: begin_index), state: state))
     }
@@ -99,10 +109,71 @@ public func ds_session_step(
     }
 }
 
+extension Guidance {
+    fileprivate init(_ guidance: ds_guidance) { self.init(scale: guidance.scale, rescale: guidance.rescale) }
+}
+
+@c(ds_session_step_guided) @implementation
+public func ds_session_step_guided(
+    _ session: ds_session, _ conditional: UnsafePointer<ds_tensor>!, _ unconditional: UnsafePointer<ds_tensor>!,
+    _ guidance: UnsafePointer<ds_guidance>!, _ sample: UnsafePointer<ds_tensor>!, _ noise: UnsafePointer<ds_tensor>!,
+    _ prev_sample: UnsafePointer<ds_tensor>!, _ pred_original_sample: UnsafePointer<ds_tensor>!, _ max_threads: UInt32
+) -> ds_status {
+    status {
+        let holder = try session.holder, guidance = try require(guidance, "guidance")
+        let sample = try Tensor(sample, .sample), other = try Tensor(unconditional, .unconditional)
+        let tensors = try StepTensors(
+            sample: sample, modelOutput: conditional, called: .conditional, unconditional: other, noise: noise, nextSample: prev_sample,
+            prediction: pred_original_sample, modelLearnsVariance: holder.pointee.session.plan.modelLearnsVariance)
+        holder.pointee.session.maximumThreads = Int(max_threads)
+        try holder.pointee.session.step(tensors, guidance: Guidance(guidance.pointee), batchSize: sample.batchSize)
+    }
+}
+
+@c(ds_step_rows) @implementation
+public func ds_step_rows(
+    _ sessions: UnsafePointer<ds_session>!, _ n_rows: Int, _ model_output: UnsafePointer<ds_tensor>!,
+    _ unconditional: UnsafePointer<ds_tensor>!, _ guidance: UnsafePointer<ds_guidance>!, _ sample: UnsafePointer<ds_tensor>!,
+    _ noise: UnsafePointer<ds_tensor>!, _ prev_sample: UnsafePointer<ds_tensor>!, _ pred_original_sample: UnsafePointer<ds_tensor>!,
+    _ max_threads: UInt32
+) -> ds_status {
+    status {
+        let handles = try require(sessions, "sessions"), sample = try Tensor(sample, .sample)
+        guard n_rows == sample.axis0Count, sample.rank > 0 else {
+            throw SchedulerError.invalidValue(
+                key: "n_rows", value: "\(UInt(bitPattern: n_rows))", allowed: "the extent of axis 0 of sample, \(sample.axis0Count)")
+        }
+        let tensors = try StepTensors(
+            sample: sample, modelOutput: model_output, unconditional: Tensor.optional(unconditional, .unconditional), noise: noise,
+            nextSample: prev_sample, prediction: pred_original_sample, modelLearnsVariance: sample.rank > 1)
+        var holders: [UnsafeMutablePointer<SessionHolder>?] = []
+        holders.reserveCapacity(n_rows)
+        defer { for holder in holders { holder?.pointee.isTaken = false } }
+        for row in 0..<n_rows {
+            guard handles[row].handle != 0 else {
+                holders.append(nil)
+                continue
+            }
+            let holder = try handles[row].holder
+            guard !holder.pointee.isTaken else {
+                throw SchedulerError.invalidValue(key: "sessions[\(row)]", value: "a session of another row", allowed: "one of its own")
+            }
+            holder.pointee.isTaken = true
+            holders.append(holder)
+        }
+        let place = MemoryLayout<SessionHolder>.offset(of: \.session)!
+        let rows = SessionRows(
+            holders.map { $0.map { UnsafeMutableRawPointer($0).advanced(by: place).assumingMemoryBound(to: SamplingSession.self) } },
+            guidance: guidance == nil ? [] : (0..<n_rows).map { guidance[$0].scale == 1 ? nil : Guidance(guidance[$0]) },
+            maximumThreads: Int(max_threads))
+        try rows.step(tensors)
+    }
+}
+
 /// The multistep scheduler that stands where a session does.
 private func multistepScheduler(_ holder: SessionHolder, for operation: String) throws -> any MultistepScheduler {
-    guard var scheduler = holder.state.scheduler as? any MultistepScheduler else {
-        throw CallError.unsupportedOperation(operation, className: holder.state.className)
+    guard var scheduler = holder.state?.scheduler as? any MultistepScheduler else {
+        throw CallError.unsupportedOperation(operation, className: holder.state?.className ?? "a session on a plan alone")
     }
     scheduler.session = holder.session
     return scheduler
@@ -119,7 +190,7 @@ public func ds_session_convert_model_output(
         let plan = holder.session.plan
         let sample = try Tensor(sample, .sample)
         let tensors = try StepTensors(
-            sample: sample, modelOutput: model_output, noise: nil, nextSample: converted, named: .converted, prediction: nil,
+            sample: sample, modelOutput: model_output, noise: nil, nextSample: converted, nextCalled: .converted, prediction: nil,
             modelLearnsVariance: plan.modelLearnsVariance)
         try scheduler.conversionOfNextStep().step(
             clamp: plan.clamp, tensors, batchSize: sample.batchSize, modelLearnsVariance: plan.modelLearnsVariance,
@@ -181,5 +252,31 @@ public func ds_session_restore(
         let out = try require(session, "session")
         out.pointee.handle = try sessions.insert(
             SessionHolder(session: SamplingSession(plan: plan, restoring: saved), state: state))
+    }
+}
+
+@c(ds_session_restore_beside) @implementation
+public func ds_session_restore_beside(
+    _ other: ds_session, _ bytes: UnsafeRawPointer!, _ length: Int, _ session: UnsafeMutablePointer<ds_session>!
+) -> ds_status {
+    status {
+        let holder = try other.holder.pointee
+        let saved = UnsafeRawBufferPointer(start: try require(bytes, "bytes"), count: max(length, 0))
+        let out = try require(session, "session")
+        out.pointee.handle = try sessions.insert(
+            SessionHolder(session: SamplingSession(plan: holder.session.plan, restoring: saved), state: holder.state))
+    }
+}
+
+@c(ds_session_create_on_plan) @implementation
+public func ds_session_create_on_plan(
+    _ json: UnsafePointer<CChar>!, _ length: Int, _ begin_index: Int, _ session: UnsafeMutablePointer<ds_session>!
+) -> ds_status {
+    status {
+        let text = UnsafeRawBufferPointer(start: try require(json, "json"), count: max(length, 0))
+        let plan = try SamplingPlan(jsonBytes: Array(text)), out = try require(session, "session")
+        try requireBeginIndex(begin_index, in: plan)
+        out.pointee.handle = try sessions.insert(
+            SessionHolder(session: SamplingSession(plan: plan, beginIndex: begin_index), state: nil))
     }
 }

@@ -3,7 +3,7 @@ import DiffusionScheduling
 
 /// The tensors that calls take, by the names of their arguments in C.
 enum TensorName: UInt8 {
-    case sample, modelOutput, noise, nextSample, prediction, converted, output, guided, conditional
+    case sample, modelOutput, noise, nextSample, prediction, converted, output, guided, conditional, unconditional
 
     var text: String {
         switch self {
@@ -16,6 +16,7 @@ enum TensorName: UInt8 {
         case .output: "out"
         case .guided: "guided"
         case .conditional: "conditional"
+        case .unconditional: "unconditional"
         }
     }
 }
@@ -39,7 +40,7 @@ struct Tensor {
     /// Of an empty tensor, an address that nobody reads.
     let address: UnsafeMutableRawPointer
     let elementCount: Int
-    private let rank: Int
+    let rank: Int
     private let shape: UnsafePointer<Int64>?
     let elementType: ElementType
     let name: TensorName
@@ -179,40 +180,55 @@ extension StepTensors {
     /// The tensors of a step, checked by themselves and against one another; good for as long as the call lasts.
     @inline(__always)
     init(
-        sample: Tensor, modelOutput: UnsafePointer<ds_tensor>?, noise: UnsafePointer<ds_tensor>?,
-        nextSample: UnsafePointer<ds_tensor>?, named nextName: TensorName = .nextSample, prediction: UnsafePointer<ds_tensor>?,
-        modelLearnsVariance: Bool
+        sample: Tensor, modelOutput: UnsafePointer<ds_tensor>?, called outputName: TensorName = .modelOutput,
+        unconditional: Tensor? = nil, noise: UnsafePointer<ds_tensor>?, nextSample: UnsafePointer<ds_tensor>?,
+        nextCalled nextName: TensorName = .nextSample, prediction: UnsafePointer<ds_tensor>?, modelLearnsVariance: Bool
     ) throws {
-        let modelOutput = try Tensor(modelOutput, .modelOutput, like: sample)
+        let modelOutput = try Tensor(modelOutput, outputName, like: sample)
         let isTwice = try modelOutput.requireShape(of: sample, orTwiceAlong: modelLearnsVariance)
+        try unconditional?.requireTypeAndShape(of: modelOutput)
         let noise = try Tensor.optional(noise, .noise, like: sample)
         try noise?.requireTypeAndShape(of: sample)
+        let inputs = Inputs(sample: sample, modelOutput: modelOutput, unconditional: unconditional, noise: noise, isTwice: isTwice)
         let nextSample = try Tensor(nextSample, nextName, like: sample)
-        try Self.check(nextSample, sample: sample, modelOutput: modelOutput, isTwice: isTwice, noise: noise)
+        try inputs.check(nextSample)
         let prediction = try Tensor.optional(prediction, .prediction, like: sample)
         if let prediction {
-            try Self.check(prediction, sample: sample, modelOutput: modelOutput, isTwice: isTwice, noise: noise)
+            try inputs.check(prediction)
             try prediction.requireNoOverlap(with: nextSample)
         }
         self.init(
             elementType: sample.elementType, elementCount: sample.elementCount, sample: sample.address,
-            modelOutput: modelOutput.address, modelOutputType: modelOutput.elementType, modelOutputCount: isTwice ? 2 * sample.elementCount : nil,
-            noise: noise?.address, nextSample: nextSample.address, prediction: prediction?.address)
+            modelOutput: modelOutput.address, modelOutputType: modelOutput.elementType, modelOutputCount: modelOutput.elementCount,
+            unconditional: unconditional?.address, noise: noise?.address, nextSample: nextSample.address,
+            prediction: prediction?.address)
     }
 
-    @inline(__always)
-    private static func check(
-        _ output: Tensor, sample: Tensor, modelOutput: Tensor, isTwice: Bool,
-        noise: Tensor?
-    ) throws {
-        try output.requireTypeAndShape(of: sample)
-        try output.requireNoPartialOverlap(with: sample)
-        if let noise { try output.requireNoPartialOverlap(with: noise) }
-        // With variances the items of the model output and of an output don't lie side by side.
-        if isTwice {
-            try output.requireNoOverlap(with: modelOutput)
-        } else {
-            try output.requireNoPartialOverlap(with: modelOutput)
+    /// What outputs are checked against.
+    private struct Inputs {
+        let sample: Tensor
+        let modelOutput: Tensor
+        let unconditional: Tensor?
+        let noise: Tensor?
+        let isTwice: Bool
+
+        @inline(__always)
+        func check(_ output: Tensor) throws {
+            try output.requireTypeAndShape(of: sample)
+            try output.requireNoPartialOverlap(with: sample)
+            if let noise { try output.requireNoPartialOverlap(with: noise) }
+            try check(output, against: modelOutput)
+            if let unconditional { try check(output, against: unconditional) }
+        }
+
+        /// With variances the items of the model output and of an output don't lie side by side.
+        @inline(__always)
+        private func check(_ output: Tensor, against modelOutput: Tensor) throws {
+            if isTwice {
+                try output.requireNoOverlap(with: modelOutput)
+            } else {
+                try output.requireNoPartialOverlap(with: modelOutput)
+            }
         }
     }
 }

@@ -385,6 +385,82 @@ static void states(void) {
     GOOD(ds_scheduler_free(other));
 }
 
+static void serving(void) {
+    static float x_data[N_ELEMENTS], e_data[2 * N_ELEMENTS];
+    static double wide_data[N_ELEMENTS];
+    const int64_t shape[] = {2, 12}, other[] = {12, 2}, twice[] = {2, 24};
+    const ds_tensor x = {x_data, DS_FLOAT32, 2, shape}, e = {e_data, DS_FLOAT32, 2, shape}, out = {out_bytes[0], DS_FLOAT32, 2, shape};
+    const ds_tensor wide = {wide_data, DS_FLOAT64, 2, shape}, turned = {e_data, DS_FLOAT32, 2, other};
+    const ds_tensor two = {e_data, DS_FLOAT32, 2, twice}, shifted = {out_bytes[0] + 4, DS_FLOAT32, 2, shape};
+    const ds_tensor scalar = {x_data, DS_FLOAT32, 0, NULL};
+    const ds_guidance guidance = {7.5, 0}, rescaled = {7.5, 1.5}, endless = {INFINITY, 0}, no_number = {NAN, 0};
+    const ds_guidance each[] = {{1, 0}, {5, 0.5}}, wrong[] = {{1, 0}, {5, -1}};
+    ds_scheduler scheduler, noisy;
+    ds_session session, last, stochastic_session, on_plan = {0};
+    size_t index = 77, length;
+    GOOD(ds_scheduler_create(JSON(deis), NULL, NULL, &scheduler));
+    GOOD(ds_scheduler_create(JSON(stochastic), NULL, NULL, &noisy));
+    GOOD(ds_scheduler_set_timesteps(scheduler, 3, NULL));
+    GOOD(ds_scheduler_set_timesteps(noisy, 3, NULL));
+    GOOD(ds_session_create(scheduler, 0, &session));
+    GOOD(ds_session_create(scheduler, 3, &last));
+    GOOD(ds_session_create(noisy, 0, &stochastic_session));
+
+    BAD(ds_session_step_guided(session, &e, &e, NULL, &x, NULL, &out, NULL, 0), DS_NULL_POINTER, "guidance is NULL");
+    BAD(ds_session_step_guided(session, NULL, &e, &guidance, &x, NULL, &out, NULL, 0), DS_NULL_POINTER, "conditional is NULL");
+    BAD(ds_session_step_guided(session, &e, NULL, &guidance, &x, NULL, &out, NULL, 0), DS_NULL_POINTER, "unconditional is NULL");
+    BAD(ds_session_step_guided(session, &e, &e, &rescaled, &x, NULL, &out, NULL, 0), DS_INVALID_VALUE, "rescale is 1.5");
+    BAD(ds_session_step_guided(session, &e, &e, &endless, &x, NULL, &out, NULL, 0), DS_INVALID_VALUE, "scale is inf");
+    BAD(ds_session_step_guided(session, &e, &e, &no_number, &x, NULL, &out, NULL, 0), DS_INVALID_VALUE, "scale is nan");
+    BAD(ds_session_step_guided(session, &e, &turned, &guidance, &x, NULL, &out, NULL, 0), DS_SHAPE_MISMATCH, "unconditional");
+    BAD(ds_session_step_guided(session, &e, &wide, &guidance, &x, NULL, &out, NULL, 0), DS_WRONG_ELEMENT_TYPE, "unconditional");
+    BAD(ds_session_step_guided(session, &e, &shifted, &guidance, &x, NULL, &out, NULL, 0), DS_OVERLAP, "overlaps unconditional");
+
+    const ds_session rows[] = {session, {0}}, same[] = {session, session}, finished[] = {session, last};
+    const ds_session noisy_rows[] = {session, stochastic_session}, gone[] = {session, {1234567}};
+    BAD(ds_step_rows(NULL, 2, &e, NULL, NULL, &x, NULL, &out, NULL, 0), DS_NULL_POINTER, "sessions is NULL");
+    BAD(ds_step_rows(rows, 2, &e, NULL, NULL, NULL, NULL, &out, NULL, 0), DS_NULL_POINTER, "sample is NULL");
+    BAD(ds_step_rows(rows, 3, &e, NULL, NULL, &x, NULL, &out, NULL, 0), DS_INVALID_VALUE, "n_rows is 3");
+    BAD(ds_step_rows(rows, SIZE_MAX, &e, NULL, NULL, &x, NULL, &out, NULL, 0), DS_INVALID_VALUE, "n_rows is 18446744073709551615");
+    BAD(ds_step_rows(rows, 1, &scalar, NULL, NULL, &scalar, NULL, &out, NULL, 0), DS_INVALID_VALUE, "n_rows is 1");
+    BAD(ds_step_rows(same, 2, &e, NULL, NULL, &x, NULL, &out, NULL, 0), DS_INVALID_VALUE, "sessions[1]");
+    BAD(ds_step_rows(gone, 2, &e, NULL, NULL, &x, NULL, &out, NULL, 0), DS_INVALID_HANDLE, "1234567");
+    BAD(ds_step_rows(finished, 2, &e, NULL, NULL, &x, NULL, &out, NULL, 0), DS_STEP_PAST_END, "row 1: all 3 steps");
+    BAD(ds_step_rows(noisy_rows, 2, &e, NULL, NULL, &x, NULL, &out, NULL, 0), DS_MISSING_NOISE, "row 1: step 0");
+    BAD(ds_step_rows(noisy_rows, 2, &e, NULL, each, &x, &x, &out, NULL, 0), DS_INVALID_VALUE, "row 1: guidance");
+    BAD(ds_step_rows(noisy_rows, 2, &e, &e, wrong, &x, &x, &out, NULL, 0), DS_INVALID_VALUE, "row 1: guidance rescale is -1");
+    BAD(ds_step_rows(rows, 2, &two, NULL, NULL, &x, NULL, &out, NULL, 0), DS_WRONG_ELEMENT_COUNT, "row 0: modelOutput");
+    GOOD(ds_session_step_index(session, &index));
+    if (index != 0) n_failures++, printf("a call that failed has taken a step\n");
+    GOOD(ds_step_rows(noisy_rows, 2, &e, &e, each, &x, &x, &out, NULL, 0));
+    GOOD(ds_step_rows(rows, 2, &e, NULL, NULL, &x, NULL, &x, NULL, 0));
+    GOOD(ds_session_step_index(session, &index));
+    if (index != 2) n_failures++, printf("after two steps of rows a session stands at %zu\n", index);
+
+    static char plan[65536];
+    GOOD(ds_scheduler_plan_json(scheduler, plan, sizeof plan, &length));
+    BAD(ds_session_create_on_plan(NULL, length, 0, &on_plan), DS_NULL_POINTER, "json is NULL");
+    BAD(ds_session_create_on_plan(plan, length, 0, NULL), DS_NULL_POINTER, "session is NULL");
+    BAD(ds_session_create_on_plan(plan, length, 4, &on_plan), DS_INVALID_VALUE, "begin_index is 4");
+    BAD(ds_session_create_on_plan(plan, length - 1, 0, &on_plan), DS_MALFORMED_JSON, "line");
+    BAD(ds_session_create_on_plan(plan, SIZE_MAX, 0, &on_plan), DS_MALFORMED_JSON, "line 1, column 1");
+    BAD(ds_session_create_on_plan(JSON("{}"), 0, &on_plan), DS_INVALID_VALUE, "plan.version");
+    BAD(ds_session_create_on_plan(JSON("[1]"), 0, &on_plan), DS_INVALID_VALUE, "plan.version");
+    BAD(ds_session_create_on_plan(JSON("{\"version\": 9}"), 0, &on_plan), DS_INVALID_VALUE, "plan.version is 9");
+    if (on_plan.handle != 0) n_failures++, printf("a handle was written by a call that failed\n");
+    GOOD(ds_session_create_on_plan(plan, length, 0, &on_plan));
+    BAD(ds_session_restore_beside(on_plan, NULL, 3, &last), DS_NULL_POINTER, "bytes is NULL");
+    BAD(ds_session_restore_beside(on_plan, plan, length, &last), DS_DAMAGED_STATE, "damaged");
+    BAD(ds_session_convert_model_output(on_plan, &e, &x, &out, 0), DS_UNSUPPORTED_OPERATION, "a session on a plan alone");
+    GOOD(ds_session_step(on_plan, &e, &x, NULL, &out, NULL, 0));
+    GOOD(ds_session_free(on_plan));
+    GOOD(ds_session_free(session));
+    GOOD(ds_session_free(last));
+    GOOD(ds_session_free(stochastic_session));
+    GOOD(ds_scheduler_free(scheduler));
+    GOOD(ds_scheduler_free(noisy));
+}
+
 static void noises(void) {
     static unsigned char saved[3000];
     const int64_t shape[] = {24}, much[] = {(INT64_C(1) << 29) + 1}, negative[] = {-1};
@@ -433,6 +509,7 @@ int main(void) {
     tensors();
     beside();
     states();
+    serving();
     noises();
     for (int status = 0; status < 40; status++)
         if (strlen(ds_status_message((ds_status)status)) < 8) n_failures++, printf("status %d has no message\n", status);

@@ -388,6 +388,55 @@ ds_status ds_session_step(ds_session session, const ds_tensor *model_output, con
                           const ds_tensor *prev_sample, const ds_tensor *pred_original_sample, unsigned max_threads);
 
 /*
+ * Guidance without a classifier (Ho and Salimans 2022, arXiv:2207.12598, equation 6), rescaled on request (Lin et al. 2023,
+ * arXiv:2305.08891, section 3.4). With the model's outputs e_c under a condition and e_u without it, a guided step uses
+ *
+ *     e = e_u + scale (e_c - e_u),  and then  e <- rescale e std(e_c) / std(e) + (1 - rescale) e  of each batch item
+ *
+ * scale    finite; diffusers' guidance_scale. At 1, e is e_c, and e_u isn't read.
+ * rescale  in [0, 1]; diffusers' guidance_rescale. An item of which e is the same everywhere is left as it is.
+ */
+typedef struct ds_guidance {
+    double scale;
+    double rescale;
+} ds_guidance;
+
+/*
+ * ds_session_step_guided takes the next step with a guided model output, which is computed on the way: that costs the reading of one
+ * more tensor, and one more pass over both outputs where it is rescaled. Nothing is rounded to an element type in between.
+ *
+ * conditional, unconditional  e_c and e_u: each as model_output for ds_session_step, both of one element type and shape
+ * others                      as for ds_session_step; the outputs may be the memory of unconditional as well
+ *
+ * Errors: as ds_session_step, and DS_INVALID_VALUE for the guidance.
+ */
+ds_status ds_session_step_guided(ds_session session, const ds_tensor *conditional, const ds_tensor *unconditional,
+                                 const ds_guidance *guidance, const ds_tensor *sample, const ds_tensor *noise,
+                                 const ds_tensor *prev_sample, const ds_tensor *pred_original_sample, unsigned max_threads);
+
+/*
+ * ds_step_rows takes the next step of many sessions at once: index i of axis 0 of the tensors belongs to sessions[i]. For engines
+ * that serve many requests with one model: every session has a plan, a step, a solver and an order of its own, and sessions come
+ * and go between calls. Every row becomes, bit for bit, what it becomes alone. One parallel region for all.
+ *
+ * sessions       [n_rows], no session twice; the zero handle where a row is free: what the tensors have there is neither read nor
+ *                written
+ * model_output   [n_rows, ...] as for ds_session_step; e_c in the rows that are guided. With a predicted variance (axis 1 twice as
+ *                long, rank 2 or more) all sessions' plans need learns_variance.
+ * unconditional  NULL, or e_u, like model_output
+ * guidance       NULL, or [n_rows]; a scale of 1 for rows that aren't guided
+ * sample         [n_rows, ...]; a row is one batch item
+ * noise          NULL where no row needs it, else shaped as sample, read in the rows that need it
+ * others         as for ds_session_step
+ *
+ * Allocates some 600 bytes a row. Errors: as ds_session_step_guided, the message begins with the row; DS_INVALID_VALUE where a
+ * session occurs twice. On error no session and no tensor has changed.
+ */
+ds_status ds_step_rows(const ds_session *sessions, size_t n_rows, const ds_tensor *model_output, const ds_tensor *unconditional,
+                       const ds_guidance *guidance, const ds_tensor *sample, const ds_tensor *noise, const ds_tensor *prev_sample,
+                       const ds_tensor *pred_original_sample, unsigned max_threads);
+
+/*
  * ds_session_convert_model_output computes what the solver extrapolates from a model output at the next step: the predicted
  * noise for DEIS and DPM-Solver, the predicted clean sample for DPM-Solver++; after the clamp. The session doesn't change.
  *
@@ -434,6 +483,19 @@ ds_status ds_session_save(ds_session session, void *bytes, size_t capacity, size
  * Errors: DS_INVALID_HANDLE, DS_NULL_POINTER, DS_TIMESTEPS_NOT_SET, DS_DAMAGED_STATE, DS_FOREIGN_STATE, DS_OUT_OF_MEMORY.
  */
 ds_status ds_session_restore(ds_scheduler scheduler, const void *bytes, size_t length, ds_session *session);
+
+/*
+ * ds_session_create_on_plan makes a session on a plan that ds_scheduler_plan_json wrote, here or elsewhere, without a scheduler. For
+ * further ones copy it: copies share the plan. ds_session_convert_model_output and ds_session_update have nothing to go by there.
+ *
+ * json  [length] need not end with a zero
+ *
+ * Errors: DS_NULL_POINTER, DS_MALFORMED_JSON, DS_INVALID_VALUE, DS_UNREPRESENTABLE_PLAN.
+ */
+ds_status ds_session_create_on_plan(const char *json, size_t length, size_t begin_index, ds_session *session);
+
+/* ds_session_restore_beside is ds_session_restore with the plan of a session instead of a scheduler's. */
+ds_status ds_session_restore_beside(ds_session other, const void *bytes, size_t length, ds_session *session);
 
 /* ---- Beside the steps. These change no scheduler; the errors are those of handles and tensors (see ds_session_step), and what
  * else is said. */

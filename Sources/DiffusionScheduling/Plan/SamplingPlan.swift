@@ -117,36 +117,3 @@ public struct SamplingPlan: Sendable, Equatable {
 func timestepText(_ timestep: Double) -> String {
     Int(exactly: timestep).map(String.init) ?? timestep.description
 }
-
-extension SamplingPlan: Codable {
-    private enum CodingKeys: String, CodingKey {
-        case version, grid, initNoiseSigma, clamp, historyLength, modelLearnsVariance, rows
-    }
-
-    /// The version of the coded form; readers refuse others.
-    private static let codedVersion = 1
-
-    public init(from decoder: any Decoder) throws {
-        let container = try decoder.container(keyedBy: CodingKeys.self)
-        let version = try container.decode(Int.self, forKey: .version)
-        try require("version", version, "\(Self.codedVersion)", version == Self.codedVersion)
-        try self.init(
-            grid: container.decode(TimestepGrid.self, forKey: .grid),
-            initNoiseSigma: container.decode(Double.self, forKey: .initNoiseSigma),
-            clamp: container.decode(PredictionClamp.self, forKey: .clamp),
-            historyLength: container.decode(Int.self, forKey: .historyLength),
-            modelLearnsVariance: container.decode(Bool.self, forKey: .modelLearnsVariance),
-            rows: container.decode([[StepCoefficients]].self, forKey: .rows))
-    }
-
-    public func encode(to encoder: any Encoder) throws {
-        var container = encoder.container(keyedBy: CodingKeys.self)
-        try container.encode(Self.codedVersion, forKey: .version)
-        try container.encode(grid, forKey: .grid)
-        try container.encode(initNoiseSigma, forKey: .initNoiseSigma)
-        try container.encode(clamp, forKey: .clamp)
-        try container.encode(historyLength, forKey: .historyLength)
-        try container.encode(modelLearnsVariance, forKey: .modelLearnsVariance)
-        try container.encode(rows, forKey: .rows)
-    }
-}

@@ -8,7 +8,7 @@
 ///     remembered   = history · (x, e, p)
 ///
 /// Without a clamp p is folded into the other combinations, whose coefficient of p is then 0.
-public struct StepCoefficients: Sendable, Codable, Equatable {
+public struct StepCoefficients: Sendable, Equatable {
     /// The predicted clean sample x₀, before the clamp.
     public var prediction: LinearCombination
     /// The sample after the step.
@@ -24,7 +24,7 @@ public struct StepCoefficients: Sendable, Codable, Equatable {
 }
 
 /// The coefficients of a sum of tensors. A coefficient of 0 means that the tensor isn't read.
-public struct LinearCombination: Sendable, Codable, Equatable {
+public struct LinearCombination: Sendable, Equatable {
     /// Of the sample x.
     public var sample: Double
     /// Of the model output e.
@@ -52,7 +52,7 @@ public struct LinearCombination: Sendable, Codable, Equatable {
 }
 
 /// What is done to the predicted clean sample.
-public enum PredictionClamp: Sendable, Codable, Equatable {
+public enum PredictionClamp: Sendable, Equatable {
     case none
     /// To [−limit, limit].
     case range(Double)

@@ -1,7 +1,7 @@
 /// The timesteps of a run and the noise levels between which its steps lead.
 ///
 /// Step i goes from the level `sigmas[i]` to `sigmas[i + 1]`, so there is one level more than there are timesteps.
-public struct TimestepGrid: Sendable, Codable, Equatable {
+public struct TimestepGrid: Sendable, Equatable {
     /// What the model is told at each step.
     public let timesteps: [Double]
     /// ς: the ratio of noise to signal, or for flow matching the share of noise; float32 values, widened.
@@ -40,7 +40,7 @@ public struct TimestepGrid: Sendable, Codable, Equatable {
 }
 
 /// One noise level: a sample there is `signalRate` · data + `noiseRate` · noise.
-public struct NoiseLevel: Sendable, Codable, Equatable {
+public struct NoiseLevel: Sendable, Equatable {
     /// ς as the grid has it.
     public let sigma: Double
     /// A: for the variance-preserving process 1/√(1 + ς²), for flow matching 1 − ς.
