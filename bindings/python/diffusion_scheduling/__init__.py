@@ -36,6 +36,7 @@ from .schedulers import (
     DPMSolverMultistepInverseScheduler,
     DPMSolverMultistepScheduler,
 )
+from .serving import Guidance, Session, step_rows
 
 __version__ = "0.1.0"
 
@@ -55,15 +56,18 @@ __all__ = [
     "DPMSolverMultistepInverseScheduler",
     "DPMSolverMultistepScheduler",
     "FileAccessError",
+    "Guidance",
     "InvalidValueError",
     "MemoryExhaustedError",
     "NoiseSource",
     "SchedulerError",
     "SchedulerOutput",
+    "Session",
     "StateError",
     "StepPastEndError",
     "TimestepError",
     "UnsupportedError",
     "rescale_noise_cfg",
     "runtime_description",
+    "step_rows",
 ]

@@ -60,6 +60,7 @@ class MemoryExhaustedError(SchedulerError, MemoryError):
 
 
 OK = 0
+STEP_PAST_END = 8
 BUFFER_TOO_SMALL = 23
 
 EXCEPTIONS: dict[int, type[SchedulerError]] = {
@@ -141,6 +142,12 @@ class Coefficients(ctypes.Structure):
     _fields_ = [("prediction", Combination), ("next_sample", Combination), ("history", Combination)]
 
 
+class Guidance(ctypes.Structure):
+    """``ds_guidance``."""
+
+    _fields_ = [("scale", c_double), ("rescale", c_double)]
+
+
 # ---- Functions
 
 # Handles are structs of one uint64, which every ABI that Python runs on with 64 bits passes as the uint64 itself.
@@ -171,6 +178,16 @@ _SIGNATURES: dict[str, list[Any]] = {
     "ds_session_create": [_HANDLE, c_size_t, _HANDLE_OUT],
     "ds_session_free": [_HANDLE],
     "ds_session_copy": [_HANDLE, _HANDLE_OUT],
+    "ds_session_reset": [_HANDLE],
+    "ds_session_step_index": [_HANDLE, _SIZE_OUT],
+    "ds_session_timestep": [_HANDLE, _DOUBLES],
+    "ds_session_needs_noise": [_HANDLE, POINTER(c_bool)],
+    "ds_session_create_on_plan": [c_char_p, c_size_t, c_size_t, _HANDLE_OUT],
+    "ds_session_restore_beside": [_HANDLE, c_void_p, c_size_t, _HANDLE_OUT],
+    "ds_session_step_guided": [_HANDLE, _TENSOR, _TENSOR, POINTER(Guidance), _TENSOR, _TENSOR, _TENSOR, _TENSOR, c_uint],
+    "ds_step_rows": [
+        POINTER(c_uint64), c_size_t, _TENSOR, _TENSOR, POINTER(Guidance), _TENSOR, _TENSOR, _TENSOR, _TENSOR, c_uint
+    ],
     "ds_session_step": [_HANDLE, _TENSOR, _TENSOR, _TENSOR, _TENSOR, _TENSOR, c_uint],
     "ds_session_convert_model_output": [_HANDLE, _TENSOR, _TENSOR, _TENSOR, c_uint],
     "ds_session_update": [_HANDLE, c_uint, _TENSOR, c_size_t, _TENSOR, _TENSOR, _TENSOR, c_uint],

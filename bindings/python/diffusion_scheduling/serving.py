@@ -1,0 +1,220 @@
+"""Serving: many requests, each a session on a plan, stepped one by one or many in one call.
+
+    scheduler = DPMSolverMultistepScheduler.from_pretrained("model", subfolder="scheduler")
+    scheduler.set_timesteps(20)
+    sessions = [Session(scheduler), None, Session(scheduler, begin_index=7)]   # a row of the batch each; None: the row is free
+    timesteps = [0 if session is None else session.timestep for session in sessions]
+    x = step_rows(sessions, model(x, timesteps), x)
+
+A session keeps the plan that the scheduler had when it was made. Different sessions may step on different threads at once; the
+library releases the interpreter's lock meanwhile.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from ctypes import byref, c_bool, c_double, c_size_t, c_uint64
+from typing import NamedTuple
+
+import numpy as np
+
+from . import _handles, _library
+from ._library import check, library
+from ._schedulers import ELEMENT_TYPES, Array, Scheduler, as_tensor, common_type, deliver, result_arrays
+
+
+class Guidance(NamedTuple):
+    """Guidance without a classifier: a step uses e = e_u + scale (e_c - e_u) of the outputs with and without the condition.
+
+    Ho and Salimans 2022, arXiv:2207.12598, equation 6. With `rescale` in (0, 1] each batch item of e is scaled back to that share to
+    the standard deviation of e_c (Lin et al. 2023, arXiv:2305.08891, section 3.4).
+    """
+
+    scale: float
+    rescale: float = 0.0
+
+
+def _argument(name: str, array: Array, shape: tuple[int, ...] | None = None) -> Array:
+    """A contiguous array of a type that the library has, and of that shape if one is given."""
+    array = np.asarray(array)
+    common_type(array)
+    if shape is not None and array.shape != shape:
+        raise _library.InvalidValueError(f"{name} has the shape {list(array.shape)}: allowed is {list(shape)}")
+    return np.ascontiguousarray(array, array.dtype if array.dtype in ELEMENT_TYPES else np.float32)
+
+
+class _Arguments:
+    """The tensors of a step, and what keeps their memory."""
+
+    def __init__(
+        self, model_output: Array, sample: Array, unconditional: Array | None, noise: Array | None, out: Array | None
+    ) -> None:
+        self.sample = _argument("sample", sample)
+        e = _argument("model_output", model_output)
+        u = None if unconditional is None else _argument("unconditional", unconditional, e.shape)
+        z = None if noise is None else _argument("noise", noise, self.sample.shape).astype(self.sample.dtype, copy=False)
+        dtype = np.asarray(sample).dtype
+        self.result, self.target = result_arrays(self.sample.shape, dtype, self.sample.dtype, out)
+        self.arrays = e, u, self.sample, z, self.target
+        self.tensors = [None if array is None else as_tensor(array) for array in self.arrays]
+        self.references = [None if tensor is None else byref(tensor) for tensor in self.tensors]
+
+    def deliver(self) -> Array:
+        return deliver(self.result, self.target)
+
+
+class Session:
+    """One request on its way through a plan.
+
+    scheduler    one whose timesteps have been set; DDIM's sessions take deterministic steps (eta 0)
+    begin_index  the first step to take; later ones than 0 are for image-to-image
+    """
+
+    def __init__(self, scheduler: Scheduler, begin_index: int = 0) -> None:
+        if begin_index < 0:
+            raise _library.InvalidValueError(f"begin_index is {begin_index}: allowed is at least 0")
+        self._handle = _handles.Session.begin(scheduler._plan, begin_index)
+        self.max_threads = 0
+        """The most threads that a step may use; 0: as many as the OpenMP runtime would."""
+
+    @classmethod
+    def _of(cls, handle: c_uint64, max_threads: int = 0) -> Session:
+        session = cls.__new__(cls)
+        session._handle = _handles.Session(handle)
+        session.max_threads = max_threads
+        return session
+
+    @classmethod
+    def from_plan(cls, plan_json: str, begin_index: int = 0) -> Session:
+        """A session on the plan that a scheduler's ``plan_json`` described, here or elsewhere; for further ones ``copy`` it."""
+        if begin_index < 0:
+            raise _library.InvalidValueError(f"begin_index is {begin_index}: allowed is at least 0")
+        handle, text = c_uint64(), plan_json.encode()
+        check(library.ds_session_create_on_plan(text, len(text), begin_index, byref(handle)))
+        return cls._of(handle)
+
+    def copy(self) -> Session:
+        """A session that stands where this one does and goes its own way from there; what is remembered is shared until then."""
+        handle = c_uint64()
+        check(library.ds_session_copy(self._handle.value, byref(handle)))
+        return self._of(handle, self.max_threads)
+
+    def reset(self) -> None:
+        """Goes back to the first step and forgets everything else, for another request."""
+        check(library.ds_session_reset(self._handle.value))
+
+    @property
+    def step_index(self) -> int:
+        """The step that comes next, from 0; the number of steps after the last one."""
+        index = c_size_t()
+        check(library.ds_session_step_index(self._handle.value, byref(index)))
+        return index.value
+
+    @property
+    def timestep(self) -> float | None:
+        """What the model is told at the next step; None after the last one."""
+        timestep = c_double()
+        status = library.ds_session_timestep(self._handle.value, byref(timestep))
+        if status == _library.STEP_PAST_END:
+            return None
+        check(status)
+        return timestep.value
+
+    @property
+    def needs_noise(self) -> bool:
+        """Whether the next step adds noise; not so after the last one."""
+        needs = c_bool()
+        status = library.ds_session_needs_noise(self._handle.value, byref(needs))
+        if status == _library.STEP_PAST_END:
+            return False
+        check(status)
+        return needs.value
+
+    def save(self) -> bytes:
+        """The state, to go on from in another process or on another machine: with a checksum, in the same form everywhere."""
+        return self._handle.save()
+
+    def restore(self, state: bytes) -> Session:
+        """A session on this one's plan that stands where the saved one stood.
+
+        Raises StateError for bytes that are damaged, or were saved with another plan.
+        """
+        handle = c_uint64()
+        check(library.ds_session_restore_beside(self._handle.value, state, len(state), byref(handle)))
+        return self._of(handle, self.max_threads)
+
+    def step(
+        self,
+        model_output: Array,
+        sample: Array,
+        *,
+        unconditional: Array | None = None,
+        guidance: Guidance | None = None,
+        noise: Array | None = None,
+        out: Array | None = None,
+    ) -> Array:
+        """Takes the next step and returns the next sample.
+
+        model_output   what the model said, of any of the types; under the condition, if the step is guided
+        sample         decides the type and shape of the result
+        unconditional  what the model said without the condition, where there is a guidance
+        noise          standard normal numbers, shaped as the sample, where ``needs_noise`` says so
+
+        Raises StepPastEndError (an IndexError), InvalidValueError; nothing has changed then.
+        """
+        arguments = _Arguments(model_output, sample, unconditional, noise, out)
+        e, u, x, z, y = arguments.references
+        if guidance is None:
+            check(library.ds_session_step(self._handle.value, e, x, z, y, None, self.max_threads))
+        else:
+            options = _library.Guidance(*guidance)
+            check(library.ds_session_step_guided(self._handle.value, e, u, byref(options), x, z, y, None, self.max_threads))
+        return arguments.deliver()
+
+
+def step_rows(
+    sessions: Sequence[Session | None],
+    model_output: Array,
+    sample: Array,
+    *,
+    unconditional: Array | None = None,
+    guidance: Sequence[Guidance | None] | None = None,
+    noise: Array | None = None,
+    out: Array | None = None,
+    max_threads: int = 0,
+) -> Array:
+    """Takes the next step of many sessions at once: row i of the arrays belongs to ``sessions[i]``. Returns the next samples.
+
+    Every row becomes, bit for bit, what it becomes alone, whatever plans, steps and solvers stand beside it.
+
+    sessions             [rows], none twice; None where a row is free, which is then copied from the sample
+    model_output         [rows, ...]; in guided rows what the model said under the condition
+    unconditional        [rows, ...] what it said without, where a row is guided
+    guidance             [rows], None where a row isn't guided
+    sample, noise        [rows, ...]; the noise is read in the rows that need it
+
+    Raises what ``Session.step`` raises, the message begins with the row; no session has changed then.
+    """
+    arguments = _Arguments(model_output, sample, unconditional, noise, out)
+    count = len(sessions)
+    if arguments.sample.shape[:1] != (count,):
+        raise _library.InvalidValueError(
+            f"sample has the shape {list(arguments.sample.shape)}: allowed is [{count}, ...], a row for each session"
+        )
+    handles = (c_uint64 * count)(*(0 if session is None else session._handle.value for session in sessions))
+    options = None
+    if guidance is not None:
+        if len(guidance) != count:
+            raise _library.InvalidValueError(f"guidance has {len(guidance)} elements: allowed is {count}, one for each session")
+        options = (_library.Guidance * count)(*(_library.Guidance(*(each or (1.0, 0.0))) for each in guidance))
+    e, u, x, z, y = arguments.references
+    check(library.ds_step_rows(handles, count, e, u, options, x, z, y, None, max_threads))
+    if arguments.target is not arguments.sample:
+        for row, session in enumerate(sessions):
+            if session is None:
+                arguments.target[row] = arguments.sample[row]
+    return arguments.deliver()
+
+
+__all__ = ["Guidance", "Session", "step_rows"]
