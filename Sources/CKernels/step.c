@@ -49,17 +49,15 @@ static unsigned nonzero(const double *coefficients, unsigned count) {
     return set;
 }
 
-static item_reads reads_of(const dsk_item *item, bool for_thresholds) {
+static void find_reads(const dsk_item *item, bool for_thresholds, item_reads *reads) {
     const dsk_row *row = item->row;
-    item_reads reads = {0};
-    reads.uses_prediction = for_thresholds;
+    bool uses_prediction = for_thresholds;
     for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++) {
-        if (!item->outputs[k]) continue;
-        reads.outputs[k] = nonzero(row->outputs[k], DSK_INPUT_COUNT);
-        reads.uses_prediction |= row->outputs[k][DSK_PREDICTION] != 0;
+        reads->outputs[k] = item->outputs[k] ? nonzero(row->outputs[k], DSK_INPUT_COUNT) : 0;
+        uses_prediction |= item->outputs[k] && row->outputs[k][DSK_PREDICTION] != 0;
     }
-    if (reads.uses_prediction) reads.prediction = nonzero(row->prediction, DSK_PREDICTION_INPUT_COUNT);
-    return reads;
+    reads->uses_prediction = uses_prediction;
+    reads->prediction = uses_prediction ? nonzero(row->prediction, DSK_PREDICTION_INPUT_COUNT) : 0;
 }
 
 /* Takes the first input out of a set that isn't empty. */
@@ -93,15 +91,21 @@ static dsk_status check_row(const dsk_item *item, bool for_thresholds) {
 /* Checks the tensors that an item with elements reads and, for a step, writes; adds their bytes to `traffic`. */
 static dsk_status check_tensors(const dsk_item *item, const item_reads *reads, bool for_thresholds, size_t *traffic) {
     const size_t n = item->n_elements;
-    size_t element_bytes = 0, output_bytes[DSK_OUTPUT_COUNT] = {0};
-    unsigned all = reads->prediction;
+    const void *outputs[DSK_OUTPUT_COUNT]; /* those that are wanted */
+    size_t output_bytes[DSK_OUTPUT_COUNT], element_bytes = 0;
+    unsigned n_outputs = 0, all = reads->prediction;
     for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++) {
         if (!item->outputs[k]) continue;
         if (!is_type(item->output_types[k])) return DSK_UNKNOWN_TYPE;
+        if (for_thresholds) continue;
         size_t size = dsk_size(item->output_types[k]);
+        if ((uintptr_t)item->outputs[k] & (size - 1)) return DSK_MISALIGNED;
+        for (unsigned other = 0; other < n_outputs; other++)
+            if (overlap(outputs[other], output_bytes[other], item->outputs[k], n * size)) return DSK_OVERLAP;
+        outputs[n_outputs] = item->outputs[k];
+        output_bytes[n_outputs++] = n * size;
         element_bytes += size;
-        output_bytes[k] = n * size;
-        if (!for_thresholds) all |= reads->outputs[k];
+        all |= reads->outputs[k];
     }
     while (all) {
         unsigned input = take_first(&all);
@@ -111,17 +115,8 @@ static dsk_status check_tensors(const dsk_item *item, const item_reads *reads, b
         size_t size = dsk_size(item->input_types[input]);
         if ((uintptr_t)tensor & (size - 1)) return DSK_MISALIGNED;
         element_bytes += size;
-        if (for_thresholds) continue;
-        for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++)
-            if (partly_overlap(tensor, n * size, item->outputs[k], output_bytes[k])) return DSK_OVERLAP;
-    }
-    if (for_thresholds) return DSK_OK;
-    for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++) {
-        if (!item->outputs[k]) continue;
-        if ((uintptr_t)item->outputs[k] & (dsk_size(item->output_types[k]) - 1)) return DSK_MISALIGNED;
-        for (unsigned other = 0; other < k; other++)
-            if (item->outputs[other] && overlap(item->outputs[other], output_bytes[other], item->outputs[k], output_bytes[k]))
-                return DSK_OVERLAP;
+        for (unsigned k = 0; k < n_outputs; k++)
+            if (partly_overlap(tensor, n * size, outputs[k], output_bytes[k])) return DSK_OVERLAP;
     }
     size_t bytes;
     if (__builtin_mul_overflow(n, element_bytes, &bytes) || __builtin_add_overflow(*traffic, bytes, traffic)) *traffic = SIZE_MAX;
@@ -136,7 +131,7 @@ static dsk_status check_item(const dsk_item *item, bool for_thresholds, item_rea
     if (for_thresholds && item->row->clamp != DSK_CLAMP_THRESHOLD) return DSK_OK;
     dsk_status status = check_row(item, for_thresholds);
     if (status != DSK_OK) return status;
-    *reads = reads_of(item, for_thresholds);
+    find_reads(item, for_thresholds, reads);
     return item->n_elements == 0 ? DSK_OK : check_tensors(item, reads, for_thresholds, traffic);
 }
 
@@ -177,7 +172,8 @@ static dsk_kernel_kind kernel_kind(unsigned own, unsigned all) {
 
 /* p alone. Its type depends on all that a step of the item reads and writes, of which tensors may be missing here. */
 void dsk_prepare_thresholds(dsk_program *program, const dsk_item *item) {
-    const item_reads reads = reads_of(item, true);
+    item_reads reads;
+    find_reads(item, true, &reads);
     unsigned own = 0, others = 0;
     *program = (dsk_program){.uses_prediction = true};
     add_terms(&program->prediction, item, reads.prediction, item->row->prediction, &own);
@@ -252,7 +248,8 @@ static void step_chunk(void *context, size_t chunk) {
         size_t from = begin > item_begin ? begin : item_begin, to = end < item_end ? end : item_end;
         if (from < to) {
             dsk_program program;
-            const item_reads reads = reads_of(item, false);
+            item_reads reads;
+            find_reads(item, false, &reads);
             prepare(&program, item, &reads, work->streaming);
             dsk_kernels_for(program.kind)->step(&program, from - item_begin, to - item_begin);
         }
@@ -282,7 +279,8 @@ dsk_status dsk_step(const dsk_item *items, size_t n_items, unsigned max_threads)
         size_t most = work.total_elements / CHUNK_GRAIN;
         work.n_chunks = n_threads < most ? n_threads : most ? most : 1;
     }
-    dsk_parallel(work.n_chunks, max_threads, step_chunk, &work);
+    if (work.n_chunks == 1) step_chunk(&work, 0);
+    else dsk_parallel(work.n_chunks, max_threads, step_chunk, &work);
     return DSK_OK;
 }
 

@@ -200,7 +200,7 @@ public struct SamplingSession: Sendable {
         }
         try tensors.validate(batchSize: batchSize, modelLearnsVariance: plan.modelLearnsVariance)
         try guidance?.validate()
-        if tensors.noise == nil, plan.kernelRows.needsNoise(at: stepIndex, remembered: remembered) {
+        if tensors.noise == nil, plan.isStochastic, plan.kernelRows.needsNoise(at: stepIndex, remembered: remembered) {
             throw .missingNoise(step: stepIndex)
         }
     }
