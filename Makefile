@@ -9,11 +9,12 @@ REFERENCE = diffusers==0.42.1 $(TORCH) transformers numpy scipy mpmath gmpy2 pyt
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 
-.PHONY: help deps demo test lib install python python-test conformance bench bench-compare goldens clean
+.PHONY: help deps demo test fuzz lib install python python-test conformance bench bench-compare goldens clean
 
 help:
 	@echo "make demo     sample handwritten digits, draw and measure; pictures in out/demo"
 	@echo "make test     everything a contributor needs green"
+	@echo "make fuzz     run the fuzzers with sanitizers, SECONDS=60 each; a table, findings in out/fuzz/findings"
 	@echo "make lib      build the C library, which needs no Swift to run: out/lib, out/include"
 	@echo "make install  put it where PREFIX says ($(PREFIX))"
 	@echo "make python   put the C library into bindings/python and build a wheel: out/wheels"
@@ -48,6 +49,10 @@ test: deps
 	$(SWIFT) test --skip-build
 	$(SWIFT) test -c release -Xswiftc -enable-testing
 	Tests/check-consumer.sh
+
+SECONDS ?= 60
+fuzz: deps
+	SWIFT=$(SWIFT) fuzz/run.sh $(SECONDS) $(TARGETS)
 
 HEADER = Sources/CDiffusionScheduling/include/diffusion_scheduling.h
 LIBRARY = libdiffusion_scheduling.so

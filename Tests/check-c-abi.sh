@@ -135,6 +135,23 @@ else
     echo "skip  valgrind isn't installed"
 fi
 
+# ---- Inputs of the fuzzers: their seeds, and what they found once
+
+replays() {
+    local target=$1 directory
+    local -a inputs=()
+    for directory in "$root/fuzz/seeds/$target" "$root/fuzz/findings/$target"; do
+        if [ -d "$directory" ]; then inputs+=("$directory"/*); fi
+    done
+    "$cc" -std=c11 -O1 -Wall -Wextra -Werror $(pkg-config --cflags diffusion_scheduling) "$root/fuzz/targets/$target.c" \
+        "$root/fuzz/targets/replay.c" -o "$work/$target" $(pkg-config --libs diffusion_scheduling) -lm || return
+    "$work/$target" "${inputs[@]}"
+}
+for target in configuration session calls; do
+    check "fuzz inputs: $target" replays "$target"
+    tail -n 1 "$work/log" | sed 's/^/      /'
+done
+
 # ---- In a process with torch
 
 if "$python" -c 'import torch' 2>/dev/null; then

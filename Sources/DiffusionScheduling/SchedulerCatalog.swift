@@ -44,13 +44,13 @@ public enum SchedulerCatalog {
         }
         guard case .string(let name)? = values["_class_name"] else {
             throw .invalidValue(
-                key: "_class_name", value: values["_class_name"]?.text ?? "missing",
+                key: "_class_name", value: values["_class_name"]?.text.quoted ?? "missing",
                 allowed: "the name of a scheduler: \(supportedClassNames.joined(separator: ", "))")
         }
         for type in types where className(of: type) == name {
             return try makeScheduler(type, values: values, overrides: overrides)
         }
-        throw .unsupportedScheduler(name: name, supported: supportedClassNames)
+        throw .unsupportedScheduler(name: name.quoted, supported: supportedClassNames)
     }
 
     /// Makes the scheduler that the text of a `scheduler_config.json` describes.

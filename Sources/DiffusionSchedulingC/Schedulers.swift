@@ -105,7 +105,8 @@ public func ds_scheduler_create(
     status {
         let json = try require(json, "json"), out = try require(scheduler, "scheduler")
         guard length >= 0 else { throw CallError.tooLarge(argument: "json") }
-        let bytes = Array(UnsafeRawBufferPointer(start: json, count: length))
+        // More than a configuration may have need not be copied to be refused.
+        let bytes = Array(UnsafeRawBufferPointer(start: json, count: min(length, Limits.configurationByteCount + 1)))
         out.pointee.handle = try schedulers.insert(
             SchedulerHolder(
                 SchedulerCatalog.makeScheduler(

@@ -333,7 +333,7 @@ import Testing
                 try MersenneTwisterState(words: words, drawnWordCount: drawn)
             }
         }
-        #expect(throws: SchedulerError.invalidValue(key: "spareNormal", value: "nan", allowed: "finite")) {
+        #expect(throws: SchedulerError.invalidValue(key: "spareNormal", value: "nan", allowed: "from -16 to 16")) {
             try MersenneTwisterState(words: words, drawnWordCount: 0, spareNormal: .nan)
         }
 

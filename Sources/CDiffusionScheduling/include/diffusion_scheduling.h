@@ -168,7 +168,8 @@ const char *ds_supported_class_name(size_t index);
 /*
  * ds_scheduler_create makes the scheduler that the text of a scheduler_config.json describes.
  *
- * json        [length] strict JSON, and the bare Infinity, -Infinity and NaN of Python's writer; need not end with a zero
+ * json        [length] strict JSON, and the bare Infinity, -Infinity and NaN of Python's writer; need not end with a zero. At most
+ *             32 MiB, 2^20 values, nested 64 deep, with at most 1,000,000 training timesteps.
  * class_name  NULL: the text's "_class_name". Else the class that is wanted, and the text is only where its values come from:
  *             diffusers' Class.from_config(dict). Keys that the class has no parameter for are kept for the way back, those
  *             listed in "_use_default_values" count as not there.
@@ -220,7 +221,8 @@ ds_status ds_scheduler_init_noise_sigma(ds_scheduler scheduler, double *sigma);
 /*
  * ds_scheduler_set_timesteps plans a run of n_steps steps. Sessions that exist keep the plan that they were made with.
  *
- * mu  NULL, or by how much a run with dynamic shifting shifts its flow sigmas: by e^mu
+ * n_steps  from 1 to 100,000; for DDIM and its inverse at most the number of training timesteps
+ * mu       NULL, or by how much a run with dynamic shifting shifts its flow sigmas: by e^mu
  *
  * Complexity: O(n_steps), some microseconds for 20 steps. Errors: DS_INVALID_HANDLE, DS_INVALID_VALUE (also for a mu that
  * the configuration has no use for), DS_UNREPRESENTABLE_PLAN.

@@ -9,8 +9,6 @@
 /// Reading and writing `scheduler_config.json`, with the system's own words for what went wrong.
 enum ConfigurationFile {
     static let name = "scheduler_config.json"
-    /// A configuration has a few hundred bytes; with `trained_betas` for a million timesteps some 25 million.
-    static let maximumSize = 32 << 20
 
     /// The bytes of a file, or of `scheduler_config.json` in a folder or in its subfolder.
     ///
@@ -60,10 +58,10 @@ enum ConfigurationFile {
         guard information.st_mode & S_IFMT != S_IFDIR else {
             throw .inaccessibleFile(path: path, reason: "this is a folder")
         }
-        guard information.st_size <= maximumSize else {
+        guard information.st_size <= Limits.configurationByteCount else {
             throw .inaccessibleFile(
                 path: path,
-                reason: "the file has \(information.st_size) bytes; a configuration may have \(maximumSize)")
+                reason: "the file has \(information.st_size) bytes; a configuration may have \(Limits.configurationByteCount)")
         }
         var bytes: [UInt8] = []
         var block = [UInt8](repeating: 0, count: 64 << 10)
@@ -71,8 +69,8 @@ enum ConfigurationFile {
             let count = fread(&block, 1, block.count, file)
             bytes += block[..<count]
             // Pipes and devices have no size to ask for.
-            if bytes.count > maximumSize {
-                throw .inaccessibleFile(path: path, reason: "more than \(maximumSize) bytes, the most of a configuration")
+            if bytes.count > Limits.configurationByteCount {
+                throw .inaccessibleFile(path: path, reason: "more than \(Limits.configurationByteCount) bytes, the most of a configuration")
             }
             if count < block.count {
                 if ferror(file) != 0 { throw lastFault(path) }

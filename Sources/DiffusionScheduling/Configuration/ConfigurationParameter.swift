@@ -25,7 +25,7 @@ public struct ConfigurationParameter<Configuration>: Sendable {
         self.overrideName = overrideName
         read = { (name, json, configuration) throws(SchedulerError) in
             guard let value = Value(json: json) else {
-                throw .invalidValue(key: name, value: json.text, allowed: Value.allowedValues)
+                throw .invalidValue(key: name, value: json.text.quoted, allowed: Value.allowedValues)
             }
             configuration[keyPath: path] = value
         }

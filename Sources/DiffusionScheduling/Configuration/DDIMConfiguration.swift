@@ -44,7 +44,8 @@ extension DDIMFamilyConfiguration {
         case .count(_, .some(let mu)):
             throw .invalidValue(key: "mu", value: "\(mu)", allowed: "left out: DDIM has no dynamic shifting")
         case .timesteps(let timesteps):
-            try require("number of timesteps", timesteps.count, "from 1 to num_train_timesteps", (1...numTrainTimesteps).contains(timesteps.count))
+            let most = min(numTrainTimesteps, TimestepRequest.maximumSteps)
+            try require("number of timesteps", timesteps.count, "from 1 to \(most)", (1...most).contains(timesteps.count))
             for (index, timestep) in timesteps.enumerated() {
                 let isFree = index == 0 || timestep < timesteps[index - 1]
                 try require(
@@ -61,6 +62,7 @@ extension DDIMFamilyConfiguration {
         let trainingCount = numTrainTimesteps
         try require(
             "number of steps", n, "from 1 to num_train_timesteps = \(trainingCount)", (1...trainingCount).contains(n))
+        try require("number of steps", n, "at most \(TimestepRequest.maximumSteps)", n <= TimestepRequest.maximumSteps)
         switch timestepSpacing {
         case .linspace:
             return linspace(0, Double(trainingCount - 1), count: n).reversed().map(roundedHalfToEven)

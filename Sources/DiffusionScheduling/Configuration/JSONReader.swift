@@ -3,14 +3,15 @@
 /// The project has its own reader because Foundation's takes no bare `-Infinity` unless it also takes comments and other
 /// relaxations, turns every number into a `Double`, and would be the only thing that ties the library to Foundation.
 struct JSONReader {
-    /// Objects and arrays may nest this deep; a `scheduler_config.json` nests one or two.
-    static let maximumDepth = 64
-
     private let bytes: [UInt8]
     private var position = 0
+    private var valueCount = 0
 
     static func read(_ bytes: [UInt8]) throws(SchedulerError) -> JSONValue {
         var reader = JSONReader(bytes: bytes)
+        if bytes.count > Limits.configurationByteCount {
+            throw reader.fault("more than \(Limits.configurationByteCount) bytes, the most of a configuration")
+        }
         reader.skipByteOrderMark()
         let value = try reader.readValue(depth: 0)
         reader.skipSpace()
@@ -21,8 +22,10 @@ struct JSONReader {
     private init(bytes: [UInt8]) { self.bytes = bytes }
 
     private mutating func readValue(depth: Int) throws(SchedulerError) -> JSONValue {
-        if depth > Self.maximumDepth { throw fault("nested deeper than \(Self.maximumDepth) levels") }
+        if depth > Limits.nesting { throw fault("nested deeper than \(Limits.nesting) levels") }
         skipSpace()
+        valueCount += 1
+        if valueCount > Limits.valueCount { throw fault("more than \(Limits.valueCount) values, the most of a configuration") }
         guard let byte = current else { throw fault("the text ends where a value should be") }
         switch byte {
         case UInt8(ascii: "{"): return try readObject(depth: depth)
@@ -50,7 +53,7 @@ struct JSONReader {
             guard current == UInt8(ascii: "\"") else { throw fault("a key in quotation marks should be here") }
             let key = try readString()
             skipSpace()
-            guard take(":") else { throw fault("a colon should follow the key \"\(key)\"") }
+            guard take(":") else { throw fault("a colon should follow the key \"\(key.quoted)\"") }
             members[key] = try readValue(depth: depth + 1)  // the last of equal keys counts, as in Python
             skipSpace()
             if take("}") { return .object(members) }
@@ -84,6 +87,7 @@ struct JSONReader {
             _ = take("+") || take("-")
             if !skipDigits() { throw fault("a digit should be in the exponent") }
         }
+        if position - start > Limits.numberLength { throw fault("a number of more than \(Limits.numberLength) characters") }
         return .number(literal: String(decoding: bytes[start..<position], as: UTF8.self))
     }
 

@@ -103,7 +103,7 @@ extension JSONValue {
                 value.write(to: &text, indentation: indentation + 1)
             }
         case .object(let members):
-            let sorted = members.sorted { Array($0.key.utf8).lexicographicallyPrecedes(Array($1.key.utf8)) }
+            let sorted = members.sorted { $0.key.utf8.lexicographicallyPrecedes($1.key.utf8) }
             Self.write(sorted, between: ("{", "}"), to: &text, indentation: indentation) { member, text in
                 Self.write(member.key, to: &text)
                 text += ": "

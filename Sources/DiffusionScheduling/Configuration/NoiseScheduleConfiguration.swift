@@ -31,8 +31,8 @@ extension NoiseScheduleConfiguration {
             try require(
                 "trained_betas", "a list of \(trainedBetas.count)",
                 "a list of num_train_timesteps = \(numTrainTimesteps) numbers", trainedBetas.count == numTrainTimesteps)
-            for (index, beta) in trainedBetas.enumerated() {
-                try require("trained_betas[\(index)]", beta, "at least 0 and less than 1", beta >= 0 && Float(beta) < 1)
+            for (index, beta) in trainedBetas.enumerated() where !(beta >= 0 && Float(beta) < 1) {
+                try require("trained_betas[\(index)]", beta, "at least 0 and less than 1", false)
             }
         } else {
             try require("beta_start", betaStart, "at least 0 and less than 1", betaStart >= 0 && Float(betaStart) < 1)
@@ -138,7 +138,7 @@ extension SigmaGridConfiguration {
         for key in ["sigma_min", "sigma_max"] {
             guard let json = origin.otherKeys[key], json != .null else { continue }
             let value = json.doubleValue ?? .nan
-            try require(key, json.text, "a number greater than 0", value > 0 && value.isFinite)
+            try require(key, json.text.quoted, "a number greater than 0", value > 0 && value.isFinite)
         }
         if let sigmaMin, let sigmaMax {
             try require("sigma_min", sigmaMin, "at most sigma_max = \(sigmaMax)", sigmaMin <= sigmaMax)

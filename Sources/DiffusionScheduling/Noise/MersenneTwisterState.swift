@@ -16,7 +16,8 @@ public struct MersenneTwisterState: Sendable, Equatable {
     /// How many words a state has.
     public static let wordCount = 624
 
-    /// - Throws: `invalidValue` unless there are 624 words, of which 0 to 624 have been drawn, and the spare normal is finite.
+    /// - Throws: `invalidValue` unless there are 624 words, of which 0 to 624 have been drawn, and the spare normal is from −16 to
+    ///   16; and if the words are those from which zeros follow for ever, which no seed leads to.
     public init(words: [UInt32], drawnWordCount: Int, spareNormal: Double? = nil) throws(SchedulerError) {
         guard words.count == Self.wordCount else {
             throw .invalidValue(key: "words", value: "\(words.count) words", allowed: "\(Self.wordCount) words")
@@ -24,8 +25,13 @@ public struct MersenneTwisterState: Sendable, Equatable {
         guard (0...Self.wordCount).contains(drawnWordCount) else {
             throw .invalidValue(key: "drawnWordCount", value: "\(drawnWordCount)", allowed: "in 0...\(Self.wordCount)")
         }
-        if let spareNormal, !spareNormal.isFinite {
-            throw .invalidValue(key: "spareNormal", value: "\(spareNormal)", allowed: "finite")
+        // Of the first word only the highest bit goes into the words that follow.
+        guard words[0] >> 31 != 0 || words.dropFirst().contains(where: { $0 != 0 }) else {
+            throw .invalidValue(key: "words", value: "0 but for the first one's lower bits", allowed: "the words of a seeded generator")
+        }
+        // √(−2 ln 2⁻¹⁰⁴) < 13 is the greatest that two uniforms of 53 bits can give; a float32 must be able to hold it.
+        if let spareNormal, !(abs(spareNormal) <= 16) {
+            throw .invalidValue(key: "spareNormal", value: "\(spareNormal)", allowed: "from -16 to 16")
         }
         self.init(checkedWords: words, drawnWordCount: drawnWordCount, spareNormal: spareNormal)
     }

@@ -44,6 +44,7 @@ public struct SamplingPlan: Sendable, Equatable {
     ) throws(SchedulerError) {
         try grid.validate()
         try clamp.validate()
+        try require("initial noise sigma", initNoiseSigma, "finite and at least 0", initNoiseSigma >= 0 && initNoiseSigma < .infinity)
         try require("history length", historyLength, "from 0 to \(KernelRows.maximumHistory)", (0...KernelRows.maximumHistory).contains(historyLength))
         try require("number of rows", rows.count, "the number of timesteps, \(grid.timesteps.count)", rows.count == grid.timesteps.count)
         for (index, choices) in rows.enumerated() {

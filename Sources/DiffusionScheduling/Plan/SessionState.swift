@@ -181,9 +181,10 @@ extension SavedSession {
         guard elementType != nil || (number == .max && elementCount == 0) else {
             throw .damagedState(reason: "its elements have a type of the unknown number \(number)")
         }
-        let elements = elementCount.multipliedReportingOverflow(by: rememberedCount)
-        let elementBytes = elements.partialValue.multipliedReportingOverflow(by: elementType?.size ?? 0)
-        guard !elements.overflow, !elementBytes.overflow, elementBytes.partialValue == end - Self.headerByteCount else {
+        // An output has to fit the address space even where none is remembered.
+        let output = elementCount.multipliedReportingOverflow(by: elementType?.size ?? 0)
+        let history = output.partialValue.multipliedReportingOverflow(by: rememberedCount)
+        guard !output.overflow, !history.overflow, history.partialValue == end - Self.headerByteCount else {
             throw .damagedState(reason: "its history has not the bytes of \(rememberedCount) outputs of \(elementCount) elements")
         }
     }

@@ -6,7 +6,7 @@
 /// ς is the correctly rounded root, where torch's own is off by one unit in the last place on some builds.
 public struct NoiseSchedule: Sendable, Equatable {
     /// The longest schedule that is accepted; the usual one has 1,000 timesteps.
-    public static let maximumTimesteps = 1_000_000
+    public static let maximumTimesteps = Limits.trainingTimesteps
 
     /// ᾱ_0 … ᾱ_{T−1}, not increasing.
     public let alphasCumprod: [Double]

@@ -22,6 +22,7 @@ public struct TimestepGrid: Sendable, Equatable {
     }
 
     func validate() throws(SchedulerError) {
+        try require("number of timesteps", timesteps.count, "at most \(Limits.steps)", timesteps.count <= Limits.steps)
         try require(
             "number of sigmas", sigmas.count, "\(timesteps.count + 1), one more than timesteps",
             sigmas.count == timesteps.count + 1)
@@ -104,5 +105,5 @@ public enum TimestepRequest: Sendable, Equatable {
     case sigmas([Double])
 
     /// More steps than this are refused: a plan for them would be a mistake and fill the memory.
-    public static let maximumSteps = 100_000
+    public static let maximumSteps = Limits.steps
 }

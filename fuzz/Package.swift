@@ -1,0 +1,13 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+// A package of its own, so that no user of the library sees it. run.sh builds its products with coverage and sanitizers.
+let package = Package(
+    name: "Fuzz",
+    products: [.library(name: "PlanTarget", type: .dynamic, targets: ["PlanTarget"])],
+    dependencies: [.package(name: "DiffusionScheduling", path: "..")],
+    targets: [
+        .target(name: "PlanTarget", dependencies: [.product(name: "DiffusionScheduling", package: "DiffusionScheduling")])
+    ],
+    swiftLanguageModes: [.v6]
+)

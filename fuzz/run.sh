@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Builds the fuzzers with the address and undefined behaviour sanitizers, and runs each for a while.
+#
+#     fuzz/run.sh [SECONDS [TARGET...]]        60, and all of: configuration plan session calls
+#
+# Prints a line a target; fails if any of them found something. What they find lies in out/fuzz/findings, what they learnt in
+# out/fuzz/corpus, from where the next run goes on. A finding that has been mended belongs into fuzz/findings, which the tests replay.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+seconds=${1:-60}
+targets=("${@:2}")
+[ ${#targets[@]} -gt 0 ] || targets=(configuration plan session calls)
+swift=${SWIFT:-swift}
+# The fuzzing runtime has to be that of Swift's own clang.
+clang=$(dirname "$(readlink -f "$(command -v "$swift")")")/clang
+out=$root/out/fuzz
+build=$root/.build-fuzz
+mkdir -p "$out"
+
+sanitizers=address,undefined
+instrumented=(
+    -Xswiftc -sanitize=address -Xswiftc "-sanitize-coverage=edge,inline-8bit-counters,pc-table,trace-cmp"
+    -Xcc "-fsanitize=fuzzer-no-link,$sanitizers" -Xcc -fno-sanitize-recover=undefined
+)
+
+# library PACKAGE PRODUCT
+library() {
+    "$swift" build -c release --package-path "$1" --scratch-path "$build/$2" --product "$2" "${instrumented[@]}" >"$out/build.log" 2>&1 ||
+        { cat "$out/build.log"; return 1; }
+}
+
+for target in "${targets[@]}"; do
+    product=DiffusionSchedulingC package=$root
+    [ "$target" = plan ] && product=PlanTarget package=$root/fuzz
+    library "$package" "$product"
+    libraries=$build/$product/release
+    "$clang" -std=c11 -g -O1 -fuse-ld=lld "-fsanitize=fuzzer,$sanitizers" -fno-sanitize-recover=undefined -Wall -Wextra -Werror \
+        -I"$root/Sources/CDiffusionScheduling/include" "$root/fuzz/targets/$target.c" -L"$libraries" -l"$product" -lm \
+        -Wl,-rpath,"$libraries" -o "$build/$target"
+done
+
+failed=0
+printf '%-14s %8s %12s %8s %8s %10s %8s %9s\n' target seconds executions a-second coverage features corpus findings
+for target in "${targets[@]}"; do
+    corpus=$out/corpus/$target findings=$out/findings/$target
+    mkdir -p "$corpus" "$findings"
+    known=("$root/fuzz/seeds/$target")
+    [ -d "$root/fuzz/findings/$target" ] && known+=("$root/fuzz/findings/$target")
+    dictionary=()
+    [ -f "$root/fuzz/dictionaries/$target.txt" ] && dictionary=("-dict=$root/fuzz/dictionaries/$target.txt")
+    # Swift's runtime keeps what it knows of types until the end, which isn't a leak; valgrind looks for leaks elsewhere.
+    status=0
+    SWIFT_BACKTRACE=enable=no ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 "$build/$target" -max_total_time="$seconds" -timeout=20 \
+        -rss_limit_mb=2560 -max_len=8192 -print_final_stats=1 -artifact_prefix="$findings/" ${dictionary[@]+"${dictionary[@]}"} \
+        "$corpus" "${known[@]}" >"$out/$target.log" 2>&1 || status=$?
+    last=$(grep -E 'cov: [0-9]+' "$out/$target.log" | tail -n 1 || true)
+    value() { sed -nE "s/.*stat::$1: *([0-9]+).*/\\1/p" "$out/$target.log" | tail -n 1; }
+    field() { sed -nE "s/.* $1: ([0-9]+).*/\\1/p" <<<"$last"; }
+    n_findings=$(find "$findings" -type f | wc -l)
+    printf '%-14s %8s %12s %8s %8s %10s %8s %9s\n' "$target" "$seconds" "$(value number_of_executed_units)" \
+        "$(value average_exec_per_sec)" "$(field cov)" "$(field ft)" "$(find "$corpus" -type f | wc -l)" "$n_findings"
+    if [ "$status" -ne 0 ] || [ "$n_findings" -ne 0 ]; then
+        failed=1
+        tail -n 40 "$out/$target.log" | sed 's/^/    /'
+    fi
+done
+exit "$failed"

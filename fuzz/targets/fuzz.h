@@ -1,0 +1,29 @@
+/* What the targets share. */
+#ifndef FUZZ_H
+#define FUZZ_H
+
+#include <diffusion_scheduling.h>
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+/* Something that must hold, whatever the input. */
+#define MUST(holds)                                                                                        \
+    do {                                                                                                   \
+        if (!(holds)) {                                                                                    \
+            fprintf(stderr, "%s:%d: not so: %s (%s)\n", __FILE__, __LINE__, #holds, ds_error_message());   \
+            abort();                                                                                       \
+        }                                                                                                  \
+    } while (0)
+
+/* A contiguous tensor of memory of exactly its size, so that a sanitizer sees a byte too many. */
+static inline ds_tensor tensor_of(void *data, ds_element_type type, size_t rank, const int64_t *shape) {
+    ds_tensor tensor = {data, type, rank, shape};
+    return tensor;
+}
+
+#endif

@@ -1,0 +1,12 @@
+/* The JSON of a plan, decoded. The work is in Sources/PlanTarget. */
+
+#include <stddef.h>
+#include <stdint.h>
+
+int fuzz_plan(const uint8_t *data, size_t size);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    fuzz_plan(data, size);
+    return 0;
+}
