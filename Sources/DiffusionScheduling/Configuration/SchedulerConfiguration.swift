@@ -153,8 +153,11 @@ extension JSONValue {
 }
 
 /// A check that reads like a sentence: the key, its value, what is allowed, whether it is so.
+@inline(__always)
 func require(
-    _ key: String, _ value: some CustomStringConvertible, _ allowed: String, _ holds: Bool
+    _ key: @autoclosure () -> String, _ value: @autoclosure () -> some CustomStringConvertible,
+    _ allowed: @autoclosure () -> String, _ holds: Bool
 ) throws(SchedulerError) {
-    if !holds { throw .invalidValue(key: key, value: "\(value)", allowed: allowed) }
+    // The texts are made for faults only: making them would take longer than anything else that a plan does.
+    if !holds { throw .invalidValue(key: key(), value: "\(value())", allowed: allowed()) }
 }

@@ -51,8 +51,9 @@ public struct SamplingPlan: Sendable, Equatable {
             let expected = min(index, historyLength) + 1
             try require("number of rows of step \(index)", choices.count, "\(expected)", choices.count == expected)
             for (remembered, row) in choices.enumerated() {
-                let combinations = [row.prediction, row.nextSample] + (row.history.map { [$0] } ?? [])
-                if !combinations.allSatisfy(\.isFinite) { throw .unrepresentablePlan(step: index) }
+                guard row.prediction.isFinite, row.nextSample.isFinite, row.history?.isFinite ?? true else {
+                    throw .unrepresentablePlan(step: index)
+                }
                 let read = row.nextSample.history.count
                 try require(
                     "number of history coefficients of step \(index)", read,
