@@ -40,24 +40,26 @@ public struct DEISSolver: MultistepSolver {
     public func update(from s: NoiseLevel, to t: NoiseLevel, previous: [NoiseLevel]) -> MultistepUpdate {
         let scale = t.signalRate
         let j = Moments(from: s.noiseToSignal, to: t.noiseToSignal)
-        let l = previous.map { logarithmOfRatio($0.noiseToSignal, s.noiseToSignal) }
+        /// ln(ρₖ/ρ_s)
+        func logarithm(_ k: Int) -> Double { logarithmOfRatio(previous[k - 1].noiseToSignal, s.noiseToSignal) }
 
-        switch l.count {
+        switch previous.count {
         case 0:
             return MultistepUpdate(sample: t.signalRate / s.signalRate, outputs: [scale * j.zeroth])
         case 1:
+            let l1 = logarithm(1)
             return MultistepUpdate(
-                sample: t.signalRate / s.signalRate,
-                outputs: [scale * (j.zeroth - j.first / l[0]), scale * j.first / l[0]])
+                sample: t.signalRate / s.signalRate, outputs: [scale * (j.zeroth - j.first / l1), scale * j.first / l1])
         default:
+            let l1 = logarithm(1), l2 = logarithm(2)
             // ln(ρ₁/ρ₂) of the two older nodes themselves: the difference of their logarithms would cancel.
             let older = logarithmOfRatio(previous[0].noiseToSignal, previous[1].noiseToSignal)
             return MultistepUpdate(
                 sample: t.signalRate / s.signalRate,
                 outputs: [
-                    scale * (j.zeroth - (l[0] + l[1]) * j.first / (l[0] * l[1]) + j.second / (l[0] * l[1])),
-                    scale * (j.second - l[1] * j.first) / (l[0] * older),
-                    -scale * (j.second - l[0] * j.first) / (l[1] * older),
+                    scale * (j.zeroth - (l1 + l2) * j.first / (l1 * l2) + j.second / (l1 * l2)),
+                    scale * (j.second - l2 * j.first) / (l1 * older),
+                    -scale * (j.second - l1 * j.first) / (l2 * older),
                 ])
         }
     }
@@ -83,6 +85,8 @@ public struct DEISSolver: MultistepSolver {
                     term *= delta / Double(k)
                     first += Double(k - 1) * term
                     second += Double((k - 1) * (k - 2)) * term
+                    // What follows is less than 400 of this, too little to change either sum.
+                    if k > 2, abs(term) * 400 < abs(second) * 0x1p-56 { break }
                 }
                 (zeroth, self.first, self.second) = (s * exponentialMinusOne(delta), s * first, s * second)
             } else {

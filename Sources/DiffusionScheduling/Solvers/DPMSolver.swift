@@ -120,6 +120,8 @@ public struct DPMSolver: MultistepSolver {
                     second += term / ((n + 1) * (n + 2))
                     third += term / ((n + 1) * (n + 2) * (n + 3))
                     term *= x / (n + 1)
+                    // The sums are at least 0.1: what follows is too little to change them.
+                    if abs(term) < 0x1p-62 { break }
                 }
                 (self.first, self.second, self.third) = (first, second, third)
             } else {

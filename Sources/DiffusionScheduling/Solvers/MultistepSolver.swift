@@ -78,13 +78,13 @@ extension MultistepSolver {
         let s = levels[index], t = levels[index + 1]
         // No step leads away from a level without noise either: there is nothing to remove, and no ratio to go by.
         if s.sigma == t.sigma || s.noiseToSignal == 0 { return .identity }
-        var nodes = [s]
-        while nodes.count < order, nodes.count <= remembered, nodes.count <= index {
-            let level = levels[index - nodes.count]
-            if nodes.contains(where: { $0.sigma == level.sigma }) { break }
-            nodes.append(level)
+        var count = 0
+        while count + 1 < order, count < remembered, count < index {
+            let older = index - count - 1
+            if (older + 1...index).contains(where: { levels[$0].sigma == levels[older].sigma }) { break }
+            count += 1
         }
-        return update(from: s, to: t, previous: Array(nodes.dropFirst()))
+        return update(from: s, to: t, previous: (0..<count).map { levels[index - 1 - $0] })
     }
 }
 
