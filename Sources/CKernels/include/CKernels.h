@@ -169,7 +169,7 @@ dsk_status dsk_step(const dsk_item *items, size_t n_items, unsigned max_threads)
  * infinities, unless maximum <= 1.
  *
  * Reads the tensors of p once, and a sample of them before; again where the sample misleads, which takes an adversary, and then
- * not more than 68 times. An empty item gets min(1, maximum). Needs no memory beyond the workspaces and 20 KiB of stack a thread.
+ * not more than 70 times for each of v[k] and v[k+1]. An empty item gets min(1, maximum). Needs no memory beyond the workspaces and 20 KiB of stack a thread.
  * Errors: as dsk_step; DSK_OUT_OF_RANGE for ratio and maximum; DSK_NULL_POINTER and DSK_MISALIGNED for the workspace. On error no
  * threshold is written.
  */

@@ -10,7 +10,7 @@ struct JSONReader {
     static func read(_ bytes: [UInt8]) throws(SchedulerError) -> JSONValue {
         var reader = JSONReader(bytes: bytes)
         if bytes.count > Limits.configurationByteCount {
-            throw reader.fault("more than \(Limits.configurationByteCount) bytes, the most of a configuration")
+            throw reader.fault("more than \(Limits.configurationByteCount) bytes, the most of a text")
         }
         reader.skipByteOrderMark()
         let value = try reader.readValue(depth: 0)
@@ -25,7 +25,7 @@ struct JSONReader {
         if depth > Limits.nesting { throw fault("nested deeper than \(Limits.nesting) levels") }
         skipSpace()
         valueCount += 1
-        if valueCount > Limits.valueCount { throw fault("more than \(Limits.valueCount) values, the most of a configuration") }
+        if valueCount > Limits.valueCount { throw fault("more than \(Limits.valueCount) values, the most of a text") }
         guard let byte = current else { throw fault("the text ends where a value should be") }
         switch byte {
         case UInt8(ascii: "{"): return try readObject(depth: depth)
