@@ -83,9 +83,11 @@ dsk_status dsk_find_moments(dsk_element_type type, const void *a, const void *b,
     if ((uintptr_t)a % element_size != 0 || (uintptr_t)b % element_size != 0) return DSK_MISALIGNED;
     if (n_elements_per_item > SIZE_MAX / element_size / n_items) return DSK_TOO_LARGE;
     if (n_elements_per_item < dsk_get_limits().parallel_elements) max_threads = 1;
+    const dsk_environment host = dsk_begin_default_environment();
     for (size_t i = 0; i < n_items; i++) {
         size_t offset = i * n_elements_per_item * element_size;
         moments[i] = item_moments(type, (const char *)a + offset, (const char *)b + offset, n_elements_per_item, max_threads);
     }
+    dsk_end_default_environment(host);
     return DSK_OK;
 }

@@ -133,8 +133,10 @@ dsk_status dsk_find_thresholds(dsk_item *items, size_t n_items, double ratio, do
     if (n_items >= dsk_thread_count(max_threads)) {
         dsk_parallel(n_items, max_threads, find_one_threshold, &work);
     } else {
+        const dsk_environment host = dsk_begin_default_environment();
         for (size_t i = 0; i < n_items; i++)
             items[i].threshold = find_threshold(&items[i], ratio, max_value, max_threads);
+        dsk_end_default_environment(host);
     }
     return DSK_OK;
 }
