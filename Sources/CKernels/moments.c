@@ -101,8 +101,10 @@ dsk_status dsk_find_moments(dsk_element_type type, const void *const *a, const v
     if (n_items >= dsk_thread_count(max_threads)) {
         dsk_parallel(n_items, max_threads, find_one, &work);
     } else {
+        const dsk_environment host = dsk_begin_default_environment();
         work.max_threads = max_threads;
         for (size_t i = 0; i < n_items; i++) find_one(&work, i);
+        dsk_end_default_environment(host);
     }
     return DSK_OK;
 }

@@ -256,7 +256,9 @@ dsk_status dsk_torch_normal_float32(dsk_normal_generator *generator, size_t n, f
     if (status != DSK_OK) return status;
     const noise_kernels *kernels = kernels_in_force();
     if (n < TORCH_BLOCK) {
+        const dsk_environment host = dsk_begin_default_environment();
         for (size_t i = 0; i < n; i++) out[i] = (float)torch_single(kernels, generator);
+        dsk_end_default_environment(host);
         return DSK_OK;
     }
     draw_words(kernels, &generator->words, n, (loose_word *)out);
@@ -265,7 +267,9 @@ dsk_status dsk_torch_normal_float32(dsk_normal_generator *generator, size_t n, f
     if (n % TORCH_BLOCK != 0) {
         loose_word tail[TORCH_BLOCK];
         draw_words(kernels, &generator->words, TORCH_BLOCK, tail);
+        const dsk_environment host = dsk_begin_default_environment();
         kernels->torch_blocks(tail, 1);
+        dsk_end_default_environment(host);
         memcpy(out + n - TORCH_BLOCK, tail, sizeof tail);
     }
     return DSK_OK;
@@ -276,7 +280,9 @@ dsk_status dsk_torch_normal_float64(dsk_normal_generator *generator, size_t n, d
     if (status != DSK_OK) return status;
     const noise_kernels *kernels = kernels_in_force();
     if (n < TORCH_BLOCK) {
+        const dsk_environment host = dsk_begin_default_environment();
         for (size_t i = 0; i < n; i++) out[i] = torch_single(kernels, generator);
+        dsk_end_default_environment(host);
         return DSK_OK;
     }
     draw_words(kernels, &generator->words, 2 * n, (loose_word *)out);
@@ -285,7 +291,9 @@ dsk_status dsk_torch_normal_float64(dsk_normal_generator *generator, size_t n, d
     if (n % TORCH_BLOCK != 0) {
         double *tail = out + n - TORCH_BLOCK;
         draw_words(kernels, &generator->words, 2 * TORCH_BLOCK, (loose_word *)tail);
+        const dsk_environment host = dsk_begin_default_environment();
         torch_block_float64(tail);
+        dsk_end_default_environment(host);
     }
     return DSK_OK;
 }
@@ -323,7 +331,9 @@ dsk_status dsk_numpy_normal_float32(dsk_normal_generator *generator, size_t n, f
     dsk_status status = check_output(generator, n, out, sizeof *out);
     if (status != DSK_OK) return status;
     const noise_kernels *kernels = kernels_in_force();
+    const dsk_environment host = dsk_begin_default_environment();
     for (size_t i = 0; i < n; i++) out[i] = (float)numpy_single(kernels, generator);
+    dsk_end_default_environment(host);
     return DSK_OK;
 }
 
@@ -331,7 +341,9 @@ dsk_status dsk_numpy_normal_float64(dsk_normal_generator *generator, size_t n, d
     dsk_status status = check_output(generator, n, out, sizeof *out);
     if (status != DSK_OK) return status;
     const noise_kernels *kernels = kernels_in_force();
+    const dsk_environment host = dsk_begin_default_environment();
     for (size_t i = 0; i < n; i++) out[i] = numpy_single(kernels, generator);
+    dsk_end_default_environment(host);
     return DSK_OK;
 }
 

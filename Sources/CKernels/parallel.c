@@ -4,8 +4,9 @@
 #define _GNU_SOURCE /* RTLD_DEFAULT */
 #endif
 
-#include "internal.h"
+#include "environment.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -25,12 +26,21 @@ typedef struct team_work {
 
 static void take_chunks(void *argument) {
     team_work *work = argument;
+    const dsk_environment host = dsk_begin_default();
     for (;;) {
         size_t chunk = atomic_fetch_add_explicit(&work->next_chunk, 1, memory_order_relaxed);
-        if (chunk >= work->n_chunks) return;
+        if (chunk >= work->n_chunks) break;
         work->body(work->context, chunk);
     }
+    dsk_end_default(host);
 }
+
+/* A child of fork has one thread, and a runtime whose other threads are gone: GNU's waits for them for ever. So it works alone. */
+static atomic_bool is_child;
+
+static void become_child(void) { atomic_store_explicit(&is_child, true, memory_order_relaxed); }
+
+__attribute__((constructor)) static void watch_forks(void) { pthread_atfork(NULL, NULL, become_child); }
 
 #if defined(_OPENMP)
 
@@ -119,7 +129,7 @@ const char *dsk_runtime_description(void) { return bound_runtime()->description;
 #endif
 
 unsigned dsk_thread_count(unsigned max_threads) {
-    if (max_threads == 1) return 1;
+    if (max_threads == 1 || atomic_load_explicit(&is_child, memory_order_relaxed)) return 1;
     unsigned available = runtime_thread_count();
     return max_threads && max_threads < available ? max_threads : available;
 }
@@ -130,7 +140,9 @@ void dsk_parallel(size_t n_chunks, unsigned max_threads, dsk_chunk_body body, vo
     unsigned n_threads = n_chunks > 1 ? dsk_thread_count(max_threads) : 1;
     if (n_threads > n_chunks) n_threads = (unsigned)n_chunks;
     if (n_threads <= 1) {
+        const dsk_environment host = dsk_begin_default();
         for (size_t chunk = 0; chunk < n_chunks; chunk++) body(context, chunk);
+        dsk_end_default(host);
         return;
     }
     team_work work = {body, context, n_chunks, 0};

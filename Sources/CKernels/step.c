@@ -1,6 +1,7 @@
 /* The fused step: checking items, cutting them into chunks, and the calls built on it. */
 
 #include "elements.h"
+#include "environment.h"
 
 #include <stdatomic.h>
 
@@ -279,8 +280,7 @@ dsk_status dsk_step(const dsk_item *items, size_t n_items, unsigned max_threads)
         size_t most = work.total_elements / CHUNK_GRAIN;
         work.n_chunks = n_threads < most ? n_threads : most ? most : 1;
     }
-    if (work.n_chunks == 1) step_chunk(&work, 0);
-    else dsk_parallel(work.n_chunks, max_threads, step_chunk, &work);
+    dsk_parallel(work.n_chunks, max_threads, step_chunk, &work);
     return DSK_OK;
 }
 
@@ -291,10 +291,12 @@ static void guide(double *coefficients, double conditional, double unconditional
 }
 
 void dsk_guide_row(const dsk_row *row, double scale, double factor, dsk_row *guided) {
+    const dsk_environment host = dsk_begin_default();
     double conditional = factor * scale, unconditional = factor * (1 - scale);
     if (guided != row) *guided = *row;
     guide(guided->prediction, conditional, unconditional);
     for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++) guide(guided->outputs[k], conditional, unconditional);
+    dsk_end_default(host);
 }
 
 dsk_status dsk_add_noise(dsk_element_type type, const void *sample, const void *noise, const double *signal_rates,

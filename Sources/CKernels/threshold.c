@@ -271,8 +271,10 @@ dsk_status dsk_find_thresholds(dsk_item *items, size_t n_items, unsigned max_thr
     if (n_thresholds >= dsk_thread_count(max_threads)) {
         dsk_parallel(n_items, max_threads, find_one_threshold, items);
     } else {
+        const dsk_environment host = dsk_begin_default_environment();
         for (size_t i = 0; i < n_items; i++)
             if (items[i].row->clamp == DSK_CLAMP_THRESHOLD) items[i].threshold = find_threshold(&items[i], max_threads);
+        dsk_end_default_environment(host);
     }
     return DSK_OK;
 }

@@ -29,7 +29,8 @@
  *             The result has the same bits on every instruction set, for any number of threads, in place or not, for
  *             coefficients that are 0 or from 2^-800 to 2^800 in magnitude; of a NaN only that it is one is the same. Items of
  *             half types alone need coefficients in the range of float32, from 2^-126 to 2^127, to be of use.
- *             Subnormal numbers are kept, unless the threads that do the work have been told to flush them.
+ *             Subnormal numbers are kept, and neither rounding mode nor traps of the calling thread count: see
+ *             `dsk_begin_default_environment`.
  * Error       As long as nothing overflows, and no sum in float32 is subnormal, an output that doesn't use p is off by at most
  *
  *                 max( u |out|, least / 2 ) + e sum |coefficient * input|
@@ -272,8 +273,31 @@ void dsk_set_limits(dsk_limits limits);
  */
 const char *dsk_runtime_description(void);
 
+/*
+ * After a fork the child's calls stay on the caller's thread: most runtimes' threads don't live on in it, and some wait for them.
+ * (A child that loads the library after the fork, or executes another program, has its threads.)
+ */
+
 /* The number of threads that a call with max_threads 0 may use from the calling thread. */
 unsigned dsk_default_thread_count(void);
+
+/*
+ * The floating-point environment: rounding to nearest and even, no traps, no flushing of subnormal numbers. All functions here
+ * work in this one, on every thread, and leave the caller's as it was (where it is this one already, flags for what happened may
+ * have been raised; else they are the caller's, too). These two are for callers who compute coefficients.
+ *
+ *     dsk_environment host = dsk_begin_default_environment();
+ *     ...
+ *     dsk_end_default_environment(host);
+ *
+ * On processors other than x86-64 and aarch64 they do nothing, and the environment is the caller's affair.
+ */
+typedef struct dsk_environment {
+    uint64_t changed; /* 0: nothing had to be changed */
+} dsk_environment;
+
+dsk_environment dsk_begin_default_environment(void);
+void dsk_end_default_environment(dsk_environment host);
 
 #define DSK_VERSION_MAJOR 0
 #define DSK_VERSION_MINOR 1

@@ -87,6 +87,8 @@ extension SchedulerConfiguration {
     }
 
     init(values: [String: JSONValue], overrides: [String: JSONValue]) throws(SchedulerError) {
+        let host = FloatingPointEnvironment.begin()
+        defer { host.end() }
         self.init()
         let overrideNames = Set(Self.parameters.compactMap(\.overrideName))
         var values = values.merging(overrides.filter { !overrideNames.contains($0.key) }) { _, override in override }

@@ -32,5 +32,7 @@ public func rescaleNoiseCFG<Element: TensorElement>(
 
 /// φ σ(e_c)/σ(e) + (1 − φ), by which e is multiplied; 1 where e has no deviation.
 package func guidanceFactor(guidedVariance: Double, conditionalVariance: Double, guidanceRescale: Double) -> Double {
-    guidedVariance > 0 ? guidanceRescale * (conditionalVariance / guidedVariance).squareRoot() + (1 - guidanceRescale) : 1
+    let host = FloatingPointEnvironment.begin()
+    defer { host.end() }
+    return guidedVariance > 0 ? guidanceRescale * (conditionalVariance / guidedVariance).squareRoot() + (1 - guidanceRescale) : 1
 }

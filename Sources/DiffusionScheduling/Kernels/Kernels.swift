@@ -87,6 +87,8 @@ enum Kernels {
                 dsk_find_moments(
                     tensors.modelOutputType.kernelType, workspace.outputs, workspace.outputs + workspace.itemCount, rescaledCount,
                     elements, workspace.moments, threads))
+            let host = FloatingPointEnvironment.begin()
+            defer { host.end() }
             var place = 0, rescaled = 0
             for index in 0..<count {
                 guard let step = item(index) else { continue }

@@ -28,6 +28,8 @@ public struct NoiseSchedule: Sendable, Equatable {
     public init(
         _ configuration: some NoiseScheduleConfiguration, floorsSignal: Bool = false
     ) throws(SchedulerError) {
+        let host = FloatingPointEnvironment.begin()
+        defer { host.end() }
         var betas =
             configuration.trainedBetas?.map { Float($0) }
             ?? configuration.betaSchedule.betas(
@@ -81,6 +83,8 @@ public struct NoiseSchedule: Sendable, Equatable {
     /// The number of timesteps from 0 on whose λ = ln √ᾱ − ln √(1−ᾱ) is at least the given one.
     func usedCount(lambdaMin: Double) -> Int {
         if lambdaMin == -.infinity { return count }
+        let host = FloatingPointEnvironment.begin()
+        defer { host.end() }
         return alphasCumprod.indices.last { j in
             // diffusers' λ is a difference of float32 logarithms of float32 roots, of ᾱ with the floor of 2⁻²⁴.
             let alpha = Float(alphasCumprod[j] == 0 ? 0x1p-24 : alphasCumprod[j])

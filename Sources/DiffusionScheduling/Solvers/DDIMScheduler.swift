@@ -41,6 +41,8 @@ public struct DDIMScheduler: PlannedScheduler {
     public func plan(
         _ request: TimestepRequest, eta: Double, useClippedModelOutput: Bool = false
     ) throws(SchedulerError) -> SamplingPlan {
+        let host = FloatingPointEnvironment.begin()
+        defer { host.end() }
         let timesteps = try configuration.denoisingTimesteps(request)
         var rows: [[StepCoefficients]] = []
         for (index, timestep) in timesteps.enumerated() {
@@ -66,6 +68,8 @@ public struct DDIMScheduler: PlannedScheduler {
     public func coefficients(
         from timestep: Double, to previous: Double?, eta: Double = 0, useClippedModelOutput: Bool = false
     ) throws(SchedulerError) -> StepCoefficients {
+        let host = FloatingPointEnvironment.begin()
+        defer { host.end() }
         try require("eta", eta, "from 0 (deterministic) to 1 (ancestral)", (0...1).contains(eta))
         let source = try noiseSchedule.alphaCumprod(atTimestep: timestep)
         let target = try previous.map { (timestep) throws(SchedulerError) in
@@ -153,7 +157,9 @@ public struct DDIMScheduler: PlannedScheduler {
     }
 
     public func trainingLevel(atTimestep timestep: Double) throws(SchedulerError) -> NoiseLevel {
-        NoiseLevel(alphaCumprod: try noiseSchedule.alphaCumprod(atTimestep: timestep))
+        let host = FloatingPointEnvironment.begin()
+        defer { host.end() }
+        return NoiseLevel(alphaCumprod: try noiseSchedule.alphaCumprod(atTimestep: timestep))
     }
 
     /// The level of a training timestep, whether it is in the plan or not.
@@ -179,6 +185,8 @@ public struct DDIMInverseScheduler: PlannedScheduler {
     }
 
     public func plan(_ request: TimestepRequest) throws(SchedulerError) -> SamplingPlan {
+        let host = FloatingPointEnvironment.begin()
+        defer { host.end() }
         let timesteps = try Array(configuration.denoisingTimesteps(request).reversed())
         var rows: [[StepCoefficients]] = []
         for timestep in timesteps { rows.append([try coefficients(to: timestep, stepCount: timesteps.count)]) }
@@ -191,6 +199,8 @@ public struct DDIMInverseScheduler: PlannedScheduler {
 
     /// The scalars of the step that leads to a training timestep in a run of that many steps.
     public func coefficients(to timestep: Double, stepCount: Int) throws(SchedulerError) -> StepCoefficients {
+        let host = FloatingPointEnvironment.begin()
+        defer { host.end() }
         let target = try noiseSchedule.alphaCumprod(atTimestep: timestep)
         let below = timestep - Double(noiseSchedule.count / stepCount)
         let source = below >= 0 ? try noiseSchedule.alphaCumprod(atTimestep: below) : configuration.finalAlphaCumprod(noiseSchedule)

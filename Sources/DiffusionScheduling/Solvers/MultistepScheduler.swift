@@ -27,13 +27,17 @@ extension MultistepScheduler {
     public var modelLearnsVariance: Bool { false }
 
     public func plan(_ request: TimestepRequest) throws(SchedulerError) -> SamplingPlan {
-        try plan(grid: grid(request))
+        let host = FloatingPointEnvironment.begin()
+        defer { host.end() }
+        return try plan(grid: grid(request))
     }
 
     /// Compiles a plan for a grid of one's own: every step's conversion and update folded into combinations of tensors.
     ///
     /// - Complexity: O(n).
     public func plan(grid: TimestepGrid) throws(SchedulerError) -> SamplingPlan {
+        let host = FloatingPointEnvironment.begin()
+        defer { host.end() }
         let levels = grid.levels
         let rows = levels.indices.dropLast().map { index in
             let prediction = solver.prediction(at: levels[index])
@@ -117,6 +121,8 @@ extension MultistepScheduler {
 
     /// The scalars of a step whose next sample is the converted output of the step that comes next.
     package func conversionOfNextStep() throws(SchedulerError) -> StepCoefficients {
+        let host = FloatingPointEnvironment.begin()
+        defer { host.end() }
         let (plan, index) = try nextStep()
         let level = plan.levels[index]
         return StepCoefficients(
@@ -129,6 +135,8 @@ extension MultistepScheduler {
         let (plan, index) = try nextStep()
         try require("number of model outputs", modelOutputCount, "at least \(order)", modelOutputCount >= order)
         try require("step index", index, "at least \(order - 1) for an update of order \(order)", index >= order - 1)
+        let host = FloatingPointEnvironment.begin()
+        defer { host.end() }
         return solver.update(order: order, at: index, of: plan.levels, remembered: order - 1)
     }
 

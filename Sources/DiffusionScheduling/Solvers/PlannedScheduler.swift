@@ -186,6 +186,8 @@ extension PlannedScheduler {
     }
 
     public func level(atTimestep timestep: Double) throws(SchedulerError) -> NoiseLevel {
+        let host = FloatingPointEnvironment.begin()
+        defer { host.end() }
         guard let session else {
             guard timestep >= 0, timestep <= Double(noiseSchedule.count - 1) else {
                 throw .unknownTimestep(timestep, expected: "a training timestep from 0 to \(noiseSchedule.count - 1)")
