@@ -41,7 +41,7 @@ def style(axes: Any, sizes: list[int]) -> None:
 
 def draw_steps(results: dict[str, Any], path: Path) -> None:
     """A column for each element type, a row for each number of threads, a line for each scheduler; steps in place."""
-    rows = [row for row in results["steps"] if row["form"] == "in place" and "thresholded" not in row["scheduler"]]
+    rows = [row for row in results["steps"] if row["form"] == "in place" and "comparison" not in row]
     if not rows:
         print(f"left out: {path.name}, because no step in place was measured")
         return
