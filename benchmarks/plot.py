@@ -78,7 +78,8 @@ def draw_steps(results: dict[str, Any], path: Path) -> None:
 
 def draw_comparison(results: dict[str, Any], path: Path) -> None:
     """A panel for each rival; a line for each scheduler."""
-    rows = [row for row in results["rows"] if row["kind"] == "step"]
+    # Those of float32 have NumPy beside them.
+    rows = [row for row in results["rows"] if row["kind"] == "step" and "NumPy" in row["contestants"]]
     rivals = [name for name in ("diffusers", "torch.compile", "NumPy") if any(name in row["contestants"] for row in rows)]
     figure, panels = plt.subplots(1, len(rivals), figsize=(4.6 * len(rivals), 4.2), sharey=True, squeeze=False)
     labels: dict[str, Any] = {}
