@@ -41,7 +41,7 @@ def style(axes: Any, sizes: list[int]) -> None:
 
 def draw_steps(results: dict[str, Any], path: Path) -> None:
     """A column for each element type, a row for each number of threads, a line for each scheduler; steps in place."""
-    rows = [row for row in results["steps"] if row["form"] == "in place" and "thresholded" not in row["scheduler"]]
+    rows = [row for row in results["steps"] if row["form"] == "in place" and "comparison" not in row]
     if not rows:
         print(f"left out: {path.name}, because no step in place was measured")
         return
@@ -78,7 +78,8 @@ def draw_steps(results: dict[str, Any], path: Path) -> None:
 
 def draw_comparison(results: dict[str, Any], path: Path) -> None:
     """A panel for each rival; a line for each scheduler."""
-    rows = [row for row in results["rows"] if row["kind"] == "step"]
+    # Those of float32 have NumPy beside them.
+    rows = [row for row in results["rows"] if row["kind"] == "step" and "NumPy" in row["contestants"]]
     rivals = [name for name in ("diffusers", "torch.compile", "NumPy") if any(name in row["contestants"] for row in rows)]
     figure, panels = plt.subplots(1, len(rivals), figsize=(4.6 * len(rivals), 4.2), sharey=True, squeeze=False)
     labels: dict[str, Any] = {}

@@ -4,6 +4,9 @@
 
 #include "team.h"
 
+#include <math.h>
+#include <string.h>
+
 #if defined(__clang__)
 #define bare_store_streaming(value, address) __builtin_nontemporal_store(value, address)
 #else
@@ -16,6 +19,14 @@ static inline void bare_fence_streaming(void) {
     __builtin_ia32_sfence();
 #endif
 }
+
+typedef enum bare_guidance_pass {
+    BARE_SUBTRACT,
+    BARE_SCALE,
+    BARE_ADD,
+    BARE_MEASURE, /* sums[4] += those of guided, its squares, conditional, its squares */
+    BARE_RESCALE,
+} bare_guidance_pass;
 
 #define BARE_VECTOR_BYTES 16
 #define BARE_TARGET
@@ -49,12 +60,14 @@ typedef struct variant {
     const char *name;
     void (*loop)(const bare_streams *streams, size_t begin, size_t end);
     float (*compute)(size_t n_rounds);
+    void (*guide)(bare_guidance_pass pass, const bare_guidance *guidance, size_t begin, size_t end, double *sums);
 } variant;
 
 static const variant *chosen(void) {
-    static const variant baseline = {"baseline", loop_baseline, compute_baseline};
+    static const variant baseline = {"baseline", loop_baseline, compute_baseline, guide_baseline};
 #if defined(__x86_64__)
-    static const variant avx2 = {"AVX2", loop_avx2, compute_avx2}, avx512 = {"AVX-512", loop_avx512, compute_avx512};
+    static const variant avx2 = {"AVX2", loop_avx2, compute_avx2, guide_avx2};
+    static const variant avx512 = {"AVX-512", loop_avx512, compute_avx512, guide_avx512};
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl"))
         return &avx512;
@@ -73,16 +86,16 @@ typedef struct bare_work {
 } bare_work;
 
 /* Parts begin at multiples of a cache line, as the library's do. */
-static size_t part_begin(const bare_work *work, unsigned part) {
-    size_t n = work->streams->n_floats;
-    if (part == work->n_parts) return n;
-    size_t begin = n / work->n_parts * part;
+static size_t begin_of(unsigned part, unsigned n_parts, size_t n) {
+    if (part == n_parts) return n;
+    size_t begin = n / n_parts * part;
     return begin - begin % 64;
 }
 
 static void run_part(void *context, unsigned part) {
     const bare_work *work = context;
-    work->variant->loop(work->streams, part_begin(work, part), part_begin(work, part + 1));
+    work->variant->loop(work->streams, begin_of(part, work->n_parts, work->streams->n_floats),
+                        begin_of(part + 1, work->n_parts, work->streams->n_floats));
 }
 
 void bare_run(const bare_streams *streams, unsigned n_threads) {
@@ -105,4 +118,41 @@ static void compute_part(void *context, unsigned part) {
 void bare_compute(size_t n_rounds, unsigned n_threads) {
     compute_work work = {chosen()->compute, n_rounds};
     bare_team(n_threads > 1 ? n_threads : 1, compute_part, &work);
+}
+
+enum { MOST_GUIDANCE_PARTS = 64 };
+
+typedef struct guidance_work {
+    const bare_guidance *guidance;
+    const variant *variant;
+    bare_guidance_pass pass;
+    unsigned n_parts;
+    double sums[MOST_GUIDANCE_PARTS][4];
+} guidance_work;
+
+static void guide_part(void *context, unsigned part) {
+    guidance_work *work = context;
+    const size_t n = work->guidance->n_elements;
+    double sums[4] = {0};
+    work->variant->guide(work->pass, work->guidance, begin_of(part, work->n_parts, n), begin_of(part + 1, work->n_parts, n), sums);
+    memcpy(work->sums[part], sums, sizeof sums);
+}
+
+void bare_guide(bare_guidance *guidance, unsigned n_threads) {
+    guidance_work work = {.guidance = guidance, .variant = chosen(), .n_parts = n_threads > 1 ? n_threads : 1};
+    if (work.n_parts > MOST_GUIDANCE_PARTS) work.n_parts = MOST_GUIDANCE_PARTS;
+    for (work.pass = BARE_SUBTRACT; work.pass <= BARE_ADD; work.pass++) bare_team(work.n_parts, guide_part, &work);
+    if (guidance->rescale == 0) return;
+    work.pass = BARE_MEASURE;
+    bare_team(work.n_parts, guide_part, &work);
+    double sums[4] = {0};
+    for (unsigned part = 0; part < work.n_parts; part++)
+        for (unsigned k = 0; k < 4; k++) sums[k] += work.sums[part][k];
+    const double n = (double)guidance->n_elements;
+    const double guided = sums[1] / n - sums[0] / n * (sums[0] / n), conditional = sums[3] / n - sums[2] / n * (sums[2] / n);
+    /* A tensor that doesn't vary, but for rounding, stays as it is. */
+    const double ratio = guided > 1e-12 * (sums[1] / n) ? sqrt(conditional / guided) : 1;
+    guidance->factor = (float)(guidance->rescale * ratio + 1 - guidance->rescale);
+    work.pass = BARE_RESCALE;
+    bare_team(work.n_parts, guide_part, &work);
 }

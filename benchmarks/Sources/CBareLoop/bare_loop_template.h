@@ -72,6 +72,52 @@ BARE_TARGET static float BARE_NAME(compute)(size_t n_rounds) {
     return total[0];
 }
 
+/* The passes of bare_guide: plain loops, which the compiler turns into vectors. */
+BARE_TARGET static void BARE_NAME(guide)(bare_guidance_pass pass, const bare_guidance *guidance, size_t begin, size_t end,
+                                         double *sums) {
+    const float *restrict conditional = guidance->conditional, *restrict unconditional = guidance->unconditional;
+    float *restrict guided = guidance->guided;
+    const float scale = guidance->scale, factor = guidance->factor;
+    switch (pass) {
+    case BARE_SUBTRACT:
+        for (size_t i = begin; i < end; i++) guided[i] = conditional[i] - unconditional[i];
+        break;
+    case BARE_SCALE:
+        for (size_t i = begin; i < end; i++) guided[i] *= scale;
+        break;
+    case BARE_ADD:
+        for (size_t i = begin; i < end; i++) guided[i] += unconditional[i];
+        break;
+    case BARE_MEASURE: {
+        /* Sums of elements and of squares, of both tensors, in lanes that don't wait for each other. */
+        enum { LANES = 16 };
+        double lanes[4][LANES] = {{0}};
+        size_t i = begin;
+        for (; end - i >= LANES; i += LANES)
+            for (size_t l = 0; l < LANES; l++) {
+                double e = guided[i + l], c = conditional[i + l];
+                lanes[0][l] += e;
+                lanes[1][l] += e * e;
+                lanes[2][l] += c;
+                lanes[3][l] += c * c;
+            }
+        for (; i < end; i++) {
+            double e = guided[i], c = conditional[i];
+            lanes[0][0] += e;
+            lanes[1][0] += e * e;
+            lanes[2][0] += c;
+            lanes[3][0] += c * c;
+        }
+        for (unsigned k = 0; k < 4; k++)
+            for (unsigned l = 0; l < LANES; l++) sums[k] += lanes[k][l];
+        break;
+    }
+    case BARE_RESCALE:
+        for (size_t i = begin; i < end; i++) guided[i] *= factor;
+        break;
+    }
+}
+
 #undef PASS
 #undef VECTOR
 #undef TILE_VECTORS

@@ -9,7 +9,8 @@ struct Bench: ParsableCommand {
         abstract: "Measures the steps and plans of all schedulers against bare loops, after comparing them with a plain oracle.",
         discussion: """
             Rows are named scheduler order/type/elements/threads/form, plans plan/scheduler/levels; for example
-            "DEIS 3/float32/65536/2/in place" and "plan/DEIS 3/karras".
+            "DEIS 3/float32/65536/2/in place", "DEIS 3/bfloat16 in float32/65536/2/in place", "plan/DEIS 3/karras" and
+            "sessions/256/16384/2/single calls".
             """)
 
     @Option(help: "Measure the rows whose names match this regular expression.")
@@ -54,15 +55,22 @@ struct Bench: ParsableCommand {
         for stepCase in try StepCase.all() {
             for elements in stepCase.sizes where !quick || !filter.isEmpty || elements <= 600_000 {
                 let group = StepGroup(
-                    stepCase, elements: elements, types: ElementType.measured,
-                    threadCounts: Array(Set([1, results.machine.threads])).sorted(), wants: wants)
+                    stepCase, elements: elements, threadCounts: Array(Set([1, results.machine.threads])).sorted(), wants: wants)
                 if group.isEmpty { continue }
-                let rows = try group.run(effort: effort, misalignment: misalignment)
+                let isLarge = elements > StepGroup.mostCachedElements
+                let rows = try group.run(effort: isLarge && !quick ? .thoroughOnLargeTensors : effort, misalignment: misalignment)
                 printSteps(rows)
                 results.steps += rows
             }
         }
         print(StepResult.legend)
+
+        let sessions = try SessionsGroup(threads: results.machine.threads, wants: wants).run(effort: effort)
+        if !sessions.isEmpty {
+            print("\n" + SessionsResult.table.header)
+            sessions.forEach { print($0.line) }
+            results.sessions = sessions
+        }
 
         let plans = try PlanGroup(wants: wants).run(effort: effort)
         if !plans.isEmpty {
@@ -71,9 +79,9 @@ struct Bench: ParsableCommand {
             results.plans = plans
         }
 
-        results.goals = Goal.all(for: results.steps)
-        print("\n" + (quick ? "Too short a run for the goals." : "Goals") )
-        if !quick { results.goals.forEach { print($0.line) } }
+        results.goals = Goal.all(for: results)
+        print("\n" + Goal.table.header + (quick ? "   (OF A RUN TOO SHORT FOR FIGURES)" : ""))
+        results.goals.forEach { print($0.line) }
         try results.write(to: json)
         print("\nwritten: \(json)")
     }
@@ -82,7 +90,7 @@ struct Bench: ParsableCommand {
     private func printSteps(_ rows: [StepResult]) {
         for (index, row) in rows.enumerated() {
             print(row.line)
-            let isLast = !rows[(index + 1)...].contains { $0.elementType == row.elementType && $0.threads == row.threads }
+            let isLast = !rows[(index + 1)...].contains { $0.types == row.types && $0.threads == row.threads }
             if isLast { print(row.copyLine) }
         }
         print()

@@ -18,4 +18,6 @@ enum StepForm: String, Codable, CaseIterable {
     case inPlace = "in place"
     /// The next sample goes to memory of its own: `dsk_step`, which is what the C and Python layers call.
     case outOfPlace = "out of place"
+    /// In place, and the model output's memory is kept rather than copied: `SamplingSession.step(consuming:)`.
+    case consuming
 }

@@ -4,11 +4,14 @@ import DiffusionScheduling
 /// The kernels without a session: runs the rows of a plan, each next sample in memory of its own.
 ///
 /// That is what engines do that keep the sample a step was given, and what the C and Python layers come down to.
-final class KernelStepper<Element: BenchmarkElement>: Contestant {
-    private let data: StepData<Element>
+final class KernelStepper<Element: BenchmarkElement, Output: BenchmarkElement>: Contestant {
+    private let data: StepData<Element, Output>
     private let plan: SamplingPlan
     private let maximumThreads: UInt32
     private let batchSize: Int
+    private let guidance: Guidance?
+    /// The row of a guided step.
+    private let guidedRow: UnsafeMutablePointer<dsk_row>
     private let rows: UnsafeMutableBufferPointer<dsk_row>
     /// The sample, and where the next one goes; they change places at every step.
     private let samples: [Tensor<Element>]
@@ -22,12 +25,16 @@ final class KernelStepper<Element: BenchmarkElement>: Contestant {
     private let workspaceBytes: Int
 
     init(
-        _ stepCase: StepCase, _ data: StepData<Element>, maximumThreads: Int, sample: Tensor<Element>, nextSample: Tensor<Element>
+        _ stepCase: StepCase, _ data: StepData<Element, Output>, maximumThreads: Int, sample: Tensor<Element>,
+        nextSample: Tensor<Element>
     ) {
         self.data = data
         plan = stepCase.plan
         self.maximumThreads = UInt32(maximumThreads)
         batchSize = stepCase.batchSize
+        guidance = stepCase.guidance
+        guidedRow = .allocate(capacity: 1)
+        guidedRow.initialize(to: dsk_row())
         rows = .allocate(capacity: plan.stepCount)
         for index in 0..<plan.stepCount {
             let row = plan.coefficients(at: index, remembered: min(index, plan.historyLength))
@@ -42,6 +49,7 @@ final class KernelStepper<Element: BenchmarkElement>: Contestant {
 
     deinit {
         rows.deallocate()
+        guidedRow.deallocate()
         workspace.deallocate()
     }
 
@@ -72,9 +80,17 @@ final class KernelStepper<Element: BenchmarkElement>: Contestant {
 
     private func step(_ items: UnsafeMutableBufferPointer<dsk_item>) -> dsk_status {
         let modelOutput = UnsafeRawPointer(data.modelOutput(step: stepIndex).baseAddress!)
+        var row = UnsafePointer(rows.baseAddress! + stepIndex)
+        if let guidance {
+            let unconditional = UnsafeRawPointer(data.unconditional(step: stepIndex)!.baseAddress!)
+            let status = guide(row, guidance, modelOutput, unconditional)
+            if status != DSK_OK { return status }
+            row = UnsafePointer(guidedRow)
+            for index in items.indices { items[index].inputs.2 = unconditional }
+        }
         for index in items.indices {
-            items[index].row = UnsafePointer(rows.baseAddress! + stepIndex)
-            items[index].inputs.1 = modelOutput + index * itemBytes
+            items[index].row = row
+            items[index].inputs.1 = modelOutput + index * itemElements * MemoryLayout<Output>.stride
         }
         if case .dynamicThreshold = plan.clamp {
             let status = dsk_find_thresholds(items.baseAddress, items.count, maximumThreads)
@@ -83,12 +99,32 @@ final class KernelStepper<Element: BenchmarkElement>: Contestant {
         return dsk_step(items.baseAddress, items.count, maximumThreads)
     }
 
-    private var itemBytes: Int { data.count / batchSize * MemoryLayout<Element>.stride }
+    /// Makes the row of a guided step, whose batch is one item.
+    private func guide(
+        _ row: UnsafePointer<dsk_row>, _ guidance: Guidance, _ conditional: UnsafeRawPointer, _ unconditional: UnsafeRawPointer
+    ) -> dsk_status {
+        var factor = 1.0
+        if guidance.rescale != 0 {
+            var moments = dsk_moments()
+            var first: UnsafeRawPointer? = conditional, second: UnsafeRawPointer? = unconditional
+            let status = dsk_find_moments(Output.kernelType, &first, &second, 1, data.count, &moments, maximumThreads)
+            if status != DSK_OK { return status }
+            let g = guidance.scale, u = 1 - g
+            let variance = g * g * moments.variance_a + u * u * moments.variance_b + 2 * g * u * moments.covariance
+            let ratio = variance > 0 ? (moments.variance_a / variance).squareRoot() : 1
+            factor = guidance.rescale * ratio + (1 - guidance.rescale)
+        }
+        dsk_guide_row(row, guidance.scale, factor, guidedRow)
+        return DSK_OK
+    }
+
+    private var itemElements: Int { data.count / batchSize }
+    private var itemBytes: Int { itemElements * MemoryLayout<Element>.stride }
 
     private func makeItem(_ index: Int, step: Int) -> dsk_item {
         let offset = index * itemBytes
         var item = dsk_item()
-        item.n_elements = data.count / batchSize
+        item.n_elements = itemElements
         item.workspace = workspace + index * workspaceBytes
         withUnsafeMutableBytes(of: &item.inputs) { bytes in
             let inputs = bytes.bindMemory(to: UnsafeRawPointer?.self)
@@ -101,7 +137,10 @@ final class KernelStepper<Element: BenchmarkElement>: Contestant {
             }
         }
         withUnsafeMutableBytes(of: &item.input_types) { bytes in
-            bytes.bindMemory(to: dsk_element_type.self).update(repeating: Element.kernelType)
+            let types = bytes.bindMemory(to: dsk_element_type.self)
+            types.update(repeating: Element.kernelType)
+            types[Int(DSK_MODEL_OUTPUT.rawValue)] = Output.kernelType
+            types[Int(DSK_MODEL_OUTPUT_2.rawValue)] = Output.kernelType
         }
         item.output_types = (Element.kernelType, Element.kernelType, Element.kernelType)
         item.outputs.0 = samples[(step + 1) % 2].address + offset

@@ -51,6 +51,8 @@ struct MeasurementEffort {
     let rounds: ClosedRange<Int>
 
     static let thorough = MeasurementEffort(seconds: 2, rounds: 15...2000)
+    /// Each step takes so long that few rounds say as much.
+    static let thoroughOnLargeTensors = MeasurementEffort(seconds: 3, rounds: 9...2000)
     static let quick = MeasurementEffort(seconds: 0.02, rounds: 3...10)
 }
 

@@ -1,15 +1,17 @@
 import DiffusionScheduling
 
 /// A session of the library that steps a sample in place, over and over.
-final class SessionStepper<Element: BenchmarkElement>: Contestant {
-    private let data: StepData<Element>
+final class SessionStepper<Element: BenchmarkElement, Output: BenchmarkElement>: Contestant {
+    private let data: StepData<Element, Output>
     private let batchSize: Int
+    private let guidance: Guidance?
     private var session: SamplingSession
     let sample: Tensor<Element>
 
-    init(_ stepCase: StepCase, _ data: StepData<Element>, maximumThreads: Int, sample: Tensor<Element>) {
+    init(_ stepCase: StepCase, _ data: StepData<Element, Output>, maximumThreads: Int, sample: Tensor<Element>) {
         self.data = data
         batchSize = stepCase.batchSize
+        guidance = stepCase.guidance
         session = SamplingSession(plan: stepCase.plan)
         session.maximumThreads = maximumThreads
         self.sample = sample
@@ -21,28 +23,103 @@ final class SessionStepper<Element: BenchmarkElement>: Contestant {
         sample.copy(from: data.start)
     }
 
-    /// Leaves room for the steps before the last one, which may be of another kind, and remembers as much as a step can use.
     func prepare(steps: Int) throws {
-        if session.rememberedCount == session.plan.historyLength, session.stepIndex > 0,
-            session.stepIndex + steps < session.plan.stepCount
-        {
-            return
-        }
+        if session.isInMidst(for: steps) { return }
         restart()
         try run(steps: max(session.plan.historyLength, 1))
     }
 
-    func run(steps: Int) throws { try Self.run(steps: steps, &session, data, sample, batchSize) }
+    func run(steps: Int) throws {
+        if let guidance {
+            try Self.run(steps: steps, &session, data, sample, batchSize, guidance)
+        } else {
+            try Self.run(steps: steps, &session, data, sample, batchSize)
+        }
+    }
 
     /// The session is passed on so that Swift checks the exclusive access to it once, as in a program that has it in a variable.
     private static func run(
-        steps: Int, _ session: inout SamplingSession, _ data: StepData<Element>, _ sample: Tensor<Element>, _ batchSize: Int
+        steps: Int, _ session: inout SamplingSession, _ data: StepData<Element, Output>, _ sample: Tensor<Element>, _ batchSize: Int
     ) throws {
         let elements = sample.elements, noise = data.noiseElements, outputs = data.modelOutputs
         for _ in 0..<steps {
             let output = outputs[session.stepIndex & (outputs.count - 1)]
             var span = elements.mutableSpan
             try session.step(modelOutput: output.span, sample: &span, noise: noise?.span, batchSize: batchSize)
+        }
+    }
+
+    private static func run(
+        steps: Int, _ session: inout SamplingSession, _ data: StepData<Element, Output>, _ sample: Tensor<Element>,
+        _ batchSize: Int, _ guidance: Guidance
+    ) throws {
+        let elements = sample.elements, noise = data.noiseElements, outputs = data.modelOutputs, others = data.unconditional
+        for _ in 0..<steps {
+            let place = session.stepIndex & (outputs.count - 1)
+            var span = elements.mutableSpan
+            try session.step(
+                conditional: outputs[place].span, unconditional: others[place].span, guidance: guidance, sample: &span,
+                noise: noise?.span, batchSize: batchSize)
+        }
+    }
+}
+
+extension SamplingSession {
+    /// Whether so many steps come before the last one, which may be of another kind, and as much is remembered as a step can use.
+    func isInMidst(for steps: Int) -> Bool {
+        rememberedCount == plan.historyLength && hasBegun && stepIndex + steps < plan.stepCount
+    }
+}
+
+/// A session that keeps the memory of its model outputs, over and over: after a step the buffer is what held the oldest output.
+final class ConsumingStepper<Element: BenchmarkElement>: Contestant {
+    private let data: StepData<Element, Element>
+    private var session: SamplingSession
+    private var output: TensorBuffer<Element>
+    let sample: Tensor<Element>
+
+    init(_ stepCase: StepCase, _ data: StepData<Element, Element>, maximumThreads: Int, sample: Tensor<Element>) throws {
+        self.data = data
+        session = SamplingSession(plan: stepCase.plan)
+        session.maximumThreads = maximumThreads
+        output = try TensorBuffer(count: data.count)
+        self.sample = sample
+    }
+
+    func restart() {
+        session.reset()
+        sample.copy(from: data.start)
+    }
+
+    /// The model says the next output.
+    private func writeOutput() {
+        let values = data.modelOutput(step: session.stepIndex)
+        output.withMutableSpan { span in
+            span.withUnsafeMutableBufferPointer { _ = $0.update(fromContentsOf: values) }
+        }
+    }
+
+    func prepare(steps: Int) throws {
+        if session.isInMidst(for: steps) { return }
+        restart()
+        for _ in 0..<session.plan.historyLength + 1 { try stepFresh() }
+    }
+
+    /// A step with an output of its own. The ones that are timed get what is in the memory: they don't time the model.
+    func stepFresh() throws {
+        writeOutput()
+        try run(steps: 1)
+    }
+
+    func run(steps: Int) throws { try Self.run(steps: steps, &session, &output, sample) }
+
+    private static func run(
+        steps: Int, _ session: inout SamplingSession, _ output: inout TensorBuffer<Element>, _ sample: Tensor<Element>
+    ) throws {
+        let elements = sample.elements
+        for _ in 0..<steps {
+            var span = elements.mutableSpan
+            try session.step(consuming: &output, sample: &span)
         }
     }
 }

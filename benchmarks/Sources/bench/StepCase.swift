@@ -6,8 +6,14 @@ struct StepCase {
     let order: Int
     let plan: SamplingPlan
     /// The batch items of the tensors, which matter for thresholding.
-    let batchSize: Int
-    let sizes: [Int]
+    var batchSize = 1
+    var sizes = Self.sizes
+    var types = TensorTypes.single
+    var forms: [StepForm] = [.inPlace, .outOfPlace]
+    /// For guided steps, whose model outputs come in pairs.
+    var guidance: Guidance?
+    /// What the same scheduler does at less cost: for thresholded steps the plain ones.
+    var plainPlan: SamplingPlan?
 
     /// 50 steps: from the third to the last but one all are alike.
     static let stepCount = 50
@@ -17,50 +23,99 @@ struct StepCase {
         let row = plan.coefficients(at: Self.stepCount / 2, remembered: plan.historyLength)
         let combinations = [row.nextSample, row.prediction] + (row.history.map { [$0] } ?? [])
         var names = ["sample", "model output"]
+        if guidance != nil { names.append("unconditional output") }
         if combinations.contains(where: { $0.noise != 0 }) { names.append("noise") }
         return names + row.nextSample.history.indices.map { "remembered \($0 + 1)" }
     }
 
-    /// The tensors that a step writes: the next sample, and what it remembers.
-    var outputCount: Int { plan.historyLength > 0 ? 2 : 1 }
+    /// The model outputs of a step.
+    var modelOutputCount: Int { guidance == nil ? 1 : 2 }
+
+    /// How often a step reads each model output: rescaled guidance needs their deviations first.
+    var modelOutputReads: Int { (guidance?.rescale ?? 0) == 0 ? 1 : 2 }
+
+    /// The tensors that a step writes: the next sample, and what it remembers, unless it keeps the model output's memory.
+    func outputCount(_ form: StepForm) -> Int { plan.historyLength > 0 && form != .consuming ? 2 : 1 }
 
     var isStochastic: Bool { plan.isStochastic }
 
     var name: String { "\(scheduler) \(order)" }
+
+    /// The steps without guidance or thresholds.
+    var plain: StepCase {
+        var plain = self
+        plain.guidance = nil
+        if let plainPlan {
+            plain = StepCase(scheduler: scheduler, order: order, plan: plainPlan, batchSize: batchSize, sizes: sizes)
+        }
+        return plain
+    }
 }
 
 extension StepCase {
     /// Elements of a tensor: a toy's; 4 × 64 × 64, a latent; then batches of them; pictures of 1024 × 1024 × 3, and a video.
     static let sizes = [64, 16_384, 65_536, 524_288, 3_145_728, 25_165_824]
+    /// Those for what is only compared with other steps.
+    static let comparedSizes = [64, 65_536, 524_288, 3_145_728]
     /// Pictures of 256 × 256 × 3 and 512 × 512 × 3, four of each: pixels are what thresholding is for.
     static let thresholdSizes = [64, 16_384, 65_536, 786_432, 3_145_728]
+    /// From here on only the largest orders are measured, in the usual and in a half type: the others differ in nothing new.
+    static let hugeElements = 20_000_000
 
     static func all() throws -> [StepCase] {
-        var cases = [try StepCase("DDIM", order: 1, DDIMScheduler(.with { $0.clipSample = false }))]
-        cases.append(try StepCase("DDIM clipped", order: 1, DDIMScheduler()))
+        func deis(_ order: Int, thresholding: Bool = false) throws -> SamplingPlan {
+            try plan(
+                DEISMultistepScheduler(.with { ($0.solverOrder, $0.thresholding, $0.sampleMaxValue) = (order, thresholding, 2) }))
+        }
+        func dpmSolver(_ order: Int) throws -> SamplingPlan {
+            try plan(DPMSolverMultistepScheduler(.with { $0.solverOrder = order }))
+        }
+        var cases = [
+            StepCase(scheduler: "DDIM", order: 1, plan: try plan(DDIMScheduler(.with { $0.clipSample = false }))),
+            StepCase(
+                scheduler: "DDIM clipped", order: 1, plan: try plan(DDIMScheduler()), sizes: sizes.filter { $0 < hugeElements }),
+        ]
         for order in 1...3 {
-            cases.append(try StepCase("DEIS", order: order, DEISMultistepScheduler(.with { $0.solverOrder = order })))
+            let plan = try deis(order)
+            cases.append(StepCase(scheduler: "DEIS", order: order, plan: plan, sizes: sizes(order: order)))
         }
         for order in 1...3 {
-            cases.append(try StepCase("DPM-Solver++", order: order, DPMSolverMultistepScheduler(.with { $0.solverOrder = order })))
+            let plan = try dpmSolver(order)
+            cases.append(StepCase(scheduler: "DPM-Solver++", order: order, plan: plan, sizes: sizes(order: order)))
         }
         cases.append(
-            try StepCase(
-                "SDE-DPM-Solver++", order: 2, DPMSolverMultistepScheduler(.with { $0.algorithmType = .sdeDPMSolverPlusPlus })))
+            StepCase(
+                scheduler: "SDE-DPM-Solver++", order: 2,
+                plan: try plan(DPMSolverMultistepScheduler(.with { $0.algorithmType = .sdeDPMSolverPlusPlus })),
+                sizes: sizes(order: 2)))
         cases.append(
-            try StepCase(
-                "DEIS thresholded", order: 3,
-                DEISMultistepScheduler(.with { ($0.solverOrder, $0.thresholding, $0.sampleMaxValue) = (3, true, 2) }),
-                batchSize: 4, sizes: thresholdSizes))
+            StepCase(
+                scheduler: "DEIS thresholded", order: 3, plan: try deis(3, thresholding: true), batchSize: 4, sizes: thresholdSizes,
+                plainPlan: try deis(3)))
+        cases.append(
+            StepCase(
+                scheduler: "DEIS", order: 3, plan: try deis(3), sizes: comparedSizes, types: [.init(.float32)],
+                forms: [.consuming]))
+        for (name, plan) in [("DEIS", try deis(3)), ("DPM-Solver++", try dpmSolver(3))] {
+            cases.append(
+                StepCase(scheduler: name, order: 3, plan: plan, sizes: comparedSizes, types: TensorTypes.mixed, forms: [.inPlace]))
+        }
+        for order in 2...3 {
+            for (name, plan) in [("DEIS", try deis(order)), ("DPM-Solver++", try dpmSolver(order))] {
+                for (kind, guidance) in [("guided", Guidance(scale: 7.5)), ("rescaled", Guidance(scale: 7.5, rescale: 0.7))] {
+                    cases.append(
+                        StepCase(
+                            scheduler: "\(name) \(kind)", order: order, plan: plan, sizes: comparedSizes, types: [.init(.float32)],
+                            forms: [.inPlace], guidance: guidance))
+                }
+            }
+        }
         return cases
     }
 
-    private init(
-        _ name: String, order: Int, _ scheduler: some PlannedScheduler, batchSize: Int = 1, sizes: [Int] = Self.sizes
-    ) throws {
-        self.init(
-            scheduler: name, order: order, plan: try scheduler.plan(.count(Self.stepCount)), batchSize: batchSize, sizes: sizes)
-    }
+    private static func plan(_ scheduler: some PlannedScheduler) throws -> SamplingPlan { try scheduler.plan(.count(stepCount)) }
+
+    private static func sizes(order: Int) -> [Int] { sizes.filter { $0 < hugeElements || order == 3 } }
 }
 
 extension SchedulerConfiguration {

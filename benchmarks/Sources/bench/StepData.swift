@@ -1,36 +1,47 @@
 import DiffusionScheduling
 
 /// The tensors that the steps of one case are given, at one size.
-final class StepData<Element: BenchmarkElement> {
+final class StepData<Element: BenchmarkElement, Output: BenchmarkElement> {
     let start: Tensor<Element>
     /// Steps have model outputs of their own, one after the other and over again: parts of one tensor, a few lines from each other,
     /// so that they take no more of the caches than one. Their number is a power of two.
-    let modelOutputs: [UnsafeBufferPointer<Element>]
-    private let outputs: Tensor<Element>
+    let modelOutputs: [UnsafeBufferPointer<Output>]
+    /// Those without the condition, for guided steps; else none.
+    let unconditional: [UnsafeBufferPointer<Output>]
+    private let outputs: Tensor<Output>
+    private let unconditionalOutputs: Tensor<Output>?
     let noise: Tensor<Element>?
 
     let count: Int
 
-    init(count: Int, isStochastic: Bool, misalignment: Int) {
+    init(_ stepCase: StepCase, count: Int, misalignment: Int) {
         self.count = count
         start = Tensor(count: count, misalignment: misalignment)
         let outputCount = 4, offset = 64
-        let outputs = Tensor<Element>(count: count + (outputCount - 1) * offset, misalignment: misalignment)
-        self.outputs = outputs
-        modelOutputs = (0..<outputCount).map { index in
-            UnsafeBufferPointer(rebasing: outputs.elements[index * offset..<index * offset + count])
+        func tensor() -> Tensor<Output> { Tensor(count: count + (outputCount - 1) * offset, misalignment: misalignment) }
+        func parts(_ tensor: Tensor<Output>) -> [UnsafeBufferPointer<Output>] {
+            (0..<outputCount).map { UnsafeBufferPointer(rebasing: tensor.elements[$0 * offset..<$0 * offset + count]) }
         }
-        noise = isStochastic ? Tensor(count: count, misalignment: misalignment) : nil
+        outputs = tensor()
+        modelOutputs = parts(outputs)
+        unconditionalOutputs = stepCase.guidance == nil ? nil : tensor()
+        unconditional = unconditionalOutputs.map(parts) ?? []
+        noise = stepCase.isStochastic ? Tensor(count: count, misalignment: misalignment) : nil
     }
 
     func fill(with kind: DataKind) {
         kind.fill(start, seed: 1)
         kind.fill(outputs, seed: 2)
         if let noise { kind.fill(noise, seed: 3) }
+        if let unconditionalOutputs { kind.fill(unconditionalOutputs, seed: 4) }
     }
 
-    func modelOutput(step: Int) -> UnsafeBufferPointer<Element> {
+    func modelOutput(step: Int) -> UnsafeBufferPointer<Output> {
         modelOutputs[step & (modelOutputs.count - 1)]
+    }
+
+    func unconditional(step: Int) -> UnsafeBufferPointer<Output>? {
+        unconditional.isEmpty ? nil : unconditional[step & (unconditional.count - 1)]
     }
 
     /// The noise of every step.

@@ -1,15 +1,15 @@
 import CKernels
 import DiffusionScheduling
 
-/// Everything that is measured together: one case at one size, in all element types, forms and numbers of threads, and the bare
-/// loops with the same streams. Ratios between any of these are ratios in one run.
+/// Everything that is measured together: one case at one size, in all element types, forms and numbers of threads, the bare loops
+/// with the same streams, and what else the steps are compared with. Ratios between any of these are ratios in one run.
 struct StepGroup {
     let stepCase: StepCase
     let elements: Int
 
     /// What distinguishes the rows of a group.
     struct Variant {
-        let type: ElementType
+        let types: TensorTypes
         let form: StepForm
         let threads: Int
     }
@@ -17,15 +17,15 @@ struct StepGroup {
     private let variants: [Variant]
 
     /// - Parameter wants: whether the row of that name is asked for.
-    init(_ stepCase: StepCase, elements: Int, types: [ElementType], threadCounts: [Int], wants: (String) -> Bool) {
+    init(_ stepCase: StepCase, elements: Int, threadCounts: [Int], wants: (String) -> Bool) {
         self.stepCase = stepCase
         self.elements = elements
         var variants: [Variant] = []
-        for type in types {
-            for form in StepForm.allCases {
+        for types in stepCase.types where elements < StepCase.hugeElements || [.float32, .bfloat16].contains(types.element) {
+            for form in stepCase.forms {
                 for threads in threadCounts where threads == 1 || elements >= Int(dsk_get_limits().parallel_elements) {
-                    let name = "\(stepCase.name)/\(type.rawValue)/\(elements)/\(threads)/\(form.rawValue)"
-                    if wants(name) { variants.append(Variant(type: type, form: form, threads: threads)) }
+                    let name = "\(stepCase.name)/\(types.name)/\(elements)/\(threads)/\(form.rawValue)"
+                    if wants(name) { variants.append(Variant(types: types, form: form, threads: threads)) }
                 }
             }
         }
@@ -36,17 +36,25 @@ struct StepGroup {
 
     /// Verifies, then measures.
     func run(effort: MeasurementEffort, misalignment: Int) throws -> [StepResult] {
-        let types = ElementType.measured.filter { type in variants.contains { $0.type == type } }
-        var errors: [ElementType: Double] = [:]
-        var contestants: [any Contestant] = []
-        for type in types {
-            errors[type] = try type.verify(stepCase, count: elements, misalignment: misalignment)
+        let types = stepCase.types.filter { types in variants.contains { $0.types == types } }
+        var errors: [TensorTypes: Double] = [:]
+        for types in types {
+            errors[types] = try types.verify(stepCase, count: elements, misalignment: misalignment)
         }
         // Variants come by type, so the contestants are in their order.
-        for type in types {
-            contestants += type.steppers(stepCase, variants.filter { $0.type == type }, count: elements, misalignment: misalignment)
+        var contestants: [any Contestant] = [], rivals: [Rival?] = []
+        for types in types {
+            let made = try types.steppers(
+                stepCase, variants.filter { $0.types == types }, count: elements, misalignment: misalignment)
+            contestants += made.map(\.stepper)
+            rivals += made.map(\.rival)
         }
-        let memory = BareMemory(bytes: elements * (variants.map(\.type.size).max() ?? 0))
+        var rivalPlaces: [Int?] = []
+        for rival in rivals {
+            rivalPlaces.append(rival.map { _ in contestants.count })
+            if let rival { contestants.append(rival.contestant) }
+        }
+        let memory = BareMemory(bytes: elements * (variants.map(\.types.element.size).max() ?? 0))
         var loops: [BareStreams: Int] = [:]
         for variant in variants {
             for streams in [streams(of: variant), copyStreams(of: variant)] where loops[streams] == nil {
@@ -56,7 +64,8 @@ struct StepGroup {
         }
 
         let threads = variants.map(\.threads).max() ?? 1
-        let measurement = try Measurement.repeatedIfDisturbed(contestants, effort: effort, threads: threads, warms: fitsCaches)
+        let measurement = try Measurement.repeatedIfDisturbed(
+            contestants, effort: effort, threads: threads, warms: elements <= Self.mostCachedElements)
 
         func bestLoop(_ streams: BareStreams) -> (timing: Timing, store: Store) {
             let first = loops[streams]!
@@ -64,86 +73,142 @@ struct StepGroup {
             let best = timings.indices.min { timings[$0].lowerDecile < timings[$1].lowerDecile }!
             return (timings[best], Store.allCases[best])
         }
-        return zip(variants, measurement.outcomes).map { variant, outcome in
+        return variants.indices.map { index in
+            let variant = variants[index], outcome = measurement.outcomes[index]
             let streams = streams(of: variant)
             let bare = bestLoop(streams), copy = bestLoop(copyStreams(of: variant))
+            let outputReads = stepCase.modelOutputCount * stepCase.modelOutputReads
+            let otherReads = stepCase.inputs.count - stepCase.modelOutputCount
             return StepResult(
-                scheduler: stepCase.scheduler, order: stepCase.order, elementType: variant.type, elements: elements,
-                threads: variant.threads, form: variant.form, reads: streams.inputCount, writes: streams.outputCount,
-                step: outcome.timing, bare: bare.timing, bareStore: bare.store, copy: copy.timing, copyStore: copy.store,
-                maximumErrorInULP: errors[variant.type] ?? 0, allocationsPerStep: outcome.allocationsPerStep,
+                scheduler: stepCase.scheduler, order: stepCase.order, elementType: variant.types.element,
+                modelOutputType: variant.types.modelOutput, elements: elements, threads: variant.threads, form: variant.form,
+                reads: otherReads + outputReads, writes: streams.outputCount,
+                bytes: elements * ((otherReads + streams.outputCount) * variant.types.element.size
+                    + outputReads * variant.types.modelOutput.size),
+                step: outcome.timing, bare: bare.timing, bareStore: bare.store,
+                bareBytes: (streams.inputCount + streams.outputCount) * streams.bytes,
+                copy: copy.timing, copyStore: copy.store,
+                comparison: rivals[index].map { rival in
+                    StepComparison(name: rival.name, timing: measurement.outcomes[rivalPlaces[index]!].timing)
+                },
+                maximumErrorInULP: errors[variant.types] ?? 0, allocationsPerStep: outcome.allocationsPerStep,
                 repeatedRounds: measurement.repeatedRounds, isDisturbed: measurement.isDisturbed)
         }
     }
 
-    /// Whether the tensors of one float32 step fit a cache of a few ten megabytes.
-    private var fitsCaches: Bool { elements <= 1 << 20 }
+    /// The tensors of so many float32 elements of one step fit a cache of a few ten megabytes.
+    static let mostCachedElements = 1 << 20
 
     private func streams(of variant: Variant) -> BareStreams {
         BareStreams(
-            inputCount: stepCase.inputs.count, outputCount: stepCase.outputCount, inPlace: variant.form == .inPlace,
-            bytes: elements * variant.type.size, threads: variant.threads)
+            inputCount: stepCase.inputs.count, outputCount: stepCase.outputCount(variant.form),
+            inPlace: variant.form != .outOfPlace, bytes: elements * variant.types.element.size, threads: variant.threads)
     }
 
     private func copyStreams(of variant: Variant) -> BareStreams {
-        BareStreams(inputCount: 1, outputCount: 1, inPlace: false, bytes: elements * variant.type.size, threads: variant.threads)
+        BareStreams(
+            inputCount: 1, outputCount: 1, inPlace: false, bytes: elements * variant.types.element.size, threads: variant.threads)
     }
+}
+
+/// What a step is compared with besides bare loops.
+struct Rival {
+    let name: String
+    let contestant: any Contestant
 }
 
 /// The generic parts, by type: called with the types themselves, so that the compiler makes the code that a program with arrays of
 /// that type has.
-extension ElementType {
-    /// The types that are measured, the usual one first.
-    static var measured: [ElementType] {
-        #if os(macOS) && arch(x86_64)
-            [.float32, .bfloat16, .float64]
-        #else
-            [.float32, .float16, .bfloat16, .float64]
-        #endif
-    }
-
+extension TensorTypes {
     fileprivate func verify(_ stepCase: StepCase, count: Int, misalignment: Int) throws -> Double {
-        switch self {
-        case .float32: try Verification<Float>(stepCase: stepCase, count: count, misalignment: misalignment).run()
-        case .float64: try Verification<Double>(stepCase: stepCase, count: count, misalignment: misalignment).run()
-        case .bfloat16: try Verification<BFloat16>(stepCase: stepCase, count: count, misalignment: misalignment).run()
-        case .float16:
-            #if os(macOS) && arch(x86_64)
-                fatalError("Swift has no Float16 here")
-            #else
-                try Verification<Float16>(stepCase: stepCase, count: count, misalignment: misalignment).run()
-            #endif
+        func run<Element: BenchmarkElement, Output: BenchmarkElement>(_: Element.Type, _: Output.Type) throws -> Double {
+            try Verification<Element, Output>(stepCase: stepCase, count: count, misalignment: misalignment).run()
+        }
+        switch (element, modelOutput) {
+        case (.float32, .float32): return try run(Float.self, Float.self)
+        case (.float32, .bfloat16): return try run(Float.self, BFloat16.self)
+        case (.float64, .float64): return try run(Double.self, Double.self)
+        case (.bfloat16, .bfloat16): return try run(BFloat16.self, BFloat16.self)
+        #if !(os(macOS) && arch(x86_64))
+            case (.float16, .float16): return try run(Float16.self, Float16.self)
+            case (.float32, .float16): return try run(Float.self, Float16.self)
+        #endif
+        default: throw BenchmarkFailure("\(name) isn't measured")
         }
     }
 
     fileprivate func steppers(
         _ stepCase: StepCase, _ variants: [StepGroup.Variant], count: Int, misalignment: Int
-    ) -> [any Contestant] {
-        switch self {
-        case .float32: makeSteppers(Float.self, stepCase, variants, count: count, misalignment: misalignment)
-        case .float64: makeSteppers(Double.self, stepCase, variants, count: count, misalignment: misalignment)
-        case .bfloat16: makeSteppers(BFloat16.self, stepCase, variants, count: count, misalignment: misalignment)
-        case .float16:
-            #if os(macOS) && arch(x86_64)
-                fatalError("Swift has no Float16 here")
-            #else
-                makeSteppers(Float16.self, stepCase, variants, count: count, misalignment: misalignment)
-            #endif
+    ) throws -> [(stepper: any Contestant, rival: Rival?)] {
+        func make<Element: BenchmarkElement, Output: BenchmarkElement>(
+            _: Element.Type, _: Output.Type
+        ) throws -> [(stepper: any Contestant, rival: Rival?)] {
+            try Steppers<Element, Output>(stepCase, count: count, misalignment: misalignment).make(variants)
+        }
+        switch (element, modelOutput) {
+        case (.float32, .float32): return try make(Float.self, Float.self)
+        case (.float32, .bfloat16): return try make(Float.self, BFloat16.self)
+        case (.float64, .float64): return try make(Double.self, Double.self)
+        case (.bfloat16, .bfloat16): return try make(BFloat16.self, BFloat16.self)
+        #if !(os(macOS) && arch(x86_64))
+            case (.float16, .float16): return try make(Float16.self, Float16.self)
+            case (.float32, .float16): return try make(Float.self, Float16.self)
+        #endif
+        default: throw BenchmarkFailure("\(name) isn't measured")
         }
     }
 }
 
-private func makeSteppers<Element: BenchmarkElement>(
-    _ type: Element.Type, _ stepCase: StepCase, _ variants: [StepGroup.Variant], count: Int, misalignment: Int
-) -> [any Contestant] {
-    let data = StepData<Element>(count: count, isStochastic: stepCase.isStochastic, misalignment: misalignment)
-    data.fill(with: .random)
-    func tensor() -> Tensor<Element> { Tensor(count: count, misalignment: misalignment) }
-    return variants.map { variant in
-        switch variant.form {
-        case .inPlace: SessionStepper(stepCase, data, maximumThreads: variant.threads, sample: tensor())
+/// Makes what is timed, of steps with tensors of one type and model outputs of one.
+private struct Steppers<Element: BenchmarkElement, Output: BenchmarkElement> {
+    private let stepCase: StepCase
+    private let count: Int
+    private let misalignment: Int
+    private let data: StepData<Element, Output>
+
+    init(_ stepCase: StepCase, count: Int, misalignment: Int) {
+        self.stepCase = stepCase
+        self.count = count
+        self.misalignment = misalignment
+        data = StepData(stepCase, count: count, misalignment: misalignment)
+        data.fill(with: .random)
+    }
+
+    func make(_ variants: [StepGroup.Variant]) throws -> [(stepper: any Contestant, rival: Rival?)] {
+        try variants.map { (try stepper($0.form, threads: $0.threads), try rival($0.form, threads: $0.threads)) }
+    }
+
+    private func tensor() -> Tensor<Element> { Tensor(count: count, misalignment: misalignment) }
+
+    private func stepper(_ form: StepForm, threads: Int) throws -> any Contestant {
+        switch form {
+        case .inPlace: return SessionStepper(stepCase, data, maximumThreads: threads, sample: tensor())
         case .outOfPlace:
-            KernelStepper(stepCase, data, maximumThreads: variant.threads, sample: tensor(), nextSample: tensor())
+            return KernelStepper(stepCase, data, maximumThreads: threads, sample: tensor(), nextSample: tensor())
+        case .consuming:
+            guard let data = data as? StepData<Element, Element> else {
+                throw BenchmarkFailure("\(stepCase.name): only outputs of the sample's type can be kept")
+            }
+            return try ConsumingStepper(stepCase, data, maximumThreads: threads, sample: tensor())
         }
+    }
+
+    private func rival(_ form: StepForm, threads: Int) throws -> Rival? {
+        func plain<Other: BenchmarkElement>(_ name: String, _ data: StepData<Element, Other>) -> Rival {
+            Rival(name: name, contestant: SessionStepper(stepCase.plain, data, maximumThreads: threads, sample: tensor()))
+        }
+        if stepCase.guidance != nil, let data = data as? StepData<Float, Float> {
+            let sample = Tensor<Float>(count: count, misalignment: misalignment)
+            return Rival(
+                name: "passes", contestant: SeparateGuidance(stepCase, data, threads: threads, sample: sample))
+        }
+        if form == .consuming { return plain("copying", data) }
+        if stepCase.plainPlan != nil { return form == .inPlace ? plain("plain", data) : nil }
+        if Element.self != Output.self {
+            let single = StepData<Element, Element>(stepCase, count: count, misalignment: misalignment)
+            single.fill(with: .random)
+            return plain(Element.elementType.rawValue, single)
+        }
+        return nil
     }
 }

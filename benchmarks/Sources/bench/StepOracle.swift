@@ -4,16 +4,19 @@ import DiffusionScheduling
 ///
 /// Each step starts from the tensors as they are stored: the sample before it, and what the steps before have remembered. So what
 /// is compared is the arithmetic of one step, on all that it writes.
-struct StepOracle<Element: BenchmarkElement> {
+struct StepOracle<Element: BenchmarkElement, Output: BenchmarkElement> {
     private let plan: SamplingPlan
     private let batchSize: Int
-    private var stepIndex = 0
+    private let guidance: Guidance?
+    private var stepIndex: Int
     /// The remembered outputs, the newest first.
     private var remembered: [Tensor<Element>] = []
 
-    init(_ stepCase: StepCase) {
+    init(_ stepCase: StepCase, beginIndex: Int = 0) {
         plan = stepCase.plan
         batchSize = stepCase.batchSize
+        guidance = stepCase.guidance
+        stepIndex = beginIndex
     }
 
     /// The greatest error of a step's results, in units in the last place, and moves on. Infinite where one of the two is a NaN.
@@ -24,14 +27,16 @@ struct StepOracle<Element: BenchmarkElement> {
     /// - Parameters:
     ///   - result: the sample after the step.
     ///   - newlyRemembered: what the step has remembered; nil if nothing.
+    ///   - unconditional: for guided steps, else nil.
     mutating func error(
         of result: Tensor<Element>, newlyRemembered: Tensor<Element>?, sample: Tensor<Element>,
-        modelOutput: UnsafeBufferPointer<Element>, noise: UnsafeBufferPointer<Element>?
+        modelOutput: UnsafeBufferPointer<Output>, unconditional: UnsafeBufferPointer<Output>?, noise: UnsafeBufferPointer<Element>?
     ) -> Double {
+        let outputs = weighted(modelOutput, unconditional)
         let row = plan.coefficients(at: stepIndex, remembered: remembered.count)
-        func terms(_ combination: LinearCombination) -> Terms<Element> {
+        func terms(_ combination: LinearCombination) -> Terms<Element, Output> {
             Terms(
-                combination, sample: UnsafeBufferPointer(sample.elements), modelOutput: modelOutput, noise: noise,
+                combination, sample: UnsafeBufferPointer(sample.elements), modelOutputs: outputs, noise: noise,
                 remembered: remembered.map { UnsafeBufferPointer($0.elements) })
         }
         let clamped = ClampedPrediction(terms(row.prediction), clamp: plan.clamp, count: sample.count, batchSize: batchSize)
@@ -57,6 +62,34 @@ struct StepOracle<Element: BenchmarkElement> {
         return greatest.value
     }
 
+    /// The model outputs, and what each contributes to the one that the step uses: with guidance factor · (g e_c + (1 − g) e_u).
+    private func weighted(
+        _ conditional: UnsafeBufferPointer<Output>, _ unconditional: UnsafeBufferPointer<Output>?
+    ) -> [(weight: Double, tensor: UnsafeBufferPointer<Output>)] {
+        guard let guidance, let unconditional else { return [(1, conditional)] }
+        let g = guidance.scale
+        var factor = 1.0
+        if guidance.rescale != 0 {
+            let guided = Self.variance(conditional.count) { g * conditional[$0].widened + (1 - g) * unconditional[$0].widened }
+            let own = Self.variance(conditional.count) { conditional[$0].widened }
+            factor = guidance.rescale * (guided > 0 ? (own / guided).squareRoot() : 1) + (1 - guidance.rescale)
+        }
+        return [(factor * g, conditional), (factor * (1 - g), unconditional)]
+    }
+
+    /// From the first value's point of view, so that equal ones have none.
+    private static func variance(_ count: Int, _ value: (Int) -> Double) -> Double {
+        let origin = value(0)
+        var sum = 0.0, squares = 0.0
+        for i in 0..<count {
+            let deviation = value(i) - origin
+            sum += deviation
+            squares += deviation * deviation
+        }
+        let mean = sum / Double(count)
+        return squares / Double(count) - mean * mean
+    }
+
     /// Keeps a copy, because the kernels use the memory again.
     private mutating func remember(_ tensor: Tensor<Element>) {
         let copy = remembered.count == plan.historyLength ? remembered.removeLast() : Tensor<Element>(count: tensor.count)
@@ -74,37 +107,43 @@ struct StepOracle<Element: BenchmarkElement> {
 }
 
 /// The terms of a combination of tensors, but for the prediction.
-private struct Terms<Element: BenchmarkElement>: @unchecked Sendable {
+private struct Terms<Element: BenchmarkElement, Output: BenchmarkElement>: @unchecked Sendable {
     // Unchecked, because the tensors don't change while threads read them.
     private let terms: [(coefficient: Double, tensor: UnsafeBufferPointer<Element>)]
+    private let outputTerms: [(coefficient: Double, tensor: UnsafeBufferPointer<Output>)]
 
     init(
-        _ combination: LinearCombination, sample: UnsafeBufferPointer<Element>, modelOutput: UnsafeBufferPointer<Element>,
-        noise: UnsafeBufferPointer<Element>?, remembered: [UnsafeBufferPointer<Element>]
+        _ combination: LinearCombination, sample: UnsafeBufferPointer<Element>,
+        modelOutputs: [(weight: Double, tensor: UnsafeBufferPointer<Output>)], noise: UnsafeBufferPointer<Element>?,
+        remembered: [UnsafeBufferPointer<Element>]
     ) {
-        var all = [(combination.sample, sample), (combination.modelOutput, modelOutput)]
+        var all = [(combination.sample, sample)]
         if let noise { all.append((combination.noise, noise)) }
         all += zip(combination.history, remembered)
         // A coefficient of 0 means that the tensor isn't read.
         terms = all.filter { $0.0 != 0 }
+        outputTerms = modelOutputs.map { (combination.modelOutput * $0.weight, $0.tensor) }.filter { $0.0 != 0 }
     }
 
     func add(_ range: Range<Int>, to sums: inout TermSums) {
         for (coefficient, tensor) in terms {
             sums.add(coefficient, exactly: Element.self == Double.self) { tensor[range.lowerBound + $0].widened }
         }
+        for (coefficient, tensor) in outputTerms {
+            sums.add(coefficient, exactly: Element.self == Double.self) { tensor[range.lowerBound + $0].widened }
+        }
     }
 }
 
 /// The prediction of a step whose plan clamps it; without a clamp there is none.
-private struct ClampedPrediction<Element: BenchmarkElement>: Sendable {
-    private let terms: Terms<Element>
+private struct ClampedPrediction<Element: BenchmarkElement, Output: BenchmarkElement>: Sendable {
+    private let terms: Terms<Element, Output>
     private let clamp: PredictionClamp
     /// The dynamic threshold of every batch item.
     private let thresholds: [Double]
     private let itemCount: Int
 
-    init(_ terms: Terms<Element>, clamp: PredictionClamp, count: Int, batchSize: Int) {
+    init(_ terms: Terms<Element, Output>, clamp: PredictionClamp, count: Int, batchSize: Int) {
         self.terms = terms
         self.clamp = clamp
         let itemCount = count / batchSize

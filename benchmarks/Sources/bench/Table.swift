@@ -28,24 +28,27 @@ struct Table {
 
 extension StepResult {
     static let table = Table(columns: [
-        .init(title: "step", width: 19, isText: true), .init(title: "form", width: 12, isText: true),
-        .init(title: "type", width: 8, isText: true), .init(title: "elements", width: 10), .init(title: "threads", width: 7),
+        .init(title: "step", width: 23, isText: true), .init(title: "form", width: 12, isText: true),
+        .init(title: "type", width: 19, isText: true), .init(title: "elements", width: 10), .init(title: "threads", width: 7),
         .init(title: "time", width: 8), .init(title: "spread", width: 6), .init(title: "GB/s, error", width: 18),
-        .init(title: "of bare", width: 7), .init(title: "allocations", width: 11),
+        .init(title: "of bare", width: 7), .init(title: "allocations", width: 11), .init(title: "beside", width: 16),
     ])
 
     static let legend = """
         time: median of a step; spread: interquartile range; error: the greatest against float64, in units in the last place;
         of bare: share of the bandwidth of a bare loop with the same streams, measured alternately (lower deciles)
+        beside: the step's time as a share of that of the step without thresholds (plain), of the step that copies what it remembers
+        (copying), of guidance in separate passes and a plain step (passes), of the step whose model output is float32 as well
         ~ rounds were repeated because threads shared a core or times jumped; ! that didn't help
         """
 
     var line: String {
         Self.table.line([
-            "\(scheduler) \(order)", form.rawValue, elementType.rawValue, "\(elements)", "\(threads)", timeText(step.median),
+            "\(scheduler) \(order)", form.rawValue, types.name, "\(elements)", "\(threads)", timeText(step.median),
             percentText(step.spread),
             "\(decimal(gigabytesPerSecond, 1)), \(decimal(maximumErrorInULP, 2)) ulp", decimal(fractionOfBare, 2) + mark,
             allocationsPerStep.map { decimal($0, $0 == 0 ? 0 : 2) } ?? "unknown",
+            comparison.map { "\(decimal(shareOfComparison!, 2)) x \($0.name)" } ?? "",
         ])
     }
 
@@ -53,7 +56,7 @@ extension StepResult {
     var copyLine: String {
         Self.table.line([
             "copy", copyStore.rawValue, elementType.rawValue, "\(elements)", "\(threads)", timeText(copy.median),
-            percentText(copy.spread), decimal(copyGigabytesPerSecond, 1) + ", 0.00 ulp", "", "",
+            percentText(copy.spread), decimal(copyGigabytesPerSecond, 1) + ", 0.00 ulp", "", "", "",
         ])
     }
 
@@ -69,6 +72,24 @@ extension PlanResult {
     var line: String {
         Self.table.line([
             scheduler, sigmas, timeText(time.median), percentText(time.spread),
+            allocations.map { decimal($0, 0) } ?? "unknown",
+        ])
+    }
+}
+
+extension SessionsResult {
+    static let table = Table(columns: [
+        .init(title: "rows of many sessions", width: 42, isText: true), .init(title: "threads", width: 7),
+        .init(title: "time", width: 8), .init(title: "spread", width: 6), .init(title: "GB/s", width: 6),
+        .init(title: "of one timestep", width: 15), .init(title: "of single calls", width: 15),
+        .init(title: "allocations", width: 11),
+    ])
+
+    var line: String {
+        Self.table.line([
+            "\(rows) x \(elementsPerRow), \(kind.rawValue)", "\(threads)", timeText(time.median), percentText(time.spread),
+            decimal(Double(bytes) / time.median * 1e-9, 1),
+            decimal(ofOneTimestep, 2) + (isDisturbed ? "!" : repeatedRounds > 0 ? "~" : ""), decimal(ofSingleCalls, 2),
             allocations.map { decimal($0, 0) } ?? "unknown",
         ])
     }

@@ -2,24 +2,37 @@ import DiffusionScheduling
 import Foundation
 
 /// Compares everything that is going to be timed with the oracle, at the size that is going to be timed.
-struct Verification<Element: BenchmarkElement> {
+struct Verification<Element: BenchmarkElement, Output: BenchmarkElement> {
     private let stepCase: StepCase
     private let count: Int
-    private let data: StepData<Element>
+    private let data: StepData<Element, Output>
     private let before: Tensor<Element>
     /// The same steps on one thread, on all, and by the kernels alone.
-    private let single, threaded: SessionStepper<Element>
-    private let kernel: KernelStepper<Element>
+    private let single, threaded: SessionStepper<Element, Output>
+    private let kernel: KernelStepper<Element, Output>
+    /// Where they are going to be timed: the steps that keep their outputs, and guidance in separate passes.
+    private let consuming: ConsumingStepper<Element>?
+    private let separate: SeparateGuidance?
 
-    init(stepCase: StepCase, count: Int, misalignment: Int) {
+    init(stepCase: StepCase, count: Int, misalignment: Int) throws {
         self.stepCase = stepCase
         self.count = count
-        data = StepData(count: count, isStochastic: stepCase.isStochastic, misalignment: misalignment)
+        data = StepData(stepCase, count: count, misalignment: misalignment)
         func tensor() -> Tensor<Element> { Tensor(count: count, misalignment: misalignment) }
         before = tensor()
         single = SessionStepper(stepCase, data, maximumThreads: 1, sample: tensor())
         threaded = SessionStepper(stepCase, data, maximumThreads: 0, sample: tensor())
         kernel = KernelStepper(stepCase, data, maximumThreads: 0, sample: tensor(), nextSample: tensor())
+        if stepCase.forms.contains(.consuming), let data = data as? StepData<Element, Element> {
+            consuming = try ConsumingStepper(stepCase, data, maximumThreads: 0, sample: tensor())
+        } else {
+            consuming = nil
+        }
+        if stepCase.guidance != nil, let data = data as? StepData<Float, Float> {
+            separate = SeparateGuidance(stepCase, data, threads: 1, sample: Tensor(count: count, misalignment: misalignment))
+        } else {
+            separate = nil
+        }
     }
 
     /// What the kernels promise (CKernels.h), in units in the last place of the largest of t terms: half a unit for the result's
@@ -44,21 +57,28 @@ struct Verification<Element: BenchmarkElement> {
         single.restart()
         threaded.restart()
         kernel.restart()
-        var returning = ReturningSession(stepCase, data)
-        var oracle = StepOracle<Element>(stepCase)
+        consuming?.restart()
+        separate?.restart()
+        // Arrays of the one type, without guidance, are what the returning step takes.
+        var returning = (data as? StepData<Element, Element>).flatMap { data in
+            stepCase.guidance == nil ? ReturningSession(stepCase, data) : nil
+        }
+        var oracle = StepOracle<Element, Output>(stepCase)
         var worst = 0.0
         for step in 0..<stepCase.plan.historyLength + 2 {
             func failure(_ what: String) -> BenchmarkFailure {
                 BenchmarkFailure(
-                    "\(stepCase.name), \(Element.elementType.rawValue), \(count) elements, \(kind.rawValue) data, step \(step): \(what)")
+                    "\(stepCase.name), \(Element.elementType.rawValue), \(count), \(kind.rawValue) data, step \(step): \(what)")
             }
             before.copy(from: single.sample)
             try single.run(steps: 1)
             try threaded.run(steps: 1)
             try kernel.run(steps: 1)
+            try consuming?.stepFresh()
+            try separate?.run(steps: 1)
             let error = oracle.error(
                 of: single.sample, newlyRemembered: kernel.newestRemembered, sample: before,
-                modelOutput: data.modelOutput(step: step), noise: data.noiseElements)
+                modelOutput: data.modelOutput(step: step), unconditional: data.unconditional(step: step), noise: data.noiseElements)
             guard error <= tolerance else { throw failure("off by \(error) units in the last place") }
             worst = max(worst, error)
 
@@ -66,11 +86,21 @@ struct Verification<Element: BenchmarkElement> {
                 haveSameBits(UnsafeBufferPointer(threaded.sample.elements), single.sample)
                 && haveSameBits(UnsafeBufferPointer(kernel.sample.elements), single.sample)
             guard same else { throw failure("the bits depend on the threads or on the form of the step") }
-            guard try returning.step().withUnsafeBufferPointer({ haveSameBits($0, single.sample) }) else {
+            if let consuming, !haveSameBits(UnsafeBufferPointer(consuming.sample.elements), single.sample) {
+                throw failure("the step that keeps its model output has other bits")
+            }
+            if let returned = try returning?.step(), !returned.withUnsafeBufferPointer({ haveSameBits($0, single.sample) }) {
                 throw failure("the returning step has other bits")
             }
+            if let separate {
+                // Rounded after every pass: so many units, of what large scales make of the outputs.
+                let isNear = zip(separate.sample.elements, single.sample.elements).allSatisfy { a, b in
+                    a.isNaN && b.widened.isNaN || abs(a.widened - b.widened) <= 1e-4 * max(abs(b.widened), 1)
+                }
+                guard isNear else { throw failure("guidance in separate passes gives something else") }
+            }
         }
-        guard returning.outputsAreUnchanged else {
+        guard returning?.outputsAreUnchanged ?? true else {
             throw BenchmarkFailure("\(stepCase.name), \(count) elements: a later step changed the output of an earlier one")
         }
         return worst
@@ -88,14 +118,14 @@ struct Verification<Element: BenchmarkElement> {
 
 /// A session that returns each next sample in an array of its own, and keeps them all.
 private struct ReturningSession<Element: BenchmarkElement> {
-    private let data: StepData<Element>
+    private let data: StepData<Element, Element>
     private let batchSize: Int
     private let noise: [Element]?
     private var session: SamplingSession
     private var outputs: [[Element]]
     private var checksums: [UInt64]
 
-    init(_ stepCase: StepCase, _ data: StepData<Element>) {
+    init(_ stepCase: StepCase, _ data: StepData<Element, Element>) {
         self.data = data
         batchSize = stepCase.batchSize
         noise = data.noiseElements.map(Array.init)

@@ -35,6 +35,28 @@ typedef struct bare_streams {
  */
 void bare_run(const bare_streams *streams, unsigned n_threads);
 
+/*
+ * Guidance as engines compute it whose tensors know nothing of each other, one pass after the other:
+ *
+ *     guided = conditional - unconditional;  guided *= scale;  guided += unconditional
+ *
+ * and where rescale isn't 0, a pass that measures the standard deviations of guided and conditional, and one more:
+ *
+ *     guided *= rescale * deviation(conditional) / deviation(guided) + 1 - rescale
+ *
+ * conditional, unconditional, guided  n_elements float32 each, none of them another
+ */
+typedef struct bare_guidance {
+    const float *conditional, *unconditional;
+    float *guided;
+    size_t n_elements;
+    float scale, rescale;
+    float factor; /* bare_guide's own */
+} bare_guidance;
+
+/* bare_guide makes the passes, each on n_threads threads as bare_run does. */
+void bare_guide(bare_guidance *guidance, unsigned n_threads);
+
 /* Whether bare_run has found the library's runtime; without it everything stays on the caller's thread. */
 bool bare_has_threads(void);
 
