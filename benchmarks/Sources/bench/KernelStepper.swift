@@ -69,6 +69,15 @@ final class KernelStepper<Element: BenchmarkElement, Output: BenchmarkElement>: 
         try run(steps: max(plan.historyLength, 1))
     }
 
+    // Specialised by hand: a generic class has one method for all types, which would look the types up at every step.
+    @_specialize(where Element == Float, Output == Float)
+    @_specialize(where Element == Float, Output == BFloat16)
+    @_specialize(where Element == Double, Output == Double)
+    @_specialize(where Element == BFloat16, Output == BFloat16)
+    #if !(os(macOS) && arch(x86_64))
+        @_specialize(where Element == Float16, Output == Float16)
+        @_specialize(where Element == Float, Output == Float16)
+    #endif
     func run(steps: Int) throws {
         for _ in 0..<steps {
             let phase = stepIndex % items.count

@@ -38,6 +38,15 @@ final class SessionStepper<Element: BenchmarkElement, Output: BenchmarkElement>:
     }
 
     /// The session is passed on so that Swift checks the exclusive access to it once, as in a program that has it in a variable.
+    // Specialised by hand: a generic class has one method for all types, which would look the types up at every step.
+    @_specialize(where Element == Float, Output == Float)
+    @_specialize(where Element == Float, Output == BFloat16)
+    @_specialize(where Element == Double, Output == Double)
+    @_specialize(where Element == BFloat16, Output == BFloat16)
+    #if !(os(macOS) && arch(x86_64))
+        @_specialize(where Element == Float16, Output == Float16)
+        @_specialize(where Element == Float, Output == Float16)
+    #endif
     private static func run(
         steps: Int, _ session: inout SamplingSession, _ data: StepData<Element, Output>, _ sample: Tensor<Element>, _ batchSize: Int
     ) throws {
@@ -49,6 +58,7 @@ final class SessionStepper<Element: BenchmarkElement, Output: BenchmarkElement>:
         }
     }
 
+    @_specialize(where Element == Float, Output == Float)
     private static func run(
         steps: Int, _ session: inout SamplingSession, _ data: StepData<Element, Output>, _ sample: Tensor<Element>,
         _ batchSize: Int, _ guidance: Guidance
@@ -113,6 +123,7 @@ final class ConsumingStepper<Element: BenchmarkElement>: Contestant {
 
     func run(steps: Int) throws { try Self.run(steps: steps, &session, &output, sample) }
 
+    @_specialize(where Element == Float)
     private static func run(
         steps: Int, _ session: inout SamplingSession, _ output: inout TensorBuffer<Element>, _ sample: Tensor<Element>
     ) throws {
