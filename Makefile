@@ -1,7 +1,7 @@
 # make demo and make test are all a new machine needs: Swift, apt, and these install the rest.
 
 SWIFT ?= swift
-PACKAGES = libomp-dev libcairo2-dev fonts-dejavu-core libopenblas-dev pkgconf gcc g++ valgrind
+PACKAGES = libomp-dev libcairo2-dev fonts-dejavu-core libopenblas-dev pkgconf gcc g++ valgrind locales
 # Goldens are made with these versions of the reference; see Tests/Goldens.
 TORCH = torch==2.15.0
 REFERENCE = diffusers==0.42.1 $(TORCH) transformers numpy scipy mpmath gmpy2 pytest

@@ -135,6 +135,33 @@ else
     echo "skip  valgrind isn't installed"
 fi
 
+# ---- A guest in other processes: prints nothing, installs nothing, works after fork, on small stacks, twice, after dlclose
+
+cp "$library" "$work/copy.so"
+locale=()
+if command -v localedef >/dev/null && localedef -i de_DE -f UTF-8 "$work/de_DE.UTF-8" 2>/dev/null; then
+    locale=(de_DE.UTF-8)
+else
+    echo "skip  there is no locale with a decimal comma to be had"
+fi
+# manners NAME [ENVIRONMENT...]
+manners() { env LOCPATH="$work" OMP_NUM_THREADS=4 "${@:2}" "$work/$1" "$library" "$work/copy.so" ${locale[@]+"${locale[@]}"}; }
+
+manners_builds() { "$1" -std=gnu11 -O1 -Wall -Wextra -Werror "${@:3}" -I"$prefix/include" "$root/Tests/c/abi_manners.c" -o "$work/$2" -ldl -pthread; }
+check "manners: builds" manners_builds "$cc" manners
+check "manners: as the only user of threads" manners manners
+for runtime in libgomp.so.1 libomp.so.5; do
+    if LD_PRELOAD=$runtime /bin/true 2>&1 | grep -q .; then
+        echo "skip  $runtime isn't installed"
+    else
+        check "manners: in a process with $runtime" manners manners LD_PRELOAD="$runtime"
+    fi
+done
+if command -v gcc >/dev/null; then
+    check "manners: builds as a host with OpenMP" manners_builds gcc manners-openmp -fopenmp
+    check "manners: in a host's parallel region" manners manners-openmp
+fi
+
 # ---- Inputs of the fuzzers: their seeds, and what they found once
 
 replays() {

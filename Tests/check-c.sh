@@ -193,5 +193,17 @@ if [ "$(uname -s)" = Linux ]; then # --wrap is the GNU linker's
     done
 fi
 
+# ---- The floating-point environment: the same bits whatever the host has set, which it finds again
+
+environment_holds() {
+    local name=environment-$1 compiler=$2 objects=$3
+    shift 3
+    "$compiler" -std=c11 -O2 "${warnings[@]}" -I"$include" "$here/c/environment.c" "$work/objects/$objects"/*.o "$@" \
+        "${system_libraries[@]}" -o "$work/$name" || return
+    "$work/$name"
+}
+check "environment: neither trusted nor changed, clang" environment_holds clang "$clang" clang
+check "environment: neither trusted nor changed, gcc with OpenMP" environment_holds openmp "$gcc" openmp -fopenmp
+
 echo "check-c: $passed passed, $failed failed"
 [ "$failed" -eq 0 ]
