@@ -1,0 +1,118 @@
+#!/usr/bin/env bash
+# Runs the tests in builds that find other faults: with sanitizers, for another processor, with fewer instructions or threads.
+#
+#     Tests/check-variants.sh [quick|full]
+#
+# quick  the C core under four sanitizers and for aarch64, the Swift tests under the address and undefined behaviour sanitizers
+# full   besides: the Swift tests under the thread sanitizer, in each instruction set, with 1, 2, 3 and 7 threads, without an OpenMP
+#        runtime, optimised; the C core under valgrind
+#
+# Prints a line a check; ends with the number of failures, and fails if there are any. SWIFT names another Swift.
+# Tests/check-c.sh and Tests/check-c-abi.sh check what needs no other build: warnings, symbols, compilers, runtimes, the installed
+# library.
+set -euo pipefail
+
+mode=${1:-quick}
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$here/..
+core=$root/Sources/CKernels
+swift=${SWIFT:-swift}
+# The sanitizers' runtimes have to fit the compiler.
+clang=$(dirname "$(readlink -f "$(command -v "$swift")")")/clang
+work=$(mktemp -d "${TMPDIR:-/tmp}/check-variants.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+export OMP_WAIT_POLICY=passive
+
+passed=0
+failed=0
+
+# check NAME COMMAND...: passes if the command succeeds; shows the end of what it printed if it doesn't.
+check() {
+    local name=$1 start=$SECONDS
+    shift
+    if "$@" >"$work/log" 2>&1; then
+        echo "ok    $name ($((SECONDS - start)) s)"
+        passed=$((passed + 1))
+    else
+        echo "FAIL  $name"
+        tail -n 60 "$work/log" | sed 's/^/      /'
+        failed=$((failed + 1))
+    fi
+}
+
+checksum=$(sed -nE 's/^checksum=([0-9a-f]+)$/\1/p' "$here/check-c.sh")
+
+# core NAME RUNNER COMPILER FLAGS...: builds the two C programs with the core's sources and runs them.
+core() {
+    local name=$1 runner=$2 compiler=$3 program
+    shift 3
+    for program in steps environment; do
+        "$compiler" -std=c11 -g -O1 -ffp-contract=off -I"$core/include" "$here/c/$program.c" "$core"/*.c "$@" -lm \
+            -o "$work/$name-$program" || return
+    done
+    $runner "$work/$name-environment" || return
+    # Every instruction set and number of threads, and no other checksum.
+    $runner "$work/$name-steps" >"$work/$name.out" || return
+    grep -q "checksum $checksum\$" "$work/$name.out" && ! grep checksum "$work/$name.out" | grep -v "checksum $checksum\$"
+}
+
+# ---- The C core
+
+export OMP_NUM_THREADS=8
+check "core: address and undefined behaviour sanitizers" \
+    core address "" "$clang" -fuse-ld=lld -fsanitize=address,undefined -fno-sanitize-recover=all -ldl
+check "core: memory sanitizer" \
+    core memory "" "$clang" -fuse-ld=lld -fsanitize=memory -fno-sanitize-recover=all "$here/c/gomp_pthreads.c" -rdynamic -pthread -ldl
+check "core: thread sanitizer" \
+    core thread "" "$clang" -fuse-ld=lld -fsanitize=thread "$here/c/gomp_pthreads.c" -rdynamic -pthread -ldl -ldispatch -lBlocksRuntime \
+    -L"$(dirname "$clang")/../lib/swift/linux" -Wl,-rpath,"$(dirname "$clang")/../lib/swift/linux"
+
+if command -v aarch64-linux-gnu-gcc >/dev/null && command -v qemu-aarch64 >/dev/null; then
+    emulator="qemu-aarch64 -L /usr/aarch64-linux-gnu"
+    check "core: for aarch64, emulated" core aarch64 "$emulator" aarch64-linux-gnu-gcc -Wall -Wextra -Werror -Wno-psabi -ldl
+    check "core: for aarch64 with OpenMP, emulated" core aarch64-openmp "$emulator" aarch64-linux-gnu-gcc -fopenmp
+else
+    echo "skip  no compiler and emulator for aarch64 (gcc-aarch64-linux-gnu, qemu-user)"
+fi
+if [ "$mode" = full ]; then
+    check "core: valgrind" core valgrind "valgrind -q --error-exitcode=99 --leak-check=full" "$clang" "$here/c/gomp_pthreads.c" \
+        -rdynamic -pthread -ldl
+fi
+unset OMP_NUM_THREADS
+
+# ---- The Swift tests
+
+# swift_tests NAME FLAGS...
+swift_build() {
+    local name=$1
+    shift
+    "$swift" build --package-path "$root" --scratch-path "$root/.build-$name" --build-tests "$@"
+}
+swift_tests() {
+    local name=$1
+    shift
+    "$swift" test --package-path "$root" --scratch-path "$root/.build-$name" --skip-build "$@"
+}
+
+sanitized=(--sanitize=address -Xcc -fsanitize=undefined -Xcc -fno-sanitize-recover=undefined)
+check "Swift: builds with address and undefined behaviour sanitizers" swift_build address "${sanitized[@]}"
+# Swift's runtime keeps what it knows of types, which isn't a leak.
+check "Swift: address and undefined behaviour sanitizers" env ASAN_OPTIONS=detect_leaks=0 "$BASH" -c "$(declare -f swift_tests)
+    swift='$swift' root='$root'; swift_tests address ${sanitized[*]}"
+
+if [ "$mode" = full ]; then
+    check "Swift: builds with the thread sanitizer" swift_build thread --sanitize=thread
+    check "Swift: thread sanitizer" swift_tests thread --sanitize=thread
+    check "Swift: builds optimised" swift_build optimised -c release -Xswiftc -enable-testing
+    for isa in 0 1 2; do
+        check "Swift: instruction set $isa" env DIFFUSION_SCHEDULING_TEST_ISA=$isa "$swift" test --package-path "$root" \
+            --scratch-path "$root/.build-optimised" -c release -Xswiftc -enable-testing --skip-build
+    done
+    for threads in 1 2 3 7; do
+        check "Swift: $threads threads" env OMP_NUM_THREADS=$threads DIFFUSION_SCHEDULING_TEST_ISA=2 "$swift" test \
+            --package-path "$root" --scratch-path "$root/.build-optimised" -c release -Xswiftc -enable-testing --skip-build
+    done
+fi
+
+echo "check-variants $mode: $passed passed, $failed failed"
+[ "$failed" -eq 0 ]
