@@ -9,10 +9,11 @@ REFERENCE = diffusers==0.42.1 $(TORCH) transformers numpy scipy mpmath gmpy2 pyt
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 
-.PHONY: help deps demo test fuzz lib install python python-test conformance bench bench-compare goldens clean
+.PHONY: help deps demo server test fuzz lib install python python-test conformance bench bench-compare goldens clean
 
 help:
 	@echo "make demo     sample handwritten digits, draw and measure; pictures in out/demo"
+	@echo "make server   serve many requests with one model, and check each against itself run alone"
 	@echo "make test     everything a contributor needs green"
 	@echo "make fuzz     run the fuzzers with sanitizers, SECONDS=60 each; a table, findings in out/fuzz/findings"
 	@echo "make lib      build the C library, which needs no Swift to run: out/lib, out/include"
@@ -40,6 +41,9 @@ deps:
 
 demo: deps
 	$(SWIFT) run -c release --package-path Examples/Demo demo $(ARGUMENTS)
+
+server: deps
+	$(SWIFT) run -c release --package-path Examples/Demo server $(ARGUMENTS)
 
 # The optimised build is what people run, and the one with checks is what finds their mistakes: both are tested.
 test: deps

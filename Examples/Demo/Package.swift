@@ -33,6 +33,14 @@ let package = Package(
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
             resources: [.copy("scheduler_config.json")]),
+        // Many requests on one model: make server.
+        .executableTarget(
+            name: "server",
+            dependencies: [
+                "Digits",
+                .product(name: "DiffusionScheduling", package: "DiffusionScheduling"),
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ]),
     ],
     swiftLanguageModes: [.v6]
 )

@@ -14,11 +14,12 @@ struct Demo: ParsableCommand {
             convergence  how few model evaluations a scheduler needs: samples.png, convergence.png
             ancestral    DDIM against ancestral sampling
             inversion    from a digit to its noise and back: inversion.png
+            guidance     to a digit, weak and strong: guidance.png
             zero-snr     strong guidance without overexposure: zero_snr.png
             """)
 
     enum ExperimentName: String, CaseIterable, ExpressibleByArgument {
-        case convergence, ancestral, inversion
+        case convergence, ancestral, inversion, guidance
         case zeroSNR = "zero-snr"
     }
 
@@ -68,6 +69,7 @@ struct Demo: ParsableCommand {
                 case .convergence: try convergence(digits, mixture)
                 case .ancestral: AncestralSampling(digits: digits, mixture: mixture, seed: seed)
                 case .inversion: Inversion(digits: digits, bandwidth: Self.bandwidth, seed: seed)
+                case .guidance: GuidedDigits(digits: digits, mixture: mixture, seed: seed)
                 case .zeroSNR: ZeroTerminalSNR(digits: digits, mixture: mixture, seed: seed)
                 }
             let report = try experiment.run()

@@ -15,16 +15,7 @@ struct ZeroTerminalSNR: Experiment {
     /// Of each of the ten digits.
     static let sampleCount = 64
 
-    struct Guidance {
-        /// g
-        let scale: Float
-        /// φ
-        let rescale: Double
-    }
-    static let guidances = [
-        Guidance(scale: 1, rescale: 0), Guidance(scale: 3, rescale: 0), Guidance(scale: 7.5, rescale: 0),
-        Guidance(scale: 7.5, rescale: 0.7),
-    ]
+    static let guidances = [Guidance(scale: 1), Guidance(scale: 3), Guidance(scale: 7.5), Guidance(scale: 7.5, rescale: 0.7)]
 
     let digits: DigitImages
     let mixture: DigitMixture
@@ -51,8 +42,8 @@ struct ZeroTerminalSNR: Experiment {
         }
         var drawing = NormalNoise(seed: seed, stream: .max)
         rows.append(
-            Row(name: "exact draws", samples: (0...9).map { model(of: $0).draw(Self.sampleCount, using: &drawing) }))
-        rows.append(Row(name: "the data", samples: (0...9).map { images(of: $0) }))
+            Row(name: "exact draws", samples: (0...9).map { mixture.restricted(to: $0, of: digits).draw(Self.sampleCount, using: &drawing) }))
+        rows.append(Row(name: "the data", samples: (0...9).map { digits.images(of: $0) }))
         return report(rows)
     }
 
@@ -60,35 +51,20 @@ struct ZeroTerminalSNR: Experiment {
     private func sample(
         _ digit: Int, guidance: Guidance, _ configuration: DDIMConfiguration, afterEachStep: () -> Void
     ) throws -> Matrix<Float> {
-        let model = model(of: digit)
+        let model = mixture.restricted(to: digit, of: digits)
         var scheduler = try DDIMScheduler(configuration)
         try scheduler.setTimesteps(Self.steps)
         // The same noise for every digit and guidance. At the first timestep no signal is left, so that pure noise is right.
         var x = NormalNoise.matrix(rows: Self.sampleCount, columns: digits.pixels.columns, seed: seed)
         for timestep in scheduler.timesteps {
             let level = try scheduler.level(atTimestep: timestep)
-            let unconditional = mixture.predict(.vPrediction, from: x, at: level).elements
-            let conditional = model.predict(.vPrediction, from: x, at: level).elements
-            var guided = zip(unconditional, conditional).map { $0 + guidance.scale * ($1 - $0) }
-            try rescaleNoiseCFG(
-                &guided, conditional: conditional, guidanceRescale: guidance.rescale, batchSize: Self.sampleCount)
-            try scheduler.step(modelOutput: guided, timestep: timestep, sample: &x.elements, batchSize: Self.sampleCount)
+            try scheduler.step(
+                conditional: model.predict(.vPrediction, from: x, at: level).elements,
+                unconditional: mixture.predict(.vPrediction, from: x, at: level).elements, guidance: guidance, timestep: timestep,
+                sample: &x.elements, batchSize: Self.sampleCount)
             afterEachStep()
         }
         return x
-    }
-
-    /// The exact model that is told which digit to think of.
-    private func model(of digit: Int) -> DigitMixture {
-        var model = mixture
-        model.logWeights = digits.labels.map { $0 == digit ? 0 : -.infinity }
-        return model
-    }
-
-    private func images(of digit: Int) -> Matrix<Float> {
-        let rows = digits.labels.indices.filter { digits.labels[$0] == digit }
-        return Matrix(
-            rows: rows.count, columns: digits.pixels.columns, elements: rows.flatMap { Array(digits.pixels.row($0)) })
     }
 
     // MARK: Report
@@ -137,12 +113,6 @@ struct ZeroTerminalSNR: Experiment {
             }, side: DigitImages.side)
         return Report(
             text: (head + table).joined(separator: "\n"), pictures: [.init(name: "zero_snr.png", canvas: sheet.draw())])
-    }
-}
-
-extension ZeroTerminalSNR.Guidance {
-    fileprivate var name: String {
-        String(format: "guidance %g", scale) + (rescale == 0 ? "" : String(format: ", rescaled by %g", rescale))
     }
 }
 

@@ -1,0 +1,81 @@
+"""Plans to try, and what the library makes of them: the other side of the comparison."""
+
+import numpy as np
+from plan import Plan
+
+import diffusion_scheduling as ds
+
+SHAPE = (2, 4, 16, 16)
+
+CASES = [
+    ("DEIS 3", lambda: ds.DEISMultistepScheduler(solver_order=3), 12),
+    ("DPM-Solver++ 2, Karras", lambda: ds.DPMSolverMultistepScheduler(use_karras_sigmas=True), 15),
+    ("DPM-Solver++ 3, thresholds", lambda: ds.DPMSolverMultistepScheduler(solver_order=3, thresholding=True, sample_max_value=4.0), 10),
+    ("DPM-Solver++ 2, stochastic", lambda: ds.DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++"), 20),
+    ("DDIM, clipped", lambda: ds.DDIMScheduler(), 25),
+]
+
+
+def model_output(x, timestep):
+    """Stands for a model: the same elementwise operations for every library of tensors."""
+    return 0.3 * x - 0.0001 * timestep
+
+
+def compare(scheduler, samples, outputs, noises):
+    """Takes each step of a finished run natively, from the run's own sample, and compares the next one.
+
+    samples  [steps + 1] of the run, outputs and noises [steps], NumPy arrays
+
+    Returns the greatest difference, and the greatest share of what two sums in float32 may differ by: a sum of n terms is off by at most
+    (n + 1) 2^-24 of the sum of their magnitudes (Higham 2002, section 3.1), one more for the coefficients' rounding, and remembered
+    outputs are such sums themselves. A clamped prediction is off by no more than before; by as much again where it is divided by a
+    threshold, which is at least 1 and off by no more than the predictions that it is a quantile of.
+    """
+    u = 2.0**-24
+    plan, session, history = Plan(scheduler.plan_json), ds.Session(scheduler), []
+    greatest, share = 0.0, 0.0
+    for index in range(len(plan.timesteps)):
+        native = session.step(outputs[index], samples[index], noise=noises[index] if session.needs_noise else None)
+        row = plan.row(index, len(history))
+        # Magnitudes and errors, element by element.
+        tensors = {
+            name: (np.abs(tensor.astype(np.float64)), 0.0)
+            for name, tensor in [("sample", samples[index]), ("modelOutput", outputs[index]), ("noise", noises[index])]
+        }
+
+        def total(combination, tensors, history):
+            terms = [(abs(combination[name]), *tensor) for name, tensor in tensors.items() if combination[name] != 0]
+            terms += [(abs(c), *tensor) for c, tensor in zip(combination["history"], history) if c != 0]
+            magnitude = sum(c * size for c, size, _ in terms)
+            return magnitude, sum(c * error for c, _, error in terms) + (len(terms) + 2) * u * magnitude
+
+        size, error = total(row["prediction"], tensors, [])
+        if "dynamicThreshold" in plan.clamp:
+            worst = np.max(error, axis=tuple(range(1, np.ndim(error))), keepdims=True)
+            size, error = np.ones_like(size), error + worst + 4 * u
+        tensors["prediction"] = (size, error)
+        allowed = total(row["nextSample"], tensors, history)[1]
+        if plan.history_length:
+            history = [total(row["history"], tensors, []), *history][: plan.history_length]
+        difference = np.abs(samples[index + 1].astype(np.float64) - native)
+        greatest = max(greatest, float(difference.max()))
+        # Both sides are off by as much.
+        share = max(share, float((difference / (2 * allowed)).max()))
+    return greatest, share
+
+
+def report(run):
+    """Runs all plans by `run(text, start, noises)`, which returns samples and outputs, and prints how they compare."""
+    generator = np.random.default_rng(0)
+    failed = 0
+    print("plan                         greatest difference  share of what is allowed")
+    for name, make, steps in CASES:
+        scheduler = make()
+        scheduler.set_timesteps(steps)
+        start = generator.standard_normal(SHAPE, np.float32)
+        noises = generator.standard_normal((len(scheduler.timesteps), *SHAPE), np.float32)
+        samples, outputs = run(scheduler.plan_json, start, noises)
+        difference, share = compare(scheduler, samples, outputs, noises)
+        failed += not share <= 1
+        print(f"{name:28} {difference:19.2e} {share:25.3f}{'' if share <= 1 else '  TOO FAR'}")
+    return 1 if failed else 0

@@ -1,0 +1,36 @@
+"""Runs exported plans with NumPy alone, and compares the results with the library's.
+
+    make python && PYTHONPATH=bindings/python python3 Examples/Plans/run_with_numpy.py
+"""
+
+import sys
+
+import numpy as np
+from plan import Plan, step
+
+
+def clamp(prediction, how):
+    """The clamp of a predicted clean sample, [batch, ...]."""
+    if "range" in how:
+        return np.clip(prediction, -how["range"]["limit"], how["range"]["limit"])
+    items = np.abs(prediction).reshape(len(prediction), -1)
+    s = np.quantile(items, how["dynamicThreshold"]["ratio"], axis=1)
+    s = np.clip(s, 1, how["dynamicThreshold"]["maximum"]).astype(prediction.dtype).reshape(-1, *[1] * (prediction.ndim - 1))
+    return np.clip(prediction, -s, s) / s
+
+
+def run(text, start, noises, model_output):
+    """A whole run: this is all that an engine needs of a scheduler. Returns the samples at all noise levels and the model's outputs."""
+    plan = Plan(text)
+    samples, outputs, history = [start * np.float32(plan.init_noise_sigma)], [], []
+    for index, timestep in enumerate(plan.timesteps):
+        outputs.append(model_output(samples[-1], timestep).astype(np.float32))
+        following, history = step(plan, index, samples[-1], outputs[-1], noises[index], history, clamp)
+        samples.append(following.astype(np.float32))
+    return samples, outputs
+
+
+if __name__ == "__main__":
+    from cases import model_output, report
+
+    sys.exit(report(lambda text, start, noises: run(text, start, noises, model_output)))
