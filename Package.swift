@@ -15,7 +15,8 @@ let package = Package(
         .target(name: "DiffusionScheduling", dependencies: ["CKernels"]),
         .target(name: "CDiffusionScheduling"),
         .target(name: "DiffusionSchedulingC", dependencies: ["CDiffusionScheduling", "CKernels", "DiffusionScheduling"]),
-        .testTarget(name: "CKernelsTests", dependencies: ["CKernels"]),
+        .target(name: "CTestSupport", dependencies: ["CKernels"], path: "Tests/CTestSupport"),
+        .testTarget(name: "CKernelsTests", dependencies: ["CKernels", "CTestSupport"]),
         .testTarget(name: "DiffusionSchedulingTests", dependencies: ["DiffusionScheduling", "CKernels"]),
         .testTarget(
             name: "DiffusionSchedulingCTests", dependencies: ["CDiffusionScheduling", "DiffusionScheduling", "DiffusionSchedulingC"]),

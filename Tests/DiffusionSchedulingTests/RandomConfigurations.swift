@@ -1,0 +1,107 @@
+import Foundation
+
+@testable import DiffusionScheduling
+
+/// How many random cases a test draws for each class: `DIFFUSION_SCHEDULING_TEST_COUNT`, or a number that takes seconds.
+enum TestCount {
+    static let variable = "DIFFUSION_SCHEDULING_TEST_COUNT"
+    static let value = ProcessInfo.processInfo.environment[variable].flatMap(Int.init) ?? 300
+}
+
+/// Draws valid configurations of every scheduler, all parameters included.
+enum RandomConfigurations {
+    static func deis(_ generator: inout SeededGenerator) -> DEISMultistepConfiguration {
+        var c = DEISMultistepConfiguration()
+        drawNoiseSchedule(&c, &generator)
+        drawGrid(&c, &generator)
+        drawThresholding(&c, &generator)
+        (c.solverOrder, c.lowerOrderFinal) = (.random(in: 1...3, using: &generator), .random(using: &generator))
+        c.predictionType = c.useFlowSigmas ? .flowPrediction : .allCases.randomElement(using: &generator)!
+        c.finalSigmasType = Bool.random(using: &generator) ? nil : .allCases.randomElement(using: &generator)
+        return c
+    }
+
+    static func dpmSolver(_ generator: inout SeededGenerator) -> DPMSolverMultistepConfiguration {
+        var c = DPMSolverMultistepConfiguration()
+        drawDPMSolver(&c, &generator)
+        c.finalSigmasType = .allCases.randomElement(using: &generator)!
+        c.rescaleBetasZeroSNR = .random(using: &generator)
+        let hasLogarithms = c.betaStart > 0 && c.trainedBetas == nil
+        c.useLuLambdas = Int.random(in: 0..<6, using: &generator) == 0 && !c.useFlowSigmas && hasLogarithms
+        return c
+    }
+
+    static func dpmSolverInverse(_ generator: inout SeededGenerator) -> DPMSolverMultistepInverseConfiguration {
+        var c = DPMSolverMultistepInverseConfiguration()
+        drawDPMSolver(&c, &generator)
+        return c
+    }
+
+    static func ddim(_ generator: inout SeededGenerator) -> DDIMConfiguration {
+        var c = DDIMConfiguration()
+        drawNoiseSchedule(&c, &generator)
+        drawThresholding(&c, &generator)
+        drawDDIM(&c, &generator)
+        c.previousTimestep = Bool.random(using: &generator) ? nil : .schedule
+        return c
+    }
+
+    static func ddimInverse(_ generator: inout SeededGenerator) -> DDIMInverseConfiguration {
+        var c = DDIMInverseConfiguration()
+        drawNoiseSchedule(&c, &generator)
+        drawDDIM(&c, &generator)
+        if c.timestepSpacing == .linspace { c.timestepSpacing = .leading }
+        return c
+    }
+
+    private static func drawNoiseSchedule(_ c: inout some NoiseScheduleConfiguration, _ generator: inout SeededGenerator) {
+        c.numTrainTimesteps = [1000, 1000, 1000, 500, 100, 7, 1].randomElement(using: &generator)!
+        c.betaSchedule = .allCases.randomElement(using: &generator)!
+        (c.betaStart, c.betaEnd) = [(0.0001, 0.02), (0.00085, 0.012), (1e-6, 0.05), (0, 0.02)].randomElement(using: &generator)!
+        if c.numTrainTimesteps == 7 { c.trainedBetas = [0, 0.01, 0.01, 0.5, 0, 0.2, 0.9] }
+    }
+
+    private static func drawThresholding(_ c: inout some ThresholdingConfiguration, _ generator: inout SeededGenerator) {
+        c.thresholding = Int.random(in: 0..<3, using: &generator) == 0
+        c.dynamicThresholdingRatio = .random(in: 0...1, using: &generator)
+        c.sampleMaxValue = .random(in: 0.1...4, using: &generator)
+    }
+
+    private static func drawGrid(_ c: inout some SigmaGridConfiguration, _ generator: inout SeededGenerator) {
+        // A level of 0 has no logarithm, and is refused where the spacing needs one.
+        let grids = c.betaStart == 0 || c.trainedBetas != nil ? [0, 1, 3, 4] : [0, 1, 2, 3, 4]
+        switch grids.randomElement(using: &generator)! {
+        case 1: c.useKarrasSigmas = true
+        case 2: c.useExponentialSigmas = true
+        case 3: c.useBetaSigmas = true
+        case 4: c.useFlowSigmas = true
+        default: break
+        }
+        c.flowShift = .random(in: 0.3...8, using: &generator)
+        c.timestepSpacing = .allCases.randomElement(using: &generator)!
+        c.stepsOffset = .random(in: 0...3, using: &generator)
+    }
+
+    private static func drawDPMSolver(_ c: inout some DPMSolverConfiguration, _ generator: inout SeededGenerator) {
+        drawNoiseSchedule(&c, &generator)
+        drawGrid(&c, &generator)
+        drawThresholding(&c, &generator)
+        c.algorithmType = .allCases.randomElement(using: &generator)!
+        c.solverType = .allCases.randomElement(using: &generator)!
+        c.solverOrder = .random(in: 1...3, using: &generator)
+        (c.lowerOrderFinal, c.eulerAtFinal) = (.random(using: &generator), .random(using: &generator))
+        c.predictionType = c.useFlowSigmas ? .flowPrediction : .allCases.randomElement(using: &generator)!
+        c.lambdaMinClipped = Bool.random(using: &generator) ? -.infinity : -5.1
+        c.varianceType = [nil, "learned_range", "fixed_small"].randomElement(using: &generator)!
+    }
+
+    private static func drawDDIM(_ c: inout some DDIMFamilyConfiguration, _ generator: inout SeededGenerator) {
+        c.clipSample = .random(using: &generator)
+        c.clipSampleRange = .random(in: 0.5...3, using: &generator)
+        c.setAlphaToOne = .random(using: &generator)
+        c.timestepSpacing = .allCases.randomElement(using: &generator)!
+        c.stepsOffset = Int.random(in: 0...1, using: &generator) * (c.numTrainTimesteps > 1 ? 1 : 0)
+        c.predictionType = [.epsilon, .sample, .vPrediction].randomElement(using: &generator)!
+        c.rescaleBetasZeroSNR = .random(using: &generator)
+    }
+}
