@@ -151,9 +151,12 @@ extension DigitImages {
 extension Matrix<Float> {
     /// The root of the mean, over the columns, of the variance within a column.
     fileprivate var pixelDeviation: Double {
-        let values = Matrix<Double>(self), means = values.columnMeans
-        var sum = 0.0
-        for row in 0..<rows { for (column, mean) in means.enumerated() { sum += (values[row, column] - mean) * (values[row, column] - mean) } }
+        var means = [Double](repeating: 0, count: columns), sum = 0.0
+        for index in elements.indices { means[index % columns] += Double(elements[index]) / Double(rows) }
+        for index in elements.indices {
+            let difference = Double(elements[index]) - means[index % columns]
+            sum += difference * difference
+        }
         return (sum / Double(rows * columns)).squareRoot()
     }
 }
