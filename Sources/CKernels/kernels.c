@@ -56,20 +56,28 @@ static inline float dsk_float_coefficient(double coefficient) {
 }
 
 /*
- * What nearly all steps are: programs of one element type with
+ * What nearly all steps are: programs of one element type whose first output has few terms and is no copy.
  *
- *   DSK_PLAIN_SUM       one output, without p
- *   DSK_PLAIN_CLAMPED   one output, with p, a combination of two tensors that is cut to a range
- *   DSK_PLAIN_AND_COPY  two outputs, without p; the second is a copy
- *   DSK_PLAIN_AND_PAIR  two outputs, without p; the second combines the first one's first two tensors
- *
- * where the first output has few terms and is no copy.
+ * Without p:
+ *   DSK_PLAIN_SUM             one output
+ *   DSK_PLAIN_AND_COPY        the second output is a copy
+ *   DSK_PLAIN_AND_PAIR        the second output combines the first one's first two tensors
+ *   DSK_PLAIN_AND_LATER_PAIR  ... its second and third, as guided steps do
+ *   DSK_PLAIN_AND_TRIPLE      ... its first three
+ * With p in the first output, a combination of two tensors that is clamped:
+ *   DSK_PLAIN_CLAMPED         one output
+ *   DSK_PLAIN_CLAMPED_AND_P   the second output is p
+ *   DSK_PLAIN_CLAMPED_AND_SUM the second output combines one tensor and p
  */
 typedef enum dsk_plain_form {
     DSK_PLAIN_SUM,
-    DSK_PLAIN_CLAMPED,
     DSK_PLAIN_AND_COPY,
     DSK_PLAIN_AND_PAIR,
+    DSK_PLAIN_AND_LATER_PAIR,
+    DSK_PLAIN_AND_TRIPLE,
+    DSK_PLAIN_CLAMPED,
+    DSK_PLAIN_CLAMPED_AND_P,
+    DSK_PLAIN_CLAMPED_AND_SUM,
     DSK_PLAIN_FORM_COUNT,
 } dsk_plain_form;
 
@@ -77,20 +85,32 @@ enum { DSK_MOST_PLAIN_TERMS = 5 };
 
 #define DSK_PLAIN(n_terms, form) ((n_terms) * DSK_PLAIN_FORM_COUNT + (unsigned)(form))
 
+/* Whether `some` combines `count` tensors that `all` combines from place `begin` on. */
+static bool dsk_same_tensors(const dsk_combination *some, const dsk_combination *all, unsigned begin, unsigned count) {
+    if (some->n_terms != count || all->n_terms < begin + count) return false;
+    for (unsigned j = 0; j < count; j++)
+        if (some->tensors[j] != all->tensors[begin + j]) return false;
+    return true;
+}
+
 /* DSK_PLAIN of the first output's number of terms and the form; 0 for programs that aren't plain. */
 static unsigned dsk_plain_program(const dsk_program *program, const bool *copies) {
     const dsk_combination *first = &program->outputs[0], *second = &program->outputs[1];
     if (program->n_outputs == 0 || copies[0] || first->n_terms == 0 || first->n_terms > DSK_MOST_PLAIN_TERMS) return 0;
+    const unsigned n = first->n_terms;
     if (program->uses_prediction) {
-        bool is_clamped = program->n_outputs == 1 && program->prediction.n_terms == 2 && program->clamp == DSK_CLAMP_RANGE;
-        return is_clamped ? DSK_PLAIN(first->n_terms, DSK_PLAIN_CLAMPED) : 0;
+        if (program->prediction.n_terms != 2 || program->clamp == DSK_CLAMP_NONE || first->prediction == 0) return 0;
+        if (program->n_outputs == 1) return DSK_PLAIN(n, DSK_PLAIN_CLAMPED);
+        if (program->n_outputs > 2 || second->prediction == 0) return 0;
+        if (second->n_terms == 0 && second->prediction == 1) return DSK_PLAIN(n, DSK_PLAIN_CLAMPED_AND_P);
+        return second->n_terms == 1 ? DSK_PLAIN(n, DSK_PLAIN_CLAMPED_AND_SUM) : 0;
     }
-    if (program->n_outputs == 1) return DSK_PLAIN(first->n_terms, DSK_PLAIN_SUM);
+    if (program->n_outputs == 1) return DSK_PLAIN(n, DSK_PLAIN_SUM);
     if (program->n_outputs > 2) return 0;
-    if (copies[1]) return DSK_PLAIN(first->n_terms, DSK_PLAIN_AND_COPY);
-    if (first->n_terms < 2 || second->n_terms != 2) return 0;
-    bool is_pair = second->tensors[0] == first->tensors[0] && second->tensors[1] == first->tensors[1];
-    return is_pair ? DSK_PLAIN(first->n_terms, DSK_PLAIN_AND_PAIR) : 0;
+    if (copies[1]) return DSK_PLAIN(n, DSK_PLAIN_AND_COPY);
+    if (dsk_same_tensors(second, first, 0, 2)) return DSK_PLAIN(n, DSK_PLAIN_AND_PAIR);
+    if (dsk_same_tensors(second, first, 1, 2)) return DSK_PLAIN(n, DSK_PLAIN_AND_LATER_PAIR);
+    return dsk_same_tensors(second, first, 0, 3) ? DSK_PLAIN(n, DSK_PLAIN_AND_TRIPLE) : 0;
 }
 
 /* A program for a few elements of another one, whose tensors are buffers. */

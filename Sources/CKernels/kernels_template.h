@@ -174,45 +174,64 @@ INLINE size_t DSK_NAME(any_tiles)(const dsk_program *program, const DSK_NAME(sca
 INLINE size_t DSK_NAME(plain_tiles)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t begin, size_t end,
                                     const bool *streaming, unsigned n_terms, dsk_plain_form form) {
     const dsk_element_type type = DSK_TYPE(program->destination_types[0]);
-    const bool has_second = form == DSK_PLAIN_AND_COPY || form == DSK_PLAIN_AND_PAIR;
+    const bool is_clamped = form >= DSK_PLAIN_CLAMPED, has_second = form != DSK_PLAIN_SUM && form != DSK_PLAIN_CLAMPED;
+    /* The first output's tensors that the second one combines. */
+    const unsigned shared = form == DSK_PLAIN_AND_TRIPLE                                          ? 3
+                            : form == DSK_PLAIN_AND_PAIR || form == DSK_PLAIN_AND_LATER_PAIR ? 2
+                                                                                                  : 0;
+    const unsigned shared_begin = form == DSK_PLAIN_AND_LATER_PAIR ? 1 : 0;
     void *const first = program->destinations[0], *const second = has_second ? program->destinations[1] : NULL;
     const bool stream_first = streaming[0], stream_second = has_second && streaming[1];
     /* The compiler can't know that no store changes these: so they are copied. */
-    const void *tensors[DSK_MOST_PLAIN_TERMS], *other_tensors[2] = {NULL, NULL}; /* of p, or the one that is copied */
-    DSK_SUM factors[DSK_MOST_PLAIN_TERMS], pair[2] = {0, 0}; /* of the first output; of p or of the second output */
-    const DSK_SUM p_factor = scalars->output_prediction[0], range = scalars->range;
+    const void *tensors[DSK_MOST_PLAIN_TERMS], *p_tensors[2] = {NULL, NULL};
+    DSK_SUM factors[DSK_MOST_PLAIN_TERMS], others_factors[3] = {0, 0, 0}, p_factors[2] = {0, 0};
+    const DSK_SUM p_factor = scalars->output_prediction[0], second_p_factor = scalars->output_prediction[1];
+    const DSK_SUM range = scalars->range;
+    const bool divides = program->clamp == DSK_CLAMP_THRESHOLD;
     for (unsigned j = 0; j < n_terms; j++) {
         tensors[j] = program->outputs[0].tensors[j];
         factors[j] = scalars->outputs[0][j];
     }
-    if (form == DSK_PLAIN_AND_COPY) other_tensors[0] = program->outputs[1].tensors[0];
-    for (unsigned j = 0; j < 2; j++) {
-        if (form == DSK_PLAIN_CLAMPED) other_tensors[j] = program->prediction.tensors[j];
-        if (form == DSK_PLAIN_CLAMPED) pair[j] = scalars->prediction[j];
-        if (form == DSK_PLAIN_AND_PAIR) pair[j] = scalars->outputs[1][j];
+    const bool reads_another = form == DSK_PLAIN_AND_COPY || form == DSK_PLAIN_CLAMPED_AND_SUM;
+    const void *const another = reads_another ? program->outputs[1].tensors[0] : NULL;
+    const DSK_SUM another_factor = reads_another ? scalars->outputs[1][0] : 0;
+    for (unsigned j = 0; j < shared; j++) others_factors[j] = scalars->outputs[1][j];
+    for (unsigned j = 0; is_clamped && j < 2; j++) {
+        p_tensors[j] = program->prediction.tensors[j];
+        p_factors[j] = scalars->prediction[j];
     }
 
     size_t i = begin;
     for (; end - i >= TILE; i += TILE) {
         DSK_TILE(elements) results[2];
-        VECTOR sums[DSK_TILE_VECTORS], others[DSK_TILE_VECTORS];
+        VECTOR sums[DSK_TILE_VECTORS] = {{0}}, others[DSK_TILE_VECTORS] = {{0}};
         /* Term by term: a sum's additions wait for each other, those of the tile's other vectors fill the gaps. */
         for (unsigned j = 0; j < n_terms; j++) {
             EACH_VECTOR {
                 VECTOR x = DSK_TILE(load_vector)(type, tensors[j], i, u);
                 sums[u] = j == 0 ? factors[j] * x : sums[u] + factors[j] * x;
-                if (form == DSK_PLAIN_AND_PAIR && j < 2) others[u] = j == 0 ? pair[j] * x : others[u] + pair[j] * x;
+                if (j >= shared_begin && j < shared_begin + shared) {
+                    DSK_SUM factor = others_factors[j - shared_begin];
+                    others[u] = j == shared_begin ? factor * x : others[u] + factor * x;
+                }
             }
         }
-        if (form == DSK_PLAIN_CLAMPED) {
-            EACH_VECTOR others[u] = pair[0] * DSK_TILE(load_vector)(type, other_tensors[0], i, u);
-            EACH_VECTOR others[u] = others[u] + pair[1] * DSK_TILE(load_vector)(type, other_tensors[1], i, u);
-            EACH_VECTOR others[u] = DSK_NAME(clamp)(others[u], range);
-            EACH_VECTOR sums[u] = sums[u] + p_factor * others[u];
+        if (is_clamped) {
+            VECTOR p[DSK_TILE_VECTORS];
+            EACH_VECTOR p[u] = p_factors[0] * DSK_TILE(load_vector)(type, p_tensors[0], i, u);
+            EACH_VECTOR p[u] = p[u] + p_factors[1] * DSK_TILE(load_vector)(type, p_tensors[1], i, u);
+            EACH_VECTOR p[u] = DSK_NAME(clamp)(p[u], range);
+            if (divides) EACH_VECTOR p[u] = ROUND(DSK_QUOTIENT(p[u], (VECTOR){0} + range, scalars->reciprocal));
+            EACH_VECTOR sums[u] = sums[u] + p_factor * p[u];
+            if (form == DSK_PLAIN_CLAMPED_AND_P) EACH_VECTOR others[u] = p[u];
+            if (form == DSK_PLAIN_CLAMPED_AND_SUM) {
+                EACH_VECTOR others[u] = another_factor * DSK_TILE(load_vector)(type, another, i, u);
+                EACH_VECTOR others[u] = others[u] + second_p_factor * p[u];
+            }
         }
         EACH_VECTOR DSK_TILE(round_vector)(type, sums[u], u, &results[0]);
-        if (form == DSK_PLAIN_AND_PAIR) EACH_VECTOR DSK_TILE(round_vector)(type, others[u], u, &results[1]);
-        if (form == DSK_PLAIN_AND_COPY) DSK_TILE(copy)(type, other_tensors[0], i, &results[1]);
+        if (form == DSK_PLAIN_AND_COPY) DSK_TILE(copy)(type, another, i, &results[1]);
+        else if (has_second) EACH_VECTOR DSK_TILE(round_vector)(type, others[u], u, &results[1]);
         /* One branch for all stores: between two of them the compiler would put off the work for the second. */
         if (stream_first || stream_second) {
             DSK_TILE(store)(type, &results[0], first, i, stream_first);
@@ -239,8 +258,6 @@ DSK_TARGET static __attribute__((noinline)) size_t DSK_NAME(step_tiles)(
         PLAIN(2, DSK_PLAIN_SUM);
         PLAIN(3, DSK_PLAIN_SUM);
         PLAIN(4, DSK_PLAIN_SUM);
-        PLAIN(1, DSK_PLAIN_CLAMPED);
-        PLAIN(2, DSK_PLAIN_CLAMPED);
         PLAIN(2, DSK_PLAIN_AND_COPY);
         PLAIN(3, DSK_PLAIN_AND_COPY);
         PLAIN(4, DSK_PLAIN_AND_COPY);
@@ -249,6 +266,17 @@ DSK_TARGET static __attribute__((noinline)) size_t DSK_NAME(step_tiles)(
         PLAIN(3, DSK_PLAIN_AND_PAIR);
         PLAIN(4, DSK_PLAIN_AND_PAIR);
         PLAIN(5, DSK_PLAIN_AND_PAIR);
+        PLAIN(4, DSK_PLAIN_AND_LATER_PAIR);
+        PLAIN(5, DSK_PLAIN_AND_LATER_PAIR);
+        PLAIN(4, DSK_PLAIN_AND_TRIPLE);
+        PLAIN(5, DSK_PLAIN_AND_TRIPLE);
+        PLAIN(1, DSK_PLAIN_CLAMPED);
+        PLAIN(2, DSK_PLAIN_CLAMPED);
+        PLAIN(1, DSK_PLAIN_CLAMPED_AND_P);
+        PLAIN(2, DSK_PLAIN_CLAMPED_AND_P);
+        PLAIN(3, DSK_PLAIN_CLAMPED_AND_P);
+        PLAIN(2, DSK_PLAIN_CLAMPED_AND_SUM);
+        PLAIN(3, DSK_PLAIN_CLAMPED_AND_SUM);
     }
 #undef PLAIN
 #endif

@@ -63,6 +63,7 @@ static uint64_t state;
 static uint64_t draw(void) { return state = state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407); }
 
 static unsigned char inputs[4][COUNT * 8], outputs[3][COUNT * 8];
+static double workspace[COUNT]; /* more than enough for thresholds */
 
 /* Ordinary numbers, and one in eight subnormal. */
 static void fill(dsk_element_type type) {
@@ -95,8 +96,8 @@ static void require(int line, dsk_status status) {
 
 static uint64_t steps(dsk_element_type type, size_t count, unsigned max_threads) {
     /* Thirds have no end in binary; the smallest make subnormal products. */
-    dsk_row row = {.prediction = {1.0 / 3, -0.7, 0, 0}, .clamp = DSK_CLAMP_THRESHOLD};
-    dsk_item item = {.row = &row, .n_elements = count};
+    dsk_row row = {.prediction = {1.0 / 3, -0.7, 0, 0}, .clamp = DSK_CLAMP_THRESHOLD, .threshold_ratio = 0.99, .threshold_maximum = 100};
+    dsk_item item = {.row = &row, .n_elements = count, .workspace = workspace};
     row.outputs[0][DSK_SAMPLE] = 2.0 / 3;
     row.outputs[0][DSK_MODEL_OUTPUT] = -1.1;
     row.outputs[0][DSK_NOISE] = 0x1.8p-14;
@@ -109,12 +110,13 @@ static uint64_t steps(dsk_element_type type, size_t count, unsigned max_threads)
     item.inputs[DSK_MODEL_OUTPUT] = inputs[1];
     item.inputs[DSK_NOISE] = inputs[2];
     item.inputs[DSK_SLOT_1] = inputs[3];
-    REQUIRE(dsk_find_thresholds(&item, 1, 0.99, 100, max_threads));
+    REQUIRE(dsk_find_thresholds(&item, 1, max_threads));
     REQUIRE(dsk_step(&item, 1, max_threads));
     uint64_t sum = hash(UINT64_C(0xcbf29ce484222325), &item.threshold, sizeof item.threshold);
     for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++) sum = hash(sum, outputs[k], count * dsk_element_size(type));
     dsk_moments moments;
-    REQUIRE(dsk_find_moments(type, inputs[0], inputs[1], 1, count, &moments, max_threads));
+    const void *a = inputs[0], *b = inputs[1];
+    REQUIRE(dsk_find_moments(type, &a, &b, 1, count, &moments, max_threads));
     return hash(sum, &moments, sizeof moments);
 }
 
