@@ -9,12 +9,14 @@ REFERENCE = diffusers==0.42.1 $(TORCH) transformers numpy scipy mpmath gmpy2 pyt
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 
-.PHONY: help deps demo server test fuzz lib install python python-test conformance bench bench-compare goldens clean
+.PHONY: help deps variant-deps demo server test sanitize variants coverage fuzz lib install python python-test conformance bench bench-compare goldens clean
 
 help:
 	@echo "make demo     sample handwritten digits, draw and measure; pictures in out/demo"
 	@echo "make server   serve many requests with one model, and check each against itself run alone"
 	@echo "make test     everything a contributor needs green"
+	@echo "make sanitize the tests under sanitizers and for aarch64; make variants: in every build, which takes an hour"
+	@echo "make coverage which lines the tests reach, as a table; ARGUMENTS=--lines lists those that they don't"
 	@echo "make fuzz     run the fuzzers with sanitizers, SECONDS=60 each; a table, findings in out/fuzz/findings"
 	@echo "make lib      build the C library, which needs no Swift to run: out/lib, out/include"
 	@echo "make install  put it where PREFIX says ($(PREFIX))"
@@ -53,6 +55,18 @@ test: deps
 	$(SWIFT) test --skip-build
 	$(SWIFT) test -c release -Xswiftc -enable-testing
 	Tests/check-consumer.sh
+
+sanitize: variant-deps
+	SWIFT=$(SWIFT) Tests/check-variants.sh quick
+
+variants: variant-deps
+	SWIFT=$(SWIFT) Tests/check-variants.sh full
+
+variant-deps: PACKAGES += gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
+variant-deps: deps
+
+coverage: deps
+	SWIFT=$(SWIFT) Tests/coverage.sh $(ARGUMENTS)
 
 SECONDS ?= 60
 fuzz: deps

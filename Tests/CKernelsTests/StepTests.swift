@@ -111,23 +111,30 @@ extension KernelTests {
                             let terms = (0..<Row.inputCount).shuffled(using: &random).prefix(termCount).sorted()
                             for term in terms { row.outputs[0][term] = random.coefficient(zeroPercent: 0) }
                             for (j, coefficient) in second ?? [:] { row.outputs[1][terms[j]] = coefficient }
-                            if second == nil && random.chance(50) {
+                            var threshold = 1.0, hasSecond = second != nil
+                            if second == nil && random.chance(60) {
                                 for term in (0..<Row.predictionInputCount).shuffled(using: &random).prefix(2) {
                                     row.prediction[term] = random.coefficient(zeroPercent: 0)
                                 }
                                 row.outputs[0][Row.predictionTerm] = random.coefficient(zeroPercent: 0)
                                 (row.clamp, row.clampRange) = (DSK_CLAMP_RANGE, abs(random.double()))
+                                if random.chance(50) { (row.clamp, threshold) = (DSK_CLAMP_THRESHOLD, abs(random.double())) }
+                                // The second output: none, p itself, or p and one tensor.
+                                let form = random.below(3)
+                                hasSecond = form > 0
+                                if form > 0 { row.outputs[1][Row.predictionTerm] = form == 1 ? 1 : random.coefficient(zeroPercent: 0) }
+                                if form > 1 { row.outputs[1][terms[0]] = random.coefficient(zeroPercent: 0) }
                             }
                             let count = sizes.max()!
                             let inputs: [[T]] = (0..<Row.inputCount).map { _ in
                                 random.chance(20) ? random.wildValues(count) : random.values(count)
                             }
-                            let expected = plainStep(row, inputs: inputs, threshold: 1, count: count)
+                            let expected = plainStep(row, inputs: inputs, threshold: threshold, count: count)
                             let tensors = inputs.map { Tensor($0, offset: random.offset()) }
                             let own = (0..<2).map { _ in Tensor<T>(count: count, offset: random.offset()) }
                             let isApart = !isInPlace || termCount == 1
                             let outputs = [isInPlace ? tensors[terms[0]] : own[0], isApart ? own[1] : tensors[terms.last!]]
-                            let wanted: [Tensor<T>?] = second == nil ? [outputs[0]] : outputs
+                            let wanted: [Tensor<T>?] = hasSecond ? outputs : [outputs[0]]
                             for streamingBytes in [Int.max, 0] {
                                 try forEachISA { isa in
                                     for size in sizes {
@@ -136,7 +143,7 @@ extension KernelTests {
                                             tensor.set(Array(values.prefix(size)))
                                         }
                                         own.forEach { $0.reset() }
-                                        let call = Call(row, inputs: tensors, outputs: wanted, count: size)
+                                        let call = Call(row, inputs: tensors, outputs: wanted, count: size, threshold: threshold)
                                         let context = {
                                             "\(row), \(isInPlace ? "in place" : "apart"), \(size) elements, ISA \(isa.rawValue), "
                                                 + "streaming from \(streamingBytes)"

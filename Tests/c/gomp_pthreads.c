@@ -1,11 +1,13 @@
 /*
- * The two entries of an OpenMP runtime that the library looks for, on plain threads: a runtime that the thread sanitizer sees
- * into. (libomp and libgomp aren't instrumented, so that it would take their meetings for races.)
+ * The entries of an OpenMP runtime that the library and its tests look for, on plain threads: a runtime that the thread sanitizer
+ * sees into. (libomp and libgomp aren't instrumented, so that it would take their meetings for races.)
  */
 
 #include <pthread.h>
 
 enum { N_MOST = 8 };
+
+static _Thread_local int n_wanted = N_MOST;
 
 typedef struct body {
     void (*function)(void *);
@@ -20,6 +22,7 @@ static void *run(void *argument) {
 
 void GOMP_parallel(void (*function)(void *), void *argument, unsigned n_threads, unsigned flags);
 int omp_get_max_threads(void);
+void omp_set_num_threads(int count);
 
 void GOMP_parallel(void (*function)(void *), void *argument, unsigned n_threads, unsigned flags) {
     pthread_t threads[N_MOST];
@@ -31,4 +34,6 @@ void GOMP_parallel(void (*function)(void *), void *argument, unsigned n_threads,
     for (unsigned i = 0; i < n_started; i++) pthread_join(threads[i], 0);
 }
 
-int omp_get_max_threads(void) { return N_MOST; }
+int omp_get_max_threads(void) { return n_wanted; }
+
+void omp_set_num_threads(int count) { n_wanted = count < 1 ? 1 : count > N_MOST ? N_MOST : count; }
