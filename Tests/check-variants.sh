@@ -101,15 +101,19 @@ if [ "$mode" = full ]; then
     "$clang" -fuse-ld=lld -shared -fPIC -O1 "$here/c/gomp_pthreads.c" -pthread -o "$work/gomp_pthreads.so"
     check "Swift: thread sanitizer" env LD_PRELOAD="$work/gomp_pthreads.so" "$swift" test --package-path "$root" \
         --scratch-path "$root/.build-thread" --skip-build --sanitize=thread
-    check "Swift: builds optimised" swift_build optimised -c release -Xswiftc -enable-testing
+    optimised=(-c release -Xswiftc -enable-testing)
+    # The tests of the C core go through instruction sets and numbers of threads by themselves.
+    layer=("$swift" test --package-path "$root" --scratch-path "$root/.build-optimised" "${optimised[@]}" --skip-build
+        --filter "DiffusionScheduling(C)?Tests")
+    check "Swift: builds optimised" swift_build optimised "${optimised[@]}"
     for isa in 0 1 2; do
-        check "Swift: instruction set $isa" env DIFFUSION_SCHEDULING_TEST_ISA=$isa "$swift" test --package-path "$root" \
-            --scratch-path "$root/.build-optimised" -c release -Xswiftc -enable-testing --skip-build
+        check "Swift: instruction set $isa" env DIFFUSION_SCHEDULING_TEST_ISA=$isa "${layer[@]}"
     done
     for threads in 1 2 3 7; do
-        check "Swift: $threads threads" env OMP_NUM_THREADS=$threads DIFFUSION_SCHEDULING_TEST_ISA=2 "$swift" test \
-            --package-path "$root" --scratch-path "$root/.build-optimised" -c release -Xswiftc -enable-testing --skip-build
+        check "Swift: $threads threads" env OMP_NUM_THREADS=$threads "${layer[@]}"
     done
+    check "Swift: 10,000 valid and 10,000 invalid random configurations" \
+        env DIFFUSION_SCHEDULING_TEST_COUNT=2000 "${layer[@]:0:${#layer[@]}-1}" "Random(Invalid)?ConfigurationTests"
 fi
 
 echo "check-variants $mode: $passed passed, $failed failed"
