@@ -16,8 +16,8 @@ let package = Package(
         .target(name: "CDiffusionScheduling"),
         .target(name: "DiffusionSchedulingC", dependencies: ["CDiffusionScheduling", "CKernels", "DiffusionScheduling"]),
         .target(name: "CTestSupport", dependencies: ["CKernels"], path: "Tests/CTestSupport"),
-        .testTarget(name: "CKernelsTests", dependencies: ["CKernels", "CTestSupport"]),
-        .testTarget(name: "DiffusionSchedulingTests", dependencies: ["DiffusionScheduling", "CKernels"]),
+        .testTarget(name: "CKernelsTests", dependencies: ["CKernels"]),
+        .testTarget(name: "DiffusionSchedulingTests", dependencies: ["DiffusionScheduling", "CKernels", "CTestSupport"]),
         .testTarget(
             name: "DiffusionSchedulingCTests", dependencies: ["CDiffusionScheduling", "DiffusionScheduling", "DiffusionSchedulingC"]),
     ],

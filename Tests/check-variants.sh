@@ -42,18 +42,26 @@ check() {
 
 checksum=$(sed -nE 's/^checksum=([0-9a-f]+)$/\1/p' "$here/check-c.sh")
 
-# core NAME RUNNER COMPILER FLAGS...: builds the two C programs with the core's sources and runs them.
+# core NAME RUNNER COMPILER FLAGS...: compiles the core, links it with each of two programs, and runs them. Flags that name
+# libraries or sources count at linking only.
 core() {
-    local name=$1 runner=$2 compiler=$3 program
+    local name=$1 runner=$2 compiler=$3 directory=$work/$1 source program flag
     shift 3
-    for program in steps environment; do
-        "$compiler" -std=c11 -g -O1 -ffp-contract=off -I"$core/include" "$here/c/$program.c" "$core"/*.c "$@" -lm \
-            -o "$work/$name-$program" || return
+    local -a compiling=()
+    for flag in "$@"; do case $flag in -l* | -L* | -Wl,* | -fuse-ld=* | *.c) ;; *) compiling+=("$flag") ;; esac; done
+    mkdir -p "$directory"
+    for source in "$core"/*.c; do
+        "$compiler" -std=c11 -g -O1 -ffp-contract=off -I"$core/include" "${compiling[@]}" -c "$source" \
+            -o "$directory/$(basename "$source" .c).o" || return
     done
-    $runner "$work/$name-environment" || return
+    for program in environment steps; do
+        "$compiler" -std=c11 -g -O1 -ffp-contract=off -I"$core/include" "$here/c/$program.c" "$directory"/*.o "$@" -lm \
+            -o "$directory/$program" || return
+    done
+    $runner "$directory/environment" || return
     # Every instruction set and number of threads, and no other checksum.
-    $runner "$work/$name-steps" >"$work/$name.out" || return
-    grep -q "checksum $checksum\$" "$work/$name.out" && ! grep checksum "$work/$name.out" | grep -v "checksum $checksum\$"
+    $runner "$directory/steps" >"$directory/out" || return
+    grep -q "checksum $checksum\$" "$directory/out" && ! grep checksum "$directory/out" | grep -v "checksum $checksum\$"
 }
 
 # ---- The C core
@@ -62,9 +70,9 @@ export OMP_NUM_THREADS=8
 check "core: address and undefined behaviour sanitizers" \
     core address "" "$clang" -fuse-ld=lld -fsanitize=address,undefined -fno-sanitize-recover=all -ldl
 check "core: memory sanitizer" \
-    core memory "" "$clang" -fuse-ld=lld -fsanitize=memory -fno-sanitize-recover=all "$here/c/gomp_pthreads.c" -rdynamic -pthread -ldl
+    core memory "" "$clang" -fuse-ld=lld -fsanitize=memory -fno-sanitize-recover=all "$here/c/gomp_pthreads.c" -Wl,--export-dynamic -pthread -ldl
 check "core: thread sanitizer" \
-    core thread "" "$clang" -fuse-ld=lld -fsanitize=thread "$here/c/gomp_pthreads.c" -rdynamic -pthread -ldl -ldispatch -lBlocksRuntime \
+    core thread "" "$clang" -fuse-ld=lld -fsanitize=thread "$here/c/gomp_pthreads.c" -Wl,--export-dynamic -pthread -ldl -ldispatch -lBlocksRuntime \
     -L"$(dirname "$clang")/../lib/swift/linux" -Wl,-rpath,"$(dirname "$clang")/../lib/swift/linux"
 
 if command -v aarch64-linux-gnu-gcc >/dev/null && command -v qemu-aarch64 >/dev/null; then
@@ -76,7 +84,7 @@ else
 fi
 if [ "$mode" = full ]; then
     check "core: valgrind" core valgrind "valgrind -q --error-exitcode=99 --leak-check=full" "$clang" "$here/c/gomp_pthreads.c" \
-        -rdynamic -pthread -ldl
+        -Wl,--export-dynamic -pthread -ldl
 fi
 unset OMP_NUM_THREADS
 
@@ -101,15 +109,19 @@ if [ "$mode" = full ]; then
     "$clang" -fuse-ld=lld -shared -fPIC -O1 "$here/c/gomp_pthreads.c" -pthread -o "$work/gomp_pthreads.so"
     check "Swift: thread sanitizer" env LD_PRELOAD="$work/gomp_pthreads.so" "$swift" test --package-path "$root" \
         --scratch-path "$root/.build-thread" --skip-build --sanitize=thread
-    check "Swift: builds optimised" swift_build optimised -c release -Xswiftc -enable-testing
+    optimised=(-c release -Xswiftc -enable-testing)
+    # The tests of the C core go through instruction sets and numbers of threads by themselves.
+    layer=("$swift" test --package-path "$root" --scratch-path "$root/.build-optimised" "${optimised[@]}" --skip-build
+        --filter "DiffusionScheduling(C)?Tests")
+    check "Swift: builds optimised" swift_build optimised "${optimised[@]}"
     for isa in 0 1 2; do
-        check "Swift: instruction set $isa" env DIFFUSION_SCHEDULING_TEST_ISA=$isa "$swift" test --package-path "$root" \
-            --scratch-path "$root/.build-optimised" -c release -Xswiftc -enable-testing --skip-build
+        check "Swift: instruction set $isa" env DIFFUSION_SCHEDULING_TEST_ISA=$isa "${layer[@]}"
     done
     for threads in 1 2 3 7; do
-        check "Swift: $threads threads" env OMP_NUM_THREADS=$threads DIFFUSION_SCHEDULING_TEST_ISA=2 "$swift" test \
-            --package-path "$root" --scratch-path "$root/.build-optimised" -c release -Xswiftc -enable-testing --skip-build
+        check "Swift: $threads threads" env OMP_NUM_THREADS=$threads "${layer[@]}"
     done
+    check "Swift: 10,000 valid and 10,000 invalid random configurations" \
+        env DIFFUSION_SCHEDULING_TEST_COUNT=2000 "${layer[@]:0:${#layer[@]}-1}" "Random(Invalid)?ConfigurationTests"
 fi
 
 echo "check-variants $mode: $passed passed, $failed failed"

@@ -11,22 +11,24 @@ swift=${SWIFT:-swift}
 tools=$(dirname "$(readlink -f "$(command -v "$swift")")")
 build=$root/.build-coverage
 
-"$swift" build --package-path "$root" --scratch-path "$build" --build-tests --enable-code-coverage >"$build.log" 2>&1 || { cat "$build.log"; exit 1; }
-"$swift" test --package-path "$root" --scratch-path "$build" --skip-build --enable-code-coverage >"$build.log" 2>&1 ||
+flags=(--package-path "$root" --scratch-path "$build" --enable-code-coverage -Xcc -fprofile-instr-generate -Xcc -fcoverage-mapping)
+{ "$swift" build "${flags[@]}" --build-tests && "$swift" test "${flags[@]}" --skip-build; } >"$build.log" 2>&1 ||
     { grep -E '✘|rror' "$build.log"; exit 1; }
 rm "$build.log"
 program=$(echo "$build"/debug/*.xctest)
 profile=$build/debug/codecov/default.profdata
 
-table() {
-    echo "$1"
-    "$tools/llvm-cov" report "$program" -instr-profile="$profile" "${@:2}" |
-        awk 'NF >= 10 && $1 != "Filename" { name = $1; sub(/.*Sources\//, "", name); printf "  %-62s %6d lines %5d missed %8s\n", name, $8, $9, $10 }'
-}
-table "C core" "$root/Sources/CKernels"
-table "Swift layer and C interface" "$root/Sources/DiffusionScheduling" "$root/Sources/DiffusionSchedulingC" "$root/Sources/CDiffusionScheduling"
+# (Columns 8 to 10 of the report are the lines, those that were missed, and the share of the others.)
+"$tools/llvm-cov" report "$program" -instr-profile="$profile" -ignore-filename-regex='/(Tests|\.build[^/]*)/' | awk '
+    $1 ~ /\.(swift|c|h)$/ && $8 > 0 {
+        name = $1; sub(/.*Sources\//, "", name)
+        group = name ~ /^CKernels/ ? "the C core" : "the Swift layer and the C interface"
+        lines[group] += $8; missed[group] += $9
+        printf "%-66s %6d lines %5d missed %8s\n", name, $8, $9, $10
+    }
+    END { for (group in lines) printf "%-66s %6d lines %5d missed %7.2f%%\n", group, lines[group], missed[group], 100 - 100 * missed[group] / lines[group] }'
 
 if [ "${1:-}" = --lines ]; then
-    "$tools/llvm-cov" show "$program" -instr-profile="$profile" -show-line-counts-or-regions=false -show-instantiations=false \
-        "$root/Sources" | awk -F'|' '/^\/.*:$/ { name = $0; sub(/.*Sources\//, "", name) } $2 ~ /^ *0$/ { print name $1 "|" $3 }'
+    "$tools/llvm-cov" show "$program" -instr-profile="$profile" -show-instantiations=false \
+        -ignore-filename-regex='/(Tests|\.build[^/]*)/' | awk -F'|' '/^\/.*:$/ { name = $0; sub(/.*Sources\//, "", name) } $2 ~ /^ *0$/ { print name $1 "|" $3 }'
 fi

@@ -1,6 +1,7 @@
 /*
- * Makes all Swift tests use a lesser instruction set than the processor has: DIFFUSION_SCHEDULING_TEST_ISA is a number of dsk_isa.
- * Here rather than in the library, which no environment variable of its own changes.
+ * Makes the Swift tests use a lesser instruction set than the processor has: DIFFUSION_SCHEDULING_TEST_ISA is a number of dsk_isa.
+ * Here rather than in the library, which no environment variable changes. (The tests of the C core set one after the other by
+ * themselves, and the best at last.)
  */
 
 #include "CTestSupport.h"
@@ -9,12 +10,11 @@
 
 #include <stdlib.h>
 
+static int isa = -1;
+
 __attribute__((constructor)) static void limit_isa(void) {
-    const char *isa = getenv("DIFFUSION_SCHEDULING_TEST_ISA");
-    if (isa) dsk_limit_isa((dsk_isa)atoi(isa));
+    const char *limit = getenv("DIFFUSION_SCHEDULING_TEST_ISA");
+    if (limit) isa = (int)dsk_limit_isa((dsk_isa)atoi(limit));
 }
 
-int test_isa(void) {
-    const char *isa = getenv("DIFFUSION_SCHEDULING_TEST_ISA");
-    return isa ? atoi(isa) : -1;
-}
+int test_isa(void) { return isa; }

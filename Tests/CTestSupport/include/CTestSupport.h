@@ -1,2 +1,2 @@
-/* The number that DIFFUSION_SCHEDULING_TEST_ISA has, to which the tests' instruction set is limited; -1: no limit. */
+/* The instruction set that DIFFUSION_SCHEDULING_TEST_ISA made of the processor's; -1: it isn't set. */
 int test_isa(void);

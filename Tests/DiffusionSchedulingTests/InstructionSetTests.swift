@@ -1,0 +1,11 @@
+import CTestSupport
+import Foundation
+import Testing
+
+/// What Tests/check-variants.sh relies on: the variable limits the instruction set of these tests from the start.
+@Suite struct InstructionSetTests {
+    @Test func theVariableLimitsIt() {
+        let limit = ProcessInfo.processInfo.environment["DIFFUSION_SCHEDULING_TEST_ISA"].flatMap(Int32.init)
+        #expect(limit.map { (0...$0).contains(test_isa()) } ?? (test_isa() == -1))
+    }
+}
