@@ -64,10 +64,10 @@ static inline float dsk_float_coefficient(double coefficient) {
  *   DSK_PLAIN_AND_PAIR        the second output combines the first one's first two tensors
  *   DSK_PLAIN_AND_LATER_PAIR  ... its second and third, as guided steps do
  *   DSK_PLAIN_AND_TRIPLE      ... its first three
- * With p in the first output, a combination of two tensors that is clamped:
+ * With p, a combination of two tensors that is clamped; the first output combines one of these or both, then others, then p:
  *   DSK_PLAIN_CLAMPED         one output
  *   DSK_PLAIN_CLAMPED_AND_P   the second output is p
- *   DSK_PLAIN_CLAMPED_AND_SUM the second output combines one tensor and p
+ *   DSK_PLAIN_CLAMPED_AND_SUM the second output combines p's first tensor and p
  */
 typedef enum dsk_plain_form {
     DSK_PLAIN_SUM,
@@ -93,17 +93,24 @@ static bool dsk_same_tensors(const dsk_combination *some, const dsk_combination 
     return true;
 }
 
-/* DSK_PLAIN of the first output's number of terms and the form; 0 for programs that aren't plain. */
+/*
+ * DSK_PLAIN of the form and the first output's number of terms, with p those after p's own tensors; 0 for programs that aren't
+ * plain.
+ */
 static unsigned dsk_plain_program(const dsk_program *program, const bool *copies) {
     const dsk_combination *first = &program->outputs[0], *second = &program->outputs[1];
     if (program->n_outputs == 0 || copies[0] || first->n_terms == 0 || first->n_terms > DSK_MOST_PLAIN_TERMS) return 0;
     const unsigned n = first->n_terms;
     if (program->uses_prediction) {
-        if (program->prediction.n_terms != 2 || program->clamp == DSK_CLAMP_NONE || first->prediction == 0) return 0;
-        if (program->n_outputs == 1) return DSK_PLAIN(n, DSK_PLAIN_CLAMPED);
+        const dsk_combination *p = &program->prediction;
+        if (p->n_terms != 2 || program->clamp == DSK_CLAMP_NONE || first->prediction == 0) return 0;
+        const bool has_both = dsk_same_tensors(p, first, 0, 2);
+        if (!has_both && first->tensors[0] != p->tensors[0] && first->tensors[0] != p->tensors[1]) return 0;
+        const unsigned n_others = n - (has_both ? 2 : 1);
+        if (program->n_outputs == 1) return DSK_PLAIN(n_others, DSK_PLAIN_CLAMPED);
         if (program->n_outputs > 2 || second->prediction == 0) return 0;
-        if (second->n_terms == 0 && second->prediction == 1) return DSK_PLAIN(n, DSK_PLAIN_CLAMPED_AND_P);
-        return second->n_terms == 1 ? DSK_PLAIN(n, DSK_PLAIN_CLAMPED_AND_SUM) : 0;
+        if (second->n_terms == 0 && second->prediction == 1) return DSK_PLAIN(n_others, DSK_PLAIN_CLAMPED_AND_P);
+        return dsk_same_tensors(second, p, 0, 1) ? DSK_PLAIN(n_others, DSK_PLAIN_CLAMPED_AND_SUM) : 0;
     }
     if (program->n_outputs == 1) return DSK_PLAIN(n, DSK_PLAIN_SUM);
     if (program->n_outputs > 2) return 0;
@@ -201,11 +208,6 @@ static inline uint64_t dsk_grid_constant(int fraction_bits) { return ((uint64_t)
 #define DSK_SUM double
 #define DSK_REAL float
 #define DSK_KEY int32_t
-/*
- * The quotient of two float32 numbers is no nearer than 2^-49 of itself to the middle between two others, and the product in
- * float64 is off by less than 2^-52: it rounds to the same float32, and a division takes longer.
- */
-#define DSK_QUOTIENT(p, s, reciprocal) ((p) * (reciprocal))
 #define DSK_COEFFICIENT dsk_short_coefficient
 
 #define DSK_KIND_NAME float32
@@ -226,7 +228,6 @@ static inline uint64_t dsk_grid_constant(int fraction_bits) { return ((uint64_t)
 
 #undef DSK_REAL
 #undef DSK_KEY
-#undef DSK_QUOTIENT
 #undef DSK_COEFFICIENT
 
 /* Other products aren't exact: fusing would give other bits where the processor has it. */
@@ -239,7 +240,6 @@ static inline uint64_t dsk_grid_constant(int fraction_bits) { return ((uint64_t)
 
 #define DSK_REAL double
 #define DSK_KEY int64_t
-#define DSK_QUOTIENT(p, s, reciprocal) ((p) / (s))
 #define DSK_COEFFICIENT dsk_whole_coefficient
 
 #define DSK_KIND_NAME float64
@@ -262,14 +262,12 @@ static inline uint64_t dsk_grid_constant(int fraction_bits) { return ((uint64_t)
 #undef DSK_SUM
 #undef DSK_REAL
 #undef DSK_KEY
-#undef DSK_QUOTIENT
 #undef DSK_COEFFICIENT
 
 #define DSK_TILE_NAME float_tile
 #define DSK_SUM float
 #define DSK_REAL float
 #define DSK_KEY int32_t
-#define DSK_QUOTIENT(p, s, reciprocal) ((p) / (s))
 #define DSK_COEFFICIENT dsk_float_coefficient
 
 #define DSK_KIND_NAME float16
@@ -303,7 +301,6 @@ static inline uint64_t dsk_grid_constant(int fraction_bits) { return ((uint64_t)
 #undef DSK_SUM
 #undef DSK_REAL
 #undef DSK_KEY
-#undef DSK_QUOTIENT
 #undef DSK_COEFFICIENT
 
 #define DSK_VARIANT(kind, isa) {step_##kind##_##isa, sift_##kind##_##isa, pick_##kind##_##isa}

@@ -4,7 +4,6 @@
  *   DSK_SUM           the type that sums are made in
  *   DSK_REAL          the type of p
  *   DSK_KEY           a signed integer of the same size
- *   DSK_QUOTIENT      p / s in DSK_REAL, rounded once, of p, s and 1 / s
  *   DSK_TYPE(stored)  the element type of a tensor: the kind's own, or what the program says it is
  *   DSK_IS_MIXED      1 where it is what the program says
  *   DSK_COEFFICIENT   the function that rounds a coefficient for this kind (see kernels.c)
@@ -20,11 +19,15 @@
 
 typedef DSK_REAL DSK_NAME(reals) __attribute__((vector_size(DSK_VECTOR_BYTES / sizeof(DSK_SUM) * sizeof(DSK_REAL)), may_alias));
 
+typedef DSK_KEY DSK_NAME(real_mask)
+    __attribute__((vector_size(DSK_VECTOR_BYTES / sizeof(DSK_SUM) * sizeof(DSK_REAL)), may_alias));
+
 typedef DSK_KEY DSK_NAME(keys) __attribute__((vector_size(DSK_VECTOR_BYTES)));
 
 #define VECTOR DSK_TILE(vector)
 #define MASK DSK_TILE(mask)
 #define REALS DSK_NAME(reals)
+#define REAL_MASK DSK_NAME(real_mask)
 #define KEYS DSK_NAME(keys)
 #define ROUND(vector) __builtin_convertvector(__builtin_convertvector(vector, REALS), VECTOR)
 #define TILE (DSK_TILE_VECTORS * (DSK_VECTOR_BYTES / sizeof(DSK_SUM)))
@@ -41,7 +44,7 @@ typedef struct DSK_NAME(scalars) {
     DSK_SUM prediction[DSK_PREDICTION_INPUT_COUNT];
     DSK_SUM outputs[DSK_OUTPUT_COUNT][DSK_INPUT_COUNT];
     DSK_SUM output_prediction[DSK_OUTPUT_COUNT];
-    DSK_SUM range, reciprocal; /* r or s, and 1 / s */
+    DSK_REAL range; /* r or s */
     bool copies[DSK_OUTPUT_COUNT]; /* the output is one of the inputs: nothing to compute */
 } DSK_NAME(scalars);
 
@@ -56,8 +59,7 @@ INLINE void DSK_NAME(round_scalars)(const dsk_program *program, DSK_NAME(scalars
                              DSK_TYPE(terms->types[0]) == DSK_TYPE(program->destination_types[k]);
     }
     double range = program->clamp_range;
-    scalars->range = range == range ? (DSK_SUM)(DSK_REAL)range : (DSK_SUM)__builtin_nan(""); /* as DSK_COEFFICIENT does */
-    scalars->reciprocal = program->clamp == DSK_CLAMP_THRESHOLD ? 1 / scalars->range : 0;
+    scalars->range = range == range ? (DSK_REAL)range : (DSK_REAL)__builtin_nan(""); /* as DSK_COEFFICIENT does */
 }
 
 /* p of one element, the plain way. */
@@ -73,13 +75,12 @@ INLINE DSK_SUM DSK_NAME(combine_element)(const dsk_combination *terms, const DSK
     return sum;
 }
 
-INLINE DSK_SUM DSK_NAME(predict_element)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t i) {
-    DSK_SUM p = DSK_NAME(combine_element)(&program->prediction, scalars->prediction, 0, 0, i);
-    p = (DSK_SUM)(DSK_REAL)p;
+INLINE DSK_REAL DSK_NAME(predict_element)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t i) {
+    DSK_REAL p = (DSK_REAL)DSK_NAME(combine_element)(&program->prediction, scalars->prediction, 0, 0, i);
     if (program->clamp != DSK_CLAMP_NONE) {
         p = p < -scalars->range ? -scalars->range : p;
         p = p > scalars->range ? scalars->range : p;
-        if (program->clamp == DSK_CLAMP_THRESHOLD) p = (DSK_SUM)(DSK_REAL)DSK_QUOTIENT(p, scalars->range, scalars->reciprocal);
+        if (program->clamp == DSK_CLAMP_THRESHOLD) p = p / scalars->range;
     }
     return p;
 }
@@ -116,15 +117,15 @@ INLINE void DSK_NAME(combine_tile)(const dsk_combination *terms, const DSK_SUM *
 }
 
 /* Lanes of `a` where the mask is set, of `b` elsewhere; a NaN compares as unset and so stays. */
-INLINE void DSK_NAME(select)(MASK mask, VECTOR a, VECTOR *b) { *b = (VECTOR)((mask & (MASK)a) | (~mask & (MASK)*b)); }
+INLINE void DSK_NAME(select)(REAL_MASK mask, REALS a, REALS *b) { *b = (REALS)((mask & (REAL_MASK)a) | (~mask & (REAL_MASK)*b)); }
 
-/* Rounds p and cuts it to [-range, range]. */
-INLINE VECTOR DSK_NAME(clamp)(VECTOR p, DSK_SUM range) {
-    VECTOR high = (VECTOR){0} + range, low = -high;
-    p = ROUND(p);
-    DSK_NAME(select)((MASK)(p < low), low, &p);
-    DSK_NAME(select)((MASK)(p > high), high, &p);
-    return p;
+/* Rounds p, cuts it to [-range, range], which is rounded already, and then divides it by the range if it is to. */
+INLINE VECTOR DSK_NAME(clamp)(VECTOR p, DSK_REAL range, bool divides) {
+    REALS reals = __builtin_convertvector(p, REALS), high = (REALS){0} + range, low = -high;
+    DSK_NAME(select)((REAL_MASK)(reals < low), low, &reals);
+    DSK_NAME(select)((REAL_MASK)(reals > high), high, &reals);
+    if (divides) reals = reals / high;
+    return __builtin_convertvector(reals, VECTOR);
 }
 
 INLINE void DSK_NAME(predict_tile)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t i, VECTOR *p) {
@@ -133,10 +134,8 @@ INLINE void DSK_NAME(predict_tile)(const dsk_program *program, const DSK_NAME(sc
         for (int u = 0; u < DSK_TILE_VECTORS; u++) p[u] = ROUND(p[u]);
         return;
     }
-    for (int u = 0; u < DSK_TILE_VECTORS; u++) p[u] = DSK_NAME(clamp)(p[u], scalars->range);
-    if (program->clamp == DSK_CLAMP_THRESHOLD)
-        for (int u = 0; u < DSK_TILE_VECTORS; u++)
-            p[u] = ROUND(DSK_QUOTIENT(p[u], (VECTOR){0} + scalars->range, scalars->reciprocal));
+    const bool divides = program->clamp == DSK_CLAMP_THRESHOLD;
+    for (int u = 0; u < DSK_TILE_VECTORS; u++) p[u] = DSK_NAME(clamp)(p[u], scalars->range, divides);
 }
 
 /* The tiles that fit into [begin, end) of any program with so many outputs; returns where they end. */
@@ -186,49 +185,61 @@ INLINE size_t DSK_NAME(plain_tiles)(const dsk_program *program, const DSK_NAME(s
     const void *tensors[DSK_MOST_PLAIN_TERMS], *p_tensors[2] = {NULL, NULL};
     DSK_SUM factors[DSK_MOST_PLAIN_TERMS], others_factors[3] = {0, 0, 0}, p_factors[2] = {0, 0};
     const DSK_SUM p_factor = scalars->output_prediction[0], second_p_factor = scalars->output_prediction[1];
-    const DSK_SUM range = scalars->range;
+    const DSK_REAL range = scalars->range;
     const bool divides = program->clamp == DSK_CLAMP_THRESHOLD;
-    for (unsigned j = 0; j < n_terms; j++) {
-        tensors[j] = program->outputs[0].tensors[j];
-        factors[j] = scalars->outputs[0][j];
-    }
-    const bool reads_another = form == DSK_PLAIN_AND_COPY || form == DSK_PLAIN_CLAMPED_AND_SUM;
-    const void *const another = reads_another ? program->outputs[1].tensors[0] : NULL;
-    const DSK_SUM another_factor = reads_another ? scalars->outputs[1][0] : 0;
-    for (unsigned j = 0; j < shared; j++) others_factors[j] = scalars->outputs[1][j];
+    const unsigned n_begin = is_clamped ? program->outputs[0].n_terms - n_terms : 0;
     for (unsigned j = 0; is_clamped && j < 2; j++) {
         p_tensors[j] = program->prediction.tensors[j];
         p_factors[j] = scalars->prediction[j];
     }
+    const bool begins_with_a = is_clamped && program->outputs[0].tensors[0] == p_tensors[0];
+    const bool begins_with_b = n_begin == 2 || !begins_with_a;
+    const DSK_SUM a_factor = scalars->outputs[0][0], b_factor = scalars->outputs[0][begins_with_a ? 1 : 0];
+    for (unsigned j = 0; j < n_terms; j++) {
+        tensors[j] = program->outputs[0].tensors[n_begin + j];
+        factors[j] = scalars->outputs[0][n_begin + j];
+    }
+    const void *const another = form == DSK_PLAIN_AND_COPY ? program->outputs[1].tensors[0] : NULL;
+    const DSK_SUM another_factor = form == DSK_PLAIN_CLAMPED_AND_SUM ? scalars->outputs[1][0] : 0;
+    for (unsigned j = 0; j < shared; j++) others_factors[j] = scalars->outputs[1][j];
 
     size_t i = begin;
     for (; end - i >= TILE; i += TILE) {
         DSK_TILE(elements) results[2];
-        VECTOR sums[DSK_TILE_VECTORS] = {{0}}, others[DSK_TILE_VECTORS] = {{0}};
+        VECTOR sums[DSK_TILE_VECTORS] = {{0}}, others[DSK_TILE_VECTORS] = {{0}}, p[DSK_TILE_VECTORS];
+        if (is_clamped) {
+            /* What p combines is widened once, and begins the first output's sum. */
+            EACH_VECTOR {
+                const VECTOR a = DSK_TILE(load_vector)(type, p_tensors[0], i, u);
+                const VECTOR b = DSK_TILE(load_vector)(type, p_tensors[1], i, u);
+                p[u] = p_factors[0] * a;
+                p[u] = p[u] + p_factors[1] * b;
+                p[u] = divides ? DSK_NAME(clamp)(p[u], range, true) : DSK_NAME(clamp)(p[u], range, false);
+                if (begins_with_a) {
+                    sums[u] = a_factor * a;
+                    if (begins_with_b) sums[u] = sums[u] + b_factor * b;
+                } else {
+                    sums[u] = b_factor * b;
+                }
+                if (form == DSK_PLAIN_CLAMPED_AND_P) others[u] = p[u];
+                if (form == DSK_PLAIN_CLAMPED_AND_SUM) {
+                    others[u] = another_factor * a;
+                    others[u] = others[u] + second_p_factor * p[u];
+                }
+            }
+        }
         /* Term by term: a sum's additions wait for each other, those of the tile's other vectors fill the gaps. */
         for (unsigned j = 0; j < n_terms; j++) {
             EACH_VECTOR {
                 VECTOR x = DSK_TILE(load_vector)(type, tensors[j], i, u);
-                sums[u] = j == 0 ? factors[j] * x : sums[u] + factors[j] * x;
+                sums[u] = j == 0 && !is_clamped ? factors[j] * x : sums[u] + factors[j] * x;
                 if (j >= shared_begin && j < shared_begin + shared) {
                     DSK_SUM factor = others_factors[j - shared_begin];
                     others[u] = j == shared_begin ? factor * x : others[u] + factor * x;
                 }
             }
         }
-        if (is_clamped) {
-            VECTOR p[DSK_TILE_VECTORS];
-            EACH_VECTOR p[u] = p_factors[0] * DSK_TILE(load_vector)(type, p_tensors[0], i, u);
-            EACH_VECTOR p[u] = p[u] + p_factors[1] * DSK_TILE(load_vector)(type, p_tensors[1], i, u);
-            EACH_VECTOR p[u] = DSK_NAME(clamp)(p[u], range);
-            if (divides) EACH_VECTOR p[u] = ROUND(DSK_QUOTIENT(p[u], (VECTOR){0} + range, scalars->reciprocal));
-            EACH_VECTOR sums[u] = sums[u] + p_factor * p[u];
-            if (form == DSK_PLAIN_CLAMPED_AND_P) EACH_VECTOR others[u] = p[u];
-            if (form == DSK_PLAIN_CLAMPED_AND_SUM) {
-                EACH_VECTOR others[u] = another_factor * DSK_TILE(load_vector)(type, another, i, u);
-                EACH_VECTOR others[u] = others[u] + second_p_factor * p[u];
-            }
-        }
+        if (is_clamped) EACH_VECTOR sums[u] = sums[u] + p_factor * p[u];
         EACH_VECTOR DSK_TILE(round_vector)(type, sums[u], u, &results[0]);
         if (form == DSK_PLAIN_AND_COPY) DSK_TILE(copy)(type, another, i, &results[1]);
         else if (has_second) EACH_VECTOR DSK_TILE(round_vector)(type, others[u], u, &results[1]);
@@ -270,13 +281,14 @@ DSK_TARGET static __attribute__((noinline)) size_t DSK_NAME(step_tiles)(
         PLAIN(5, DSK_PLAIN_AND_LATER_PAIR);
         PLAIN(4, DSK_PLAIN_AND_TRIPLE);
         PLAIN(5, DSK_PLAIN_AND_TRIPLE);
+        PLAIN(0, DSK_PLAIN_CLAMPED);
         PLAIN(1, DSK_PLAIN_CLAMPED);
-        PLAIN(2, DSK_PLAIN_CLAMPED);
+        PLAIN(0, DSK_PLAIN_CLAMPED_AND_P);
         PLAIN(1, DSK_PLAIN_CLAMPED_AND_P);
         PLAIN(2, DSK_PLAIN_CLAMPED_AND_P);
-        PLAIN(3, DSK_PLAIN_CLAMPED_AND_P);
+        PLAIN(0, DSK_PLAIN_CLAMPED_AND_SUM);
+        PLAIN(1, DSK_PLAIN_CLAMPED_AND_SUM);
         PLAIN(2, DSK_PLAIN_CLAMPED_AND_SUM);
-        PLAIN(3, DSK_PLAIN_CLAMPED_AND_SUM);
     }
 #undef PLAIN
 #endif
@@ -332,7 +344,7 @@ DSK_TARGET static void DSK_NAME(step)(const dsk_program *program, size_t begin, 
 #define INFINITE ((DSK_KEY)(sizeof(DSK_KEY) == 4 ? 0xFFll << 23 : 0x7FFll << 52))
 
 INLINE DSK_KEY DSK_NAME(element_key)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t i) {
-    DSK_REAL p = (DSK_REAL)DSK_NAME(predict_element)(program, scalars, i);
+    DSK_REAL p = DSK_NAME(predict_element)(program, scalars, i);
     DSK_KEY key;
     memcpy(&key, &p, sizeof key);
     return key & MAGNITUDE;
@@ -455,6 +467,7 @@ DSK_TARGET static void DSK_NAME(pick)(const dsk_program *program, const size_t *
 #undef VECTOR
 #undef MASK
 #undef REALS
+#undef REAL_MASK
 #undef KEYS
 #undef ROUND
 #undef TILE
