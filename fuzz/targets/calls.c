@@ -206,7 +206,7 @@ static void call(void) {
     ds_coefficients coefficients;
     ds_status status = DS_OK;
     const uint8_t operation = byte();
-    switch (operation % 36) {
+    switch (operation < 216 ? operation % 36 : 36 + operation % 5) {
     case 0:
     case 1: {
         ds_scheduler made = {0};
@@ -402,6 +402,71 @@ static void call(void) {
         for (size_t i = capacity; i < sizeof buffer; i++) MUST(buffer[i] == 0x5A);
         break;
     }
+    case 36: {
+        make_tensors();
+        const ds_guidance guidance = {real(), real()};
+        const uint8_t with = byte();
+        status = ds_session_step_guided((ds_session){handle()}, places[0].pointer, places[1].pointer, with & 1 ? NULL : &guidance,
+                                        places[2].pointer, with & 2 ? NULL : places[3].pointer,
+                                        with & 4 ? places[2].pointer : places[4].pointer, with & 8 ? NULL : places[1].pointer,
+                                        with >> 5);
+        free_tensors(status);
+        break;
+    }
+    case 37:
+    case 38: {
+        make_tensors();
+        const uint8_t with = byte();
+        ds_session sessions[6];
+        ds_guidance guidance[6];
+        for (int i = 0; i < 6; i++) {
+            sessions[i].handle = handle();
+            if (byte() < 40) sessions[i].handle = 0;
+            guidance[i].scale = byte() < 100 ? 1 : real();
+            guidance[i].rescale = byte() < 150 ? 0 : real();
+        }
+        /* Most often as many rows as the tensors have; never more than there are sessions, which only the caller can know. */
+        size_t n_rows = with & 16 && places[0].tensor.rank >= 1 && places[0].tensor.rank <= DS_MAX_RANK ? (size_t)places[0].shape[0]
+                                                                                                       : number();
+        if (n_rows > 6) n_rows = 6;
+        status = ds_step_rows(sessions, n_rows, places[0].pointer, with & 1 ? NULL : places[1].pointer, with & 2 ? NULL : guidance,
+                              places[2].pointer, with & 4 ? NULL : places[3].pointer,
+                              with & 8 ? places[2].pointer : places[4].pointer, NULL, with >> 5);
+        free_tensors(status);
+        break;
+    }
+    case 39: {
+        /* A session on a scheduler's own plan, whole or damaged; then its state restored beside it. */
+        const ds_scheduler scheduler = {handle()};
+        const uint8_t damage = byte(), where = byte();
+        const size_t begin = number();
+        status = ds_scheduler_plan_json(scheduler, NULL, 0, &size);
+        if (status != DS_OK) break;
+        char *json = malloc(size + 1);
+        MUST(json && ds_scheduler_plan_json(scheduler, json, size + 1, &size) == DS_OK);
+        if (damage > 200) json[where * 7919u % size] ^= (char)(1 << damage % 8);
+        ds_session made = {0};
+        uint64_t *slot = slot_for_new();
+        *slot = 0;
+        status = ds_session_create_on_plan(json, size - (damage == 200), begin, &made);
+        free(json);
+        check_made(status, made.handle, slot);
+        if (status != DS_OK) break;
+        uint8_t bytes[4096];
+        if (ds_session_save(made, bytes, sizeof bytes, &size) != DS_OK) break;
+        const ds_session other = {handle()};
+        ds_session restored = {0};
+        slot = new_handle();
+        const uint64_t old = *slot;
+        status = ds_session_restore_beside(other, bytes, size, &restored);
+        check_made(status, restored.handle, slot);
+        if (status == DS_OK && old) free_handle(old);
+        break;
+    }
+    case 40:
+        status = byte() & 1 ? ds_ddim_coefficients((ds_scheduler){handle()}, real(), real(), byte() & 1, &coefficients)
+                            : ds_ddim_inverse_coefficients((ds_scheduler){handle()}, real(), &coefficients);
+        break;
     }
     check(status);
 }

@@ -56,6 +56,39 @@ struct MeasurementEffort {
     static let quick = MeasurementEffort(seconds: 0.02, rounds: 3...10)
 }
 
+/// What the caches hold when a batch begins. Otherwise it would depend on who came before: bare loops share their tensors, so that
+/// one finds what another one left, and each step has tensors of its own.
+enum CacheState {
+    /// The contestant's own tensors, for those that fit.
+    case warm
+    /// Nothing of use, for those that don't.
+    case cold
+}
+
+/// Memory to read that takes the caches.
+private struct CacheFlush {
+    private let words: [UInt64]
+    private static let wordsPerLine = 8
+
+    init() {
+        #if canImport(Glibc)
+            let cache = sysconf(Int32(_SC_LEVEL3_CACHE_SIZE))
+        #else
+            let cache = 0
+        #endif
+        words = [UInt64](repeating: 1, count: max(2 * cache, 64 << 20) / MemoryLayout<UInt64>.stride)
+    }
+
+    func run() {
+        var sum: UInt64 = 0
+        words.withUnsafeBufferPointer { words in
+            for index in stride(from: 0, to: words.count, by: Self.wordsPerLine) { sum &+= words[index] }
+        }
+        // What isn't used needn't be read.
+        precondition(sum == UInt64(words.count / Self.wordsPerLine))
+    }
+}
+
 /// Contestants measured alternately: one batch of each a round, and again, so that all of them meet the same machine.
 struct Measurement {
     struct Outcome {
@@ -71,12 +104,12 @@ struct Measurement {
 
     /// Measures again, twice at most, what has come out disturbed.
     static func repeatedIfDisturbed(
-        _ contestants: [any Contestant], effort: MeasurementEffort, threads: Int, warms: Bool
+        _ contestants: [any Contestant], effort: MeasurementEffort, threads: Int, caches: CacheState
     ) throws -> Measurement {
-        var measurement = try Measurement(contestants, effort: effort, threads: threads, warms: warms)
+        var measurement = try Measurement(contestants, effort: effort, threads: threads, caches: caches)
         for _ in 0..<2 where measurement.isDisturbed {
             let wasted = measurement.repeatedRounds + (measurement.outcomes.first?.timing.rounds ?? 0)
-            measurement = try Measurement(contestants, effort: effort, threads: threads, warms: warms)
+            measurement = try Measurement(contestants, effort: effort, threads: threads, caches: caches)
             measurement.repeatedRounds += wasted
         }
         return measurement
@@ -85,9 +118,10 @@ struct Measurement {
     /// A batch is made so long that the clock's resolution doesn't count.
     private static let batchSeconds = 20e-6
 
-    /// - Parameter warms: whether each batch is preceded by a step that isn't timed; for tensors that fit the caches, which the
-    ///   other contestants' tensors have filled.
-    init(_ contestants: [any Contestant], effort: MeasurementEffort, threads: Int, warms: Bool) throws {
+    /// Steps before a batch that aren't timed, where caches are to be warm. What a first one takes from memory doesn't all stay.
+    private static let warmingSteps = 4
+
+    init(_ contestants: [any Contestant], effort: MeasurementEffort, threads: Int, caches: CacheState) throws {
         var times = [[Double]](repeating: [], count: contestants.count)
         var allocations = [Int64](repeating: 0, count: contestants.count)
         var steps: [Int] = []
@@ -99,6 +133,7 @@ struct Measurement {
         }
 
         let check = CoreCheck(threads: threads)
+        let flush = caches == .cold ? CacheFlush() : nil
         var round = 0
         var spent = 0.0
         while round < effort.rounds.upperBound && (spent < effort.seconds || round < effort.rounds.lowerBound) {
@@ -115,8 +150,8 @@ struct Measurement {
                 // Another one begins each round.
                 let index = (turn + round) % contestants.count
                 let contestant = contestants[index]
-                try contestant.prepare(steps: steps[index] + 1)
-                if warms { try contestant.run(steps: 1) }
+                try contestant.prepare(steps: steps[index] + Self.warmingSteps)
+                if let flush { flush.run() } else { try contestant.run(steps: Self.warmingSteps) }
                 let before = bare_allocation_count()
                 let time = try seconds { try contestant.run(steps: steps[index]) }
                 allocations[index] += bare_allocation_count() - before

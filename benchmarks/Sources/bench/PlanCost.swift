@@ -46,7 +46,7 @@ struct PlanGroup {
 
     func run(effort: MeasurementEffort) throws -> [PlanResult] {
         if contestants.isEmpty { return [] }
-        let measurement = try Measurement(contestants, effort: effort, threads: 1, warms: true)
+        let measurement = try Measurement(contestants, effort: effort, threads: 1, caches: .warm)
         return zip(names, measurement.outcomes).map { name, outcome in
             PlanResult(
                 scheduler: name.scheduler, sigmas: name.sigmas, time: outcome.timing, allocations: outcome.allocationsPerStep)

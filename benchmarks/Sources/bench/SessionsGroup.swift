@@ -44,7 +44,7 @@ struct SessionsGroup {
         let stepCase = StepCase(scheduler: "DEIS", order: 3, plan: plan)
         for data in DataKind.allCases { try verify(stepCase, data) }
         let steppers = kinds.map { SessionRowsStepper(stepCase, kind: $0, threads: threads, data: .random) }
-        let measurement = try Measurement.repeatedIfDisturbed(steppers, effort: effort, threads: threads, warms: false)
+        let measurement = try Measurement.repeatedIfDisturbed(steppers, effort: effort, threads: threads, caches: .cold)
         func decile(_ kind: SessionsResult.Kind) -> Double {
             measurement.outcomes[kinds.firstIndex(of: kind)!].timing.lowerDecile
         }

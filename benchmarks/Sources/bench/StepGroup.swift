@@ -65,7 +65,7 @@ struct StepGroup {
 
         let threads = variants.map(\.threads).max() ?? 1
         let measurement = try Measurement.repeatedIfDisturbed(
-            contestants, effort: effort, threads: threads, warms: elements <= Self.mostCachedElements)
+            contestants, effort: effort, threads: threads, caches: elements <= Self.mostCachedElements ? .warm : .cold)
 
         func bestLoop(_ streams: BareStreams) -> (timing: Timing, store: Store) {
             let first = loops[streams]!
