@@ -35,7 +35,8 @@ check() {
         passed=$((passed + 1))
     else
         echo "FAIL  $name"
-        tail -n 60 "$work/log" | sed 's/^/      /'
+        # What failed may be far from the end.
+        { grep -E '✘|(rror|ERROR|WARNING|SUMMARY): ' "$work/log" | head -n 40; tail -n 20 "$work/log"; } | sed 's/^/      /'
         failed=$((failed + 1))
     fi
 }
