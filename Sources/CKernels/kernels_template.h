@@ -62,27 +62,15 @@ INLINE void DSK_NAME(round_scalars)(const dsk_program *program, DSK_NAME(scalars
     scalars->range = range == range ? (DSK_REAL)range : (DSK_REAL)__builtin_nan(""); /* as DSK_COEFFICIENT does */
 }
 
-/* p of one element, the plain way. */
-
-INLINE DSK_SUM DSK_NAME(combine_element)(const dsk_combination *terms, const DSK_SUM *coefficients, DSK_SUM factor,
-                                         DSK_SUM prediction, size_t i) {
-    DSK_SUM sum = 0;
+/* p of one element before it is clamped, the plain way. */
+INLINE DSK_REAL DSK_NAME(predict_element)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t i) {
+    const dsk_combination *terms = &program->prediction;
+    DSK_SUM p = 0;
     for (unsigned j = 0; j < terms->n_terms; j++) {
         DSK_SUM element = (DSK_SUM)dsk_element_value(DSK_TYPE(terms->types[j]), terms->tensors[j], i);
-        sum = j == 0 ? coefficients[j] * element : sum + coefficients[j] * element;
+        p = j == 0 ? scalars->prediction[j] * element : p + scalars->prediction[j] * element;
     }
-    if (terms->prediction != 0) sum = terms->n_terms == 0 ? factor * prediction : sum + factor * prediction;
-    return sum;
-}
-
-INLINE DSK_REAL DSK_NAME(predict_element)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t i) {
-    DSK_REAL p = (DSK_REAL)DSK_NAME(combine_element)(&program->prediction, scalars->prediction, 0, 0, i);
-    if (program->clamp != DSK_CLAMP_NONE) {
-        p = p < -scalars->range ? -scalars->range : p;
-        p = p > scalars->range ? scalars->range : p;
-        if (program->clamp == DSK_CLAMP_THRESHOLD) p = p / scalars->range;
-    }
-    return p;
+    return (DSK_REAL)p;
 }
 
 /* Whether element i of an output begins a cache line. */

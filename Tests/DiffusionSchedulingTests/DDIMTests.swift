@@ -125,4 +125,17 @@ import Testing
         try rescaleNoiseCFG(&half, conditional: conditional, guidanceRescale: 0.5, batchSize: 2)
         #expect(zip(half, zip(guided, rescaled)).allSatisfy { abs($0 - ($1.0 + $1.1) / 2) <= 1e-12 })
     }
+
+    @Test func guidanceThatCannotBeRescaled() {
+        var guided: [Float] = [1, 2, 3]
+        #expect(
+            fault { try rescaleNoiseCFG(&guided, conditional: [1, 2], guidanceRescale: 0.7) }
+                == .wrongElementCount(argument: "conditional", count: 2, expected: "3, as guided"))
+        for batchSize in [2, 0, -1] {
+            #expect(
+                fault { try rescaleNoiseCFG(&guided, conditional: [1, 2, 4], guidanceRescale: 0.7, batchSize: batchSize) }
+                    == .wrongElementCount(argument: "guided", count: 3, expected: "a multiple of the batch size \(batchSize)"))
+        }
+        #expect(guided == [1, 2, 3])
+    }
 }

@@ -249,6 +249,14 @@ import Testing
         }
     }
 
+    @Test func aFolderInAFilesPlaceIsNamed() throws {
+        let folder = try TemporaryFolder()
+        try folder.write("{}", to: "scheduler_config.json/model.json")
+        expectInaccessible(folder.path, reason: "this folder has no scheduler_config.json") {
+            _ = try DEISMultistepConfiguration(contentsOf: folder.path)
+        }
+    }
+
     @Test func aFolderWithoutAConfigurationIsNamed() throws {
         let folder = try TemporaryFolder()
         try folder.write("{}", to: "other/model.json")

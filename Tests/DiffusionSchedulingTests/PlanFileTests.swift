@@ -1,0 +1,111 @@
+import Testing
+
+@testable import DiffusionScheduling
+
+/// What a coded plan that isn't one is told.
+@Suite struct PlanFileTests {
+    /// A part of a coded plan: its path as errors name it, and the plan with it replaced, or without it.
+    private struct Part {
+        let path: String
+        let value: JSONValue
+        let replace: (JSONValue?) -> JSONValue
+    }
+
+    /// Every part of a value, those of parts included.
+    private static func parts(_ value: JSONValue, path: String, replace: @escaping (JSONValue?) -> JSONValue) -> [Part] {
+        var parts: [Part] = []
+        func add(_ value: JSONValue, _ path: String, _ replace: @escaping (JSONValue?) -> JSONValue) {
+            parts.append(Part(path: path, value: value, replace: replace))
+            parts += Self.parts(value, path: path, replace: replace)
+        }
+        switch value {
+        case .object(let members):
+            for (key, member) in members.sorted(by: { $0.key < $1.key }) {
+                add(member, "\(path).\(key)") { new in
+                    var changed = members
+                    changed[key] = new
+                    return replace(.object(changed))
+                }
+            }
+        case .array(let elements):
+            for (index, element) in elements.enumerated() {
+                add(element, "\(path)[\(index)]") { new in
+                    var changed = elements
+                    if let new { changed[index] = new } else { changed.remove(at: index) }
+                    return replace(.array(changed))
+                }
+            }
+        default: break
+        }
+        return parts
+    }
+
+    private static let configurations = [
+        #"{"_class_name": "DEISMultistepScheduler", "solver_order": 3}"#,
+        #"{"_class_name": "DDIMScheduler", "clip_sample": true}"#,
+        #"{"_class_name": "DPMSolverMultistepScheduler", "thresholding": true}"#,
+    ]
+
+    private static func plan(_ configuration: String) throws -> SamplingPlan {
+        var scheduler = try SchedulerCatalog.makeScheduler(json: configuration)
+        try scheduler.setTimesteps(4)
+        return try #require(scheduler.plan)
+    }
+
+    private func refusal(_ json: JSONValue) -> SchedulerError? {
+        do throws(SchedulerError) {
+            _ = try SamplingPlan(json: json)
+            return nil
+        } catch {
+            return error
+        }
+    }
+
+    @Test(arguments: configurations) func partsOfAnotherKind(configuration: String) throws {
+        let json = try Self.plan(configuration).json
+        #expect(refusal(json) == nil)
+        let parts = Self.parts(json, path: "plan") { $0 ?? .null }
+        #expect(parts.count > 60)
+        for part in parts where part.path != "plan.clamp.none" {
+            // No part of a plan is a text.
+            guard case .invalidValue(let key, let value, let allowed)? = refusal(part.replace("many")) else {
+                Issue.record("\(part.path) may be a text")
+                continue
+            }
+            switch part.value {
+            case .object: #expect(key.hasPrefix(part.path + ".") && value == "missing" && allowed == "there", "\(part.path): \(key)")
+            default: #expect(key == part.path && value == "a string", "\(part.path): \(key), \(value)")
+            }
+        }
+    }
+
+    @Test(arguments: configurations) func missingMembers(configuration: String) throws {
+        let json = try Self.plan(configuration).json
+        for part in Self.parts(json, path: "plan", replace: { $0 ?? .null }) where !part.path.hasSuffix("]") {
+            // The last step remembers nothing.
+            if part.path.hasSuffix(".history"), case .object = part.value { continue }
+            guard case .invalidValue(let key, "missing", "there")? = refusal(part.replace(nil)) else {
+                Issue.record("\(part.path) may be missing: \(String(describing: refusal(part.replace(nil))))")
+                continue
+            }
+            // Of a clamp's kinds one has to be there: the last one is asked for.
+            let isClamp = part.path.hasPrefix("plan.clamp.") && part.path.split(separator: ".").count == 3
+            #expect(key == (isClamp ? "plan.clamp.none" : part.path))
+        }
+    }
+
+    @Test func whatIsThereIsSaid() throws {
+        let json = try Self.plan(Self.configurations[0]).json
+        let parts = Self.parts(json, path: "plan") { $0 ?? .null }
+        let cases: [(path: String, value: JSONValue, text: String, allowed: String)] = [
+            ("plan.historyLength", true, "true", "a whole number"), ("plan.historyLength", 1.5, "1.5", "a whole number"),
+            ("plan.historyLength", [1, 2], "an array of 2", "a whole number"), ("plan.initNoiseSigma", [:], "an object", "a number"),
+            ("plan.grid.isFlow", 1, "1", "true or false"), ("plan.version", 2, "2", "1"),
+            ("plan.grid.timesteps[1]", nil, "null", "a number"),
+        ]
+        for (path, value, text, allowed) in cases {
+            let part = try #require(parts.first { $0.path == path })
+            #expect(refusal(part.replace(value)) == .invalidValue(key: path, value: text, allowed: allowed))
+        }
+    }
+}
