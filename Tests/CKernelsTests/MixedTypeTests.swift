@@ -242,6 +242,32 @@ extension KernelTests {
             }
         }
 
+        /// So has a copy beside a tensor of another type, as of a model output of a half type that a step in float32 remembers.
+        private func checkCopy<H: Element>(of _: H.Type) throws {
+            let halves = (0...0xffff).map { unsafeBitCast(UInt16($0), to: H.self) }
+            try forEachISA { isa in
+                var row = Row()
+                row.outputs[0][0] = 0.5
+                row.outputs[1][1] = 1
+                let sample = Tensor([Float](repeating: 3, count: halves.count)), output = Tensor(halves, offset: 1)
+                let next = Tensor<Float>(count: halves.count), remembered = Tensor<H>(count: halves.count, offset: 1)
+                let call = Call<Float>()
+                call.add(
+                    row, inputPointers: [UnsafeRawPointer(sample.pointer), UnsafeRawPointer(output.pointer)],
+                    outputPointers: [UnsafeMutableRawPointer(next.pointer), UnsafeMutableRawPointer(remembered.pointer)],
+                    count: halves.count)
+                call.change {
+                    $0.input_types.1 = H.kind.cType
+                    $0.output_types.1 = H.kind.cType
+                }
+                try require(call.step(), "\(H.kind), ISA \(isa.rawValue)")
+                #expect(next.values.allSatisfy { $0 == 1.5 })
+                #expect(remembered.values.map { unsafeBitCast($0, to: UInt16.self) } == Array(0...0xffff))
+            }
+        }
+        @Test func float16CopiesBesideFloat32() throws { try checkCopy(of: Float16.self) }
+        @Test func bfloat16CopiesBesideFloat32() throws { try checkCopy(of: Brain.self) }
+
         private func findMoments<T: Element>(_ tensors: [Tensor<T>], _ moments: inout dsk_moments) {
             withExtendedLifetime(tensors) {
                 let addresses = tensors.map { UnsafeRawPointer($0.pointer) as UnsafeRawPointer? }
