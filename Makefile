@@ -52,8 +52,8 @@ test: deps
 	Tests/check-c.sh
 	Tests/check-c-abi.sh
 	$(SWIFT) build --build-tests -Xswiftc -warnings-as-errors
-	$(SWIFT) test --skip-build
-	$(SWIFT) test -c release -Xswiftc -enable-testing
+	SWIFT=$(SWIFT) Tests/swift-test.sh --skip-build
+	SWIFT=$(SWIFT) Tests/swift-test.sh -c release -Xswiftc -enable-testing
 	Tests/check-consumer.sh
 
 sanitize: variant-deps
