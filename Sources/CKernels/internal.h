@@ -65,7 +65,7 @@ typedef struct dsk_program {
 
 /* What a pass of a selection counts among the keys of |p| (see threshold.c). */
 typedef struct dsk_sieve {
-    int64_t low, high;    /* the fences, -1 <= low <= high */
+    int64_t low, high;    /* the fences: -1 <= low <= high, 0 <= high */
     size_t n_below_low;   /* key < low */
     size_t n_to_low;      /* key <= low */
     size_t n_below_high;  /* key < high */
@@ -73,15 +73,15 @@ typedef struct dsk_sieve {
     bool has_nan;
 } dsk_sieve;
 
-/* No kernel works on more elements at a time. */
-enum { DSK_MOST_TILE_ELEMENTS = 64 };
+/* What is sifted at a time, with its keys on the stack. */
+enum { DSK_SIEVE_ELEMENTS = 2048 };
 
 /*
  * The inner loops for one kind and one instruction set.
  *
  * step  writes the elements [begin, end) of an item's outputs
- * sift  adds to the counts for the elements [begin, end), at most 2^20 of them, and stores the keys between the fences; returns
- *       how many these are. `between` needs room for end - begin + DSK_MOST_TILE_ELEMENTS keys.
+ * sift  adds to the counts for the elements [begin, end), at most DSK_SIEVE_ELEMENTS of them, and stores the keys between the
+ *       fences; returns how many these are. `between` needs room for end - begin keys.
  * pick  stores the keys of |p| at n positions
  */
 typedef struct dsk_kernels {

@@ -338,14 +338,18 @@ INLINE DSK_KEY DSK_NAME(element_key)(const dsk_program *program, const DSK_NAME(
     return key & MAGNITUDE;
 }
 
-/* Whether any lane of a mask is set. */
-INLINE bool DSK_NAME(any)(KEYS mask) {
-#if defined(__clang__)
-    return __builtin_reduce_or(mask) != 0;
+/* A bit for each lane that is negative. */
+INLINE uint64_t DSK_NAME(signs)(KEYS lanes) {
+#if defined(__x86_64__) && DSK_VECTOR_BYTES == 64
+    return sizeof(DSK_KEY) == 4 ? _mm512_movepi32_mask((__m512i)lanes) : _mm512_movepi64_mask((__m512i)lanes);
+#elif defined(__x86_64__) && DSK_VECTOR_BYTES == 32
+    return (unsigned)(sizeof(DSK_KEY) == 4 ? _mm256_movemask_ps((__m256)lanes) : _mm256_movemask_pd((__m256d)lanes));
+#elif defined(__x86_64__)
+    return (unsigned)(sizeof(DSK_KEY) == 4 ? _mm_movemask_ps((__m128)lanes) : _mm_movemask_pd((__m128d)lanes));
 #else
-    for (size_t lane = 0; lane < sizeof mask / sizeof mask[0]; lane++)
-        if (mask[lane] != 0) return true;
-    return false;
+    uint64_t bits = 0;
+    for (size_t lane = 0; lane < sizeof lanes / sizeof lanes[0]; lane++) bits |= (uint64_t)(lanes[lane] < 0) << lane;
+    return bits;
 #endif
 }
 
@@ -355,12 +359,19 @@ INLINE size_t DSK_NAME(sum)(KEYS counts) {
     return sum;
 }
 
+/* What a block of elements leaves to be looked at one by one. */
+typedef struct DSK_NAME(sifted) {
+    DSK_KEY keys[DSK_SIEVE_ELEMENTS];
+    uint64_t marks[DSK_SIEVE_ELEMENTS / 64]; /* a bit for each key that is above the lower fence, not above the higher one */
+    size_t n_below, n_above;
+    DSK_KEY greatest;
+} DSK_NAME(sifted);
+
 /* The tiles that fit into [begin, end), for a prediction of so many terms, 0 for any number; returns where they end. */
 INLINE size_t DSK_NAME(sift_tiles)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t begin, size_t end,
-                                   dsk_sieve *sieve, uint64_t *between, size_t *n_between, unsigned n_terms) {
-    enum { KEY_VECTORS = DSK_TILE_VECTORS * sizeof(DSK_REAL) / sizeof(DSK_SUM) };
-    const DSK_KEY low = (DSK_KEY)sieve->low, high = (DSK_KEY)sieve->high;
-    KEYS below_low = {0}, to_low = {0}, below_high = {0}, to_high = {0}, nan = {0};
+                                   DSK_KEY low, DSK_KEY high, DSK_NAME(sifted) * sifted, unsigned n_terms) {
+    enum { KEY_VECTORS = DSK_TILE_VECTORS * sizeof(DSK_REAL) / sizeof(DSK_SUM), LANES = sizeof(KEYS) / sizeof(DSK_KEY) };
+    KEYS below = {0}, above = {0}, greatest = {0};
 #if !DSK_IS_MIXED
     const dsk_element_type type = DSK_TYPE(program->prediction.types[0]);
     const void *tensors[DSK_PREDICTION_INPUT_COUNT] = {0};
@@ -370,13 +381,14 @@ INLINE size_t DSK_NAME(sift_tiles)(const dsk_program *program, const DSK_NAME(sc
         coefficients[j] = scalars->prediction[j];
     }
 #endif
-    size_t i = begin, n = 0;
+    size_t i = begin;
     for (; end - i >= TILE; i += TILE) {
         VECTOR p[DSK_TILE_VECTORS] = {{0}};
         REALS rounded[DSK_TILE_VECTORS];
-        KEYS keys[KEY_VECTORS], inside[KEY_VECTORS], found = {0};
+        KEYS keys[KEY_VECTORS];
+        uint64_t marks = 0;
         if (n_terms == 0) DSK_NAME(combine_tile)(&program->prediction, scalars->prediction, 0, p, i, p);
-        DSK_UNROLL for (int u = 0; u < DSK_TILE_VECTORS; u++) {
+        EACH_VECTOR {
 #if !DSK_IS_MIXED
             for (unsigned j = 0; j < n_terms; j++) {
                 VECTOR x = DSK_TILE(load_vector)(type, tensors[j], i, u);
@@ -389,58 +401,62 @@ INLINE size_t DSK_NAME(sift_tiles)(const dsk_program *program, const DSK_NAME(sc
         DSK_UNROLL for (int u = 0; u < KEY_VECTORS; u++) {
             keys[u] &= MAGNITUDE;
             /* A lane of a mask is 0 or -1. */
-            KEYS beyond_low = keys[u] > low, before_high = keys[u] < high;
-            below_low -= keys[u] < low;
-            to_low -= ~beyond_low;
-            below_high -= before_high;
-            to_high -= keys[u] <= high;
-            nan |= keys[u] > INFINITE;
-            inside[u] = beyond_low & before_high;
-            found |= inside[u];
+            const KEYS is_greater = keys[u] > greatest;
+            below -= keys[u] < low;
+            above -= keys[u] > high;
+            greatest = (is_greater & keys[u]) | (~is_greater & greatest);
+            marks |= DSK_NAME(signs)((low - keys[u]) & (keys[u] - high - 1)) << u * LANES;
         }
-        if (!DSK_NAME(any)(found)) continue; /* as most tiles do */
-        for (int u = 0; u < KEY_VECTORS; u++) {
-            if (!DSK_NAME(any)(inside[u])) continue;
-            DSK_KEY lanes[sizeof(KEYS) / sizeof(DSK_KEY)];
-            memcpy(lanes, &keys[u], sizeof lanes);
-            for (size_t lane = 0; lane < sizeof lanes / sizeof *lanes; lane++) {
-                between[n] = (uint64_t)lanes[lane];
-                n += (lanes[lane] > low) & (lanes[lane] < high);
-            }
-        }
+        memcpy(sifted->keys + (i - begin), keys, sizeof keys);
+        sifted->marks[(i - begin) / 64] |= marks << (i - begin) % 64;
     }
-    *n_between = n;
-    sieve->n_below_low += DSK_NAME(sum)(below_low);
-    sieve->n_to_low += DSK_NAME(sum)(to_low);
-    sieve->n_below_high += DSK_NAME(sum)(below_high);
-    sieve->n_to_high += DSK_NAME(sum)(to_high);
-    sieve->has_nan |= DSK_NAME(any)(nan);
+    sifted->n_below = DSK_NAME(sum)(below);
+    sifted->n_above = DSK_NAME(sum)(above);
+    sifted->greatest = 0;
+    for (int lane = 0; lane < LANES; lane++)
+        sifted->greatest = greatest[lane] > sifted->greatest ? greatest[lane] : sifted->greatest;
     return i;
 }
 
 DSK_TARGET static size_t DSK_NAME(sift)(const dsk_program *program, size_t begin, size_t end, dsk_sieve *sieve,
                                         uint64_t *between) {
-    _Static_assert(TILE <= DSK_MOST_TILE_ELEMENTS, "a tile is too large");
+    _Static_assert(64 % TILE == 0 && DSK_SIEVE_ELEMENTS % 64 == 0, "a tile's marks have to fit into one word of them");
+    const DSK_KEY low = (DSK_KEY)sieve->low, high = (DSK_KEY)sieve->high;
+    const size_t n = end - begin;
+    DSK_NAME(sifted) sifted;
+    memset(sifted.marks, 0, sizeof sifted.marks);
     DSK_NAME(scalars) scalars;
     DSK_NAME(round_scalars)(program, &scalars);
-    size_t n_between, i;
+    size_t i;
     switch (DSK_IS_MIXED ? 0 : program->prediction.n_terms) {
-    case 1: i = DSK_NAME(sift_tiles)(program, &scalars, begin, end, sieve, between, &n_between, 1); break;
-    case 2: i = DSK_NAME(sift_tiles)(program, &scalars, begin, end, sieve, between, &n_between, 2); break;
-    default: i = DSK_NAME(sift_tiles)(program, &scalars, begin, end, sieve, between, &n_between, 0); break;
+    case 1: i = DSK_NAME(sift_tiles)(program, &scalars, begin, end, low, high, &sifted, 1); break;
+    case 2: i = DSK_NAME(sift_tiles)(program, &scalars, begin, end, low, high, &sifted, 2); break;
+    default: i = DSK_NAME(sift_tiles)(program, &scalars, begin, end, low, high, &sifted, 0); break;
+    }
+    for (; i < end; i++) {
+        const DSK_KEY key = DSK_NAME(element_key)(program, &scalars, i);
+        sifted.n_below += key < low;
+        sifted.n_above += key > high;
+        if (key > sifted.greatest) sifted.greatest = key;
+        sifted.keys[i - begin] = key;
+        sifted.marks[(i - begin) / 64] |= (uint64_t)(key > low && key <= high) << (i - begin) % 64;
     }
 
-    const DSK_KEY low = (DSK_KEY)sieve->low, high = (DSK_KEY)sieve->high;
-    for (; i < end; i++) {
-        DSK_KEY key = DSK_NAME(element_key)(program, &scalars, i);
-        sieve->n_below_low += key < low;
-        sieve->n_to_low += key <= low;
-        sieve->n_below_high += key < high;
-        sieve->n_to_high += key <= high;
-        sieve->has_nan |= key > INFINITE;
-        between[n_between] = (uint64_t)key;
-        n_between += (key > low) & (key < high);
+    /* At the usual ratios few elements are marked, but too many tiles to branch at each. */
+    size_t n_marked = 0, n_between = 0;
+    for (size_t word = 0; word < (n + 63) / 64; word++) {
+        for (uint64_t marks = sifted.marks[word]; marks != 0; marks &= marks - 1) {
+            const DSK_KEY key = sifted.keys[word * 64 + (size_t)__builtin_ctzll(marks)];
+            between[n_between] = (uint64_t)key;
+            n_between += key < high;
+            n_marked++;
+        }
     }
+    sieve->n_below_low += sifted.n_below;
+    sieve->n_to_low += n - sifted.n_above - n_marked;
+    sieve->n_below_high += low < high ? n - sifted.n_above - n_marked + n_between : sifted.n_below;
+    sieve->n_to_high += n - sifted.n_above;
+    sieve->has_nan |= sifted.greatest > INFINITE;
     return n_between;
 }
 

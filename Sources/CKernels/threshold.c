@@ -18,22 +18,25 @@
 #include <string.h>
 
 enum {
-    CHUNK_ELEMENTS = 16384,   /* what a thread takes at a time: long enough to pay for adding its counts up */
-    BLOCK_ELEMENTS = 2048,    /* what is sifted at a time, with its candidates on the stack */
-    FEWEST_CANDIDATES = 512,  /* as many elements are selected from without a sample */
-    CANDIDATE_SHARE = 8,      /* room for the candidates: one of so many elements, if that is more */
-    SAMPLE_SHARE = 32,        /* the sample: one of so many elements, */
-    GREATEST_SAMPLE = 8192,   /* but no more than this */
+    CHUNK_ELEMENTS = 16384, /* what a thread takes at a time: long enough to pay for adding its counts up */
+    NO_SAMPLE = 512,        /* as many elements are selected from without a sample */
+    LEAST_ROOM = 2048,      /* room for as many candidates, */
+    ROOM_SHARE = 8,         /* or for one of so many elements, if that is more */
+    LEAST_SAMPLE = 128,     /* the sample: so many elements, */
+    SAMPLE_SHARE = 64,      /* or one of so many, if that is more, */
+    GREATEST_SAMPLE = 8192, /* but no more than this */
+    GUIDED_PASSES = 8,      /* passes whose fences come from a sample, before any other */
 };
 
 static size_t candidate_capacity(size_t n) {
-    if (n <= FEWEST_CANDIDATES) return n;
-    return n / CANDIDATE_SHARE > FEWEST_CANDIDATES ? n / CANDIDATE_SHARE : FEWEST_CANDIDATES;
+    size_t least = n < LEAST_ROOM ? n : LEAST_ROOM;
+    return n / ROOM_SHARE > least ? n / ROOM_SHARE : least;
 }
 
 static size_t sample_size(size_t n) {
-    if (n <= FEWEST_CANDIDATES) return 0;
-    return n / SAMPLE_SHARE < GREATEST_SAMPLE ? n / SAMPLE_SHARE : GREATEST_SAMPLE;
+    if (n <= NO_SAMPLE) return 0;
+    size_t size = n / SAMPLE_SHARE;
+    return size < LEAST_SAMPLE ? LEAST_SAMPLE : size < GREATEST_SAMPLE ? size : GREATEST_SAMPLE;
 }
 
 size_t dsk_threshold_workspace_size(size_t n_elements) {
@@ -104,10 +107,11 @@ static void sift_chunk(void *context, size_t chunk) {
     selection *work = context;
     size_t begin = chunk * CHUNK_ELEMENTS;
     size_t end = work->n_elements - begin < CHUNK_ELEMENTS ? work->n_elements : begin + CHUNK_ELEMENTS;
-    uint64_t between[BLOCK_ELEMENTS + DSK_MOST_TILE_ELEMENTS];
+    uint64_t between[DSK_SIEVE_ELEMENTS];
     dsk_sieve counts = {.low = work->low, .high = work->high};
-    for (size_t i = begin; i < end; i += BLOCK_ELEMENTS) {
-        size_t n = work->kernels->sift(work->program, i, end - i < BLOCK_ELEMENTS ? end : i + BLOCK_ELEMENTS, &counts, between);
+    for (size_t i = begin; i < end; i += DSK_SIEVE_ELEMENTS) {
+        size_t block_end = end - i < DSK_SIEVE_ELEMENTS ? end : i + DSK_SIEVE_ELEMENTS;
+        size_t n = work->kernels->sift(work->program, i, block_end, &counts, between);
         if (n == 0) continue;
         size_t place = atomic_fetch_add_explicit(&work->n_candidates, n, memory_order_relaxed);
         if (place < work->capacity) {
@@ -141,8 +145,7 @@ static void pick_chunk(void *context, size_t chunk) {
         /* splitmix64's mixing of a counter (Steele, Lea and Flood 2014, doi:10.1145/2660193.2660195). */
         uint64_t mixed = (i + 1) * 0x9E3779B97F4A7C15u;
         mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9u;
-        mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EBu;
-        positions[i - begin] = i * part + (size_t)((mixed ^ mixed >> 31) % part);
+        positions[i - begin] = i * part + (size_t)((mixed >> 32) * part >> 32);
     }
     work->kernels->pick(work->program, positions, end - begin, work->sample + begin);
     for (size_t i = begin; i < end; i++)
@@ -154,18 +157,25 @@ static void take_sample(selection *work) {
     work->has_sample = true;
 }
 
+/* Some of the keys whose ranks are from n_before to n_before + n_keys. */
+typedef struct sample {
+    uint64_t *keys;
+    size_t n;
+    size_t n_before, n_keys;
+} sample;
+
 /*
  * The fences of a try: `widening` times three standard deviations of the wanted one's rank in the sample to both sides of where it
  * is expected, or as far as there is room for candidates. Wider ones would mislead less often, and cost more in candidates.
  */
-static void choose_fences(selection *work, size_t rank, double widening, int64_t *low, int64_t *high) {
-    double m = (double)work->n_sample, share = ((double)rank + 0.5) / (double)work->n_elements;
+static void choose_fences(const selection *work, const sample *from, size_t rank, double widening, int64_t *low, int64_t *high) {
+    double m = (double)from->n, share = ((double)(rank - from->n_before) + 0.5) / (double)from->n_keys;
     double margin = 3 * sqrt(m * share * (1 - share)) + 1;
-    double most = 0.375 * m * (double)work->capacity / (double)work->n_elements;
+    double most = 0.375 * m * (double)work->capacity / (double)from->n_keys;
     margin = widening * (margin < most ? margin : most);
     double first = floor(share * m - margin), last = ceil(share * m + margin);
-    *low = first < 0 ? -1 : (int64_t)select_smallest(work->sample, work->n_sample, (size_t)first);
-    *high = last >= m ? work->infinity + 1 : (int64_t)select_smallest(work->sample, work->n_sample, (size_t)last);
+    *low = first < 0 ? -1 : (int64_t)select_smallest(from->keys, from->n, (size_t)first);
+    *high = last >= m ? work->infinity + 1 : (int64_t)select_smallest(from->keys, from->n, (size_t)last);
 }
 
 /* Whether the last pass tells the key of that rank. */
@@ -189,20 +199,23 @@ static int64_t order_statistic(selection *work, size_t rank) {
     /* The key is above `low` and below `high`, as n_below_high - n_to_low keys are. */
     int64_t low = -1, high = work->infinity + 1;
     size_t n_to_low = 0, n_below_high = work->n_elements;
-    for (double widening = 1;; widening *= 8) {
+    sample from = {.keys = work->sample, .n = work->n_sample, .n_before = 0, .n_keys = work->n_elements};
+    double widening = 1;
+    for (int pass = 0;; pass++) {
         int64_t key, a = low, b = high;
-        if (n_below_high - n_to_low > work->capacity) {
+        if (n_below_high - n_to_low > NO_SAMPLE) {
             if (!work->has_sample) take_sample(work);
             if (work->has_nan) return -1;
-            choose_fences(work, rank, widening, &a, &b);
+            choose_fences(work, &from, rank, widening, &a, &b);
             a = a > low ? a : low;
             b = b < high ? b : high;
-            /* The sample has no more to say: halve the keys, which ends after 63 passes at the latest. */
-            if ((a == low && b == high) || a >= high || b <= low) a = b = low + (high - low + 1) / 2;
+            /* A sample that has no more to say, or misleads: halve the keys, which ends after 63 more passes at the latest. */
+            if ((a == low && b == high) || a >= high || b <= low || pass >= GUIDED_PASSES) a = b = low + (high - low + 1) / 2;
         }
         sift(work, a, b);
         if (work->has_nan) return -1;
         if (is_told(work, rank, &key)) return key;
+        widening *= 8;
         if (rank < work->n_below_low) {
             high = a;
             n_below_high = work->n_below_low;
@@ -211,11 +224,30 @@ static int64_t order_statistic(selection *work, size_t rank) {
             n_to_low = work->n_to_low;
             high = b;
             n_below_high = work->n_below_high;
+            /* Those of the candidates that were kept are a sample of all of them. */
+            from = (sample){work->candidates, work->capacity, n_to_low, n_below_high - n_to_low};
+            widening = 1;
         } else {
             low = b;
             n_to_low = work->n_to_high;
         }
     }
+}
+
+/* The key of the next rank, where that of this one is known from the last pass. */
+static int64_t next_order_statistic(selection *work, size_t rank, int64_t key) {
+    int64_t next;
+    if (rank < work->n_to_low || rank + 1 >= work->n_below_high)
+        return is_told(work, rank + 1, &next) ? next : order_statistic(work, rank + 1);
+    /* Both are candidates. */
+    size_t n_to_key = work->n_to_low;
+    next = INT64_MAX;
+    for (size_t i = 0; i < work->n_candidates; i++) {
+        int64_t candidate = (int64_t)work->candidates[i];
+        n_to_key += candidate <= key;
+        next = candidate > key && candidate < next ? candidate : next;
+    }
+    return rank + 1 < n_to_key ? key : next;
 }
 
 static double find_threshold(const dsk_item *item, unsigned max_threads) {
@@ -231,7 +263,7 @@ static double find_threshold(const dsk_item *item, unsigned max_threads) {
         .candidates = item->workspace, .capacity = candidate_capacity(n), .n_sample = sample_size(n)};
     work.sample = work.candidates + work.capacity;
     if (max_value <= 1) { /* only a NaN changes the answer */
-        sift(&work, -1, -1);
+        sift(&work, 0, 0);
         return work.has_nan ? (double)NAN : max_value;
     }
 
@@ -240,7 +272,7 @@ static double find_threshold(const dsk_item *item, unsigned max_threads) {
     const double rank = ratio * (double)(n - 1);
     const size_t k = (size_t)rank;
     int64_t first = order_statistic(&work, k), second = first;
-    if (first >= 0 && rank > (double)k && !is_told(&work, k + 1, &second)) second = order_statistic(&work, k + 1);
+    if (first >= 0 && rank > (double)k) second = next_order_statistic(&work, k, first);
     if (first < 0 || second < 0) return NAN;
     const double below = value_of((uint64_t)first, program.is_wide), above = value_of((uint64_t)second, program.is_wide);
     /* Two infinities make a NaN of the difference: torch's interpolation says so too. */
