@@ -103,19 +103,41 @@ extension KernelTests {
         func misleadingSamples(kind: ElementKind, count: Int) throws {
             func check<T: Element>(_: T.Type) throws {
                 var random = Random("misleadingSamples \(kind) \(count)")
-                let sampleCount = min(count / 32, 8192), part = count / sampleCount
+                let sampleCount = min(max(count / 64, 128), 8192), part = count / sampleCount
                 // As threshold.c draws them. If it comes to draw others, these data are just some more.
                 let positions = (0..<sampleCount).map { i in
                     var mixed = UInt64(i + 1) &* 0x9E37_79B9_7F4A_7C15
                     mixed = (mixed ^ mixed >> 30) &* 0xBF58_476D_1CE4_E5B9
-                    mixed = (mixed ^ mixed >> 27) &* 0x94D0_49BB_1331_11EB
-                    return i * part + Int((mixed ^ mixed >> 31) % UInt64(part))
+                    return i * part + Int((mixed >> 32) * UInt64(part) >> 32)
                 }
                 for sampled: T in [0, 1, .greatestFiniteMagnitude, .infinity] {
                     var values: [T] = random.values(count)
                     for position in positions { values[position] = sampled }
                     for ratio in Self.ratios {
                         try self.check(items: [values], ratio: ratio, maxValue: 1e30, threads: [2]) { "sample of \(sampled)" }
+                    }
+                }
+            }
+            try check(kind.type)
+        }
+
+        /// More candidates than there is room for, so that those that were kept are the next sample: most elements between the
+        /// fences are equal, or the first ones found are all on one side.
+        @Test(arguments: ElementKind.allCases, [600, 20_000])
+        func crowdedSamples(kind: ElementKind, count: Int) throws {
+            func check<T: Element>(_: T.Type) throws {
+                var random = Random("crowdedSamples \(kind) \(count)")
+                let values: [T] = random.values(count)
+                for share in [2, 3, 64] {
+                    let equal = values.indices.map { $0 % share == 0 ? values[$0] : T(1.25) }
+                    // Half of them differ in the last bits only, and come first.
+                    var near = T(1.25)
+                    let sided = values.indices.map { index in
+                        if index % (share * 40) == 0 { near = near.nextUp }
+                        return index < count / 2 ? near : values[index]
+                    }
+                    for ratio in Self.ratios {
+                        try self.check(items: [equal, sided], ratio: ratio, maxValue: 1e30, threads: [1, 2]) { "one of \(share)" }
                     }
                 }
             }
