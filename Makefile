@@ -15,7 +15,7 @@ help:
 	@echo "make demo     sample handwritten digits, draw and measure; pictures in out/demo"
 	@echo "make server   serve many requests with one model, and check each against itself run alone"
 	@echo "make test     everything a contributor needs green"
-	@echo "make sanitize the tests under sanitizers and for aarch64; make variants: in every build, which takes an hour"
+	@echo "make sanitize the tests under sanitizers and for aarch64; make variants: in every build, which takes half an hour"
 	@echo "make coverage which lines the tests reach, as a table; ARGUMENTS=--lines lists those that they don't"
 	@echo "make fuzz     run the fuzzers with sanitizers, SECONDS=60 each; a table, findings in out/fuzz/findings"
 	@echo "make lib      build the C library, which needs no Swift to run: out/lib, out/include"
