@@ -190,20 +190,6 @@ void dsk_prepare_thresholds(dsk_program *program, const dsk_item *item) {
     program->kind = kernel_kind(own, own | others);
 }
 
-/*
- * p that isn't clamped is a combination like others, and an output that is p alone needs no p: so returning it beside a sample that
- * doesn't use it costs no more than any second output. Of mixed types p is rounded to its own one first, which would be lost.
- */
-static void unfold_prediction(dsk_program *program) {
-    if (!program->uses_prediction || program->clamp != DSK_CLAMP_NONE || program->kind >= DSK_KERNEL_HALF) return;
-    program->uses_prediction = false;
-    for (unsigned k = 0; k < program->n_outputs; k++) {
-        dsk_combination *output = &program->outputs[k];
-        if (output->n_terms == 0 && output->prediction == 1) *output = program->prediction;
-        if (output->prediction != 0) program->uses_prediction = true;
-    }
-}
-
 /* Makes a checked item ready; `streaming`: outputs that are no inputs bypass the caches. */
 static void prepare(dsk_program *program, const dsk_item *item, const item_reads *reads, bool streaming) {
     const dsk_row *row = item->row;
@@ -229,7 +215,6 @@ static void prepare(dsk_program *program, const dsk_item *item, const item_reads
     }
     program->is_wide = types & type_bit(DSK_FLOAT64);
     program->kind = kernel_kind(types, types);
-    unfold_prediction(program);
 }
 
 typedef struct step_work {

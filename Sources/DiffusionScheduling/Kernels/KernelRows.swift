@@ -68,7 +68,8 @@ extension dsk_row {
         prediction.3 = step.prediction.noise
         set(.nextSample, to: step.nextSample)
         if let history = step.history { set(.history, to: history) }
-        set(.prediction, to: LinearCombination(prediction: 1))
+        // Unclamped, it is a combination like others: beside a sample that doesn't use it, it needs no value of its own in the loop.
+        set(.prediction, to: clamp == .none ? step.prediction : LinearCombination(prediction: 1))
     }
 
     private mutating func set(_ output: StepOutput, to combination: LinearCombination) {
