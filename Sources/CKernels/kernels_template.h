@@ -400,7 +400,7 @@ INLINE size_t DSK_NAME(sift_tiles)(const dsk_program *program, const DSK_NAME(sc
         memcpy(keys, rounded, sizeof keys);
         DSK_UNROLL for (int u = 0; u < KEY_VECTORS; u++) {
             keys[u] &= MAGNITUDE;
-            /* A lane of a mask is 0 or -1. */
+            /* A lane of a mask is 0 or -1. No difference overflows: no key is negative, nor is high, and low is -1 at least. */
             const KEYS is_greater = keys[u] > greatest;
             below -= keys[u] < low;
             above -= keys[u] > high;
