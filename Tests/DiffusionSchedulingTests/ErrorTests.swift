@@ -249,14 +249,6 @@ import Testing
         }
     }
 
-    @Test func aFolderInAFilesPlaceIsNamed() throws {
-        let folder = try TemporaryFolder()
-        try folder.write("{}", to: "scheduler_config.json/model.json")
-        expectInaccessible(folder.path, reason: "this folder has no scheduler_config.json") {
-            _ = try DEISMultistepConfiguration(contentsOf: folder.path)
-        }
-    }
-
     @Test func aFolderWithoutAConfigurationIsNamed() throws {
         let folder = try TemporaryFolder()
         try folder.write("{}", to: "other/model.json")
@@ -272,11 +264,25 @@ import Testing
         expectInaccessible(folder.path, reason: "no scheduler_config.json") { _ = try DEISMultistepConfiguration(contentsOf: folder.path) }
     }
 
-    @Test(.disabled(if: getuid() == 0, "root may read everything")) func anUnreadableFileIsNamed() throws {
+    @Test func anUnreadableFileIsNamed() throws {
         let folder = try TemporaryFolder()
         let file = try folder.write("{}", to: "scheduler_config.json")
         chmod(file, 0)
-        expectInaccessible(file, reason: "Permission denied") { _ = try DEISMultistepConfiguration(contentsOf: file) }
+        try withoutRootsRights {
+            expectInaccessible(file, reason: "Permission denied") { _ = try DEISMultistepConfiguration(contentsOf: file) }
+        }
+    }
+
+    /// Root may read everything: on Linux its thread then looks at files as nobody does (setfsuid(2)), which no other thread notices.
+    private func withoutRootsRights(_ body: () throws -> Void) throws {
+        #if os(Linux)
+            typealias SetFileSystemUser = @convention(c) (uid_t) -> CInt
+            let symbol = try #require(dlsym(dlopen(nil, RTLD_NOW), "setfsuid"))
+            let setFileSystemUser = unsafeBitCast(symbol, to: SetFileSystemUser.self)
+            if geteuid() == 0 { _ = setFileSystemUser(65534) }
+            defer { _ = setFileSystemUser(geteuid()) }
+        #endif
+        try body()
     }
 
     @Test func aHugeFileIsNotRead() throws {

@@ -76,18 +76,19 @@ import Testing
         // A step's error is in proportion to its terms, and those of the two outputs are larger than e, which is their difference.
         var sizes = PlainOracle(plan: plan)
         var x = (0..<200).map { _ in Float.random(in: -2...2, using: &random) }
-        let scale = 12.5
+        let guidance = Guidance(scale: 12.5)
         while let timestep = session.timestep {
             let c = x.map { _ in Float16.random(in: -1...1, using: &random) }
             let u = x.map { _ in Float16.random(in: -1...1, using: &random) }
             let before = x.map(Double.init)
             var span = x.mutableSpan
-            try session.step(conditional: c.span, unconditional: u.span, guidance: Guidance(scale: scale), sample: &span)
+            try session.step(conditional: c.span, unconditional: u.span, guidance: guidance, sample: &span)
 
             let exact = oracle.step(
-                modelOutput: zip(c, u).map { Double($1) + scale * (Double($0) - Double($1)) }, sample: before)
+                modelOutput: Self.guided(c.map(Double.init), u.map(Double.init), guidance), sample: before)
             let size = sizes.step(
-                modelOutput: zip(c, u).map { abs(scale * Double($0)) + abs((1 - scale) * Double($1)) }, sample: before)
+                modelOutput: zip(c, u).map { abs(guidance.scale * Double($0)) + abs((1 - guidance.scale) * Double($1)) },
+                sample: before)
             for i in x.indices {
                 let bound = Tolerance.float32Step(terms: exact.terms, magnitude: size.magnitudes[i])
                 #expect(abs(Double(x[i]) - exact.nextSample[i]) <= bound, "element \(i) at timestep \(timestep)")
