@@ -35,8 +35,7 @@ check() {
         passed=$((passed + 1))
     else
         echo "FAIL  $name"
-        # What failed may be far from the end.
-        { grep -aE '✘|(rror|ERROR|WARNING|SUMMARY): ' "$work/log" | head -n 40 || true; tail -n 20 "$work/log"; } | sed 's/^/      /'
+        tail -n 60 "$work/log" | sed 's/^/      /'
         failed=$((failed + 1))
     fi
 }
@@ -103,17 +102,17 @@ swift_build() {
 sanitized=(-c release -Xswiftc -enable-testing --sanitize=address -Xlinker -lstdc++ -Xcc -fsanitize=undefined -Xcc -fno-sanitize-recover=undefined)
 check "Swift: builds with address and undefined behaviour sanitizers" swift_build address "${sanitized[@]}"
 # Swift's runtime keeps what it knows of types, which isn't a leak.
-check "Swift: address and undefined behaviour sanitizers" env ASAN_OPTIONS=detect_leaks=0 "$swift" test --package-path "$root" \
+check "Swift: address and undefined behaviour sanitizers" env ASAN_OPTIONS=detect_leaks=0 "$here/swift-test.sh" \
     --scratch-path "$root/.build-address" --skip-build "${sanitized[@]}"
 
 if [ "$mode" = full ]; then
     check "Swift: builds with the thread sanitizer" swift_build thread --sanitize=thread
     "$clang" -fuse-ld=lld -shared -fPIC -O1 "$here/c/gomp_pthreads.c" -pthread -o "$work/gomp_pthreads.so"
-    check "Swift: thread sanitizer" env LD_PRELOAD="$work/gomp_pthreads.so" "$swift" test --package-path "$root" \
+    check "Swift: thread sanitizer" env LD_PRELOAD="$work/gomp_pthreads.so" "$here/swift-test.sh" \
         --scratch-path "$root/.build-thread" --skip-build --sanitize=thread
     optimised=(-c release -Xswiftc -enable-testing)
     # The tests of the C core go through instruction sets and numbers of threads by themselves.
-    layer=("$swift" test --package-path "$root" --scratch-path "$root/.build-optimised" "${optimised[@]}" --skip-build
+    layer=("$here/swift-test.sh" --scratch-path "$root/.build-optimised" "${optimised[@]}" --skip-build
         --filter "DiffusionScheduling(C)?Tests")
     check "Swift: builds optimised" swift_build optimised "${optimised[@]}"
     for isa in 0 1 2; do

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Runs `swift test` with the given arguments. If tests fail, repeats at the end which, and the seeds that repeat the run: both are far
-# from the end of what a run prints.
+# from the end of what a run prints. SWIFT names another Swift.
 set -uo pipefail
 
-log=$(mktemp "${TMPDIR:-/tmp}/swift-test.XXXXXX")
+log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 "${SWIFT:-swift}" test --package-path "$(dirname "${BASH_SOURCE[0]}")/.." "$@" 2>&1 | tee "$log"
 status=$?
 if [ "$status" -ne 0 ]; then
     echo "---- What failed:"
-    grep -aE 'recorded an issue|rror: |_SEED=|Test run with .* failed' "$log" | head -n 60
+    grep -aE 'recorded an issue|(rror|ERROR|WARNING|SUMMARY): |_SEED=|Test run with .* failed' "$log" | head -n 50
 fi
 exit "$status"
