@@ -19,6 +19,9 @@
 #define DSK_UNROLL _Pragma("GCC unroll 4")
 #endif
 
+/* What p is computed for at a time: with what it combines it stays in a level-1 cache. */
+enum { DSK_BLOCK_BYTES = 2048 };
+
 /* A cache line, which is what a streaming store had better fill. */
 #define DSK_STREAM_ALIGNMENT 64
 
@@ -64,10 +67,10 @@ static inline float dsk_float_coefficient(double coefficient) {
  *   DSK_PLAIN_AND_PAIR        the second output combines the first one's first two tensors
  *   DSK_PLAIN_AND_LATER_PAIR  ... its second and third, as guided steps do
  *   DSK_PLAIN_AND_TRIPLE      ... its first three
- * With p, a combination of two tensors that is clamped; the first output combines one of these or both, then others, then p:
- *   DSK_PLAIN_CLAMPED         one output
- *   DSK_PLAIN_CLAMPED_AND_P   the second output is p
- *   DSK_PLAIN_CLAMPED_AND_SUM the second output combines p's first tensor and p
+ * With p, which the first output has as its last term:
+ *   DSK_PLAIN_WITH_P          one output
+ *   DSK_PLAIN_WITH_P_AND_P    the second output is p
+ *   DSK_PLAIN_WITH_P_AND_BOTH the second output combines the first one's first tensor and p
  */
 typedef enum dsk_plain_form {
     DSK_PLAIN_SUM,
@@ -75,9 +78,9 @@ typedef enum dsk_plain_form {
     DSK_PLAIN_AND_PAIR,
     DSK_PLAIN_AND_LATER_PAIR,
     DSK_PLAIN_AND_TRIPLE,
-    DSK_PLAIN_CLAMPED,
-    DSK_PLAIN_CLAMPED_AND_P,
-    DSK_PLAIN_CLAMPED_AND_SUM,
+    DSK_PLAIN_WITH_P,
+    DSK_PLAIN_WITH_P_AND_P,
+    DSK_PLAIN_WITH_P_AND_BOTH,
     DSK_PLAIN_FORM_COUNT,
 } dsk_plain_form;
 
@@ -93,27 +96,18 @@ static bool dsk_same_tensors(const dsk_combination *some, const dsk_combination 
     return true;
 }
 
-/*
- * DSK_PLAIN of the form and the first output's number of terms, with p those after p's own tensors; 0 for programs that aren't
- * plain.
- */
+/* DSK_PLAIN of the form and the first output's number of terms besides p; 0 for programs that aren't plain. */
 static unsigned dsk_plain_program(const dsk_program *program, const bool *copies) {
     const dsk_combination *first = &program->outputs[0], *second = &program->outputs[1];
-    if (program->n_outputs == 0 || copies[0] || first->n_terms == 0 || first->n_terms > DSK_MOST_PLAIN_TERMS) return 0;
     const unsigned n = first->n_terms;
+    if (program->n_outputs == 0 || program->n_outputs > 2 || copies[0] || n == 0 || n > DSK_MOST_PLAIN_TERMS) return 0;
     if (program->uses_prediction) {
-        const dsk_combination *p = &program->prediction;
-        if (p->n_terms != 2 || program->clamp == DSK_CLAMP_NONE || first->prediction == 0) return 0;
-        const bool has_both = dsk_same_tensors(p, first, 0, 2);
-        if (!has_both && first->tensors[0] != p->tensors[0] && first->tensors[0] != p->tensors[1]) return 0;
-        const unsigned n_others = n - (has_both ? 2 : 1);
-        if (program->n_outputs == 1) return DSK_PLAIN(n_others, DSK_PLAIN_CLAMPED);
-        if (program->n_outputs > 2 || second->prediction == 0) return 0;
-        if (second->n_terms == 0 && second->prediction == 1) return DSK_PLAIN(n_others, DSK_PLAIN_CLAMPED_AND_P);
-        return dsk_same_tensors(second, p, 0, 1) ? DSK_PLAIN(n_others, DSK_PLAIN_CLAMPED_AND_SUM) : 0;
+        if (first->prediction == 0) return 0;
+        if (program->n_outputs == 1) return DSK_PLAIN(n, DSK_PLAIN_WITH_P);
+        if (second->n_terms == 0 && second->prediction == 1) return DSK_PLAIN(n, DSK_PLAIN_WITH_P_AND_P);
+        return second->prediction != 0 && dsk_same_tensors(second, first, 0, 1) ? DSK_PLAIN(n, DSK_PLAIN_WITH_P_AND_BOTH) : 0;
     }
     if (program->n_outputs == 1) return DSK_PLAIN(n, DSK_PLAIN_SUM);
-    if (program->n_outputs > 2) return 0;
     if (copies[1]) return DSK_PLAIN(n, DSK_PLAIN_AND_COPY);
     if (dsk_same_tensors(second, first, 0, 2)) return DSK_PLAIN(n, DSK_PLAIN_AND_PAIR);
     if (dsk_same_tensors(second, first, 1, 2)) return DSK_PLAIN(n, DSK_PLAIN_AND_LATER_PAIR);
