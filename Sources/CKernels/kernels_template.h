@@ -409,67 +409,60 @@ INLINE size_t DSK_NAME(sum)(KEYS counts) {
     return sum;
 }
 
-/* What a block of elements leaves to be looked at one by one. */
+/* A block of keys, and what sifting leaves to be looked at one by one. */
 typedef struct DSK_NAME(sifted) {
-    DSK_KEY keys[DSK_SIEVE_ELEMENTS];
+    DSK_KEY keys[DSK_SIEVE_ELEMENTS] __attribute__((aligned(64)));
     uint64_t marks[DSK_SIEVE_ELEMENTS / 64]; /* a bit for each key that is above the lower fence, not above the higher one */
     size_t n_below, n_above;
     DSK_KEY greatest;
 } DSK_NAME(sifted);
 
-/* The tiles that fit into [begin, end); returns where they end. */
-INLINE size_t DSK_NAME(sift_tiles)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t begin, size_t end,
-                                   DSK_KEY low, DSK_KEY high, DSK_NAME(sifted) * sifted, bool is_pair) {
-    enum { LANES = sizeof(KEYS) / sizeof(DSK_KEY) };
-    const DSK_NAME(pair) pair = DSK_NAME(copy_pair)(program, scalars);
+/* Makes keys of n values of p in their place, counts and marks them. */
+INLINE void DSK_NAME(sift_keys)(DSK_NAME(sifted) * sifted, size_t n, DSK_KEY low, DSK_KEY high) {
+    enum { LANES = sizeof(KEYS) / sizeof(DSK_KEY), VECTORS = 4 };
+    _Static_assert(64 % (VECTORS * LANES) == 0, "the marks of some vectors have to fit into one word of them");
     KEYS below = {0}, above = {0}, greatest = {0};
-    size_t i = begin;
-    for (; end - i >= TILE; i += TILE) {
-        WHOLE_REALS p[WHOLE_VECTORS];
-        KEYS keys[WHOLE_VECTORS];
+    size_t i = 0;
+    for (; n - i >= VECTORS * LANES; i += VECTORS * LANES) {
+        KEYS *const keys = (KEYS *)(sifted->keys + i);
         uint64_t marks = 0;
-        DSK_NAME(predict_tile)(program, scalars, &pair, is_pair, i, p);
-        memcpy(keys, p, sizeof keys);
-        DSK_UNROLL for (size_t u = 0; u < WHOLE_VECTORS; u++) {
-            keys[u] &= MAGNITUDE;
+        DSK_UNROLL for (int u = 0; u < VECTORS; u++) {
+            const KEYS key = keys[u] & MAGNITUDE;
             /* A lane of a mask is 0 or -1. No difference overflows: no key is negative, nor is high, and low is -1 at least. */
-            const KEYS is_greater = keys[u] > greatest;
-            below -= keys[u] < low;
-            above -= keys[u] > high;
-            greatest = (is_greater & keys[u]) | (~is_greater & greatest);
-            marks |= DSK_NAME(signs)((low - keys[u]) & (keys[u] - high - 1)) << u * LANES;
+            const KEYS is_greater = key > greatest;
+            below -= key < low;
+            above -= key > high;
+            greatest = (is_greater & key) | (~is_greater & greatest);
+            marks |= DSK_NAME(signs)((low - key) & (key - high - 1)) << u * LANES;
+            keys[u] = key;
         }
-        memcpy(sifted->keys + (i - begin), keys, sizeof keys);
-        sifted->marks[(i - begin) / 64] |= marks << (i - begin) % 64;
+        sifted->marks[i / 64] |= marks << i % 64;
     }
     sifted->n_below = DSK_NAME(sum)(below);
     sifted->n_above = DSK_NAME(sum)(above);
     sifted->greatest = 0;
     for (int lane = 0; lane < LANES; lane++)
         sifted->greatest = greatest[lane] > sifted->greatest ? greatest[lane] : sifted->greatest;
-    return i;
+    for (; i < n; i++) {
+        const DSK_KEY key = sifted->keys[i] &= MAGNITUDE;
+        sifted->n_below += key < low;
+        sifted->n_above += key > high;
+        if (key > sifted->greatest) sifted->greatest = key;
+        sifted->marks[i / 64] |= (uint64_t)(key > low && key <= high) << i % 64;
+    }
 }
 
 DSK_TARGET static size_t DSK_NAME(sift)(const dsk_program *program, size_t begin, size_t end, dsk_sieve *sieve,
                                         uint64_t *between) {
-    _Static_assert(64 % TILE == 0 && DSK_SIEVE_ELEMENTS % 64 == 0, "a tile's marks have to fit into one word of them");
     const DSK_KEY low = (DSK_KEY)sieve->low, high = (DSK_KEY)sieve->high;
-    const size_t n = end - begin;
+    const size_t n = end - begin, n_in_tiles = n / TILE * TILE;
     DSK_NAME(sifted) sifted;
     memset(sifted.marks, 0, sizeof sifted.marks);
     DSK_NAME(scalars) scalars;
     DSK_NAME(round_scalars)(program, &scalars);
-    size_t i;
-    if (DSK_NAME(is_pair)(program)) i = DSK_NAME(sift_tiles)(program, &scalars, begin, end, low, high, &sifted, true);
-    else i = DSK_NAME(sift_tiles)(program, &scalars, begin, end, low, high, &sifted, false);
-    for (; i < end; i++) {
-        const DSK_KEY key = DSK_NAME(element_key)(program, &scalars, i);
-        sifted.n_below += key < low;
-        sifted.n_above += key > high;
-        if (key > sifted.greatest) sifted.greatest = key;
-        sifted.keys[i - begin] = key;
-        sifted.marks[(i - begin) / 64] |= (uint64_t)(key > low && key <= high) << (i - begin) % 64;
-    }
+    DSK_NAME(predict_tiles)(program, &scalars, begin, begin + n_in_tiles, (DSK_REAL *)sifted.keys);
+    for (size_t i = n_in_tiles; i < n; i++) sifted.keys[i] = DSK_NAME(element_key)(program, &scalars, begin + i);
+    DSK_NAME(sift_keys)(&sifted, n, low, high);
 
     /* At the usual ratios few elements are marked, but too many tiles to branch at each. */
     size_t n_marked = 0, n_between = 0;
