@@ -457,24 +457,25 @@ def errors(case: Case, everyone: list[Contestant], reference: Contestant) -> tup
 
 
 class CoreCheck:
-    """Whether torch's threads have a processor core each: n parts of the same work should take little more than one part."""
+    """Whether torch's threads have a processor core each: n of them should take little more than an n-th of one thread's time."""
 
     LEAST_SHARE = 0.75
-    PART = 30_000  # below the 32,768 elements from which torch uses more threads
 
     def __init__(self) -> None:
         self.threads = torch.get_num_threads()
-        self.one = torch.rand(self.PART) + 1
-        self.all = torch.rand(self.PART * self.threads) + 1
+        # The function is slow to compute and needs hardly any memory.
+        self.work = torch.rand(60_000) + 1
 
     def speed_up(self) -> float:
         if self.threads == 1:
             return 1.0
-        # The function is slow to compute and needs hardly any memory.
-        one = min(duration(lambda: torch.lgamma(self.one)) for _ in range(3))
+        # From how many elements on torch uses more threads depends on its version: so it is told.
+        torch.set_num_threads(1)
+        one = min(duration(lambda: torch.lgamma(self.work)) for _ in range(3))
+        torch.set_num_threads(self.threads)
         # Threads that wait for each other's turn on a core are lucky now and then: not the best time, but the usual one.
-        everything = sorted(duration(lambda: torch.lgamma(self.all)) for _ in range(3))[1]
-        return self.threads * one / everything
+        everything = sorted(duration(lambda: torch.lgamma(self.work)) for _ in range(3))[1]
+        return one / everything
 
     def has_cores(self) -> bool:
         return self.speed_up() >= self.LEAST_SHARE * self.threads
