@@ -3,8 +3,9 @@
 #
 #     fuzz/run.sh [SECONDS [TARGET...]]        60, and all of: configuration plan session calls
 #
-# Prints a line a target; fails if any of them found something. What they find lies in out/fuzz/findings, what they learnt in
-# out/fuzz/corpus, from where the next run goes on. A finding that has been mended belongs into fuzz/findings, which the tests replay.
+# Prints a line a target, with the seconds of processor time beside those asked for; fails if any of them found something. What they
+# find lies in out/fuzz/findings, what they learnt in out/fuzz/corpus, from where the next run goes on. A finding that has been mended
+# belongs into fuzz/findings, which the tests replay.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -41,7 +42,8 @@ for target in "${targets[@]}"; do
 done
 
 failed=0
-printf '%-14s %8s %12s %8s %8s %10s %8s %9s\n' target seconds executions a-second coverage features corpus findings
+TIMEFORMAT='%U %S'
+printf '%-14s %8s %10s %12s %8s %8s %10s %8s %9s\n' target seconds processor executions a-second coverage features corpus findings
 for target in "${targets[@]}"; do
     corpus=$out/corpus/$target findings=$out/findings/$target
     mkdir -p "$corpus" "$findings"
@@ -51,14 +53,17 @@ for target in "${targets[@]}"; do
     [ -f "$root/fuzz/dictionaries/$target.txt" ] && dictionary=("-dict=$root/fuzz/dictionaries/$target.txt")
     # Swift's runtime keeps what it knows of types until the end, which isn't a leak; valgrind looks for leaks elsewhere.
     status=0
-    SWIFT_BACKTRACE=enable=no ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 "$build/$target" -max_total_time="$seconds" -timeout=20 \
-        -rss_limit_mb=2560 -max_len=8192 -print_final_stats=1 -artifact_prefix="$findings/" ${dictionary[@]+"${dictionary[@]}"} \
-        "$corpus" "${known[@]}" >"$out/$target.log" 2>&1 || status=$?
+    {
+        time SWIFT_BACKTRACE=enable=no ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 "$build/$target" \
+            -max_total_time="$seconds" -timeout=20 -rss_limit_mb=2560 -max_len=8192 -print_final_stats=1 \
+            -artifact_prefix="$findings/" ${dictionary[@]+"${dictionary[@]}"} "$corpus" "${known[@]}" >"$out/$target.log" 2>&1
+    } 2>"$out/time" || status=$?
+    processor=$(tail -n 1 "$out/time" | awk '{ printf "%d", $1 + $2 }')
     last=$(grep -E 'cov: [0-9]+' "$out/$target.log" | tail -n 1 || true)
     value() { sed -nE "s/.*stat::$1: *([0-9]+).*/\\1/p" "$out/$target.log" | tail -n 1; }
     field() { sed -nE "s/.* $1: ([0-9]+).*/\\1/p" <<<"$last"; }
     n_findings=$(find "$findings" -type f | wc -l)
-    printf '%-14s %8s %12s %8s %8s %10s %8s %9s\n' "$target" "$seconds" "$(value number_of_executed_units)" \
+    printf '%-14s %8s %10s %12s %8s %8s %10s %8s %9s\n' "$target" "$seconds" "$processor" "$(value number_of_executed_units)" \
         "$(value average_exec_per_sec)" "$(field cov)" "$(field ft)" "$(find "$corpus" -type f | wc -l)" "$n_findings"
     if [ "$status" -ne 0 ] || [ "$n_findings" -ne 0 ]; then
         failed=1
