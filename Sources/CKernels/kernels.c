@@ -88,6 +88,16 @@ enum { DSK_MOST_PLAIN_TERMS = 5 };
 
 #define DSK_PLAIN(n_terms, form) ((n_terms) * DSK_PLAIN_FORM_COUNT + (unsigned)(form))
 
+/* What there are loops for. */
+#define DSK_PLAIN_LOOPS(X)                                                                                                 \
+    X(1, DSK_PLAIN_SUM) X(2, DSK_PLAIN_SUM) X(3, DSK_PLAIN_SUM) X(4, DSK_PLAIN_SUM)                                        \
+    X(2, DSK_PLAIN_AND_COPY) X(3, DSK_PLAIN_AND_COPY) X(4, DSK_PLAIN_AND_COPY) X(5, DSK_PLAIN_AND_COPY)                    \
+    X(2, DSK_PLAIN_AND_PAIR) X(3, DSK_PLAIN_AND_PAIR) X(4, DSK_PLAIN_AND_PAIR) X(5, DSK_PLAIN_AND_PAIR)                    \
+    X(4, DSK_PLAIN_AND_LATER_PAIR) X(5, DSK_PLAIN_AND_LATER_PAIR) X(4, DSK_PLAIN_AND_TRIPLE) X(5, DSK_PLAIN_AND_TRIPLE)    \
+    X(1, DSK_PLAIN_WITH_P) X(2, DSK_PLAIN_WITH_P)                                                                          \
+    X(1, DSK_PLAIN_WITH_P_AND_P) X(2, DSK_PLAIN_WITH_P_AND_P) X(3, DSK_PLAIN_WITH_P_AND_P) X(4, DSK_PLAIN_WITH_P_AND_P)    \
+    X(1, DSK_PLAIN_WITH_P_AND_BOTH) X(2, DSK_PLAIN_WITH_P_AND_BOTH) X(3, DSK_PLAIN_WITH_P_AND_BOTH)
+
 /* Whether `some` combines `count` tensors that `all` combines from place `begin` on. */
 static bool dsk_same_tensors(const dsk_combination *some, const dsk_combination *all, unsigned begin, unsigned count) {
     if (some->n_terms != count || all->n_terms < begin + count) return false;
@@ -96,8 +106,8 @@ static bool dsk_same_tensors(const dsk_combination *some, const dsk_combination 
     return true;
 }
 
-/* DSK_PLAIN of the form and the first output's number of terms besides p; 0 for programs that aren't plain. */
-static unsigned dsk_plain_program(const dsk_program *program, const bool *copies) {
+/* DSK_PLAIN of the form and the first output's number of terms besides p; 0 for programs that have no such form. */
+static unsigned dsk_plain_candidate(const dsk_program *program, const bool *copies) {
     const dsk_combination *first = &program->outputs[0], *second = &program->outputs[1];
     const unsigned n = first->n_terms;
     if (program->n_outputs == 0 || program->n_outputs > 2 || copies[0] || n == 0 || n > DSK_MOST_PLAIN_TERMS) return 0;
@@ -112,6 +122,15 @@ static unsigned dsk_plain_program(const dsk_program *program, const bool *copies
     if (dsk_same_tensors(second, first, 0, 2)) return DSK_PLAIN(n, DSK_PLAIN_AND_PAIR);
     if (dsk_same_tensors(second, first, 1, 2)) return DSK_PLAIN(n, DSK_PLAIN_AND_LATER_PAIR);
     return dsk_same_tensors(second, first, 0, 3) ? DSK_PLAIN(n, DSK_PLAIN_AND_TRIPLE) : 0;
+}
+
+/* The same; 0 also for those that there is no loop for. */
+static unsigned dsk_plain_program(const dsk_program *program, const bool *copies) {
+    const unsigned plain = dsk_plain_candidate(program, copies);
+#define FOUND(n_terms, form) case DSK_PLAIN(n_terms, form):
+    switch (plain) { DSK_PLAIN_LOOPS(FOUND) return plain; }
+#undef FOUND
+    return 0;
 }
 
 /* A program for a few elements of another one, whose tensors are buffers. */

@@ -31,6 +31,8 @@ typedef DSK_KEY DSK_NAME(keys) __attribute__((vector_size(DSK_VECTOR_BYTES), may
 #define TILE (DSK_TILE_VECTORS * (DSK_VECTOR_BYTES / sizeof(DSK_SUM)))
 /* What holds a tile of p. */
 #define WHOLE_VECTORS (DSK_TILE_VECTORS * sizeof(DSK_REAL) / sizeof(DSK_SUM))
+/* Whether p is made in the loop that combines it: where it is neither rounded nor widened there (see step_tiles). */
+#define FUSES (sizeof(DSK_REAL) == sizeof(DSK_SUM))
 #define EACH_VECTOR DSK_UNROLL for (int u = 0; u < DSK_TILE_VECTORS; u++)
 #if DSK_IS_MIXED /* code for every type, which is too much to have it for every output as well */
 #define EACH_OUTPUT for (unsigned k = 0; k < n_outputs; k++)
@@ -132,19 +134,24 @@ INLINE void DSK_NAME(select)(KEYS mask, WHOLE_REALS a, WHOLE_REALS *b) {
     *b = (WHOLE_REALS)((mask & (KEYS)a) | (~mask & (KEYS)*b));
 }
 
-/* The tiles of p that fit into [begin, end): cut to [-range, range], which is rounded already, and divided by it if they are to be. */
+/* Cuts a tile of p to [-range, range], which is rounded already, and divides it by that if it is to. */
+INLINE void DSK_NAME(clamp_tile)(WHOLE_REALS *p, DSK_REAL range, bool divides) {
+    const WHOLE_REALS high = (WHOLE_REALS){0} + range, low = -high;
+    DSK_UNROLL for (size_t u = 0; u < WHOLE_VECTORS; u++) {
+        DSK_NAME(select)((KEYS)(p[u] < low), low, &p[u]);
+        DSK_NAME(select)((KEYS)(p[u] > high), high, &p[u]);
+        if (divides) p[u] = p[u] / high;
+    }
+}
+
+/* The tiles of p that fit into [begin, end), clamped. */
 INLINE void DSK_NAME(clamped_tiles)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t begin, size_t end,
                                     DSK_REAL *p, bool is_pair, bool divides) {
-    const DSK_NAME(pair) pair = DSK_NAME(copy_pair)(program, scalars);
-    const WHOLE_REALS high = (WHOLE_REALS){0} + scalars->range, low = -high;
+    const DSK_NAME(pair) pair = is_pair ? DSK_NAME(copy_pair)(program, scalars) : (DSK_NAME(pair)){0};
     for (size_t i = begin; end - i >= TILE; i += TILE, p += TILE) {
         WHOLE_REALS tile[WHOLE_VECTORS];
         DSK_NAME(predict_tile)(program, scalars, &pair, is_pair, i, tile);
-        DSK_UNROLL for (size_t u = 0; u < WHOLE_VECTORS; u++) {
-            DSK_NAME(select)((KEYS)(tile[u] < low), low, &tile[u]);
-            DSK_NAME(select)((KEYS)(tile[u] > high), high, &tile[u]);
-            if (divides) tile[u] = tile[u] / high;
-        }
+        DSK_NAME(clamp_tile)(tile, scalars->range, divides);
         memcpy(p, tile, sizeof tile);
     }
 }
@@ -164,10 +171,10 @@ DSK_TARGET static __attribute__((noinline)) void DSK_NAME(predict_tiles)(
 #undef PREDICT
 }
 
-/* Widens vector u of the tile of p that begins at element i. */
-INLINE VECTOR DSK_NAME(load_prediction)(const DSK_REAL *p, size_t i, int u) {
+/* Widens vector u of a tile of p. */
+INLINE VECTOR DSK_NAME(widen_prediction)(const void *tile, int u) {
     REALS reals;
-    memcpy(&reals, p + i + (size_t)u * (TILE / DSK_TILE_VECTORS), sizeof reals);
+    memcpy(&reals, (const char *)tile + (size_t)u * sizeof reals, sizeof reals);
     return __builtin_convertvector(reals, VECTOR);
 }
 
@@ -187,7 +194,7 @@ INLINE void DSK_NAME(any_tiles)(const dsk_program *program, const DSK_NAME(scala
                 if (terms->prediction != 0) {
                     const DSK_SUM factor = scalars->output_prediction[k];
                     EACH_VECTOR {
-                        const VECTOR x = DSK_NAME(load_prediction)(p, i - begin, u);
+                        const VECTOR x = DSK_NAME(widen_prediction)(p + (i - begin), u);
                         sums[u] = terms->n_terms == 0 ? factor * x : sums[u] + factor * x;
                     }
                 }
@@ -219,6 +226,9 @@ INLINE void DSK_NAME(plain_tiles)(const dsk_program *program, const DSK_NAME(sca
     const unsigned shared_begin = form == DSK_PLAIN_AND_LATER_PAIR ? 1 : 0;
     void *const first = program->destinations[0], *const second = has_second ? program->destinations[1] : NULL;
     const bool stream_first = streaming[0], stream_second = has_second && streaming[1];
+    const DSK_NAME(pair) pair = has_p && FUSES ? DSK_NAME(copy_pair)(program, scalars) : (DSK_NAME(pair)){0};
+    const DSK_REAL range = scalars->range;
+    const bool divides = program->clamp == DSK_CLAMP_THRESHOLD;
     /* Copied for the same reason as pairs. */
     const void *tensors[DSK_MOST_PLAIN_TERMS];
     DSK_SUM factors[DSK_MOST_PLAIN_TERMS], others_factors[3] = {0, 0, 0};
@@ -233,6 +243,14 @@ INLINE void DSK_NAME(plain_tiles)(const dsk_program *program, const DSK_NAME(sca
     for (size_t i = begin; end - i >= TILE; i += TILE) {
         DSK_TILE(elements) results[2];
         VECTOR sums[DSK_TILE_VECTORS] = {{0}}, others[DSK_TILE_VECTORS] = {{0}};
+        WHOLE_REALS tile[WHOLE_VECTORS];
+        if (has_p && FUSES) {
+            DSK_NAME(predict_tile)(program, scalars, &pair, true, i, tile);
+            if (divides) DSK_NAME(clamp_tile)(tile, range, true);
+            else DSK_NAME(clamp_tile)(tile, range, false);
+        } else if (has_p) {
+            memcpy(tile, p + (i - begin), sizeof tile);
+        }
         /* Term by term: a sum's additions wait for each other, those of the tile's other vectors fill the gaps. */
         for (unsigned j = 0; j < n_terms; j++) {
             EACH_VECTOR {
@@ -246,7 +264,7 @@ INLINE void DSK_NAME(plain_tiles)(const dsk_program *program, const DSK_NAME(sca
         }
         if (has_p) {
             EACH_VECTOR {
-                const VECTOR x = DSK_NAME(load_prediction)(p, i - begin, u);
+                const VECTOR x = DSK_NAME(widen_prediction)(tile, u);
                 sums[u] = sums[u] + p_factor * x;
                 if (form == DSK_PLAIN_WITH_P_AND_P && !is_p_copied) others[u] = x;
                 if (form == DSK_PLAIN_WITH_P_AND_BOTH) others[u] = others[u] + others_p_factor * x;
@@ -254,7 +272,7 @@ INLINE void DSK_NAME(plain_tiles)(const dsk_program *program, const DSK_NAME(sca
         }
         EACH_VECTOR DSK_TILE(round_vector)(type, sums[u], u, &results[0]);
         if (form == DSK_PLAIN_AND_COPY) DSK_TILE(copy)(type, another, i, &results[1]);
-        else if (is_p_copied) DSK_TILE(copy)(type, p, i - begin, &results[1]);
+        else if (is_p_copied) DSK_TILE(copy)(type, tile, 0, &results[1]);
         else if (has_second) EACH_VECTOR DSK_TILE(round_vector)(type, others[u], u, &results[1]);
         /* One branch for all stores: between two of them the compiler would put off the work for the second. */
         if (stream_first || stream_second) {
@@ -278,34 +296,8 @@ DSK_TARGET static __attribute__((noinline)) void DSK_NAME(combine_tiles)(
 #define PLAIN(n_terms, form)                                                              \
     case DSK_PLAIN(n_terms, form):                                                        \
         DSK_NAME(plain_tiles)(program, scalars, begin, end, streaming, p, n_terms, form); \
-        return
-    switch (form) {
-        PLAIN(1, DSK_PLAIN_SUM);
-        PLAIN(2, DSK_PLAIN_SUM);
-        PLAIN(3, DSK_PLAIN_SUM);
-        PLAIN(4, DSK_PLAIN_SUM);
-        PLAIN(2, DSK_PLAIN_AND_COPY);
-        PLAIN(3, DSK_PLAIN_AND_COPY);
-        PLAIN(4, DSK_PLAIN_AND_COPY);
-        PLAIN(5, DSK_PLAIN_AND_COPY);
-        PLAIN(2, DSK_PLAIN_AND_PAIR);
-        PLAIN(3, DSK_PLAIN_AND_PAIR);
-        PLAIN(4, DSK_PLAIN_AND_PAIR);
-        PLAIN(5, DSK_PLAIN_AND_PAIR);
-        PLAIN(4, DSK_PLAIN_AND_LATER_PAIR);
-        PLAIN(5, DSK_PLAIN_AND_LATER_PAIR);
-        PLAIN(4, DSK_PLAIN_AND_TRIPLE);
-        PLAIN(5, DSK_PLAIN_AND_TRIPLE);
-        PLAIN(1, DSK_PLAIN_WITH_P);
-        PLAIN(2, DSK_PLAIN_WITH_P);
-        PLAIN(1, DSK_PLAIN_WITH_P_AND_P);
-        PLAIN(2, DSK_PLAIN_WITH_P_AND_P);
-        PLAIN(3, DSK_PLAIN_WITH_P_AND_P);
-        PLAIN(4, DSK_PLAIN_WITH_P_AND_P);
-        PLAIN(1, DSK_PLAIN_WITH_P_AND_BOTH);
-        PLAIN(2, DSK_PLAIN_WITH_P_AND_BOTH);
-        PLAIN(3, DSK_PLAIN_WITH_P_AND_BOTH);
-    }
+        return;
+    switch (form) { DSK_PLAIN_LOOPS(PLAIN) }
 #undef PLAIN
 #endif
     switch (program->n_outputs) {
@@ -317,13 +309,15 @@ DSK_TARGET static __attribute__((noinline)) void DSK_NAME(combine_tiles)(
 
 /*
  * The tiles that fit into [begin, end); returns where they end. p is made for a block, and then combined: in one loop, where it is
- * rounded and widened between a tile's inputs and its outputs, a float32 step takes a third longer (measured), though that widens less.
+ * rounded and widened between a tile's inputs and its outputs, a float32 step takes a third longer (measured), though that widens
+ * less.
  */
 INLINE size_t DSK_NAME(step_tiles)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t begin, size_t end,
                                    const bool *streaming) {
-    const unsigned form = DSK_IS_MIXED ? 0 : dsk_plain_program(program, scalars->copies);
     const size_t tiles_end = begin + (end - begin) / TILE * TILE;
-    if (!program->uses_prediction) {
+    unsigned form = DSK_IS_MIXED ? 0 : dsk_plain_program(program, scalars->copies);
+    if (program->uses_prediction && FUSES && !DSK_NAME(is_pair)(program)) form = 0;
+    if (!program->uses_prediction || (FUSES && form != 0)) {
         DSK_NAME(combine_tiles)(program, scalars, begin, tiles_end, streaming, NULL, form);
         return tiles_end;
     }
@@ -497,6 +491,7 @@ DSK_TARGET static void DSK_NAME(pick)(const dsk_program *program, const size_t *
 #undef WHOLE_VECTORS
 #undef KEYS
 #undef TILE
+#undef FUSES
 #undef EACH_VECTOR
 #undef EACH_OUTPUT
 #undef INLINE

@@ -142,7 +142,10 @@ static void pick_chunk(void *context, size_t chunk) {
     size_t begin = chunk * SAMPLE_PART, end = begin + SAMPLE_PART < work->n_sample ? begin + SAMPLE_PART : work->n_sample;
     size_t positions[SAMPLE_PART] = {0}, part = work->n_elements / work->n_sample;
     for (size_t i = begin; i < end; i++) {
-        /* The first half of splitmix64's mixing of a counter, of which the high bits count (Steele, Lea and Flood 2014, doi:10.1145/2660193.2660195). */
+        /*
+         * The first half of splitmix64's mixing of a counter, of which the high bits count (Steele, Lea and Flood 2014,
+         * doi:10.1145/2660193.2660195).
+         */
         uint64_t mixed = (i + 1) * 0x9E3779B97F4A7C15u;
         mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9u;
         positions[i - begin] = i * part + (size_t)((mixed >> 32) * part >> 32);
