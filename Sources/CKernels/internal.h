@@ -98,7 +98,8 @@ DSK_HIDDEN const dsk_kernels *dsk_kernels_for(dsk_kernel_kind kind);
 
 /*
  * Runs body(context, i) once for every i in [0, n_chunks), on at most max_threads threads (0: the runtime's default), and
- * returns when all are done. Chunks are handed out by tickets, so a thread that arrives late costs nothing; what a chunk
+ * returns when all are done. Each thread begins with consecutive chunks, the same ones in every call with as many, and then takes what
+ * others have left: so data stays in the cache of the core that made it, and a thread that arrives late costs nothing. What a chunk
  * computes must not depend on who runs it.
  */
 typedef void (*dsk_chunk_body)(void *context, size_t chunk);

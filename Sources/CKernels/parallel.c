@@ -17,20 +17,35 @@
 #include <dlfcn.h>
 #endif
 
+/* A thread begins with a share of its own, which is the same in each call: so what one call wrote is in the next one's nearest cache. */
+typedef struct team_share {
+    atomic_size_t next_chunk;
+    size_t end;
+    char padding[64 - 2 * sizeof(size_t)]; /* a line of their own: they are what threads would wait for */
+} team_share;
+
+enum { MOST_SHARES = 64 }; /* more threads than that begin with another one's */
+
 typedef struct team_work {
     dsk_chunk_body body;
     void *context;
-    size_t n_chunks;
-    atomic_size_t next_chunk;
+    unsigned n_shares;
+    team_share shares[MOST_SHARES];
 } team_work;
+
+static unsigned thread_number(void);
 
 static void take_chunks(void *argument) {
     team_work *work = argument;
     const dsk_environment host = dsk_begin_default();
-    for (;;) {
-        size_t chunk = atomic_fetch_add_explicit(&work->next_chunk, 1, memory_order_relaxed);
-        if (chunk >= work->n_chunks) break;
-        work->body(work->context, chunk);
+    const unsigned own = thread_number();
+    for (unsigned i = 0; i < work->n_shares; i++) {
+        team_share *share = &work->shares[(own + i) % work->n_shares];
+        for (;;) {
+            size_t chunk = atomic_fetch_add_explicit(&share->next_chunk, 1, memory_order_relaxed);
+            if (chunk >= share->end) break;
+            work->body(work->context, chunk);
+        }
     }
     dsk_end_default(host);
 }
@@ -49,6 +64,8 @@ static unsigned runtime_thread_count(void) {
     return count > 1 ? (unsigned)count : 1;
 }
 
+static unsigned thread_number(void) { return (unsigned)omp_get_thread_num(); }
+
 static void run_team(team_work *work, unsigned n_threads) {
 #pragma omp parallel num_threads(n_threads)
     take_chunks(work);
@@ -60,21 +77,23 @@ const char *dsk_runtime_description(void) { return "OpenMP as compiled in"; }
 
 /* GNU's entry for `#pragma omp parallel`, which LLVM's and Intel's runtimes export as well. */
 typedef void (*parallel_entry)(void (*body)(void *), void *argument, unsigned n_threads, unsigned flags);
-typedef int (*thread_count_entry)(void);
+typedef int (*number_entry)(void);
 
 typedef struct runtime {
     parallel_entry parallel;
-    thread_count_entry thread_count;
+    number_entry thread_count, thread_number;
     char description[96];
 } runtime;
 
 static bool bind_runtime(runtime *found, void *library, const char *how) {
     void *parallel = dlsym(library, "GOMP_parallel");
     void *thread_count = dlsym(library, "omp_get_max_threads");
-    if (!parallel || !thread_count) return false;
+    void *thread_number = dlsym(library, "omp_get_thread_num");
+    if (!parallel || !thread_count || !thread_number) return false;
     /* POSIX has a function's address fit the object pointer that dlsym returns; ISO C knows no cast for it. */
     memcpy(&found->parallel, &parallel, sizeof parallel);
     memcpy(&found->thread_count, &thread_count, sizeof thread_count);
+    memcpy(&found->thread_number, &thread_number, sizeof thread_number);
     snprintf(found->description, sizeof found->description, "%s", how);
     return true;
 }
@@ -122,6 +141,8 @@ static unsigned runtime_thread_count(void) {
     return count > 1 ? (unsigned)count : 1;
 }
 
+static unsigned thread_number(void) { return (unsigned)bound_runtime()->thread_number(); }
+
 static void run_team(team_work *work, unsigned n_threads) { bound_runtime()->parallel(take_chunks, work, n_threads, 0); }
 
 const char *dsk_runtime_description(void) { return bound_runtime()->description; }
@@ -145,6 +166,16 @@ void dsk_parallel(size_t n_chunks, unsigned max_threads, dsk_chunk_body body, vo
         dsk_end_default(host);
         return;
     }
-    team_work work = {body, context, n_chunks, 0};
+    team_work work;
+    work.body = body;
+    work.context = context;
+    work.n_shares = n_threads < MOST_SHARES ? n_threads : MOST_SHARES;
+    const size_t least = n_chunks / work.n_shares, n_larger = n_chunks % work.n_shares;
+    size_t begin = 0;
+    for (unsigned i = 0; i < work.n_shares; i++) {
+        atomic_init(&work.shares[i].next_chunk, begin);
+        begin += least + (i < n_larger);
+        work.shares[i].end = begin;
+    }
     run_team(&work, n_threads);
 }
