@@ -309,8 +309,8 @@ DSK_TARGET static __attribute__((noinline)) void DSK_NAME(combine_tiles)(
 
 /*
  * The tiles that fit into [begin, end); returns where they end. p is made for a block, and then combined: in one loop, where it is
- * rounded and widened between a tile's inputs and its outputs, a float32 step takes a third longer (measured), though that widens
- * less.
+ * rounded and widened between a tile's inputs and its outputs, a float32 step takes up to a third longer (measured), though that
+ * widens less.
  */
 INLINE size_t DSK_NAME(step_tiles)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t begin, size_t end,
                                    const bool *streaming) {
