@@ -24,7 +24,6 @@ typedef DSK_REAL DSK_NAME(whole_reals) __attribute__((vector_size(DSK_VECTOR_BYT
 typedef DSK_KEY DSK_NAME(keys) __attribute__((vector_size(DSK_VECTOR_BYTES), may_alias));
 
 #define VECTOR DSK_TILE(vector)
-#define MASK DSK_TILE(mask)
 #define REALS DSK_NAME(reals)
 #define WHOLE_REALS DSK_NAME(whole_reals)
 #define KEYS DSK_NAME(keys)
@@ -485,7 +484,6 @@ DSK_TARGET static void DSK_NAME(pick)(const dsk_program *program, const size_t *
 #undef MAGNITUDE
 #undef INFINITE
 #undef VECTOR
-#undef MASK
 #undef REALS
 #undef WHOLE_REALS
 #undef WHOLE_VECTORS

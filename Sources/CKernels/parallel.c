@@ -19,9 +19,8 @@
 
 /* A thread begins with a share of its own, which is the same in each call: so what one call wrote is in the next one's nearest cache. */
 typedef struct team_share {
-    atomic_size_t next_chunk;
+    _Alignas(64) atomic_size_t next_chunk; /* in a line of its own, which only thieves take from its thread */
     size_t end;
-    char padding[64 - 2 * sizeof(size_t)]; /* a line of their own: they are what threads would wait for */
 } team_share;
 
 enum { MOST_SHARES = 64 }; /* more threads than that begin with another one's */
