@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 # make demo and make test are all a new machine needs: Swift, apt, and these install the rest.
 
 SWIFT ?= swift
@@ -9,12 +11,13 @@ REFERENCE = diffusers==0.42.1 $(TORCH) transformers numpy scipy mpmath gmpy2 pyt
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 
-.PHONY: help deps variant-deps demo server test sanitize variants coverage fuzz lib install python python-test conformance bench bench-compare goldens clean
+.PHONY: help deps variant-deps format check-format demo server test sanitize variants coverage fuzz lib install python python-test conformance bench bench-compare goldens clean
 
 help:
 	@echo "make demo     sample handwritten digits, draw and measure; pictures in out/demo"
 	@echo "make server   serve many requests with one model, and check each against itself run alone"
 	@echo "make test     everything a contributor needs green"
+	@echo "make format   lay out all sources as the formatters do; make check-format: say what they would change"
 	@echo "make sanitize the tests under sanitizers and for aarch64; make variants: in every build, which takes half an hour"
 	@echo "make coverage which lines the tests reach, as a table; ARGUMENTS=--lines lists those that they don't"
 	@echo "make fuzz     run the fuzzers with sanitizers, SECONDS=60 each; a table, findings in out/fuzz/findings"
@@ -30,7 +33,7 @@ help:
 
 # These make Python environments. Debian and Ubuntu have the module for that in a package of its own, other Pythons bring it along.
 VENV_PACKAGE = $(shell python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv)
-python python-test conformance bench-compare goldens: PACKAGES += $(VENV_PACKAGE)
+python python-test conformance bench-compare goldens format check-format: PACKAGES += $(VENV_PACKAGE)
 
 # Installs what is missing, and asks for no rights where nothing is.
 deps:
@@ -55,6 +58,20 @@ test: deps
 	SWIFT=$(SWIFT) Tests/swift-test.sh --skip-build
 	SWIFT=$(SWIFT) Tests/swift-test.sh -c release -Xswiftc -enable-testing
 	Tests/check-consumer.sh
+
+# The layout of sources belongs to formatters: their versions are part of it.
+FORMATTERS = clang-format==23.1.5 ruff==0.17.6
+FORMATTED = Package.swift Sources Tests Examples benchmarks fuzz
+C_SOURCES = $(shell git ls-files '*.c' '*.h' '*.cpp')
+format: out/format/bin/ruff
+	$(SWIFT) format format --in-place --parallel --recursive $(FORMATTED)
+	out/format/bin/clang-format -i $(C_SOURCES)
+	out/format/bin/ruff check --quiet --fix . && out/format/bin/ruff format --quiet .
+
+check-format: out/format/bin/ruff
+	$(SWIFT) format lint --strict --parallel --recursive $(FORMATTED)
+	out/format/bin/clang-format --dry-run --Werror $(C_SOURCES)
+	out/format/bin/ruff check --quiet . && out/format/bin/ruff format --quiet --check .
 
 sanitize: variant-deps
 	SWIFT=$(SWIFT) Tests/check-variants.sh quick
@@ -138,6 +155,9 @@ goldens: out/reference/bin/python
 # An environment that isn't complete is removed, or the next make would take it for one.
 out/reference/bin/python: | deps
 	{ python3 -m venv out/reference && out/reference/bin/pip install -q $(REFERENCE); } || { rm -rf out/reference; exit 1; }
+
+out/format/bin/ruff: | deps
+	{ python3 -m venv out/format && out/format/bin/pip install -q $(FORMATTERS); } || { rm -rf out/format; exit 1; }
 
 out/python/bin/python: | deps
 	{ python3 -m venv out/python && out/python/bin/pip install -q numpy 'setuptools>=70.1' mypy pytest; } || \

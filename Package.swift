@@ -1,4 +1,5 @@
 // swift-tools-version: 6.2
+// SPDX-License-Identifier: Apache-2.0
 import PackageDescription
 
 let package = Package(
@@ -19,7 +20,8 @@ let package = Package(
         .testTarget(name: "CKernelsTests", dependencies: ["CKernels"]),
         .testTarget(name: "DiffusionSchedulingTests", dependencies: ["DiffusionScheduling", "CKernels", "CTestSupport"]),
         .testTarget(
-            name: "DiffusionSchedulingCTests", dependencies: ["CDiffusionScheduling", "DiffusionScheduling", "DiffusionSchedulingC"]),
+            name: "DiffusionSchedulingCTests",
+            dependencies: ["CDiffusionScheduling", "DiffusionScheduling", "DiffusionSchedulingC"]),
     ],
     swiftLanguageModes: [.v6],
     cLanguageStandard: .c11

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Checks the C library as people get it: built, installed, found by pkg-config, and used by programs that know nothing of Swift.
 #
 #     Tests/check-c-abi.sh

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Checks what the Swift tests can't see of the C core: that the sources are clean C11 for two compilers, that no symbol goes
 # without the prefix, and that the bits of the results depend neither on the compiler nor on the OpenMP runtime.
 #

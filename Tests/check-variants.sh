@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Runs the tests in builds that find other faults: with sanitizers, for another processor, with fewer instructions or threads.
 #
 #     Tests/check-variants.sh [quick|full]

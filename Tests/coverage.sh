@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Line coverage of the Swift tests: of the C core, and of the Swift layer with the C interface.
 #
 #     Tests/coverage.sh [--lines]

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Runs `swift test` with the given arguments. If tests fail, repeats at the end which, and the seeds that repeat the run: both are far
 # from the end of what a run prints. SWIFT names another Swift.
 set -uo pipefail

@@ -1,4 +1,5 @@
 // swift-tools-version: 6.2
+// SPDX-License-Identifier: Apache-2.0
 
 // The benchmarks are a package of their own, so that no user of the library resolves their dependencies.
 

@@ -1,4 +1,6 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+
 """Times the steps and plans of this library against diffusers, torch.compile and NumPy, alternately in one process.
 
 Usage::
@@ -37,9 +39,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Protocol
+from typing import Any, Protocol
 
 if "--quick" in sys.argv:
     # Waiting threads that spin cost a time slice a step where other programs want the cores; figures are to be had without this.
@@ -49,9 +52,9 @@ if "--quick" in sys.argv:
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 # torch brings an OpenMP runtime along, and the library takes the one that the process has: so torch comes first.
-import torch
 import diffusers
 import numpy as np
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "bindings" / "python"))
@@ -175,7 +178,7 @@ class Data:
     """For stochastic steps, else None."""
 
     @classmethod
-    def random(cls, case: Case, size: int) -> "Data":
+    def random(cls, case: Case, size: int) -> Data:
         """Tensors of the case's type."""
         generator = np.random.default_rng(0)
 
@@ -189,7 +192,7 @@ class Data:
             tensor() if case.is_stochastic else None,
         )
 
-    def arrays(self, dtype: Any) -> "Data":
+    def arrays(self, dtype: Any) -> Data:
         """Copies for NumPy."""
 
         def array(tensor: torch.Tensor) -> np.ndarray:
@@ -690,7 +693,8 @@ def row(what: dict[str, Any], timings: Timings, found: dict[str, float]) -> dict
     return {
         **what,
         "contestants": {
-            name: {**timings.summary(name), "ratio": timings.decile(name) / ours, "error": found.get(name)} for name in timings.times
+            name: {**timings.summary(name), "ratio": timings.decile(name) / ours, "error": found.get(name)}
+            for name in timings.times
         },
         "repeatedRounds": timings.repeated_rounds,
         "disturbed": timings.disturbed,

@@ -1,4 +1,6 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+
 """Draws what the benchmarks have measured: ``plot.py [--bench out/bench.json] [--out out/bench]``.
 
 steps.svg    each scheduler's share of the bare loop's bandwidth over the size, from bench.json

@@ -1,4 +1,9 @@
-"""Makes the seeds of the fuzzers that come from the library itself: python3 fuzz/make_seeds.py out/lib/libdiffusion_scheduling.so"""
+# SPDX-License-Identifier: Apache-2.0
+
+"""Makes the seeds of the fuzzers that come from the library itself.
+
+Call: python3 fuzz/make_seeds.py out/lib/libdiffusion_scheduling.so
+"""
 
 import ctypes
 import pathlib

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Builds the fuzzers with the address and undefined behaviour sanitizers, and runs each for a while.
 #
 #     fuzz/run.sh [SECONDS [TARGET...]]        60, and all of: configuration plan session calls

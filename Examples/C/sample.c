@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /*
  * Turns noise into points on a ring, with DPM-Solver++ in 20 steps, and draws them.
  *

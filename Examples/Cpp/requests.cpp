@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Serves requests on several threads with one scheduler; one of them is interrupted in the middle, saved, and goes on elsewhere.
 //
 // Data are normal with mean 2 and deviation 1/2, so that the exact model is a line, and so is every step of the solver.
@@ -23,7 +25,7 @@ void check(ds_status status) {
 // Handles that free themselves.
 
 class Scheduler {
-public:
+  public:
     explicit Scheduler(std::string_view json, const char *class_name = nullptr) {
         check(ds_scheduler_create(json.data(), json.size(), class_name, nullptr, &handle_));
     }
@@ -41,12 +43,12 @@ public:
         return values;
     }
 
-private:
+  private:
     ds_scheduler handle_{};
 };
 
 class Session {
-public:
+  public:
     explicit Session(const Scheduler &scheduler) { check(ds_session_create(scheduler.get(), 0, &handle_)); }
     Session(const Scheduler &scheduler, const std::vector<unsigned char> &saved) {
         check(ds_session_restore(scheduler.get(), saved.data(), saved.size(), &handle_));
@@ -72,7 +74,7 @@ public:
         return bytes;
     }
 
-private:
+  private:
     ds_session handle_{};
 };
 
@@ -121,7 +123,8 @@ std::vector<double> serve(const Scheduler &scheduler, std::uint64_t seed, bool i
 
 int main() {
     try {
-        const Scheduler scheduler(R"({"_class_name": "DEISMultistepScheduler", "solver_order": 3, "timestep_spacing": "trailing"})");
+        const Scheduler scheduler(
+            R"({"_class_name": "DEISMultistepScheduler", "solver_order": 3, "timestep_spacing": "trailing"})");
         check(ds_scheduler_set_timesteps(scheduler.get(), 25, nullptr));
 
         std::vector<std::vector<double>> results(4);

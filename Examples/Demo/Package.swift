@@ -1,4 +1,5 @@
 // swift-tools-version: 6.2
+// SPDX-License-Identifier: Apache-2.0
 
 // The demo is a package of its own, so that no user of the library resolves its dependencies.
 // Debian packages it needs: libcairo2-dev (drawing, text, PNG), fonts-dejavu-core (the text's font),

@@ -1,16 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Plans to try, and what the library makes of them: the other side of the comparison."""
 
+import diffusion_scheduling as ds
 import numpy as np
 from plan import Plan
-
-import diffusion_scheduling as ds
 
 SHAPE = (2, 4, 16, 16)
 
 CASES = [
     ("DEIS 3", lambda: ds.DEISMultistepScheduler(solver_order=3), 12),
     ("DPM-Solver++ 2, Karras", lambda: ds.DPMSolverMultistepScheduler(use_karras_sigmas=True), 15),
-    ("DPM-Solver++ 3, thresholds", lambda: ds.DPMSolverMultistepScheduler(solver_order=3, thresholding=True, sample_max_value=4.0), 10),
+    (
+        "DPM-Solver++ 3, thresholds",
+        lambda: ds.DPMSolverMultistepScheduler(solver_order=3, thresholding=True, sample_max_value=4.0),
+        10,
+    ),
     ("DPM-Solver++ 2, stochastic", lambda: ds.DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++"), 20),
     ("DDIM, clipped", lambda: ds.DDIMScheduler(), 25),
 ]
@@ -26,10 +31,10 @@ def compare(scheduler, samples, outputs, noises):
 
     samples  [steps + 1] of the run, outputs and noises [steps], NumPy arrays
 
-    Returns the greatest difference, and the greatest share of what two sums in float32 may differ by: a sum of n terms is off by at most
-    (n + 1) 2^-24 of the sum of their magnitudes (Higham 2002, section 3.1), one more for the coefficients' rounding, and remembered
-    outputs are such sums themselves. A clamped prediction is off by no more than before; by as much again where it is divided by a
-    threshold, which is at least 1 and off by no more than the predictions that it is a quantile of.
+    Returns the greatest difference, and the greatest share of what two sums in float32 may differ by: a sum of n terms is off by at
+    most (n + 1) 2^-24 of the sum of their magnitudes (Higham 2002, section 3.1), one more for the coefficients' rounding, and
+    remembered outputs are such sums themselves. A clamped prediction is off by no more than before; by as much again where it is
+    divided by a threshold, which is at least 1 and off by no more than the predictions that it is a quantile of.
     """
     u = 2.0**-24
     plan, session, history = Plan(scheduler.plan_json), ds.Session(scheduler), []

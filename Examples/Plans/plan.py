@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """A sampling plan, read from its JSON (docs/PLAN.md): what any engine needs to run it."""
 
 import json

@@ -1,6 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Runs exported plans with NumPy alone, and compares the results with the library's.
 
-    make python && PYTHONPATH=bindings/python python3 Examples/Plans/run_with_numpy.py
+make python && PYTHONPATH=bindings/python python3 Examples/Plans/run_with_numpy.py
 """
 
 import sys
@@ -20,7 +22,10 @@ def clamp(prediction, how):
 
 
 def run(text, start, noises, model_output):
-    """A whole run: this is all that an engine needs of a scheduler. Returns the samples at all noise levels and the model's outputs."""
+    """A whole run: this is all that an engine needs of a scheduler.
+
+    Returns the samples at all noise levels and the model's outputs.
+    """
     plan = Plan(text)
     samples, outputs, history = [start * np.float32(plan.init_noise_sigma)], [], []
     for index, timestep in enumerate(plan.timesteps):

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Runs exported plans with torch's operations on the device that torch has, and compares the results with the library's.
 
     make python && PYTHONPATH=bindings/python python3 Examples/Plans/run_with_torch.py

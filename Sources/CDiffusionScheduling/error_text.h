@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /* Between the Swift sources of the C interface and its error text. No part of the interface, and not exported. */
 #ifndef DSI_ERROR_TEXT_H
 #define DSI_ERROR_TEXT_H

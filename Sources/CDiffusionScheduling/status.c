@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /* What needs nothing of Swift: the version, the statuses' meanings, and each thread's error text. */
 
 #include "error_text.h"

@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /*
  * Tiles of floats, written once for every instruction set: DSK_TILE_VECTORS vectors, read from bfloat16 and rounded to it. The
  * includer defines what it does for double_tile_template.h.
@@ -38,7 +40,7 @@ INLINE void DSK_TILE(load)(dsk_element_type type, const void *tensor, size_t i, 
 }
 
 /* Takes the tile that begins at element i as it is. */
-INLINE void DSK_TILE(copy)(dsk_element_type type, const void *tensor, size_t i, DSK_TILE(elements) * elements) {
+INLINE void DSK_TILE(copy)(dsk_element_type type, const void *tensor, size_t i, DSK_TILE(elements) *elements) {
     (void)type;
     for (int u = 0; u < DSK_TILE_VECTORS / 2; u++) elements->words[u] = ((const LOOSE_WORDS *)((const uint16_t *)tensor + i))[u];
 }
@@ -48,25 +50,29 @@ INLINE void DSK_TILE(copy)(dsk_element_type type, const void *tensor, size_t i, 
  * the rest where that has to grow: also for subnormal numbers, and up to infinity. What is cut off of a NaN is zero, and so nothing
  * is carried: it comes from an element, from a scalar, which has been made so (see dsk_float_coefficient), or from the processor.
  */
-INLINE void DSK_TILE(round_vector)(dsk_element_type type, VECTOR values, int u, DSK_TILE(elements) * elements) {
+INLINE void DSK_TILE(round_vector)(dsk_element_type type, VECTOR values, int u, DSK_TILE(elements) *elements) {
     MASK bits = (MASK)values, rounded = bits + 0x7FFF + (bits >> 16 & 1);
     (void)type;
-    if (u % 2 == 0) elements->words[u / 2] = rounded >> 16;
-    else elements->words[u / 2] |= rounded & 0xFFFF0000;
+    if (u % 2 == 0)
+        elements->words[u / 2] = rounded >> 16;
+    else
+        elements->words[u / 2] |= rounded & 0xFFFF0000;
 }
 
 /* Rounds a tile. */
-INLINE void DSK_TILE(round)(dsk_element_type type, const VECTOR *values, DSK_TILE(elements) * elements) {
+INLINE void DSK_TILE(round)(dsk_element_type type, const VECTOR *values, DSK_TILE(elements) *elements) {
     for (int u = 0; u < DSK_TILE_VECTORS; u++) DSK_TILE(round_vector)(type, values[u], u, elements);
 }
 
 /* Writes a tile to element i and after; `streaming`: past the caches, at an address that suits a vector. */
-INLINE void DSK_TILE(store)(dsk_element_type type, const DSK_TILE(elements) * elements, void *tensor, size_t i, bool streaming) {
+INLINE void DSK_TILE(store)(dsk_element_type type, const DSK_TILE(elements) *elements, void *tensor, size_t i, bool streaming) {
     uint16_t *halves = (uint16_t *)tensor + i;
     (void)type;
     for (int u = 0; u < DSK_TILE_VECTORS / 2; u++) {
-        if (streaming) dsk_store_streaming(elements->words[u], (MASK *)halves + u);
-        else ((LOOSE_WORDS *)halves)[u] = elements->words[u];
+        if (streaming)
+            dsk_store_streaming(elements->words[u], (MASK *)halves + u);
+        else
+            ((LOOSE_WORDS *)halves)[u] = elements->words[u];
     }
 }
 

@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /*
  * Tiles of doubles, written once for every instruction set: DSK_TILE_VECTORS vectors, read from elements of any type and rounded to
  * them. The includer defines
@@ -61,7 +63,7 @@ INLINE VECTOR DSK_TILE(round_to_grid)(VECTOR values, int least_exponent, int fra
 }
 
 /* dsk_widen_float16, but to float, which is exact as well. */
-INLINE FLOATS DSK_TILE(widen_float16)(const DSK_TILE(loose_halves) * halves) {
+INLINE FLOATS DSK_TILE(widen_float16)(const DSK_TILE(loose_halves) *halves) {
 #if DSK_HAS_F16C && DSK_VECTOR_BYTES == 64
     return (FLOATS)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)halves));
 #elif DSK_HAS_F16C && DSK_VECTOR_BYTES == 32
@@ -92,14 +94,14 @@ INLINE HALVES DSK_TILE(pack_float16)(VECTOR values) {
     return halves;
 #elif defined(__aarch64__)
     typedef _Float16 native __attribute__((vector_size(DSK_VECTOR_BYTES / 4)));
-    return (HALVES)__builtin_convertvector(floats, native);
+    return (HALVES) __builtin_convertvector(floats, native);
 #else
     WORDS zero = {0}, bits = (WORDS)floats, magnitudes = bits & 0x7FFFFFFF;
     FLOATS absolute = (FLOATS)magnitudes;
     WORDS tiny = (WORDS)(absolute < 0x1p-14f), huge = (WORDS)(absolute >= 0x1p16f), nan = (WORDS)(absolute != absolute);
     /* Only tiny numbers are converted to integers, which no others fit. */
     FLOATS units = (FLOATS)(magnitudes & tiny) * 0x1p24f;
-    WORDS subnormal = (WORDS)__builtin_convertvector(units, DSK_TILE(integers));
+    WORDS subnormal = (WORDS) __builtin_convertvector(units, DSK_TILE(integers));
     WORDS packed = DSK_TILE(select)(tiny, subnormal, (magnitudes - ((127 - 15) << 23)) >> 13);
     packed = DSK_TILE(select)(huge, zero + 0x7C00, packed);
     packed = DSK_TILE(select)(nan, zero + 0x7E00, packed);
@@ -107,13 +109,13 @@ INLINE HALVES DSK_TILE(pack_float16)(VECTOR values) {
 #endif
 }
 
-INLINE FLOATS DSK_TILE(widen_bfloat16)(const DSK_TILE(loose_halves) * halves) {
+INLINE FLOATS DSK_TILE(widen_bfloat16)(const DSK_TILE(loose_halves) *halves) {
     return (FLOATS)(__builtin_convertvector(*halves, WORDS) << 16);
 }
 
 /* Packs what round_to_grid made for bfloat16: exact, or to infinity. */
 INLINE HALVES DSK_TILE(pack_bfloat16)(VECTOR values) {
-    return __builtin_convertvector((WORDS)__builtin_convertvector(values, FLOATS) >> 16, HALVES);
+    return __builtin_convertvector((WORDS) __builtin_convertvector(values, FLOATS) >> 16, HALVES);
 }
 
 /* Widens vector u of the tile that begins at element i. */
@@ -122,11 +124,11 @@ INLINE VECTOR DSK_TILE(load_vector)(dsk_element_type type, const void *tensor, s
     case DSK_FLOAT64: return ((const DSK_TILE(loose_doubles) *)((const double *)tensor + i))[u];
     case DSK_FLOAT32: return __builtin_convertvector(((const DSK_TILE(loose_floats) *)((const float *)tensor + i))[u], VECTOR);
     case DSK_FLOAT16:
-        return __builtin_convertvector(
-            DSK_TILE(widen_float16)((const DSK_TILE(loose_halves) *)((const uint16_t *)tensor + i) + u), VECTOR);
+        return __builtin_convertvector(DSK_TILE(widen_float16)((const DSK_TILE(loose_halves) *)((const uint16_t *)tensor + i) + u),
+                                       VECTOR);
     default: /* bfloat16 */
-        return __builtin_convertvector(
-            DSK_TILE(widen_bfloat16)((const DSK_TILE(loose_halves) *)((const uint16_t *)tensor + i) + u), VECTOR);
+        return __builtin_convertvector(DSK_TILE(widen_bfloat16)((const DSK_TILE(loose_halves) *)((const uint16_t *)tensor + i) + u),
+                                       VECTOR);
     }
 }
 
@@ -144,7 +146,7 @@ INLINE void DSK_TILE(load)(dsk_element_type type, const void *tensor, size_t i, 
 }
 
 /* Takes the tile that begins at element i as it is. */
-INLINE void DSK_TILE(copy)(dsk_element_type type, const void *tensor, size_t i, DSK_TILE(elements) * elements) {
+INLINE void DSK_TILE(copy)(dsk_element_type type, const void *tensor, size_t i, DSK_TILE(elements) *elements) {
     const DSK_TILE(loose_doubles) *doubles = (const DSK_TILE(loose_doubles) *)((const double *)tensor + i);
     const DSK_TILE(loose_floats) *floats = (const DSK_TILE(loose_floats) *)((const float *)tensor + i);
     switch (type) {
@@ -154,30 +156,28 @@ INLINE void DSK_TILE(copy)(dsk_element_type type, const void *tensor, size_t i, 
     case DSK_FLOAT32:
         for (int u = 0; u < DSK_TILE_VECTORS; u++) ((FLOATS *)elements)[u] = floats[u];
         break;
-    default:
-        *(DSK_TILE(half_tile) *)elements = *(const DSK_TILE(loose_half_tile) *)((const uint16_t *)tensor + i);
-        break;
+    default: *(DSK_TILE(half_tile) *)elements = *(const DSK_TILE(loose_half_tile) *)((const uint16_t *)tensor + i); break;
     }
 }
 
 /* Rounds vector u of a tile. */
-INLINE void DSK_TILE(round_vector)(dsk_element_type type, VECTOR values, int u, DSK_TILE(elements) * elements) {
+INLINE void DSK_TILE(round_vector)(dsk_element_type type, VECTOR values, int u, DSK_TILE(elements) *elements) {
     switch (type) {
     case DSK_FLOAT64: elements->parts[u] = values; break;
     case DSK_FLOAT32: ((FLOATS *)elements)[u] = __builtin_convertvector(values, FLOATS); break;
     case DSK_FLOAT16:
-        ((HALVES *)elements)[u] = DSK_TILE(pack_float16)(
-            DSK_TILE(round_to_grid)(values, DSK_FLOAT16_LEAST_EXPONENT, DSK_FLOAT16_FRACTION_BITS));
+        ((HALVES *)elements)[u] =
+            DSK_TILE(pack_float16)(DSK_TILE(round_to_grid)(values, DSK_FLOAT16_LEAST_EXPONENT, DSK_FLOAT16_FRACTION_BITS));
         break;
     default: /* bfloat16 */
-        ((HALVES *)elements)[u] = DSK_TILE(pack_bfloat16)(
-            DSK_TILE(round_to_grid)(values, DSK_BFLOAT16_LEAST_EXPONENT, DSK_BFLOAT16_FRACTION_BITS));
+        ((HALVES *)elements)[u] =
+            DSK_TILE(pack_bfloat16)(DSK_TILE(round_to_grid)(values, DSK_BFLOAT16_LEAST_EXPONENT, DSK_BFLOAT16_FRACTION_BITS));
         break;
     }
 }
 
 /* Rounds a tile. */
-INLINE void DSK_TILE(round)(dsk_element_type type, const VECTOR *values, DSK_TILE(elements) * elements) {
+INLINE void DSK_TILE(round)(dsk_element_type type, const VECTOR *values, DSK_TILE(elements) *elements) {
 #define ROUND(type) \
     for (int u = 0; u < DSK_TILE_VECTORS; u++) DSK_TILE(round_vector)(type, values[u], u, elements)
     switch (type) {
@@ -190,26 +190,32 @@ INLINE void DSK_TILE(round)(dsk_element_type type, const VECTOR *values, DSK_TIL
 }
 
 /* Writes a tile to element i and after; `streaming`: past the caches, at an address that suits a vector. */
-INLINE void DSK_TILE(store)(dsk_element_type type, const DSK_TILE(elements) * elements, void *tensor, size_t i, bool streaming) {
+INLINE void DSK_TILE(store)(dsk_element_type type, const DSK_TILE(elements) *elements, void *tensor, size_t i, bool streaming) {
     double *doubles = (double *)tensor + i;
     float *floats = (float *)tensor + i;
     uint16_t *halves = (uint16_t *)tensor + i;
     switch (type) {
     case DSK_FLOAT64:
         for (int u = 0; u < DSK_TILE_VECTORS; u++) {
-            if (streaming) dsk_store_streaming(elements->parts[u], (VECTOR *)doubles + u);
-            else ((DSK_TILE(loose_doubles) *)doubles)[u] = elements->parts[u];
+            if (streaming)
+                dsk_store_streaming(elements->parts[u], (VECTOR *)doubles + u);
+            else
+                ((DSK_TILE(loose_doubles) *)doubles)[u] = elements->parts[u];
         }
         break;
     case DSK_FLOAT32:
         for (int u = 0; u < DSK_TILE_VECTORS; u++) {
-            if (streaming) dsk_store_streaming(((const FLOATS *)elements)[u], (FLOATS *)floats + u);
-            else ((DSK_TILE(loose_floats) *)floats)[u] = ((const FLOATS *)elements)[u];
+            if (streaming)
+                dsk_store_streaming(((const FLOATS *)elements)[u], (FLOATS *)floats + u);
+            else
+                ((DSK_TILE(loose_floats) *)floats)[u] = ((const FLOATS *)elements)[u];
         }
         break;
     default:
-        if (streaming) dsk_store_streaming(*(const DSK_TILE(half_tile) *)elements, (DSK_TILE(half_tile) *)halves);
-        else *(DSK_TILE(loose_half_tile) *)halves = *(const DSK_TILE(half_tile) *)elements;
+        if (streaming)
+            dsk_store_streaming(*(const DSK_TILE(half_tile) *)elements, (DSK_TILE(half_tile) *)halves);
+        else
+            *(DSK_TILE(loose_half_tile) *)halves = *(const DSK_TILE(half_tile) *)elements;
         break;
     }
 }

@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /* Elements of every type, one at a time, widened to double, which is exact. */
 #ifndef DSK_ELEMENTS_H
 #define DSK_ELEMENTS_H

@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /* The floating-point environment of the thread, for callers who compute coefficients. */
 
 #include "environment.h"

@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /* The floating-point environment of the thread, inlined for where a step takes nanoseconds. */
 #ifndef DSK_ENVIRONMENT_H
 #define DSK_ENVIRONMENT_H

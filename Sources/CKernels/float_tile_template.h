@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /*
  * Tiles of floats, written once for every instruction set: DSK_TILE_VECTORS vectors, read from halves (float16 or bfloat16) and
  * rounded to them. The includer defines what it does for double_tile_template.h.
@@ -52,7 +54,7 @@ INLINE HALVES DSK_TILE(round_to_float16)(VECTOR values) {
     return (HALVES)_mm256_cvtps_ph((__m256)values, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 #elif defined(__aarch64__)
     typedef _Float16 native __attribute__((vector_size(DSK_VECTOR_BYTES / 2)));
-    return (HALVES)__builtin_convertvector(values, native);
+    return (HALVES) __builtin_convertvector(values, native);
 #else
     MASK zero = {0}, bits = (MASK)values, magnitudes = bits & 0x7FFFFFFF;
     VECTOR absolute = (VECTOR)magnitudes, half = (VECTOR)(zero + 0x3F000000); /* 1/2 */
@@ -95,19 +97,19 @@ INLINE void DSK_TILE(load)(dsk_element_type type, const void *tensor, size_t i, 
 }
 
 /* Takes the tile that begins at element i as it is. */
-INLINE void DSK_TILE(copy)(dsk_element_type type, const void *tensor, size_t i, DSK_TILE(elements) * elements) {
+INLINE void DSK_TILE(copy)(dsk_element_type type, const void *tensor, size_t i, DSK_TILE(elements) *elements) {
     const LOOSE_HALVES *halves = (const LOOSE_HALVES *)((const uint16_t *)tensor + i);
     (void)type;
     for (int u = 0; u < DSK_TILE_VECTORS; u++) elements->parts[u] = halves[u];
 }
 
 /* Rounds vector u of a tile. */
-INLINE void DSK_TILE(round_vector)(dsk_element_type type, VECTOR values, int u, DSK_TILE(elements) * elements) {
+INLINE void DSK_TILE(round_vector)(dsk_element_type type, VECTOR values, int u, DSK_TILE(elements) *elements) {
     elements->parts[u] = type == DSK_FLOAT16 ? DSK_TILE(round_to_float16)(values) : DSK_TILE(round_to_bfloat16)(values);
 }
 
 /* Rounds a tile. */
-INLINE void DSK_TILE(round)(dsk_element_type type, const VECTOR *values, DSK_TILE(elements) * elements) {
+INLINE void DSK_TILE(round)(dsk_element_type type, const VECTOR *values, DSK_TILE(elements) *elements) {
     if (type == DSK_FLOAT16) {
         for (int u = 0; u < DSK_TILE_VECTORS; u++) DSK_TILE(round_vector)(DSK_FLOAT16, values[u], u, elements);
     } else {
@@ -116,12 +118,14 @@ INLINE void DSK_TILE(round)(dsk_element_type type, const VECTOR *values, DSK_TIL
 }
 
 /* Writes a tile to element i and after; `streaming`: past the caches, at an address that suits a vector. */
-INLINE void DSK_TILE(store)(dsk_element_type type, const DSK_TILE(elements) * elements, void *tensor, size_t i, bool streaming) {
+INLINE void DSK_TILE(store)(dsk_element_type type, const DSK_TILE(elements) *elements, void *tensor, size_t i, bool streaming) {
     uint16_t *halves = (uint16_t *)tensor + i;
     (void)type;
     for (int u = 0; u < DSK_TILE_VECTORS; u++) {
-        if (streaming) dsk_store_streaming(elements->parts[u], (HALVES *)halves + u);
-        else ((LOOSE_HALVES *)halves)[u] = elements->parts[u];
+        if (streaming)
+            dsk_store_streaming(elements->parts[u], (HALVES *)halves + u);
+        else
+            ((LOOSE_HALVES *)halves)[u] = elements->parts[u];
     }
 }
 

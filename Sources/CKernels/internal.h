@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /* What the files of CKernels share with each other and with nobody else. */
 #ifndef DSK_INTERNAL_H
 #define DSK_INTERNAL_H
@@ -65,11 +67,11 @@ typedef struct dsk_program {
 
 /* What a pass of a selection counts among the keys of |p| (see threshold.c). */
 typedef struct dsk_sieve {
-    int64_t low, high;    /* the fences: -1 <= low <= high, 0 <= high */
-    size_t n_below_low;   /* key < low */
-    size_t n_to_low;      /* key <= low */
-    size_t n_below_high;  /* key < high */
-    size_t n_to_high;     /* key <= high */
+    int64_t low, high;   /* the fences: -1 <= low <= high, 0 <= high */
+    size_t n_below_low;  /* key < low */
+    size_t n_to_low;     /* key <= low */
+    size_t n_below_high; /* key < high */
+    size_t n_to_high;    /* key <= high */
     bool has_nan;
 } dsk_sieve;
 

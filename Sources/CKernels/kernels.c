@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /* Every variant of the inner loops, and the choice among them. */
 
 #include "elements.h"
@@ -89,6 +91,7 @@ enum { DSK_MOST_PLAIN_TERMS = 5 };
 #define DSK_PLAIN(n_terms, form) ((n_terms) * DSK_PLAIN_FORM_COUNT + (unsigned)(form))
 
 /* What there are loops for. */
+/* clang-format off */
 #define DSK_PLAIN_LOOPS(X)                                                                                                 \
     X(1, DSK_PLAIN_SUM) X(2, DSK_PLAIN_SUM) X(3, DSK_PLAIN_SUM) X(4, DSK_PLAIN_SUM)                                        \
     X(2, DSK_PLAIN_AND_COPY) X(3, DSK_PLAIN_AND_COPY) X(4, DSK_PLAIN_AND_COPY) X(5, DSK_PLAIN_AND_COPY)                    \
@@ -97,6 +100,7 @@ enum { DSK_MOST_PLAIN_TERMS = 5 };
     X(1, DSK_PLAIN_WITH_P) X(2, DSK_PLAIN_WITH_P)                                                                          \
     X(1, DSK_PLAIN_WITH_P_AND_P) X(2, DSK_PLAIN_WITH_P_AND_P) X(3, DSK_PLAIN_WITH_P_AND_P) X(4, DSK_PLAIN_WITH_P_AND_P)    \
     X(1, DSK_PLAIN_WITH_P_AND_BOTH) X(2, DSK_PLAIN_WITH_P_AND_BOTH) X(3, DSK_PLAIN_WITH_P_AND_BOTH)
+/* clang-format on */
 
 /* Whether `some` combines `count` tensors that `all` combines from place `begin` on. */
 static bool dsk_same_tensors(const dsk_combination *some, const dsk_combination *all, unsigned begin, unsigned count) {
@@ -146,8 +150,7 @@ static void dsk_pad_terms(dsk_padded_program *padded, dsk_combination *terms, si
                           size_t buffer_size) {
     for (unsigned j = 0; j < terms->n_terms; j++) {
         unsigned place = 0;
-        while (place < padded->n_inputs &&
-               (padded->inputs[place] != terms->tensors[j] || padded->types[place] != terms->types[j]))
+        while (place < padded->n_inputs && (padded->inputs[place] != terms->tensors[j] || padded->types[place] != terms->types[j]))
             place++;
         char *buffer = (char *)buffers + place * buffer_size;
         if (place == padded->n_inputs) {
@@ -317,6 +320,7 @@ static inline uint64_t dsk_grid_constant(int fraction_bits) { return ((uint64_t)
 #undef DSK_COEFFICIENT
 
 #define DSK_VARIANT(kind, isa) {step_##kind##_##isa, sift_##kind##_##isa, pick_##kind##_##isa}
+/* clang-format off */
 #define DSK_VARIANTS(isa)                             \
     {                                                 \
         [DSK_FLOAT32] = DSK_VARIANT(float32, isa),    \
@@ -327,6 +331,7 @@ static inline uint64_t dsk_grid_constant(int fraction_bits) { return ((uint64_t)
         [DSK_KERNEL_SHORT] = DSK_VARIANT(short, isa), \
         [DSK_KERNEL_WIDE] = DSK_VARIANT(wide, isa),   \
     }
+/* clang-format on */
 
 #if defined(__x86_64__)
 static const dsk_kernels variants[][DSK_KERNEL_COUNT] = {

@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /* One template (DSK_TEMPLATE) for every instruction set of this processor. */
 
 #ifndef DSK_JOIN

@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /*
  * The inner loops, written once for every kind of item and every instruction set. The includer defines
  *
@@ -45,7 +47,7 @@ typedef struct DSK_NAME(scalars) {
     DSK_SUM prediction[DSK_PREDICTION_INPUT_COUNT];
     DSK_SUM outputs[DSK_OUTPUT_COUNT][DSK_INPUT_COUNT];
     DSK_SUM output_prediction[DSK_OUTPUT_COUNT];
-    DSK_REAL range; /* r or s; infinite where p isn't clamped */
+    DSK_REAL range;                /* r or s; infinite where p isn't clamped */
     bool copies[DSK_OUTPUT_COUNT]; /* the output is one of the inputs: nothing to compute */
 } DSK_NAME(scalars);
 
@@ -156,16 +158,21 @@ INLINE void DSK_NAME(clamped_tiles)(const dsk_program *program, const DSK_NAME(s
 }
 
 /* The same, for the program's clamp and terms. It is large: so it isn't inlined into all of its callers. */
-DSK_TARGET static __attribute__((noinline)) void DSK_NAME(predict_tiles)(
-    const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t begin, size_t end, DSK_REAL *p) {
+DSK_TARGET static __attribute__((noinline)) void DSK_NAME(predict_tiles)(const dsk_program *program,
+                                                                         const DSK_NAME(scalars) * scalars, size_t begin,
+                                                                         size_t end, DSK_REAL *p) {
 #define PREDICT(is_pair, divides) DSK_NAME(clamped_tiles)(program, scalars, begin, end, p, is_pair, divides)
     const bool divides = program->clamp == DSK_CLAMP_THRESHOLD;
     if (DSK_NAME(is_pair)(program)) {
-        if (divides) PREDICT(true, true);
-        else PREDICT(true, false);
+        if (divides)
+            PREDICT(true, true);
+        else
+            PREDICT(true, false);
     } else {
-        if (divides) PREDICT(false, true);
-        else PREDICT(false, false);
+        if (divides)
+            PREDICT(false, true);
+        else
+            PREDICT(false, false);
     }
 #undef PREDICT
 }
@@ -201,7 +208,7 @@ INLINE void DSK_NAME(any_tiles)(const dsk_program *program, const DSK_NAME(scala
             }
         }
         EACH_OUTPUT
-            DSK_TILE(store)(DSK_TYPE(program->destination_types[k]), &results[k], program->destinations[k], i, streaming[k]);
+        DSK_TILE(store)(DSK_TYPE(program->destination_types[k]), &results[k], program->destinations[k], i, streaming[k]);
     }
 }
 
@@ -218,7 +225,7 @@ INLINE void DSK_NAME(plain_tiles)(const dsk_program *program, const DSK_NAME(sca
     const bool has_p = form >= DSK_PLAIN_WITH_P, has_second = form != DSK_PLAIN_SUM && form != DSK_PLAIN_WITH_P;
     const bool is_p_copied = form == DSK_PLAIN_WITH_P_AND_P && dsk_size(type) == sizeof(DSK_REAL);
     /* The first output's tensors that the second one combines. */
-    const unsigned shared = form == DSK_PLAIN_AND_TRIPLE                                      ? 3
+    const unsigned shared = form == DSK_PLAIN_AND_TRIPLE                                     ? 3
                             : form == DSK_PLAIN_AND_PAIR || form == DSK_PLAIN_AND_LATER_PAIR ? 2
                             : form == DSK_PLAIN_WITH_P_AND_BOTH                              ? 1
                                                                                              : 0;
@@ -245,8 +252,10 @@ INLINE void DSK_NAME(plain_tiles)(const dsk_program *program, const DSK_NAME(sca
         WHOLE_REALS tile[WHOLE_VECTORS];
         if (has_p && FUSES) {
             DSK_NAME(predict_tile)(program, scalars, &pair, true, i, tile);
-            if (divides) DSK_NAME(clamp_tile)(tile, range, true);
-            else DSK_NAME(clamp_tile)(tile, range, false);
+            if (divides)
+                DSK_NAME(clamp_tile)(tile, range, true);
+            else
+                DSK_NAME(clamp_tile)(tile, range, false);
         } else if (has_p) {
             memcpy(tile, p + (i - begin), sizeof tile);
         }
@@ -270,9 +279,12 @@ INLINE void DSK_NAME(plain_tiles)(const dsk_program *program, const DSK_NAME(sca
             }
         }
         EACH_VECTOR DSK_TILE(round_vector)(type, sums[u], u, &results[0]);
-        if (form == DSK_PLAIN_AND_COPY) DSK_TILE(copy)(type, another, i, &results[1]);
-        else if (is_p_copied) DSK_TILE(copy)(type, tile, 0, &results[1]);
-        else if (has_second) EACH_VECTOR DSK_TILE(round_vector)(type, others[u], u, &results[1]);
+        if (form == DSK_PLAIN_AND_COPY)
+            DSK_TILE(copy)(type, another, i, &results[1]);
+        else if (is_p_copied)
+            DSK_TILE(copy)(type, tile, 0, &results[1]);
+        else if (has_second)
+            EACH_VECTOR DSK_TILE(round_vector)(type, others[u], u, &results[1]);
         /* One branch for all stores: between two of them the compiler would put off the work for the second. */
         if (stream_first || stream_second) {
             DSK_TILE(store)(type, &results[0], first, i, stream_first);
@@ -287,15 +299,14 @@ INLINE void DSK_NAME(plain_tiles)(const dsk_program *program, const DSK_NAME(sca
 #endif
 
 /* The tiles that fit into [begin, end), of a program whose form is DSK_PLAIN's; `p` as for any_tiles. It isn't inlined either. */
-DSK_TARGET static __attribute__((noinline)) void DSK_NAME(combine_tiles)(
-    const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t begin, size_t end, const bool *streaming,
-    const DSK_REAL *p, unsigned form) {
+DSK_TARGET static __attribute__((noinline)) void DSK_NAME(combine_tiles)(const dsk_program *program,
+                                                                         const DSK_NAME(scalars) * scalars, size_t begin,
+                                                                         size_t end, const bool *streaming, const DSK_REAL *p,
+                                                                         unsigned form) {
     (void)form;
 #if !DSK_IS_MIXED
-#define PLAIN(n_terms, form)                                                              \
-    case DSK_PLAIN(n_terms, form):                                                        \
-        DSK_NAME(plain_tiles)(program, scalars, begin, end, streaming, p, n_terms, form); \
-        return;
+#define PLAIN(n_terms, form) \
+    case DSK_PLAIN(n_terms, form): DSK_NAME(plain_tiles)(program, scalars, begin, end, streaming, p, n_terms, form); return;
     switch (form) { DSK_PLAIN_LOOPS(PLAIN) }
 #undef PLAIN
 #endif
@@ -335,8 +346,7 @@ INLINE size_t DSK_NAME(step_tiles)(const dsk_program *program, const DSK_NAME(sc
  * The ends of tensors, a tile each at most: it is computed in buffers on the stack, padded with zeros. Inputs are taken before
  * outputs are written, which is right in place.
  */
-DSK_TARGET static void DSK_NAME(step_end)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t begin,
-                                          size_t end) {
+DSK_TARGET static void DSK_NAME(step_end)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t begin, size_t end) {
     DSK_REAL buffers[DSK_INPUT_COUNT + DSK_OUTPUT_COUNT][TILE] __attribute__((aligned(64)));
     const bool streaming[DSK_OUTPUT_COUNT] = {false, false, false};
     dsk_padded_program padded;
@@ -360,8 +370,7 @@ DSK_TARGET static void DSK_NAME(step)(const dsk_program *program, size_t begin, 
         streams = program->streaming[k];
         while (streams && i < end && !DSK_NAME(is_aligned)(program, k, i)) i++;
     }
-    for (unsigned k = 0; k < program->n_outputs; k++)
-        streaming[k] = program->streaming[k] && DSK_NAME(is_aligned)(program, k, i);
+    for (unsigned k = 0; k < program->n_outputs; k++) streaming[k] = program->streaming[k] && DSK_NAME(is_aligned)(program, k, i);
 
     if (begin < i) DSK_NAME(step_end)(program, &scalars, begin, i);
     i = DSK_NAME(step_tiles)(program, &scalars, i, end, streaming);
@@ -445,8 +454,7 @@ INLINE void DSK_NAME(sift_keys)(DSK_NAME(sifted) * sifted, size_t n, DSK_KEY low
     }
 }
 
-DSK_TARGET static size_t DSK_NAME(sift)(const dsk_program *program, size_t begin, size_t end, dsk_sieve *sieve,
-                                        uint64_t *between) {
+DSK_TARGET static size_t DSK_NAME(sift)(const dsk_program *program, size_t begin, size_t end, dsk_sieve *sieve, uint64_t *between) {
     const DSK_KEY low = (DSK_KEY)sieve->low, high = (DSK_KEY)sieve->high;
     const size_t n = end - begin, n_in_tiles = n / TILE * TILE;
     DSK_NAME(sifted) sifted;

@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /* Means, variances and covariances of batch items, the same for any number of threads. */
 
 #include "elements.h"
@@ -46,9 +48,14 @@ static void sum_part(void *context, size_t part) {
 static dsk_moments item_moments(dsk_element_type type, const void *a, const void *b, size_t n, unsigned max_threads) {
     if (n == 0) return (dsk_moments){NAN, NAN, NAN, NAN, NAN};
     part_sums parts[PART_COUNT];
-    moments_work work = {
-        .type = type, .sum = chosen_summer(), .a = a, .b = b, .n_elements = n, .pivot_a = dsk_element_value(type, a, 0),
-        .pivot_b = dsk_element_value(type, b, 0), .parts = parts};
+    moments_work work = {.type = type,
+                         .sum = chosen_summer(),
+                         .a = a,
+                         .b = b,
+                         .n_elements = n,
+                         .pivot_a = dsk_element_value(type, a, 0),
+                         .pivot_b = dsk_element_value(type, b, 0),
+                         .parts = parts};
     size_t n_parts = (n + PART_ELEMENTS - 1) / PART_ELEMENTS;
     double count = 0, mean_a = 0, mean_b = 0, aa = 0, bb = 0, ab = 0; /* of what has been combined so far */
     for (; work.first_part < n_parts; work.first_part += PART_COUNT) {
@@ -65,9 +72,11 @@ static dsk_moments item_moments(dsk_element_type type, const void *a, const void
             count += m;
         }
     }
-    return (dsk_moments){
-        .mean_a = mean_a + work.pivot_a, .mean_b = mean_b + work.pivot_b, .variance_a = aa > 0 || isnan(aa) ? aa / count : 0,
-        .variance_b = bb > 0 || isnan(bb) ? bb / count : 0, .covariance = ab / count};
+    return (dsk_moments){.mean_a = mean_a + work.pivot_a,
+                         .mean_b = mean_b + work.pivot_b,
+                         .variance_a = aa > 0 || isnan(aa) ? aa / count : 0,
+                         .variance_b = bb > 0 || isnan(bb) ? bb / count : 0,
+                         .covariance = ab / count};
 }
 
 typedef struct items_work {

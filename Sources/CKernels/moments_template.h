@@ -1,10 +1,13 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /*
  * The sums that moments are made of, for every instruction set: see kernels_all_isas.h. Lanes are summed apart and added up in their
  * order, so that vectors of any length give the same bits.
  */
 
-static inline __attribute__((always_inline)) DSK_TARGET void DSK_NAME(sum_typed)(
-    dsk_element_type type, const void *a, const void *b, size_t begin, size_t end, double pivot_a, double pivot_b, part_sums *sums) {
+static inline __attribute__((always_inline)) DSK_TARGET void DSK_NAME(sum_typed)(dsk_element_type type, const void *a,
+                                                                                 const void *b, size_t begin, size_t end,
+                                                                                 double pivot_a, double pivot_b, part_sums *sums) {
     double sum_a[LANES] = {0}, sum_b[LANES] = {0}, sum_aa[LANES] = {0}, sum_bb[LANES] = {0}, sum_ab[LANES] = {0};
     size_t i = begin;
     for (; end - i >= LANES; i += LANES)

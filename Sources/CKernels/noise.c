@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /* Normal sources that agree with torch and NumPy seed by seed. */
 
 /* Vectors wider than a register are passed to functions that are always inlined: there is no ABI to be had different. */
@@ -119,8 +121,7 @@ typedef struct noise_kernels {
     void (*cuda_tile)(const cuda_tile *tile);
 } noise_kernels;
 
-#define DSK_VARIANT(isa) \
-    { twist_##isa, temper_##isa, torch_blocks_##isa, cuda_tile_##isa }
+#define DSK_VARIANT(isa) {twist_##isa, temper_##isa, torch_blocks_##isa, cuda_tile_##isa}
 
 #if defined(__x86_64__)
 
@@ -143,8 +144,7 @@ static const noise_kernels *kernels_in_force(void) { return &variants[dsk_chosen
 void dsk_mt19937_seed(dsk_mt19937 *generator, uint32_t seed) {
     uint32_t *words = generator->words;
     words[0] = seed;
-    for (uint32_t k = 1; k < DSK_MT19937_WORD_COUNT; k++)
-        words[k] = 1812433253u * (words[k - 1] ^ (words[k - 1] >> 30)) + k;
+    for (uint32_t k = 1; k < DSK_MT19937_WORD_COUNT; k++) words[k] = 1812433253u * (words[k - 1] ^ (words[k - 1] >> 30)) + k;
     generator->next = DSK_MT19937_WORD_COUNT;
 }
 
@@ -189,8 +189,8 @@ static dsk_status check_output(const void *state, size_t n, const void *out, siz
 /* MARK: torch on the CPU */
 
 enum {
-    TORCH_BLOCK = 16,                 /* elements that are transformed together */
-    CHUNK_BLOCKS = 512,               /* blocks a thread takes at a time: some 10 microseconds */
+    TORCH_BLOCK = 16,   /* elements that are transformed together */
+    CHUNK_BLOCKS = 512, /* blocks a thread takes at a time: some 10 microseconds */
     CHUNK_ELEMENTS = CHUNK_BLOCKS * TORCH_BLOCK,
 };
 

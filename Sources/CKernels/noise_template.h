@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /*
  * The inner loops of the normal sources, written once for every instruction set. The includer defines
  *

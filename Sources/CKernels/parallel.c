@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /* Sharing chunks among the threads of the process's own OpenMP runtime. */
 
 #if !defined(_GNU_SOURCE)

@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /* What has no tensor in it: element sizes, messages, the version. */
 
 #include "internal.h"

@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /* The fused step: checking items, cutting them into chunks, and the calls built on it. */
 
 #include "elements.h"
@@ -300,16 +302,14 @@ void dsk_guide_row(const dsk_row *row, double scale, double factor, dsk_row *gui
 }
 
 dsk_status dsk_add_noise(dsk_element_type type, const void *sample, const void *noise, const double *signal_rates,
-                         const double *noise_rates, size_t n_items, size_t n_elements_per_item, void *out,
-                         unsigned max_threads) {
+                         const double *noise_rates, size_t n_items, size_t n_elements_per_item, void *out, unsigned max_threads) {
     enum { BLOCK = 16 }; /* items a call of dsk_step, so that rows and items stay on the stack */
     size_t element_size = dsk_element_size(type);
     if (element_size == 0) return DSK_UNKNOWN_TYPE;
     if (n_items == 0) return DSK_OK;
     if (!sample || !noise || !signal_rates || !noise_rates || !out) return DSK_NULL_POINTER;
     if (n_elements_per_item > SIZE_MAX / element_size / n_items) return DSK_TOO_LARGE;
-    if ((uintptr_t)sample % element_size || (uintptr_t)noise % element_size || (uintptr_t)out % element_size)
-        return DSK_MISALIGNED;
+    if ((uintptr_t)sample % element_size || (uintptr_t)noise % element_size || (uintptr_t)out % element_size) return DSK_MISALIGNED;
     size_t bytes = n_elements_per_item * element_size;
     size_t all = n_items * bytes;
     if (partly_overlap(sample, all, out, all) || partly_overlap(noise, all, out, all)) return DSK_OVERLAP;
@@ -335,8 +335,7 @@ dsk_status dsk_add_noise(dsk_element_type type, const void *sample, const void *
     return DSK_OK;
 }
 
-dsk_status dsk_scale(dsk_element_type type, const void *sample, double factor, size_t n_elements, void *out,
-                     unsigned max_threads) {
+dsk_status dsk_scale(dsk_element_type type, const void *sample, double factor, size_t n_elements, void *out, unsigned max_threads) {
     if (dsk_element_size(type) == 0) return DSK_UNKNOWN_TYPE;
     if (n_elements && (!sample || !out)) return DSK_NULL_POINTER;
     dsk_row row = {0};

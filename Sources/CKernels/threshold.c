@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /*
  * Dynamic thresholds: the exact quantile of |p| by selection, in one pass over the tensors at the usual sizes.
  *
@@ -260,10 +262,14 @@ static double find_threshold(const dsk_item *item, unsigned max_threads) {
 
     dsk_program program;
     dsk_prepare_thresholds(&program, item);
-    selection work = {
-        .program = &program, .kernels = dsk_kernels_for(program.kind), .n_elements = n, .max_threads = max_threads,
-        .infinity = program.is_wide ? 0x7FFll << 52 : 0xFFll << 23,
-        .candidates = item->workspace, .capacity = candidate_capacity(n), .n_sample = sample_size(n)};
+    selection work = {.program = &program,
+                      .kernels = dsk_kernels_for(program.kind),
+                      .n_elements = n,
+                      .max_threads = max_threads,
+                      .infinity = program.is_wide ? 0x7FFll << 52 : 0xFFll << 23,
+                      .candidates = item->workspace,
+                      .capacity = candidate_capacity(n),
+                      .n_sample = sample_size(n)};
     work.sample = work.candidates + work.capacity;
     if (max_value <= 1) { /* only a NaN changes the answer */
         sift(&work, 0, 0);

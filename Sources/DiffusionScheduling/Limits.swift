@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The most that this library accepts of what comes from elsewhere, so that no file can make it take long or fill the memory.
 ///
 /// Everything real is far below: a `scheduler_config.json` has a few hundred bytes and some thirty values, a model 1,000 training

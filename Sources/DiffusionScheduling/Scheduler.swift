@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// What a pipeline needs of a scheduler, and nothing else.
 ///
 /// A diffusion model turns noise into a sample in a few steps. The scheduler says at which noise levels the model is asked, and

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The schedulers of this library by diffusers' names.
 public enum SchedulerCatalog {
     private static let types: [any PlannedScheduler.Type] = [
@@ -64,7 +66,8 @@ public enum SchedulerCatalog {
     package static func makeScheduler(
         contentsOf path: String, subfolder: String?, className: String?, overrides: [String: JSONValue]
     ) throws(SchedulerError) -> any PlannedScheduler {
-        try makeScheduler(json: ConfigurationFile.read(path: path, subfolder: subfolder), className: className, overrides: overrides)
+        try makeScheduler(
+            json: ConfigurationFile.read(path: path, subfolder: subfolder), className: className, overrides: overrides)
     }
 
     /// The members of a JSON object.

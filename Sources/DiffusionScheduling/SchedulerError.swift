@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// What can go wrong, with what a person needs to put it right: the key or argument, its value, and what is allowed.
 ///
 /// An operation that throws has changed nothing: no sample, no history, no index. The object it was called on stays usable.

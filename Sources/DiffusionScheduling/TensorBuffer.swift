@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// Memory for a tensor that can change hands: a model writes its output here, and a step may keep it instead of copying it.
 ///
 /// ```swift

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// An element type that schedulers can step: `Float`, `Double`, `Float16` or ``BFloat16``.
 ///
 /// The arithmetic is done in a wider type: half elements are summed in `Float`, the others in `Double`. Each result is rounded

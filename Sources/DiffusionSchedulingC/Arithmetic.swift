@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import CDiffusionScheduling
 internal import CKernels
 import DiffusionScheduling
@@ -64,7 +66,8 @@ enum Arithmetic {
     private static func check(_ status: dsk_status) throws {
         guard status == DSK_OK else {
             throw SchedulerError.invalidValue(
-                key: "a tensor", value: "refused by the kernels", allowed: "so that not: \(String(cString: dsk_status_message(status)))")
+                key: "a tensor", value: "refused by the kernels",
+                allowed: "so that not: \(String(cString: dsk_status_message(status)))")
         }
     }
 }

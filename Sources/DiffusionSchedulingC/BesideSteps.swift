@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import CDiffusionScheduling
 import DiffusionScheduling
 
@@ -110,8 +112,8 @@ public func ds_ddim_step(
             }
             let sample = try Tensor(sample, .sample)
             let tensors = try StepTensors(
-            sample: sample, modelOutput: model_output, noise: noise, nextSample: prev_sample, prediction: pred_original_sample,
-            modelLearnsVariance: false)
+                sample: sample, modelOutput: model_output, noise: noise, nextSample: prev_sample, prediction: pred_original_sample,
+                modelLearnsVariance: false)
             try ddim.plannedCoefficients(
                 from: timestep, eta: eta, useClippedModelOutput: use_clipped_model_output
             ).step(clamp: ddim.clamp, tensors, batchSize: sample.batchSize, maximumThreads: Int(max_threads))

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import Synchronization
 
 /// A value that any number of threads read while one replaces it. Readers take no lock and never wait.

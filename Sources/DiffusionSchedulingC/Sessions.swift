@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import CDiffusionScheduling
 import DiffusionScheduling
 
@@ -123,7 +125,8 @@ public func ds_session_step_guided(
         let holder = try session.holder, guidance = try require(guidance, "guidance")
         let sample = try Tensor(sample, .sample), other = try Tensor(unconditional, .unconditional)
         let tensors = try StepTensors(
-            sample: sample, modelOutput: conditional, called: .conditional, unconditional: other, noise: noise, nextSample: prev_sample,
+            sample: sample, modelOutput: conditional, called: .conditional, unconditional: other, noise: noise,
+            nextSample: prev_sample,
             prediction: pred_original_sample, modelLearnsVariance: holder.pointee.session.plan.modelLearnsVariance)
         holder.pointee.session.maximumThreads = Int(max_threads)
         try holder.pointee.session.step(tensors, guidance: Guidance(guidance.pointee), batchSize: sample.batchSize)
@@ -141,7 +144,8 @@ public func ds_step_rows(
         let handles = try require(sessions, "sessions"), sample = try Tensor(sample, .sample)
         guard n_rows == sample.axis0Count, sample.rank > 0 else {
             throw SchedulerError.invalidValue(
-                key: "n_rows", value: "\(UInt(bitPattern: n_rows))", allowed: "the extent of axis 0 of sample, \(sample.axis0Count)")
+                key: "n_rows", value: "\(UInt(bitPattern: n_rows))", allowed: "the extent of axis 0 of sample, \(sample.axis0Count)"
+            )
         }
         let tensors = try StepTensors(
             sample: sample, modelOutput: model_output, unconditional: Tensor.optional(unconditional, .unconditional), noise: noise,
@@ -156,14 +160,17 @@ public func ds_step_rows(
             }
             let holder = try handles[row].holder
             guard !holder.pointee.isTaken else {
-                throw SchedulerError.invalidValue(key: "sessions[\(row)]", value: "a session of another row", allowed: "one of its own")
+                throw SchedulerError.invalidValue(
+                    key: "sessions[\(row)]", value: "a session of another row", allowed: "one of its own")
             }
             holder.pointee.isTaken = true
             holders.append(holder)
         }
         let place = MemoryLayout<SessionHolder>.offset(of: \.session)!
         let rows = SessionRows(
-            holders.map { $0.map { UnsafeMutableRawPointer($0).advanced(by: place).assumingMemoryBound(to: SamplingSession.self) } },
+            holders.map {
+                $0.map { UnsafeMutableRawPointer($0).advanced(by: place).assumingMemoryBound(to: SamplingSession.self) }
+            },
             guidance: guidance == nil ? [] : (0..<n_rows).map { guidance[$0].scale == 1 ? nil : Guidance(guidance[$0]) },
             maximumThreads: Int(max_threads))
         try rows.step(tensors)

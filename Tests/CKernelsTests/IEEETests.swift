@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import CKernels
 import Foundation
 import Testing
@@ -14,7 +16,7 @@ extension KernelTests {
                 let x = odd.flatMap { Array(repeating: $0, count: odd.count) }
                 let e = Array(repeating: odd, count: odd.count).flatMap(\.self)
                 let largest = T.greatestFiniteMagnitude.widened, least = T.leastNormalMagnitude.widened
-                let fullNaN = Double(bitPattern: 0x7fff_ffff_ffff_ffff) // adding one to its bits would give a zero
+                let fullNaN = Double(bitPattern: 0x7fff_ffff_ffff_ffff)  // adding one to its bits would give a zero
                 let coefficients = [0, 1, -1, 0.3, 2, largest, least, Double.infinity, fullNaN]
                 for clamp in [DSK_CLAMP_NONE, DSK_CLAMP_RANGE, DSK_CLAMP_THRESHOLD] {
                     for first in coefficients {
@@ -97,7 +99,7 @@ extension KernelTests {
             row.outputs[1][input] = 1
             let memory = Tensor<Float>(count: 5 * bits.count), output = Tensor<Float>(count: 5 * bits.count, offset: 5)
             let source = Array(repeating: bits, count: 5).flatMap { $0 }
-            memcpy(memory.pointer, source, source.count * 4) // a signalling NaN might not survive as a Float
+            memcpy(memory.pointer, source, source.count * 4)  // a signalling NaN might not survive as a Float
             let inputs = (0..<Row.inputCount).map { $0 == input ? memory : nil }
             try forEachISA { isa in
                 for (threads, streamingBytes) in [(1, Int.max), (1, 0), (3, 0)] {

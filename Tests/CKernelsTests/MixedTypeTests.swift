@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import CKernels
 import Foundation
 import Testing
@@ -38,7 +40,9 @@ extension KernelTests {
             item.n_elements = count
             item.threshold = threshold
             withUnsafeMutableBytes(of: &item.inputs) { $0.copyBytes(from: inputs.map { $0?.pointer }.withUnsafeBytes(Array.init)) }
-            withUnsafeMutableBytes(of: &item.outputs) { $0.copyBytes(from: outputs.map { $0?.pointer }.withUnsafeBytes(Array.init)) }
+            withUnsafeMutableBytes(of: &item.outputs) {
+                $0.copyBytes(from: outputs.map { $0?.pointer }.withUnsafeBytes(Array.init))
+            }
             let types = { (tensors: [AnyTensor?]) in tensors.map { $0?.kind.cType ?? DSK_FLOAT32 }.withUnsafeBytes(Array.init) }
             withUnsafeMutableBytes(of: &item.input_types) { $0.copyBytes(from: types(inputs)) }
             withUnsafeMutableBytes(of: &item.output_types) { $0.copyBytes(from: types(outputs)) }
@@ -49,7 +53,9 @@ extension KernelTests {
 
         /// Random rows with a random type for every tensor; some outputs lie over inputs of their size. Thresholds come from the
         /// item itself.
-        @Test(arguments: [[ElementKind.float16, .bfloat16], [.float32, .float16, .bfloat16], ElementKind.allCases, [.float64, .float16]])
+        @Test(arguments: [
+            [ElementKind.float16, .bfloat16], [.float32, .float16, .bfloat16], ElementKind.allCases, [.float64, .float16],
+        ])
         func randomItems(kinds: [ElementKind]) throws {
             var random = Random("randomItems \(kinds)")
             let workspaces = Workspaces()
@@ -80,12 +86,16 @@ extension KernelTests {
                 try withUnsafePointer(to: &cRow) { cRow in
                     for size in Self.sizes {
                         let p = arithmetic.prediction(row, original, count: size)
-                        let threshold = row.clamp != DSK_CLAMP_THRESHOLD || !row.usesPrediction(wanted: wanted) ? 1
-                            : arithmetic == .wide ? plainThreshold(p, ratio: 0.9, maxValue: 9)
-                            : plainThreshold(p.map { Float($0) }, ratio: 0.9, maxValue: 9)
+                        let threshold =
+                            row.clamp != DSK_CLAMP_THRESHOLD || !row.usesPrediction(wanted: wanted)
+                            ? 1
+                            : arithmetic == .wide
+                                ? plainThreshold(p, ratio: 0.9, maxValue: 9)
+                                : plainThreshold(p.map { Float($0) }, ratio: 0.9, maxValue: 9)
                         let expected = arithmetic.step(row, inputs: original, threshold: threshold, count: size)
                         try forEachISA { isa in
-                            for (threads, streamingBytes) in [(UInt32(1), Int.max), (1, 0), (3, 0)] where size >= 200 || threads == 1 {
+                            for (threads, streamingBytes) in [(UInt32(1), Int.max), (1, 0), (3, 0)]
+                            where size >= 200 || threads == 1 {
                                 outputs.forEach { $0?.reset() }
                                 zip(inputs, original).forEach { $0.set($1) }
                                 var item = Self.item(
@@ -110,7 +120,9 @@ extension KernelTests {
                                     guard let output else { continue }
                                     // Beyond the size, memory in place holds the input.
                                     let isInPlace = inputs.contains { $0.pointer == output.pointer }
-                                    let all = isInPlace ? expected[k] + original[inputs.firstIndex { $0.pointer == output.pointer }!][size...]
+                                    let all =
+                                        isInPlace
+                                        ? expected[k] + original[inputs.firstIndex { $0.pointer == output.pointer }!][size...]
                                         : expected[k]
                                     try require(
                                         noProblem: output.problem(all, isInPlace ? count : size), "output \(k) of \(context())")
@@ -141,7 +153,8 @@ extension KernelTests {
             let greatest = (1 << (15 - fractionBits)) - 1
             let exponent = (bits >> fractionBits) & greatest, fraction = bits & ((1 << fractionBits) - 1)
             if exponent == greatest { return nil }
-            let magnitude = exponent == 0
+            let magnitude =
+                exponent == 0
                 ? scalbn(Double(fraction), 1 - bias - fractionBits)
                 : scalbn(Double(fraction + 1 << fractionBits), exponent - bias - fractionBits)
             return bits & 0x8000 == 0 ? magnitude : -magnitude
@@ -156,7 +169,8 @@ extension KernelTests {
                 let doubles = try convert(all, to: Double.self, isa: isa), floats = try convert(all, to: Float.self, isa: isa)
                 for bits in 0...0xffff {
                     let isInfinite = bits & 0x7fff == (0x7fff >> fractionBits) << fractionBits
-                    let expected = value(ofBits: bits, fractionBits: fractionBits, bias: bias)
+                    let expected =
+                        value(ofBits: bits, fractionBits: fractionBits, bias: bias)
                         ?? (isInfinite ? (bits & 0x8000 == 0 ? .infinity : -.infinity) : .nan)
                     for actual in [doubles[bits], Double(floats[bits])] {
                         let isSame = expected.isNaN ? actual.isNaN : actual.bitPattern == expected.bitPattern
@@ -202,7 +216,8 @@ extension KernelTests {
                 for (i, actual) in try convert(source, to: H.self, isa: isa).enumerated() {
                     let bits = Int(unsafeBitCast(actual, to: UInt16.self))
                     try require(
-                        noProblem: bits == expected[i] ? nil
+                        noProblem: bits == expected[i]
+                            ? nil
                             : "\(source[i]) became \(String(bits, radix: 16)), not \(String(expected[i], radix: 16))",
                         "\(From.kind) to \(H.kind), ISA \(isa.rawValue)")
                 }

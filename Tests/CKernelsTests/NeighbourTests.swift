@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import CKernels
 import Testing
 
@@ -134,7 +136,9 @@ extension KernelTests {
             var moments = dsk_moments(mean_a: -7, mean_b: 0, variance_a: 0, variance_b: 0, covariance: 0)
             a.withUnsafeBytes { bytes in
                 let address = bytes.baseAddress
-                func find(_ a: UnsafeRawPointer?, _ b: UnsafeRawPointer?, type: dsk_element_type = DSK_FLOAT32, count: Int = 2) -> dsk_status {
+                func find(_ a: UnsafeRawPointer?, _ b: UnsafeRawPointer?, type: dsk_element_type = DSK_FLOAT32, count: Int = 2)
+                    -> dsk_status
+                {
                     dsk_find_moments(type, [a], [b], 1, count, &moments, 0)
                 }
                 #expect(find(address, address, type: dsk_element_type(rawValue: 77)) == DSK_UNKNOWN_TYPE)
@@ -175,7 +179,8 @@ extension KernelTests {
                 #expect(guided.threshold_ratio == plain.threshold_ratio && guided.threshold_maximum == plain.threshold_maximum)
                 let expected = guided
                 withUnsafeMutablePointer(to: &plain) { dsk_guide_row($0, scale, factor, $0) }
-                #expect(array(plain.prediction) == array(expected.prediction) && array(plain.outputs.2) == array(expected.outputs.2))
+                #expect(
+                    array(plain.prediction) == array(expected.prediction) && array(plain.outputs.2) == array(expected.outputs.2))
             }
         }
     }

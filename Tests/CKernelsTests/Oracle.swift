@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The oracles. The plain one computes a step as CKernels.h documents it, one operation after the other; Swift never fuses a
 /// product and a sum, so the core has to have the same bits. The exact one knows how far a float32 step may be from what it
 /// would be without rounding.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import CKernels
 import Foundation
 import Testing
@@ -36,11 +38,11 @@ extension KernelTests {
             #expect(dsk_isa.available.last == best)
             #expect(dsk_limit_isa(DSK_ISA_BASELINE) == DSK_ISA_BASELINE)
             #expect(dsk_limit_isa(dsk_isa(rawValue: 1000)) == best)
-            #expect(dsk_limit_isa(dsk_isa(rawValue: .max)).rawValue <= best.rawValue) // -1 where enums are signed
+            #expect(dsk_limit_isa(dsk_isa(rawValue: .max)).rawValue <= best.rawValue)  // -1 where enums are signed
         }
 
         /// A thresholded step whose items, threads and sizes depend on the number; compared with its own serial oracle.
-        private struct Job: @unchecked Sendable { // every job's memory is its own
+        private struct Job: @unchecked Sendable {  // every job's memory is its own
             let call = Call<Float>()
             let outputs: [Tensor<Float>]
             let expected: [[Float]]
@@ -89,7 +91,7 @@ extension KernelTests {
             let failures = Failures()
             withLimits(parallelElements: 64, streamingBytes: 8192) {
                 DispatchQueue.concurrentPerform(iterations: jobs.count) { i in
-                    OpenMP.threadCount = 4 // each thread of the queue has its own setting
+                    OpenMP.threadCount = 4  // each thread of the queue has its own setting
                     for round in 0..<6 {
                         failures.catching { try jobs[i].run(threads: threadCounts[(i + round) % threadCounts.count]) }
                     }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import CKernels
 import Testing
 
@@ -50,7 +52,7 @@ extension KernelTests {
             let inputs = (0..<2).map { Tensor(Array(repeating: Float($0), count: count)) }
             let outputs = (0..<4).map { _ in Tensor<Float>(count: count) }
             let call = Call<Float>()
-            let itemCount = type == DSK_FLOAT64 ? count / 2 : count // as many as fit the memory
+            let itemCount = type == DSK_FLOAT64 ? count / 2 : count  // as many as fit the memory
             call.add(row, inputs: inputs, outputs: Array(outputs[0..<2]), count: itemCount)
             call.add(badRow ?? row, inputs: inputs, outputs: Array(outputs[2..<4]), count: itemCount, threshold: threshold)
             for i in 0...1 { call.change(i) { $0.setTypes(type) } }
@@ -224,7 +226,8 @@ extension KernelTests {
 
         private func expectThresholds(
             _ expected: dsk_status, type: dsk_element_type = DSK_FLOAT32, ratio: Double = 0.5, maxValue: Double = 2,
-            clamp: dsk_clamp = DSK_CLAMP_THRESHOLD, sourceLocation: SourceLocation = #_sourceLocation, change: (inout dsk_item) -> Void = { _ in }
+            clamp: dsk_clamp = DSK_CLAMP_THRESHOLD, sourceLocation: SourceLocation = #_sourceLocation,
+            change: (inout dsk_item) -> Void = { _ in }
         ) {
             var row = Row()
             row.prediction = [0, 1, 0, 0]
@@ -309,7 +312,7 @@ extension KernelTests {
             expect(DSK_MISALIGNED, sample: xs, noise: zs, perItem: 49, out: o + 3)
             expect(DSK_OVERLAP, sample: xs, noise: zs, perItem: 49, out: xs + 4)
             expect(DSK_OVERLAP, sample: xs + 4, noise: zs, perItem: 49, out: xs)
-            expect(DSK_OVERLAP, sample: xs, noise: zs, perItem: 25, out: zs + 49 * 4) // only the other item's elements
+            expect(DSK_OVERLAP, sample: xs, noise: zs, perItem: 25, out: zs + 49 * 4)  // only the other item's elements
             expect(DSK_TOO_LARGE, sample: xs, noise: zs, perItem: .max, out: o)
             expect(DSK_TOO_LARGE, sample: xs, noise: zs, perItem: Int(bitPattern: UInt.max / 8 + 1), out: o)
             expect(DSK_OK, sample: nil, noise: nil, signalRates: nil, noiseRates: nil, items: 0, out: nil)

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import CKernels
 import Foundation
 import Testing
@@ -63,7 +65,7 @@ extension KernelTests {
         func everySubsetOfTerms(kind: ElementKind) throws {
             func check<T: Element>(_: T.Type) throws {
                 var random = Random("everySubsetOfTerms \(kind)")
-                let count = 67 // a tile of any type on any instruction set, and some
+                let count = 67  // a tile of any type on any instruction set, and some
                 let inputs: [[T]] = (0..<Row.inputCount).map { _ in random.values(count) }
                 let tensors = inputs.map { Tensor($0, offset: random.offset()) }
                 for subset in 0..<1 << Row.termCount {
@@ -122,7 +124,9 @@ extension KernelTests {
                                 // The second output: none, p itself, or p and one tensor.
                                 let form = random.below(3)
                                 hasSecond = form > 0
-                                if form > 0 { row.outputs[1][Row.predictionTerm] = form == 1 ? 1 : random.coefficient(zeroPercent: 0) }
+                                if form > 0 {
+                                    row.outputs[1][Row.predictionTerm] = form == 1 ? 1 : random.coefficient(zeroPercent: 0)
+                                }
                                 if form > 1 { row.outputs[1][terms[0]] = random.coefficient(zeroPercent: 0) }
                             }
                             let count = sizes.max()!
@@ -294,7 +298,7 @@ extension KernelTests {
                 for _ in 0..<150 {
                     var row = random.row(zeroPercent: 20)
                     let threshold = abs(random.double())
-                    if random.chance(30) { row.outputs[0][Row.predictionTerm] = 0 } // the header's statement as it stands
+                    if random.chance(30) { row.outputs[0][Row.predictionTerm] = 0 }  // the header's statement as it stands
                     let count = 70
                     let inputs: [[T]] = (0..<Row.inputCount).map { _ in random.values(count) }
                     let outputs = (0..<Row.outputCount).map { _ in Tensor<T>(count: count) }
@@ -321,7 +325,7 @@ extension KernelTests {
         /// float32 elements are summed in float64, with coefficients of 29 bits; float64 elements with coefficients as they are;
         /// halves in float32, with coefficients of 24 bits.
         @Test func precisionOfTheArithmetic() {
-            func difference<T: Element>(_ coefficient: Double, _: T.Type) -> [T] { // (coefficient - 1) x, long enough for tiles
+            func difference<T: Element>(_ coefficient: Double, _: T.Type) -> [T] {  // (coefficient - 1) x, long enough for tiles
                 var row = Row()
                 row.outputs[0] = [coefficient, -1] + [Double](repeating: 0, count: 9)
                 let x = Tensor([T](repeating: 1, count: 70)), output = Tensor<T>(count: 70)
@@ -329,8 +333,8 @@ extension KernelTests {
                 return output.values
             }
             let cases: [(coefficient: Double, expected: Float)] = [
-                (0x1.0000001p0, 0x1p-28), // 29 bits
-                (0x1.00000008p0, 0), (0x1.00000018p0, 0x1p-27), // halfway: to even
+                (0x1.0000001p0, 0x1p-28),  // 29 bits
+                (0x1.00000008p0, 0), (0x1.00000018p0, 0x1p-27),  // halfway: to even
                 (0x1.00000008001p0, 0x1p-28), (0x1.00000007ffp0, 0), (0x1.0000000000001p0, 0), (0x1.fffffffp-1, -0x1p-29),
             ]
             forEachISA { isa in
@@ -356,9 +360,9 @@ extension KernelTests {
         /// Two lines of school arithmetic, so that not everything hangs on the oracle.
         @Test func knownAnswer() {
             var row = Row()
-            row.prediction = [2, -1, 0, 0] // p = 2x - e
-            row.outputs[0] = [0.5, 0, 0, 0, 0, 0, 0, 0, 0, 3, 1] // x/2 + 3 s6 + p
-            row.outputs[2] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1] // p
+            row.prediction = [2, -1, 0, 0]  // p = 2x - e
+            row.outputs[0] = [0.5, 0, 0, 0, 0, 0, 0, 0, 0, 3, 1]  // x/2 + 3 s6 + p
+            row.outputs[2] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]  // p
             row.clamp = DSK_CLAMP_RANGE
             row.clampRange = 4
             let x = Tensor<Float>([1, 2, 8]), e = Tensor<Float>([1, -3, 20]), s6 = Tensor<Float>([10, 20, 30])

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// What every test of the C core uses: seeded random data, tensors with watched surroundings, calls, and the process-wide
 /// switches. The plain oracle is in Oracle.swift.
 
@@ -71,7 +73,7 @@ struct Brain: Element, CustomStringConvertible {
         if Double(float) > magnitude { float = float.nextDown }
         let below = UInt16(float.bitPattern >> 16)
         let neighbours = [below, below + 1].map { $0 == 0x7f80 ? 0x1p128 : Brain(bits: $0).widened }
-        let middle = (neighbours[0] + neighbours[1]) / 2 // exact
+        let middle = (neighbours[0] + neighbours[1]) / 2  // exact
         let up = magnitude > middle || (magnitude == middle && below % 2 == 1)
         self.init(bits: sign | (up ? below + 1 : below))
     }
@@ -81,7 +83,7 @@ struct Brain: Element, CustomStringConvertible {
 
     var widened: Double { Double(Float(bitPattern: UInt32(bits) << 16)) }
     var isNaN: Bool { widened.isNaN }
-    var nextUp: Brain { Brain(bits: bits < 0x8000 ? bits + 1 : bits - 1) } // not for zeros
+    var nextUp: Brain { Brain(bits: bits < 0x8000 ? bits + 1 : bits - 1) }  // not for zeros
     var nextDown: Brain { Brain(bits: bits < 0x8000 ? bits - 1 : bits + 1) }
     var description: String { "\(widened)" }
     static var infinity: Brain { Brain(bits: 0x7f80) }
@@ -173,7 +175,7 @@ struct Random: RandomNumberGenerator {
         let scaled = mantissa * Self.scales[Int(bits & 7)]
         return bits & 8 == 0 ? scaled : -scaled
     }
-    private static let scales = (-5 ... 2).map { scalbn(1.0, $0) }
+    private static let scales = (-5...2).map { scalbn(1.0, $0) }
 
     mutating func values<T: Element>(_ count: Int) -> [T] {
         (0..<count).map { _ in T(double()) }
@@ -489,7 +491,7 @@ enum OpenMP {
         unsafeBitCast(entry, to: Parallel.self)(
             { Unmanaged<Tickets>.fromOpaque($0!).takeUnretainedValue().work() }, Unmanaged.passUnretained(tickets).toOpaque(),
             UInt32(count), 0)
-        tickets.work() // a runtime may give fewer threads than were asked for
+        tickets.work()  // a runtime may give fewer threads than were asked for
     }
 
     private final class Tickets: @unchecked Sendable {
@@ -511,7 +513,7 @@ enum OpenMP {
 
     /// A function's addresses in every runtime that the process has, the one that the core has bound first.
     private static func addresses(of name: String) -> [UInt] {
-        _ = dsk_runtime_description() // binds the runtime
+        _ = dsk_runtime_description()  // binds the runtime
         let libraries = ["libomp.so.5", "libgomp.so.1", "libomp.so", "libiomp5.so", "libomp.dylib"]
         #if canImport(Darwin)
             let everywhere = UnsafeMutableRawPointer(bitPattern: -2)

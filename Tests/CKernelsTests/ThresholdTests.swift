@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import CKernels
 import Foundation
 import Testing
@@ -213,13 +215,13 @@ extension KernelTests {
             #expect(threshold(values, 1) == 7)
             #expect(threshold(values, 1, 6) == 6)
             #expect(threshold(values, 1, 0.25) == 0.25)
-            #expect(threshold([0.5, -0.25], 1) == 1) // never below 1
-            #expect(threshold([0.5, -0.25], 1, 0.25) == 0.25) // but max_value has the last word
+            #expect(threshold([0.5, -0.25], 1) == 1)  // never below 1
+            #expect(threshold([0.5, -0.25], 1, 0.25) == 0.25)  // but max_value has the last word
             #expect(threshold([], 0.5) == 1)
             #expect(threshold([], 0.5, 0.25) == 0.25)
             #expect(threshold([2, .infinity], 0) == 2)
             #expect(threshold([2, .infinity], 0.25, 50) == 50)
-            #expect(threshold([.infinity, .infinity], 0.25, 50).isNaN) // infinity minus infinity
+            #expect(threshold([.infinity, .infinity], 0.25, 50).isNaN)  // infinity minus infinity
         }
 
         /// 0.995 is another number in float32, and where the sorted values jump, another quantile.
@@ -241,7 +243,7 @@ extension KernelTests {
             var random = Random("onlyTheThresholdIsWritten")
             var row = Self.plainRow
             row.outputs[0][Row.predictionTerm] = 1
-            row.outputs[0][9] = 1 // a tensor that is missing
+            row.outputs[0][9] = 1  // a tensor that is missing
             row.clamp = DSK_CLAMP_THRESHOLD
             let x: [Float] = random.values(100)
             let tensor = Tensor(x), output = Tensor<Float>(count: 100)

@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /*
  * Makes the Swift tests use a lesser instruction set than the processor has: DIFFUSION_SCHEDULING_TEST_ISA is a number of dsk_isa.
  * Here rather than in the library, which no environment variable changes. (The tests of the C core set one after the other by

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import CDiffusionScheduling
 import DiffusionScheduling
 import Foundation
@@ -144,7 +146,8 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
         try Self.compare(handle, with: scheduler.plan(.timesteps([900, 500, 20])))
         try call(ds_scheduler_set_custom_sigmas(handle, [10, 2, 0.5], 3))
         try Self.compare(handle, with: scheduler.plan(.sigmas([10, 2, 0.5])))
-        let flow = #"{"_class_name": "DEISMultistepScheduler", "use_flow_sigmas": true, "prediction_type": "flow_prediction", "use_dynamic_shifting": true}"#
+        let flow =
+            #"{"_class_name": "DEISMultistepScheduler", "use_flow_sigmas": true, "prediction_type": "flow_prediction", "use_dynamic_shifting": true}"#
         let shifting = try makeScheduler(flow)
         defer { ds_scheduler_free(shifting) }
         var mu = 0.8
@@ -158,7 +161,8 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
         let handle = try makeScheduler(json)
         defer { ds_scheduler_free(handle) }
         try call(ds_ddim_set_timesteps(handle, 5, 0.7, true))
-        try Self.compare(handle, with: DDIMScheduler(DDIMConfiguration(json: json)).plan(.count(5), eta: 0.7, useClippedModelOutput: true))
+        try Self.compare(
+            handle, with: DDIMScheduler(DDIMConfiguration(json: json)).plan(.count(5), eta: 0.7, useClippedModelOutput: true))
     }
 
     @Test func otherClassesAndOverrides() throws {
@@ -213,7 +217,10 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
         let shape: [Int64] = [2, 5], count = 10
         func outputs(_ index: Int) -> [Output] {
             let values: [Float] = SessionStateTests.tensor(index, count: count)
-            return values.map { Output.self == BFloat16.self ? BFloat16($0) as! Output : Output.self == Float.self ? $0 as! Output : Double($0) as! Output }
+            return values.map {
+                Output.self == BFloat16.self
+                    ? BFloat16($0) as! Output : Output.self == Float.self ? $0 as! Output : Double($0) as! Output
+            }
         }
         let scheduler = try makeScheduler(json)
         defer { ds_scheduler_free(scheduler) }
@@ -352,7 +359,8 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
 
     @Test func noiseAndVelocity() throws {
         for (json, steps, timesteps) in [
-            (Self.configurations[1], nil, [999, 3.5]), (Self.configurations[1], 4, [999, 500]), (Self.configurations[5], 4, [600, 1]),
+            (Self.configurations[1], nil, [999, 3.5]), (Self.configurations[1], 4, [999, 500]),
+            (Self.configurations[5], 4, [600, 1]),
         ] as [(String, Int?, [Double])] {
             let handle = try makeScheduler(json)
             defer { ds_scheduler_free(handle) }
@@ -482,7 +490,8 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
     // MARK: Noise
 
     @Test func noiseSources() throws {
-        var torch: any NormalSource = TorchCPUNoise(seed: 7), cuda: any NormalSource = TorchCUDANoise(seed: 7, offset: 8, device: .h100)
+        var torch: any NormalSource = TorchCPUNoise(seed: 7),
+            cuda: any NormalSource = TorchCUDANoise(seed: 7, offset: 8, device: .h100)
         var numPy: any NormalSource = NumPyNoise(seed: 7)
         var handles = [ds_noise](repeating: ds_noise(), count: 3)
         try call(ds_noise_create(DS_NOISE_TORCH_CPU, 7, &handles[0]))

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import CDiffusionScheduling
 import DiffusionScheduling
 import Testing
@@ -47,7 +49,8 @@ import Testing
         for (place, index) in [(0, 0), (2, 1)] {
             try call(ds_scheduler_set_timesteps(schedulers[index], 5, nil))
             try call(ds_session_create(schedulers[index], place, &handles[place]))
-            alone[place] = SamplingSession(plan: try SessionStateTests.plan(Self.configurations[index], steps: 5), beginIndex: place)
+            alone[place] = SamplingSession(
+                plan: try SessionStateTests.plan(Self.configurations[index], steps: 5), beginIndex: place)
         }
         defer { handles.forEach { ds_session_free($0) } }
         let guidance = [ds_guidance(scale: 1, rescale: 0), ds_guidance(scale: 1, rescale: 0), ds_guidance(scale: 4, rescale: 0.5)]

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import DiffusionScheduling
 import Foundation
 import Testing
@@ -120,7 +122,8 @@ struct NeighbourConfiguration: SchedulerConfiguration {
     }
 
     @Test func integersAreNumbersToo() throws {
-        let read = try DEISMultistepConfiguration(json: #"{"beta_start": 0, "flow_shift": 3, "sample_max_value": 2e0, "beta_end": 2E-2}"#)
+        let read = try DEISMultistepConfiguration(
+            json: #"{"beta_start": 0, "flow_shift": 3, "sample_max_value": 2e0, "beta_end": 2E-2}"#)
         #expect(read.betaStart == 0 && read.flowShift == 3 && read.sampleMaxValue == 2 && read.betaEnd == 0.02)
     }
 
@@ -214,18 +217,21 @@ struct NeighbourConfiguration: SchedulerConfiguration {
 
     // MARK: Hidden noise levels
 
-    @Test(arguments: [
-        ("use_karras_sigmas", [14.6000004, 3.18124199, 0.452392399, 0.0299999993], [727, 485, 131, 5]),
-        ("use_exponential_sigmas", [14.6000004, 1.85613251, 0.23597452, 0.0299999993], [726, 381, 68, 5]),
-        ("use_beta_sigmas", [14.6000004, 10.5872288, 4.04277182, 0.0299999993], [726, 681, 528, 5]),
-    ] as [(String, [Double], [Double])])
+    @Test(
+        arguments: [
+            ("use_karras_sigmas", [14.6000004, 3.18124199, 0.452392399, 0.0299999993], [727, 485, 131, 5]),
+            ("use_exponential_sigmas", [14.6000004, 1.85613251, 0.23597452, 0.0299999993], [726, 381, 68, 5]),
+            ("use_beta_sigmas", [14.6000004, 10.5872288, 4.04277182, 0.0299999993], [726, 681, 528, 5]),
+        ] as [(String, [Double], [Double])])
     func hiddenSigmasBoundTheGrid(key: String, sigmas: [Double], timesteps: [Double]) throws {
         let text = "{\"_class_name\": \"EulerDiscreteScheduler\", \"sigma_min\": 0.03, \"sigma_max\": 14.6, \"\(key)\": true}"
         let scheduler = try DEISMultistepScheduler(.init(json: text))
         #expect(scheduler.configuration.sigmaMin == 0.03 && scheduler.configuration.sigmaMax == 14.6)
         let plan = try scheduler.plan(.count(4))
         #expect(plan.timesteps == timesteps)
-        for (ours, theirs) in zip(plan.sigmas, sigmas + sigmas.suffix(1)) { #expect(abs(ours - theirs) <= Tolerance.sigma * theirs) }
+        for (ours, theirs) in zip(plan.sigmas, sigmas + sigmas.suffix(1)) {
+            #expect(abs(ours - theirs) <= Tolerance.sigma * theirs)
+        }
     }
 
     @Test func hiddenSigmasCanBeNull() throws {
@@ -269,7 +275,8 @@ struct NeighbourConfiguration: SchedulerConfiguration {
         let loaded = try DEISMultistepScheduler(contentsOf: folder.path)
         #expect(loaded.configuration.finalSigmasType == .zero)
         #expect(try loaded.plan(.count(5)).sigmas.last == 0)
-        #expect(try folder.read("scheduler_config.json").contains(#""final_sigmas_type": "sigma_min""#), "the other scheduler's own")
+        #expect(
+            try folder.read("scheduler_config.json").contains(#""final_sigmas_type": "sigma_min""#), "the other scheduler's own")
         #expect(loaded.configuration.jsonText == overridden.jsonText)
     }
 
@@ -362,7 +369,8 @@ struct NeighbourConfiguration: SchedulerConfiguration {
         ] {
             #expect(loaded.jsonText == configuration.jsonText)
         }
-        #expect(try DEISMultistepScheduler(configuration).plan(.count(2)) == DEISMultistepScheduler(contentsOf: path).plan(.count(2)))
+        #expect(
+            try DEISMultistepScheduler(configuration).plan(.count(2)) == DEISMultistepScheduler(contentsOf: path).plan(.count(2)))
     }
 
     @Test func savingReplacesTheFileAndLeavesNothingBeside() throws {
@@ -411,7 +419,8 @@ struct NeighbourConfiguration: SchedulerConfiguration {
 
     static let codedConfigurations: [String] = [
         defaultText, ddimText, #"{"solver_order": 3, "trained_betas": [0.1, 0.25], "num_train_timesteps": 2}"#,
-        #"{"lambda_min_clipped": -Infinity, "x": NaN, "y": Infinity}"#, #"{"n": [1, 2.5, 0.001, null, true, {"a": "b"}], "s": "é\n"}"#,
+        #"{"lambda_min_clipped": -Infinity, "x": NaN, "y": Infinity}"#,
+        #"{"n": [1, 2.5, 0.001, null, true, {"a": "b"}], "s": "é\n"}"#,
         #"{"diffusion_scheduling_final_sigmas_type": "zero", "sigma_max": 14.5}"#,
     ]
 
@@ -433,7 +442,8 @@ struct NeighbourConfiguration: SchedulerConfiguration {
         let original = try DEISMultistepConfiguration(json: text)
         let decoded = try JSONDecoder().decode(DEISMultistepConfiguration.self, from: JSONEncoder().encode(original))
         let equal = decoded == original
-        #expect(equal, "of the given keys, \(original.origin.givenValues.count) before and \(decoded.origin.givenValues.count) after")
+        #expect(
+            equal, "of the given keys, \(original.origin.givenValues.count) before and \(decoded.origin.givenValues.count) after")
     }
 
     /// Numbers that JSON has no spelling for are coded as strings; in a file they must be bare again.
@@ -446,7 +456,9 @@ struct NeighbourConfiguration: SchedulerConfiguration {
     }
 
     @Test func plansSurviveCoding() throws {
-        for (grid, order, thresholding) in [(GridChoice.linspace, 2, false), (.beta, 3, true), (.flow, 1, false), (.karras, 3, false)] {
+        for (grid, order, thresholding) in [
+            (GridChoice.linspace, 2, false), (.beta, 3, true), (.flow, 1, false), (.karras, 3, false),
+        ] {
             let plan = try makeDEIS {
                 grid.apply(to: &$0)
                 $0.solverOrder = order

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import Testing
 
 @testable import DiffusionScheduling
@@ -8,7 +10,11 @@ import Testing
         var plans: [(String, SamplingPlan)] = []
         for order in 1...3 {
             plans.append(("DEIS \(order)", try makeDEIS { $0.solverOrder = order }.plan(.count(9))))
-            plans.append(("DPM-Solver \(order)", try makeDPMSolver { ($0.solverOrder, $0.algorithmType) = (order, .dpmsolver) }.plan(.count(9))))
+            plans.append(
+                (
+                    "DPM-Solver \(order)",
+                    try makeDPMSolver { ($0.solverOrder, $0.algorithmType) = (order, .dpmsolver) }.plan(.count(9))
+                ))
             plans.append(("DPM-Solver++ \(order)", try makeDPMSolver { $0.solverOrder = order }.plan(.count(9))))
         }
         plans.append(("thresholds", try makeDEIS { $0.thresholding = true }.plan(.count(9))))

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import Testing
 
 @testable import DiffusionScheduling
@@ -11,7 +13,8 @@ import Testing
         #expect(try ddim.plan(.timesteps(planned.timesteps)) == planned)
         #expect(try ddim.plan(.timesteps([999, 3, 0])).timesteps == [999, 3, 0])
         for (timesteps, key) in [
-            ([], "number of timesteps"), ([3, 7], "timesteps[1]"), ([7, 7], "timesteps[1]"), ([7.5], "timesteps[0]"), ([1000], "timesteps[0]"),
+            ([], "number of timesteps"), ([3, 7], "timesteps[1]"), ([7, 7], "timesteps[1]"), ([7.5], "timesteps[0]"),
+            ([1000], "timesteps[0]"),
             ([5, -1], "timesteps[1]"), ([.nan], "timesteps[0]"), ([.infinity], "timesteps[0]"),
         ] as [([Double], String)] {
             guard case .invalidValue(key, _, _)? = fault({ _ = try ddim.plan(.timesteps(timesteps)) }) else {

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import Foundation
 import Testing
 
@@ -146,9 +148,13 @@ struct DDIMGoldens<S: PlannedScheduler> {
                 let ours = try coefficients(scheduler, record, golden.timestep).nextSample
                 let place = "record \(index), timestep \(golden.timestep)"
                 // b is a difference that cancels between near levels, so its error is counted against its larger term.
-                if let a = golden.aModel ?? golden.a { #expect(abs(ours.sample - a) <= Tolerance.coefficient * max(abs(a), 1), "\(place), a") }
+                if let a = golden.aModel ?? golden.a {
+                    #expect(abs(ours.sample - a) <= Tolerance.coefficient * max(abs(a), 1), "\(place), a")
+                }
                 if let b = golden.bModel ?? golden.b {
-                    #expect(abs(ours.modelOutput - b) <= Tolerance.coefficient * max(abs(b), 1), "\(place), b: \(ours.modelOutput), \(b)")
+                    #expect(
+                        abs(ours.modelOutput - b) <= Tolerance.coefficient * max(abs(b), 1),
+                        "\(place), b: \(ours.modelOutput), \(b)")
                 }
                 if let c = golden.c { #expect(abs(ours.noise - c) <= Tolerance.coefficient, "\(place), c") }
             }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import Testing
 
 @testable import DiffusionScheduling
@@ -25,7 +27,9 @@ import Testing
 
     @Test func moreStepsThanTimestepsAreRefused() throws {
         var scheduler = try makeDDIM()
-        expectInvalid("number of steps", "1001", allowed: "from 1 to num_train_timesteps = 1000") { try scheduler.setTimesteps(1001) }
+        expectInvalid("number of steps", "1001", allowed: "from 1 to num_train_timesteps = 1000") {
+            try scheduler.setTimesteps(1001)
+        }
     }
 
     @Test func stochasticStepsNeedNoise() throws {
@@ -36,7 +40,8 @@ import Testing
         #expect(fault == .missingNoise(step: nil))
     }
 
-    @Test(arguments: [PredictionType.epsilon, .sample, .vPrediction]) func zeroTerminalSNRStaysFinite(_ type: PredictionType) throws {
+    @Test(arguments: [PredictionType.epsilon, .sample, .vPrediction]) func zeroTerminalSNRStaysFinite(_ type: PredictionType) throws
+    {
         var scheduler = try makeDDIM {
             $0.rescaleBetasZeroSNR = true
             $0.timestepSpacing = .trailing
@@ -55,7 +60,9 @@ import Testing
         }
     }
 
-    @Test(arguments: [PredictionType.epsilon, .sample, .vPrediction]) func theInverseStartsFromTheCleanSample(_ type: PredictionType) throws {
+    @Test(arguments: [PredictionType.epsilon, .sample, .vPrediction]) func theInverseStartsFromTheCleanSample(
+        _ type: PredictionType
+    ) throws {
         var configuration = DDIMInverseConfiguration()
         (configuration.clipSample, configuration.predictionType) = (false, type)
         var scheduler = try DDIMInverseScheduler(configuration)
@@ -82,7 +89,9 @@ import Testing
         #expect(try scheduler.step(modelOutput: Self.modelOutput, timestep: 333, sample: Self.sample).prevSample.allFinite)
     }
 
-    @Test(arguments: [TimestepSpacing.linspace, .trailing]) func theScheduleRuleLeadsFromTimestepToTimestep(_ spacing: TimestepSpacing) throws {
+    @Test(arguments: [TimestepSpacing.linspace, .trailing]) func theScheduleRuleLeadsFromTimestepToTimestep(
+        _ spacing: TimestepSpacing
+    ) throws {
         var scheduler = try makeDDIM {
             $0.timestepSpacing = spacing
             $0.previousTimestep = .schedule

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import Foundation
 import Testing
 
@@ -56,7 +58,9 @@ import Testing
         Case(#""num_train_timesteps": 2, "trained_betas": [0.1, 1]"#, "trained_betas[1]", "1.0", "less than 1"),
         Case(#""num_train_timesteps": 2, "trained_betas": [-0.1, 0.1]"#, "trained_betas[0]", "-0.1", "at least 0"),
         Case(#""num_train_timesteps": 2, "trained_betas": [0.1, NaN]"#, "trained_betas[1]", "nan", "less than 1"),
-        Case(#""num_train_timesteps": 1, "trained_betas": ["a"]"#, "trained_betas", "[\n  \"a\"\n]", "a list; each element a number, or null"),
+        Case(
+            #""num_train_timesteps": 1, "trained_betas": ["a"]"#, "trained_betas", "[\n  \"a\"\n]",
+            "a list; each element a number, or null"),
         Case(#""trained_betas": 0.1"#, "trained_betas", "0.1", "a list"),
         Case(#""flow_shift": 0"#, "flow_shift", "0.0", "greater than 0"),
         Case(#""flow_shift": -3"#, "flow_shift", "-3.0", "greater than 0"),
@@ -92,12 +96,16 @@ import Testing
     }
 
     @Test func isRefusedFromDecodersAsWell() {
-        let error = fault { _ = try JSONDecoder().decode(DEISMultistepConfiguration.self, from: Data(#"{"solver_order": 7}"#.utf8)) }
+        let error = fault {
+            _ = try JSONDecoder().decode(DEISMultistepConfiguration.self, from: Data(#"{"solver_order": 7}"#.utf8))
+        }
         #expect(error == .invalidValue(key: "solver_order", value: "7", allowed: "1, 2 or 3"))
     }
 
     @Test func isRefusedAsAnOverride() {
-        expectInvalid("solver_order", "9", allowed: "1, 2 or 3") { _ = try DEISMultistepConfiguration(json: "{}", overrides: ["solver_order": 9]) }
+        expectInvalid("solver_order", "9", allowed: "1, 2 or 3") {
+            _ = try DEISMultistepConfiguration(json: "{}", overrides: ["solver_order": 9])
+        }
     }
 
     /// The error speaks of the key that the caller wrote.
@@ -150,7 +158,10 @@ import Testing
         Case("{} {}", 1, 4), Case("{}x", 1, 3), Case("// no\n{}", 1, 1), Case("{\"a\": 0x10}", 1, 8),
     ])
     func otherTextIsMalformed(_ expected: Case) {
-        guard case .malformedJSON(let line, let column, let reason)? = fault({ _ = try DEISMultistepConfiguration(json: expected.text) })
+        guard
+            case .malformedJSON(let line, let column, let reason)? = fault({
+                _ = try DEISMultistepConfiguration(json: expected.text)
+            })
         else {
             Issue.record("\(expected.text) was taken")
             return
@@ -216,9 +227,11 @@ import Testing
 
     @Test(arguments: [("[", 10_000), ("{\"a\":", 10_000), ("[{\"a\":", 1_000_000)])
     func deepNestingIsRefused(bracket: String, depth: Int) {
-        guard case .malformedJSON(1, _, let reason)? = fault({
-            _ = try DEISMultistepConfiguration(json: String(repeating: bracket, count: depth))
-        }) else {
+        guard
+            case .malformedJSON(1, _, let reason)? = fault({
+                _ = try DEISMultistepConfiguration(json: String(repeating: bracket, count: depth))
+            })
+        else {
             Issue.record("taken")
             return
         }
@@ -252,7 +265,9 @@ import Testing
     @Test func aFolderWithoutAConfigurationIsNamed() throws {
         let folder = try TemporaryFolder()
         try folder.write("{}", to: "other/model.json")
-        expectInaccessible(folder.path, reason: "scheduler_config.json") { _ = try DEISMultistepConfiguration(contentsOf: folder.path) }
+        expectInaccessible(folder.path, reason: "scheduler_config.json") {
+            _ = try DEISMultistepConfiguration(contentsOf: folder.path)
+        }
         expectInaccessible(folder.path, reason: "its folder scheduler") {
             _ = try DEISMultistepConfiguration(contentsOf: folder.path, subfolder: "scheduler")
         }
@@ -261,7 +276,9 @@ import Testing
     @Test func aFolderOfTheFilesNameIsNoFile() throws {
         let folder = try TemporaryFolder()
         try folder.write("{}", to: "scheduler_config.json/inside")
-        expectInaccessible(folder.path, reason: "no scheduler_config.json") { _ = try DEISMultistepConfiguration(contentsOf: folder.path) }
+        expectInaccessible(folder.path, reason: "no scheduler_config.json") {
+            _ = try DEISMultistepConfiguration(contentsOf: folder.path)
+        }
     }
 
     @Test func anUnreadableFileIsNamed() throws {
@@ -300,7 +317,9 @@ import Testing
         let folder = try TemporaryFolder()
         let file = try folder.write("mine", to: "occupied")
         expectInaccessible(file, reason: "not a folder") { try DEISMultistepConfiguration().save(toDirectory: file) }
-        expectInaccessible("\(file)/inside", reason: "Not a directory") { try DEISMultistepConfiguration().save(toDirectory: "\(file)/inside") }
+        expectInaccessible("\(file)/inside", reason: "Not a directory") {
+            try DEISMultistepConfiguration().save(toDirectory: "\(file)/inside")
+        }
         expectInaccessible("", reason: "No such file") { try DEISMultistepConfiguration().save(toDirectory: "") }
         #expect(try folder.names == ["occupied"])
         #expect(try folder.read("occupied") == "mine")
@@ -316,9 +335,11 @@ import Testing
     // MARK: The catalog
 
     @Test func anUnknownClassIsAnsweredWithTheKnownOnes() throws {
-        guard case .unsupportedScheduler("EulerScheduler", let supported)? = fault({
-            _ = try SchedulerCatalog.makeScheduler(json: #"{"_class_name": "EulerScheduler"}"#)
-        }) else {
+        guard
+            case .unsupportedScheduler("EulerScheduler", let supported)? = fault({
+                _ = try SchedulerCatalog.makeScheduler(json: #"{"_class_name": "EulerScheduler"}"#)
+            })
+        else {
             Issue.record("taken")
             return
         }
@@ -329,7 +350,9 @@ import Testing
 
     @Test(arguments: [("{}", "missing"), (#"{"_class_name": 3}"#, "3"), (#"{"_class_name": null}"#, "null")])
     func aClassIsNeeded(json: String, value: String) {
-        expectInvalid("_class_name", value, allowed: "DEISMultistepScheduler") { _ = try SchedulerCatalog.makeScheduler(json: json) }
+        expectInvalid("_class_name", value, allowed: "DEISMultistepScheduler") {
+            _ = try SchedulerCatalog.makeScheduler(json: json)
+        }
     }
 
     @Test func theCatalogPassesOnWhatTheConfigurationSays() {
@@ -337,7 +360,8 @@ import Testing
             _ = try SchedulerCatalog.makeScheduler(json: #"{"_class_name": "DEISMultistepScheduler", "solver_order": 5}"#)
         }
         expectInvalid("solver_order", "6", allowed: "1, 2 or 3") {
-            _ = try SchedulerCatalog.makeScheduler(json: #"{"_class_name": "DEISMultistepScheduler"}"#, overrides: ["solver_order": 6])
+            _ = try SchedulerCatalog.makeScheduler(
+                json: #"{"_class_name": "DEISMultistepScheduler"}"#, overrides: ["solver_order": 6])
         }
     }
 }
@@ -374,22 +398,24 @@ import Testing
         expectInvalid("sigmas[0]", "1.0", allowed: "from 0 to less than 1") { _ = try scheduler.plan(.count(5, mu: 80)) }
     }
 
-    @Test(arguments: [
-        ([], "number of timesteps", "0", "from 1"), ([999, 999], "timesteps[1]", "999.0", "less than the one before, 999.0"),
-        ([10, 20], "timesteps[1]", "20.0", "less than the one before"), ([1000], "timesteps[0]", "1000.0", "from 0 to 999"),
-        ([5, -1], "timesteps[1]", "-1.0", "from 0 to 999"), ([.nan], "timesteps[0]", "nan", "from 0 to 999"),
-        ([.infinity, 3], "timesteps[0]", "inf", "from 0 to 999"),
-    ] as [([Double], String, String, String)])
+    @Test(
+        arguments: [
+            ([], "number of timesteps", "0", "from 1"), ([999, 999], "timesteps[1]", "999.0", "less than the one before, 999.0"),
+            ([10, 20], "timesteps[1]", "20.0", "less than the one before"), ([1000], "timesteps[0]", "1000.0", "from 0 to 999"),
+            ([5, -1], "timesteps[1]", "-1.0", "from 0 to 999"), ([.nan], "timesteps[0]", "nan", "from 0 to 999"),
+            ([.infinity, 3], "timesteps[0]", "inf", "from 0 to 999"),
+        ] as [([Double], String, String, String)])
     func customTimesteps(_ values: [Double], key: String, value: String, allowed: String) throws {
         expectInvalid(key, value, allowed: allowed) { _ = try makeDEIS().plan(.timesteps(values)) }
     }
 
-    @Test(arguments: [
-        ([], "number of sigmas", "0", "from 1"), ([2, 2], "sigmas[1]", "2.0", "less than the one before, 2.0"),
-        ([1, 3], "sigmas[1]", "3.0", "less than the one before"), ([1, 0], "sigmas[1]", "0.0", "greater than 0"),
-        ([-1], "sigmas[0]", "-1.0", "greater than 0"), ([.nan], "sigmas[0]", "nan", "greater than 0"),
-        ([.infinity], "sigmas[0]", "inf", "greater than 0"), ([1e39], "sigmas[0]", "1e+39", "greater than 0"),
-    ] as [([Double], String, String, String)])
+    @Test(
+        arguments: [
+            ([], "number of sigmas", "0", "from 1"), ([2, 2], "sigmas[1]", "2.0", "less than the one before, 2.0"),
+            ([1, 3], "sigmas[1]", "3.0", "less than the one before"), ([1, 0], "sigmas[1]", "0.0", "greater than 0"),
+            ([-1], "sigmas[0]", "-1.0", "greater than 0"), ([.nan], "sigmas[0]", "nan", "greater than 0"),
+            ([.infinity], "sigmas[0]", "inf", "greater than 0"), ([1e39], "sigmas[0]", "1e+39", "greater than 0"),
+        ] as [([Double], String, String, String)])
     func customSigmas(_ values: [Double], key: String, value: String, allowed: String) throws {
         expectInvalid(key, value, allowed: allowed) { _ = try makeDEIS().plan(.sigmas(values)) }
     }
@@ -455,7 +481,8 @@ import Testing
     @Test func rowsThatRememberMoreThanThereIs() throws {
         let grid = TimestepGrid(timesteps: [1, 0], sigmas: [2, 1, 0.5], isFlow: false)
         let row = StepCoefficients(prediction: .init(), nextSample: .init(sample: 1), history: .init(modelOutput: 1))
-        let remembering = StepCoefficients(prediction: .init(), nextSample: .init(sample: 1, history: [1]), history: .init(modelOutput: 1))
+        let remembering = StepCoefficients(
+            prediction: .init(), nextSample: .init(sample: 1, history: [1]), history: .init(modelOutput: 1))
         #expect(throws: Never.self) { _ = try SamplingPlan(grid: grid, historyLength: 1, rows: [[row], [row, remembering]]) }
         expectInvalid("number of history coefficients of step 0", "1", allowed: "0") {
             _ = try SamplingPlan(grid: grid, historyLength: 1, rows: [[remembering], [row, remembering]])
@@ -487,7 +514,9 @@ import Testing
         ] {
             #expect(text.contains(part), "\(part)")
             let changed = text.replacingOccurrences(of: part, with: replacement)
-            #expect(throws: (any Error).self, "\(replacement)") { _ = try JSONDecoder().decode(SamplingPlan.self, from: Data(changed.utf8)) }
+            #expect(throws: (any Error).self, "\(replacement)") {
+                _ = try JSONDecoder().decode(SamplingPlan.self, from: Data(changed.utf8))
+            }
         }
     }
 }
@@ -514,7 +543,8 @@ import Testing
                 { try $0.step(modelOutput: [], sample: &$1) }
             ),
             (
-                "short model output, returning", .wrongElementCount(argument: "modelOutput", count: 3, expected: "24, as the sample"),
+                "short model output, returning",
+                .wrongElementCount(argument: "modelOutput", count: 3, expected: "24, as the sample"),
                 { _ = try $0.step(modelOutput: [1, 2, 3], sample: $1, predictingOriginalSample: true) as SchedulerOutput }
             ),
             (
@@ -615,7 +645,8 @@ import Testing
                 { try $0.step(modelOutput: [1], timestep: now, sample: &$1) }
             ),
             (
-                "short model output, returning", .wrongElementCount(argument: "modelOutput", count: 1, expected: "24, as the sample"),
+                "short model output, returning",
+                .wrongElementCount(argument: "modelOutput", count: 1, expected: "24, as the sample"),
                 { _ = try $0.step(modelOutput: [1], timestep: now, sample: $1, predictingOriginalSample: true) as SchedulerOutput }
             ),
             (
@@ -626,7 +657,8 @@ import Testing
         if !midRun {
             failures.append(
                 (
-                    "short model output at a later start", .wrongElementCount(argument: "modelOutput", count: 1, expected: "24, as the sample"),
+                    "short model output at a later start",
+                    .wrongElementCount(argument: "modelOutput", count: 1, expected: "24, as the sample"),
                     { try $0.step(modelOutput: [1], timestep: 500, sample: &$1) }
                 ))
         }
@@ -671,8 +703,14 @@ import Testing
             if planned { try scheduler.setTimesteps(5) }
             let failures: [(SchedulerError?, [Float], [Float], [Double])] = [
                 (.wrongElementCount(argument: "noise", count: 1, expected: "24, as the sample"), goldenStart, [1], [999]),
-                (.wrongElementCount(argument: "sample", count: 24, expected: "a multiple of the number of timesteps, 5"), goldenStart, Self.ones, [999, 799, 599, 400, 200]),
-                (.wrongElementCount(argument: "sample", count: 24, expected: "a multiple of the number of timesteps, 0"), goldenStart, Self.ones, []),
+                (
+                    .wrongElementCount(argument: "sample", count: 24, expected: "a multiple of the number of timesteps, 5"),
+                    goldenStart, Self.ones, [999, 799, 599, 400, 200]
+                ),
+                (
+                    .wrongElementCount(argument: "sample", count: 24, expected: "a multiple of the number of timesteps, 0"),
+                    goldenStart, Self.ones, []
+                ),
                 (nil, goldenStart, Self.ones, [1000]), (nil, goldenStart, Self.ones, [999, -1]),
             ]
             for (expected, data, noise, timesteps) in failures {
@@ -693,14 +731,23 @@ import Testing
         var scheduler = try makeDEIS { $0.solverOrder = 3 }
         try scheduler.setTimesteps(5)
         let e = Self.ones, x = goldenStart
-        expectInvalid("number of model outputs", "1", allowed: "at least 2") { _ = try scheduler.secondOrderUpdate(modelOutputs: [e], sample: x) }
-        expectInvalid("number of model outputs", "2", allowed: "at least 3") { _ = try scheduler.thirdOrderUpdate(modelOutputs: [e, e], sample: x) }
-        expectInvalid("step index", "0", allowed: "at least 1") { _ = try scheduler.secondOrderUpdate(modelOutputs: [e, e], sample: x) }
-        expectInvalid("step index", "0", allowed: "at least 2") { _ = try scheduler.thirdOrderUpdate(modelOutputs: [e, e, e], sample: x) }
+        expectInvalid("number of model outputs", "1", allowed: "at least 2") {
+            _ = try scheduler.secondOrderUpdate(modelOutputs: [e], sample: x)
+        }
+        expectInvalid("number of model outputs", "2", allowed: "at least 3") {
+            _ = try scheduler.thirdOrderUpdate(modelOutputs: [e, e], sample: x)
+        }
+        expectInvalid("step index", "0", allowed: "at least 1") {
+            _ = try scheduler.secondOrderUpdate(modelOutputs: [e, e], sample: x)
+        }
+        expectInvalid("step index", "0", allowed: "at least 2") {
+            _ = try scheduler.thirdOrderUpdate(modelOutputs: [e, e, e], sample: x)
+        }
         let short = SchedulerError.wrongElementCount(argument: "modelOutputs or noise", count: 1, expected: "24, as the sample")
         #expect(fault { _ = try scheduler.firstOrderUpdate(modelOutput: [1], sample: x) } == short)
-        #expect(fault { _ = try scheduler.convertModelOutput([1], sample: x) }
-            == .wrongElementCount(argument: "modelOutput", count: 1, expected: "24, as the sample"))
+        #expect(
+            fault { _ = try scheduler.convertModelOutput([1], sample: x) }
+                == .wrongElementCount(argument: "modelOutput", count: 1, expected: "24, as the sample"))
     }
 
     @Test func everyErrorDescribesItself() {

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import Foundation
 import Testing
 
@@ -63,7 +65,8 @@ func expectInvalid(
     _ operation: () throws -> Void
 ) {
     guard case .invalidValue(let actualKey, let actualValue, let actualAllowed)? = fault(operation) else {
-        Issue.record("\(key) = \(value): expected invalidValue, got \(String(describing: fault(operation)))", sourceLocation: sourceLocation)
+        Issue.record(
+            "\(key) = \(value): expected invalidValue, got \(String(describing: fault(operation)))", sourceLocation: sourceLocation)
         return
     }
     #expect(actualKey == key, sourceLocation: sourceLocation)

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import Testing
 
 @testable import DiffusionScheduling
@@ -161,9 +163,10 @@ struct MultistepGoldens<S: MultistepScheduler> where S.Configuration: Thresholdi
             var x = GoldenProblem.initialSample
             for (i, timestep) in plan.timesteps.enumerated() {
                 let e = x.map { GoldenProblem.model($0, timestep: timestep, trainingCount: scheduler.count) }
-                x = oracle.step(
-                    modelOutput: e, sample: x, noise: GoldenProblem.noise(step: i), batchSize: GoldenProblem.batchSize
-                ).nextSample
+                x =
+                    oracle.step(
+                        modelOutput: e, sample: x, noise: GoldenProblem.noise(step: i), batchSize: GoldenProblem.batchSize
+                    ).nextSample
             }
             let deviation = x.deviation(from: record.finalExact)
             #expect(deviation <= Tolerance.loop, "record \(index): \(deviation) from the exact result")

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import Testing
 
 @testable import DiffusionScheduling
@@ -32,7 +34,10 @@ import Testing
         return e
     }
 
-    @Test(arguments: [Guidance(scale: 7.5), Guidance(scale: 0), Guidance(scale: -2), Guidance(scale: 3, rescale: 0.7), Guidance(scale: 9, rescale: 1)])
+    @Test(arguments: [
+        Guidance(scale: 7.5), Guidance(scale: 0), Guidance(scale: -2), Guidance(scale: 3, rescale: 0.7),
+        Guidance(scale: 9, rescale: 1),
+    ])
     func equalsTheSeparatePasses(guidance: Guidance) throws {
         var random = SeededGenerator("guidance \(guidance)")
         for (name, plan) in try Self.plans() {

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import Testing
 
 @testable import DiffusionScheduling
@@ -211,11 +213,12 @@ import Testing
 
     @Test func deisOfOrderOneIsDDIM() throws {
         // The same step where the levels are the same: DDIM's ᾱ and DEIS' ς, which is a float32 of it.
-        let ddim = try DDIMScheduler({
-            var configuration = DDIMConfiguration()
-            configuration.clipSample = false
-            return configuration
-        }())
+        let ddim = try DDIMScheduler(
+            {
+                var configuration = DDIMConfiguration()
+                configuration.clipSample = false
+                return configuration
+            }())
         var configuration = DEISMultistepConfiguration()
         configuration.solverOrder = 1
         let deis = try DEISMultistepScheduler(configuration)

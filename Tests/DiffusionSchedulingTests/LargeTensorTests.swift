@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import Foundation
 import Testing
 
@@ -84,7 +86,9 @@ import Testing
         try Self.compare(Double.self, count: count, maximumThreads: maximumThreads)
     }
 
-    @Test(arguments: [-1, 0, 1, 7, parallel + 5], [0, 1, 2]) func sizesAroundTheParallelLimit(offset: Int, maximumThreads: Int) throws {
+    @Test(arguments: [-1, 0, 1, 7, parallel + 5], [0, 1, 2]) func sizesAroundTheParallelLimit(offset: Int, maximumThreads: Int)
+        throws
+    {
         try Self.compare(Float.self, count: Self.parallel + offset, maximumThreads: maximumThreads)
         try Self.compare(Double.self, count: Self.parallel + offset, maximumThreads: maximumThreads)
     }
@@ -100,7 +104,8 @@ import Testing
         let noise = GoldenProblem.noise(step: 1).map { Float($0) }
         let small = try scheduler.addNoise(noise, to: goldenStart, timesteps: [400])
         for count in [Self.parallel - 1, Self.parallel + 1, 24 * Self.parallel] {
-            let large = try scheduler.addNoise(Self.tiled(noise, count: count), to: Self.tiled(goldenStart, count: count), timesteps: [400])
+            let large = try scheduler.addNoise(
+                Self.tiled(noise, count: count), to: Self.tiled(goldenStart, count: count), timesteps: [400])
             #expect(Self.repeats(large, small), "\(count) elements")
         }
     }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import Foundation
 import Testing
 
@@ -43,8 +45,9 @@ import Testing
     @Test(arguments: ["[]", "{\"a\":}"]) func nesting(_ brackets: String) throws {
         func nested(_ depth: Int) -> [UInt8] {
             let open = String(brackets.dropLast()), innermost = open.count == 1 ? "" : "0"
-            return Array((String(repeating: open, count: depth) + innermost
-                + String(repeating: String(brackets.suffix(1)), count: depth)).utf8)
+            return Array(
+                (String(repeating: open, count: depth) + innermost
+                    + String(repeating: String(brackets.suffix(1)), count: depth)).utf8)
         }
         // The outermost value is at depth 0; the innermost of objects is the number in them.
         let deepest = brackets == "[]" ? Limits.nesting + 1 : Limits.nesting
@@ -66,7 +69,9 @@ import Testing
     }
 
     @Test func numbers() throws {
-        for number in [String(repeating: "9", count: Limits.numberLength), "1e\(String(repeating: "9", count: Limits.numberLength - 2))"] {
+        for number in [
+            String(repeating: "9", count: Limits.numberLength), "1e\(String(repeating: "9", count: Limits.numberLength - 2))",
+        ] {
             #expect(try JSONReader.read(Array(number.utf8)) == .number(literal: number))
             Self.malformed(Array((number + "9").utf8), reason: "a number of more than \(Limits.numberLength) characters")
         }
@@ -75,7 +80,9 @@ import Testing
         expectInvalid("solver_order", String(digits.prefix(Limits.quotedByteCount)) + "… (1000 bytes)", allowed: "an integer") {
             _ = try DEISMultistepConfiguration(json: "{\"solver_order\": \(digits)}")
         }
-        expectInvalid("beta_end", "inf", allowed: "less than 1") { _ = try DEISMultistepConfiguration(json: "{\"beta_end\": 1e999999}") }
+        expectInvalid("beta_end", "inf", allowed: "less than 1") {
+            _ = try DEISMultistepConfiguration(json: "{\"beta_end\": 1e999999}")
+        }
         #expect(try DEISMultistepConfiguration(json: "{\"beta_start\": 1e-999999}").betaStart == 0)
         #expect(try DEISMultistepConfiguration(json: "{\"beta_start\": -0.0}").betaStart == 0)
     }
@@ -89,7 +96,9 @@ import Testing
         #expect(try DDIMScheduler(configuration).count == limit)
         for beyond in [limit + 1, 1_000_000_000, .max] {
             configuration.numTrainTimesteps = beyond
-            expectInvalid("num_train_timesteps", "\(beyond)", allowed: "from 1 to \(limit)") { _ = try DDIMScheduler(configuration) }
+            expectInvalid("num_train_timesteps", "\(beyond)", allowed: "from 1 to \(limit)") {
+                _ = try DDIMScheduler(configuration)
+            }
         }
     }
 
@@ -130,7 +139,8 @@ import Testing
                 timesteps: [Double](repeating: 1, count: steps), sigmas: [Double](repeating: 1, count: steps + 1), isFlow: false)
             let row = StepCoefficients(prediction: LinearCombination(sample: 1), nextSample: LinearCombination(sample: 1))
             return try SamplingPlan(
-                grid: grid, initNoiseSigma: initNoiseSigma, historyLength: 0, rows: [[StepCoefficients]](repeating: [row], count: steps))
+                grid: grid, initNoiseSigma: initNoiseSigma, historyLength: 0,
+                rows: [[StepCoefficients]](repeating: [row], count: steps))
         }
         #expect(try plan(steps: Limits.steps).stepCount == Limits.steps)
         expectInvalid("number of timesteps", "\(Limits.steps + 1)", allowed: "at most \(Limits.steps)") {

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import CKernels
 import Foundation
 import Testing
@@ -94,7 +96,9 @@ import Testing
                 var noise = TorchCPUNoise(seed: UInt64(count))
                 var twister = PlainTwister(seed: UInt32(count))
                 let values = noise.normals(count)
-                let difference = zip(values, plainTorchFill(count, &twister)).enumerated().first { $1.0.bitPattern != $1.1.bitPattern }
+                let difference = zip(values, plainTorchFill(count, &twister)).enumerated().first {
+                    $1.0.bitPattern != $1.1.bitPattern
+                }
                 #expect(difference == nil, "\(count) elements, \(name)")
             }
         }
@@ -228,11 +232,12 @@ import Testing
     }
 
     /// Part of a vector, of a block, of a round; several rounds; a counter that needs its second word.
-    @Test(arguments: [
-        (seed: 0, offset: 0, blocks: 864, count: 1), (1, 4, 864, 15), (2, 0, 864, 17), (3, 8, 864, 4097), (4, 0, 864, 16_384),
-        (5, 0, 1, 256), (6, 0, 1, 257), (7, 0, 1, 1023), (8, 0, 1, 1024), (9, 0, 1, 1025), (10, 0, 3, 10_007),
-        (1 << 40 + 7, 4 * (1 << 32 - 2), 1, 5000), (.max, 1 << 60, 2, 2000),
-    ] as [(seed: UInt64, offset: UInt64, blocks: Int, count: Int)])
+    @Test(
+        arguments: [
+            (seed: 0, offset: 0, blocks: 864, count: 1), (1, 4, 864, 15), (2, 0, 864, 17), (3, 8, 864, 4097), (4, 0, 864, 16_384),
+            (5, 0, 1, 256), (6, 0, 1, 257), (7, 0, 1, 1023), (8, 0, 1, 1024), (9, 0, 1, 1025), (10, 0, 3, 10_007),
+            (1 << 40 + 7, 4 * (1 << 32 - 2), 1, 5000), (.max, 1 << 60, 2, 2000),
+        ] as [(seed: UInt64, offset: UInt64, blocks: Int, count: Int)])
     func cudaNormalsAreTheFormulas(seed: UInt64, offset: UInt64, blocks: Int, count: Int) {
         let device = CUDADevice(multiprocessorCount: blocks, threadsPerMultiprocessor: 256)
         var reference: [Float]?

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 @testable import DiffusionScheduling
 
 /// Runs a plan the slow, plain way: one element after another, in `Double`, straight from the public table of coefficients.

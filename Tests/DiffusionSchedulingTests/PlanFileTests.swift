@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import Testing
 
 @testable import DiffusionScheduling
@@ -73,7 +75,8 @@ import Testing
                 continue
             }
             switch part.value {
-            case .object: #expect(key.hasPrefix(part.path + ".") && value == "missing" && allowed == "there", "\(part.path): \(key)")
+            case .object:
+                #expect(key.hasPrefix(part.path + ".") && value == "missing" && allowed == "there", "\(part.path): \(key)")
             default: #expect(key == part.path && value == "a string", "\(part.path): \(key), \(value)")
             }
         }
@@ -99,7 +102,8 @@ import Testing
         let parts = Self.parts(json, path: "plan") { $0 ?? .null }
         let cases: [(path: String, value: JSONValue, text: String, allowed: String)] = [
             ("plan.historyLength", true, "true", "a whole number"), ("plan.historyLength", 1.5, "1.5", "a whole number"),
-            ("plan.historyLength", [1, 2], "an array of 2", "a whole number"), ("plan.initNoiseSigma", [:], "an object", "a number"),
+            ("plan.historyLength", [1, 2], "an array of 2", "a whole number"),
+            ("plan.initNoiseSigma", [:], "an object", "a number"),
             ("plan.grid.isFlow", 1, "1", "true or false"), ("plan.version", 2, "2", "1"),
             ("plan.grid.timesteps[1]", nil, "null", "a number"),
         ]

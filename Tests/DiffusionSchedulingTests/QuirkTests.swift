@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import Testing
 
 @testable import DiffusionScheduling
@@ -149,7 +151,8 @@ import Testing
     // MARK: The last steps
 
     /// Quirk 2 and item 13: grids of their own levels repeat the last one, so the last step does nothing at all.
-    @Test(arguments: GridChoice.repeating, [1, 2, 3]) func theRepeatedLastLevelIsTheIdentity(_ grid: GridChoice, order: Int) throws {
+    @Test(arguments: GridChoice.repeating, [1, 2, 3]) func theRepeatedLastLevelIsTheIdentity(_ grid: GridChoice, order: Int) throws
+    {
         for (count, lowerOrderFinal) in [(1, true), (7, true), (7, false), (14, true), (15, true), (40, true), (40, false)] {
             let plan = try Self.scheduler(grid, order: order, lowerOrderFinal: lowerOrderFinal).plan(.count(count))
             #expect(plan.sigmas[count] == plan.sigmas[count - 1])
@@ -253,7 +256,9 @@ import Testing
                 }.plan(.count(20))
                 #expect(plan.sigmas.last == 0)
                 #expect(try SamplingSession.finalSample(of: plan).allFinite, "\(type), \(grid)")
-                #expect(try Self.problem.run(plan, type).deviation(from: Self.problem.sample(at: plan.levels[20])) < 1, "\(type), \(grid)")
+                #expect(
+                    try Self.problem.run(plan, type).deviation(from: Self.problem.sample(at: plan.levels[20])) < 1,
+                    "\(type), \(grid)")
             }
         }
     }

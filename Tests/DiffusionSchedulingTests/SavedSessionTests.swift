@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import Testing
 
 @testable import DiffusionScheduling
@@ -20,7 +22,8 @@ import Testing
     }
 
     private func step(_ session: inout SamplingSession, _ x: inout [Float], _ random: inout SeededGenerator) throws {
-        let e = x.map { _ in Float.random(in: -1...1, using: &random) }, noise = x.map { _ in Float.random(in: -1...1, using: &random) }
+        let e = x.map { _ in Float.random(in: -1...1, using: &random) },
+            noise = x.map { _ in Float.random(in: -1...1, using: &random) }
         try session.step(modelOutput: e, sample: &x, noise: noise)
     }
 
@@ -60,7 +63,9 @@ import Testing
                 case 2: damaged.removeLast(damaged.count - place)
                 case 3: damaged.insert(.random(in: .min ... .max, using: &random), at: place)
                 case 4: damaged.swapAt(place, Int.random(in: damaged.indices, using: &random))
-                default: damaged.replaceSubrange(place..<min(place + 8, damaged.count), with: repeatElement(0xFF, count: min(8, damaged.count - place)))
+                default:
+                    damaged.replaceSubrange(
+                        place..<min(place + 8, damaged.count), with: repeatElement(0xFF, count: min(8, damaged.count - place)))
                 }
             }
             do {

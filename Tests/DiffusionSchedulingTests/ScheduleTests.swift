@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import Testing
 
 @testable import DiffusionScheduling
@@ -273,7 +275,8 @@ import Testing
         let table = scheduler.noiseSchedule
         let grid = try scheduler.plan(.timesteps([999, 500.5, 3])).grid
         #expect(grid.timesteps == [999, 500.5, 3])
-        #expect(grid.sigmas == [table.sigmas[999], table.sigma(atTimestep: 500.5).roundedToFloat32, table.sigmas[3], table.sigmas[0]])
+        #expect(
+            grid.sigmas == [table.sigmas[999], table.sigma(atTimestep: 500.5).roundedToFloat32, table.sigmas[3], table.sigmas[0]])
     }
 
     @Test func customSigmasTakeTheirTimestepsFromTheTable() throws {
@@ -301,12 +304,13 @@ import Testing
 
 @Suite struct LinspaceTests {
     /// Checksums of numpy.linspace's bits: the order of its operations decides the last one.
-    @Test(arguments: [
-        (0, 999, 6, 0xfed7_90bb_4f6c_1f78), (0, 999, 8, 0xae8f_c78f_6218_ea7f), (0, 999, 1001, 0xdf87_dfa3_f080_f62e),
-        (0, 99, 38, 0x51ba_1693_2395_8951), (1, 0.001, 21, 0xad1e_3b2c_770d_5d74),
-        (5.058836535678469, -4.605037224827818, 50, 0x323d_19d7_e152_9342), (0, 1, 33, 0xfb1f_3e78_1556_eb8d),
-        (3, -7, 11, 0xc009_c02a_9951_e865),
-    ] as [(Double, Double, Int, UInt64)])
+    @Test(
+        arguments: [
+            (0, 999, 6, 0xfed7_90bb_4f6c_1f78), (0, 999, 8, 0xae8f_c78f_6218_ea7f), (0, 999, 1001, 0xdf87_dfa3_f080_f62e),
+            (0, 99, 38, 0x51ba_1693_2395_8951), (1, 0.001, 21, 0xad1e_3b2c_770d_5d74),
+            (5.058836535678469, -4.605037224827818, 50, 0x323d_19d7_e152_9342), (0, 1, 33, 0xfb1f_3e78_1556_eb8d),
+            (3, -7, 11, 0xc009_c02a_9951_e865),
+        ] as [(Double, Double, Int, UInt64)])
     func valuesAreNumPys(start: Double, stop: Double, count: Int, expected: UInt64) {
         #expect(checksum(bits(linspace(start, stop, count: count))) == expected)
     }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import DiffusionScheduling
 import Testing
 
@@ -138,7 +140,9 @@ func sampleWithAny(from start: [Float], with scheduler: any Scheduler, steps: In
         var euler = ThirdPartyEuler(), deis = try DEISMultistepScheduler()
         let expectedEuler = try sample(from: goldenStart, with: &euler, steps: 5, model: goldenOutput)
         let expectedDEIS = try sample(from: goldenStart, with: &deis, steps: 5, model: goldenOutput)
-        let schedulers: [any Scheduler] = [ThirdPartyEuler(), try DEISMultistepScheduler(), try SchedulerCatalog.makeScheduler(json: deis.configuration.jsonText)]
+        let schedulers: [any Scheduler] = [
+            ThirdPartyEuler(), try DEISMultistepScheduler(), try SchedulerCatalog.makeScheduler(json: deis.configuration.jsonText),
+        ]
         let results = try schedulers.map { bits(try sampleWithAny(from: goldenStart, with: $0, steps: 5)) }
         #expect(results == [bits(expectedEuler), bits(expectedDEIS), bits(expectedDEIS)])
         #expect(results[0] != results[1])
@@ -349,7 +353,8 @@ func sampleWithAny(from start: [Float], with scheduler: any Scheduler, steps: In
         #expect(plan.timesteps[0] == plan.timesteps[1] && plan.sigmas[0] != plan.sigmas[1])
         for index in [0, 1] {
             try scheduler.setBeginIndex(index)
-            #expect(try scheduler.addNoise([1], to: [0] as [Double], timesteps: [plan.timesteps[0]]) == [plan.levels[index].noiseRate])
+            #expect(
+                try scheduler.addNoise([1], to: [0] as [Double], timesteps: [plan.timesteps[0]]) == [plan.levels[index].noiseRate])
         }
     }
 
@@ -393,7 +398,8 @@ func sampleWithAny(from start: [Float], with scheduler: any Scheduler, steps: In
                 try narrow.step(modelOutput: e.map { Float($0) }, sample: &y)
                 // The same outputs for both, so that only the steps' own roundings are left, carried on by a = A_t/A_s.
                 let row = plan.coefficients(at: wide.stepIndex - 1, remembered: order - 1).nextSample
-                let size = before.map { abs($0) }.max()! * row.sample + 1.5 * row.history.map { abs($0) }.reduce(abs(row.modelOutput), +)
+                let size =
+                    before.map { abs($0) }.max()! * row.sample + 1.5 * row.history.map { abs($0) }.reduce(abs(row.modelOutput), +)
                 bound = bound * row.sample + Tolerance.float32Step(terms: 6, magnitude: size)
                 let error = zip(x, y).map { abs($0 - Double($1)) }.max()!
                 #expect(error <= bound, "order \(order), step \(wide.stepIndex - 1)")

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import CKernels
 import Foundation
 import Testing
@@ -47,7 +49,8 @@ import Testing
             let members = Array((0..<pool.count).shuffled(using: &random).prefix(.random(in: 1...6, using: &random)))
             let rowCount = members.count + Int.random(in: 0...2, using: &random)
             let places = Array((0..<rowCount).shuffled(using: &random).prefix(members.count))
-            var sessions = [SamplingSession?](repeating: nil, count: rowCount), guidance = [Guidance?](repeating: nil, count: rowCount)
+            var sessions = [SamplingSession?](repeating: nil, count: rowCount),
+                guidance = [Guidance?](repeating: nil, count: rowCount)
             // What is in free rows doesn't matter, and stays.
             var x = [Float](repeating: .nan, count: rowCount * n)
             func draw() -> [Float] { (0..<rowCount * n).map { _ in Float.random(in: -1...1, using: &random) } }
@@ -126,7 +129,10 @@ import Testing
             (finished, [], .row(2, .stepPastEnd(stepCount: 9))),
             (stochastic, [], .row(2, .missingNoise(step: 0))),
             (try begun(), [], .row(2, .wrongElementType(argument: "sample", type: "float32", expected: "float64"))),
-            (fresh, [nil, nil, Guidance(scale: 2)], .row(2, .invalidValue(key: "guidance", value: "given", allowed: "absent where there is no unconditional output"))),
+            (
+                fresh, [nil, nil, Guidance(scale: 2)],
+                .row(2, .invalidValue(key: "guidance", value: "given", allowed: "absent where there is no unconditional output"))
+            ),
             (fresh, [nil], .invalidValue(key: "number of guidances", value: "1", allowed: "0 or the number of rows, 3")),
         ]
         for (session, guidance, expected) in cases {
@@ -135,7 +141,8 @@ import Testing
                 try SamplingSession.step(rows: &sessions, modelOutput: [1, 1, 1, 1, 1, 1], guidance: guidance, sample: &x)
             }
             #expect(actual == expected)
-            #expect(x == [1, 2, 3, 4, 5, 6] && sessions[0]?.stepIndex == 0 && sessions[0]?.elementType == nil && sessions[1] == nil)
+            #expect(
+                x == [1, 2, 3, 4, 5, 6] && sessions[0]?.stepIndex == 0 && sessions[0]?.elementType == nil && sessions[1] == nil)
             #expect(sessions[2]?.stepIndex == session?.stepIndex)
         }
         #expect("\(SchedulerError.row(2, .stepPastEnd(stepCount: 9)))".hasPrefix("row 2: all 9 steps"))

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// Every tolerance of the tests, with where it comes from.
 enum Tolerance {
     /// Relative, for noise levels ς against diffusers: half a unit in the last place of float32 for our correctly rounded root,

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import DiffusionScheduling
 import Testing
 
@@ -40,7 +42,9 @@ import Testing
 
     static let cases: [Case] = [
         Case(testDescription: "full loop", asserted: 0.23916, oracle: 0.239162207, element: 0.478324473) { _ in },
-        Case(testDescription: "v_prediction", asserted: 0.091, oracle: 0.091072634, element: 0.182145238) { $0.predictionType = .vPrediction },
+        Case(testDescription: "v_prediction", asserted: 0.091, oracle: 0.091072634, element: 0.182145238) {
+            $0.predictionType = .vPrediction
+        },
         Case(testDescription: "order 1", oracle: 0.224302319) { $0.solverOrder = 1 },
         Case(testDescription: "order 3", oracle: 0.241639826) { $0.solverOrder = 3 },
         Case(testDescription: "karras", oracle: 0.245786466) { $0.useKarrasSigmas = true },
@@ -82,7 +86,9 @@ import Testing
         for order in [1, 2, 3] {
             for type in [PredictionType.epsilon, .vPrediction] {
                 for lowerOrderFinal in [false, true] {
-                    let x = try Self.run { ($0.solverOrder, $0.predictionType, $0.lowerOrderFinal) = (order, type, lowerOrderFinal) }
+                    let x = try Self.run {
+                        ($0.solverOrder, $0.predictionType, $0.lowerOrderFinal) = (order, type, lowerOrderFinal)
+                    }
                     #expect(x.allFinite, "order \(order), \(type)")
                 }
             }

@@ -1,4 +1,6 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+
 """Writes the golden vectors of the scheduler tests.
 
 Every record of the JSON files next to this script describes one complete sampling loop: a randomly drawn scheduler
@@ -398,9 +400,7 @@ def unrounded_timesteps(scheduler, n):
     table = noise_table(scheduler)
     ends = table if isinstance(scheduler, diffusers.DPMSolverMultistepInverseScheduler) else np.flip(table).copy()
     # One class keeps the fraction for this noise table and leaves it to the integer cast.
-    rounds = not (
-        isinstance(scheduler, diffusers.DPMSolverMultistepScheduler) and config.beta_schedule == "squaredcos_cap_v2"
-    )
+    rounds = not (isinstance(scheduler, diffusers.DPMSolverMultistepScheduler) and config.beta_schedule == "squaredcos_cap_v2")
     if config.use_karras_sigmas:
         grid = scheduler._convert_to_karras(in_sigmas=ends, num_inference_steps=n)
     elif config.get("use_lu_lambdas"):
@@ -488,9 +488,7 @@ def run_ddim_reference(scheduler, timesteps, dtype, step_arguments):
             extra["variance_noise"] = as_tensor(noise_values(i), dtype)
         result = scheduler.step(output, t, x, **extra)
         x = result.prev_sample
-        if dtype == torch.float64 and not (
-            torch.isfinite(x).all() and torch.isfinite(result.pred_original_sample).all()
-        ):
+        if dtype == torch.float64 and not (torch.isfinite(x).all() and torch.isfinite(result.pred_original_sample).all()):
             raise Redraw("not finite")
     return x.double().flatten().tolist()
 
@@ -589,7 +587,7 @@ def deis_weights(order, A_t, rho_t, rho_nodes):
     j2 = rho_t * (d * d - 2 * d + 2) - 2 * rho_s
     weights = []
     for k in range(order):
-        others = [u[l] for l in range(order) if l != k]
+        others = [u[other] for other in range(order) if other != k]
         if order == 1:
             integral = j0
         elif order == 2:
@@ -882,9 +880,7 @@ FILES = {
     "dpmsolver_inverse": ("DPMSolverMultistepInverseScheduler", make_multistep_record, draw_dpmsolver_inverse, 260),
     "ddim": ("DDIMScheduler", make_ddim_record, draw_ddim, 320),
     "ddim_inverse": ("DDIMInverseScheduler", make_ddim_record, draw_ddim_inverse, 120),
-    "deis_accuracy": (
-        "DEISMultistepScheduler", make_multistep_record, draw_deis_accuracy, len(DEIS_ACCURACY_RUNS)
-    ),
+    "deis_accuracy": ("DEISMultistepScheduler", make_multistep_record, draw_deis_accuracy, len(DEIS_ACCURACY_RUNS)),
 }
 
 # Parameters with a continuum of values, or values that mean nothing by themselves.
@@ -919,9 +915,7 @@ def write_file(path, header, coverage, records):
 
     lines = ",\n".join(compact(r) for r in records)
     ordered = {key: dict(sorted(values.items())) for key, values in sorted(coverage.items())}
-    path.write_text(
-        f'{{"generator":{compact(header)},\n"coverage":{compact(ordered)},\n"records":[\n{lines}\n]}}\n'
-    )
+    path.write_text(f'{{"generator":{compact(header)},\n"coverage":{compact(ordered)},\n"records":[\n{lines}\n]}}\n')
 
 
 def allowed_deviation(name, scheduler):

@@ -1,4 +1,6 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+
 """Writes noise.json, the golden vectors of the noise sources.
 
 Usage::

@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /*
  * Calls that C programs get wrong. Each must return the status that the header names, with a sentence that says what was wrong,
  * and write nothing.
@@ -36,8 +38,8 @@ static bool untouched(void) {
 
 static void judge(int line, const char *call, ds_status status, ds_status expected, const char *part) {
     n_calls++;
-    const bool is_right = status == expected && (expected == DS_OK || strstr(ds_error_message(), part)) &&
-                          (expected == DS_OK || untouched());
+    const bool is_right =
+        status == expected && (expected == DS_OK || strstr(ds_error_message(), part)) && (expected == DS_OK || untouched());
     if (is_right) return;
     n_failures++;
     printf("line %d: %s\n  gave %d (%s), expected %d with \"%s\"%s\n", line, call, (int)status, ds_error_message(), (int)expected,
@@ -368,8 +370,7 @@ static void states(void) {
     BAD(ds_session_restore(scheduler, saved, length, NULL), DS_NULL_POINTER, "session is NULL");
     BAD(ds_session_restore(scheduler, saved, SIZE_MAX, &restored), DS_DAMAGED_STATE, "0 bytes");
     BAD(ds_session_restore(other, saved, length, &restored), DS_FOREIGN_STATE, "another plan");
-    for (size_t n = 0; n < length; n++)
-        BAD(ds_session_restore(scheduler, saved, n, &restored), DS_DAMAGED_STATE, "damaged");
+    for (size_t n = 0; n < length; n++) BAD(ds_session_restore(scheduler, saved, n, &restored), DS_DAMAGED_STATE, "damaged");
     for (size_t i = 0; i < length; i++)
         for (int bit = 0; bit < 8; bit++) {
             memcpy(damaged, saved, length);
@@ -389,7 +390,8 @@ static void serving(void) {
     static float x_data[N_ELEMENTS], e_data[2 * N_ELEMENTS];
     static double wide_data[N_ELEMENTS];
     const int64_t shape[] = {2, 12}, other[] = {12, 2}, twice[] = {2, 24};
-    const ds_tensor x = {x_data, DS_FLOAT32, 2, shape}, e = {e_data, DS_FLOAT32, 2, shape}, out = {out_bytes[0], DS_FLOAT32, 2, shape};
+    const ds_tensor x = {x_data, DS_FLOAT32, 2, shape}, e = {e_data, DS_FLOAT32, 2, shape},
+                    out = {out_bytes[0], DS_FLOAT32, 2, shape};
     const ds_tensor wide = {wide_data, DS_FLOAT64, 2, shape}, turned = {e_data, DS_FLOAT32, 2, other};
     const ds_tensor two = {e_data, DS_FLOAT32, 2, twice}, shifted = {out_bytes[0] + 4, DS_FLOAT32, 2, shape};
     const ds_tensor scalar = {x_data, DS_FLOAT32, 0, NULL};

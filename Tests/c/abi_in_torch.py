@@ -1,6 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """In a process that has torch, the C library shares torch's OpenMP runtime and starts no second one.
 
-    python3 abi_in_torch.py libdiffusion_scheduling.so
+python3 abi_in_torch.py libdiffusion_scheduling.so
 """
 
 import ctypes
@@ -13,8 +15,12 @@ before = torch.randn(1 << 20).mul_(2).sum()  # torch's own threads are running
 
 
 class Tensor(ctypes.Structure):
-    _fields_ = [("data", ctypes.c_void_p), ("element_type", ctypes.c_int), ("rank", ctypes.c_size_t),
-                ("shape", ctypes.POINTER(ctypes.c_int64))]
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("element_type", ctypes.c_int),
+        ("rank", ctypes.c_size_t),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+    ]
 
     @classmethod
     def of(cls, tensor):

@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /*
  * The library as a guest in a process: what it prints, what it installs, what it keeps, and whether it works where programs put
  * it: on small stacks, in a child of fork, in a host's own parallel region, twice in one process, and after dlclose.
@@ -26,10 +28,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+/* clang-format off */
 #define FUNCTIONS(X)                                                                                                               \
     X(ds_scheduler_create) X(ds_scheduler_load) X(ds_scheduler_set_timesteps) X(ds_scheduler_free) X(ds_scheduler_config_json)      \
     X(ds_scheduler_plan_json) X(ds_session_create) X(ds_session_step) X(ds_session_free) X(ds_session_timestep)                     \
     X(ds_noise_create) X(ds_noise_fill) X(ds_noise_free) X(ds_error_message) X(ds_runtime_description) X(ds_scheduler_step_count)
+/* clang-format on */
 
 typedef struct library {
     void *handle;
@@ -56,9 +60,9 @@ static void load(library *lib, const char *path) {
         exit(EXIT_FAILURE);
     }
     void *address;
-#define FIND(name)                                                                                                                 \
-    address = dlsym(lib->handle, #name);                                                                                           \
-    memcpy(&lib->name, &address, sizeof address);                                                                                  \
+#define FIND(name)                                \
+    address = dlsym(lib->handle, #name);          \
+    memcpy(&lib->name, &address, sizeof address); \
     CHECK(address != NULL);
     FUNCTIONS(FIND)
 }
@@ -79,7 +83,8 @@ static uint64_t run(const library *lib, size_t count, unsigned max_threads) {
     const ds_tensor tx = {x, DS_FLOAT32, 2, shape}, te = {e, DS_FLOAT32, 2, shape};
     bool is_right = lib->ds_scheduler_create(configuration, strlen(configuration), NULL, NULL, &scheduler) == DS_OK &&
                     lib->ds_scheduler_set_timesteps(scheduler, N_STEPS, NULL) == DS_OK &&
-                    lib->ds_session_create(scheduler, 0, &session) == DS_OK && lib->ds_noise_create(DS_NOISE_TORCH_CPU, 3, &noise) == DS_OK &&
+                    lib->ds_session_create(scheduler, 0, &session) == DS_OK &&
+                    lib->ds_noise_create(DS_NOISE_TORCH_CPU, 3, &noise) == DS_OK &&
                     lib->ds_noise_fill(noise, &tx, max_threads) == DS_OK;
     double timestep;
     while (is_right && lib->ds_session_timestep(session, &timestep) == DS_OK) {
@@ -97,8 +102,13 @@ static uint64_t run(const library *lib, size_t count, unsigned max_threads) {
 
 /* Everything that can go wrong quietly or loudly. */
 static void fail_in_all_ways(const library *lib) {
-    static const char *const texts[] = {"", "{", "{\"_class_name\": \"Nope\"}", "{\"_class_name\": \"DDIMScheduler\", \"beta_end\": 7}",
-                                        "[[[[", "{\"_class_name\": 1}", "\xff\xfe"};
+    static const char *const texts[] = {"",
+                                        "{",
+                                        "{\"_class_name\": \"Nope\"}",
+                                        "{\"_class_name\": \"DDIMScheduler\", \"beta_end\": 7}",
+                                        "[[[[",
+                                        "{\"_class_name\": 1}",
+                                        "\xff\xfe"};
     ds_scheduler scheduler;
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         CHECK(lib->ds_scheduler_create(texts[i], strlen(texts[i]), NULL, NULL, &scheduler) != DS_OK);

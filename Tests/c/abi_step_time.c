@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /*
  * How long a step through the C interface takes, and whether it allocates: on 64 elements, order 3, in place, one thread.
  *

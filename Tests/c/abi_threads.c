@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /*
  * One scheduler, many threads: sessions step, DDIM steps without sessions, and one thread plans anew all the while. Every result
  * is that of one of the plans. Error texts belong to their thread.

@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /*
  * The floating-point environment of the caller is neither trusted nor changed: the same work under every rounding mode, with
  * subnormal numbers flushed, and with traps enabled, on one thread and on several. The bits must be the same each time, and the
@@ -29,8 +31,12 @@ static const struct {
     const char *name;
     uint64_t control;
 } environments[] = {
-    {"rounding down", 0x1F80 | 0x2000},  {"rounding up", 0x1F80 | 0x4000}, {"rounding towards zero", 0x1F80 | 0x6000},
-    {"flushing to zero", 0x1F80 | 0x8000}, {"reading zeros", 0x1F80 | 0x40}, {"all of it", 0x1F80 | 0xE040},
+    {"rounding down", 0x1F80 | 0x2000},
+    {"rounding up", 0x1F80 | 0x4000},
+    {"rounding towards zero", 0x1F80 | 0x6000},
+    {"flushing to zero", 0x1F80 | 0x8000},
+    {"reading zeros", 0x1F80 | 0x40},
+    {"all of it", 0x1F80 | 0xE040},
     {"trapping", 0}, /* every exception */
 };
 #elif defined(__aarch64__)
@@ -45,7 +51,7 @@ static const struct {
     const char *name;
     uint64_t control;
 } environments[] = {
-    {"rounding up", (uint64_t)1 << 22},      {"rounding down", (uint64_t)2 << 22}, {"rounding towards zero", (uint64_t)3 << 22},
+    {"rounding up", (uint64_t)1 << 22},      {"rounding down", (uint64_t)2 << 22},   {"rounding towards zero", (uint64_t)3 << 22},
     {"flushing to zero", (uint64_t)1 << 24}, {"one NaN for all", (uint64_t)1 << 25},
 };
 #else
@@ -67,8 +73,10 @@ static double workspace[COUNT]; /* more than enough for thresholds */
 
 /* Ordinary numbers, and one in eight subnormal. */
 static void fill(dsk_element_type type) {
-    static const uint64_t fractions[] = {[DSK_FLOAT32] = 0x7FFFFF, [DSK_FLOAT64] = 0xFFFFFFFFFFFFF, [DSK_FLOAT16] = 0x3FF, [DSK_BFLOAT16] = 0x7F};
-    static const uint64_t ones[] = {[DSK_FLOAT32] = 0x3F800000, [DSK_FLOAT64] = 0x3FF0000000000000, [DSK_FLOAT16] = 0x3C00, [DSK_BFLOAT16] = 0x3F80};
+    static const uint64_t fractions[] = {
+        [DSK_FLOAT32] = 0x7FFFFF, [DSK_FLOAT64] = 0xFFFFFFFFFFFFF, [DSK_FLOAT16] = 0x3FF, [DSK_BFLOAT16] = 0x7F};
+    static const uint64_t ones[] = {
+        [DSK_FLOAT32] = 0x3F800000, [DSK_FLOAT64] = 0x3FF0000000000000, [DSK_FLOAT16] = 0x3C00, [DSK_BFLOAT16] = 0x3F80};
     const size_t size = dsk_element_size(type);
     state = 1;
     for (int k = 0; k < 4; k++)
@@ -96,7 +104,8 @@ static void require(int line, dsk_status status) {
 
 static uint64_t steps(dsk_element_type type, size_t count, unsigned max_threads) {
     /* Thirds have no end in binary; the smallest make subnormal products. */
-    dsk_row row = {.prediction = {1.0 / 3, -0.7, 0, 0}, .clamp = DSK_CLAMP_THRESHOLD, .threshold_ratio = 0.99, .threshold_maximum = 100};
+    dsk_row row = {
+        .prediction = {1.0 / 3, -0.7, 0, 0}, .clamp = DSK_CLAMP_THRESHOLD, .threshold_ratio = 0.99, .threshold_maximum = 100};
     dsk_item item = {.row = &row, .n_elements = count, .workspace = workspace};
     row.outputs[0][DSK_SAMPLE] = 2.0 / 3;
     row.outputs[0][DSK_MODEL_OUTPUT] = -1.1;

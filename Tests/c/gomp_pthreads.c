@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /*
  * The entries of an OpenMP runtime that the library and its tests look for, on plain threads: a runtime that the thread sanitizer
  * sees into. (libomp and libgomp aren't instrumented, so that it would take their meetings for races.)

@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /*
  * Runs a fixed set of steps, thresholds, noisings and scalings and prints a checksum of the bits that come out, once for every
  * instruction set and number of threads. Inputs are made of integers and every conversion is exact, so a checksum belongs to the
@@ -48,8 +50,14 @@ static uint64_t hash_elements(uint64_t sum, dsk_element_type type, const void *e
         uint32_t word;
         uint16_t half;
         switch (size) {
-        case 2: memcpy(&half, element, size); bits = half; break;
-        case 4: memcpy(&word, element, size); bits = word; break;
+        case 2:
+            memcpy(&half, element, size);
+            bits = half;
+            break;
+        case 4:
+            memcpy(&word, element, size);
+            bits = word;
+            break;
         default: memcpy(&bits, element, size); break;
         }
         unsigned char bytes[8];

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The rest is in pyproject.toml. A wheel holds the library, which fits one platform, and runs on every Python there."""
 
 from setuptools import Distribution, setup

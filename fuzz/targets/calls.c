@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /*
  * Calls of the C interface in any order, with any arguments: the input is a program of a byte an operation and bytes of its
  * arguments. Handles may have been freed, may be of another kind or made up; pointers may be NULL, tensors odd. Memory behind
@@ -25,7 +27,8 @@ static uint64_t word(void) {
 
 /* Mostly small, sometimes anything. */
 static size_t number(void) {
-    static const uint64_t odd[] = {SIZE_MAX, SIZE_MAX - 1, SIZE_MAX / 2, SIZE_MAX / 2 + 1, SIZE_MAX / 8, (uint64_t)1 << 32, 100000, 100001};
+    static const uint64_t odd[] = {SIZE_MAX,     SIZE_MAX - 1,      SIZE_MAX / 2, SIZE_MAX / 2 + 1,
+                                   SIZE_MAX / 8, (uint64_t)1 << 32, 100000,       100001};
     const uint8_t kind = byte();
     if (kind < 240) return kind % 24;
     return (size_t)odd[kind % 8];
@@ -108,8 +111,10 @@ static void make_tensor(int index) {
     unsigned __int128 count = 1;
     bool is_empty = false;
     for (size_t axis = 0; axis < p->tensor.rank && axis < DS_MAX_RANK; axis++) {
-        if (p->shape[axis] <= 0) is_empty = true;
-        else if (count <= UINT64_MAX) count *= (uint64_t)p->shape[axis];
+        if (p->shape[axis] <= 0)
+            is_empty = true;
+        else if (count <= UINT64_MAX)
+            count *= (uint64_t)p->shape[axis];
     }
     if (is_empty) count = 0;
     if (count > N_MOST_ELEMENTS) {
@@ -155,14 +160,20 @@ static void free_tensors(ds_status status) {
 
 static const char *text(void) {
     static const char *const texts[] = {
-        "{}", "{\"_class_name\": \"DEISMultistepScheduler\", \"solver_order\": 3}",
+        "{}",
+        "{\"_class_name\": \"DEISMultistepScheduler\", \"solver_order\": 3}",
         "{\"_class_name\": \"DPMSolverMultistepScheduler\", \"algorithm_type\": \"sde-dpmsolver++\", \"use_karras_sigmas\": true}",
-        "{\"_class_name\": \"DDIMScheduler\", \"thresholding\": true, \"clip_sample\": false}", "{\"_class_name\": \"DDIMScheduler\"}",
-        "{\"_class_name\": \"DDIMInverseScheduler\"}", "{\"_class_name\": \"DPMSolverMultistepInverseScheduler\", \"solver_order\": 3}",
+        "{\"_class_name\": \"DDIMScheduler\", \"thresholding\": true, \"clip_sample\": false}",
+        "{\"_class_name\": \"DDIMScheduler\"}",
+        "{\"_class_name\": \"DDIMInverseScheduler\"}",
+        "{\"_class_name\": \"DPMSolverMultistepInverseScheduler\", \"solver_order\": 3}",
         "{\"_class_name\": \"DPMSolverMultistepScheduler\", \"variance_type\": \"learned\", \"thresholding\": true}",
         ("{\"_class_name\": \"DEISMultistepScheduler\", \"use_flow_sigmas\": true, \"prediction_type\": \"flow_prediction\", "
          "\"use_dynamic_shifting\": true}"),
-        "{\"_class_name\": \"DDIMScheduler\", \"num_train_timesteps\": 10}", "{\"solver_order\": 1}", "{", "",
+        "{\"_class_name\": \"DDIMScheduler\", \"num_train_timesteps\": 10}",
+        "{\"solver_order\": 1}",
+        "{",
+        "",
     };
     return texts[byte() % (sizeof texts / sizeof *texts)];
 }
@@ -241,8 +252,10 @@ static void call(void) {
         uint64_t *slot = new_handle(), old = *slot;
         status = ds_session_create(scheduler, begin, &made);
         check_made(status, made.handle, slot);
-        if (status == DS_OK && old && old != scheduler.handle) free_handle(old);
-        else if (status == DS_OK && old) free_handle(old); /* a session outlives its scheduler */
+        if (status == DS_OK && old && old != scheduler.handle)
+            free_handle(old);
+        else if (status == DS_OK && old)
+            free_handle(old); /* a session outlives its scheduler */
         break;
     }
     case 7: status = ds_scheduler_free((ds_scheduler){handle()}); break;
@@ -277,7 +290,8 @@ static void call(void) {
     }
     case 19:
         make_tensors();
-        status = ds_session_convert_model_output((ds_session){handle()}, places[0].pointer, places[1].pointer, places[2].pointer, 1);
+        status =
+            ds_session_convert_model_output((ds_session){handle()}, places[0].pointer, places[1].pointer, places[2].pointer, 1);
         free_tensors(status);
         break;
     case 20: {
@@ -355,8 +369,9 @@ static void call(void) {
         ds_noise made = {0};
         uint64_t *slot = slot_for_new();
         *slot = 0;
-        status = byte() < 200 ? ds_noise_create((ds_noise_kind)(byte() % 4), word(), &made)
-                              : ds_noise_create_torch_cuda(word(), word() & ~(uint64_t)(byte() & 3 ? 3 : 0), byte(), byte() * 256u, &made);
+        status = byte() < 200
+                     ? ds_noise_create((ds_noise_kind)(byte() % 4), word(), &made)
+                     : ds_noise_create_torch_cuda(word(), word() & ~(uint64_t)(byte() & 3 ? 3 : 0), byte(), byte() * 256u, &made);
         check_made(status, made.handle, slot);
         break;
     }
@@ -426,8 +441,8 @@ static void call(void) {
             guidance[i].rescale = byte() < 150 ? 0 : real();
         }
         /* Most often as many rows as the tensors have; never more than there are sessions, which only the caller can know. */
-        size_t n_rows = with & 16 && places[0].tensor.rank >= 1 && places[0].tensor.rank <= DS_MAX_RANK ? (size_t)places[0].shape[0]
-                                                                                                       : number();
+        size_t n_rows =
+            with & 16 && places[0].tensor.rank >= 1 && places[0].tensor.rank <= DS_MAX_RANK ? (size_t)places[0].shape[0] : number();
         if (n_rows > 6) n_rows = 6;
         status = ds_step_rows(sessions, n_rows, places[0].pointer, with & 1 ? NULL : places[1].pointer, with & 2 ? NULL : guidance,
                               places[2].pointer, with & 4 ? NULL : places[3].pointer,

@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /*
  * The JSON of a configuration, as every class of scheduler reads it; and what is taken: planned, written out and read again, and
  * its first step taken.

@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /* What the targets share. */
 #ifndef FUZZ_H
 #define FUZZ_H
@@ -12,12 +14,12 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 /* Something that must hold, whatever the input. */
-#define MUST(holds)                                                                                        \
-    do {                                                                                                   \
-        if (!(holds)) {                                                                                    \
-            fprintf(stderr, "%s:%d: not so: %s (%s)\n", __FILE__, __LINE__, #holds, ds_error_message());   \
-            abort();                                                                                       \
-        }                                                                                                  \
+#define MUST(holds)                                                                                      \
+    do {                                                                                                 \
+        if (!(holds)) {                                                                                  \
+            fprintf(stderr, "%s:%d: not so: %s (%s)\n", __FILE__, __LINE__, #holds, ds_error_message()); \
+            abort();                                                                                     \
+        }                                                                                                \
     } while (0)
 
 /* A contiguous tensor of memory of exactly its size, so that a sanitizer sees a byte too many. */

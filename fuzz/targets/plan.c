@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /* The JSON of a plan, decoded. The work is in Sources/PlanTarget. */
 
 #include <stddef.h>

@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /* Runs a target on the files that are named, once each, without a fuzzer. */
 
 #include <stdint.h>

@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /*
  * The bytes of a saved session or of a saved noise source, restored. The first byte chooses the plan, and whether signature, size,
  * fingerprint and checksum are put right, without which hardly anything would be taken. What is taken must be saved as the very

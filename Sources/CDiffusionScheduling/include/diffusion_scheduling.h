@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /*
  * Diffusion schedulers for C: the configuration files, noise levels, solvers and random numbers of diffusers, and steps that
  * pass over memory once.
@@ -549,8 +551,8 @@ ds_status ds_scheduler_scale_model_input(ds_scheduler scheduler, const ds_tensor
  * schedulers.
  */
 ds_status ds_ddim_step(ds_scheduler scheduler, double timestep, double eta, bool use_clipped_model_output,
-                       const ds_tensor *model_output, const ds_tensor *sample, const ds_tensor *noise,
-                       const ds_tensor *prev_sample, const ds_tensor *pred_original_sample, unsigned max_threads);
+                       const ds_tensor *model_output, const ds_tensor *sample, const ds_tensor *noise, const ds_tensor *prev_sample,
+                       const ds_tensor *pred_original_sample, unsigned max_threads);
 
 /* ds_ddim_inverse_step takes the step of DDIMInverseScheduler that leads to a training timestep, likewise. */
 ds_status ds_ddim_inverse_step(ds_scheduler scheduler, double timestep, const ds_tensor *model_output, const ds_tensor *sample,
@@ -578,8 +580,8 @@ ds_status ds_ddim_inverse_coefficients(ds_scheduler scheduler, double timestep, 
  *
  * An item whose elements are all the same is copied. Errors: DS_INVALID_VALUE.
  */
-ds_status ds_rescale_noise_cfg(const ds_tensor *guided, const ds_tensor *conditional, double guidance_rescale,
-                               const ds_tensor *out, unsigned max_threads);
+ds_status ds_rescale_noise_cfg(const ds_tensor *guided, const ds_tensor *conditional, double guidance_rescale, const ds_tensor *out,
+                               unsigned max_threads);
 
 /* ---- Noise: standard normal numbers that agree, seed by seed and call by call, with those of torch and of NumPy */
 

@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /*
  * CKernels: the tensor arithmetic of diffusion schedulers, one pass over memory.
  *
@@ -61,13 +63,13 @@ extern "C" {
 /* The outcome of a call. The numbers are never reused; later versions append. */
 typedef enum dsk_status {
     DSK_OK = 0,
-    DSK_NULL_POINTER = 1,   /* an array or a row that the call needs is NULL */
-    DSK_UNKNOWN_TYPE = 2,   /* an element type is none of `dsk_element_type` */
-    DSK_MISSING_INPUT = 3,  /* a coefficient is not zero but its tensor is NULL */
-    DSK_MISALIGNED = 4,     /* a tensor's address is not a multiple of its element size */
-    DSK_OVERLAP = 5,        /* an output overlaps an input of its item otherwise than in place, or another output of it */
-    DSK_TOO_LARGE = 6,      /* the elements of the call don't fit the address space */
-    DSK_OUT_OF_RANGE = 7,   /* a ratio, a clamp or a limit is outside its stated range */
+    DSK_NULL_POINTER = 1,  /* an array or a row that the call needs is NULL */
+    DSK_UNKNOWN_TYPE = 2,  /* an element type is none of `dsk_element_type` */
+    DSK_MISSING_INPUT = 3, /* a coefficient is not zero but its tensor is NULL */
+    DSK_MISALIGNED = 4,    /* a tensor's address is not a multiple of its element size */
+    DSK_OVERLAP = 5,       /* an output overlaps an input of its item otherwise than in place, or another output of it */
+    DSK_TOO_LARGE = 6,     /* the elements of the call don't fit the address space */
+    DSK_OUT_OF_RANGE = 7,  /* a ratio, a clamp or a limit is outside its stated range */
 } dsk_status;
 
 /* A sentence in English that says what the status means; never NULL. */
@@ -86,13 +88,13 @@ size_t dsk_element_size(dsk_element_type type);
 
 /* The tensors a step may read, as indices of `dsk_item.inputs` and of coefficients. */
 typedef enum dsk_input {
-    DSK_SAMPLE = 0,           /* x  */
-    DSK_MODEL_OUTPUT = 1,     /* e  */
-    DSK_MODEL_OUTPUT_2 = 2,   /* e2 */
-    DSK_NOISE = 3,            /* z  */
-    DSK_SLOT_1 = 4,           /* s1; s2 ... s6 follow */
+    DSK_SAMPLE = 0,         /* x  */
+    DSK_MODEL_OUTPUT = 1,   /* e  */
+    DSK_MODEL_OUTPUT_2 = 2, /* e2 */
+    DSK_NOISE = 3,          /* z  */
+    DSK_SLOT_1 = 4,         /* s1; s2 ... s6 follow */
     DSK_INPUT_COUNT = 10,
-    DSK_PREDICTION = 10,      /* p, which is computed and has no tensor */
+    DSK_PREDICTION = 10, /* p, which is computed and has no tensor */
     DSK_TERM_COUNT = 11,
 } dsk_input;
 
@@ -104,8 +106,8 @@ enum {
 /* What T does to the prediction. */
 typedef enum dsk_clamp {
     DSK_CLAMP_NONE = 0,
-    DSK_CLAMP_RANGE = 1,      /* p <- min(max(p, -r), r) with r = `dsk_row.clamp_range` */
-    DSK_CLAMP_THRESHOLD = 2,  /* p <- min(max(p, -s), s) / s with s = `dsk_item.threshold`; see dsk_find_thresholds */
+    DSK_CLAMP_RANGE = 1,     /* p <- min(max(p, -r), r) with r = `dsk_row.clamp_range` */
+    DSK_CLAMP_THRESHOLD = 2, /* p <- min(max(p, -s), s) / s with s = `dsk_item.threshold`; see dsk_find_thresholds */
 } dsk_clamp;
 
 /* The scalars of one step. */
@@ -187,12 +189,10 @@ size_t dsk_threshold_workspace_size(size_t n_elements);
  * signal_rates, noise_rates  [n_items]
  */
 dsk_status dsk_add_noise(dsk_element_type type, const void *sample, const void *noise, const double *signal_rates,
-                         const double *noise_rates, size_t n_items, size_t n_elements_per_item, void *out,
-                         unsigned max_threads);
+                         const double *noise_rates, size_t n_items, size_t n_elements_per_item, void *out, unsigned max_threads);
 
 /* dsk_scale computes out = factor * sample for n_elements elements; out may be sample. */
-dsk_status dsk_scale(dsk_element_type type, const void *sample, double factor, size_t n_elements, void *out,
-                     unsigned max_threads);
+dsk_status dsk_scale(dsk_element_type type, const void *sample, double factor, size_t n_elements, void *out, unsigned max_threads);
 
 /* Means, variances (of the population: divided by the number of elements) and the covariance of two tensors. */
 typedef struct dsk_moments {

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 #if canImport(Glibc)
     import Glibc
 #elseif canImport(Musl)
@@ -70,7 +72,8 @@ enum ConfigurationFile {
             bytes += block[..<count]
             // Pipes and devices have no size to ask for.
             if bytes.count > Limits.configurationByteCount {
-                throw .inaccessibleFile(path: path, reason: "more than \(Limits.configurationByteCount) bytes, the most of a configuration")
+                throw .inaccessibleFile(
+                    path: path, reason: "more than \(Limits.configurationByteCount) bytes, the most of a configuration")
             }
             if count < block.count {
                 if ferror(file) != 0 { throw lastFault(path) }

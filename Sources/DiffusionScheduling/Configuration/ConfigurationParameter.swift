@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// A type that a configuration key can have.
 public protocol ConfigurationValue: Sendable, Equatable {
     /// What a person may write for it, for error messages: "true or false".

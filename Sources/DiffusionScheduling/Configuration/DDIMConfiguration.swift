@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The keys that DDIM and its inverse share.
 public protocol DDIMFamilyConfiguration: ZeroTerminalSNRConfiguration {
     /// `epsilon`, `sample` or `vPrediction`.
@@ -30,7 +32,8 @@ extension DDIMFamilyConfiguration {
         try require(
             "prediction_type", predictionType.rawValue, "epsilon, sample or v_prediction", predictionType != .flowPrediction)
         try require("clip_sample_range", clipSampleRange, "greater than 0", clipSampleRange > 0)
-        try require("steps_offset", stepsOffset, "from 0 to \(numTrainTimesteps - 1)", (0..<numTrainTimesteps).contains(stepsOffset))
+        try require(
+            "steps_offset", stepsOffset, "from 0 to \(numTrainTimesteps - 1)", (0..<numTrainTimesteps).contains(stepsOffset))
     }
 
     /// ᾱ of the level before timestep 0.

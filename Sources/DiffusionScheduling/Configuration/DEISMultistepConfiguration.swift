@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The parameters of `DEISMultistepScheduler`, with diffusers' defaults.
 public struct DEISMultistepConfiguration: ThresholdingConfiguration, SigmaGridConfiguration, DynamicShiftingConfiguration {
     public static let className = "DEISMultistepScheduler"

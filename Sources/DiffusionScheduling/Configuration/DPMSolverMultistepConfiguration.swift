@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The keys that the DPM-Solver and its inverse share.
 public protocol DPMSolverConfiguration: ThresholdingConfiguration, SigmaGridConfiguration {
     /// 1, 2 or 3: how many model outputs a step combines. 2 for guided sampling, 3 for unconditional; order 1 is DDIM.

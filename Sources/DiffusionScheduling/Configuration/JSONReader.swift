@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// Reads JSON text from strangers: no recursion deeper than a limit, every fault told with its place.
 ///
 /// The project has its own reader because Foundation's takes no bare `-Infinity` unless it also takes comments and other

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// A JSON value as diffusers writes it: strict JSON, and the bare `Infinity`, `-Infinity` and `NaN` of Python's writer.
 ///
 /// Numbers keep their spelling, so that reading and writing a file changes no number in it that nobody changed.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The keys that say how much noise the model was trained with at each timestep.
 public protocol NoiseScheduleConfiguration: SchedulerConfiguration {
     /// T: the number of noise levels that the model was trained with, 1...1,000,000.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// What diffusers writes into `scheduler_config.json` for one scheduler: decoded, validated, and written back without loss.
 ///
 /// ```swift

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// Guidance without a classifier (Ho and Salimans 2022, arXiv:2207.12598, equation 6): the model is asked twice, with the condition
 /// and without it, and the difference of its outputs e_c and e_u is exaggerated,
 ///

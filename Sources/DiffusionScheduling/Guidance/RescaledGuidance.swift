@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// Guidance whose strength doesn't change the contrast of the picture (Lin et al. 2023, arXiv:2305.08891, section 3.4).
 ///
 /// A guided output e = e_u + g (e_c − e_u) has a larger standard deviation than the conditional output e_c, and pictures come out

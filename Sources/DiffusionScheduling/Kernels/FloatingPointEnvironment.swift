@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import CKernels
 
 /// The floating-point environment in which scalars are computed: rounding to nearest and even, subnormal numbers kept, no traps.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import CKernels
 
 /// A plan's rows in the form that the kernels read, in one block of memory that never changes.

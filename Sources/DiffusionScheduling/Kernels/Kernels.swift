@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import CKernels
 
 /// The calls into the C core. Everything that imports CKernels is in this folder.

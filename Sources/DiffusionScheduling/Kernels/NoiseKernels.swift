@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import CKernels
 
 /// A Mersenne twister and the normal left over from its last pair, in the C core's own form.

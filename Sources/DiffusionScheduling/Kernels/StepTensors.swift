@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The tensors of one step: where they lie and, as the caller says, how many elements they have.
 @usableFromInline
 package struct StepTensors {

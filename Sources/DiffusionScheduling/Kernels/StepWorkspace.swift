@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import CKernels
 
 /// What a step of several items needs beside its tensors: the items as the kernels read them, rows of their own where each is

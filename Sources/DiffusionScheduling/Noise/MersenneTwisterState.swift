@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The whole state of a ``TorchCPUNoise`` or a ``NumPyNoise``: where it stands in the sequence of MT19937 (Matsumoto &
 /// Nishimura 1998, doi:10.1145/272991.272995), and the normal that its last pair has left over.
 ///
@@ -27,7 +29,8 @@ public struct MersenneTwisterState: Sendable, Equatable {
         }
         // Of the first word only the highest bit goes into the words that follow.
         guard words[0] >> 31 != 0 || words.dropFirst().contains(where: { $0 != 0 }) else {
-            throw .invalidValue(key: "words", value: "0 but for the first one's lower bits", allowed: "the words of a seeded generator")
+            throw .invalidValue(
+                key: "words", value: "0 but for the first one's lower bits", allowed: "the words of a seeded generator")
         }
         // √(−2 ln 2⁻¹⁰⁴) < 13 is the greatest that two uniforms of 53 bits can give; a float32 must be able to hold it.
         if let spareNormal, !(abs(spareNormal) <= 16) {

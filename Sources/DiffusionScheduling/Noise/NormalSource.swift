@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// A seeded source of standard normal numbers: mean 0, variance 1, independent of one another.
 ///
 /// ```swift

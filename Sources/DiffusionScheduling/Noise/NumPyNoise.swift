@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The numbers of `numpy.random.RandomState.standard_normal`, bit for bit.
 ///
 /// `NumPyNoise(seed: s)` stands for `numpy.random.RandomState(s)`, and likewise for `numpy.random.seed(s)` followed by

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Steps that draw their noise from a seeded source, as diffusers' steps do with their `generator`.
 
 extension PlannedScheduler {

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The numbers of `torch.randn` on a CPU, bit for bit.
 ///
 /// `TorchCPUNoise(seed: s)` stands for `torch.Generator().manual_seed(s)`, and each fill for one

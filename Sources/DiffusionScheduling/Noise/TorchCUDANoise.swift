@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The numbers of `torch.randn` on CUDA.
 ///
 /// `TorchCUDANoise(seed: s)` stands for `torch.Generator("cuda").manual_seed(s)`, and each fill for one

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // The coded form of a plan, for engines whose tensors live elsewhere: docs/PLAN.md describes it.
 
 extension SamplingPlan {
@@ -76,7 +78,8 @@ extension PredictionClamp {
         if let range = clamp.optionalMember("range") {
             self = .range(try range.member("limit").number())
         } else if let threshold = clamp.optionalMember("dynamicThreshold") {
-            self = .dynamicThreshold(ratio: try threshold.member("ratio").number(), maximum: try threshold.member("maximum").number())
+            self = .dynamicThreshold(
+                ratio: try threshold.member("ratio").number(), maximum: try threshold.member("maximum").number())
         } else {
             _ = try clamp.member("none")
             self = .none

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// A scheduler compiled for a number of steps: what the model is told at each step and the scalars that combine tensors.
 ///
 /// A plan is a value that never changes. Any number of sessions on any threads can run it at once, and because it is `Codable`
@@ -44,9 +46,13 @@ public struct SamplingPlan: Sendable, Equatable {
     ) throws(SchedulerError) {
         try grid.validate()
         try clamp.validate()
-        try require("initial noise sigma", initNoiseSigma, "finite and at least 0", initNoiseSigma >= 0 && initNoiseSigma < .infinity)
-        try require("history length", historyLength, "from 0 to \(KernelRows.maximumHistory)", (0...KernelRows.maximumHistory).contains(historyLength))
-        try require("number of rows", rows.count, "the number of timesteps, \(grid.timesteps.count)", rows.count == grid.timesteps.count)
+        try require(
+            "initial noise sigma", initNoiseSigma, "finite and at least 0", initNoiseSigma >= 0 && initNoiseSigma < .infinity)
+        try require(
+            "history length", historyLength, "from 0 to \(KernelRows.maximumHistory)",
+            (0...KernelRows.maximumHistory).contains(historyLength))
+        try require(
+            "number of rows", rows.count, "the number of timesteps, \(grid.timesteps.count)", rows.count == grid.timesteps.count)
         for (index, choices) in rows.enumerated() {
             let expected = min(index, historyLength) + 1
             try require("number of rows of step \(index)", choices.count, "\(expected)", choices.count == expected)

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// One request on its way through a plan: which step comes next, and the outputs remembered from the steps before.
 ///
 /// ```swift
@@ -172,7 +174,8 @@ public struct SamplingSession: Sendable {
         try makeRoom(for: tensors, guidance: guidance, batchSize: batchSize)
         let row = plan.kernelRows.row(at: stepIndex, remembered: remembered)
         let ring = history.map { HistoryRing(storage: $0, newest: newest) }
-        let keepsModelOutput = consuming != nil && ring != nil && tensors.modelOutputType == tensors.elementType
+        let keepsModelOutput =
+            consuming != nil && ring != nil && tensors.modelOutputType == tensors.elementType
             && tensors.modelOutputParts == 1 && KernelRows.remembersModelOutput(row)
         Kernels.step(
             row, tensors, history: ring, keepsModelOutput: keepsModelOutput, guidance: guidance, batchSize: batchSize,

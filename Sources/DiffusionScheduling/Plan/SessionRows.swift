@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 extension SamplingSession {
     /// Takes the next step of many sessions at once, in place: row i of the tensors belongs to `sessions[i]`.
     ///
@@ -48,7 +50,8 @@ extension SamplingSession {
 
     /// Takes the next step of many sessions at once, in place, on arrays.
     public static func step<Element: TensorElement>(
-        rows sessions: inout [SamplingSession?], modelOutput: [Element], unconditional: [Element]? = nil, guidance: [Guidance?] = [],
+        rows sessions: inout [SamplingSession?], modelOutput: [Element], unconditional: [Element]? = nil,
+        guidance: [Guidance?] = [],
         sample: inout [Element], noise: [Element]? = nil, maximumThreads: Int = 0
     ) throws(SchedulerError) {
         var span = sample.mutableSpan

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Sessions as bytes, to go on elsewhere or later: after a restart, on another machine, from a checkpoint in the middle of a run.
 
 extension SamplingSession {

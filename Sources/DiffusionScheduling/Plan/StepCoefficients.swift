@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The scalars of one step.
 ///
 /// With the sample x, the model output e, noise z, the remembered outputs m₁, m₂ … (m₁ the newest) and the predicted clean

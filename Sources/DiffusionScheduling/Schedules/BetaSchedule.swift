@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// How β, the variance of the noise that one training timestep adds, runs over the timesteps.
 public enum BetaSchedule: String, ConfigurationKeyword {
     /// β_j evenly spaced from `beta_start` to `beta_end` (Ho et al. 2020, arXiv:2006.11239, section 4).

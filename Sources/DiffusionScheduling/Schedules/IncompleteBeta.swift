@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The regularised incomplete beta function I_x(a, b), the distribution function of the beta distribution, and its inverse.
 ///
 /// For parameters of ordinary size (a, b between about 0.1 and 80).

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The noise levels a model was trained with: for each timestep j the signal variance ᾱ_j and the ratio ς_j of noise to signal.
 ///
 /// ᾱ_j = Π_{i≤j} (1 − β_i), and a training sample at timestep j is √ᾱ_j data + √(1−ᾱ_j) noise, ς_j = √((1−ᾱ_j)/ᾱ_j).

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The grids of the multistep schedulers, from a configuration and a request.
 extension SigmaGridConfiguration {
     /// The spacing of the noise levels, in diffusers' order of precedence.

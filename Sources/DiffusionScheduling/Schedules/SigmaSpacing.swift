@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// How the noise levels of the steps are spread, where they aren't simply those of the timesteps.
 ///
 /// Each spacing gives n levels between a first P and a last Q as a function of u_k = k/(n − 1), k = 0 … n − 1.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// How the steps' timesteps are spread over the T training timesteps (Lin et al. 2023, arXiv:2305.08891, table 2).
 public enum TimestepSpacing: String, ConfigurationKeyword {
     /// Evenly spaced from the first to the last training timestep, rounded.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// Denoising diffusion implicit models (Song, Meng and Ermon 2020, arXiv:2010.02502, equations 12 and 16).
 ///
 /// A step from the signal variance ᾱ_t to ᾱ_u, with the predicted clean sample p and noise ε:

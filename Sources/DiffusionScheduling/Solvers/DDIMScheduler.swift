@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// DDIM: denoising diffusion implicit models (Song, Meng and Ermon 2020, arXiv:2010.02502).
 ///
 /// ```swift
@@ -54,7 +56,8 @@ public struct DDIMScheduler: PlannedScheduler {
             ])
         }
         let last = configuration.setAlphaToOne ? 0 : noiseSchedule.sigmas[0]
-        let grid = TimestepGrid(timesteps: timesteps, sigmas: timesteps.map(noiseSchedule.sigma(atTimestep:)) + [last], isFlow: false)
+        let grid = TimestepGrid(
+            timesteps: timesteps, sigmas: timesteps.map(noiseSchedule.sigma(atTimestep:)) + [last], isFlow: false)
         return try SamplingPlan(grid: grid, clamp: clamp, historyLength: 0, rows: rows)
     }
 
@@ -72,9 +75,10 @@ public struct DDIMScheduler: PlannedScheduler {
         defer { host.end() }
         try require("eta", eta, "from 0 (deterministic) to 1 (ancestral)", (0...1).contains(eta))
         let source = try noiseSchedule.alphaCumprod(atTimestep: timestep)
-        let target = try previous.map { (timestep) throws(SchedulerError) in
-            try noiseSchedule.alphaCumprod(atTimestep: timestep)
-        } ?? configuration.finalAlphaCumprod(noiseSchedule)
+        let target =
+            try previous.map { (timestep) throws(SchedulerError) in
+                try noiseSchedule.alphaCumprod(atTimestep: timestep)
+            } ?? configuration.finalAlphaCumprod(noiseSchedule)
         let solver = DDIMSolver(
             predictionType: configuration.predictionType, clamps: clamp != .none, eta: eta,
             usesClippedModelOutput: useClippedModelOutput)

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The diffusion exponential integrator sampler with polynomials in ln ρ, tAB-DEIS (Zhang and Chen 2022, arXiv:2204.13902,
 /// section 4 and appendix B; the variable ρ is theirs, the logarithmic nodes are diffusers' `logrho`).
 ///

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// DEIS: the diffusion exponential integrator sampler, a fast deterministic multistep solver (Zhang and Chen 2022,
 /// arXiv:2204.13902).
 ///

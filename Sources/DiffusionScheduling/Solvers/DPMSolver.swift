@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The DPM-Solver family (Lu et al. 2022, arXiv:2206.00927 and arXiv:2211.01095, algorithm 2 and section 5; orders and weights
 /// as diffusers has them).
 ///

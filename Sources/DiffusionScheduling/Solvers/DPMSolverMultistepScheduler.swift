@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// DPM-Solver and DPM-Solver++: fast multistep solvers of the diffusion ODE, and of the diffusion SDE (Lu et al. 2022,
 /// arXiv:2206.00927 and arXiv:2211.01095).
 ///

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// A scheduler with a linear multistep solver: what DEIS and the DPM-Solvers have in common.
 ///
 /// A conforming type says which solver it has, on which grid and of which order; the plan follows. Besides stepping, it offers

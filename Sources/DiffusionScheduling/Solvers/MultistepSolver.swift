@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// What a model's output means.
 public enum PredictionType: String, ConfigurationKeyword {
     /// The noise in the sample.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// A scheduler that compiles its configuration into a plan and runs the plan in a session.
 ///
 /// All schedulers of this library are of this kind. What one of them has to say is `plan(_:)`; the rest follows.
@@ -114,9 +116,10 @@ extension PlannedScheduler {
     ) throws(SchedulerError) -> SchedulerOutput<Element> {
         let replaced = try select(timestep: timestep)
         do throws(SchedulerError) {
-            guard let output = try session?.step(
-                modelOutput: modelOutput, sample: sample, noise: noise, batchSize: batchSize,
-                predictingOriginalSample: predictingOriginalSample)
+            guard
+                let output = try session?.step(
+                    modelOutput: modelOutput, sample: sample, noise: noise, batchSize: batchSize,
+                    predictingOriginalSample: predictingOriginalSample)
             else { throw SchedulerError.timestepsNotSet }
             return output
         } catch {

@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /*
  * Counts allocations by standing in for the C library's functions: the linker takes an executable's own malloc before the
  * library's, for everything in the process. glibc offers the originals under names of their own.

@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /* The bare loops for every instruction set, and the choice among them. */
 
 #include "include/CBareLoop.h"

@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /*
  * The loops for one instruction set. The includer defines
  *
@@ -13,8 +15,9 @@ typedef float BARE_NAME(vector) __attribute__((vector_size(BARE_VECTOR_BYTES), m
 #define TILE_VECTORS 4
 #define TILE_FLOATS (TILE_VECTORS * BARE_VECTOR_BYTES / sizeof(float))
 
-static inline __attribute__((always_inline)) BARE_TARGET void BARE_NAME(pass)(
-    const bare_streams *streams, size_t begin, size_t end, unsigned n_inputs, unsigned n_outputs, bool streaming) {
+static inline
+    __attribute__((always_inline)) BARE_TARGET void BARE_NAME(pass)(const bare_streams *streams, size_t begin, size_t end,
+                                                                    unsigned n_inputs, unsigned n_outputs, bool streaming) {
     const float *inputs[BARE_MOST_INPUTS];
     float *outputs[BARE_MOST_OUTPUTS];
     for (unsigned j = 0; j < n_inputs; j++) inputs[j] = streams->inputs[j];
@@ -46,17 +49,18 @@ static inline __attribute__((always_inline)) BARE_TARGET void BARE_NAME(pass)(
 }
 
 /* The numbers of streams are constants in each call, so that the compiler unrolls over them. */
-#define PASS(r, w)                                                                     \
-    case (r) * 4 + (w):                                                                \
-        streams->streaming ? BARE_NAME(pass)(streams, begin, end, r, w, true)          \
-                           : BARE_NAME(pass)(streams, begin, end, r, w, false);        \
+#define PASS(r, w)                                                                                                                 \
+    case (r) * 4 + (w):                                                                                                            \
+        streams->streaming ? BARE_NAME(pass)(streams, begin, end, r, w, true) : BARE_NAME(pass)(streams, begin, end, r, w, false); \
         break;
 BARE_TARGET static void BARE_NAME(loop)(const bare_streams *streams, size_t begin, size_t end) {
     switch (streams->n_inputs * 4 + streams->n_outputs) {
+        /* clang-format off */
         PASS(1, 1) PASS(2, 1) PASS(3, 1) PASS(4, 1) PASS(5, 1) PASS(6, 1)
         PASS(1, 2) PASS(2, 2) PASS(3, 2) PASS(4, 2) PASS(5, 2) PASS(6, 2)
         PASS(1, 3) PASS(2, 3) PASS(3, 3) PASS(4, 3) PASS(5, 3) PASS(6, 3)
     default: __builtin_trap();
+        /* clang-format on */
     }
 }
 

@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /* Threads of the OpenMP runtime that the library has bound. */
 #ifndef BARE_TEAM_H
 #define BARE_TEAM_H

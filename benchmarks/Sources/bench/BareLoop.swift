@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import CBareLoop
 
 /// The streams of a bare loop: what a step reads and writes, as bytes. Cases and element types with the same ones share a loop.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// Something that is timed in turn with others.
 protocol Contestant: AnyObject {
     /// The most steps of one timed batch.

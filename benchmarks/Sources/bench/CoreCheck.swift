@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import CBareLoop
 
 /// Whether the threads have a processor core each.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import CKernels
 import DiffusionScheduling
 
@@ -75,8 +77,7 @@ final class KernelStepper<Element: BenchmarkElement, Output: BenchmarkElement>: 
     @_specialize(where Element == Double, Output == Double)
     @_specialize(where Element == BFloat16, Output == BFloat16)
     #if !(os(macOS) && arch(x86_64))
-        @_specialize(where Element == Float16, Output == Float16)
-        @_specialize(where Element == Float, Output == Float16)
+        @_specialize(where Element == Float16, Output == Float16)@_specialize(where Element == Float, Output == Float16)
     #endif
     func run(steps: Int) throws {
         for _ in 0..<steps {

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import CBareLoop
 import DiffusionScheduling
 
@@ -25,18 +27,20 @@ struct PlanGroup {
         try add("DDIM", "linear") { try DDIMScheduler() }
         for grid in SigmaChoice.allCases {
             try add("DEIS 3", grid.rawValue) {
-                try DEISMultistepScheduler(.with { configuration in
-                    configuration.solverOrder = 3
-                    grid.choose(in: &configuration)
-                })
+                try DEISMultistepScheduler(
+                    .with { configuration in
+                        configuration.solverOrder = 3
+                        grid.choose(in: &configuration)
+                    })
             }
         }
         for grid in SigmaChoice.allCases {
             try add("DPM-Solver++ 3", grid.rawValue) {
-                try DPMSolverMultistepScheduler(.with { configuration in
-                    configuration.solverOrder = 3
-                    grid.choose(in: &configuration)
-                })
+                try DPMSolverMultistepScheduler(
+                    .with { configuration in
+                        configuration.solverOrder = 3
+                        grid.choose(in: &configuration)
+                    })
             }
         }
         try add("DPM-Solver++ 3", "lu") {

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import DiffusionScheduling
 
 /// A session of the library that steps a sample in place, over and over.
@@ -44,8 +46,7 @@ final class SessionStepper<Element: BenchmarkElement, Output: BenchmarkElement>:
     @_specialize(where Element == Double, Output == Double)
     @_specialize(where Element == BFloat16, Output == BFloat16)
     #if !(os(macOS) && arch(x86_64))
-        @_specialize(where Element == Float16, Output == Float16)
-        @_specialize(where Element == Float, Output == Float16)
+        @_specialize(where Element == Float16, Output == Float16)@_specialize(where Element == Float, Output == Float16)
     #endif
     private static func run(
         steps: Int, _ session: inout SamplingSession, _ data: StepData<Element, Output>, _ sample: Tensor<Element>, _ batchSize: Int

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import DiffusionScheduling
 
 /// A scheduler whose steps are measured: its plan, and the streams of a step in the midst of a run.

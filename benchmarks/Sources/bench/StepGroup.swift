@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import CKernels
 import DiffusionScheduling
 
@@ -83,8 +85,9 @@ struct StepGroup {
                 scheduler: stepCase.scheduler, order: stepCase.order, elementType: variant.types.element,
                 modelOutputType: variant.types.modelOutput, elements: elements, threads: variant.threads, form: variant.form,
                 reads: otherReads + outputReads, writes: streams.outputCount,
-                bytes: elements * ((otherReads + streams.outputCount) * variant.types.element.size
-                    + outputReads * variant.types.modelOutput.size),
+                bytes: elements
+                    * ((otherReads + streams.outputCount) * variant.types.element.size
+                        + outputReads * variant.types.modelOutput.size),
                 step: outcome.timing, bare: bare.timing, bareStore: bare.store,
                 bareBytes: (streams.inputCount + streams.outputCount) * streams.bytes,
                 copy: copy.timing, copyStore: copy.store,

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import DiffusionScheduling
 
 /// Steps a plan the slow, plain way, in `Double` and straight from the public table of coefficients, and compares.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import Foundation
 
 /// Elements at an address that starts a cache line, as an engine's tensors do; or so many bytes after it.

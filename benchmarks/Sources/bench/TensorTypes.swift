@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import DiffusionScheduling
 
 /// The element types of a step: that of the model outputs, and that of all other tensors.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import Foundation
 
 /// What tensors are filled with. A kernel may do well with one kind and wrongly, or slowly, with another.

@@ -1,1 +1,3 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Conformance with live diffusers: see ``__main__``."""

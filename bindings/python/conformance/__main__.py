@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Compares the Python classes with diffusers: ``make conformance``.
 
 (a) random configurations, (b) diffusers' own tests, (c) whole pipelines; see the files of those names. Writes ``report.json`` and
@@ -18,9 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-import torch
-
 import diffusion_scheduling
+import torch
 
 from . import configurations, pipelines, upstream
 from .goldens import generate

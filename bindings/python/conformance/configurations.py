@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Part (a): random configurations against live diffusers.
 
 Each configuration is drawn as those of the golden vectors are, from a seed of its own. Then
@@ -23,13 +25,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import diffusers
+import diffusion_scheduling
+import diffusion_scheduling.diffusers as drop_ins
 import mpmath
 import numpy as np
 import torch
 from mpmath import mpf
-
-import diffusion_scheduling
-import diffusion_scheduling.diffusers as drop_ins
 
 from .goldens import generate
 

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The script that records the golden vectors, which draws the configurations and has the exact recurrences."""
 
 import importlib.util

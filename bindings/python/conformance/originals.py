@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Takes diffusers' own scheduler code out of use, so that what passes has passed without it."""
 
 from __future__ import annotations

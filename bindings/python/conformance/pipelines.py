@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Part (c): whole pipelines with small networks of random weights, with the original scheduler and with the drop-in."""
 
 from __future__ import annotations
@@ -7,10 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import diffusers
+import diffusion_scheduling.diffusers as drop_ins
 import numpy as np
 import torch
-
-import diffusion_scheduling.diffusers as drop_ins
 
 from .originals import disabled
 

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Part (b): diffusers' own ``tests/schedulers``, from a checkout, unmodified, on the originals and on the drop-ins."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """A pytest plugin that runs diffusers' own tests on the drop-ins, if DIFFUSION_SCHEDULING_DROP_INS is set, or on the originals."""
 
 import os
@@ -7,6 +9,7 @@ import diffusers
 
 if os.environ.get("DIFFUSION_SCHEDULING_DROP_INS"):
     import diffusion_scheduling.diffusers as drop_ins
+
     from conformance.originals import disabled
 
     for name in drop_ins.__all__:

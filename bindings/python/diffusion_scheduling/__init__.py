@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Diffusion schedulers: the configuration files, noise levels and solvers of diffusers, with steps that pass over memory once.
 
     import numpy as np

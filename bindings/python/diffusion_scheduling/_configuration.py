@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Configurations: what a constructor was given, and the dictionary that ``scheduler.config`` is."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Owners of the library's handles: what a scheduler and a run through its plan are, without tensors.
 
 An object frees its handle when it goes. The schedulers of NumPy and those of torch are built on these.

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The shared library: where it is, its structs and functions, and its errors as exceptions.
 
 This file mirrors ``diffusion_scheduling.h``, which is the manual. Nothing else in the package declares a C function.
@@ -185,9 +187,7 @@ _SIGNATURES: dict[str, list[Any]] = {
     "ds_session_create_on_plan": [c_char_p, c_size_t, c_size_t, _HANDLE_OUT],
     "ds_session_restore_beside": [_HANDLE, c_void_p, c_size_t, _HANDLE_OUT],
     "ds_session_step_guided": [_HANDLE, _TENSOR, _TENSOR, POINTER(Guidance), _TENSOR, _TENSOR, _TENSOR, _TENSOR, c_uint],
-    "ds_step_rows": [
-        POINTER(c_uint64), c_size_t, _TENSOR, _TENSOR, POINTER(Guidance), _TENSOR, _TENSOR, _TENSOR, _TENSOR, c_uint
-    ],
+    "ds_step_rows": [POINTER(c_uint64), c_size_t, _TENSOR, _TENSOR, POINTER(Guidance), _TENSOR, _TENSOR, _TENSOR, _TENSOR, c_uint],
     "ds_session_step": [_HANDLE, _TENSOR, _TENSOR, _TENSOR, _TENSOR, _TENSOR, c_uint],
     "ds_session_convert_model_output": [_HANDLE, _TENSOR, _TENSOR, _TENSOR, c_uint],
     "ds_session_update": [_HANDLE, c_uint, _TENSOR, c_size_t, _TENSOR, _TENSOR, _TENSOR, c_uint],

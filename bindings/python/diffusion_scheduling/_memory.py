@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Fresh arrays whose memory has been used before.
 
 The operating system hands out memory page by page, at the first touch, which for large tensors costs more than a step does.

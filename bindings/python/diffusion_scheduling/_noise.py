@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Seeded sources of standard normal numbers that agree, number by number, with those of torch and of NumPy."""
 
 from __future__ import annotations

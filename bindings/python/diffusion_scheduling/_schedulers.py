@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The schedulers for NumPy arrays: what all of them have in common.
 
 A step has a fast way, for arrays as the step before had them, and a general one, which brings the arrays into the form that

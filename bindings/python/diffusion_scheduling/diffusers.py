@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Drop-in replacements for diffusers' schedulers: the same classes, with the work done by the library.
 
     from diffusion_scheduling.diffusers import DEISMultistepScheduler

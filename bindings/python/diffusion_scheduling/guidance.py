@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Guidance that keeps the contrast of the picture."""
 
 from __future__ import annotations

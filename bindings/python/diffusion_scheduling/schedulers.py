@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The five schedulers, under diffusers' names and with the parameters of its constructors, for NumPy arrays.
 
     scheduler = DEISMultistepScheduler.from_pretrained("model", subfolder="scheduler")

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Serving: many requests, each a session on a plan, stepped one by one or many in one call.
 
     scheduler = DPMSolverMultistepScheduler.from_pretrained("model", subfolder="scheduler")
@@ -12,7 +14,6 @@ library releases the interpreter's lock meanwhile.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from ctypes import byref, c_bool, c_double, c_size_t, c_uint64
 from typing import NamedTuple
@@ -27,8 +28,8 @@ from ._schedulers import ELEMENT_TYPES, Array, Scheduler, as_tensor, common_type
 class Guidance(NamedTuple):
     """Guidance without a classifier: a step uses e = e_u + scale (e_c - e_u) of the outputs with and without the condition.
 
-    Ho and Salimans 2022, arXiv:2207.12598, equation 6. With `rescale` in (0, 1] each batch item of e is scaled back to that share to
-    the standard deviation of e_c (Lin et al. 2023, arXiv:2305.08891, section 3.4).
+    Ho and Salimans 2022, arXiv:2207.12598, equation 6. With `rescale` in (0, 1] each batch item of e is scaled back to that share
+    to the standard deviation of e_c (Lin et al. 2023, arXiv:2305.08891, section 3.4).
     """
 
     scale: float

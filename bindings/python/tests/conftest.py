@@ -1,9 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """What the tests share."""
 
+import diffusion_scheduling as ds
 import numpy as np
 import pytest
-
-import diffusion_scheduling as ds
 
 CLASSES = [
     ds.DEISMultistepScheduler,

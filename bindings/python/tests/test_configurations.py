@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Constructors, configurations, files and copies."""
 
 import copy
@@ -5,11 +7,10 @@ import inspect
 import math
 import pickle
 
+import diffusion_scheduling as ds
 import numpy as np
 import pytest
 from conftest import loop
-
-import diffusion_scheduling as ds
 
 
 def test_defaults_are_the_librarys(cls):

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The drop-ins against diffusers' own classes, whose methods are made to raise while the drop-ins work."""
 
 import copy

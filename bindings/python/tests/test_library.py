@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The mirror of the header: functions, statuses and structs."""
 
 import ctypes
@@ -5,7 +7,6 @@ import re
 from pathlib import Path
 
 import pytest
-
 from diffusion_scheduling import _library
 
 HEADER = Path(__file__).resolve().parents[3] / "Sources/CDiffusionScheduling/include/diffusion_scheduling.h"

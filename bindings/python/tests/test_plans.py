@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The coded form of plans: its members are those of docs/PLAN.md, and the examples that run it agree with the library."""
 
 import json
@@ -5,9 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import diffusion_scheduling as ds
+import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 COMBINATION = {"sample", "modelOutput", "noise", "prediction", "history"}

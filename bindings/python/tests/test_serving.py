@@ -1,9 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Sessions, guided steps, and steps of many sessions at once."""
 
+import diffusion_scheduling as ds
 import numpy as np
 import pytest
-
-import diffusion_scheduling as ds
 from diffusion_scheduling import Guidance, Session, step_rows
 
 

@@ -1,14 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Plans, steps and what is beside them, on NumPy arrays."""
 
 import gc
 import sys
 import threading
 
+import diffusion_scheduling as ds
 import numpy as np
 import pytest
 from conftest import CLASSES, loop
-
-import diffusion_scheduling as ds
 from diffusion_scheduling import _memory
 
 MULTISTEP, DDIM = CLASSES[:3], CLASSES[3:]

@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 #include <cblas.h>
 
 /* Eigenvalues and eigenvectors of a symmetric matrix, from LAPACK (Users' Guide, third edition, routine SSYEV/DSYEV):

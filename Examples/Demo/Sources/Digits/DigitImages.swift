@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import Foundation
 
 /// The UCI handwritten digits: 1,797 images of 8×8 pixels (see Data/README.md).

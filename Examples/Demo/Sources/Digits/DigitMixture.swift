@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import Foundation
 
 /// A distribution of digits whose diffusion can be reversed exactly: a normal distribution around each image.
@@ -93,7 +95,10 @@ public struct DigitMixture: Sendable {
         var draws = Matrix<Float>(zeros: count, centres.columns)
         for row in 0..<count {
             var remaining = noise.uniform() * total
-            let image = likelihoods.firstIndex { remaining -= $0; return remaining <= 0 } ?? likelihoods.count - 1
+            let image =
+                likelihoods.firstIndex {
+                    remaining -= $0; return remaining <= 0
+                } ?? likelihoods.count - 1
             for k in 0..<centres.columns {
                 draws[row, k] = Float(signalRate) * centres[image, k] + Float(deviations[k] * noise.normal())
             }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 extension Matrix<Float> {
     /// The root of the mean square of all elements.
     public var rootMeanSquare: Double {

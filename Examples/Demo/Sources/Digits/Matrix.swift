@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import COpenBLAS
 
 /// A dense matrix, row by row.
@@ -22,7 +24,7 @@ public struct Matrix<Scalar: BinaryFloatingPoint & Sendable>: Sendable {
     }
 
     public func row(_ index: Int) -> ArraySlice<Scalar> {
-        elements[index * columns ..< (index + 1) * columns]
+        elements[index * columns..<(index + 1) * columns]
     }
 
     public func prefix(_ count: Int) -> Matrix {

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// Small images in labelled rows, in one block of columns or in several side by side.
 public struct SampleSheet {
     /// The part of a row that stands in one block.

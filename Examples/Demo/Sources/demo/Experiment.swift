@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import Drawing
 
 /// A question about schedulers, answered in numbers and pictures.

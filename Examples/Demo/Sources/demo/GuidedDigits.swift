@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import DiffusionScheduling
 import Digits
 import Drawing
@@ -38,7 +40,8 @@ struct GuidedDigits: Experiment {
         }
         var drawing = NormalNoise(seed: seed, stream: .max)
         let exact = Row(
-            name: "exact draws", samples: (0...9).map { mixture.restricted(to: $0, of: digits).draw(Self.sampleCount, using: &drawing) },
+            name: "exact draws",
+            samples: (0...9).map { mixture.restricted(to: $0, of: digits).draw(Self.sampleCount, using: &drawing) },
             digits: digits)
         return report(rows + [exact])
     }

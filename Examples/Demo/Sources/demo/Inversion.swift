@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import DiffusionScheduling
 import Digits
 import Drawing
@@ -74,7 +76,9 @@ struct Inversion: Experiment {
             try .dpmSolver(order: 2, "timesteps") { _ in },
             try .dpmSolver(order: 1, "even in λ") { $0.useExponentialSigmas = true },
             try .dpmSolver(order: 3, "even in λ") { $0.useExponentialSigmas = true },
-            try .dpmSolver(order: 2, "ends at σ = 0") { $0.useExponentialSigmas = true; $0.finalSigmasType = .zero },
+            try .dpmSolver(order: 2, "ends at σ = 0") {
+                $0.useExponentialSigmas = true; $0.finalSigmasType = .zero
+            },
             ddim,
         ]
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import Foundation
 
 /// One line on the terminal that is drawn over and over. Silent where standard error is no terminal.

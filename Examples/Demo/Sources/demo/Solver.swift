@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import DiffusionScheduling
 
 /// A scheduler's configuration file, to be run with various orders and numbers of steps.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import DiffusionScheduling
 import Digits
 import Drawing
@@ -42,7 +44,9 @@ struct ZeroTerminalSNR: Experiment {
         }
         var drawing = NormalNoise(seed: seed, stream: .max)
         rows.append(
-            Row(name: "exact draws", samples: (0...9).map { mixture.restricted(to: $0, of: digits).draw(Self.sampleCount, using: &drawing) }))
+            Row(
+                name: "exact draws",
+                samples: (0...9).map { mixture.restricted(to: $0, of: digits).draw(Self.sampleCount, using: &drawing) }))
         rows.append(Row(name: "the data", samples: (0...9).map { digits.images(of: $0) }))
         return report(rows)
     }

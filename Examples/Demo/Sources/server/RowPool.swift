@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import DiffusionScheduling
 
 /// The rows of one batch, each free or with a request on its way, and one step of all of them.
@@ -58,7 +60,8 @@ struct RowPool {
         }
 
         try SamplingSession.step(
-            rows: &sessions, modelOutput: conditional, unconditional: unconditional, guidance: guidance, sample: &batch, noise: noise)
+            rows: &sessions, modelOutput: conditional, unconditional: unconditional, guidance: guidance, sample: &batch,
+            noise: noise)
 
         var finished: [Run] = []
         for row in runs.indices {

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import ArgumentParser
 import DiffusionScheduling
 import Foundation
@@ -29,7 +31,9 @@ struct Server: ParsableCommand {
     var seed: UInt64 = 0
 
     func validate() throws {
-        guard (1...100_000).contains(requests) else { throw ValidationError("--requests is \(requests), but must be from 1 to 100000") }
+        guard (1...100_000).contains(requests) else {
+            throw ValidationError("--requests is \(requests), but must be from 1 to 100000")
+        }
         guard (1...1024).contains(rows) else { throw ValidationError("--rows is \(rows), but must be from 1 to 1024") }
         guard rate > 0, rate.isFinite else { throw ValidationError("--rate is \(rate), but must be greater than 0") }
     }
@@ -53,7 +57,8 @@ struct Server: ParsableCommand {
                 name.padding(toLength: 19, withPad: " ", startingAt: 0)
                     + String(
                         format: "  %11d  %9.1f %%  %4.2f/call  %28.1f %6.1f %6.1f  %6.2f s", outcome.calls,
-                        100 * Double(steps) / Double(outcome.calls * rows), Double(requests) / Double(outcome.calls), percentile(0.5),
+                        100 * Double(steps) / Double(outcome.calls * rows), Double(requests) / Double(outcome.calls),
+                        percentile(0.5),
                         percentile(0.95), percentile(0.99), outcome.seconds))
         }
 
@@ -63,7 +68,9 @@ struct Server: ParsableCommand {
         }
         print("\n\(continuous.pauses) requests were put aside, saved to bytes, and restored into another row.")
         guard differing.isEmpty else {
-            print("\(differing.count) of \(requests) requests differ from the same request run alone, the first is \(differing[0].number).")
+            print(
+                "\(differing.count) of \(requests) requests differ from the same request run alone, the first is \(differing[0].number)."
+            )
             throw ExitCode.failure
         }
         print("All \(requests) pictures have the bits of the same request run alone, in both ways of serving.")
@@ -92,7 +99,8 @@ struct Server: ParsableCommand {
             time -= log(1 - Double.random(in: 0..<1, using: &random)) / rate
             let planIndex = Int.random(in: plans.indices, using: &random), isGuided = Int.random(in: 0..<4, using: &random) > 0
             let digit = Int.random(in: 0...9, using: &random)
-            let guidance = Guidance(scale: [1.5, 3, 6].randomElement(using: &random)!, rescale: Bool.random(using: &random) ? 0.7 : 0)
+            let guidance = Guidance(
+                scale: [1.5, 3, 6].randomElement(using: &random)!, rescale: Bool.random(using: &random) ? 0.7 : 0)
             let pause = Int.random(in: 1..<plans[planIndex].stepCount, using: &random)
             return Request(
                 number: number, arrival: time, planIndex: planIndex, guided: isGuided ? (digit, guidance) : nil,

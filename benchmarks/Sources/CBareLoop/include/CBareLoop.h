@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
 /*
  * CBareLoop: what a fused step is measured against, and the instruments of the measurement.
  *

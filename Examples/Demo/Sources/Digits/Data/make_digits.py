@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Writes digits.bin, the UCI handwritten digits as bytes, beside this script.
 
     pip install scikit-learn==1.9.1
