@@ -42,6 +42,7 @@ const char *ds_status_message(ds_status status) {
     case DS_UNSUPPORTED_OPERATION: return "the scheduler has no such operation";
     case DS_OUT_OF_MEMORY: return "there is no memory for a session's history";
     case DS_TOO_MANY_HANDLES: return "too many handles of one kind exist";
+    case DS_KERNEL_FAILURE: return "the kernels refused a call, which is a fault of this library";
     }
     return "unknown status";
 }

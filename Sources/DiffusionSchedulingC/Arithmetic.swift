@@ -65,9 +65,7 @@ enum Arithmetic {
 
     private static func check(_ status: dsk_status) throws {
         guard status == DSK_OK else {
-            throw SchedulerError.invalidValue(
-                key: "a tensor", value: "refused by the kernels",
-                allowed: "so that not: \(String(cString: dsk_status_message(status)))")
+            throw SchedulerError.kernelFailure(reason: String(cString: dsk_status_message(status)))
         }
     }
 }

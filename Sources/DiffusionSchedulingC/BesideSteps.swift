@@ -112,7 +112,7 @@ public func ds_ddim_step(
             }
             let sample = try Tensor(sample, .sample)
             let tensors = try StepTensors(
-                sample: sample, modelOutput: model_output, noise: noise, nextSample: prev_sample, prediction: pred_original_sample,
+                sample: sample, modelOutput: model_output, noise: noise, nextSample: prev_sample, report: pred_original_sample,
                 modelLearnsVariance: false)
             try ddim.plannedCoefficients(
                 from: timestep, eta: eta, useClippedModelOutput: use_clipped_model_output
@@ -135,7 +135,7 @@ public func ds_ddim_inverse_step(
             guard let stepCount = inverse.session?.plan.stepCount else { throw SchedulerError.timestepsNotSet }
             let sample = try Tensor(sample, .sample)
             let tensors = try StepTensors(
-                sample: sample, modelOutput: model_output, noise: nil, nextSample: prev_sample, prediction: pred_original_sample,
+                sample: sample, modelOutput: model_output, noise: nil, nextSample: prev_sample, report: pred_original_sample,
                 modelLearnsVariance: false)
             try inverse.coefficients(to: timestep, stepCount: stepCount)
                 .step(clamp: inverse.clamp, tensors, batchSize: sample.batchSize, maximumThreads: Int(max_threads))

@@ -99,6 +99,7 @@ extension SchedulerError {
         case .damagedState: DS_DAMAGED_STATE
         case .foreignState: DS_FOREIGN_STATE
         case .outOfMemory: DS_OUT_OF_MEMORY
+        case .kernelFailure: DS_KERNEL_FAILURE
         case .row(_, let error): error.status
         }
     }

@@ -65,7 +65,8 @@ public func ds_scheduler_plan_properties(
         let plan = try scheduler.state.plan, out = try require(properties, "properties")
         var properties = ds_plan_properties()
         properties.n_steps = plan.stepCount
-        properties.history_length = plan.historyLength
+        properties.n_slots = plan.slotCount
+        properties.warm_up = plan.warmUp
         properties.init_noise_sigma = plan.initNoiseSigma
         switch plan.clamp {
         case .none:
@@ -80,7 +81,11 @@ public func ds_scheduler_plan_properties(
         }
         properties.learns_variance = plan.modelLearnsVariance
         properties.is_stochastic = plan.isStochastic
-        properties.is_flow = plan.grid.isFlow
+        switch plan.grid.process {
+        case .variancePreserving: properties.process = DS_VARIANCE_PRESERVING
+        case .varianceExploding: properties.process = DS_VARIANCE_EXPLODING
+        case .flow: properties.process = DS_FLOW
+        }
         out.pointee = properties
     }
 }
@@ -118,68 +123,84 @@ public func ds_scheduler_noise_rates(
     status { try deliver(scheduler.state.plan.levels.map(\.noiseRate), to: buffer, capacity, count) }
 }
 
+@c(ds_scheduler_input_scales) @implementation
+public func ds_scheduler_input_scales(
+    _ scheduler: ds_scheduler, _ buffer: UnsafeMutablePointer<Double>!, _ capacity: Int, _ count: UnsafeMutablePointer<Int>!
+) -> ds_status {
+    status { try deliver(scheduler.state.plan.inputScales, to: buffer, capacity, count) }
+}
+
 extension ds_combination {
-    fileprivate init(_ combination: LinearCombination) {
+    fileprivate init(_ combination: Combination) {
         self.init()
         sample = combination.sample
         model_output = combination.modelOutput
         noise = combination.noise
         prediction = combination.prediction
-        withUnsafeMutableBytes(of: &history) { history in
-            let history = history.bindMemory(to: Double.self)
-            for (age, coefficient) in combination.history.enumerated() { history[age] = coefficient }
+        withUnsafeMutableBytes(of: &slots) { slots in
+            let slots = slots.bindMemory(to: Double.self)
+            for (slot, coefficient) in combination.slots.enumerated() { slots[slot] = coefficient }
         }
     }
 }
 
-extension ds_coefficients {
-    fileprivate init(_ row: StepCoefficients) {
-        self.init(
-            prediction: ds_combination(row.prediction), next_sample: ds_combination(row.nextSample),
-            history: ds_combination(row.history ?? LinearCombination()))
+extension ds_row {
+    fileprivate init(_ row: PlanRow, clamp: PredictionClamp) {
+        self.init()
+        prediction = ds_combination(row.prediction)
+        next_sample = ds_combination(row.nextSample)
+        n_stores = row.stores.count
+        withUnsafeMutableBytes(of: &stores) { stores in
+            let stores = stores.bindMemory(to: ds_store.self)
+            for (place, store) in row.stores.enumerated() {
+                stores[place] = ds_store(slot: store.slot, value: ds_combination(store.value))
+            }
+        }
+        report = ds_combination(row.report ?? (clamp == .none ? row.prediction : Combination(prediction: 1)))
+        n_noise_draws = row.drawCount
     }
 }
 
-@c(ds_scheduler_coefficients) @implementation
-public func ds_scheduler_coefficients(
-    _ scheduler: ds_scheduler, _ index: Int, _ remembered: Int, _ coefficients: UnsafeMutablePointer<ds_coefficients>!
+@c(ds_scheduler_row) @implementation
+public func ds_scheduler_row(
+    _ scheduler: ds_scheduler, _ index: Int, _ age: Int, _ row: UnsafeMutablePointer<ds_row>!
 ) -> ds_status {
     status {
-        let plan = try scheduler.state.plan, out = try require(coefficients, "coefficients")
+        let plan = try scheduler.state.plan, out = try require(row, "row")
         guard (0..<plan.stepCount).contains(index) else {
             throw SchedulerError.invalidValue(
                 key: "index", value: "\(UInt(bitPattern: index))", allowed: "less than the number of steps, \(plan.stepCount)")
         }
         // A number above Int.max, which C may pass, comes as a negative one.
-        out.pointee = ds_coefficients(plan.coefficients(at: index, remembered: remembered < 0 ? .max : remembered))
+        out.pointee = ds_row(plan.row(at: index, age: age < 0 ? .max : age), clamp: plan.clamp)
     }
 }
 
-@c(ds_ddim_coefficients) @implementation
-public func ds_ddim_coefficients(
+@c(ds_ddim_row) @implementation
+public func ds_ddim_row(
     _ scheduler: ds_scheduler, _ timestep: Double, _ eta: Double, _ use_clipped_model_output: Bool,
-    _ coefficients: UnsafeMutablePointer<ds_coefficients>!
+    _ row: UnsafeMutablePointer<ds_row>!
 ) -> ds_status {
     status {
-        let state = try scheduler.state, out = try require(coefficients, "coefficients")
+        let state = try scheduler.state, out = try require(row, "row")
         guard let ddim = state.ddim else {
             throw CallError.unsupportedOperation("step without a session", className: state.className)
         }
-        out.pointee = try ds_coefficients(
-            ddim.plannedCoefficients(from: timestep, eta: eta, useClippedModelOutput: use_clipped_model_output))
+        out.pointee = try ds_row(
+            ddim.plannedCoefficients(from: timestep, eta: eta, useClippedModelOutput: use_clipped_model_output), clamp: ddim.clamp)
     }
 }
 
-@c(ds_ddim_inverse_coefficients) @implementation
-public func ds_ddim_inverse_coefficients(
-    _ scheduler: ds_scheduler, _ timestep: Double, _ coefficients: UnsafeMutablePointer<ds_coefficients>!
+@c(ds_ddim_inverse_row) @implementation
+public func ds_ddim_inverse_row(
+    _ scheduler: ds_scheduler, _ timestep: Double, _ row: UnsafeMutablePointer<ds_row>!
 ) -> ds_status {
     status {
-        let state = try scheduler.state, out = try require(coefficients, "coefficients")
+        let state = try scheduler.state, out = try require(row, "row")
         guard let inverse = state.ddimInverse else {
             throw CallError.unsupportedOperation("inverse step without a session", className: state.className)
         }
-        out.pointee = try ds_coefficients(inverse.coefficients(to: timestep, stepCount: state.plan.stepCount))
+        out.pointee = try ds_row(inverse.coefficients(to: timestep, stepCount: state.plan.stepCount), clamp: inverse.clamp)
     }
 }
 

@@ -33,6 +33,7 @@ private func requireBeginIndex(_ index: Int, in plan: SamplingPlan) throws {
         throw SchedulerError.invalidValue(
             key: "begin_index", value: "\(UInt(bitPattern: index))", allowed: "at most the number of steps, \(plan.stepCount)")
     }
+    try plan.requireStart(index, "begin_index")
 }
 
 @c(ds_session_create) @implementation
@@ -88,7 +89,7 @@ public func ds_session_needs_noise(_ session: ds_session, _ needs_noise: UnsafeM
     status {
         let session = try session.holder.pointee.session, out = try require(needs_noise, "needs_noise")
         guard session.timestep != nil else { throw SchedulerError.stepPastEnd(stepCount: session.plan.stepCount) }
-        out.pointee = session.plan.needsNoise(at: session.stepIndex, remembered: session.rememberedCount)
+        out.pointee = session.needsNoise
     }
 }
 
@@ -104,7 +105,7 @@ public func ds_session_step(
         let holder = try session.holder
         let sample = try Tensor(sample, .sample)
         let tensors = try StepTensors(
-            sample: sample, modelOutput: model_output, noise: noise, nextSample: prev_sample, prediction: pred_original_sample,
+            sample: sample, modelOutput: model_output, noise: noise, nextSample: prev_sample, report: pred_original_sample,
             modelLearnsVariance: holder.pointee.session.plan.modelLearnsVariance)
         holder.pointee.session.maximumThreads = Int(max_threads)
         try holder.pointee.session.step(tensors, batchSize: sample.batchSize)
@@ -127,7 +128,7 @@ public func ds_session_step_guided(
         let tensors = try StepTensors(
             sample: sample, modelOutput: conditional, called: .conditional, unconditional: other, noise: noise,
             nextSample: prev_sample,
-            prediction: pred_original_sample, modelLearnsVariance: holder.pointee.session.plan.modelLearnsVariance)
+            report: pred_original_sample, modelLearnsVariance: holder.pointee.session.plan.modelLearnsVariance)
         holder.pointee.session.maximumThreads = Int(max_threads)
         try holder.pointee.session.step(tensors, guidance: Guidance(guidance.pointee), batchSize: sample.batchSize)
     }
@@ -149,7 +150,7 @@ public func ds_step_rows(
         }
         let tensors = try StepTensors(
             sample: sample, modelOutput: model_output, unconditional: Tensor.optional(unconditional, .unconditional), noise: noise,
-            nextSample: prev_sample, prediction: pred_original_sample, modelLearnsVariance: sample.rank > 1)
+            nextSample: prev_sample, report: pred_original_sample, modelLearnsVariance: sample.rank > 1)
         var holders: [UnsafeMutablePointer<SessionHolder>?] = []
         holders.reserveCapacity(n_rows)
         defer { for holder in holders { holder?.pointee.isTaken = false } }
@@ -197,7 +198,7 @@ public func ds_session_convert_model_output(
         let plan = holder.session.plan
         let sample = try Tensor(sample, .sample)
         let tensors = try StepTensors(
-            sample: sample, modelOutput: model_output, noise: nil, nextSample: converted, nextCalled: .converted, prediction: nil,
+            sample: sample, modelOutput: model_output, noise: nil, nextSample: converted, nextCalled: .converted, report: nil,
             modelLearnsVariance: plan.modelLearnsVariance)
         try scheduler.conversionOfNextStep().step(
             clamp: plan.clamp, tensors, batchSize: sample.batchSize, modelLearnsVariance: plan.modelLearnsVariance,

@@ -5,7 +5,7 @@ import DiffusionScheduling
 
 /// The tensors that calls take, by the names of their arguments in C.
 enum TensorName: UInt8 {
-    case sample, modelOutput, noise, nextSample, prediction, converted, output, guided, conditional, unconditional
+    case sample, modelOutput, noise, nextSample, report, converted, output, guided, conditional, unconditional
 
     var text: String {
         switch self {
@@ -13,7 +13,7 @@ enum TensorName: UInt8 {
         case .modelOutput: "model_output"
         case .noise: "noise"
         case .nextSample: "prev_sample"
-        case .prediction: "pred_original_sample"
+        case .report: "pred_original_sample"
         case .converted: "converted"
         case .output: "out"
         case .guided: "guided"
@@ -184,7 +184,7 @@ extension StepTensors {
     init(
         sample: Tensor, modelOutput: UnsafePointer<ds_tensor>?, called outputName: TensorName = .modelOutput,
         unconditional: Tensor? = nil, noise: UnsafePointer<ds_tensor>?, nextSample: UnsafePointer<ds_tensor>?,
-        nextCalled nextName: TensorName = .nextSample, prediction: UnsafePointer<ds_tensor>?, modelLearnsVariance: Bool
+        nextCalled nextName: TensorName = .nextSample, report: UnsafePointer<ds_tensor>?, modelLearnsVariance: Bool
     ) throws {
         let modelOutput = try Tensor(modelOutput, outputName, like: sample)
         let isTwice = try modelOutput.requireShape(of: sample, orTwiceAlong: modelLearnsVariance)
@@ -194,16 +194,16 @@ extension StepTensors {
         let inputs = Inputs(sample: sample, modelOutput: modelOutput, unconditional: unconditional, noise: noise, isTwice: isTwice)
         let nextSample = try Tensor(nextSample, nextName, like: sample)
         try inputs.check(nextSample)
-        let prediction = try Tensor.optional(prediction, .prediction, like: sample)
-        if let prediction {
-            try inputs.check(prediction)
-            try prediction.requireNoOverlap(with: nextSample)
+        let report = try Tensor.optional(report, .report, like: sample)
+        if let report {
+            try inputs.check(report)
+            try report.requireNoOverlap(with: nextSample)
         }
         self.init(
             elementType: sample.elementType, elementCount: sample.elementCount, sample: sample.address,
             modelOutput: modelOutput.address, modelOutputType: modelOutput.elementType, modelOutputCount: modelOutput.elementCount,
             unconditional: unconditional?.address, noise: noise?.address, nextSample: nextSample.address,
-            prediction: prediction?.address)
+            report: report?.address)
     }
 
     /// What outputs are checked against.

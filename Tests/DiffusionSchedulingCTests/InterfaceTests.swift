@@ -106,11 +106,12 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
         try call(ds_scheduler_plan_properties(handle, &properties))
         try call(ds_scheduler_step_count(handle, &count))
         #expect(properties.n_steps == plan.stepCount && count == plan.stepCount)
-        #expect(properties.history_length == plan.historyLength)
+        #expect(properties.n_slots == plan.slotCount && properties.warm_up == plan.warmUp)
+        #expect(try numbers { ds_scheduler_input_scales(handle, $0, $1, $2) } == plan.inputScales)
         #expect(properties.init_noise_sigma == plan.initNoiseSigma)
         #expect(properties.learns_variance == plan.modelLearnsVariance)
         #expect(properties.is_stochastic == plan.isStochastic)
-        #expect(properties.is_flow == plan.grid.isFlow)
+        #expect(properties.process == (plan.grid.process == .flow ? DS_FLOW : DS_VARIANCE_PRESERVING))
         switch plan.clamp {
         case .none: #expect(properties.clamp == DS_CLAMP_NONE)
         case .range(let limit): #expect(properties.clamp == DS_CLAMP_RANGE && properties.clamp_range == limit)
@@ -119,23 +120,28 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
             #expect(properties.threshold_ratio == ratio && properties.threshold_maximum == maximum)
         }
         for index in 0..<plan.stepCount {
-            for remembered in 0...plan.historyLength {
-                var row = ds_coefficients()
-                try call(ds_scheduler_coefficients(handle, index, remembered, &row))
-                Self.compare(row, with: plan.coefficients(at: index, remembered: remembered))
+            for age in 0...plan.warmUp {
+                var row = ds_row()
+                try call(ds_scheduler_row(handle, index, age, &row))
+                Self.compare(row, with: plan.row(at: index, age: age), clamp: plan.clamp)
             }
         }
     }
 
-    static func compare(_ row: ds_coefficients, with expected: StepCoefficients) {
-        for (a, b) in [
-            (row.prediction, expected.prediction), (row.next_sample, expected.nextSample),
-            (row.history, expected.history ?? LinearCombination()),
-        ] {
+    static func compare(_ row: ds_row, with expected: PlanRow, clamp: PredictionClamp) {
+        func expectEqual(_ a: ds_combination, _ b: Combination) {
             #expect(a.sample == b.sample && a.model_output == b.modelOutput && a.noise == b.noise && a.prediction == b.prediction)
-            let history = [a.history.0, a.history.1, a.history.2, a.history.3, a.history.4, a.history.5]
-            #expect(history == b.history + Array(repeating: 0, count: 6 - b.history.count))
+            let slots = [a.slots.0, a.slots.1, a.slots.2, a.slots.3, a.slots.4, a.slots.5]
+            #expect(slots == (0..<6).map { b[.slot($0)] })
         }
+        expectEqual(row.prediction, expected.prediction)
+        expectEqual(row.next_sample, expected.nextSample)
+        #expect(row.n_stores == expected.stores.count && row.n_noise_draws == expected.drawCount)
+        for (a, b) in zip([row.stores.0, row.stores.1], expected.stores) {
+            #expect(a.slot == b.slot)
+            expectEqual(a.value, b.value)
+        }
+        expectEqual(row.report, expected.report ?? (clamp == .none ? expected.prediction : Combination(prediction: 1)))
     }
 
     @Test func customTimestepsAndSigmas() throws {
@@ -246,7 +252,7 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
                 try call(ds_session_timestep(handle, &toldTimestep))
                 try call(ds_session_needs_noise(handle, &needsNoise))
                 #expect(told == index && toldTimestep == timestep)
-                #expect(needsNoise == plan.needsNoise(at: index, remembered: session.rememberedCount))
+                #expect(needsNoise == plan.needsNoise(at: index, age: session.age))
 
                 var output = outputs(index)
                 var noise: [Element] = SessionStateTests.tensor(100 + index, count: count)
@@ -462,15 +468,16 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
         // T/n is 100, and below timestep 37 there is nothing but the clean sample.
         for (timestep, previous) in [(407.0, 307.0), (37, nil)] {
             for (eta, clipped) in [(0.0, false), (0.6, true)] {
-                var row = ds_coefficients()
-                try call(ds_ddim_coefficients(handle, timestep, eta, clipped, &row))
+                var row = ds_row()
+                try call(ds_ddim_row(handle, timestep, eta, clipped, &row))
                 Self.compare(
                     row,
-                    with: try scheduler.coefficients(from: timestep, to: previous, eta: eta, useClippedModelOutput: clipped))
+                    with: try scheduler.coefficients(from: timestep, to: previous, eta: eta, useClippedModelOutput: clipped),
+                    clamp: scheduler.clamp)
             }
-            var row = ds_coefficients()
-            try call(ds_ddim_inverse_coefficients(inverseHandle, timestep, &row))
-            Self.compare(row, with: try inverse.coefficients(to: timestep, stepCount: 10))
+            var row = ds_row()
+            try call(ds_ddim_inverse_row(inverseHandle, timestep, &row))
+            Self.compare(row, with: try inverse.coefficients(to: timestep, stepCount: 10), clamp: inverse.clamp)
         }
     }
 

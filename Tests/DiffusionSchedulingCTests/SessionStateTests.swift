@@ -50,7 +50,7 @@ import Testing
                 var restored = try SamplingSession(plan: Self.plan(json), restoring: session.savedState())
                 #expect(restored.savedState() == session.savedState())
                 #expect(restored.stepIndex == session.stepIndex)
-                #expect(restored.rememberedCount == session.rememberedCount)
+                #expect(restored.age == session.age)
                 var other = sample
                 while session.timestep != nil {
                     try step(&session, &sample)

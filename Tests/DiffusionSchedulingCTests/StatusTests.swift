@@ -24,6 +24,7 @@ import Testing
         (.damagedState(reason: "a"), DS_DAMAGED_STATE, 13),
         (.foreignState(reason: "a"), DS_FOREIGN_STATE, 14),
         (.outOfMemory(byteCount: 1), DS_OUT_OF_MEMORY, 25),
+        (.kernelFailure(reason: "a"), DS_KERNEL_FAILURE, 27),
     ]
 
     static let callErrors: [(CallError, ds_status, Int)] = [
@@ -57,11 +58,11 @@ import Testing
             #expect(Self.errorMessage == error.description)
         }
         let numbers = Self.schedulerErrors.map(\.2) + Self.callErrors.map(\.2)
-        #expect(numbers.sorted() == Array(1...26))
+        #expect(numbers.sorted() == Array(1...27))
     }
 
     @Test func everyStatusHasASentence() {
-        let sentences = (0...26).map { String(cString: ds_status_message(ds_status($0))) }
+        let sentences = (0...27).map { String(cString: ds_status_message(ds_status($0))) }
         #expect(Set(sentences).count == 27)
         #expect(String(cString: ds_status_message(ds_status(27))) == "unknown status")
     }

@@ -19,7 +19,8 @@ import Testing
         let rest = linspace(warmUp[2], to, count: count - 1)[1...]
         let ratios = (warmUp + rest).map { exp($0) }
         return TimestepGrid(
-            timesteps: Array(repeating: 0, count: count), sigmas: isFlow ? ratios.map { $0 / (1 + $0) } : ratios, isFlow: isFlow)
+            timesteps: Array(repeating: 0, count: count), sigmas: isFlow ? ratios.map { $0 / (1 + $0) } : ratios,
+            process: isFlow ? .flow : .variancePreserving)
     }
 
     static func scheduler(order: Int, _ type: PredictionType = .epsilon, isFlow: Bool = false) throws -> DEISMultistepScheduler {

@@ -142,7 +142,7 @@ struct DDIMGoldens<S: PlannedScheduler> {
         }
     }
 
-    func checkCoefficients(_ coefficients: (S, DDIMRecord, Double) throws -> StepCoefficients) throws {
+    func checkCoefficients(_ coefficients: (S, DDIMRecord, Double) throws -> PlanRow) throws {
         try eachRecord { index, record, scheduler in
             for golden in record.coefficients ?? [] {
                 let ours = try coefficients(scheduler, record, golden.timestep).nextSample

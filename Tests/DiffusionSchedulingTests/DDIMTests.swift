@@ -101,7 +101,7 @@ import Testing
         for (index, timestep) in plan.timesteps.enumerated() {
             let next = index + 1 < plan.stepCount ? plan.timesteps[index + 1] : nil
             let expected = try scheduler.coefficients(from: timestep, to: next)
-            #expect(plan.coefficients(at: index, remembered: 0) == expected)
+            #expect(plan.row(at: index, age: 0) == expected)
         }
     }
 

@@ -136,22 +136,23 @@ extension BFloat16: TestedElement {
         let plan = try Self.plan()
         var session = SamplingSession(plan: plan), reference = SamplingSession(plan: plan)
         var sample = Self.start(Element.self), exact = sample.map(\.widened)
-        var bound = 0.0, history: [(size: Double, bound: Double)] = []
+        var bound = 0.0, slots = Array(repeating: (size: 0.0, bound: 0.0), count: plan.slotCount)
         while let timestep = session.timestep {
-            let row = plan.coefficients(at: session.stepIndex, remembered: session.rememberedCount)
+            let row = plan.row(at: session.stepIndex, age: session.age)
             // Both runs get the outputs of the exact one: what differs is the arithmetic.
             let e = Self.output(exact, timestep: timestep, twice: false, as: Double.self)
             let rounded = e.map { Output(rounding: $0) }
             let inputs = [
                 (size: exact.map(abs).max()!, bound: bound), (size: e.map(abs).max()!, bound: outputU * e.map(abs).max()!),
             ]
-            func combined(_ c: LinearCombination) -> (size: Double, bound: Double) {
-                let terms = zip([c.sample, c.modelOutput] + c.history, inputs + history)
+            func combined(_ c: Combination) -> (size: Double, bound: Double) {
+                let terms = zip([c.sample, c.modelOutput] + c.slots, inputs + slots)
                 let size = terms.reduce(0) { $0 + abs($1.0) * ($1.1.size + $1.1.bound) }
                 return (size, terms.reduce(0) { $0 + abs($1.0) * $1.1.bound } + (u + 0x1p-20) * size)
             }
             bound = combined(row.nextSample).bound
-            history = Array(([combined(row.history!)] + history).prefix(plan.historyLength))
+            let stored = row.stores.map { combined($0.value) }
+            for (store, value) in zip(row.stores, stored) { slots[store.slot] = value }
             try reference.step(modelOutput: e, sample: &exact)
             var span = sample.mutableSpan
             try session.step(modelOutput: rounded.span, sample: &span)

@@ -135,7 +135,7 @@ import Testing
         let plan = try DEISMultistepScheduler(
             .init(json: #"{"use_karras_sigmas": true, "use_flow_sigmas": true, "sigma_min": 0.01, "sigma_max": 0.95}"#)
         ).plan(.count(5))
-        #expect(plan.grid.isFlow && abs(plan.sigmas[0] - 0.95) < 1e-7)
+        #expect(plan.grid.process == .flow && abs(plan.sigmas[0] - 0.95) < 1e-7)
     }
 }
 
@@ -461,34 +461,87 @@ import Testing
     }
 
     @Test func plansOfWrongShape() throws {
-        let grid = TimestepGrid(timesteps: [1, 0], sigmas: [2, 1, 0.5], isFlow: false)
-        let row = StepCoefficients(prediction: .init(), nextSample: .init(sample: 1))
-        let remembering = StepCoefficients(prediction: .init(), nextSample: .init(sample: 1, history: [1]))
-        func plan(_ rows: [[StepCoefficients]], historyLength: Int = 0, clamp: PredictionClamp = .none) throws {
-            _ = try SamplingPlan(grid: grid, clamp: clamp, historyLength: historyLength, rows: rows)
+        let grid = TimestepGrid(timesteps: [1, 0], sigmas: [2, 1, 0.5], process: .variancePreserving)
+        let row = PlanRow(prediction: .init(), nextSample: .init(sample: 1))
+        func plan(
+            _ rows: [[PlanRow]], slotCount: Int = 0, warmUp: Int = 0, steps: [Int] = [], inputScales: [Double] = []
+        ) throws {
+            _ = try SamplingPlan(
+                grid: grid, inputScales: inputScales, slotCount: slotCount, warmUp: warmUp, steps: steps, rows: rows)
         }
         #expect(throws: Never.self) { try plan([[row], [row]]) }
         expectInvalid("number of rows", "1", allowed: "2") { try plan([[row]]) }
-        expectInvalid("number of rows of step 1", "2", allowed: "1") { try plan([[row], [row, row]]) }
-        expectInvalid("history length", "7", allowed: "from 0 to 6") { try plan([[row], [row]], historyLength: 7) }
-        expectInvalid("history length", "-1", allowed: "from 0 to 6") { try plan([[row], [row]], historyLength: -1) }
-        expectInvalid("number of history coefficients of step 0", "1", allowed: "at most 0") { try plan([[remembering], [row]]) }
-        let infinite = StepCoefficients(prediction: .init(), nextSample: .init(noise: .infinity))
+        expectInvalid("number of rows of evaluation 1", "2", allowed: "1") { try plan([[row], [row, row]]) }
+        expectInvalid("number of rows of evaluation 1", "1", allowed: "2") { try plan([[row], [row]], warmUp: 3) }
+        expectInvalid("number of slots", "7", allowed: "from 0 to 6") { try plan([[row], [row]], slotCount: 7) }
+        expectInvalid("number of slots", "-1", allowed: "from 0 to 6") { try plan([[row], [row]], slotCount: -1) }
+        expectInvalid("warm-up", "17", allowed: "from 0 to 16") { try plan([[row], [row]], warmUp: 17) }
+        expectInvalid("number of step numbers", "1", allowed: "2") { try plan([[row], [row]], steps: [0]) }
+        expectInvalid("step number of evaluation 0", "1", allowed: "0") { try plan([[row], [row]], steps: [1, 1]) }
+        expectInvalid("step number of evaluation 1", "2", allowed: "0 or 1") { try plan([[row], [row]], steps: [0, 2]) }
+        expectInvalid("number of input scales", "1", allowed: "2") { try plan([[row], [row]], inputScales: [1]) }
+        for scale in [0, -1, .nan, .infinity] as [Double] {
+            expectInvalid("input scale of evaluation 1", "\(scale)", allowed: "greater than 0") {
+                try plan([[row], [row]], inputScales: [1, scale])
+            }
+        }
+        let infinite = PlanRow(prediction: .init(), nextSample: .init(noise: .infinity))
         #expect(fault { try plan([[row], [infinite]]) } == .unrepresentablePlan(step: 1))
+        func storing(_ slots: Int...) -> PlanRow {
+            PlanRow(prediction: .init(), nextSample: .init(sample: 1), stores: slots.map { .init(slot: $0, value: .init(modelOutput: 1)) })
+        }
+        #expect(throws: Never.self) { try plan([[storing(0, 1)], [row]], slotCount: 2) }
+        expectInvalid("number of stores of evaluation 1", "3", allowed: "at most 2") {
+            try plan([[row], [storing(0, 1, 2)]], slotCount: 3)
+        }
+        expectInvalid("slot that evaluation 0 stores", "1", allowed: "1 slots") { try plan([[storing(1)], [row]], slotCount: 1) }
+        expectInvalid("slot that evaluation 0 stores", "-1", allowed: "1 slots") { try plan([[storing(-1)], [row]], slotCount: 1) }
+        expectInvalid("slots that evaluation 1 stores", "the same", allowed: "different") {
+            try plan([[row], [storing(1, 1)]], slotCount: 2)
+        }
+        expectInvalid("number of slot coefficients of evaluation 0", "1", allowed: "0") {
+            try plan([[PlanRow(prediction: .init(), nextSample: .init(slots: [1]))], [row]])
+        }
+        for prediction in [Combination(prediction: 1), Combination(slots: [1])] {
+            expectInvalid("prediction of evaluation 0", "slots or of itself", allowed: "model output") {
+                try plan([[PlanRow(prediction: prediction, nextSample: .init())], [row]], slotCount: 1)
+            }
+        }
+        for draws in [-1, 3] {
+            expectInvalid("number of noise draws of evaluation 0", "\(draws)", allowed: "from 0 to 2") {
+                try plan([[PlanRow(prediction: .init(), nextSample: .init(), drawCount: draws)], [row]])
+            }
+        }
+        expectInvalid("number of noise draws of evaluation 0", "0", allowed: "at least 1") {
+            try plan([[PlanRow(prediction: .init(), nextSample: .init(noise: 1), drawCount: 0)], [row]])
+        }
     }
 
-    /// A first step has nothing to remember: a row that reads what isn't there would read memory that nobody wrote.
-    @Test func rowsThatRememberMoreThanThereIs() throws {
-        let grid = TimestepGrid(timesteps: [1, 0], sigmas: [2, 1, 0.5], isFlow: false)
-        let row = StepCoefficients(prediction: .init(), nextSample: .init(sample: 1), history: .init(modelOutput: 1))
-        let remembering = StepCoefficients(
-            prediction: .init(), nextSample: .init(sample: 1, history: [1]), history: .init(modelOutput: 1))
-        #expect(throws: Never.self) { _ = try SamplingPlan(grid: grid, historyLength: 1, rows: [[row], [row, remembering]]) }
-        expectInvalid("number of history coefficients of step 0", "1", allowed: "0") {
-            _ = try SamplingPlan(grid: grid, historyLength: 1, rows: [[remembering], [row, remembering]])
+    /// A row that reads a slot which no row before it has stored would read memory that nobody wrote.
+    @Test func rowsThatReadWhatNobodyStored() throws {
+        let grid = TimestepGrid(timesteps: [2, 1, 0], sigmas: [3, 2, 1, 0.5], process: .variancePreserving)
+        let row = PlanRow(prediction: .init(), nextSample: .init(sample: 1))
+        let storing = PlanRow(prediction: .init(), nextSample: .init(sample: 1), stores: [.init(slot: 0, value: .init(modelOutput: 1))])
+        let reading = PlanRow(
+            prediction: .init(), nextSample: .init(sample: 1, slots: [1]), stores: [.init(slot: 0, value: .init(modelOutput: 1))])
+        func plan(_ rows: [[PlanRow]], warmUp: Int, steps: [Int] = []) throws {
+            _ = try SamplingPlan(grid: grid, slotCount: 1, warmUp: warmUp, steps: steps, rows: rows)
         }
-        expectInvalid("number of history coefficients of step 1", "1", allowed: "0") {
-            _ = try SamplingPlan(grid: grid, historyLength: 1, rows: [[row], [remembering, remembering]])
+        #expect(throws: Never.self) { try plan([[storing], [storing, reading], [storing, reading]], warmUp: 1) }
+        expectInvalid("slot 0 in evaluation 0 at the age 0", "read", allowed: "stored") {
+            try plan([[reading], [storing, reading], [storing, reading]], warmUp: 1)
+        }
+        expectInvalid("slot 0 in evaluation 1 at the age 0", "read", allowed: "stored") {
+            try plan([[storing], [reading, reading], [storing, reading]], warmUp: 1)
+        }
+        // Reached from a row that stores and from one that doesn't.
+        expectInvalid("slot 0 in evaluation 2 at the age 1", "read", allowed: "stored") {
+            try plan([[storing], [row, storing], [storing, reading]], warmUp: 1)
+        }
+        // The second evaluation of a step comes after the first one always.
+        #expect(throws: Never.self) { try plan([[storing], [reading], [row]], warmUp: 0, steps: [0, 0, 1]) }
+        expectInvalid("slot 0 in evaluation 2 at the age 0", "read", allowed: "stored") {
+            try plan([[storing], [reading], [reading]], warmUp: 0, steps: [0, 0, 1])
         }
     }
 
@@ -499,9 +552,9 @@ import Testing
         .dynamicThreshold(ratio: 0.5, maximum: .nan),
     ])
     func clampsOutOfRange(_ clamp: PredictionClamp) {
-        let grid = TimestepGrid(timesteps: [1], sigmas: [2, 1], isFlow: false)
-        let row = StepCoefficients(prediction: .init(sample: 1), nextSample: .init(prediction: 1))
-        #expect(fault { _ = try SamplingPlan(grid: grid, clamp: clamp, historyLength: 0, rows: [[row]]) } != nil)
+        let grid = TimestepGrid(timesteps: [1], sigmas: [2, 1], process: .variancePreserving)
+        let row = PlanRow(prediction: .init(sample: 1), nextSample: .init(prediction: 1))
+        #expect(fault { _ = try SamplingPlan(grid: grid, clamp: clamp, rows: [[row]]) } != nil)
     }
 
     /// A coded plan from a stranger is refused or sound: it can't say less noise levels than steps need.
@@ -509,8 +562,9 @@ import Testing
         let text = String(decoding: try JSONEncoder().encode(makeDEIS().plan(.count(2))), as: UTF8.self)
         #expect(throws: Never.self) { _ = try JSONDecoder().decode(SamplingPlan.self, from: Data(text.utf8)) }
         for (part, replacement) in [
-            ("\"timesteps\":[999,", "\"timesteps\":["), ("\"sigmas\":[", "\"sigmas\":[1,"), ("\"version\":1", "\"version\":2"),
-            ("\"historyLength\":1", "\"historyLength\":0"), ("\"historyLength\":1", "\"historyLength\":70000"),
+            ("\"timestep\":999", "\"timestep\":true"), ("\"sigmas\":[", "\"sigmas\":[1,"), ("\"version\":1", "\"version\":2"),
+            ("\"slots\":1", "\"slots\":0"), ("\"slots\":1", "\"slots\":70000"), ("\"warm_up\":1", "\"warm_up\":0"),
+            ("\"slot_0\":", "\"slot_9\":"),
         ] {
             #expect(text.contains(part), "\(part)")
             let changed = text.replacingOccurrences(of: part, with: replacement)

@@ -61,7 +61,7 @@ import Testing
         var plans: [SamplingPlan] = []
         var tables: [Double] = []
         var levels: [NoiseLevel] = []
-        var step: StepCoefficients?
+        var step: PlanRow?
         var update: MultistepUpdate?
         var factor = 0.0
 

@@ -65,7 +65,7 @@ import Testing
                 [start, start + sign * small * small, start + sign * small] + (1...n).map { start + sign * Double($0) * step }
             return TimestepGrid(
                 timesteps: logarithms.dropLast().indices.map { Double($0) }, exactSigmas: logarithms.map { exponential($0) },
-                isFlow: false)
+                process: .variancePreserving)
         }
         var configuration = DPMSolverMultistepConfiguration()
         configuration.algorithmType = algorithm
@@ -226,8 +226,8 @@ import Testing
         for (from, to) in pairs {
             let step = try ddim.coefficients(from: from, to: to).nextSample
             let grid = TimestepGrid(
-                timesteps: [from], sigmas: [from, to].map(deis.noiseSchedule.sigma(atTimestep:)), isFlow: false)
-            let row = try deis.plan(grid: grid).coefficients(at: 0, remembered: 0).nextSample
+                timesteps: [from], sigmas: [from, to].map(deis.noiseSchedule.sigma(atTimestep:)), process: .variancePreserving)
+            let row = try deis.plan(grid: grid).row(at: 0, age: 0).nextSample
             #expect(abs(step.sample - row.sample) <= 4 * Tolerance.sigma * abs(row.sample), "from \(from) to \(to)")
             #expect(abs(step.modelOutput - row.modelOutput) <= 4 * Tolerance.sigma * abs(row.sample), "from \(from) to \(to)")
         }

@@ -136,11 +136,11 @@ import Testing
     @Test func plans() throws {
         func plan(steps: Int, initNoiseSigma: Double = 1) throws -> SamplingPlan {
             let grid = TimestepGrid(
-                timesteps: [Double](repeating: 1, count: steps), sigmas: [Double](repeating: 1, count: steps + 1), isFlow: false)
-            let row = StepCoefficients(prediction: LinearCombination(sample: 1), nextSample: LinearCombination(sample: 1))
+                timesteps: [Double](repeating: 1, count: steps), sigmas: [Double](repeating: 1, count: steps + 1), process: .variancePreserving)
+            let row = PlanRow(prediction: Combination(sample: 1), nextSample: Combination(sample: 1))
             return try SamplingPlan(
-                grid: grid, initNoiseSigma: initNoiseSigma, historyLength: 0,
-                rows: [[StepCoefficients]](repeating: [row], count: steps))
+                grid: grid, initNoiseSigma: initNoiseSigma,
+                rows: [[PlanRow]](repeating: [row], count: steps))
         }
         #expect(try plan(steps: Limits.steps).stepCount == Limits.steps)
         expectInvalid("number of timesteps", "\(Limits.steps + 1)", allowed: "at most \(Limits.steps)") {

@@ -5,53 +5,51 @@
 /// Runs a plan the slow, plain way: one element after another, in `Double`, straight from the public table of coefficients.
 struct PlainOracle {
     let plan: SamplingPlan
+    private let beginIndex: Int
     private(set) var stepIndex: Int
-    /// The remembered outputs, the newest first.
-    private var history: [[Double]] = []
+    /// By their numbers; nil before anything is stored there.
+    private var slots: [[Double]?]
 
     init(plan: SamplingPlan, beginIndex: Int = 0) {
         self.plan = plan
+        self.beginIndex = beginIndex
         stepIndex = beginIndex
+        slots = Array(repeating: nil, count: plan.slotCount)
     }
 
     struct Result {
         var nextSample: [Double]
         var prediction: [Double]
+        var report: [Double]
         /// Σ |coefficient · input| of each element of the next sample, for error bounds, and the number of terms.
         var magnitudes: [Double]
         var terms: Int
     }
 
     mutating func step(modelOutput e: [Double], sample x: [Double], noise z: [Double]? = nil, batchSize: Int = 1) -> Result {
-        let row = plan.coefficients(at: stepIndex, remembered: history.count)
+        let row = plan.row(at: stepIndex, age: stepIndex - beginIndex)
         let zero = [Double](repeating: 0, count: x.count)
-        let p = clamp(evaluate(row.prediction, x, e, z ?? zero, zero), batchSize: batchSize)
-        let next = evaluate(row.nextSample, x, e, z ?? zero, p)
-        let absolute = { (values: [Double]) in values.map { abs($0) } }
-        var magnitude = row.nextSample
-        magnitude.sample = abs(magnitude.sample)
-        magnitude.modelOutput = abs(magnitude.modelOutput)
-        magnitude.noise = abs(magnitude.noise)
-        magnitude.prediction = abs(magnitude.prediction)
-        magnitude.history = absolute(magnitude.history)
-        let signed = history
-        history = history.map(absolute)
-        let magnitudes = evaluate(magnitude, absolute(x), absolute(e), absolute(z ?? zero), absolute(p))
-        history = signed
-
-        if let conversion = row.history {
-            history.insert(evaluate(conversion, x, e, z ?? zero, p), at: 0)
-            if history.count > plan.historyLength { history.removeLast() }
-        }
+        let streams = (x: x, e: e, z: z ?? zero)
+        let p = clamp(evaluate(row.prediction, streams, zero), batchSize: batchSize)
+        let next = evaluate(row.nextSample, streams, p)
+        let magnitudes = evaluate(row.nextSample, streams, p, magnitudes: true)
+        let report = row.report.map { evaluate($0, streams, p) } ?? p
+        // All stores read the slots as they were.
+        let stored = row.stores.map { evaluate($0.value, streams, p) }
+        for (store, values) in zip(row.stores, stored) { slots[store.slot] = values }
         stepIndex += 1
-        return Result(nextSample: next, prediction: p, magnitudes: magnitudes, terms: 4 + row.nextSample.history.count)
+        return Result(
+            nextSample: next, prediction: p, report: report, magnitudes: magnitudes,
+            terms: 4 + row.nextSample.slots.filter { $0 != 0 }.count)
     }
 
-    private func evaluate(_ c: LinearCombination, _ x: [Double], _ e: [Double], _ z: [Double], _ p: [Double]) -> [Double] {
-        x.indices.map { i in
-            var sum = c.sample * x[i] + c.modelOutput * e[i] + c.noise * z[i] + c.prediction * p[i]
-            for (coefficient, output) in zip(c.history, history) { sum += coefficient * output[i] }
-            return sum
+    private func evaluate(
+        _ c: Combination, _ streams: (x: [Double], e: [Double], z: [Double]), _ p: [Double], magnitudes: Bool = false
+    ) -> [Double] {
+        streams.x.indices.map { i in
+            var terms = [c.sample * streams.x[i], c.modelOutput * streams.e[i], c.noise * streams.z[i], c.prediction * p[i]]
+            for (coefficient, slot) in zip(c.slots, slots) where coefficient != 0 { terms.append(coefficient * (slot?[i] ?? .nan)) }
+            return terms.reduce(0) { $0 + (magnitudes ? abs($1) : $1) }
         }
     }
 
@@ -70,5 +68,15 @@ struct PlainOracle {
                 return values.map { min(max($0, -s), s) / s }
             }
         }
+    }
+}
+
+extension SamplingPlan {
+    /// What the next sample takes of a multistep solver's earlier outputs, the newest first, without those that it doesn't read.
+    func history(at index: Int, age: Int) -> [Double] {
+        let next = row(at: index, age: age).nextSample
+        var history = (0..<min(index, slotCount)).map { next[.slot((index - 1 - $0) % slotCount)] }
+        while history.last == 0 { history.removeLast() }
+        return history
     }
 }

@@ -32,8 +32,8 @@ import Testing
 
     /// How many outputs the next sample of a step depends on: its order.
     static func order(of plan: SamplingPlan, at index: Int) -> Int {
-        let row = plan.coefficients(at: index, remembered: plan.historyLength).nextSample
-        return row.history.isEmpty && row.modelOutput == 0 ? 0 : 1 + row.history.count
+        let history = plan.history(at: index, age: plan.warmUp)
+        return history.isEmpty && plan.row(at: index, age: plan.warmUp).nextSample.modelOutput == 0 ? 0 : 1 + history.count
     }
 
     // MARK: No NaN, no surplus step, no step left out
@@ -233,10 +233,10 @@ import Testing
         ]
         let plan = try Self.scheduler(.linspace, order: 3, lowerOrderFinal: false).plan(
             grid: TimestepGrid(
-                timesteps: [699, 599, 500], sigmas: [11.9395199, 6.13521004, 3.44296741, 2.04108739], isFlow: false))
+                timesteps: [699, 599, 500], sigmas: [11.9395199, 6.13521004, 3.44296741, 2.04108739], process: .variancePreserving))
         for (remembered, coefficients) in expected.enumerated() {
-            let row = plan.coefficients(at: 2, remembered: remembered).nextSample
-            let ours = [row.sample, row.modelOutput] + row.history
+            let row = plan.row(at: 2, age: remembered).nextSample
+            let ours = [row.sample, row.modelOutput] + plan.history(at: 2, age: remembered)
             #expect(ours.count == coefficients.count)
             for (a, b) in zip(ours, coefficients) { #expect(abs(a - b) <= 1e-13, "order \(remembered + 1): \(a), stated \(b)") }
         }
@@ -382,7 +382,7 @@ import Testing
     /// Quirk 15: outside flow sigmas the original divides a flow prediction's noise by ς, not by S.
     @Test func flowPredictionOutsideFlowMatchingIsTheReferences() throws {
         let scheduler = try makeDEIS { $0.predictionType = .flowPrediction }
-        let level = NoiseLevel(sigma: 3.5, isFlow: false)
+        let level = NoiseLevel(sigma: 3.5, process: .variancePreserving)
         let conversion = scheduler.solver.conversion(at: level, clamped: false)
         // m = (x − A (x − ς e))/ς
         #expect(abs(conversion.sample - (1 - level.signalRate) / 3.5) <= 1e-15)
@@ -395,11 +395,11 @@ import Testing
         for grid in GridChoice.allCases {
             let plan = try Self.scheduler(grid, order: 3).plan(.count(999))
             for index in plan.timesteps.indices where Self.order(of: plan, at: index) == 3 {
-                let row = plan.coefficients(at: index, remembered: 2).nextSample
+                let row = plan.row(at: index, age: 2).nextSample
                 let s = plan.levels[index], t = plan.levels[index + 1]
                 // The integral of the constant 1: the coefficients of the outputs sum to A_t (ρ_t − ρ_s) exactly.
-                let sum = row.modelOutput + row.history.reduce(0, +)
-                let terms = abs(row.modelOutput) + row.history.map { abs($0) }.reduce(0, +)
+                let sum = row.modelOutput + row.slots.reduce(0, +)
+                let terms = abs(row.modelOutput) + row.slots.map { abs($0) }.reduce(0, +)
                 let exact = t.signalRate * (t.noiseToSignal - s.noiseToSignal)
                 #expect(abs(sum - exact) <= Tolerance.coefficient * terms, "\(grid), step \(index): \(sum), exact \(exact)")
             }

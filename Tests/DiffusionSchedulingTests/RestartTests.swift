@@ -35,7 +35,7 @@ import Testing
         #expect(session.timestep == nil && session.hasBegun)
         #expect(Set(first).count == first.count, "every step does something")
         session.reset()
-        #expect(session.stepIndex == 0 && !session.hasBegun && session.rememberedCount == 0)
+        #expect(session.stepIndex == 0 && !session.hasBegun && session.age == 0)
         #expect(try Self.trace(&session) == first)
         for length in 1...4 {
             session.reset()
@@ -150,7 +150,7 @@ import Testing
         let whole = try scheduler.plan(.count(20))
         for begin in [0, 1, 2, 7, 17, 18, 19, 20] {
             let rest = TimestepGrid(
-                timesteps: Array(whole.timesteps[begin...]), sigmas: Array(whole.sigmas[begin...]), isFlow: whole.grid.isFlow)
+                timesteps: Array(whole.timesteps[begin...]), sigmas: Array(whole.sigmas[begin...]), process: whole.grid.process)
             // The last orders are lowered by the number of steps of the whole plan.
             let plan = try makeDEIS {
                 $0.solverOrder = 3
@@ -165,9 +165,8 @@ import Testing
         let plan = try Self.plan(count: 20)
         var session = SamplingSession(plan: plan, beginIndex: 6), sample = goldenStart
         for remembered in [0, 1, 2, 2] {
-            #expect(session.rememberedCount == remembered)
-            let row = plan.coefficients(at: session.stepIndex, remembered: remembered)
-            #expect(row.nextSample.history.count == remembered, "order \(remembered + 1)")
+            #expect(min(session.age, plan.warmUp) == remembered)
+            #expect(plan.history(at: session.stepIndex, age: remembered).count == remembered, "order \(remembered + 1)")
             try session.run(&sample, steps: 1)
         }
     }

@@ -123,12 +123,12 @@ import Testing
 
     @Test func signalAndNoiseRatesAreThoseOfTheProcess() {
         for sigma in [0, 1e-4, 0.3, 1, 157, 1e19] {
-            let level = NoiseLevel(sigma: sigma, isFlow: false)
+            let level = NoiseLevel(sigma: sigma, process: .variancePreserving)
             #expect(abs(level.signalRate * level.signalRate + level.noiseRate * level.noiseRate - 1) <= 4e-16)
             #expect(abs(level.noiseRate - sigma * level.signalRate) <= 4e-16)
             #expect(level.noiseToSignal == sigma)
         }
-        let flow = NoiseLevel(sigma: 0.25, isFlow: true)
+        let flow = NoiseLevel(sigma: 0.25, process: .flow)
         #expect(flow.signalRate == 0.75 && flow.noiseRate == 0.25)
         #expect(flow.noiseToSignal == 0.25 / 0.75)
     }
@@ -223,7 +223,7 @@ import Testing
         }
         let grid = try scheduler.plan(.count(expected.count)).grid
         #expect(grid.timesteps == expected.timesteps)
-        #expect(grid.isFlow == (expected.grid == .flow))
+        #expect(grid.process == (expected.grid == .flow ? .flow : .variancePreserving))
         #expect(grid.sigmas.count == expected.count + 1)
         let table = scheduler.noiseSchedule
         let sigmas = expected.sigmas ?? expected.timesteps.map { table.sigmas[Int($0)] }
@@ -284,7 +284,7 @@ import Testing
         #expect(grid.timesteps == [999, 500, 1])
         #expect(grid.sigmas[3] == grid.sigmas[2], "DEIS repeats the last level")
         let flow = try makeDEIS { $0.useFlowSigmas = true }.plan(.sigmas([0.75, 0.5])).grid
-        #expect(flow.timesteps == [750, 500] && flow.isFlow)
+        #expect(flow.timesteps == [750, 500] && flow.process == .flow)
         let zero = try makeDEIS { $0.finalSigmasType = .zero }.plan(.sigmas([2, 1])).grid
         #expect(zero.sigmas == [2, 1, 0])
     }

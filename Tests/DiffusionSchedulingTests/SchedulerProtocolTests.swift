@@ -92,15 +92,15 @@ struct ThirdPartyPlanned: PlannedScheduler {
         let timesteps = (0..<count).map { Double(count - $0) }
         let rows = (0..<count).map { index in
             [
-                StepCoefficients(
-                    prediction: LinearCombination(sample: 1, modelOutput: -1),
-                    nextSample: LinearCombination(
+                PlanRow(
+                    prediction: Combination(sample: 1, modelOutput: -1),
+                    nextSample: Combination(
                         sample: 0.25, modelOutput: 0.25, noise: index == count - 1 ? 0 : 0.5, prediction: 0.25))
             ]
         }
         return try SamplingPlan(
-            grid: TimestepGrid(timesteps: timesteps, sigmas: timesteps + [0], isFlow: false), initNoiseSigma: 2, clamp: .range(1),
-            historyLength: 0, rows: rows)
+            grid: TimestepGrid(timesteps: timesteps, sigmas: timesteps + [0], process: .variancePreserving), initNoiseSigma: 2, clamp: .range(1),
+            rows: rows)
     }
 }
 
@@ -305,7 +305,7 @@ func sampleWithAny(from start: [Float], with scheduler: any Scheduler, steps: In
                 let e = x.map { GoldenProblem.model($0, timestep: timestep, trainingCount: 1000) }
                 outputs.append(try scheduler.convertModelOutput(e, sample: x, batchSize: 2))
                 let parts: [Double]
-                switch 1 + plan.coefficients(at: index, remembered: index).nextSample.history.count {
+                switch 1 + plan.history(at: index, age: index).count {
                 case 1: parts = try scheduler.firstOrderUpdate(modelOutput: outputs[index], sample: x)
                 case 2: parts = try scheduler.secondOrderUpdate(modelOutputs: Array(outputs.suffix(2)), sample: x)
                 default: parts = try scheduler.thirdOrderUpdate(modelOutputs: Array(outputs.suffix(3)), sample: x)
@@ -397,9 +397,9 @@ func sampleWithAny(from start: [Float], with scheduler: any Scheduler, steps: In
                 try wide.step(modelOutput: e, sample: &x)
                 try narrow.step(modelOutput: e.map { Float($0) }, sample: &y)
                 // The same outputs for both, so that only the steps' own roundings are left, carried on by a = A_t/A_s.
-                let row = plan.coefficients(at: wide.stepIndex - 1, remembered: order - 1).nextSample
+                let row = plan.row(at: wide.stepIndex - 1, age: order - 1).nextSample
                 let size =
-                    before.map { abs($0) }.max()! * row.sample + 1.5 * row.history.map { abs($0) }.reduce(abs(row.modelOutput), +)
+                    before.map { abs($0) }.max()! * row.sample + 1.5 * row.slots.map { abs($0) }.reduce(abs(row.modelOutput), +)
                 bound = bound * row.sample + Tolerance.float32Step(terms: 6, magnitude: size)
                 let error = zip(x, y).map { abs($0 - Double($1)) }.max()!
                 #expect(error <= bound, "order \(order), step \(wide.stepIndex - 1)")

@@ -118,6 +118,7 @@ typedef enum ds_status {
 
     DS_OUT_OF_MEMORY = 25,    /* there is no memory for a session's history; SchedulerError.outOfMemory */
     DS_TOO_MANY_HANDLES = 26, /* 4,194,304 things of the kind exist already; CallError.tooManyHandles */
+    DS_KERNEL_FAILURE = 27,   /* the kernels refused a call, which is a fault of this library; SchedulerError.kernelFailure */
 } ds_status;
 
 /* What a status means, as a sentence; never NULL, valid as long as the process. */
@@ -262,10 +263,18 @@ typedef enum ds_clamp {
                              * (Saharia et al. 2022, arXiv:2205.11487, section 2.3) */
 } ds_clamp;
 
-/* What holds for all steps of a plan. */
+/* How a sample is made of data and noise at the noise level sigma. The numbers are never reused; later versions append. */
+typedef enum ds_process {
+    DS_VARIANCE_PRESERVING = 0, /* sample = (data + sigma noise) / sqrt(1 + sigma^2) */
+    DS_VARIANCE_EXPLODING = 1,  /* sample = data + sigma noise */
+    DS_FLOW = 2,                /* sample = (1 - sigma) data + sigma noise */
+} ds_process;
+
+/* Properties of a whole plan. */
 typedef struct ds_plan_properties {
-    size_t n_steps;
-    size_t history_length; /* how many outputs of earlier steps a step may use, at most DS_MAX_HISTORY */
+    size_t n_steps; /* evaluations of the model, one for each timestep */
+    size_t n_slots; /* slots that the rows store and read, at most DS_MAX_SLOTS */
+    size_t warm_up; /* the age from which on the rows don't depend on it, see ds_scheduler_row */
     double init_noise_sigma;
     ds_clamp clamp;
     double clamp_range;       /* for DS_CLAMP_RANGE, else 0 */
@@ -273,7 +282,7 @@ typedef struct ds_plan_properties {
     double threshold_maximum; /* for DS_CLAMP_THRESHOLD, else 0 */
     bool learns_variance;     /* the model output may hold a predicted variance besides, see ds_session_step */
     bool is_stochastic;       /* some step adds noise */
-    bool is_flow;             /* a sample is (1 - sigma) data + sigma noise, rather than (data + sigma noise) / sqrt(1 + sigma^2) */
+    ds_process process;
 } ds_plan_properties;
 
 /* Errors of this and of what follows: DS_INVALID_HANDLE, DS_NULL_POINTER, DS_TIMESTEPS_NOT_SET; with buffers also
@@ -295,36 +304,52 @@ ds_status ds_scheduler_sigmas(ds_scheduler scheduler, double *buffer, size_t cap
 ds_status ds_scheduler_signal_rates(ds_scheduler scheduler, double *buffer, size_t capacity, size_t *count);
 ds_status ds_scheduler_noise_rates(ds_scheduler scheduler, double *buffer, size_t capacity, size_t *count);
 
-enum { DS_MAX_HISTORY = 6 };
+/* What the sample is multiplied with to become the model's input at each step, [n_steps]. */
+ds_status ds_scheduler_input_scales(ds_scheduler scheduler, double *buffer, size_t capacity, size_t *count);
+
+enum {
+    DS_MAX_SLOTS = 6,
+    DS_MAX_STORES = 2,
+};
 
 /* The coefficients of a sum of tensors. A coefficient of 0 means that the tensor isn't read. */
 typedef struct ds_combination {
-    double sample;                  /* of the sample x */
-    double model_output;            /* of the model output e */
-    double noise;                   /* of the noise z */
-    double prediction;              /* of the clamped prediction p */
-    double history[DS_MAX_HISTORY]; /* of the remembered outputs m, the newest first */
+    double sample;              /* of the sample x */
+    double model_output;        /* of the model output e */
+    double noise;               /* of the noise z */
+    double prediction;          /* of the clamped prediction p */
+    double slots[DS_MAX_SLOTS]; /* of what earlier steps stored there */
 } ds_combination;
+
+/* What a slot holds after a step. */
+typedef struct ds_store {
+    size_t slot; /* from 0 on */
+    ds_combination value;
+} ds_store;
 
 /*
  * The scalars of one step, for engines whose tensors live elsewhere:
  *
- *     p            = clamp( prediction of x, e )
- *     next sample  = next_sample of x, e, z, p, m
- *     remembered   = history of x, e, p              becomes the newest m of the next step
+ *     p                 = clamp( prediction of x, e, z )
+ *     next sample       = next_sample of x, e, z, p, slots
+ *     stores[i].slot   <- stores[i].value of x, e, z, p, slots     for i < n_stores, all from the slots as they were before
+ *     report            = report of x, e, z, p, slots              what ds_session_step writes to pred_original_sample
  */
-typedef struct ds_coefficients {
+typedef struct ds_row {
     ds_combination prediction;
     ds_combination next_sample;
-    ds_combination history; /* all 0 where nothing is remembered */
-} ds_coefficients;
+    size_t n_stores;
+    ds_store stores[DS_MAX_STORES];
+    ds_combination report;
+    size_t n_noise_draws; /* tensors of noise that diffusers draws for the step, whether it reads them or not; the last is read */
+} ds_row;
 
 /*
- * ds_scheduler_coefficients gives the scalars of step `index` when `remembered` outputs of the steps right before are remembered:
- * min(index, history_length) in a run from the start, 0 at the first step of a run that begins later. More than there can be
- * count as many as there can be. Errors: also DS_INVALID_VALUE for an index that is no step.
+ * ds_scheduler_row gives the scalars of step `index` in a run that has taken `age` steps before: `index` in a run from the start, 0 at
+ * the first step of a run that begins later. Ages of warm_up and more have the same row.
+ * Errors: also DS_INVALID_VALUE for an index that is no step.
  */
-ds_status ds_scheduler_coefficients(ds_scheduler scheduler, size_t index, size_t remembered, ds_coefficients *coefficients);
+ds_status ds_scheduler_row(ds_scheduler scheduler, size_t index, size_t age, ds_row *row);
 
 /*
  * The whole plan as JSON, all rows of coefficients included: the coded form of the Swift library's SamplingPlan, which reads it.
@@ -469,7 +494,7 @@ ds_status ds_session_update(ds_session session, unsigned order, const ds_tensor 
 
 /*
  * ds_session_save writes the session's state: its steps, history, element type and number of elements, and a fingerprint of its
- * plan; with a checksum, in the same form on every machine. The size is 72 bytes and the elements of the remembered outputs.
+ * plan; with a checksum, in the same form on every machine. The size is 72 bytes and the elements of the slots that are still read.
  *
  * bytes  [capacity]; see Text in the introduction for asking for the size
  *
@@ -559,15 +584,14 @@ ds_status ds_ddim_inverse_step(ds_scheduler scheduler, double timestep, const ds
                                const ds_tensor *prev_sample, const ds_tensor *pred_original_sample, unsigned max_threads);
 
 /*
- * ds_ddim_coefficients and ds_ddim_inverse_coefficients give the scalars of those steps, for engines whose tensors live elsewhere:
- * at any training timestep, also where ds_scheduler_coefficients has no row for it. The clamp is that of
+ * ds_ddim_row and ds_ddim_inverse_row give the scalars of those steps, for engines whose tensors live elsewhere:
+ * at any training timestep, also where ds_scheduler_row has none for it. The clamp is that of
  * ds_scheduler_plan_properties, the predicted clean sample is p.
  *
  * Complexity: O(1). Errors: DS_NULL_POINTER, and those of the steps but for the tensors'.
  */
-ds_status ds_ddim_coefficients(ds_scheduler scheduler, double timestep, double eta, bool use_clipped_model_output,
-                               ds_coefficients *coefficients);
-ds_status ds_ddim_inverse_coefficients(ds_scheduler scheduler, double timestep, ds_coefficients *coefficients);
+ds_status ds_ddim_row(ds_scheduler scheduler, double timestep, double eta, bool use_clipped_model_output, ds_row *row);
+ds_status ds_ddim_inverse_row(ds_scheduler scheduler, double timestep, ds_row *row);
 
 /*
  * ds_rescale_noise_cfg computes, for each batch item, guidance whose strength doesn't change the contrast of the picture (Lin et

@@ -26,10 +26,10 @@ public func rescaleNoiseCFG<Element: TensorElement>(
     guard batchSize >= 1, guided.count % batchSize == 0 else {
         throw .wrongElementCount(argument: "guided", count: guided.count, expected: "a multiple of the batch size \(batchSize)")
     }
-    let factors = Kernels.moments(guided, conditional, batchSize: batchSize).map { item in
+    let factors = try Kernels.moments(guided, conditional, batchSize: batchSize).map { item in
         guidanceFactor(guidedVariance: item.varianceA, conditionalVariance: item.varianceB, guidanceRescale: guidanceRescale)
     }
-    Kernels.scale(&guided, by: factors)
+    try Kernels.scale(&guided, by: factors)
 }
 
 /// φ σ(e_c)/σ(e) + (1 − φ), by which e is multiplied; 1 where e has no deviation.

@@ -2,58 +2,132 @@
 
 internal import CKernels
 
+/// A row as the kernels run it.
+struct KernelRow {
+    /// Its outputs are the next sample, what is stored, and the report where at most one slot is stored. It comes first, so that its
+    /// address is this one's.
+    let row: dsk_row
+    /// The report alone, for rows that store two slots and so have no output left for it. Whoever makes the row frees it.
+    let report: UnsafeMutablePointer<dsk_row>?
+    /// The slots that stand for the kernel's inputs from `DSK_SLOT_1` on, in the order of summation.
+    private(set) var slots: InlineArray<6, UInt8> = .init(repeating: 0)
+    private(set) var slotCount = 0
+    private(set) var stores: InlineArray<2, UInt8> = .init(repeating: 0)
+    let storeCount: Int
+    /// Which store keeps the model output as it is; −1 if none does.
+    let keptOutput: Int
+    let needsNoise: Bool
+    /// The slots whose contents this row or a later one reads: bit k for slot k.
+    let live: UInt8
+
+    /// - Parameter slotOrder: the slots that may be read, the most recently stored one first.
+    init(_ plan: PlanRow, clamp: PredictionClamp, slotOrder: SlotOrder, live: UInt8 = 0) {
+        let readSet = plan.readSet
+        for place in 0..<slotOrder.count {
+            let slot = slotOrder[place]
+            guard readSet >> UInt8(slot) & 1 != 0 else { continue }
+            slots[slotCount] = UInt8(slot)
+            slotCount += 1
+        }
+        storeCount = plan.stores.count
+        var row = dsk_row(prediction: plan.prediction, clamp: clamp)
+        row.set(0, to: plan.nextSample, slots: slots, count: slotCount)
+        for (place, store) in plan.stores.enumerated() {
+            stores[place] = UInt8(store.slot)
+            row.set(1 + place, to: store.value, slots: slots, count: slotCount)
+        }
+        // Unclamped, p is a combination like others: beside a sample that doesn't use it, it needs no value of its own in the loop.
+        let told = plan.report ?? (clamp == .none ? plan.prediction : Combination(prediction: 1))
+        if storeCount < 2 {
+            row.set(2, to: told, slots: slots, count: slotCount)
+            report = nil
+        } else {
+            var alone = dsk_row(prediction: plan.prediction, clamp: clamp)
+            alone.set(0, to: told, slots: slots, count: slotCount)
+            report = .allocate(capacity: 1)
+            report?.initialize(to: alone)
+        }
+        self.row = row
+        keptOutput = plan.stores.firstIndex { $0.value == Combination(modelOutput: 1) } ?? -1
+        needsNoise = plan.needsNoise
+        self.live = live
+    }
+}
+
+/// Slots in the order in which they were stored, the most recently stored one first.
+struct SlotOrder: Equatable {
+    private var slots: InlineArray<6, UInt8> = .init(repeating: 0)
+    private(set) var count = 0
+
+    subscript(place: Int) -> Int { Int(slots[place]) }
+
+    mutating func store(_ slot: Int) {
+        var place = 0
+        while place < count, slots[place] != UInt8(slot) { place += 1 }
+        if place == count { count += 1 }
+        while place > 0 {
+            slots[place] = slots[place - 1]
+            place -= 1
+        }
+        slots[0] = UInt8(slot)
+    }
+
+    /// Bit k for slot k.
+    var set: UInt8 {
+        var set: UInt8 = 0
+        for place in 0..<count { set |= 1 << slots[place] }
+        return set
+    }
+
+    static func == (a: SlotOrder, b: SlotOrder) -> Bool {
+        a.count == b.count && (0..<a.count).allSatisfy { a.slots[$0] == b.slots[$0] }
+    }
+}
+
 /// A plan's rows in the form that the kernels read, in one block of memory that never changes.
 ///
 /// Taking a step then costs an index, no reference counting and no allocation.
 final class KernelRows: @unchecked Sendable {
     // Unchecked, because the memory is written by the initialiser alone.
 
-    /// The slots a kernel row has for remembered outputs.
-    static var maximumHistory: Int { Int(DSK_INPUT_COUNT.rawValue) - Int(DSK_SLOT_1.rawValue) }
-
-    private let rows: UnsafeMutablePointer<dsk_row>
+    private let rows: UnsafeMutablePointer<KernelRow>
     private let count: Int
     private let choices: Int
 
-    init(rows: [[StepCoefficients]], clamp: PredictionClamp, historyLength: Int) {
-        choices = historyLength + 1
-        count = rows.count * choices
-        self.rows = .allocate(capacity: max(count, 1))
-        for (index, available) in rows.enumerated() {
-            for remembered in 0..<choices {
-                let row = dsk_row(available[min(remembered, available.count - 1)], clamp: clamp)
-                (self.rows + index * choices + remembered).initialize(to: row)
+    /// - Parameters:
+    ///   - choices: how many rows an evaluation has at most, one for each age.
+    ///   - row: the row of an evaluation at an age.
+    init(count: Int, choices: Int, row: (_ index: Int, _ age: Int) -> KernelRow) {
+        self.choices = choices
+        self.count = count * choices
+        rows = .allocate(capacity: max(self.count, 1))
+        for index in 0..<count {
+            for age in 0..<choices {
+                // A run can't be older than the plan; these rows are never taken.
+                let place = index * choices + age
+                if age > index {
+                    (rows + place).initialize(to: rows[place - 1])
+                } else {
+                    (rows + place).initialize(to: row(index, age))
+                }
             }
         }
     }
 
-    deinit { rows.deallocate() }
-
-    func row(at index: Int, remembered: Int) -> UnsafePointer<dsk_row> {
-        UnsafePointer(rows + (index * choices + min(remembered, choices - 1)))
+    deinit {
+        for place in 0..<count where place % choices <= place / choices { rows[place].report?.deallocate() }
+        rows.deallocate()
     }
 
-    func needsNoise(at index: Int, remembered: Int) -> Bool {
-        let row = row(at: index, remembered: remembered)
-        return row.pointee.outputs.0.3 != 0 || row.pointee.prediction.3 != 0
+    @inline(__always)
+    func row(at index: Int, age: Int) -> UnsafePointer<KernelRow> {
+        UnsafePointer(rows + (index * choices + min(age, choices - 1)))
     }
-
-    /// Whether what a step of the row remembers is the model output as it is.
-    static func remembersModelOutput(_ row: UnsafePointer<dsk_row>) -> Bool {
-        let history = row.pointee.outputs.1
-        return history.0 == 0 && history.1 == 1 && history.3 == 0 && history.10 == 0
-    }
-}
-
-/// The outputs that a kernel computes for a step.
-enum StepOutput: Int {
-    case nextSample = 0
-    case history = 1
-    case prediction = 2
 }
 
 extension dsk_row {
-    init(_ step: StepCoefficients, clamp: PredictionClamp) {
+    /// A row without outputs.
+    fileprivate init(prediction: Combination, clamp: PredictionClamp) {
         self.init()
         switch clamp {
         case .none: self.clamp = DSK_CLAMP_NONE
@@ -65,27 +139,21 @@ extension dsk_row {
             threshold_ratio = ratio
             threshold_maximum = maximum
         }
-        prediction.0 = step.prediction.sample
-        prediction.1 = step.prediction.modelOutput
-        prediction.3 = step.prediction.noise
-        set(.nextSample, to: step.nextSample)
-        if let history = step.history { set(.history, to: history) }
-        // Unclamped, it is a combination like others: beside a sample that doesn't use it, it needs no value of its own in the loop.
-        set(.prediction, to: clamp == .none ? step.prediction : LinearCombination(prediction: 1))
+        self.prediction.0 = prediction.sample
+        self.prediction.1 = prediction.modelOutput
+        self.prediction.3 = prediction.noise
     }
 
-    private mutating func set(_ output: StepOutput, to combination: LinearCombination) {
+    /// - Parameter slots: the slots that stand for the inputs from `DSK_SLOT_1` on.
+    fileprivate mutating func set(_ output: Int, to combination: Combination, slots: InlineArray<6, UInt8>, count: Int) {
         withUnsafeMutableBytes(of: &outputs) { bytes in
-            let terms = Int(DSK_TERM_COUNT.rawValue)
-            let row = bytes.bindMemory(to: Double.self)[output.rawValue * terms..<(output.rawValue + 1) * terms]
-            func place(_ input: dsk_input) -> Int { row.startIndex + Int(input.rawValue) }
-            let all = bytes.bindMemory(to: Double.self)
-            all[place(DSK_SAMPLE)] = combination.sample
-            all[place(DSK_MODEL_OUTPUT)] = combination.modelOutput
-            all[place(DSK_NOISE)] = combination.noise
-            all[place(DSK_PREDICTION)] = combination.prediction
-            for (age, coefficient) in combination.history.enumerated() {
-                all[place(DSK_SLOT_1) + age] = coefficient
+            let terms = bytes.bindMemory(to: Double.self).baseAddress! + output * Int(DSK_TERM_COUNT.rawValue)
+            terms[Int(DSK_SAMPLE.rawValue)] = combination.sample
+            terms[Int(DSK_MODEL_OUTPUT.rawValue)] = combination.modelOutput
+            terms[Int(DSK_NOISE.rawValue)] = combination.noise
+            terms[Int(DSK_PREDICTION.rawValue)] = combination.prediction
+            for place in 0..<count where Int(slots[place]) < combination.slots.count {
+                terms[Int(DSK_SLOT_1.rawValue) + place] = combination.slots[Int(slots[place])]
             }
         }
     }

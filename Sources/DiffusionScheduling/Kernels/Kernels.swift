@@ -4,35 +4,56 @@ internal import CKernels
 
 /// The calls into the C core. Everything that imports CKernels is in this folder.
 enum Kernels {
-    /// Executes a row of a plan.
+    /// Executes a row.
     ///
-    /// - Parameter workspace: where `needsWorkspace` says so.
+    /// - Parameters:
+    ///   - slots: the addresses of the slots; nil where the row has none.
+    ///   - keepsModelOutput: whether the model output's memory will be what `row.keptOutput` stores, so that nothing is written.
+    ///   - workspace: where `needsWorkspace` says so.
     @inline(__always)
     static func step(
-        _ row: UnsafePointer<dsk_row>, _ tensors: StepTensors, history: HistoryRing? = nil, keepsModelOutput: Bool = false,
-        guidance: Guidance? = nil, batchSize: Int, workspace: StepWorkspace?, maximumThreads: Int = 0
-    ) {
+        _ row: UnsafePointer<KernelRow>, _ tensors: StepTensors, slots: UnsafePointer<UnsafeMutableRawPointer>? = nil,
+        keepsModelOutput: Bool = false, guidance: Guidance? = nil, batchSize: Int, workspace: StepWorkspace?, maximumThreads: Int = 0
+    ) throws(SchedulerError) {
+        // The report comes first, as the step may be in place.
+        if let report = tensors.report, row.pointee.report != nil {
+            guard !tensors.inputs(contain: UnsafeRawPointer(report)) else {
+                throw .invalidValue(
+                    key: "pred_original_sample", value: "the memory of an input",
+                    allowed: "memory of its own in a step that stores two slots")
+            }
+            try run(row, tensors, slots, .report, false, guidance, batchSize, workspace, maximumThreads)
+        }
+        try run(row, tensors, slots, .step, keepsModelOutput, guidance, batchSize, workspace, maximumThreads)
+    }
+
+    @inline(__always)
+    private static func run(
+        _ row: UnsafePointer<KernelRow>, _ tensors: StepTensors, _ slots: UnsafePointer<UnsafeMutableRawPointer>?, _ pass: StepPass,
+        _ keepsModelOutput: Bool, _ guidance: Guidance?, _ batchSize: Int, _ workspace: StepWorkspace?, _ maximumThreads: Int
+    ) throws(SchedulerError) {
         if let workspace {
             let itemBytes = tensors.elementCount / batchSize * tensors.elementType.size
-            step(count: batchSize, tensors, workspace: workspace, maximumThreads: maximumThreads) { index in
+            try step(count: batchSize, tensors, pass: pass, workspace: workspace, maximumThreads: maximumThreads) { index in
                 StepItem(
-                    row: row, history: history, historyOffset: index * itemBytes, guidance: guidance,
+                    row: row, slots: slots, slotOffset: index * itemBytes, guidance: guidance,
                     thresholds: workspace.thresholdWorkspace(of: index))
             }
             return
         }
         var item = dsk_item()
-        item.set(tensors, history, keepsModelOutput: keepsModelOutput)
+        item.set(tensors, row, slots, pass: pass, keepsModelOutput: keepsModelOutput)
+        let kernelRow = row.kernelRow(of: pass)
         if let guidance {
             var guided = dsk_row()
-            dsk_guide_row(row, guidance.scale, 1, &guided)
-            withUnsafePointer(to: &guided) { guided in
+            dsk_guide_row(kernelRow, guidance.scale, 1, &guided)
+            try withUnsafePointer(to: &guided) { (guided) throws(SchedulerError) in
                 item.row = guided
-                check(dsk_step(&item, 1, UInt32(clamping: maximumThreads)))
+                try check(dsk_step(&item, 1, UInt32(clamping: maximumThreads)))
             }
         } else {
-            item.row = row
-            check(dsk_step(&item, 1, UInt32(clamping: maximumThreads)))
+            item.row = kernelRow
+            try check(dsk_step(&item, 1, UInt32(clamping: maximumThreads)))
         }
     }
 
@@ -57,19 +78,21 @@ enum Kernels {
     ///
     /// - Parameter item: what each of them is; nil where a part is to be left as it is.
     static func step(
-        count: Int, _ tensors: StepTensors, workspace: StepWorkspace, maximumThreads: Int, item: (Int) -> StepItem?
-    ) {
+        count: Int, _ tensors: StepTensors, pass: StepPass = .step, workspace: StepWorkspace, maximumThreads: Int,
+        item: (Int) -> StepItem?
+    ) throws(SchedulerError) {
         let threads = UInt32(clamping: maximumThreads), items = workspace.items
         let elements = tensors.elementCount / count
         var itemCount = 0, rescaledCount = 0, hasThresholds = false
         for index in 0..<count {
             guard let step = item(index) else { continue }
             var prepared = dsk_item()
-            prepared.set(tensors.part(index, of: count), step.history, historyOffset: step.historyOffset)
-            prepared.row = step.row
+            prepared.set(tensors.part(index, of: count), step.row, step.slots, slotOffset: step.slotOffset, pass: pass)
+            let row = step.row.kernelRow(of: pass)
+            prepared.row = row
             if let guidance = step.guidance {
                 // Rows are guided in two rounds: the factors are found for all items at once.
-                dsk_guide_row(step.row, guidance.scale, 1, workspace.rows + itemCount)
+                dsk_guide_row(row, guidance.scale, 1, workspace.rows + itemCount)
                 prepared.row = UnsafePointer(workspace.rows + itemCount)
                 if guidance.rescale != 0 {
                     workspace.outputs[rescaledCount] = prepared.inputs.1
@@ -77,7 +100,7 @@ enum Kernels {
                     rescaledCount += 1
                 }
             }
-            if step.row.pointee.clamp == DSK_CLAMP_THRESHOLD {
+            if row.pointee.clamp == DSK_CLAMP_THRESHOLD {
                 prepared.workspace = step.thresholds
                 hasThresholds = true
             }
@@ -85,7 +108,7 @@ enum Kernels {
             itemCount += 1
         }
         if rescaledCount > 0 {
-            check(
+            try check(
                 dsk_find_moments(
                     tensors.modelOutputType.kernelType, workspace.outputs, workspace.outputs + workspace.itemCount, rescaledCount,
                     elements, workspace.moments, threads))
@@ -99,76 +122,84 @@ enum Kernels {
                     let factor = guidance.factor(
                         conditionalVariance: moments.variance_a, unconditionalVariance: moments.variance_b,
                         covariance: moments.covariance)
-                    dsk_guide_row(step.row, guidance.scale, factor, workspace.rows + place)
+                    dsk_guide_row(step.row.kernelRow(of: pass), guidance.scale, factor, workspace.rows + place)
                     rescaled += 1
                 }
                 place += 1
             }
         }
-        if hasThresholds { check(dsk_find_thresholds(items, itemCount, threads)) }
-        check(dsk_step(items, itemCount, threads))
+        if hasThresholds { try check(dsk_find_thresholds(items, itemCount, threads)) }
+        try check(dsk_step(items, itemCount, threads))
     }
 
-    /// Executes a step of its own, without history.
+    /// Executes a row of its own, which reads and stores no slots.
     static func step(
-        _ step: StepCoefficients, clamp: PredictionClamp, _ tensors: StepTensors, batchSize: Int, workspace: StepWorkspace?,
+        _ row: PlanRow, clamp: PredictionClamp, _ tensors: StepTensors, batchSize: Int, workspace: StepWorkspace?,
         maximumThreads: Int = 0
-    ) {
-        withUnsafePointer(to: dsk_row(step, clamp: clamp)) { row in
-            self.step(row, tensors, batchSize: batchSize, workspace: workspace, maximumThreads: maximumThreads)
+    ) throws(SchedulerError) {
+        try withUnsafePointer(to: KernelRow(row, clamp: clamp, slotOrder: SlotOrder())) { (row) throws(SchedulerError) in
+            try step(row, tensors, batchSize: batchSize, workspace: workspace, maximumThreads: maximumThreads)
         }
     }
 
     /// Σ coefficient · tensor over at most six tensors of one size.
-    static func combine<Element: TensorElement>(_ terms: [(coefficient: Double, tensor: [Element])]) -> [Element] {
-        let step = StepCoefficients(
-            prediction: LinearCombination(), nextSample: LinearCombination(history: terms.map(\.coefficient)))
+    static func combine<Element: TensorElement>(
+        _ terms: [(coefficient: Double, tensor: [Element])]
+    ) throws(SchedulerError) -> [Element] {
+        var order = SlotOrder()
+        for slot in terms.indices.reversed() { order.store(slot) }
+        let sum = PlanRow(prediction: Combination(), nextSample: Combination(slots: terms.map(\.coefficient)))
+        // Coefficients of 0 are not read, so the places of the others move up.
+        let tensors = terms.filter { $0.coefficient != 0 }
         let count = terms.first?.tensor.count ?? 0
-        return [Element](unsafeUninitializedCapacity: count) { out, initializedCount in
-            var row = dsk_row(step, clamp: .none)
+        var failure: SchedulerError?
+        let result = [Element](unsafeUninitializedCapacity: count) { out, initializedCount in
+            let row = KernelRow(sum, clamp: .none, slotOrder: order).row
             var item = dsk_item()
             item.n_elements = count
             item.setTypes(Element.elementType)
             item.outputs.0 = UnsafeMutableRawPointer(out.baseAddress)
-            func execute(_ rest: ArraySlice<(coefficient: Double, tensor: [Element])>) {
-                guard let term = rest.first else {
-                    withUnsafePointer(to: &row) { row in
+            func execute(_ place: Int) {
+                guard place < tensors.count else {
+                    withUnsafePointer(to: row) { row in
                         item.row = row
-                        check(dsk_step(&item, 1, 0))
+                        do throws(SchedulerError) { try check(dsk_step(&item, 1, 0)) } catch { failure = error }
                     }
                     return
                 }
-                term.tensor.withUnsafeBytes { bytes in
+                tensors[place].tensor.withUnsafeBytes { bytes in
                     withUnsafeMutableBytes(of: &item.inputs) { inputs in
-                        inputs.bindMemory(to: UnsafeRawPointer?.self)[Int(DSK_SLOT_1.rawValue) + rest.startIndex] =
-                            bytes.baseAddress
+                        inputs.bindMemory(to: UnsafeRawPointer?.self)[Int(DSK_SLOT_1.rawValue) + place] = bytes.baseAddress
                     }
-                    execute(rest.dropFirst())
+                    execute(place + 1)
                 }
             }
-            execute(terms[...])
-            initializedCount = count
+            execute(0)
+            initializedCount = failure == nil ? count : 0
         }
+        if let failure { throw failure }
+        return result
     }
 
     /// sample[i] ← signalRates[i] · sample[i] + noiseRates[i] · noise[i] for every batch item i.
     static func addNoise(
         _ noise: UnsafeRawPointer, to sample: UnsafeMutableRawPointer, signalRates: [Double], noiseRates: [Double],
         elementsPerItem: Int, elementType: ElementType
-    ) {
-        check(
+    ) throws(SchedulerError) {
+        try check(
             dsk_add_noise(
                 elementType.kernelType, sample, noise, signalRates, noiseRates, signalRates.count, elementsPerItem, sample, 0))
     }
 
     /// tensor[i] ← factors[i] · tensor[i] for every batch item i.
-    static func scale<Element: TensorElement>(_ tensor: inout [Element], by factors: [Double]) {
+    static func scale<Element: TensorElement>(_ tensor: inout [Element], by factors: [Double]) throws(SchedulerError) {
         let elements = tensor.count / factors.count
-        tensor.withUnsafeMutableBytes { bytes in
+        var span = tensor.mutableSpan
+        try span.withUnsafeMutableBytes { (bytes) throws(SchedulerError) in
             guard let address = bytes.baseAddress else { return }
             for (index, factor) in factors.enumerated() {
                 let item = address + index * elements * MemoryLayout<Element>.stride
-                check(dsk_scale(Element.elementType.kernelType, item, factor, elements, item, 0))
+                try check(dsk_scale(Element.elementType.kernelType, item, factor, elements, item, 0))
             }
         }
     }
@@ -176,26 +207,29 @@ enum Kernels {
     /// The variances of every batch item of two tensors.
     static func moments<Element: TensorElement>(
         _ a: [Element], _ b: [Element], batchSize: Int
-    ) -> [(varianceA: Double, varianceB: Double)] {
+    ) throws(SchedulerError) -> [(varianceA: Double, varianceB: Double)] {
         var moments = [dsk_moments](repeating: dsk_moments(), count: batchSize)
         let elements = a.count / batchSize
-        a.withUnsafeBytes { a in
-            b.withUnsafeBytes { b in
-                func items(_ bytes: UnsafeRawBufferPointer) -> [UnsafeRawPointer?] {
-                    (0..<batchSize).map { item in bytes.baseAddress.map { $0 + item * elements * MemoryLayout<Element>.stride } }
-                }
-                check(dsk_find_moments(Element.elementType.kernelType, items(a), items(b), batchSize, elements, &moments, 0))
-            }
+        func items(_ bytes: UnsafeRawBufferPointer) -> [UnsafeRawPointer?] {
+            (0..<batchSize).map { item in bytes.baseAddress.map { $0 + item * elements * MemoryLayout<Element>.stride } }
         }
+        try check(
+            a.withUnsafeBytes { a in
+                b.withUnsafeBytes { b in
+                    dsk_find_moments(Element.elementType.kernelType, items(a), items(b), batchSize, elements, &moments, 0)
+                }
+            })
         return moments.map { ($0.variance_a, $0.variance_b) }
     }
 
     /// Which OpenMP runtime carries the threads.
     static var runtimeDescription: String { String(cString: dsk_runtime_description()) }
 
-    /// What the Swift layer hands to the kernels is checked before, so a status here is a fault of this library.
-    private static func check(_ status: dsk_status) {
-        assert(status == DSK_OK, String(cString: dsk_status_message(status)))
+    /// The Swift layer checks what it hands to the kernels, so that a status here is a fault of this library. It is told all the same:
+    /// where the kernels refuse a call, they have written nothing.
+    @inline(__always)
+    private static func check(_ status: dsk_status) throws(SchedulerError) {
+        if status != DSK_OK { throw .kernelFailure(reason: String(cString: dsk_status_message(status))) }
     }
 }
 
@@ -225,11 +259,12 @@ extension dsk_item {
     /// Becomes the item of the tensors. Not an initialiser, which would copy what it has just written.
     ///
     /// - Parameters:
-    ///   - historyOffset: where the item begins in the history's slots, in bytes.
-    ///   - keepsModelOutput: whether the model output's memory will be what is remembered, so that nothing is written.
+    ///   - slotOffset: where the item begins in the slots, in bytes.
+    ///   - keepsModelOutput: whether the model output's memory will be what `row.keptOutput` stores, so that nothing is written.
     @inline(__always)
     fileprivate mutating func set(
-        _ tensors: StepTensors, _ history: HistoryRing?, historyOffset: Int = 0, keepsModelOutput: Bool = false
+        _ tensors: StepTensors, _ row: UnsafePointer<KernelRow>, _ slots: UnsafePointer<UnsafeMutableRawPointer>?,
+        slotOffset: Int = 0, pass: StepPass, keepsModelOutput: Bool = false
     ) {
         n_elements = tensors.elementCount
         setTypes(tensors.elementType, modelOutput: tensors.modelOutputType)
@@ -237,29 +272,52 @@ extension dsk_item {
         inputs.1 = tensors.modelOutput
         inputs.2 = tensors.unconditional
         inputs.3 = tensors.noise
-        outputs.0 = tensors.nextSample
-        outputs.2 = tensors.prediction
-        guard let history else { return }
-        let slots = history.slotCount
-        // The oldest output makes room for this step's, which is written where it was read.
-        var slot = history.next
-        if !keepsModelOutput { outputs.1 = history.slots[slot] + historyOffset }
-        withUnsafeMutableBytes(of: &inputs) { bytes in
-            let inputs = bytes.assumingMemoryBound(to: UnsafeRawPointer?.self)
-            for age in (0..<slots).reversed() {
-                inputs[Int(DSK_SLOT_1.rawValue) + age] = UnsafeRawPointer(history.slots[slot] + historyOffset)
-                slot = slot + 1 == slots ? 0 : slot + 1
+        if let slots {
+            withUnsafeMutableBytes(of: &inputs) { bytes in
+                let inputs = bytes.assumingMemoryBound(to: UnsafeRawPointer?.self)
+                for place in 0..<row.pointee.slotCount {
+                    inputs[Int(DSK_SLOT_1.rawValue) + place] = UnsafeRawPointer(slots[Int(row.pointee.slots[place])] + slotOffset)
+                }
             }
+        }
+        if pass == .report {
+            outputs.0 = tensors.report
+            return
+        }
+        outputs.0 = tensors.nextSample
+        if row.pointee.storeCount < 2 { outputs.2 = tensors.report }
+        guard let slots else { return }
+        let kept = keepsModelOutput ? row.pointee.keptOutput : -1
+        if row.pointee.storeCount > 0, kept != 0 { outputs.1 = slots[Int(row.pointee.stores[0])] + slotOffset }
+        if row.pointee.storeCount > 1, kept != 1 { outputs.2 = slots[Int(row.pointee.stores[1])] + slotOffset }
+    }
+}
+
+/// What a pass over the tensors computes.
+enum StepPass {
+    /// The next sample and the stores, and the report where an output is left for it.
+    case step
+    /// The report alone.
+    case report
+}
+
+extension UnsafePointer<KernelRow> {
+    /// The kernels' row of a pass.
+    @inline(__always)
+    fileprivate func kernelRow(of pass: StepPass) -> UnsafePointer<dsk_row> {
+        switch pass {
+        case .step: UnsafeRawPointer(self).assumingMemoryBound(to: dsk_row.self)
+        case .report: UnsafePointer<dsk_row>(pointee.report!)
         }
     }
 }
 
 /// One of the items that a step consists of: a batch item of one session, or a session of its own.
 struct StepItem {
-    let row: UnsafePointer<dsk_row>
-    let history: HistoryRing?
+    let row: UnsafePointer<KernelRow>
+    let slots: UnsafePointer<UnsafeMutableRawPointer>?
     /// Where the item begins in the slots, in bytes.
-    var historyOffset = 0
+    var slotOffset = 0
     let guidance: Guidance?
     /// Room for finding a threshold, for rows that clamp by one.
     let thresholds: UnsafeMutableRawPointer?

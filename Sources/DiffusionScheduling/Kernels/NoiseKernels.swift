@@ -87,7 +87,8 @@ extension Kernels {
     }
 }
 
-/// What the noise sources hand to the core is checked before, so a status here is a fault of this library.
+/// The core refuses addresses that are NULL or misaligned and counts beyond the address space, none of which a span can have, and
+/// generators that the noise sources don't make.
 private func check(_ status: dsk_status) {
-    assert(status == DSK_OK, String(cString: dsk_status_message(status)))
+    precondition(status == DSK_OK, String(cString: dsk_status_message(status)))
 }

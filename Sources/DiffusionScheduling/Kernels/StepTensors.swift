@@ -17,7 +17,8 @@ package struct StepTensors {
     @usableFromInline let noise: UnsafeRawPointer?
     @usableFromInline let noiseCount: Int
     @usableFromInline let nextSample: UnsafeMutableRawPointer
-    @usableFromInline let prediction: UnsafeMutableRawPointer?
+    /// Where what the row reports goes; nil if it isn't wanted.
+    @usableFromInline let report: UnsafeMutableRawPointer?
 
     /// Counts that aren't given are the sample's and the model output's.
     @inlinable
@@ -26,7 +27,7 @@ package struct StepTensors {
         elementType: ElementType, elementCount: Int, sample: UnsafeRawPointer, modelOutput: UnsafeRawPointer,
         modelOutputType: ElementType? = nil, modelOutputCount: Int? = nil, unconditional: UnsafeRawPointer? = nil,
         unconditionalCount: Int? = nil, noise: UnsafeRawPointer?, noiseCount: Int? = nil, nextSample: UnsafeMutableRawPointer,
-        prediction: UnsafeMutableRawPointer?
+        report: UnsafeMutableRawPointer?
     ) {
         self.elementType = elementType
         self.elementCount = elementCount
@@ -39,11 +40,16 @@ package struct StepTensors {
         self.noise = noise
         self.noiseCount = noiseCount ?? elementCount
         self.nextSample = nextSample
-        self.prediction = prediction
+        self.report = report
     }
 
     /// How often the model output has as many elements as the sample.
     var modelOutputParts: Int { modelOutputCount > elementCount ? 2 : 1 }
+
+    /// Whether an address is that of an input.
+    func inputs(contain address: UnsafeRawPointer) -> Bool {
+        address == sample || address == modelOutput || address == unconditional || address == noise
+    }
 
     /// Everything that can be wrong with the counts.
     @inline(__always)
@@ -73,7 +79,7 @@ package struct StepTensors {
         return StepTensors(
             elementType: elementType, elementCount: elements, sample: sample + offset, modelOutput: modelOutput + outputOffset,
             modelOutputType: modelOutputType, modelOutputCount: outputs, unconditional: unconditional.map { $0 + outputOffset },
-            noise: noise.map { $0 + offset }, nextSample: nextSample + offset, prediction: prediction.map { $0 + offset })
+            noise: noise.map { $0 + offset }, nextSample: nextSample + offset, report: report.map { $0 + offset })
     }
 }
 
@@ -99,7 +105,7 @@ extension StepTensors {
                     modelOutput: Self.address(of: modelOutput), modelOutputType: Output.elementType,
                     modelOutputCount: modelOutput.count, unconditional: optionalAddress(of: unconditional),
                     unconditionalCount: unconditional?.count, noise: optionalAddress(of: noise), noiseCount: noise?.count,
-                    nextSample: address, prediction: nil))
+                    nextSample: address, report: nil))
         }
     }
 
@@ -142,7 +148,7 @@ extension StepTensors {
                                     sample: sampleBytes.baseAddress ?? nowhere, modelOutput: outputBytes.baseAddress ?? nowhere,
                                     modelOutputCount: modelOutput.count,
                                     noise: noise == nil ? nil : noiseBytes.baseAddress ?? nowhere, noiseCount: noise?.count,
-                                    nextSample: next, prediction: prediction))
+                                    nextSample: next, report: prediction))
                         } catch {
                             failure = error
                         }

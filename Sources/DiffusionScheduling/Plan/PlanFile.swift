@@ -9,19 +9,22 @@ extension SamplingPlan {
     /// The whole plan, all rows of coefficients included.
     public var json: JSONValue {
         [
-            "version": JSONValue(Self.codedVersion), "historyLength": JSONValue(historyLength),
-            "initNoiseSigma": JSONValue(initNoiseSigma), "modelLearnsVariance": .bool(modelLearnsVariance), "clamp": clamp.json,
-            "grid": [
-                "timesteps": JSONValue(grid.timesteps), "sigmas": JSONValue(grid.sigmas), "isFlow": .bool(grid.isFlow),
-            ],
-            "rows": .array(
+            "version": JSONValue(Self.codedVersion), "process": .string(grid.process.rawValue),
+            "init_noise_sigma": JSONValue(initNoiseSigma), "model_learns_variance": .bool(modelLearnsVariance), "clamp": clamp.json,
+            "slots": JSONValue(slotCount), "warm_up": JSONValue(warmUp), "report": .string(reportName),
+            "sigmas": JSONValue(grid.sigmas),
+            "evaluations": .array(
                 (0..<stepCount).map { index in
-                    .array((0...min(index, historyLength)).map { coefficients(at: index, remembered: $0).json })
+                    [
+                        "step": JSONValue(steps[index]), "timestep": JSONValue(timesteps[index]),
+                        "input_scale": JSONValue(inputScales[index]),
+                        "rows": .array((0...min(index, warmUp)).map { row(at: index, age: $0).json }),
+                    ]
                 }),
         ]
     }
 
-    /// Reads a plan; every member has to be there, others are passed over.
+    /// Reads a plan; every member has to be there but those that docs/PLAN.md calls optional, others are passed over.
     ///
     /// - Throws: `invalidValue` with the path of the member that is missing, of another kind or out of range;
     ///   `unrepresentablePlan`.
@@ -29,23 +32,27 @@ extension SamplingPlan {
         let plan = PlanMember(json, path: "plan")
         let version = try plan.member("version").integer()
         try require("plan.version", version, "\(Self.codedVersion)", version == Self.codedVersion)
-        let grid = try plan.member("grid")
-        let timesteps = try grid.member("timesteps").numbers(atMost: TimestepRequest.maximumSteps)
-        var rows: [[StepCoefficients]] = []
-        for row in try plan.member("rows").elements(atMost: TimestepRequest.maximumSteps) {
-            var choices: [StepCoefficients] = []
-            for choice in try row.elements(atMost: KernelRows.maximumHistory + 1) {
-                choices.append(try StepCoefficients(choice))
-            }
+        let processMember = try plan.member("process"), processName = try processMember.text()
+        guard let process = NoiseProcess(rawValue: processName) else {
+            throw processMember.refused(NoiseProcess.allCases.map(\.rawValue).joined(separator: ", "))
+        }
+        var timesteps: [Double] = [], inputScales: [Double] = [], steps: [Int] = [], rows: [[PlanRow]] = []
+        for evaluation in try plan.member("evaluations").elements(atMost: TimestepRequest.maximumSteps) {
+            timesteps.append(try evaluation.member("timestep").number())
+            inputScales.append(try evaluation.member("input_scale").number())
+            steps.append(try evaluation.member("step").integer())
+            var choices: [PlanRow] = []
+            for choice in try evaluation.member("rows").elements(atMost: Self.maximumWarmUp + 1) { choices.append(try PlanRow(choice)) }
             rows.append(choices)
         }
         try self.init(
             grid: TimestepGrid(
-                timesteps: timesteps, exactSigmas: grid.member("sigmas").numbers(atMost: TimestepRequest.maximumSteps + 1),
-                isFlow: grid.member("isFlow").bool()),
-            initNoiseSigma: plan.member("initNoiseSigma").number(), clamp: PredictionClamp(plan.member("clamp")),
-            historyLength: plan.member("historyLength").integer(), modelLearnsVariance: plan.member("modelLearnsVariance").bool(),
-            rows: rows)
+                timesteps: timesteps, exactSigmas: plan.member("sigmas").numbers(atMost: TimestepRequest.maximumSteps + 1),
+                process: process),
+            initNoiseSigma: plan.member("init_noise_sigma").number(), inputScales: inputScales,
+            clamp: PredictionClamp(plan.member("clamp")), slotCount: plan.member("slots").integer(),
+            warmUp: plan.member("warm_up").integer(), steps: steps, reportName: plan.member("report").text(),
+            modelLearnsVariance: plan.member("model_learns_variance").bool(), rows: rows)
     }
 
     /// The text of a coded plan.
@@ -87,34 +94,57 @@ extension PredictionClamp {
     }
 }
 
-extension StepCoefficients {
+extension PlanRow {
     fileprivate var json: JSONValue {
-        var members = ["prediction": prediction.json, "nextSample": nextSample.json]
-        members["history"] = history?.json
+        var members = ["prediction": prediction.json, "next_sample": nextSample.json]
+        if !stores.isEmpty {
+            members["stores"] = .object(Dictionary(uniqueKeysWithValues: stores.map { (Stream.slot($0.slot).name, $0.value.json) }))
+        }
+        members["report"] = report?.json
+        if drawCount > 0 { members["noise_draws"] = JSONValue(drawCount) }
         return .object(members)
     }
 
     fileprivate init(_ row: PlanMember) throws(SchedulerError) {
-        prediction = try LinearCombination(row.member("prediction"))
-        nextSample = try LinearCombination(row.member("nextSample"))
-        if let history = row.optionalMember("history") { self.history = try LinearCombination(history) }
+        var stores: [Store] = []
+        for (stream, member) in try row.optionalMember("stores")?.streams() ?? [] {
+            guard case .slot(let slot) = stream else { throw member.refused("a member of a slot: slot_0 to slot_5") }
+            stores.append(Store(slot: slot, value: try Combination(member)))
+        }
+        let report = try row.optionalMember("report").map { (member) throws(SchedulerError) in try Combination(member) }
+        try self.init(
+            prediction: Combination(row.member("prediction")), nextSample: Combination(row.member("next_sample")), stores: stores,
+            report: report, drawCount: row.optionalMember("noise_draws")?.integer() ?? 0)
     }
 }
 
-extension LinearCombination {
+extension Combination {
     fileprivate var json: JSONValue {
-        [
-            "sample": JSONValue(sample), "modelOutput": JSONValue(modelOutput), "noise": JSONValue(noise),
-            "prediction": JSONValue(prediction), "history": JSONValue(history),
-        ]
+        .object(Dictionary(uniqueKeysWithValues: terms.map { ($0.stream.name, JSONValue($0.coefficient)) }))
     }
 
     fileprivate init(_ combination: PlanMember) throws(SchedulerError) {
-        try self.init(
-            sample: combination.member("sample").number(), modelOutput: combination.member("modelOutput").number(),
-            noise: combination.member("noise").number(), prediction: combination.member("prediction").number(),
-            history: combination.member("history").numbers(atMost: KernelRows.maximumHistory))
+        self.init()
+        for (stream, member) in try combination.streams() { self[stream] = try member.number() }
     }
+}
+
+extension Stream {
+    /// The name in a coded plan.
+    fileprivate var name: String {
+        switch self {
+        case .sample: "sample"
+        case .modelOutput: "model_output"
+        case .noise: "noise"
+        case .prediction: "prediction"
+        case .slot(let slot): "slot_\(slot)"
+        }
+    }
+
+    fileprivate static let named: [String: Stream] = Dictionary(
+        uniqueKeysWithValues: ([.sample, .modelOutput, .noise, .prediction] + (0..<Combination.maximumSlotCount).map { .slot($0) }).map {
+            ($0.name, $0)
+        })
 }
 
 extension JSONValue {
@@ -131,7 +161,7 @@ private struct PlanMember {
         self.path = path
     }
 
-    private func refused(_ allowed: String) -> SchedulerError {
+    func refused(_ allowed: String) -> SchedulerError {
         let kind =
             switch value {
             case .null: "null"
@@ -142,6 +172,26 @@ private struct PlanMember {
             case .object: "an object"
             }
         return .invalidValue(key: path, value: kind, allowed: allowed)
+    }
+
+    /// The members of an object of streams, slots by their numbers.
+    func streams() throws(SchedulerError) -> [(Stream, PlanMember)] {
+        guard case .object(let members) = value else { throw refused("an object") }
+        var streams: [(Stream, PlanMember)] = []
+        for (name, value) in members.sorted(by: { $0.key < $1.key }) {
+            guard let stream = Stream.named[name] else {
+                throw .invalidValue(
+                    key: "\(path).\(name.quoted)", value: "given",
+                    allowed: "one of \(Stream.named.keys.sorted().joined(separator: ", "))")
+            }
+            streams.append((stream, PlanMember(value, path: "\(path).\(name)")))
+        }
+        return streams
+    }
+
+    func text() throws(SchedulerError) -> String {
+        guard case .string(let text) = value else { throw refused("a string") }
+        return text
     }
 
     func optionalMember(_ key: String) -> PlanMember? {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// A scheduler compiled for a number of steps: what the model is told at each step and the scalars that combine tensors.
+/// A scheduler compiled for a run: what the model is told at each evaluation, and the scalars that combine tensors.
 ///
 /// A plan is a value that never changes. Any number of sessions on any threads can run it at once, and because it is `Codable`
 /// an engine whose tensors live elsewhere can run the same table there:
@@ -8,13 +8,14 @@
 /// ```swift
 /// let plan = try scheduler.plan(.count(20))
 /// for index in plan.timesteps.indices {
-///     let step = plan.coefficients(at: index, remembered: min(index, plan.historyLength))
-///     // next = step.nextSample.sample * x + step.nextSample.modelOutput * e + Σ step.nextSample.history[k] * m[k]
+///     let row = plan.row(at: index, age: index)
+///     // next = row.nextSample.sample * x + row.nextSample.modelOutput * e + Σ row.nextSample.slots[k] * slot[k]
 /// }
 /// ```
 ///
-/// A multistep solver uses the outputs of earlier steps as far as there are any, so each step has a row of scalars for every
-/// number of remembered outputs: a run may begin at any step, for image-to-image say, and warms up from there.
+/// A plan has one evaluation for each of its timesteps. A solver that uses what earlier evaluations stored does so as far as the run
+/// reaches back, so each evaluation has a row for every *age*, the number of evaluations since the run began, up to `warmUp`: a run may
+/// begin later, for image-to-image say, and warms up from there.
 public struct SamplingPlan: Sendable, Equatable {
     /// The timesteps and noise levels.
     public let grid: TimestepGrid
@@ -22,94 +23,156 @@ public struct SamplingPlan: Sendable, Equatable {
     public let levels: [NoiseLevel]
     /// The standard deviation of the noise that a run starts with.
     public let initNoiseSigma: Double
+    /// What the sample is multiplied with to become the model's input, at each evaluation.
+    public let inputScales: [Double]
     /// What is done to predicted clean samples.
     public let clamp: PredictionClamp
-    /// How many outputs of earlier steps a step may use.
-    public let historyLength: Int
+    /// How many slots the rows store and read.
+    public let slotCount: Int
+    /// The age from which on the rows don't depend on it any more.
+    public let warmUp: Int
+    /// The number of the step that each evaluation belongs to, from 0 on. A run may begin at the first evaluation of a step.
+    public let steps: [Int]
+    /// diffusers' name of what a step reports besides the next sample.
+    public let reportName: String
     /// Whether each batch item of the model output may hold, after the prediction, as many numbers that predict its variance;
     /// they are passed over.
     public let modelLearnsVariance: Bool
-    /// Whether any step adds noise.
+    /// Whether any row adds noise.
     public let isStochastic: Bool
-    /// `rows[i][k]`: step i with k remembered outputs, k ≤ min(i, historyLength).
-    private let rows: [[StepCoefficients]]
+    /// `rows[i][k]`: evaluation i at the age k, k ≤ min(i, warmUp).
+    private let rows: [[PlanRow]]
     /// The same rows as the kernels read them.
     let kernelRows: KernelRows
 
     /// Makes a plan of rows.
     ///
-    /// - Parameter rows: for each step of the grid min(i, historyLength) + 1 rows, by the number of remembered outputs.
-    /// - Throws: `unrepresentablePlan` if a coefficient isn't finite.
+    /// - Parameters:
+    ///   - inputScales: one for each timestep; empty: 1 each.
+    ///   - steps: as the property; empty: a step for each evaluation.
+    ///   - rows: for each timestep of the grid min(i, warmUp) + 1 rows, by age.
+    /// - Throws: `invalidValue` where the rows aren't such a table, or read a slot that no row before them has stored;
+    ///   `unrepresentablePlan` if a coefficient isn't finite.
+    /// - Complexity: O(rows).
     public init(
-        grid: TimestepGrid, initNoiseSigma: Double = 1, clamp: PredictionClamp = .none, historyLength: Int,
-        modelLearnsVariance: Bool = false, rows: [[StepCoefficients]]
+        grid: TimestepGrid, initNoiseSigma: Double = 1, inputScales: [Double] = [], clamp: PredictionClamp = .none, slotCount: Int = 0,
+        warmUp: Int = 0, steps: [Int] = [], reportName: String = "pred_original_sample", modelLearnsVariance: Bool = false,
+        rows: [[PlanRow]]
     ) throws(SchedulerError) {
         try grid.validate()
         try clamp.validate()
+        let count = grid.timesteps.count
+        try require("initial noise sigma", initNoiseSigma, "finite and at least 0", initNoiseSigma >= 0 && initNoiseSigma < .infinity)
         try require(
-            "initial noise sigma", initNoiseSigma, "finite and at least 0", initNoiseSigma >= 0 && initNoiseSigma < .infinity)
-        try require(
-            "history length", historyLength, "from 0 to \(KernelRows.maximumHistory)",
-            (0...KernelRows.maximumHistory).contains(historyLength))
-        try require(
-            "number of rows", rows.count, "the number of timesteps, \(grid.timesteps.count)", rows.count == grid.timesteps.count)
+            "number of slots", slotCount, "from 0 to \(Combination.maximumSlotCount)", (0...Combination.maximumSlotCount).contains(slotCount))
+        try require("warm-up", warmUp, "from 0 to \(Self.maximumWarmUp)", (0...Self.maximumWarmUp).contains(warmUp))
+        try require("number of rows", rows.count, "the number of timesteps, \(count)", rows.count == count)
+        let inputScales = inputScales.isEmpty ? Array(repeating: 1, count: count) : inputScales
+        try require("number of input scales", inputScales.count, "the number of timesteps, \(count)", inputScales.count == count)
+        for (index, scale) in inputScales.enumerated() {
+            try require("input scale of evaluation \(index)", scale, "finite and greater than 0", scale > 0 && scale < .infinity)
+        }
+        let steps = steps.isEmpty ? Array(0..<count) : steps
+        try require("number of step numbers", steps.count, "the number of timesteps, \(count)", steps.count == count)
+        for (index, step) in steps.enumerated() {
+            let before = index == 0 ? -1 : steps[index - 1]
+            try require(
+                "step number of evaluation \(index)", step, index == 0 ? "0" : "\(before) or \(before + 1)",
+                step == before + 1 || (index > 0 && step == before))
+        }
         for (index, choices) in rows.enumerated() {
-            let expected = min(index, historyLength) + 1
-            try require("number of rows of step \(index)", choices.count, "\(expected)", choices.count == expected)
-            for (remembered, row) in choices.enumerated() {
-                guard row.prediction.isFinite, row.nextSample.isFinite, row.history?.isFinite ?? true else {
-                    throw .unrepresentablePlan(step: index)
-                }
-                let read = row.nextSample.history.count
-                try require(
-                    "number of history coefficients of step \(index)", read,
-                    "at most \(remembered) where \(remembered) are remembered", read <= remembered)
-                // What a later step reads, every step must write, and a memory is made of this step's tensors alone.
-                try require(
-                    "history of step \(index)", row.history == nil ? "missing" : "given",
-                    "given where the history length isn't 0, and only there", (row.history != nil) == (historyLength > 0))
-                try require(
-                    "number of history coefficients of the prediction or the history of step \(index)",
-                    row.prediction.history.count + (row.history?.history.count ?? 0), "0",
-                    row.prediction.history.isEmpty && (row.history?.history.isEmpty ?? true))
-            }
+            let expected = min(index, warmUp) + 1
+            try require("number of rows of evaluation \(index)", choices.count, "\(expected)", choices.count == expected)
+            for row in choices { try Self.validate(row, of: index, slotCount: slotCount) }
         }
         self.grid = grid
         levels = grid.levels
         self.initNoiseSigma = initNoiseSigma
+        self.inputScales = inputScales
         self.clamp = clamp
-        self.historyLength = historyLength
+        self.slotCount = slotCount
+        self.warmUp = warmUp
+        self.steps = steps
+        self.reportName = reportName
         self.modelLearnsVariance = modelLearnsVariance
-        isStochastic = rows.contains { $0.contains { $0.nextSample.noise != 0 || $0.prediction.noise != 0 } }
+        isStochastic = rows.contains { $0.contains(where: \.needsNoise) }
         self.rows = rows
-        kernelRows = KernelRows(rows: rows, clamp: clamp, historyLength: historyLength)
+        let flow = try SlotFlow(rows: rows, warmUp: warmUp, steps: steps)
+        kernelRows = KernelRows(count: count, choices: warmUp + 1) { index, age in
+            let age = min(age, rows[index].count - 1)
+            return KernelRow(rows[index][age], clamp: clamp, slotOrder: flow.order(at: index, age: age), live: flow.live(at: index, age: age))
+        }
     }
 
-    /// What the model is told at each step.
+    /// The greatest `warmUp`: no solver looks back further than over its slots, by some evaluations for each.
+    static let maximumWarmUp = 16
+
+    /// Everything that can be wrong with one row.
+    private static func validate(_ row: PlanRow, of index: Int, slotCount: Int) throws(SchedulerError) {
+        guard row.prediction.isFinite, row.nextSample.isFinite, row.report?.isFinite ?? true,
+            row.stores.allSatisfy(\.value.isFinite)
+        else { throw .unrepresentablePlan(step: index) }
+        // p is computed first, from what the model was asked with and what it said.
+        try require(
+            "prediction of evaluation \(index)", "a combination of slots or of itself", "one of sample, model output and noise",
+            row.prediction.prediction == 0 && row.prediction.slotSet == 0)
+        try require(
+            "number of stores of evaluation \(index)", row.stores.count, "at most \(PlanRow.maximumStoreCount)",
+            row.stores.count <= PlanRow.maximumStoreCount)
+        for store in row.stores {
+            try require(
+                "slot that evaluation \(index) stores", store.slot, "one of the plan's \(slotCount) slots, counted from 0",
+                (0..<slotCount).contains(store.slot))
+        }
+        try require(
+            "slots that evaluation \(index) stores", "the same", "different",
+            row.stores.count < 2 || row.stores[0].slot != row.stores[1].slot)
+        func validate(_ combination: Combination) throws(SchedulerError) {
+            try require(
+                "number of slot coefficients of evaluation \(index)", combination.slots.count, "at most the number of slots, \(slotCount)",
+                combination.slots.count <= slotCount)
+        }
+        try validate(row.nextSample)
+        if let report = row.report { try validate(report) }
+        for store in row.stores { try validate(store.value) }
+        try require("number of noise draws of evaluation \(index)", row.drawCount, "from 0 to 2", (0...2).contains(row.drawCount))
+        try require(
+            "number of noise draws of evaluation \(index)", row.drawCount, "at least 1 where noise is read",
+            row.drawCount > 0 || !row.needsNoise)
+    }
+
+    /// What the model is told at each evaluation.
     public var timesteps: [Double] { grid.timesteps }
     /// The noise levels: one more than timesteps.
     public var sigmas: [Double] { grid.sigmas }
-    /// The number of steps.
+    /// The number of evaluations of the model, which is that of timesteps.
     public var stepCount: Int { grid.timesteps.count }
 
-    /// The scalars of a step when that many outputs of the steps before it are remembered.
+    /// The scalars of an evaluation in a run that has taken that many evaluations before it.
     ///
-    /// - Precondition: `index` is a step of the plan and `remembered` is not negative.
-    public func coefficients(at index: Int, remembered: Int) -> StepCoefficients {
-        rows[index][min(remembered, rows[index].count - 1)]
+    /// - Precondition: `index` is an evaluation of the plan and `age` is not negative.
+    public func row(at index: Int, age: Int) -> PlanRow { rows[index][min(age, rows[index].count - 1)] }
+
+    /// Whether an evaluation adds noise.
+    public func needsNoise(at index: Int, age: Int) -> Bool { kernelRows.row(at: index, age: age).pointee.needsNoise }
+
+    /// Whether a run may begin at an evaluation: not at the later ones of a step.
+    public func isStart(_ index: Int) -> Bool { index == 0 || steps[index] != steps[index - 1] }
+
+    /// Refuses an index that no run may begin at; the end of the plan is allowed.
+    package func requireStart(_ index: Int, _ argument: String) throws(SchedulerError) {
+        guard index < stepCount, !isStart(index) else { return }
+        throw .invalidValue(
+            key: argument, value: "\(index)",
+            allowed: "the first evaluation of a step, such as \(steps.firstIndex(of: steps[index])!): this one belongs to the step that "
+                + "begins there")
     }
 
-    /// Whether a step adds noise.
-    public func needsNoise(at index: Int, remembered: Int) -> Bool {
-        let row = coefficients(at: index, remembered: remembered)
-        return row.nextSample.noise != 0 || row.prediction.noise != 0
-    }
-
-    /// The first step that has the timestep.
+    /// The first evaluation that has the timestep and that a run may begin at.
     ///
     /// - Throws: `unknownTimestep` if none has.
     public func index(ofTimestep timestep: Double) throws(SchedulerError) -> Int {
-        guard let index = timesteps.firstIndex(of: timestep) else {
+        guard let index = timesteps.indices.first(where: { timesteps[$0] == timestep && isStart($0) }) else {
             let ends = [timesteps.first, timesteps.last].compactMap { $0 }.map(timestepText).joined(separator: " to ")
             throw .unknownTimestep(timestep, expected: "one of the plan's \(stepCount) timesteps, from \(ends)")
         }
@@ -117,9 +180,67 @@ public struct SamplingPlan: Sendable, Equatable {
     }
 
     public static func == (a: SamplingPlan, b: SamplingPlan) -> Bool {
-        a.grid == b.grid && a.initNoiseSigma == b.initNoiseSigma && a.clamp == b.clamp && a.historyLength == b.historyLength
+        a.grid == b.grid && a.initNoiseSigma == b.initNoiseSigma && a.inputScales == b.inputScales && a.clamp == b.clamp
+            && a.slotCount == b.slotCount && a.warmUp == b.warmUp && a.steps == b.steps && a.reportName == b.reportName
             && a.modelLearnsVariance == b.modelLearnsVariance && a.rows == b.rows
     }
+}
+
+/// What the slots hold along all ways through a plan's rows: which have been stored, in which order, and which are still to be read.
+private struct SlotFlow {
+    private let orders: [[SlotOrder]]
+    private let live: [[UInt8]]
+
+    /// - Throws: `invalidValue` if a row reads a slot that a run may reach it without having stored.
+    init(rows: [[PlanRow]], warmUp: Int, steps: [Int]) throws(SchedulerError) {
+        var orders: [[SlotOrder]] = []
+        orders.reserveCapacity(rows.count)
+        // The slots that every run has stored that comes to the row.
+        var stored: [UInt8] = [0], next: [UInt8] = []
+        for (index, choices) in rows.enumerated() {
+            let isStart = index == 0 || steps[index] != steps[index - 1]
+            var order: [SlotOrder] = []
+            order.reserveCapacity(choices.count)
+            next.removeAll(keepingCapacity: true)
+            for age in choices.indices {
+                // From the row before, which was one evaluation younger, or at the last age as old as this one.
+                let isLast = age == warmUp, hasOlder = isLast && age < (index > 0 ? rows[index - 1].count : 0)
+                var slots = SlotOrder()
+                // Where no run comes, everything counts as stored.
+                var set: UInt8 = isStart || age > 0 ? 0 : .max
+                if index > 0, age > 0 || (hasOlder && !isStart) {
+                    let from = hasOlder ? age : age - 1
+                    slots = orders[index - 1][from]
+                    for store in rows[index - 1][from].stores { slots.store(store.slot) }
+                    set = stored[from] | rows[index - 1][from].storeSet
+                    if age > 0 { set &= stored[age - 1] | rows[index - 1][age - 1].storeSet }
+                }
+                let missing = choices[age].readSet & ~set
+                try require(
+                    "slot \(missing.trailingZeroBitCount) in evaluation \(index) at the age \(age)", "read",
+                    "left alone, as a run may come there without having stored it", missing == 0)
+                order.append(slots)
+                next.append(set)
+            }
+            orders.append(order)
+            swap(&stored, &next)
+        }
+        self.orders = orders
+
+        var live: [[UInt8]] = Array(repeating: [], count: rows.count)
+        for index in rows.indices.reversed() {
+            live[index] = rows[index].indices.map { age in
+                let row = rows[index][age]
+                var later: UInt8 = 0
+                if index + 1 < rows.count { later = live[index + 1][min(age + 1, rows[index + 1].count - 1)] }
+                return row.readSet | (later & ~row.storeSet)
+            }
+        }
+        self.live = live
+    }
+
+    func order(at index: Int, age: Int) -> SlotOrder { orders[index][age] }
+    func live(at index: Int, age: Int) -> UInt8 { live[index][age] }
 }
 
 func timestepText(_ timestep: Double) -> String {

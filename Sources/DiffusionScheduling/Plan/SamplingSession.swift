@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// One request on its way through a plan: which step comes next, and the outputs remembered from the steps before.
+/// One request on its way through a plan: which evaluation comes next, and the slots that earlier ones stored.
 ///
 /// ```swift
 /// var session = SamplingSession(plan: plan)
@@ -10,8 +10,8 @@
 /// }
 /// ```
 ///
-/// A session is a value: a copy goes its own way from there, and shares the remembered outputs until one of the two steps.
-/// The first step decides the element type and count of the sample, which are those of the remembered outputs as well.
+/// A session is a value: a copy goes its own way from there, and shares the slots until one of the two steps.
+/// The first step decides the element type and count of the sample, which are those of the slots as well.
 /// Different sessions may step on different threads at once, also on the same plan; one session steps on one thread at a time,
 /// as Swift's exclusivity demands anyway.
 public struct SamplingSession: Sendable {
@@ -24,10 +24,7 @@ public struct SamplingSession: Sendable {
     // The rest of the state, which is saved and restored in SessionState.swift.
 
     let beginIndex: Int
-    var remembered = 0
-    /// The slot of the ring that holds the newest remembered output.
-    var newest = 0
-    var history: HistoryStorage?
+    var slots: SlotStorage?
     /// What steps of several items need; not part of the state, but kept because making it takes longer than such a step.
     private var workspace: StepWorkspace?
     var elementType: ElementType?
@@ -35,9 +32,10 @@ public struct SamplingSession: Sendable {
 
     /// Starts at a step of the plan; later ones are for image-to-image, whose start is a noised image.
     ///
-    /// - Precondition: 0 ≤ `beginIndex` ≤ the plan's number of steps.
+    /// - Precondition: 0 ≤ `beginIndex` ≤ the plan's number of steps, and a run may begin there: see ``SamplingPlan/isStart(_:)``.
     public init(plan: SamplingPlan, beginIndex: Int = 0) {
         precondition((0...plan.stepCount).contains(beginIndex), "the plan has no step \(beginIndex)")
+        precondition(beginIndex == plan.stepCount || plan.isStart(beginIndex), "no run can begin at step \(beginIndex)")
         self.plan = plan
         self.beginIndex = beginIndex
         stepIndex = beginIndex
@@ -56,15 +54,19 @@ public struct SamplingSession: Sendable {
     /// Whether a step has been taken.
     public var hasBegun: Bool { stepIndex > beginIndex }
 
-    /// How many outputs of earlier steps the next one can use.
-    public var rememberedCount: Int { min(remembered, plan.historyLength) }
+    /// How many evaluations the run has taken.
+    public var age: Int { stepIndex - beginIndex }
 
-    /// Goes back to the first step and forgets the history and the element type, for another request.
+    /// What the sample is multiplied with to become the model's input at the next step; 1 after the last one.
+    public var inputScale: Double { stepIndex < plan.stepCount ? plan.inputScales[stepIndex] : 1 }
+
+    /// Whether the next step reads noise.
+    public var needsNoise: Bool { stepIndex < plan.stepCount && plan.needsNoise(at: stepIndex, age: age) }
+
+    /// Goes back to the first step and forgets the slots and the element type, for another request.
     public mutating func reset() {
         stepIndex = beginIndex
-        remembered = 0
-        newest = 0
-        history = nil
+        slots = nil
         elementType = nil
         elementCount = 0
     }
@@ -73,7 +75,7 @@ public struct SamplingSession: Sendable {
 
     /// Takes the next step in place: `sample` is the sample before the call and the next sample after it.
     ///
-    /// Allocates nothing from the second step on (the first one makes room for the history, and for thresholds).
+    /// Allocates nothing from the second step on (the first one makes room for the slots, and for thresholds).
     ///
     /// - Parameters:
     ///   - modelOutput: what the model said, as many elements as the sample; twice as many if it also predicts the variance.
@@ -142,11 +144,11 @@ public struct SamplingSession: Sendable {
             batchSize: batchSize)
     }
 
-    /// Takes the next step in place and keeps the model output's memory if what the step remembers is the model output itself: for
+    /// Takes the next step in place and keeps the model output's memory if what the step stores is the model output itself: for
     /// DEIS and DPM-Solver with predicted noise and without a clamp, one tensor less is written. Other steps copy, as always.
     ///
-    /// - Parameter modelOutput: after the call, memory of the same size for the next output: its own, or what held the oldest
-    ///   remembered output. What is in it then isn't specified. Where the call throws it is as it was.
+    /// - Parameter modelOutput: after the call, memory of the same size for the next output: its own, or what held the slot before.
+    ///   What is in it then isn't specified. Where the call throws it is as it was.
     /// - Throws: as `step(modelOutput:sample:noise:batchSize:)`.
     @inlinable
     public mutating func step<Element: TensorElement, Output: TensorElement>(
@@ -164,7 +166,7 @@ public struct SamplingSession: Sendable {
 
     /// Takes the next step on memory of the caller's: aligned, and overlapping only where an output is an input.
     ///
-    /// - Parameter consuming: the model output's memory, which the session may exchange for that of the oldest remembered output.
+    /// - Parameter consuming: the model output's memory, which the session may exchange for a slot's.
     @usableFromInline
     package mutating func step(
         _ tensors: StepTensors, guidance: Guidance? = nil, consuming: UnsafeMutablePointer<UnsafeMutableRawPointer>? = nil,
@@ -172,16 +174,16 @@ public struct SamplingSession: Sendable {
     ) throws(SchedulerError) {
         try check(tensors, guidance: guidance, batchSize: batchSize)
         try makeRoom(for: tensors, guidance: guidance, batchSize: batchSize)
-        let row = plan.kernelRows.row(at: stepIndex, remembered: remembered)
-        let ring = history.map { HistoryRing(storage: $0, newest: newest) }
-        let keepsModelOutput =
-            consuming != nil && ring != nil && tensors.modelOutputType == tensors.elementType
-            && tensors.modelOutputParts == 1 && KernelRows.remembersModelOutput(row)
-        Kernels.step(
-            row, tensors, history: ring, keepsModelOutput: keepsModelOutput, guidance: guidance, batchSize: batchSize,
+        let row = plan.kernelRows.row(at: stepIndex, age: age)
+        let keepsModelOutput = consuming != nil && row.pointee.keptOutput >= 0 && tensors.modelOutputType == tensors.elementType
+            && tensors.modelOutputParts == 1
+        try Kernels.step(
+            row, tensors, slots: slots?.addresses, keepsModelOutput: keepsModelOutput, guidance: guidance, batchSize: batchSize,
             workspace: needsWorkspace(for: tensors, guidance: guidance, batchSize: batchSize) ? workspace : nil,
             maximumThreads: maximumThreads)
-        if keepsModelOutput, let history, let ring, let consuming { history.exchange(ring.next, for: &consuming.pointee) }
+        if keepsModelOutput, let slots, let consuming {
+            slots.exchange(Int(row.pointee.stores[row.pointee.keptOutput]), for: &consuming.pointee)
+        }
         moveOn()
     }
 
@@ -203,7 +205,7 @@ public struct SamplingSession: Sendable {
         }
         try tensors.validate(batchSize: batchSize, modelLearnsVariance: plan.modelLearnsVariance)
         try guidance?.validate()
-        if tensors.noise == nil, plan.isStochastic, plan.kernelRows.needsNoise(at: stepIndex, remembered: remembered) {
+        if tensors.noise == nil, plan.isStochastic, plan.needsNoise(at: stepIndex, age: age) {
             throw .missingNoise(step: stepIndex)
         }
     }
@@ -214,21 +216,21 @@ public struct SamplingSession: Sendable {
             clamp: plan.clamp, modelOutputParts: tensors.modelOutputParts, batchSize: batchSize, guidance: guidance)
     }
 
-    /// The first step decides the type and number of elements; a session whose history is shared with a copy takes its own.
+    /// The first step decides the type and number of elements; a session whose slots are shared with a copy takes its own.
     @inline(__always)
     mutating func makeRoom(for tensors: StepTensors, guidance: Guidance?, batchSize: Int) throws(SchedulerError) {
         if needsWorkspace(for: tensors, guidance: guidance, batchSize: batchSize) {
             try makeWorkspace(for: tensors, batchSize: batchSize)
         }
         if elementType == nil {
-            if plan.historyLength > 0 {
-                history = try HistoryStorage(
-                    slotCount: plan.historyLength, elementCount: tensors.elementCount, elementType: tensors.elementType)
+            if plan.slotCount > 0 {
+                slots = try SlotStorage(
+                    slotCount: plan.slotCount, elementCount: tensors.elementCount, elementType: tensors.elementType)
             }
             elementType = tensors.elementType
             elementCount = tensors.elementCount
-        } else if history != nil, !isKnownUniquelyReferenced(&history) {
-            history = try history?.copy()
+        } else if slots != nil, !isKnownUniquelyReferenced(&slots) {
+            slots = try slots?.copy(live: plan.kernelRows.row(at: stepIndex, age: age).pointee.live)
         }
     }
 
@@ -248,17 +250,10 @@ public struct SamplingSession: Sendable {
     /// This session's part of a step of many, after `makeRoom`.
     func stepItem(guidance: Guidance?) -> StepItem {
         StepItem(
-            row: plan.kernelRows.row(at: stepIndex, remembered: remembered),
-            history: history.map { HistoryRing(storage: $0, newest: newest) }, guidance: guidance,
+            row: plan.kernelRows.row(at: stepIndex, age: age), slots: slots?.addresses, guidance: guidance,
             thresholds: workspace?.thresholdWorkspace(of: 0))
     }
 
     @inline(__always)
-    mutating func moveOn() {
-        if plan.historyLength > 0 {
-            newest = newest + 1 == plan.historyLength ? 0 : newest + 1
-            remembered = min(remembered + 1, plan.historyLength)
-        }
-        stepIndex += 1
-    }
+    mutating func moveOn() { stepIndex += 1 }
 }

@@ -86,7 +86,7 @@ package struct SessionRows {
         let workspace = try StepWorkspace(
             itemCount: sessions.count, elementsPerItem: tensors.elementCount / sessions.count, findsThresholds: false)
         try makeRoom(for: tensors)
-        Kernels.step(count: sessions.count, tensors, workspace: workspace, maximumThreads: maximumThreads) { row in
+        try Kernels.step(count: sessions.count, tensors, workspace: workspace, maximumThreads: maximumThreads) { row in
             sessions[row]?.pointee.stepItem(guidance: guidance(of: row))
         }
         for session in sessions { session?.pointee.moveOn() }

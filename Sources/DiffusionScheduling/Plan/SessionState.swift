@@ -3,7 +3,7 @@
 // Sessions as bytes, to go on elsewhere or later: after a restart, on another machine, from a checkpoint in the middle of a run.
 
 extension SamplingSession {
-    /// The session's state: which step comes next, and the remembered outputs.
+    /// The session's state: which step comes next, and the slots that are still to be read.
     ///
     /// ```swift
     /// let bytes = session.savedState()
@@ -24,8 +24,8 @@ extension SamplingSession {
     /// | 32 | 8 | the index of the first step |
     /// | 40 | 8 | the index of the step that comes next |
     /// | 48 | 8 | the number of elements of the sample; 0 before the first step |
-    /// | 56 | 8 | the number of remembered outputs |
-    /// | 64 | … | their elements, the newest output first |
+    /// | 56 | 8 | the slots that are saved: bit k for slot k |
+    /// | 64 | … | their elements, slot by slot |
     /// | the last 8 | 8 | XXH64 of everything before, seed 0 |
     ///
     /// - Complexity: O(elements).
@@ -50,23 +50,35 @@ extension SamplingSession {
 
     /// How many bytes the saved state has.
     package var savedByteCount: Int {
-        SavedSession.headerByteCount + rememberedCount * rememberedByteCount + SavedSession.checksumByteCount
+        SavedSession.headerByteCount + liveSlots.nonzeroBitCount * slotByteCount + SavedSession.checksumByteCount
     }
 
-    private var rememberedByteCount: Int { elementCount * (elementType?.size ?? 0) }
+    private var slotByteCount: Int { elementCount * (elementType?.size ?? 0) }
+
+    /// The slots that the next step or a later one reads: bit k for slot k.
+    private var liveSlots: UInt8 {
+        hasBegun && stepIndex < plan.stepCount ? plan.kernelRows.row(at: stepIndex, age: age).pointee.live : 0
+    }
+
+    /// Calls the body with each of the slots in the set and the place of its elements in a saved state.
+    private func forEachSlot(in set: UInt8, _ body: (_ slot: Int, _ range: Range<Int>) -> Void) {
+        var start = SavedSession.headerByteCount
+        for slot in 0..<plan.slotCount where set >> UInt8(slot) & 1 != 0 {
+            body(slot, start..<start + slotByteCount)
+            start += slotByteCount
+        }
+    }
 
     /// - Precondition: `bytes` are `savedByteCount`.
     package func save(to bytes: UnsafeMutableRawBufferPointer) {
         let header = SavedSession(
             byteCount: savedByteCount, planFingerprint: plan.fingerprint, beginIndex: beginIndex, stepIndex: stepIndex,
-            elementType: elementType, elementCount: elementCount, rememberedCount: rememberedCount)
+            elementType: elementType, elementCount: elementCount, slots: UInt64(liveSlots))
         header.write(to: bytes)
-        if let history, let elementType {
-            for age in 0..<rememberedCount {
-                let target = UnsafeMutableRawBufferPointer(
-                    rebasing: bytes[(SavedSession.headerByteCount + age * rememberedByteCount)...].prefix(rememberedByteCount))
-                let slot = history.slot((newest - age + history.slotCount) % history.slotCount)
-                target.copyMemory(from: UnsafeRawBufferPointer(start: slot, count: rememberedByteCount))
+        if let slots, let elementType {
+            forEachSlot(in: liveSlots) { slot, range in
+                let target = UnsafeMutableRawBufferPointer(rebasing: bytes[range])
+                target.copyMemory(from: UnsafeRawBufferPointer(start: slots.addresses[slot], count: range.count))
                 elementType.swapBytesIfBigEndian(target)
             }
         }
@@ -83,26 +95,24 @@ extension SamplingSession {
         guard (0...plan.stepCount).contains(saved.beginIndex), (saved.beginIndex...plan.stepCount).contains(saved.stepIndex) else {
             throw .damagedState(reason: "its steps are \(saved.beginIndex) and \(saved.stepIndex) of \(plan.stepCount)")
         }
-        let expected = min(saved.stepIndex - saved.beginIndex, plan.historyLength)
-        guard saved.rememberedCount == expected, (saved.elementType != nil) == (saved.stepIndex > saved.beginIndex) else {
-            throw .damagedState(reason: "it remembers \(saved.rememberedCount) outputs, but \(expected) steps")
+        guard saved.beginIndex == plan.stepCount || plan.isStart(saved.beginIndex) else {
+            throw .damagedState(reason: "no run of this plan begins at step \(saved.beginIndex)")
         }
         self = SamplingSession(plan: plan, beginIndex: saved.beginIndex)
         stepIndex = saved.stepIndex
         elementType = saved.elementType
         elementCount = saved.elementCount
-        remembered = saved.rememberedCount
-        newest = max(saved.rememberedCount - 1, 0)
-        guard let elementType, plan.historyLength > 0 else { return }
-        let history = try HistoryStorage(slotCount: plan.historyLength, elementCount: elementCount, elementType: elementType)
-        for age in 0..<remembered {
-            let target = UnsafeMutableRawBufferPointer(start: history.slot(newest - age), count: rememberedByteCount)
-            target.copyMemory(
-                from: UnsafeRawBufferPointer(
-                    rebasing: bytes[(SavedSession.headerByteCount + age * rememberedByteCount)...].prefix(rememberedByteCount)))
+        guard saved.slots == UInt64(liveSlots), (saved.elementType != nil) == hasBegun else {
+            throw .damagedState(reason: "it holds other slots than step \(stepIndex) of a run from step \(beginIndex) needs")
+        }
+        guard let elementType, plan.slotCount > 0 else { return }
+        let slots = try SlotStorage(slotCount: plan.slotCount, elementCount: elementCount, elementType: elementType)
+        forEachSlot(in: liveSlots) { slot, range in
+            let target = UnsafeMutableRawBufferPointer(start: slots.addresses[slot], count: range.count)
+            target.copyMemory(from: UnsafeRawBufferPointer(rebasing: bytes[range]))
             elementType.swapBytesIfBigEndian(target)
         }
-        self.history = history
+        self.slots = slots
     }
 }
 
@@ -119,7 +129,8 @@ private struct SavedSession {
     var stepIndex: Int
     var elementType: ElementType?
     var elementCount: Int
-    var rememberedCount: Int
+    /// Bit k for slot k.
+    var slots: UInt64
 }
 
 extension SavedSession {
@@ -135,7 +146,7 @@ extension SavedSession {
         store(UInt64(beginIndex), at: 32)
         store(UInt64(stepIndex), at: 40)
         store(UInt64(elementCount), at: 48)
-        store(UInt64(rememberedCount), at: 56)
+        store(slots, at: 56)
     }
 
     static func seal(_ bytes: UnsafeMutableRawBufferPointer) {
@@ -177,17 +188,18 @@ extension SavedSession {
         beginIndex = try count(at: 32)
         stepIndex = try count(at: 40)
         elementCount = try count(at: 48)
-        rememberedCount = try count(at: 56)
+        slots = load(UInt64.self, at: 56)
         let number = load(UInt32.self, at: 12)
         elementType = number == .max ? nil : ElementType(savedNumber: number)
         guard elementType != nil || (number == .max && elementCount == 0) else {
             throw .damagedState(reason: "its elements have a type of the unknown number \(number)")
         }
-        // An output has to fit the address space even where none is remembered.
+        // A slot has to fit the address space even where none is saved.
         let output = elementCount.multipliedReportingOverflow(by: elementType?.size ?? 0)
-        let history = output.partialValue.multipliedReportingOverflow(by: rememberedCount)
-        guard !output.overflow, !history.overflow, history.partialValue == end - Self.headerByteCount else {
-            throw .damagedState(reason: "its history has not the bytes of \(rememberedCount) outputs of \(elementCount) elements")
+        let all = output.partialValue.multipliedReportingOverflow(by: slots.nonzeroBitCount)
+        guard !output.overflow, !all.overflow, all.partialValue == end - Self.headerByteCount else {
+            throw .damagedState(
+                reason: "it doesn't have the bytes of \(slots.nonzeroBitCount) slots of \(elementCount) elements")
         }
     }
 }
@@ -221,25 +233,30 @@ extension SamplingPlan {
     /// - Complexity: O(steps).
     var fingerprint: UInt64 {
         var words: [UInt64] = []
-        func add(_ combination: LinearCombination) {
+        func add(_ combination: Combination) {
             words += [combination.sample, combination.modelOutput, combination.noise, combination.prediction].map(\.bitPattern)
-            words.append(UInt64(combination.history.count))
-            words += combination.history.map(\.bitPattern)
+            words += (0..<slotCount).map { combination[.slot($0)].bitPattern }
         }
-        words += [1, UInt64(stepCount), UInt64(historyLength), grid.isFlow ? 1 : 0, modelLearnsVariance ? 1 : 0]
-        words += grid.timesteps.map(\.bitPattern) + grid.sigmas.map(\.bitPattern)
-        words.append(initNoiseSigma.bitPattern)
+        let process = UInt64(NoiseProcess.allCases.firstIndex(of: grid.process)!)
+        words += [1, UInt64(stepCount), UInt64(slotCount), UInt64(warmUp), process, modelLearnsVariance ? 1 : 0]
+        words += (grid.timesteps + grid.sigmas + inputScales + [initNoiseSigma]).map(\.bitPattern) + steps.map { UInt64($0) }
+        words += reportName.utf8.map { UInt64($0) }
         switch clamp {
         case .none: words.append(0)
         case .range(let limit): words += [1, limit.bitPattern]
         case .dynamicThreshold(let ratio, let maximum): words += [2, ratio.bitPattern, maximum.bitPattern]
         }
         for index in 0..<stepCount {
-            for remembered in 0...min(index, historyLength) {
-                let row = coefficients(at: index, remembered: remembered)
+            for age in 0...min(index, warmUp) {
+                let row = row(at: index, age: age)
                 add(row.prediction)
                 add(row.nextSample)
-                if let history = row.history { add(history) }
+                for store in row.stores {
+                    words.append(UInt64(store.slot))
+                    add(store.value)
+                }
+                if let report = row.report { add(report) }
+                words.append(UInt64(row.drawCount))
             }
         }
         return words.map(\.littleEndian).withUnsafeBytes { Checksum.of($0) }

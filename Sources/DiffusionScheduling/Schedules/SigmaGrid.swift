@@ -58,7 +58,7 @@ extension SigmaGridConfiguration {
             last = useFlowSigmas && noise.sigmas[0] >= 1 ? sigmas[sigmas.count - 1] : noise.sigmas[0]
         case nil: last = repeatsLast ? sigmas[sigmas.count - 1] : noise.sigmas[0]
         }
-        return TimestepGrid(timesteps: timesteps, sigmas: sigmas + [last], isFlow: useFlowSigmas)
+        return TimestepGrid(timesteps: timesteps, sigmas: sigmas + [last], process: useFlowSigmas ? .flow : .variancePreserving)
     }
 
     /// The grid of an inverting run, from the clean sample to noise.
@@ -101,7 +101,7 @@ extension SigmaGridConfiguration {
         }
         // No step can start from a level without noise, as beta_start 0 makes; the floor is that of 1 − ᾱ, 2⁻²⁴.
         sigmas = sigmas.map { $0 == 0 ? 0x1p-12 : $0 }
-        return TimestepGrid(timesteps: timesteps, sigmas: sigmas, isFlow: useFlowSigmas)
+        return TimestepGrid(timesteps: timesteps, sigmas: sigmas, process: useFlowSigmas ? .flow : .variancePreserving)
     }
 
     /// What the model is told at a level of a spacing: an integer, rounded or cut off as diffusers does.

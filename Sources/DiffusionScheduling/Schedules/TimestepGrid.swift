@@ -8,19 +8,19 @@ public struct TimestepGrid: Sendable, Equatable {
     public let timesteps: [Double]
     /// ς: the ratio of noise to signal, or for flow matching the share of noise; float32 values, widened.
     public let sigmas: [Double]
-    /// Whether a sample is (1 − ς) data + ς noise (flow matching) rather than (data + ς noise)/√(1 + ς²).
-    public let isFlow: Bool
+    /// How a sample is made of data and noise at these levels.
+    public let process: NoiseProcess
 
     /// Noise levels are rounded to float32, as diffusers' are.
-    public init(timesteps: [Double], sigmas: [Double], isFlow: Bool) {
-        self.init(timesteps: timesteps, exactSigmas: sigmas.map(\.roundedToFloat32), isFlow: isFlow)
+    public init(timesteps: [Double], sigmas: [Double], process: NoiseProcess) {
+        self.init(timesteps: timesteps, exactSigmas: sigmas.map(\.roundedToFloat32), process: process)
     }
 
     /// Noise levels are taken as they are.
-    public init(timesteps: [Double], exactSigmas: [Double], isFlow: Bool) {
+    public init(timesteps: [Double], exactSigmas: [Double], process: NoiseProcess) {
         self.timesteps = timesteps
         sigmas = exactSigmas
-        self.isFlow = isFlow
+        self.process = process
     }
 
     func validate() throws(SchedulerError) {
@@ -30,8 +30,8 @@ public struct TimestepGrid: Sendable, Equatable {
             sigmas.count == timesteps.count + 1)
         for (index, sigma) in sigmas.enumerated() {
             try require(
-                "sigmas[\(index)]", sigma, isFlow ? "from 0 to less than 1" : "finite and at least 0",
-                sigma >= 0 && sigma < (isFlow ? 1 : .infinity))
+                "sigmas[\(index)]", sigma, process == .flow ? "from 0 to 1" : "finite and at least 0",
+                sigma >= 0 && (process == .flow ? sigma <= 1 : sigma < .infinity))
         }
         for (index, timestep) in timesteps.enumerated() {
             try require("timesteps[\(index)]", timestep, "finite", timestep.isFinite)
@@ -39,62 +39,7 @@ public struct TimestepGrid: Sendable, Equatable {
     }
 
     /// The noise levels with their rates.
-    public var levels: [NoiseLevel] { sigmas.map { NoiseLevel(sigma: $0, isFlow: isFlow) } }
-}
-
-/// One noise level: a sample there is `signalRate` · data + `noiseRate` · noise.
-public struct NoiseLevel: Sendable, Equatable {
-    /// ς as the grid has it.
-    public let sigma: Double
-    /// A: for the variance-preserving process 1/√(1 + ς²), for flow matching 1 − ς.
-    public let signalRate: Double
-    /// S: for the variance-preserving process ς/√(1 + ς²), for flow matching ς.
-    public let noiseRate: Double
-    /// ρ = S/A.
-    public let noiseToSignal: Double
-    /// Whether A + S = 1 (flow matching), as opposed to A² + S² = 1 (variance-preserving).
-    public let isFlow: Bool
-
-    public init(sigma: Double, isFlow: Bool) {
-        self.isFlow = isFlow
-        self.sigma = sigma
-        signalRate = isFlow ? 1 - sigma : 1 / hypotenuse(1, sigma)
-        noiseRate = isFlow ? sigma : sigma / hypotenuse(1, sigma)
-        noiseToSignal = isFlow ? sigma / (1 - sigma) : sigma
-    }
-
-    /// The level of a signal variance ᾱ on the variance-preserving process: A = √ᾱ, S = √(1 − ᾱ).
-    public init(alphaCumprod: Double) {
-        isFlow = false
-        sigma = ((1 - alphaCumprod) / alphaCumprod).squareRoot()
-        signalRate = alphaCumprod.squareRoot()
-        noiseRate = (1 - alphaCumprod).squareRoot()
-        noiseToSignal = sigma
-    }
-
-    /// λ_t − λ_s with λ = ln A − ln S, half the logarithm of the signal-to-noise ratio; accurate for levels close together.
-    static func lambdaDifference(from s: NoiseLevel, to t: NoiseLevel) -> Double {
-        logarithmOfRatio(s.noiseToSignal, t.noiseToSignal)
-    }
-
-    /// 1 − A, without cancellation where there is little noise: S²/(1 + A) on the variance-preserving process.
-    var lostSignalRate: Double {
-        isFlow ? sigma : noiseRate * noiseRate / (1 + signalRate)
-    }
-
-    /// S, or 2⁻¹² at a level without noise, which one can't divide by: the floor of 2⁻²⁴ for 1 − ᾱ.
-    var noiseRateToDivideBy: Double { noiseRate > 0 ? noiseRate : 0x1p-12 }
-
-    /// The noise ε = (x − A p)/S of a clamped prediction p.
-    var noiseOfClampedPrediction: LinearCombination {
-        LinearCombination(sample: 1 / noiseRateToDivideBy, prediction: -signalRate / noiseRateToDivideBy)
-    }
-}
-
-/// ln(a/b), accurate where a and b are close (then a − b is exact, by Sterbenz' lemma) and where they are far apart.
-func logarithmOfRatio(_ a: Double, _ b: Double) -> Double {
-    let ratio = a / b
-    return ratio > 0.5 && ratio < 2 ? logarithmOfOnePlus((a - b) / b) : logarithm(ratio)
+    public var levels: [NoiseLevel] { sigmas.map { NoiseLevel(sigma: $0, process: process) } }
 }
 
 /// What a run is asked for: a number of steps, or its timesteps or noise levels themselves.

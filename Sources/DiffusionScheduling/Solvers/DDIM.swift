@@ -16,7 +16,7 @@ struct DDIMSolver {
     /// Whether ε is computed anew from the clamped p (Glide's `use_clipped_model_output`).
     var usesClippedModelOutput = false
 
-    func coefficients(from source: Double, to target: Double) -> StepCoefficients {
+    func coefficients(from source: Double, to target: Double) -> PlanRow {
         // One can't divide by √ᾱ where nothing of the signal is left. The other predictions don't.
         let alpha = predictionType == .epsilon && source == 0 ? 0x1p-24 : source
         let level = NoiseLevel(alphaCumprod: alpha)
@@ -31,10 +31,10 @@ struct DDIMSolver {
         let drawn = ((1 - target) * renewed).squareRoot()
         let signal = target.squareRoot()
 
-        let clean = clamps ? LinearCombination(prediction: 1) : prediction
-        return StepCoefficients(
+        let clean = clamps ? Combination(prediction: 1) : prediction
+        return PlanRow(
             prediction: prediction,
-            nextSample: LinearCombination(
+            nextSample: Combination(
                 sample: signal * clean.sample + kept * noise.sample,
                 modelOutput: signal * clean.modelOutput + kept * noise.modelOutput, noise: drawn,
                 prediction: signal * clean.prediction + kept * noise.prediction))
@@ -42,7 +42,7 @@ struct DDIMSolver {
 }
 
 /// Steps that depend on nothing but their arguments.
-extension StepCoefficients {
+extension PlanRow {
     func step<Element: TensorElement>(
         clamp: PredictionClamp, modelOutput: Span<Element>, sample: inout MutableSpan<Element>, noise: Span<Element>?,
         batchSize: Int
@@ -67,9 +67,16 @@ extension StepCoefficients {
         clamp: PredictionClamp, _ tensors: StepTensors, batchSize: Int, modelLearnsVariance: Bool = false, maximumThreads: Int = 0
     ) throws(SchedulerError) {
         try tensors.validate(batchSize: batchSize, modelLearnsVariance: modelLearnsVariance)
-        if tensors.noise == nil, nextSample.noise != 0 { throw .missingNoise(step: nil) }
+        if tensors.noise == nil, needsNoise { throw .missingNoise(step: nil) }
         let workspace = try Kernels.workspace(clamp: clamp, for: tensors, batchSize: batchSize)
-        Kernels.step(
+        try Kernels.step(
             self, clamp: clamp, tensors, batchSize: batchSize, workspace: workspace, maximumThreads: maximumThreads)
+    }
+}
+
+extension NoiseLevel {
+    /// The noise ε = (x − A p)/S of a clamped prediction p.
+    var noiseOfClampedPrediction: Combination {
+        Combination(sample: 1 / noiseRateToDivideBy, prediction: -signalRate / noiseRateToDivideBy)
     }
 }

@@ -46,7 +46,7 @@ public struct DDIMScheduler: PlannedScheduler {
         let host = FloatingPointEnvironment.begin()
         defer { host.end() }
         let timesteps = try configuration.denoisingTimesteps(request)
-        var rows: [[StepCoefficients]] = []
+        var rows: [[PlanRow]] = []
         for (index, timestep) in timesteps.enumerated() {
             let previous =
                 configuration.previousTimestep == .schedule
@@ -57,8 +57,8 @@ public struct DDIMScheduler: PlannedScheduler {
         }
         let last = configuration.setAlphaToOne ? 0 : noiseSchedule.sigmas[0]
         let grid = TimestepGrid(
-            timesteps: timesteps, sigmas: timesteps.map(noiseSchedule.sigma(atTimestep:)) + [last], isFlow: false)
-        return try SamplingPlan(grid: grid, clamp: clamp, historyLength: 0, rows: rows)
+            timesteps: timesteps, sigmas: timesteps.map(noiseSchedule.sigma(atTimestep:)) + [last], process: .variancePreserving)
+        return try SamplingPlan(grid: grid, clamp: clamp, rows: rows)
     }
 
     /// The scalars of a step between any two training timesteps, on demand.
@@ -70,7 +70,7 @@ public struct DDIMScheduler: PlannedScheduler {
     /// - Complexity: O(1).
     public func coefficients(
         from timestep: Double, to previous: Double?, eta: Double = 0, useClippedModelOutput: Bool = false
-    ) throws(SchedulerError) -> StepCoefficients {
+    ) throws(SchedulerError) -> PlanRow {
         let host = FloatingPointEnvironment.begin()
         defer { host.end() }
         try require("eta", eta, "from 0 (deterministic) to 1 (ancestral)", (0...1).contains(eta))
@@ -106,7 +106,7 @@ public struct DDIMScheduler: PlannedScheduler {
     /// The scalars of the step that the planned run takes from a timestep.
     package func plannedCoefficients(
         from timestep: Double, eta: Double, useClippedModelOutput: Bool
-    ) throws(SchedulerError) -> StepCoefficients {
+    ) throws(SchedulerError) -> PlanRow {
         try coefficients(
             from: timestep, to: previousTimestep(of: timestep), eta: eta, useClippedModelOutput: useClippedModelOutput)
     }
@@ -192,17 +192,17 @@ public struct DDIMInverseScheduler: PlannedScheduler {
         let host = FloatingPointEnvironment.begin()
         defer { host.end() }
         let timesteps = try Array(configuration.denoisingTimesteps(request).reversed())
-        var rows: [[StepCoefficients]] = []
+        var rows: [[PlanRow]] = []
         for timestep in timesteps { rows.append([try coefficients(to: timestep, stepCount: timesteps.count)]) }
         let below = timesteps[0] - Double(noiseSchedule.count / timesteps.count)
         let first = below < 0 && configuration.setAlphaToOne ? 0 : noiseSchedule.sigma(atTimestep: below)
         let grid = TimestepGrid(
-            timesteps: timesteps, sigmas: [first] + timesteps.map(noiseSchedule.sigma(atTimestep:)), isFlow: false)
-        return try SamplingPlan(grid: grid, clamp: clamp, historyLength: 0, rows: rows)
+            timesteps: timesteps, sigmas: [first] + timesteps.map(noiseSchedule.sigma(atTimestep:)), process: .variancePreserving)
+        return try SamplingPlan(grid: grid, clamp: clamp, rows: rows)
     }
 
     /// The scalars of the step that leads to a training timestep in a run of that many steps.
-    public func coefficients(to timestep: Double, stepCount: Int) throws(SchedulerError) -> StepCoefficients {
+    public func coefficients(to timestep: Double, stepCount: Int) throws(SchedulerError) -> PlanRow {
         let host = FloatingPointEnvironment.begin()
         defer { host.end() }
         let target = try noiseSchedule.alphaCumprod(atTimestep: timestep)

@@ -16,22 +16,22 @@ public struct DEISSolver: MultistepSolver {
 
     public init(predictionType: PredictionType) { self.predictionType = predictionType }
 
-    public func prediction(at level: NoiseLevel) -> LinearCombination { predictionType.cleanSample(at: level) }
+    public func prediction(at level: NoiseLevel) -> Combination { predictionType.cleanSample(at: level) }
 
     /// ε = (x − A p)/S.
-    public func conversion(at level: NoiseLevel, clamped: Bool) -> LinearCombination {
-        switch (predictionType, level.isFlow) {
+    public func conversion(at level: NoiseLevel, clamped: Bool) -> Combination {
+        switch (predictionType, level.process == .flow) {
         case (.flowPrediction, false):
             // diffusers divides by ς instead of S here.
             let divisor = level.sigma > 0 ? level.sigma : level.noiseRateToDivideBy
             return clamped
-                ? LinearCombination(sample: 1 / divisor, prediction: -level.signalRate / divisor)
-                : LinearCombination(
+                ? Combination(sample: 1 / divisor, prediction: -level.signalRate / divisor)
+                : Combination(
                     sample: level.lostSignalRate / divisor, modelOutput: level.signalRate * level.sigma / divisor)
         case (.vPrediction, true) where !clamped:
             // Not A e + S x, as A² + S² isn't 1 here.
             let divisor = level.noiseRateToDivideBy
-            return LinearCombination(
+            return Combination(
                 sample: level.lostSignalRate * (1 + level.signalRate) / divisor,
                 modelOutput: level.signalRate * level.noiseRate / divisor)
         default:

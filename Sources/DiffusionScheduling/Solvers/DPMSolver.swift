@@ -32,21 +32,21 @@ public struct DPMSolver: MultistepSolver {
         self.predictionType = predictionType
     }
 
-    public func prediction(at level: NoiseLevel) -> LinearCombination {
-        if algorithmType.predictsCleanSample || !level.isFlow || predictionType != .vPrediction {
+    public func prediction(at level: NoiseLevel) -> Combination {
+        if algorithmType.predictsCleanSample || level.process != .flow || predictionType != .vPrediction {
             return predictionType.cleanSample(at: level)
         }
         // (x − S ε)/A, which for flow levels is not A x − S e, as A² + S² isn't 1 there.
         let noise = predictionType.noise(at: level)
-        return LinearCombination(
+        return Combination(
             sample: (1 - level.noiseRate * noise.sample) / level.signalRate,
             modelOutput: -level.noiseRate * noise.modelOutput / level.signalRate)
     }
 
     /// The clean sample for the algorithms with ++, the noise for those without.
-    public func conversion(at level: NoiseLevel, clamped: Bool) -> LinearCombination {
+    public func conversion(at level: NoiseLevel, clamped: Bool) -> Combination {
         if algorithmType.predictsCleanSample {
-            return clamped ? LinearCombination(prediction: 1) : prediction(at: level)
+            return clamped ? Combination(prediction: 1) : prediction(at: level)
         }
         return clamped ? level.noiseOfClampedPrediction : predictionType.noise(at: level)
     }

@@ -40,21 +40,21 @@ extension MultistepScheduler {
     public func plan(grid: TimestepGrid) throws(SchedulerError) -> SamplingPlan {
         let host = FloatingPointEnvironment.begin()
         defer { host.end() }
-        let levels = grid.levels
+        let levels = grid.levels, ring = solverOrder - 1
         let rows = levels.indices.dropLast().map { index in
             let prediction = solver.prediction(at: levels[index])
             let conversion = solver.conversion(at: levels[index], clamped: clamp != .none)
             let highest = min(solverOrder, highestOrder(atStep: index, of: levels.count - 1))
             return (0...min(index, solverOrder - 1)).map { remembered in
-                StepCoefficients(
+                PlanRow(
                     prediction: prediction,
                     nextSample: solver.update(order: highest, at: index, of: levels, remembered: remembered)
-                        .combination(converting: conversion),
-                    history: solverOrder > 1 ? conversion : nil)
+                        .combination(converting: conversion, at: index, ring: ring),
+                    stores: ring > 0 ? [.init(slot: index % ring, value: conversion)] : [])
             }
         }
         return try SamplingPlan(
-            grid: grid, clamp: clamp, historyLength: solverOrder - 1, modelLearnsVariance: modelLearnsVariance, rows: rows)
+            grid: grid, clamp: clamp, slotCount: ring, warmUp: ring, modelLearnsVariance: modelLearnsVariance, rows: rows)
     }
 
     /// The quantity that the solver extrapolates, from a model output at the next step: predicted noise for DEIS and
@@ -68,10 +68,10 @@ extension MultistepScheduler {
         let level = plan.levels[index]
         let conversion = try conversionOfNextStep()
         let grid = TimestepGrid(
-            timesteps: [plan.timesteps[index]], sigmas: [level.sigma, level.sigma], isFlow: plan.grid.isFlow)
+            timesteps: [plan.timesteps[index]], sigmas: [level.sigma, level.sigma], process: plan.grid.process)
         var session = SamplingSession(
             plan: try SamplingPlan(
-                grid: grid, clamp: plan.clamp, historyLength: 0, modelLearnsVariance: plan.modelLearnsVariance,
+                grid: grid, clamp: plan.clamp, modelLearnsVariance: plan.modelLearnsVariance,
                 rows: [[conversion]]))
         return try session.step(modelOutput: modelOutput, sample: sample, batchSize: batchSize).prevSample
     }
@@ -111,23 +111,23 @@ extension MultistepScheduler {
             throw .wrongElementCount(
                 argument: "modelOutputs or noise", count: tensor.count, expected: "\(sample.count), as the sample")
         }
-        return Kernels.combine(terms)
+        return try Kernels.combine(terms)
     }
 
     /// The level of a training timestep: of the table, or with flow sigmas the share of the T timesteps.
     public func trainingLevel(atTimestep timestep: Double) -> NoiseLevel {
         configuration.useFlowSigmas
-            ? NoiseLevel(sigma: timestep / Double(noiseSchedule.count), isFlow: true)
-            : NoiseLevel(sigma: noiseSchedule.sigma(atTimestep: timestep), isFlow: false)
+            ? NoiseLevel(sigma: timestep / Double(noiseSchedule.count), process: .flow)
+            : NoiseLevel(sigma: noiseSchedule.sigma(atTimestep: timestep), process: .variancePreserving)
     }
 
     /// The scalars of a step whose next sample is the converted output of the step that comes next.
-    package func conversionOfNextStep() throws(SchedulerError) -> StepCoefficients {
+    package func conversionOfNextStep() throws(SchedulerError) -> PlanRow {
         let host = FloatingPointEnvironment.begin()
         defer { host.end() }
         let (plan, index) = try nextStep()
         let level = plan.levels[index]
-        return StepCoefficients(
+        return PlanRow(
             prediction: solver.prediction(at: level),
             nextSample: solver.conversion(at: level, clamped: plan.clamp != .none))
     }

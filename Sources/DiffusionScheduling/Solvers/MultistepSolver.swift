@@ -14,29 +14,29 @@ public enum PredictionType: String, ConfigurationKeyword {
     /// The clean sample as a combination of the sample x and the model output e at a noise level with rates A and S:
     ///
     ///     epsilon  (x − S e)/A      sample  e      v_prediction  A x − S e      flow_prediction  x − ς e
-    func cleanSample(at level: NoiseLevel) -> LinearCombination {
+    func cleanSample(at level: NoiseLevel) -> Combination {
         switch self {
-        case .epsilon: LinearCombination(sample: 1 / level.signalRate, modelOutput: -level.noiseRate / level.signalRate)
-        case .sample: LinearCombination(modelOutput: 1)
-        case .vPrediction: LinearCombination(sample: level.signalRate, modelOutput: -level.noiseRate)
-        case .flowPrediction: LinearCombination(sample: 1, modelOutput: -level.sigma)
+        case .epsilon: Combination(sample: 1 / level.signalRate, modelOutput: -level.noiseRate / level.signalRate)
+        case .sample: Combination(modelOutput: 1)
+        case .vPrediction: Combination(sample: level.signalRate, modelOutput: -level.noiseRate)
+        case .flowPrediction: Combination(sample: 1, modelOutput: -level.sigma)
         }
     }
 
     /// The noise as a combination of x and e:
     ///
     ///     epsilon  e      sample  (x − A e)/S      v_prediction  A e + S x      flow_prediction  (x − A (x − ς e))/S
-    func noise(at level: NoiseLevel) -> LinearCombination {
+    func noise(at level: NoiseLevel) -> Combination {
         let divisor = level.noiseRateToDivideBy
         switch self {
         case .epsilon:
-            return LinearCombination(modelOutput: 1)
+            return Combination(modelOutput: 1)
         case .sample:
-            return LinearCombination(sample: 1 / divisor, modelOutput: -level.signalRate / divisor)
+            return Combination(sample: 1 / divisor, modelOutput: -level.signalRate / divisor)
         case .vPrediction:
-            return LinearCombination(sample: level.noiseRate, modelOutput: level.signalRate)
+            return Combination(sample: level.noiseRate, modelOutput: level.signalRate)
         case .flowPrediction:
-            return LinearCombination(
+            return Combination(
                 sample: level.lostSignalRate / divisor, modelOutput: level.signalRate * level.sigma / divisor)
         }
     }
@@ -62,10 +62,10 @@ public struct MultistepUpdate: Sendable, Equatable {
 /// What distinguishes one linear multistep solver from another: a conversion and an update.
 public protocol MultistepSolver: Sendable {
     /// p, the predicted clean sample, as a combination of x and e.
-    func prediction(at level: NoiseLevel) -> LinearCombination
+    func prediction(at level: NoiseLevel) -> Combination
 
     /// m, the quantity that the solver extrapolates, as a combination of x and e; `clamped`: of x and the clamped p.
-    func conversion(at level: NoiseLevel, clamped: Bool) -> LinearCombination
+    func conversion(at level: NoiseLevel, clamped: Bool) -> Combination
 
     /// The update from s to t, with the levels of the steps before s, newest first: of order 1 + `previous.count`.
     func update(from s: NoiseLevel, to t: NoiseLevel, previous: [NoiseLevel]) -> MultistepUpdate
@@ -92,10 +92,14 @@ extension MultistepSolver {
 
 extension MultistepUpdate {
     /// The update with m₀ replaced by its combination of x, e and p.
-    func combination(converting conversion: LinearCombination) -> LinearCombination {
+    ///
+    /// - Parameter ring: the slots of a ring, of which evaluation `index` stores m₀ in slot `index` mod `ring`.
+    func combination(converting conversion: Combination, at index: Int, ring: Int) -> Combination {
         let newest = outputs.first ?? 0
-        return LinearCombination(
+        var combination = Combination(
             sample: sample + newest * conversion.sample, modelOutput: newest * conversion.modelOutput, noise: noise,
-            prediction: newest * conversion.prediction, history: Array(outputs.dropFirst()))
+            prediction: newest * conversion.prediction)
+        for (age, coefficient) in outputs.enumerated().dropFirst() { combination[.slot((index - age) % ring)] = coefficient }
+        return combination
     }
 }

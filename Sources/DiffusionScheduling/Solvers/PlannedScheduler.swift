@@ -77,6 +77,7 @@ extension PlannedScheduler {
     public mutating func setBeginIndex(_ index: Int) throws(SchedulerError) {
         guard let plan else { throw .timestepsNotSet }
         try require("begin index", index, "from 0 to \(plan.stepCount - 1)", (0..<max(plan.stepCount, 1)).contains(index))
+        try plan.requireStart(index, "begin index")
         session = session?.restarted(at: index)
     }
 
@@ -178,10 +179,10 @@ extension PlannedScheduler {
         var levels: [NoiseLevel] = []
         for timestep in timesteps { levels.append(try level(atTimestep: timestep)) }
         let elementsPerItem = sample.count / timesteps.count
-        sample.withUnsafeMutableBytes { sample in
-            noise.withUnsafeBytes { noise in
+        try sample.withUnsafeMutableBytes { (sample) throws(SchedulerError) in
+            try noise.withUnsafeBytes { (noise) throws(SchedulerError) in
                 guard let sample = sample.baseAddress, let noise = noise.baseAddress else { return }
-                Kernels.addNoise(
+                try Kernels.addNoise(
                     noise, to: sample, signalRates: levels.map(sampleRate), noiseRates: levels.map(noiseRate),
                     elementsPerItem: elementsPerItem, elementType: Element.elementType)
             }
@@ -202,6 +203,6 @@ extension PlannedScheduler {
     }
 
     public func trainingLevel(atTimestep timestep: Double) -> NoiseLevel {
-        NoiseLevel(sigma: noiseSchedule.sigma(atTimestep: timestep), isFlow: false)
+        NoiseLevel(sigma: noiseSchedule.sigma(atTimestep: timestep), process: .variancePreserving)
     }
 }

@@ -39,7 +39,7 @@ final class KernelStepper<Element: BenchmarkElement, Output: BenchmarkElement>: 
         guidedRow.initialize(to: dsk_row())
         rows = .allocate(capacity: plan.stepCount)
         for index in 0..<plan.stepCount {
-            let row = plan.coefficients(at: index, remembered: min(index, plan.historyLength))
+            let row = plan.row(at: index, age: min(index, plan.historyLength))
             rows.initializeElement(at: index, to: dsk_row(row, clamp: plan.clamp))
         }
         workspaceBytes = dsk_threshold_workspace_size(data.count / batchSize)
@@ -162,7 +162,7 @@ final class KernelStepper<Element: BenchmarkElement, Output: BenchmarkElement>: 
 
 extension dsk_row {
     /// A plan's row as the kernels read it.
-    init(_ step: StepCoefficients, clamp: PredictionClamp) {
+    init(_ step: PlanRow, clamp: PredictionClamp) {
         self.init()
         switch clamp {
         case .none: self.clamp = DSK_CLAMP_NONE
@@ -175,7 +175,7 @@ extension dsk_row {
         prediction.3 = step.prediction.noise
         withUnsafeMutableBytes(of: &outputs) { bytes in
             let terms = bytes.bindMemory(to: Double.self)
-            func set(output: Int, to combination: LinearCombination) {
+            func set(output: Int, to combination: Combination) {
                 let first = output * Int(DSK_TERM_COUNT.rawValue)
                 terms[first + Int(DSK_SAMPLE.rawValue)] = combination.sample
                 terms[first + Int(DSK_MODEL_OUTPUT.rawValue)] = combination.modelOutput

@@ -22,7 +22,7 @@ struct StepCase {
 
     /// The tensors that a step reads, by name.
     var inputs: [String] {
-        let row = plan.coefficients(at: Self.stepCount / 2, remembered: plan.historyLength)
+        let row = plan.row(at: Self.stepCount / 2, age: plan.historyLength)
         let combinations = [row.nextSample, row.prediction] + (row.history.map { [$0] } ?? [])
         var names = ["sample", "model output"]
         if guidance != nil { names.append("unconditional output") }

@@ -35,15 +35,15 @@ struct StepOracle<Element: BenchmarkElement, Output: BenchmarkElement> {
         modelOutput: UnsafeBufferPointer<Output>, unconditional: UnsafeBufferPointer<Output>?, noise: UnsafeBufferPointer<Element>?
     ) -> Double {
         let outputs = weighted(modelOutput, unconditional)
-        let row = plan.coefficients(at: stepIndex, remembered: remembered.count)
-        func terms(_ combination: LinearCombination) -> Terms<Element, Output> {
+        let row = plan.row(at: stepIndex, age: remembered.count)
+        func terms(_ combination: Combination) -> Terms<Element, Output> {
             Terms(
                 combination, sample: UnsafeBufferPointer(sample.elements), modelOutputs: outputs, noise: noise,
                 remembered: remembered.map { UnsafeBufferPointer($0.elements) })
         }
         let clamped = ClampedPrediction(terms(row.prediction), clamp: plan.clamp, count: sample.count, batchSize: batchSize)
         let greatest = Greatest()
-        func compare(_ tensor: Tensor<Element>, _ combination: LinearCombination) {
+        func compare(_ tensor: Tensor<Element>, _ combination: Combination) {
             let terms = terms(combination)
             nonisolated(unsafe) let elements = tensor.elements
             forRanges(of: sample.count) { range in
@@ -115,7 +115,7 @@ private struct Terms<Element: BenchmarkElement, Output: BenchmarkElement>: @unch
     private let outputTerms: [(coefficient: Double, tensor: UnsafeBufferPointer<Output>)]
 
     init(
-        _ combination: LinearCombination, sample: UnsafeBufferPointer<Element>,
+        _ combination: Combination, sample: UnsafeBufferPointer<Element>,
         modelOutputs: [(weight: Double, tensor: UnsafeBufferPointer<Output>)], noise: UnsafeBufferPointer<Element>?,
         remembered: [UnsafeBufferPointer<Element>]
     ) {

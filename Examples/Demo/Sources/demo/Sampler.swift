@@ -38,7 +38,7 @@ struct Sampler {
             var modelOutput = x
             modelTime += clock.measure { modelOutput = mixture.predict(type, from: x, at: level) }
             schedulerTime += try clock.measure {
-                let needsNoise = session.plan.needsNoise(at: session.stepIndex, remembered: session.rememberedCount)
+                let needsNoise = session.plan.needsNoise(at: session.stepIndex, age: session.age)
                 try session.step(
                     modelOutput: modelOutput.elements, sample: &x.elements,
                     noise: needsNoise ? noise.normals(x.elements.count) : nil, batchSize: x.rows)

@@ -33,7 +33,7 @@ struct Run {
 
     /// The noise for the next step; nil if it needs none.
     mutating func nextNoise() -> [Float]? {
-        let needsNoise = session.plan.needsNoise(at: session.stepIndex, remembered: session.rememberedCount)
+        let needsNoise = session.plan.needsNoise(at: session.stepIndex, age: session.age)
         return needsNoise ? noise.normals(sample.count) : nil
     }
 }

@@ -34,13 +34,13 @@ enum TensorMemory {
     }
 }
 
-/// The remembered outputs of one session: a ring of slots, each in memory of its own, so that it can be exchanged for a caller's.
-final class HistoryStorage: @unchecked Sendable {
+/// The slots of one session, each in memory of its own, so that it can be exchanged for a caller's.
+final class SlotStorage: @unchecked Sendable {
     // Unchecked, because a session owns it alone or copies it before it writes.
 
     let slotCount: Int
     private let slotBytes: Int
-    fileprivate let slots: UnsafeMutablePointer<UnsafeMutableRawPointer>
+    private let slots: UnsafeMutablePointer<UnsafeMutableRawPointer>
 
     /// Room for slots that are yet to be written.
     init(slotCount: Int, slotBytes: Int) throws(SchedulerError) {
@@ -70,33 +70,21 @@ final class HistoryStorage: @unchecked Sendable {
         slots.deallocate()
     }
 
-    func copy() throws(SchedulerError) -> HistoryStorage {
-        let copy = try HistoryStorage(slotCount: slotCount, slotBytes: slotBytes)
-        for index in 0..<slotCount { copy.slots[index].copyMemory(from: slots[index], byteCount: slotBytes) }
+    /// - Parameter live: the slots whose contents count: bit k for slot k.
+    func copy(live: UInt8) throws(SchedulerError) -> SlotStorage {
+        let copy = try SlotStorage(slotCount: slotCount, slotBytes: slotBytes)
+        for index in 0..<slotCount where live >> UInt8(index) & 1 != 0 {
+            copy.slots[index].copyMemory(from: slots[index], byteCount: slotBytes)
+        }
         return copy
     }
 
-    func slot(_ index: Int) -> UnsafeMutableRawPointer { slots[index] }
+    /// The slots' addresses, good while the storage is.
+    ///
+    /// A step reads them without counting references; the session keeps the storage meanwhile.
+    @inline(__always)
+    var addresses: UnsafePointer<UnsafeMutableRawPointer> { UnsafePointer(slots) }
 
     /// Takes over memory of a slot's size, and gives the slot's away for it.
     func exchange(_ index: Int, for memory: inout UnsafeMutableRawPointer) { swap(&slots[index], &memory) }
-}
-
-/// A session's remembered outputs as a step finds them: the ring, and the slot of its newest one. The next slot, which holds the
-/// oldest one, receives this step's.
-///
-/// Addresses alone, so that a step counts no references; the session keeps the storage meanwhile.
-struct HistoryRing {
-    let slots: UnsafePointer<UnsafeMutableRawPointer>
-    let slotCount: Int
-    let newest: Int
-
-    init(storage: HistoryStorage, newest: Int) {
-        slots = UnsafePointer(storage.slots)
-        slotCount = storage.slotCount
-        self.newest = newest
-    }
-
-    /// The slot that this step's output goes to.
-    var next: Int { newest + 1 == slotCount ? 0 : newest + 1 }
 }

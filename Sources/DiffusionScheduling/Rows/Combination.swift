@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// A tensor that a row may read.
+public enum Stream: Hashable, Sendable {
+    /// x, the sample before the row.
+    case sample
+    /// e, what the model said; guided, where a step is guided.
+    case modelOutput
+    /// z, standard normal numbers.
+    case noise
+    /// p, the predicted clean sample after the clamp; it is computed on the way and has no memory of its own.
+    case prediction
+    /// What an earlier row stored there, counted from 0.
+    case slot(Int)
+}
+
+/// The coefficients of a sum of tensors. A coefficient of 0 means that the tensor isn't read.
+///
+/// The sum goes in this order: sample, model output, noise, the slots from the most recently stored one to the oldest, prediction.
+public struct Combination: Sendable, Equatable {
+    /// How many slots a row may read.
+    public static let maximumSlotCount = 6
+
+    public var sample: Double
+    public var modelOutput: Double
+    public var noise: Double
+    public var prediction: Double
+    /// By the number of the slot; slots beyond the last one have the coefficient 0.
+    public var slots: [Double]
+
+    public init(
+        sample: Double = 0, modelOutput: Double = 0, noise: Double = 0, prediction: Double = 0, slots: [Double] = []
+    ) {
+        self.sample = sample
+        self.modelOutput = modelOutput
+        self.noise = noise
+        self.prediction = prediction
+        self.slots = slots
+    }
+
+    public subscript(stream: Stream) -> Double {
+        get {
+            switch stream {
+            case .sample: sample
+            case .modelOutput: modelOutput
+            case .noise: noise
+            case .prediction: prediction
+            case .slot(let slot): slot < slots.count ? slots[slot] : 0
+            }
+        }
+        set {
+            switch stream {
+            case .sample: sample = newValue
+            case .modelOutput: modelOutput = newValue
+            case .noise: noise = newValue
+            case .prediction: prediction = newValue
+            case .slot(let slot):
+                if slot >= slots.count { slots += Array(repeating: 0, count: slot + 1 - slots.count) }
+                slots[slot] = newValue
+            }
+        }
+    }
+
+    /// One stream as it is.
+    public init(_ stream: Stream) {
+        self.init()
+        self[stream] = 1
+    }
+
+    /// The streams with their coefficients, without those that aren't read; slots by their numbers.
+    public var terms: [(stream: Stream, coefficient: Double)] {
+        let streams: [Stream] = [.sample, .modelOutput, .noise] + slots.indices.map { .slot($0) } + [.prediction]
+        return streams.map { ($0, self[$0]) }.filter { $0.1 != 0 }
+    }
+
+    var isFinite: Bool {
+        sample.isFinite && modelOutput.isFinite && noise.isFinite && prediction.isFinite && slots.allSatisfy(\.isFinite)
+    }
+
+    /// The slots that are read: bit k for slot k.
+    var slotSet: UInt8 {
+        var set: UInt8 = 0
+        for (slot, coefficient) in slots.enumerated() where coefficient != 0 { set |= 1 << UInt8(slot) }
+        return set
+    }
+
+    public static func == (a: Combination, b: Combination) -> Bool {
+        guard a.sample == b.sample, a.modelOutput == b.modelOutput, a.noise == b.noise, a.prediction == b.prediction else {
+            return false
+        }
+        if a.slots == b.slots { return true }
+        return (0..<max(a.slots.count, b.slots.count)).allSatisfy { a[.slot($0)] == b[.slot($0)] }
+    }
+
+    // MARK: Arithmetic
+
+    public static func + (a: Combination, b: Combination) -> Combination {
+        Combination(
+            sample: a.sample + b.sample, modelOutput: a.modelOutput + b.modelOutput, noise: a.noise + b.noise,
+            prediction: a.prediction + b.prediction,
+            slots: (0..<max(a.slots.count, b.slots.count)).map { a[.slot($0)] + b[.slot($0)] })
+    }
+
+    public static func * (factor: Double, a: Combination) -> Combination {
+        Combination(
+            sample: factor * a.sample, modelOutput: factor * a.modelOutput, noise: factor * a.noise,
+            prediction: factor * a.prediction, slots: a.slots.map { factor * $0 })
+    }
+
+    /// The combination with another one put in the place of a stream.
+    public func replacing(_ stream: Stream, by other: Combination) -> Combination {
+        let coefficient = self[stream]
+        if coefficient == 0 { return self }
+        var rest = self
+        rest[stream] = 0
+        return rest + coefficient * other
+    }
+}
