@@ -146,7 +146,7 @@ def targets_of(makefile: str) -> set[str]:
 def named_targets(text: str) -> list[str]:
     """The targets of all commands `make …` in a line of code."""
     names: list[str] = []
-    for match in re.finditer(r"(?:^|[\s;&|`(])make((?:\s+[\w./=-]+)+)", text):
+    for match in re.finditer(r"(?:^|[;&|(])\s*(?:sudo\s+|\w+=\S*\s+)*make((?:\s+[\w./=-]+)+)", text):
         words = match[1].split()
         if words[0] == "-C":  # In another folder, with a Makefile of its own.
             continue
@@ -173,23 +173,27 @@ def check_commands(repository: Repository) -> None:
                     repository.fault(f"Makefile:{number}", f"make help names {target}, which isn't a target")
 
 
+def check_documents(repository: Repository, name: str, number: int, line: str) -> None:
+    """Documents that a line names: from the root, from the file's folder, or by the end of a path."""
+    for path in DOCUMENT.findall(line):
+        is_known = repository.has(path) or repository.has(resolved(name, path))
+        if not is_known and not ("/" in path and any(each.endswith("/" + path) for each in repository.documents)):
+            repository.fault(f"{name}:{number}", f"the document {path} doesn't exist")
+
+
 def check_paths(repository: Repository) -> None:
     for name, document in repository.documents.items():
         for number, line in document.code:
             for path in PATH.findall(line):
                 if path.split("/")[0] in repository.top and not repository.has(path):
                     repository.fault(f"{name}:{number}", f"the path {path} doesn't exist")
-            for path in DOCUMENT.findall(line):
-                if not repository.has(path) and not repository.has(resolved(name, path)):
-                    repository.fault(f"{name}:{number}", f"the document {path} doesn't exist")
+            check_documents(repository, name, number, line)
     this = str(Path(__file__).resolve().relative_to(ROOT))
     for name in sorted(repository.files - repository.documents.keys() - {this}):
         if not re.search(r"\.(swift|c|cpp|h|py|sh|toml|cff)$|(^|/)Makefile$|^NOTICE$", name):
             continue
         for number, line in enumerate(repository.text(name).splitlines(), 1):
-            for path in DOCUMENT.findall(line):
-                if not repository.has(path) and not repository.has(resolved(name, path)):
-                    repository.fault(f"{name}:{number}", f"the document {path} doesn't exist")
+            check_documents(repository, name, number, line)
 
 
 # ---- The version
