@@ -11,12 +11,13 @@ REFERENCE = diffusers==0.42.1 $(TORCH) transformers numpy scipy mpmath gmpy2 pyt
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 
-.PHONY: help deps variant-deps format check-format demo server test sanitize variants coverage fuzz lib install python python-test conformance bench bench-compare goldens clean
+.PHONY: help deps variant-deps format check-format check-docs demo server test sanitize variants coverage fuzz lib install python python-test conformance bench bench-compare goldens clean
 
 help:
 	@echo "make demo     sample handwritten digits, draw and measure; pictures in out/demo"
 	@echo "make server   serve many requests with one model, and check each against itself run alone"
 	@echo "make test     everything a contributor needs green"
+	@echo "make check-docs  check the documents' links, commands and paths, and that all places have one version"
 	@echo "make format   lay out all sources as the formatters do; make check-format: say what they would change"
 	@echo "make sanitize the tests under sanitizers and for aarch64; make variants: in every build, which takes half an hour"
 	@echo "make coverage which lines the tests reach, as a table; ARGUMENTS=--lines lists those that they don't"
@@ -50,8 +51,12 @@ demo: deps
 server: deps
 	$(SWIFT) run -c release --package-path Examples/Demo server $(ARGUMENTS)
 
+# Links, commands and paths of the documents, and the version number.
+check-docs:
+	python3 Tests/check-docs.py
+
 # The optimised build is what people run, and the one with checks is what finds their mistakes: both are tested.
-test: deps
+test: check-docs deps
 	Tests/check-c.sh
 	Tests/check-c-abi.sh
 	$(SWIFT) build --build-tests -Xswiftc -warnings-as-errors

@@ -3,7 +3,7 @@
 /// The most that this library accepts of what comes from elsewhere, so that no file can make it take long or fill the memory.
 ///
 /// Everything real is far below: a `scheduler_config.json` has a few hundred bytes and some thirty values, a model 1,000 training
-/// timesteps, a run 4 to 50 steps. docs/TRUST.md has the same table for readers.
+/// timesteps, a run 4 to 50 steps. SECURITY.md has the same table for readers.
 package enum Limits {
     /// Bytes of a configuration, as a file or as text. With `trained_betas` for a million timesteps it has some 25 million.
     package static let configurationByteCount = 32 << 20
