@@ -114,7 +114,7 @@ public func ds_ddim_step(
             let tensors = try StepTensors(
                 sample: sample, modelOutput: model_output, noise: noise, nextSample: prev_sample, report: pred_original_sample,
                 modelLearnsVariance: false)
-            try ddim.plannedCoefficients(
+            try ddim.plannedRow(
                 from: timestep, eta: eta, useClippedModelOutput: use_clipped_model_output
             ).step(clamp: ddim.clamp, tensors, batchSize: sample.batchSize, maximumThreads: Int(max_threads))
         }
@@ -137,7 +137,7 @@ public func ds_ddim_inverse_step(
             let tensors = try StepTensors(
                 sample: sample, modelOutput: model_output, noise: nil, nextSample: prev_sample, report: pred_original_sample,
                 modelLearnsVariance: false)
-            try inverse.coefficients(to: timestep, stepCount: stepCount)
+            try inverse.row(to: timestep, stepCount: stepCount)
                 .step(clamp: inverse.clamp, tensors, batchSize: sample.batchSize, maximumThreads: Int(max_threads))
         }
     }

@@ -187,7 +187,7 @@ public func ds_ddim_row(
             throw CallError.unsupportedOperation("step without a session", className: state.className)
         }
         out.pointee = try ds_row(
-            ddim.plannedCoefficients(from: timestep, eta: eta, useClippedModelOutput: use_clipped_model_output), clamp: ddim.clamp)
+            ddim.plannedRow(from: timestep, eta: eta, useClippedModelOutput: use_clipped_model_output), clamp: ddim.clamp)
     }
 }
 
@@ -200,7 +200,7 @@ public func ds_ddim_inverse_row(
         guard let inverse = state.ddimInverse else {
             throw CallError.unsupportedOperation("inverse step without a session", className: state.className)
         }
-        out.pointee = try ds_row(inverse.coefficients(to: timestep, stepCount: state.plan.stepCount), clamp: inverse.clamp)
+        out.pointee = try ds_row(inverse.row(to: timestep, stepCount: state.plan.stepCount), clamp: inverse.clamp)
     }
 }
 

@@ -472,12 +472,12 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
                 try call(ds_ddim_row(handle, timestep, eta, clipped, &row))
                 Self.compare(
                     row,
-                    with: try scheduler.coefficients(from: timestep, to: previous, eta: eta, useClippedModelOutput: clipped),
+                    with: try scheduler.row(from: timestep, to: previous, eta: eta, useClippedModelOutput: clipped),
                     clamp: scheduler.clamp)
             }
             var row = ds_row()
             try call(ds_ddim_inverse_row(inverseHandle, timestep, &row))
-            Self.compare(row, with: try inverse.coefficients(to: timestep, stepCount: 10), clamp: inverse.clamp)
+            Self.compare(row, with: try inverse.row(to: timestep, stepCount: 10), clamp: inverse.clamp)
         }
     }
 

@@ -16,7 +16,7 @@ import Testing
         @Test func coefficientsAreExact() throws {
             try goldens.checkCoefficients { scheduler, record, timestep in
                 let stride = Double(scheduler.count / record.n)
-                return try scheduler.coefficients(
+                return try scheduler.row(
                     from: timestep, to: timestep >= stride ? timestep - stride : nil, eta: record.eta ?? 0,
                     useClippedModelOutput: record.useClippedModelOutput ?? false)
             }
@@ -49,7 +49,7 @@ import Testing
         @Test func tablesAreTheReferences() throws { try goldens.checkTables() }
         @Test func coefficientsAreExact() throws {
             try goldens.checkCoefficients { scheduler, record, timestep in
-                try scheduler.coefficients(to: timestep, stepCount: record.n)
+                try scheduler.row(to: timestep, stepCount: record.n)
             }
         }
         @Test func loopsAreExact() throws {

@@ -100,7 +100,7 @@ import Testing
         let plan = try #require(scheduler.plan)
         for (index, timestep) in plan.timesteps.enumerated() {
             let next = index + 1 < plan.stepCount ? plan.timesteps[index + 1] : nil
-            let expected = try scheduler.coefficients(from: timestep, to: next)
+            let expected = try scheduler.row(from: timestep, to: next)
             #expect(plan.row(at: index, age: 0) == expected)
         }
     }

@@ -488,7 +488,9 @@ import Testing
         let infinite = PlanRow(prediction: .init(), nextSample: .init(noise: .infinity))
         #expect(fault { try plan([[row], [infinite]]) } == .unrepresentablePlan(step: 1))
         func storing(_ slots: Int...) -> PlanRow {
-            PlanRow(prediction: .init(), nextSample: .init(sample: 1), stores: slots.map { .init(slot: $0, value: .init(modelOutput: 1)) })
+            PlanRow(
+                prediction: .init(), nextSample: .init(sample: 1),
+                stores: slots.map { .init(slot: $0, value: .init(modelOutput: 1)) })
         }
         #expect(throws: Never.self) { try plan([[storing(0, 1)], [row]], slotCount: 2) }
         expectInvalid("number of stores of evaluation 1", "3", allowed: "at most 2") {
@@ -503,7 +505,7 @@ import Testing
             try plan([[PlanRow(prediction: .init(), nextSample: .init(slots: [1]))], [row]])
         }
         for prediction in [Combination(prediction: 1), Combination(slots: [1])] {
-            expectInvalid("prediction of evaluation 0", "slots or of itself", allowed: "model output") {
+            expectInvalid("prediction of evaluation 0", "a combination of slots or of itself", allowed: "model output") {
                 try plan([[PlanRow(prediction: prediction, nextSample: .init())], [row]], slotCount: 1)
             }
         }
@@ -521,7 +523,8 @@ import Testing
     @Test func rowsThatReadWhatNobodyStored() throws {
         let grid = TimestepGrid(timesteps: [2, 1, 0], sigmas: [3, 2, 1, 0.5], process: .variancePreserving)
         let row = PlanRow(prediction: .init(), nextSample: .init(sample: 1))
-        let storing = PlanRow(prediction: .init(), nextSample: .init(sample: 1), stores: [.init(slot: 0, value: .init(modelOutput: 1))])
+        let storing = PlanRow(
+            prediction: .init(), nextSample: .init(sample: 1), stores: [.init(slot: 0, value: .init(modelOutput: 1))])
         let reading = PlanRow(
             prediction: .init(), nextSample: .init(sample: 1, slots: [1]), stores: [.init(slot: 0, value: .init(modelOutput: 1))])
         func plan(_ rows: [[PlanRow]], warmUp: Int, steps: [Int] = []) throws {

@@ -242,7 +242,8 @@ final class TemporaryFolder {
             let h = 1e-5 * sigma
             let y = { (ratio: Double, level: NoiseLevel) in problem.mean + ratio * problem.spread(level) }
             let level = NoiseLevel(sigma: sigma, process: .variancePreserving)
-            let above = NoiseLevel(sigma: sigma + h, process: .variancePreserving), below = NoiseLevel(sigma: sigma - h, process: .variancePreserving)
+            let above = NoiseLevel(sigma: sigma + h, process: .variancePreserving),
+                below = NoiseLevel(sigma: sigma - h, process: .variancePreserving)
             let noise = problem.noise(in: problem.sample(at: level), at: level)
             for (ratio, exact) in zip(problem.ratios, noise) {
                 #expect(abs((y(ratio, above) - y(ratio, below)) / (2 * h) - exact) < 1e-8)

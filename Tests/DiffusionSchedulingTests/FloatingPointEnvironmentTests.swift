@@ -75,9 +75,9 @@ import Testing
             levels += try scheduler.timesteps.map { try scheduler.level(atTimestep: $0) }
             if let ddim = scheduler as? DDIMScheduler {
                 plans.append(try ddim.plan(.count(7), eta: 0.3, useClippedModelOutput: true))
-                step = try ddim.coefficients(from: 700, to: 333, eta: 0.7)
+                step = try ddim.row(from: 700, to: 333, eta: 0.7)
             } else if let inverse = scheduler as? DDIMInverseScheduler {
-                step = try inverse.coefficients(to: 2, stepCount: 2)
+                step = try inverse.row(to: 2, stepCount: 2)
             } else if let multistep = scheduler as? any MultistepScheduler {
                 step = try multistep.conversionOfNextStep()
                 update = try multistep.updateOfNextStep(order: 1, modelOutputCount: 1)

@@ -59,7 +59,8 @@ struct MultistepGoldens<S: MultistepScheduler> where S.Configuration: Thresholdi
     func plan(_ record: GoldenRecord, _ scheduler: S) throws -> SamplingPlan {
         try scheduler.plan(
             grid: TimestepGrid(
-                timesteps: record.timesteps, sigmas: record.sigmas, process: scheduler.configuration.useFlowSigmas ? .flow : .variancePreserving))
+                timesteps: record.timesteps, sigmas: record.sigmas,
+                process: scheduler.configuration.useFlowSigmas ? .flow : .variancePreserving))
     }
 
     /// The original's inverse denoises where the levels are flow sigmas, or where another scheduler's sigma_min or sigma_max

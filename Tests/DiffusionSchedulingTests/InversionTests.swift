@@ -224,7 +224,7 @@ import Testing
         let deis = try DEISMultistepScheduler(configuration)
         let pairs: [(Double, Double)] = [(999, 899), (500, 480), (101, 1), (20, 0)]
         for (from, to) in pairs {
-            let step = try ddim.coefficients(from: from, to: to).nextSample
+            let step = try ddim.row(from: from, to: to).nextSample
             let grid = TimestepGrid(
                 timesteps: [from], sigmas: [from, to].map(deis.noiseSchedule.sigma(atTimestep:)), process: .variancePreserving)
             let row = try deis.plan(grid: grid).row(at: 0, age: 0).nextSample

@@ -136,7 +136,8 @@ import Testing
     @Test func plans() throws {
         func plan(steps: Int, initNoiseSigma: Double = 1) throws -> SamplingPlan {
             let grid = TimestepGrid(
-                timesteps: [Double](repeating: 1, count: steps), sigmas: [Double](repeating: 1, count: steps + 1), process: .variancePreserving)
+                timesteps: [Double](repeating: 1, count: steps), sigmas: [Double](repeating: 1, count: steps + 1),
+                process: .variancePreserving)
             let row = PlanRow(prediction: Combination(sample: 1), nextSample: Combination(sample: 1))
             return try SamplingPlan(
                 grid: grid, initNoiseSigma: initNoiseSigma,

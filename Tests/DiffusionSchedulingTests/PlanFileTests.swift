@@ -108,7 +108,7 @@ import Testing
             ("plan.init_noise_sigma", [:], "an object", "a number"),
             ("plan.model_learns_variance", 1, "1", "true or false"), ("plan.version", 2, "2", "1"),
             ("plan.process", "backwards", "a string", "variance_preserving, variance_exploding, flow"),
-            ("plan.evaluations[1].timestep", nil, "null", "a number"),
+            ("plan.evaluations[1].timestep", nil, "missing", "there"),
             ("plan.report", 1, "1", "a string"),
         ]
         for (path, value, text, allowed) in cases {

@@ -99,7 +99,8 @@ struct ThirdPartyPlanned: PlannedScheduler {
             ]
         }
         return try SamplingPlan(
-            grid: TimestepGrid(timesteps: timesteps, sigmas: timesteps + [0], process: .variancePreserving), initNoiseSigma: 2, clamp: .range(1),
+            grid: TimestepGrid(timesteps: timesteps, sigmas: timesteps + [0], process: .variancePreserving), initNoiseSigma: 2,
+            clamp: .range(1),
             rows: rows)
     }
 }

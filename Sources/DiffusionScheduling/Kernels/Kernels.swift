@@ -13,7 +13,8 @@ enum Kernels {
     @inline(__always)
     static func step(
         _ row: UnsafePointer<KernelRow>, _ tensors: StepTensors, slots: UnsafePointer<UnsafeMutableRawPointer>? = nil,
-        keepsModelOutput: Bool = false, guidance: Guidance? = nil, batchSize: Int, workspace: StepWorkspace?, maximumThreads: Int = 0
+        keepsModelOutput: Bool = false, guidance: Guidance? = nil, batchSize: Int, workspace: StepWorkspace?,
+        maximumThreads: Int = 0
     ) throws(SchedulerError) {
         // The report comes first, as the step may be in place.
         if let report = tensors.report, row.pointee.report != nil {

@@ -42,7 +42,9 @@ extension SamplingPlan {
             inputScales.append(try evaluation.member("input_scale").number())
             steps.append(try evaluation.member("step").integer())
             var choices: [PlanRow] = []
-            for choice in try evaluation.member("rows").elements(atMost: Self.maximumWarmUp + 1) { choices.append(try PlanRow(choice)) }
+            for choice in try evaluation.member("rows").elements(atMost: Self.maximumWarmUp + 1) {
+                choices.append(try PlanRow(choice))
+            }
             rows.append(choices)
         }
         try self.init(
@@ -142,9 +144,10 @@ extension Stream {
     }
 
     fileprivate static let named: [String: Stream] = Dictionary(
-        uniqueKeysWithValues: ([.sample, .modelOutput, .noise, .prediction] + (0..<Combination.maximumSlotCount).map { .slot($0) }).map {
-            ($0.name, $0)
-        })
+        uniqueKeysWithValues: ([.sample, .modelOutput, .noise, .prediction] + (0..<Combination.maximumSlotCount).map { .slot($0) })
+            .map {
+                ($0.name, $0)
+            })
 }
 
 extension JSONValue {

@@ -55,16 +55,19 @@ public struct SamplingPlan: Sendable, Equatable {
     ///   `unrepresentablePlan` if a coefficient isn't finite.
     /// - Complexity: O(rows).
     public init(
-        grid: TimestepGrid, initNoiseSigma: Double = 1, inputScales: [Double] = [], clamp: PredictionClamp = .none, slotCount: Int = 0,
+        grid: TimestepGrid, initNoiseSigma: Double = 1, inputScales: [Double] = [], clamp: PredictionClamp = .none,
+        slotCount: Int = 0,
         warmUp: Int = 0, steps: [Int] = [], reportName: String = "pred_original_sample", modelLearnsVariance: Bool = false,
         rows: [[PlanRow]]
     ) throws(SchedulerError) {
         try grid.validate()
         try clamp.validate()
         let count = grid.timesteps.count
-        try require("initial noise sigma", initNoiseSigma, "finite and at least 0", initNoiseSigma >= 0 && initNoiseSigma < .infinity)
         try require(
-            "number of slots", slotCount, "from 0 to \(Combination.maximumSlotCount)", (0...Combination.maximumSlotCount).contains(slotCount))
+            "initial noise sigma", initNoiseSigma, "finite and at least 0", initNoiseSigma >= 0 && initNoiseSigma < .infinity)
+        try require(
+            "number of slots", slotCount, "from 0 to \(Combination.maximumSlotCount)",
+            (0...Combination.maximumSlotCount).contains(slotCount))
         try require("warm-up", warmUp, "from 0 to \(Self.maximumWarmUp)", (0...Self.maximumWarmUp).contains(warmUp))
         try require("number of rows", rows.count, "the number of timesteps, \(count)", rows.count == count)
         let inputScales = inputScales.isEmpty ? Array(repeating: 1, count: count) : inputScales
@@ -100,7 +103,8 @@ public struct SamplingPlan: Sendable, Equatable {
         let flow = try SlotFlow(rows: rows, warmUp: warmUp, steps: steps)
         kernelRows = KernelRows(count: count, choices: warmUp + 1) { index, age in
             let age = min(age, rows[index].count - 1)
-            return KernelRow(rows[index][age], clamp: clamp, slotOrder: flow.order(at: index, age: age), live: flow.live(at: index, age: age))
+            return KernelRow(
+                rows[index][age], clamp: clamp, slotOrder: flow.order(at: index, age: age), live: flow.live(at: index, age: age))
         }
     }
 
@@ -129,7 +133,8 @@ public struct SamplingPlan: Sendable, Equatable {
             row.stores.count < 2 || row.stores[0].slot != row.stores[1].slot)
         func validate(_ combination: Combination) throws(SchedulerError) {
             try require(
-                "number of slot coefficients of evaluation \(index)", combination.slots.count, "at most the number of slots, \(slotCount)",
+                "number of slot coefficients of evaluation \(index)", combination.slots.count,
+                "at most the number of slots, \(slotCount)",
                 combination.slots.count <= slotCount)
         }
         try validate(row.nextSample)
@@ -164,7 +169,8 @@ public struct SamplingPlan: Sendable, Equatable {
         guard index < stepCount, !isStart(index) else { return }
         throw .invalidValue(
             key: argument, value: "\(index)",
-            allowed: "the first evaluation of a step, such as \(steps.firstIndex(of: steps[index])!): this one belongs to the step that "
+            allowed:
+                "the first evaluation of a step, such as \(steps.firstIndex(of: steps[index])!): this one belongs to the step that "
                 + "begins there")
     }
 

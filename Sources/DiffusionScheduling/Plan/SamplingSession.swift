@@ -175,7 +175,8 @@ public struct SamplingSession: Sendable {
         try check(tensors, guidance: guidance, batchSize: batchSize)
         try makeRoom(for: tensors, guidance: guidance, batchSize: batchSize)
         let row = plan.kernelRows.row(at: stepIndex, age: age)
-        let keepsModelOutput = consuming != nil && row.pointee.keptOutput >= 0 && tensors.modelOutputType == tensors.elementType
+        let keepsModelOutput =
+            consuming != nil && row.pointee.keptOutput >= 0 && tensors.modelOutputType == tensors.elementType
             && tensors.modelOutputParts == 1
         try Kernels.step(
             row, tensors, slots: slots?.addresses, keepsModelOutput: keepsModelOutput, guidance: guidance, batchSize: batchSize,

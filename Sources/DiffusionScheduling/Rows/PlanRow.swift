@@ -50,7 +50,8 @@ public struct PlanRow: Sendable, Equatable {
 
     /// Whether the row reads noise.
     public var needsNoise: Bool {
-        prediction.noise != 0 || nextSample.noise != 0 || stores.contains { $0.value.noise != 0 } || report.map { $0.noise != 0 } ?? false
+        prediction.noise != 0 || nextSample.noise != 0 || stores.contains { $0.value.noise != 0 }
+            || report.map { $0.noise != 0 } ?? false
     }
 
     /// The slots that are read, and those that are stored: bit k for slot k.

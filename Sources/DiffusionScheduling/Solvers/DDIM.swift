@@ -16,7 +16,7 @@ struct DDIMSolver {
     /// Whether ε is computed anew from the clamped p (Glide's `use_clipped_model_output`).
     var usesClippedModelOutput = false
 
-    func coefficients(from source: Double, to target: Double) -> PlanRow {
+    func row(from source: Double, to target: Double) -> PlanRow {
         // One can't divide by √ᾱ where nothing of the signal is left. The other predictions don't.
         let alpha = predictionType == .epsilon && source == 0 ? 0x1p-24 : source
         let level = NoiseLevel(alphaCumprod: alpha)

@@ -52,7 +52,7 @@ public struct DDIMScheduler: PlannedScheduler {
                 configuration.previousTimestep == .schedule
                 ? (index + 1 < timesteps.count ? timesteps[index + 1] : nil) : strideBelow(timestep, stepCount: timesteps.count)
             rows.append([
-                try coefficients(from: timestep, to: previous, eta: eta, useClippedModelOutput: useClippedModelOutput)
+                try row(from: timestep, to: previous, eta: eta, useClippedModelOutput: useClippedModelOutput)
             ])
         }
         let last = configuration.setAlphaToOne ? 0 : noiseSchedule.sigmas[0]
@@ -68,7 +68,7 @@ public struct DDIMScheduler: PlannedScheduler {
     ///   - previous: where it leads; nil: to the level before timestep 0, which `setAlphaToOne` chooses.
     /// - Throws: `unknownTimestep`, and `invalidValue` for η outside [0, 1].
     /// - Complexity: O(1).
-    public func coefficients(
+    public func row(
         from timestep: Double, to previous: Double?, eta: Double = 0, useClippedModelOutput: Bool = false
     ) throws(SchedulerError) -> PlanRow {
         let host = FloatingPointEnvironment.begin()
@@ -82,7 +82,7 @@ public struct DDIMScheduler: PlannedScheduler {
         let solver = DDIMSolver(
             predictionType: configuration.predictionType, clamps: clamp != .none, eta: eta,
             usesClippedModelOutput: useClippedModelOutput)
-        return solver.coefficients(from: source, to: target)
+        return solver.row(from: source, to: target)
     }
 
     public var clamp: PredictionClamp {
@@ -104,10 +104,10 @@ public struct DDIMScheduler: PlannedScheduler {
     }
 
     /// The scalars of the step that the planned run takes from a timestep.
-    package func plannedCoefficients(
+    package func plannedRow(
         from timestep: Double, eta: Double, useClippedModelOutput: Bool
     ) throws(SchedulerError) -> PlanRow {
-        try coefficients(
+        try row(
             from: timestep, to: previousTimestep(of: timestep), eta: eta, useClippedModelOutput: useClippedModelOutput)
     }
 
@@ -125,7 +125,7 @@ public struct DDIMScheduler: PlannedScheduler {
         modelOutput: Span<Element>, timestep: Double, sample: inout MutableSpan<Element>, eta: Double,
         useClippedModelOutput: Bool = false, noise: Span<Element>? = nil, batchSize: Int = 1
     ) throws(SchedulerError) {
-        let row = try plannedCoefficients(from: timestep, eta: eta, useClippedModelOutput: useClippedModelOutput)
+        let row = try plannedRow(from: timestep, eta: eta, useClippedModelOutput: useClippedModelOutput)
         try row.step(clamp: clamp, modelOutput: modelOutput, sample: &sample, noise: noise, batchSize: batchSize)
     }
 
@@ -143,7 +143,7 @@ public struct DDIMScheduler: PlannedScheduler {
         modelOutput: [Element], timestep: Double, sample: [Element], eta: Double = 0, useClippedModelOutput: Bool = false,
         noise: [Element]? = nil, batchSize: Int = 1
     ) throws(SchedulerError) -> SchedulerOutput<Element> {
-        let row = try plannedCoefficients(from: timestep, eta: eta, useClippedModelOutput: useClippedModelOutput)
+        let row = try plannedRow(from: timestep, eta: eta, useClippedModelOutput: useClippedModelOutput)
         return try row.step(clamp: clamp, modelOutput: modelOutput, sample: sample, noise: noise, batchSize: batchSize)
     }
 
@@ -193,7 +193,7 @@ public struct DDIMInverseScheduler: PlannedScheduler {
         defer { host.end() }
         let timesteps = try Array(configuration.denoisingTimesteps(request).reversed())
         var rows: [[PlanRow]] = []
-        for timestep in timesteps { rows.append([try coefficients(to: timestep, stepCount: timesteps.count)]) }
+        for timestep in timesteps { rows.append([try row(to: timestep, stepCount: timesteps.count)]) }
         let below = timesteps[0] - Double(noiseSchedule.count / timesteps.count)
         let first = below < 0 && configuration.setAlphaToOne ? 0 : noiseSchedule.sigma(atTimestep: below)
         let grid = TimestepGrid(
@@ -202,14 +202,14 @@ public struct DDIMInverseScheduler: PlannedScheduler {
     }
 
     /// The scalars of the step that leads to a training timestep in a run of that many steps.
-    public func coefficients(to timestep: Double, stepCount: Int) throws(SchedulerError) -> PlanRow {
+    public func row(to timestep: Double, stepCount: Int) throws(SchedulerError) -> PlanRow {
         let host = FloatingPointEnvironment.begin()
         defer { host.end() }
         let target = try noiseSchedule.alphaCumprod(atTimestep: timestep)
         let below = timestep - Double(noiseSchedule.count / stepCount)
         let source = below >= 0 ? try noiseSchedule.alphaCumprod(atTimestep: below) : configuration.finalAlphaCumprod(noiseSchedule)
         return DDIMSolver(predictionType: configuration.predictionType, clamps: clamp != .none)
-            .coefficients(from: source, to: target)
+            .row(from: source, to: target)
     }
 
     public var clamp: PredictionClamp { configuration.clipSample ? .range(configuration.clipSampleRange) : .none }
@@ -220,7 +220,7 @@ public struct DDIMInverseScheduler: PlannedScheduler {
         batchSize: Int = 1
     ) throws(SchedulerError) {
         guard let plan else { throw .timestepsNotSet }
-        try coefficients(to: timestep, stepCount: plan.stepCount)
+        try row(to: timestep, stepCount: plan.stepCount)
             .step(clamp: clamp, modelOutput: modelOutput, sample: &sample, noise: nil, batchSize: batchSize)
     }
 
@@ -229,7 +229,7 @@ public struct DDIMInverseScheduler: PlannedScheduler {
         modelOutput: [Element], timestep: Double, sample: [Element], batchSize: Int = 1
     ) throws(SchedulerError) -> SchedulerOutput<Element> {
         guard let plan else { throw .timestepsNotSet }
-        return try coefficients(to: timestep, stepCount: plan.stepCount)
+        return try row(to: timestep, stepCount: plan.stepCount)
             .step(clamp: clamp, modelOutput: modelOutput, sample: sample, noise: nil, batchSize: batchSize)
     }
 }

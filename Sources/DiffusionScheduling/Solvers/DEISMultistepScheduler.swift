@@ -44,7 +44,8 @@ public struct DEISMultistepScheduler: MultistepScheduler {
             final: endsAtLeastFlow ? nil : configuration.finalSigmasType, flowShift: configuration.flowShift(request))
         guard endsAtLeastFlow, let last = grid.sigmas.last else { return grid }
         return TimestepGrid(
-            timesteps: grid.timesteps, sigmas: grid.sigmas.dropLast() + [min(last, 1 / Double(noiseSchedule.count))], process: .flow)
+            timesteps: grid.timesteps, sigmas: grid.sigmas.dropLast() + [min(last, 1 / Double(noiseSchedule.count))], process: .flow
+        )
     }
 
     public func highestOrder(atStep index: Int, of stepCount: Int) -> Int {

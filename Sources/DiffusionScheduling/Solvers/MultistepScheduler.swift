@@ -41,6 +41,10 @@ extension MultistepScheduler {
         let host = FloatingPointEnvironment.begin()
         defer { host.end() }
         let levels = grid.levels, ring = solverOrder - 1
+        for (index, level) in levels.enumerated() {
+            // ln ρ, in which these solvers extrapolate, is infinite there.
+            try require("sigmas[\(index)]", level.sigma, "from 0 to less than 1", level.signalRate > 0)
+        }
         let rows = levels.indices.dropLast().map { index in
             let prediction = solver.prediction(at: levels[index])
             let conversion = solver.conversion(at: levels[index], clamped: clamp != .none)
