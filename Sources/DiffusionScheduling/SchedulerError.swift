@@ -34,6 +34,8 @@ public enum SchedulerError: Error, Sendable, Equatable {
     case foreignState(reason: String)
     /// There is no memory for a session's history.
     case outOfMemory(byteCount: Int)
+    /// The scheduler has no such operation.
+    case unsupportedOperation(String, className: String)
     /// The kernels refused a call, which is a fault of this library.
     case kernelFailure(reason: String)
     /// What is wrong with a row, in a step of many.
@@ -73,6 +75,8 @@ extension SchedulerError: CustomStringConvertible {
             "the saved state doesn't belong here: \(reason)"
         case .outOfMemory(let byteCount):
             "there is no memory for a history of \(byteCount) bytes"
+        case .unsupportedOperation(let operation, let className):
+            "\(className) has no \(operation)"
         case .kernelFailure(let reason):
             "the kernels refused the call, which is a fault of this library: \(reason)"
         case .row(let row, let error):

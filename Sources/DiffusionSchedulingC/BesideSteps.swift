@@ -74,7 +74,7 @@ public func ds_scheduler_get_velocity(
 ) -> ds_status {
     status {
         let state = try scheduler.state
-        guard state.ddim != nil else { throw CallError.unsupportedOperation("velocity", className: state.className) }
+        guard state.ddim != nil else { throw SchedulerError.unsupportedOperation("velocity", className: state.className) }
         let sample = try Tensor(sample, .sample)
         let levels = try levels(state, timesteps, n_timesteps, for: sample)
         try combine(
@@ -108,15 +108,14 @@ public func ds_ddim_step(
     status {
         try scheduler.holder.read { state in
             guard let ddim = state.ddim else {
-                throw CallError.unsupportedOperation("step without a session", className: state.className)
+                throw SchedulerError.unsupportedOperation("step without a session", className: state.className)
             }
             let sample = try Tensor(sample, .sample)
             let tensors = try StepTensors(
                 sample: sample, modelOutput: model_output, noise: noise, nextSample: prev_sample, report: pred_original_sample,
                 modelLearnsVariance: false)
-            try ddim.plannedRow(
-                from: timestep, eta: eta, useClippedModelOutput: use_clipped_model_output
-            ).step(clamp: ddim.clamp, tensors, batchSize: sample.batchSize, maximumThreads: Int(max_threads))
+            try ddim.row(at: timestep, options: .init(eta: eta, useClippedModelOutput: use_clipped_model_output))
+                .step(clamp: ddim.clamp, tensors, batchSize: sample.batchSize, maximumThreads: Int(max_threads))
         }
     }
 }
@@ -130,7 +129,7 @@ public func ds_ddim_inverse_step(
     status {
         try scheduler.holder.read { state in
             guard let inverse = state.ddimInverse else {
-                throw CallError.unsupportedOperation("inverse step without a session", className: state.className)
+                throw SchedulerError.unsupportedOperation("inverse step without a session", className: state.className)
             }
             guard let stepCount = inverse.session?.plan.stepCount else { throw SchedulerError.timestepsNotSet }
             let sample = try Tensor(sample, .sample)

@@ -23,8 +23,6 @@ enum CallError: Error, Equatable {
     case shapeMismatch(argument: String, shape: String, expected: String)
     /// The result doesn't fit the buffer.
     case bufferTooSmall(capacity: Int, needed: Int)
-    /// The scheduler has no such operation.
-    case unsupportedOperation(String, className: String)
     /// All slots for handles of a kind are taken.
     case tooManyHandles(kind: String)
 }
@@ -52,8 +50,6 @@ extension CallError: CustomStringConvertible {
             "\(argument) has the shape \(shape), but must have \(expected)"
         case .bufferTooSmall(let capacity, let needed):
             "the buffer has room for \(capacity), but needs \(needed)"
-        case .unsupportedOperation(let operation, let className):
-            "\(className) has no \(operation)"
         case .tooManyHandles(let kind):
             "there are too many handles of the kind \(kind)"
         }
@@ -74,7 +70,6 @@ extension CallError {
         case .overlap: DS_OVERLAP
         case .shapeMismatch: DS_SHAPE_MISMATCH
         case .bufferTooSmall: DS_BUFFER_TOO_SMALL
-        case .unsupportedOperation: DS_UNSUPPORTED_OPERATION
         case .tooManyHandles: DS_TOO_MANY_HANDLES
         }
     }
@@ -100,6 +95,7 @@ extension SchedulerError {
         case .foreignState: DS_FOREIGN_STATE
         case .outOfMemory: DS_OUT_OF_MEMORY
         case .kernelFailure: DS_KERNEL_FAILURE
+        case .unsupportedOperation: DS_UNSUPPORTED_OPERATION
         case .row(_, let error): error.status
         }
     }

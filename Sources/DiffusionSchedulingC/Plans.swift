@@ -48,7 +48,7 @@ public func ds_ddim_set_timesteps(
         let holder = try scheduler.holder
         try holder.replan { scheduler in
             guard let ddim = scheduler as? DDIMScheduler else {
-                throw CallError.unsupportedOperation("eta", className: holder.className)
+                throw SchedulerError.unsupportedOperation("eta", className: holder.className)
             }
             return try ddim.plan(.count(n_steps), eta: eta, useClippedModelOutput: use_clipped_model_output)
         }
@@ -184,10 +184,10 @@ public func ds_ddim_row(
     status {
         let state = try scheduler.state, out = try require(row, "row")
         guard let ddim = state.ddim else {
-            throw CallError.unsupportedOperation("step without a session", className: state.className)
+            throw SchedulerError.unsupportedOperation("step without a session", className: state.className)
         }
         out.pointee = try ds_row(
-            ddim.plannedRow(from: timestep, eta: eta, useClippedModelOutput: use_clipped_model_output), clamp: ddim.clamp)
+            ddim.row(at: timestep, options: .init(eta: eta, useClippedModelOutput: use_clipped_model_output)), clamp: ddim.clamp)
     }
 }
 
@@ -198,7 +198,7 @@ public func ds_ddim_inverse_row(
     status {
         let state = try scheduler.state, out = try require(row, "row")
         guard let inverse = state.ddimInverse else {
-            throw CallError.unsupportedOperation("inverse step without a session", className: state.className)
+            throw SchedulerError.unsupportedOperation("inverse step without a session", className: state.className)
         }
         out.pointee = try ds_row(inverse.row(to: timestep, stepCount: state.plan.stepCount), clamp: inverse.clamp)
     }

@@ -181,7 +181,7 @@ public func ds_step_rows(
 /// The multistep scheduler that stands where a session does.
 private func multistepScheduler(_ holder: SessionHolder, for operation: String) throws -> any MultistepScheduler {
     guard var scheduler = holder.state?.scheduler as? any MultistepScheduler else {
-        throw CallError.unsupportedOperation(operation, className: holder.state?.className ?? "a session on a plan alone")
+        throw SchedulerError.unsupportedOperation(operation, className: holder.state?.className ?? "a session on a plan alone")
     }
     scheduler.session = holder.session
     return scheduler

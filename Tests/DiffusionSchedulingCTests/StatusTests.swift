@@ -25,6 +25,7 @@ import Testing
         (.foreignState(reason: "a"), DS_FOREIGN_STATE, 14),
         (.outOfMemory(byteCount: 1), DS_OUT_OF_MEMORY, 25),
         (.kernelFailure(reason: "a"), DS_KERNEL_FAILURE, 27),
+        (.unsupportedOperation("a", className: "b"), DS_UNSUPPORTED_OPERATION, 24),
     ]
 
     static let callErrors: [(CallError, ds_status, Int)] = [
@@ -37,7 +38,6 @@ import Testing
         (.overlap(output: "a", other: "b"), DS_OVERLAP, 21),
         (.shapeMismatch(argument: "a", shape: "b", expected: "c"), DS_SHAPE_MISMATCH, 22),
         (.bufferTooSmall(capacity: 1, needed: 2), DS_BUFFER_TOO_SMALL, 23),
-        (.unsupportedOperation("a", className: "b"), DS_UNSUPPORTED_OPERATION, 24),
         (.tooManyHandles(kind: "a"), DS_TOO_MANY_HANDLES, 26),
     ]
 

@@ -7,7 +7,7 @@ import Testing
 /// The multistep schedulers against diffusers and against 50-digit arithmetic, over the recorded configurations.
 @Suite struct GoldenTests {
     @Suite struct DEIS {
-        let goldens = MultistepGoldens<DEISMultistepScheduler>("deis")
+        let goldens = MultistepGoldens<DEISMultistepConfiguration>("deis")
         @Test func coversTheParameters() throws { try goldens.checkCoverage(atLeast: 300) }
         @Test func configurationsReturnAsTheyCame() throws { try goldens.checkConfigurations() }
         @Test func timestepsAreTheReferences() throws { try goldens.checkTimesteps() }
@@ -19,7 +19,7 @@ import Testing
     }
 
     @Suite struct DPMSolver {
-        let goldens = MultistepGoldens<DPMSolverMultistepScheduler>("dpmsolver")
+        let goldens = MultistepGoldens<DPMSolverMultistepConfiguration>("dpmsolver")
         @Test func coversTheParameters() throws { try goldens.checkCoverage(atLeast: 300) }
         @Test func configurationsReturnAsTheyCame() throws { try goldens.checkConfigurations() }
         @Test func timestepsAreTheReferences() throws { try goldens.checkTimesteps() }
@@ -31,7 +31,7 @@ import Testing
     }
 
     @Suite struct DPMSolverInverse {
-        let goldens = MultistepGoldens<DPMSolverMultistepInverseScheduler>("dpmsolver_inverse")
+        let goldens = MultistepGoldens<DPMSolverMultistepInverseConfiguration>("dpmsolver_inverse")
         @Test func coversTheParameters() throws { try goldens.checkCoverage(atLeast: 200) }
         @Test func configurationsReturnAsTheyCame() throws { try goldens.checkConfigurations() }
         @Test func timestepsAreTheReferences() throws { try goldens.checkTimesteps() }
@@ -44,7 +44,9 @@ import Testing
 }
 
 /// The checks that every multistep scheduler has to pass.
-struct MultistepGoldens<S: MultistepScheduler> where S.Configuration: ThresholdingConfiguration {
+struct MultistepGoldens<Definition: MultistepDefinition> {
+    typealias S = DefinedScheduler<Definition>
+
     let file: Result<GoldenFile, any Error>
 
     init(_ name: String) { file = Result { try GoldenFile.load(name) } }

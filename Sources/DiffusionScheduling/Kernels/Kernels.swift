@@ -192,6 +192,13 @@ enum Kernels {
                 elementType.kernelType, sample, noise, signalRates, noiseRates, signalRates.count, elementsPerItem, sample, 0))
     }
 
+    /// tensor ← factor · tensor
+    static func scale(
+        _ tensor: UnsafeMutableRawPointer, by factor: Double, elementCount: Int, elementType: ElementType
+    ) throws(SchedulerError) {
+        try check(dsk_scale(elementType.kernelType, tensor, factor, elementCount, tensor, 0))
+    }
+
     /// tensor[i] ← factors[i] · tensor[i] for every batch item i.
     static func scale<Element: TensorElement>(_ tensor: inout [Element], by factors: [Double]) throws(SchedulerError) {
         let elements = tensor.count / factors.count

@@ -10,7 +10,11 @@ public struct NoiseSchedule: Sendable, Equatable {
     /// The longest schedule that is accepted; the usual one has 1,000 timesteps.
     public static let maximumTimesteps = Limits.trainingTimesteps
 
-    /// ᾱ_0 … ᾱ_{T−1}, not increasing.
+    /// How a training sample is made of data and noise.
+    public let process: NoiseProcess
+    /// What the model was told at each level of the training, ascending.
+    public let timesteps: [Double]
+    /// ᾱ_0 … ᾱ_{T−1}, not increasing; empty for flow matching, which has none.
     public let alphasCumprod: [Double]
     /// ς_0 … ς_{T−1}, not decreasing; all finite.
     public let sigmas: [Double]
@@ -51,9 +55,31 @@ public struct NoiseSchedule: Sendable, Equatable {
                 value: "so large that no signal is left at timestep \(timestep)",
                 allowed: "such that the product of 1 - beta over all timesteps stays above 1e-38")
         }
+        process = .variancePreserving
+        timesteps = (0..<alphasCumprod.count).map(Double.init)
         self.alphasCumprod = alphasCumprod.map(Double.init)
         self.sigmas = sigmas.map(Double.init)
         self.logSigmas = self.sigmas.map { logarithm($0).roundedToFloat32 }
+    }
+
+    /// The levels of flow matching: float32 values, widened, ascending.
+    init(flowSigmas sigmas: [Float], timesteps: [Float]) {
+        process = .flow
+        self.timesteps = timesteps.map(Double.init)
+        alphasCumprod = []
+        self.sigmas = sigmas.map(Double.init)
+        logSigmas = []
+    }
+
+    /// The same levels on the variance-exploding process, as the schedulers of Karras et al. have them.
+    var varianceExploding: NoiseSchedule { NoiseSchedule(self, process: .varianceExploding) }
+
+    private init(_ other: NoiseSchedule, process: NoiseProcess) {
+        self.process = process
+        timesteps = other.timesteps
+        alphasCumprod = other.alphasCumprod
+        sigmas = other.sigmas
+        logSigmas = other.logSigmas
     }
 
     /// ᾱ: torch accumulates the product in float64 and rounds each entry.

@@ -32,10 +32,12 @@ extension SigmaGridConfiguration {
             timesteps = custom
             sigmas = custom.map { customSigma(atTimestep: $0, noise: noise) }
             repeatsLast = useFlowSigmas
-        case .sigmas(let custom):
+        case .sigmas(let custom, _):
             try requireOrdered("sigmas", custom, by: >, within: allowedSigmas.range, allowedSigmas.text)
             timesteps = custom.map { customTimestep(atSigma: $0, noise: noise) }
             sigmas = custom
+        case .timestepsAndSigmas:
+            throw .invalidValue(key: "timesteps and sigmas", value: "both given", allowed: "one of them")
         case .count(let count, _):
             try requireStepCount(count)
             let spacing = sigmaSpacing(flowShift: flowShift)
@@ -72,10 +74,12 @@ extension SigmaGridConfiguration {
             timesteps = custom
             sigmas = custom.map { customSigma(atTimestep: $0, noise: noise) }
             sigmas.append(noise.sigmas[usedCount - 1])
-        case .sigmas(let custom):
+        case .sigmas(let custom, _):
             try requireOrdered("sigmas", custom, by: <, within: allowedSigmas.range, allowedSigmas.text)
             timesteps = custom.map { customTimestep(atSigma: $0, noise: noise) }
             sigmas = custom + [custom[custom.count - 1]]
+        case .timestepsAndSigmas:
+            throw .invalidValue(key: "timesteps and sigmas", value: "both given", allowed: "one of them")
         case .count(let count, _):
             try requireStepCount(count)
             let spacing = sigmaSpacing(flowShift: flowShift)
@@ -142,36 +146,12 @@ extension SigmaGridConfiguration {
             ? (Double.leastNonzeroMagnitude...1.0.nextDown, "greater than 0 and less than 1")
             : (Double.leastNonzeroMagnitude...Double(Float.greatestFiniteMagnitude), "greater than 0")
     }
-
-    private func requireStepCount(_ count: Int) throws(SchedulerError) {
-        try require(
-            "number of steps", count, "from 1 to \(TimestepRequest.maximumSteps)",
-            (1...TimestepRequest.maximumSteps).contains(count))
-    }
-
-    private func requireOrdered(
-        _ argument: String, _ values: [Double], by inOrder: (Double, Double) -> Bool, within range: ClosedRange<Double>,
-        _ allowed: String
-    ) throws(SchedulerError) {
-        try require(
-            "number of \(argument)", values.count, "from 1 to \(TimestepRequest.maximumSteps)",
-            (1...TimestepRequest.maximumSteps).contains(values.count))
-        for (index, value) in values.enumerated() {
-            try require("\(argument)[\(index)]", value, allowed, range.contains(value))
-            if index > 0 {
-                try require(
-                    "\(argument)[\(index)]", value,
-                    "\(inOrder(0, 1) ? "greater" : "less") than the one before, \(values[index - 1])",
-                    inOrder(values[index - 1], value))
-            }
-        }
-    }
 }
 
 extension DynamicShiftingConfiguration where Self: SigmaGridConfiguration {
     /// κ of a request: e^mu where `mu` is given and allowed, else the configuration's `flow_shift`.
     func flowShift(_ request: TimestepRequest) throws(SchedulerError) -> Double {
-        guard case .count(_, let mu?) = request else { return flowShift }
+        guard let mu = request.mu else { return flowShift }
         try require("mu", mu, "given only where use_dynamic_shifting is true", useDynamicShifting)
         try require("mu", mu, "a number from -80 to 80", abs(mu) <= 80)
         return exponential(mu)

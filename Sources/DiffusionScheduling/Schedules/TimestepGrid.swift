@@ -48,9 +48,49 @@ public enum TimestepRequest: Sendable, Equatable {
     case count(Int, mu: Double? = nil)
     /// These timesteps, noisiest first.
     case timesteps([Double])
-    /// These noise levels, greatest first, without the one after the last step.
-    case sigmas([Double])
+    /// These noise levels, greatest first; whether they contain the one after the last step is the scheduler's convention.
+    case sigmas([Double], mu: Double? = nil)
+    /// These timesteps for the model at these noise levels.
+    case timestepsAndSigmas([Double], [Double], mu: Double? = nil)
 
     /// More steps than this are refused: a plan for them would be a mistake and fill the memory.
     public static let maximumSteps = Limits.steps
+
+    /// `mu`, where it is given.
+    public var mu: Double? {
+        switch self {
+        case .count(_, let mu), .sigmas(_, let mu), .timestepsAndSigmas(_, _, let mu): mu
+        case .timesteps: nil
+        }
+    }
+
+    /// Refuses `mu`, for schedulers that have no dynamic shifting.
+    func requireNoMu() throws(SchedulerError) {
+        if let mu { throw .invalidValue(key: "mu", value: "\(mu)", allowed: "left out: this scheduler has no dynamic shifting") }
+    }
+}
+
+/// Refuses a number of steps that no plan may have.
+func requireStepCount(_ count: Int) throws(SchedulerError) {
+    try require(
+        "number of steps", count, "from 1 to \(TimestepRequest.maximumSteps)", (1...TimestepRequest.maximumSteps).contains(count))
+}
+
+/// Refuses a list that isn't in order, or has values out of range.
+func requireOrdered(
+    _ argument: String, _ values: [Double], by inOrder: (Double, Double) -> Bool, within range: ClosedRange<Double>,
+    _ allowed: String
+) throws(SchedulerError) {
+    try require(
+        "number of \(argument)", values.count, "from 1 to \(TimestepRequest.maximumSteps)",
+        (1...TimestepRequest.maximumSteps).contains(values.count))
+    for (index, value) in values.enumerated() {
+        try require("\(argument)[\(index)]", value, allowed, range.contains(value))
+        if index > 0 {
+            try require(
+                "\(argument)[\(index)]", value,
+                "\(inOrder(0, 1) ? "greater" : "less") than the one before, \(values[index - 1])",
+                inOrder(values[index - 1], value))
+        }
+    }
 }

@@ -41,39 +41,6 @@ struct DDIMSolver {
     }
 }
 
-/// Steps that depend on nothing but their arguments.
-extension PlanRow {
-    func step<Element: TensorElement>(
-        clamp: PredictionClamp, modelOutput: Span<Element>, sample: inout MutableSpan<Element>, noise: Span<Element>?,
-        batchSize: Int
-    ) throws(SchedulerError) {
-        try StepTensors.inPlace(modelOutput: modelOutput, sample: &sample, noise: noise) { (tensors) throws(SchedulerError) in
-            try step(clamp: clamp, tensors, batchSize: batchSize)
-        }
-    }
-
-    func step<Element: TensorElement>(
-        clamp: PredictionClamp, modelOutput: [Element], sample: [Element], noise: [Element]?, batchSize: Int
-    ) throws(SchedulerError) -> SchedulerOutput<Element> {
-        try StepTensors.newOutput(
-            modelOutput: modelOutput, sample: sample, noise: noise, predictingOriginalSample: true
-        ) { (tensors) throws(SchedulerError) in
-            try step(clamp: clamp, tensors, batchSize: batchSize)
-        }
-    }
-
-    /// The same on memory of the caller's: aligned, and overlapping only where an output is an input.
-    package func step(
-        clamp: PredictionClamp, _ tensors: StepTensors, batchSize: Int, modelLearnsVariance: Bool = false, maximumThreads: Int = 0
-    ) throws(SchedulerError) {
-        try tensors.validate(batchSize: batchSize, modelLearnsVariance: modelLearnsVariance)
-        if tensors.noise == nil, needsNoise { throw .missingNoise(step: nil) }
-        let workspace = try Kernels.workspace(clamp: clamp, for: tensors, batchSize: batchSize)
-        try Kernels.step(
-            self, clamp: clamp, tensors, batchSize: batchSize, workspace: workspace, maximumThreads: maximumThreads)
-    }
-}
-
 extension NoiseLevel {
     /// The noise ε = (x − A p)/S of a clamped prediction p.
     var noiseOfClampedPrediction: Combination {

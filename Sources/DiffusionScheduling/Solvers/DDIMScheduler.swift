@@ -17,48 +17,304 @@
 /// 2023, arXiv:2305.08891).
 ///
 /// The class of that name in diffusers is the reference; see the README for where this one differs.
-public struct DDIMScheduler: PlannedScheduler {
-    public let configuration: DDIMConfiguration
-    public let noiseSchedule: NoiseSchedule
-    public var session: SamplingSession?
+public typealias DDIMScheduler = DefinedScheduler<DDIMConfiguration>
 
-    public init(_ configuration: DDIMConfiguration = .init()) throws(SchedulerError) {
-        try configuration.validate()
-        self.configuration = configuration
-        noiseSchedule = try NoiseSchedule(configuration, floorsSignal: true)
+/// DDIM backwards in time: from a picture to the noise that `DDIMScheduler` makes the picture of (Song, Meng and Ermon 2020,
+/// arXiv:2010.02502, section 4.3; for editing real pictures, Mokady et al. 2022, arXiv:2211.09794).
+///
+/// The step to a timestep starts at the level ⌊T/n⌋ below it, where the plan's `sigmas` have the sample. diffusers' pipelines, and so
+/// the timesteps here, tell the model where the step leads instead: the round trip is a little better for it, the noise less so.
+public typealias DDIMInverseScheduler = DefinedScheduler<DDIMInverseConfiguration>
+
+/// The parameters of `DDIMScheduler`, with diffusers' defaults.
+public struct DDIMConfiguration: DDIMFamilyConfiguration, ThresholdingConfiguration {
+    public static let className = "DDIMScheduler"
+    public static let compatibleClassNames = multistepCompatibleClassNames
+
+    public var numTrainTimesteps = 1000
+    public var betaStart = 0.0001
+    public var betaEnd = 0.02
+    public var betaSchedule = BetaSchedule.linear
+    public var trainedBetas: [Double]?
+    public var clipSample = true
+    public var setAlphaToOne = true
+    public var stepsOffset = 0
+    public var predictionType = PredictionType.epsilon
+    public var thresholding = false
+    public var dynamicThresholdingRatio = 0.995
+    public var clipSampleRange = 1.0
+    public var sampleMaxValue = 1.0
+    public var timestepSpacing = TimestepSpacing.leading
+    public var rescaleBetasZeroSNR = false
+    /// Which level a step leads to. `schedule` is right for the spacing `linspace`, and for `trailing` where the number of steps
+    /// doesn't divide T. The original has no such key, so it is `diffusion_scheduling_previous_timestep` in files and
+    /// `previous_timestep` in overrides; nil means `stride`.
+    public var previousTimestep: PreviousTimestepRule?
+
+    public var origin = ConfigurationOrigin()
+
+    public init() {}
+
+    public static var parameters: [ConfigurationParameter<Self>] {
+        ddimParameters + thresholdingParameters + [
+            .init("diffusion_scheduling_previous_timestep", overrideName: "previous_timestep", \.previousTimestep)
+        ]
     }
 
-    // MARK: Planning
-
-    /// Compiles a plan with η = 0. A request for custom noise levels is refused: DDIM steps between training timesteps.
-    public func plan(_ request: TimestepRequest) throws(SchedulerError) -> SamplingPlan {
-        try plan(request, eta: 0)
+    public func validate() throws(SchedulerError) {
+        try validateDDIM()
+        try validateThresholding()
     }
 
-    /// Compiles a plan, for sessions: steps in the run's order.
-    ///
-    /// - Parameters:
-    ///   - eta: η in [0, 1], the share of ancestral noise.
-    ///   - useClippedModelOutput: whether the noise is computed anew from the clipped clean sample.
+    // MARK: The plan
+
+    /// What a DDIM step may be told.
+    public struct Options: RunOptions {
+        /// η in [0, 1], the share of ancestral noise; above 0 steps need noise.
+        public var eta = 0.0
+        /// Whether the noise is computed anew from the clipped clean sample.
+        public var useClippedModelOutput = false
+
+        public init() {}
+
+        public init(eta: Double, useClippedModelOutput: Bool = false) {
+            self.eta = eta
+            self.useClippedModelOutput = useClippedModelOutput
+        }
+
+        public static var parameters: [ConfigurationParameter<Self>] {
+            [.init("eta", \.eta), .init("use_clipped_model_output", \.useClippedModelOutput)]
+        }
+
+        public func validate() throws(SchedulerError) {
+            try require("eta", eta, "from 0 (deterministic) to 1 (ancestral)", (0...1).contains(eta))
+        }
+    }
+
+    /// What the plan does to predictions.
+    public var predictionClamp: PredictionClamp { thresholding ? clamp : clipSample ? .range(clipSampleRange) : .none }
+
     public func plan(
-        _ request: TimestepRequest, eta: Double, useClippedModelOutput: Bool = false
+        _ request: TimestepRequest, options: Options, noise: NoiseSchedule
     ) throws(SchedulerError) -> SamplingPlan {
-        let host = FloatingPointEnvironment.begin()
-        defer { host.end() }
-        let timesteps = try configuration.denoisingTimesteps(request)
+        let timesteps = try denoisingTimesteps(request)
         var rows: [[PlanRow]] = []
         for (index, timestep) in timesteps.enumerated() {
             let previous =
-                configuration.previousTimestep == .schedule
-                ? (index + 1 < timesteps.count ? timesteps[index + 1] : nil) : strideBelow(timestep, stepCount: timesteps.count)
-            rows.append([
-                try row(from: timestep, to: previous, eta: eta, useClippedModelOutput: useClippedModelOutput)
-            ])
+                previousTimestep == .schedule
+                ? (index + 1 < timesteps.count ? timesteps[index + 1] : nil)
+                : strideBelow(timestep, stepCount: timesteps.count, noise: noise)
+            rows.append([try row(from: timestep, to: previous, options: options, noise: noise)])
         }
-        let last = configuration.setAlphaToOne ? 0 : noiseSchedule.sigmas[0]
+        let last = setAlphaToOne ? 0 : noise.sigmas[0]
         let grid = TimestepGrid(
-            timesteps: timesteps, sigmas: timesteps.map(noiseSchedule.sigma(atTimestep:)) + [last], process: .variancePreserving)
+            timesteps: timesteps, sigmas: timesteps.map(noise.sigma(atTimestep:)) + [last], process: .variancePreserving)
+        return try SamplingPlan(grid: grid, clamp: predictionClamp, rows: rows)
+    }
+
+    public func row(
+        at timestep: Double, of plan: SamplingPlan, options: Options, noise: NoiseSchedule
+    ) throws(SchedulerError) -> PlanRow {
+        guard previousTimestep == .schedule else {
+            let previous = strideBelow(timestep, stepCount: plan.stepCount, noise: noise)
+            return try row(from: timestep, to: previous, options: options, noise: noise)
+        }
+        let next = try plan.index(ofTimestep: timestep) + 1
+        return try row(
+            from: timestep, to: next < plan.stepCount ? plan.timesteps[next] : nil, options: options, noise: noise)
+    }
+
+    fileprivate func row(
+        from timestep: Double, to previous: Double?, options: Options, noise: NoiseSchedule
+    ) throws(SchedulerError) -> PlanRow {
+        try options.validate()
+        let source = try noise.alphaCumprod(atTimestep: timestep)
+        let target =
+            try previous.map { (timestep) throws(SchedulerError) in
+                try noise.alphaCumprod(atTimestep: timestep)
+            } ?? finalAlphaCumprod(noise)
+        let solver = DDIMSolver(
+            predictionType: predictionType, clamps: predictionClamp != .none, eta: options.eta,
+            usesClippedModelOutput: options.useClippedModelOutput)
+        return solver.row(from: source, to: target)
+    }
+
+    /// diffusers' rule for where a step leads: ⌊T/n⌋ below, whatever the spacing.
+    private func strideBelow(_ timestep: Double, stepCount: Int, noise: NoiseSchedule) -> Double? {
+        let previous = timestep - Double(noise.count / stepCount)
+        return previous >= 0 ? previous : nil
+    }
+}
+
+/// The parameters of `DDIMInverseScheduler`, with diffusers' defaults.
+public struct DDIMInverseConfiguration: DDIMFamilyConfiguration {
+    public static let className = "DDIMInverseScheduler"
+    public static let compatibleClassNames = ["DDIMInverseScheduler"]
+
+    public var numTrainTimesteps = 1000
+    public var betaStart = 0.0001
+    public var betaEnd = 0.02
+    public var betaSchedule = BetaSchedule.linear
+    public var trainedBetas: [Double]?
+    public var clipSample = true
+    public var setAlphaToOne = true
+    public var stepsOffset = 0
+    public var predictionType = PredictionType.epsilon
+    public var clipSampleRange = 1.0
+    public var timestepSpacing = TimestepSpacing.leading
+    public var rescaleBetasZeroSNR = false
+
+    public var origin = ConfigurationOrigin()
+
+    public init() {}
+
+    public static var parameters: [ConfigurationParameter<Self>] { ddimParameters }
+
+    public func validate() throws(SchedulerError) {
+        try validateDDIM()
+        try require("timestep_spacing", timestepSpacing.rawValue, "leading or trailing", timestepSpacing != .linspace)
+    }
+
+    // MARK: The plan
+
+    private var clamp: PredictionClamp { clipSample ? .range(clipSampleRange) : .none }
+
+    public func plan(
+        _ request: TimestepRequest, options: NoRunOptions, noise: NoiseSchedule
+    ) throws(SchedulerError) -> SamplingPlan {
+        let timesteps = try Array(denoisingTimesteps(request).reversed())
+        var rows: [[PlanRow]] = []
+        for timestep in timesteps { rows.append([try row(to: timestep, stepCount: timesteps.count, noise: noise)]) }
+        let below = timesteps[0] - Double(noise.count / timesteps.count)
+        let first = below < 0 && setAlphaToOne ? 0 : noise.sigma(atTimestep: below)
+        let grid = TimestepGrid(
+            timesteps: timesteps, sigmas: [first] + timesteps.map(noise.sigma(atTimestep:)), process: .variancePreserving)
         return try SamplingPlan(grid: grid, clamp: clamp, rows: rows)
+    }
+
+    public func row(
+        at timestep: Double, of plan: SamplingPlan, options: NoRunOptions, noise: NoiseSchedule
+    ) throws(SchedulerError) -> PlanRow {
+        try row(to: timestep, stepCount: plan.stepCount, noise: noise)
+    }
+
+    fileprivate func row(to timestep: Double, stepCount: Int, noise: NoiseSchedule) throws(SchedulerError) -> PlanRow {
+        let target = try noise.alphaCumprod(atTimestep: timestep)
+        let below = timestep - Double(noise.count / stepCount)
+        let source = below >= 0 ? try noise.alphaCumprod(atTimestep: below) : finalAlphaCumprod(noise)
+        return DDIMSolver(predictionType: predictionType, clamps: clamp != .none).row(from: source, to: target)
+    }
+}
+
+/// The keys that DDIM and its inverse share.
+public protocol DDIMFamilyConfiguration: SchedulerDefinition, ZeroTerminalSNRConfiguration {
+    /// `epsilon`, `sample` or `vPrediction`.
+    var predictionType: PredictionType { get set }
+    /// Whether the predicted clean sample is clipped to ±`clipSampleRange`; for models of pixels, not of latents.
+    var clipSample: Bool { get set }
+    /// The limit of `clipSample`, > 0.
+    var clipSampleRange: Double { get set }
+    /// Whether the level before timestep 0 is the clean sample, ᾱ = 1, rather than timestep 0 itself.
+    var setAlphaToOne: Bool { get set }
+    var timestepSpacing: TimestepSpacing { get set }
+    /// Added to the timesteps of the spacing `leading`; 1 for Stable Diffusion.
+    var stepsOffset: Int { get set }
+}
+
+extension DDIMFamilyConfiguration {
+    static var ddimParameters: [ConfigurationParameter<Self>] {
+        noiseScheduleParameters + zeroTerminalSNRParameters + [
+            .init("prediction_type", \.predictionType),
+            .init("clip_sample", \.clipSample),
+            .init("clip_sample_range", \.clipSampleRange),
+            .init("set_alpha_to_one", \.setAlphaToOne),
+            .init("timestep_spacing", \.timestepSpacing),
+            .init("steps_offset", \.stepsOffset),
+        ]
+    }
+
+    func validateDDIM() throws(SchedulerError) {
+        try validateNoiseSchedule()
+        try require(
+            "prediction_type", predictionType.rawValue, "epsilon, sample or v_prediction", predictionType != .flowPrediction)
+        try require("clip_sample_range", clipSampleRange, "greater than 0", clipSampleRange > 0)
+        try require(
+            "steps_offset", stepsOffset, "from 0 to \(numTrainTimesteps - 1)", (0..<numTrainTimesteps).contains(stepsOffset))
+    }
+
+    public static var isStateless: Bool { true }
+
+    /// The tables; a level without signal has the ς of ᾱ = 2⁻²⁴, as these steps are made in ᾱ.
+    public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule { try NoiseSchedule(self, floorsSignal: true) }
+
+    public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
+        NoiseLevel(alphaCumprod: try noise.alphaCumprod(atTimestep: timestep))
+    }
+
+    /// ᾱ of the level before timestep 0.
+    func finalAlphaCumprod(_ noise: NoiseSchedule) -> Double { setAlphaToOne ? 1 : noise.alphasCumprod[0] }
+
+    /// The timesteps of a run, noisiest first.
+    func denoisingTimesteps(_ request: TimestepRequest) throws(SchedulerError) -> [Double] {
+        switch request {
+        case .count(let count, nil):
+            return try denoisingTimesteps(count: count)
+        case .count(_, .some(let mu)):
+            throw .invalidValue(key: "mu", value: "\(mu)", allowed: "left out: DDIM has no dynamic shifting")
+        case .timesteps(let timesteps):
+            let most = min(numTrainTimesteps, TimestepRequest.maximumSteps)
+            try require("number of timesteps", timesteps.count, "from 1 to \(most)", (1...most).contains(timesteps.count))
+            for (index, timestep) in timesteps.enumerated() {
+                let isFree = index == 0 || timestep < timesteps[index - 1]
+                try require(
+                    "timesteps[\(index)]", timestep, "a whole number from 0 to \(numTrainTimesteps - 1), less than the one before",
+                    isFree && Int(exactly: timestep).map { (0..<numTrainTimesteps).contains($0) } == true)
+            }
+            return timesteps
+        case .sigmas, .timestepsAndSigmas:
+            throw .invalidValue(key: "sigmas", value: "given", allowed: "left out: DDIM steps between training timesteps")
+        }
+    }
+
+    private func denoisingTimesteps(count n: Int) throws(SchedulerError) -> [Double] {
+        let trainingCount = numTrainTimesteps
+        try require(
+            "number of steps", n, "from 1 to num_train_timesteps = \(trainingCount)", (1...trainingCount).contains(n))
+        try require("number of steps", n, "at most \(TimestepRequest.maximumSteps)", n <= TimestepRequest.maximumSteps)
+        switch timestepSpacing {
+        case .linspace:
+            return linspace(0, Double(trainingCount - 1), count: n).reversed().map(roundedHalfToEven)
+        case .leading:
+            let stride = trainingCount / n
+            let last = (n - 1) * stride
+            try require(
+                "steps_offset", stepsOffset,
+                "at most \(trainingCount - 1 - last) for \(n) steps, whose noisiest timestep without it is \(last) of "
+                    + "\(trainingCount - 1); or take fewer steps",
+                last + stepsOffset < trainingCount)
+            return (0..<n).reversed().map { Double($0 * stride + stepsOffset) }
+        case .trailing:
+            return TimestepSpacing.trailingTimesteps(count: n, trainingCount: trainingCount, usedCount: trainingCount)
+        }
+    }
+}
+
+/// Which level a DDIM step leads to.
+public enum PreviousTimestepRule: String, ConfigurationKeyword {
+    /// diffusers' rule: ⌊T/n⌋ timesteps below, whatever the spacing.
+    case stride
+    /// The next timestep of the run; from the last one, the level before timestep 0.
+    case schedule
+}
+
+extension DefinedScheduler where Definition == DDIMConfiguration {
+    public var clamp: PredictionClamp { configuration.predictionClamp }
+
+    /// Compiles a plan, for sessions: steps in the run's order.
+    public func plan(
+        _ request: TimestepRequest, eta: Double, useClippedModelOutput: Bool = false
+    ) throws(SchedulerError) -> SamplingPlan {
+        try plan(request, options: .init(eta: eta, useClippedModelOutput: useClippedModelOutput))
     }
 
     /// The scalars of a step between any two training timesteps, on demand.
@@ -73,45 +329,9 @@ public struct DDIMScheduler: PlannedScheduler {
     ) throws(SchedulerError) -> PlanRow {
         let host = FloatingPointEnvironment.begin()
         defer { host.end() }
-        try require("eta", eta, "from 0 (deterministic) to 1 (ancestral)", (0...1).contains(eta))
-        let source = try noiseSchedule.alphaCumprod(atTimestep: timestep)
-        let target =
-            try previous.map { (timestep) throws(SchedulerError) in
-                try noiseSchedule.alphaCumprod(atTimestep: timestep)
-            } ?? configuration.finalAlphaCumprod(noiseSchedule)
-        let solver = DDIMSolver(
-            predictionType: configuration.predictionType, clamps: clamp != .none, eta: eta,
-            usesClippedModelOutput: useClippedModelOutput)
-        return solver.row(from: source, to: target)
+        return try configuration.row(
+            from: timestep, to: previous, options: .init(eta: eta, useClippedModelOutput: useClippedModelOutput), noise: noiseSchedule)
     }
-
-    public var clamp: PredictionClamp {
-        configuration.thresholding
-            ? configuration.clamp : configuration.clipSample ? .range(configuration.clipSampleRange) : .none
-    }
-
-    private func strideBelow(_ timestep: Double, stepCount: Int) -> Double? {
-        let previous = timestep - Double(noiseSchedule.count / stepCount)
-        return previous >= 0 ? previous : nil
-    }
-
-    /// Where the step from a timestep leads in the planned run.
-    private func previousTimestep(of timestep: Double) throws(SchedulerError) -> Double? {
-        guard let plan else { throw .timestepsNotSet }
-        guard configuration.previousTimestep == .schedule else { return strideBelow(timestep, stepCount: plan.stepCount) }
-        let next = try plan.index(ofTimestep: timestep) + 1
-        return next < plan.stepCount ? plan.timesteps[next] : nil
-    }
-
-    /// The scalars of the step that the planned run takes from a timestep.
-    package func plannedRow(
-        from timestep: Double, eta: Double, useClippedModelOutput: Bool
-    ) throws(SchedulerError) -> PlanRow {
-        try row(
-            from: timestep, to: previousTimestep(of: timestep), eta: eta, useClippedModelOutput: useClippedModelOutput)
-    }
-
-    // MARK: Stepping
 
     /// Takes the step from a timestep in place.
     ///
@@ -125,17 +345,9 @@ public struct DDIMScheduler: PlannedScheduler {
         modelOutput: Span<Element>, timestep: Double, sample: inout MutableSpan<Element>, eta: Double,
         useClippedModelOutput: Bool = false, noise: Span<Element>? = nil, batchSize: Int = 1
     ) throws(SchedulerError) {
-        let row = try plannedRow(from: timestep, eta: eta, useClippedModelOutput: useClippedModelOutput)
-        try row.step(clamp: clamp, modelOutput: modelOutput, sample: &sample, noise: noise, batchSize: batchSize)
-    }
-
-    /// Takes the step from a timestep with η = 0, in place.
-    public func step<Element: TensorElement>(
-        modelOutput: Span<Element>, timestep: Double, sample: inout MutableSpan<Element>, noise: Span<Element>? = nil,
-        batchSize: Int = 1
-    ) throws(SchedulerError) {
         try step(
-            modelOutput: modelOutput, timestep: timestep, sample: &sample, eta: 0, noise: noise, batchSize: batchSize)
+            modelOutput: modelOutput, timestep: timestep, sample: &sample,
+            options: .init(eta: eta, useClippedModelOutput: useClippedModelOutput), noise: noise, batchSize: batchSize)
     }
 
     /// Takes the step from a timestep, and returns the next sample and the predicted clean one.
@@ -143,11 +355,10 @@ public struct DDIMScheduler: PlannedScheduler {
         modelOutput: [Element], timestep: Double, sample: [Element], eta: Double = 0, useClippedModelOutput: Bool = false,
         noise: [Element]? = nil, batchSize: Int = 1
     ) throws(SchedulerError) -> SchedulerOutput<Element> {
-        let row = try plannedRow(from: timestep, eta: eta, useClippedModelOutput: useClippedModelOutput)
-        return try row.step(clamp: clamp, modelOutput: modelOutput, sample: sample, noise: noise, batchSize: batchSize)
+        try step(
+            modelOutput: modelOutput, timestep: timestep, sample: sample,
+            options: .init(eta: eta, useClippedModelOutput: useClippedModelOutput), noise: noise, batchSize: batchSize)
     }
-
-    // MARK: Beside the steps
 
     /// The velocity v = √ᾱ noise − √(1 − ᾱ) sample that a model of `vPrediction` is trained on, for each batch item's timestep.
     public func getVelocity<Element: TensorElement>(
@@ -159,77 +370,22 @@ public struct DDIMScheduler: PlannedScheduler {
             noise.span, with: &span, timesteps: timesteps, sampleRate: { -$0.noiseRate }, noiseRate: { $0.signalRate })
         return velocity
     }
-
-    public func trainingLevel(atTimestep timestep: Double) throws(SchedulerError) -> NoiseLevel {
-        let host = FloatingPointEnvironment.begin()
-        defer { host.end() }
-        return NoiseLevel(alphaCumprod: try noiseSchedule.alphaCumprod(atTimestep: timestep))
-    }
-
-    /// The level of a training timestep, whether it is in the plan or not.
-    public func level(atTimestep timestep: Double) throws(SchedulerError) -> NoiseLevel {
-        try trainingLevel(atTimestep: timestep)
-    }
 }
 
-/// DDIM backwards in time: from a picture to the noise that `DDIMScheduler` makes the picture of (Song, Meng and Ermon 2020,
-/// arXiv:2010.02502, section 4.3; for editing real pictures, Mokady et al. 2022, arXiv:2211.09794).
-///
-/// The step to a timestep starts at the level ⌊T/n⌋ below it, where the plan's `sigmas` have the sample. diffusers' pipelines, and so
-/// the timesteps here, tell the model where the step leads instead: the round trip is a little better for it, the noise less so.
-public struct DDIMInverseScheduler: PlannedScheduler {
-    public let configuration: DDIMInverseConfiguration
-    public let noiseSchedule: NoiseSchedule
-    public var session: SamplingSession?
-
-    public init(_ configuration: DDIMInverseConfiguration = .init()) throws(SchedulerError) {
-        try configuration.validate()
-        self.configuration = configuration
-        noiseSchedule = try NoiseSchedule(configuration, floorsSignal: true)
-    }
-
-    public func plan(_ request: TimestepRequest) throws(SchedulerError) -> SamplingPlan {
-        let host = FloatingPointEnvironment.begin()
-        defer { host.end() }
-        let timesteps = try Array(configuration.denoisingTimesteps(request).reversed())
-        var rows: [[PlanRow]] = []
-        for timestep in timesteps { rows.append([try row(to: timestep, stepCount: timesteps.count)]) }
-        let below = timesteps[0] - Double(noiseSchedule.count / timesteps.count)
-        let first = below < 0 && configuration.setAlphaToOne ? 0 : noiseSchedule.sigma(atTimestep: below)
-        let grid = TimestepGrid(
-            timesteps: timesteps, sigmas: [first] + timesteps.map(noiseSchedule.sigma(atTimestep:)), process: .variancePreserving)
-        return try SamplingPlan(grid: grid, clamp: clamp, rows: rows)
-    }
+extension DefinedScheduler where Definition == DDIMInverseConfiguration {
+    public var clamp: PredictionClamp { configuration.clipSample ? .range(configuration.clipSampleRange) : .none }
 
     /// The scalars of the step that leads to a training timestep in a run of that many steps.
     public func row(to timestep: Double, stepCount: Int) throws(SchedulerError) -> PlanRow {
         let host = FloatingPointEnvironment.begin()
         defer { host.end() }
-        let target = try noiseSchedule.alphaCumprod(atTimestep: timestep)
-        let below = timestep - Double(noiseSchedule.count / stepCount)
-        let source = below >= 0 ? try noiseSchedule.alphaCumprod(atTimestep: below) : configuration.finalAlphaCumprod(noiseSchedule)
-        return DDIMSolver(predictionType: configuration.predictionType, clamps: clamp != .none)
-            .row(from: source, to: target)
-    }
-
-    public var clamp: PredictionClamp { configuration.clipSample ? .range(configuration.clipSampleRange) : .none }
-
-    /// Takes the step to a timestep in place.
-    public func step<Element: TensorElement>(
-        modelOutput: Span<Element>, timestep: Double, sample: inout MutableSpan<Element>, noise: Span<Element>? = nil,
-        batchSize: Int = 1
-    ) throws(SchedulerError) {
-        guard let plan else { throw .timestepsNotSet }
-        try row(to: timestep, stepCount: plan.stepCount)
-            .step(clamp: clamp, modelOutput: modelOutput, sample: &sample, noise: nil, batchSize: batchSize)
+        return try configuration.row(to: timestep, stepCount: stepCount, noise: noiseSchedule)
     }
 
     /// Takes the step to a timestep, and returns the next sample and the predicted clean one.
     public func step<Element: TensorElement>(
         modelOutput: [Element], timestep: Double, sample: [Element], batchSize: Int = 1
     ) throws(SchedulerError) -> SchedulerOutput<Element> {
-        guard let plan else { throw .timestepsNotSet }
-        return try row(to: timestep, stepCount: plan.stepCount)
-            .step(clamp: clamp, modelOutput: modelOutput, sample: sample, noise: nil, batchSize: batchSize)
+        try step(modelOutput: modelOutput, timestep: timestep, sample: sample, options: .init(), batchSize: batchSize)
     }
 }

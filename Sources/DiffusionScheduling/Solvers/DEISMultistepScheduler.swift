@@ -16,41 +16,97 @@
 /// Stable Diffusion was want `stepsOffset` 1.
 ///
 /// The class of that name in diffusers is the reference; see the README for where this one differs.
-public struct DEISMultistepScheduler: MultistepScheduler {
-    public let configuration: DEISMultistepConfiguration
-    public let noiseSchedule: NoiseSchedule
-    public var session: SamplingSession?
+public typealias DEISMultistepScheduler = DefinedScheduler<DEISMultistepConfiguration>
 
-    public init(_ configuration: DEISMultistepConfiguration = .init()) throws(SchedulerError) {
-        try configuration.validate()
-        self.configuration = configuration
-        noiseSchedule = try NoiseSchedule(configuration)
+/// The parameters of `DEISMultistepScheduler`, with diffusers' defaults.
+public struct DEISMultistepConfiguration: MultistepDefinition, DynamicShiftingConfiguration {
+    public static let className = "DEISMultistepScheduler"
+    public static let compatibleClassNames = multistepCompatibleClassNames
+
+    public var numTrainTimesteps = 1000
+    public var betaStart = 0.0001
+    public var betaEnd = 0.02
+    public var betaSchedule = BetaSchedule.linear
+    public var trainedBetas: [Double]?
+    /// 1, 2 or 3: how many model outputs a step combines. 2 for guided sampling, 3 for unconditional; order 1 is DDIM.
+    public var solverOrder = 2
+    public var predictionType = PredictionType.epsilon
+    public var thresholding = false
+    public var dynamicThresholdingRatio = 0.995
+    public var sampleMaxValue = 1.0
+    public var algorithmType = DEISAlgorithmType.deis
+    public var solverType = DEISSolverType.logrho
+    /// Whether the last steps of a run of fewer than 15 use lower orders, which keeps short runs stable.
+    public var lowerOrderFinal = true
+    public var useKarrasSigmas = false
+    public var useExponentialSigmas = false
+    public var useBetaSigmas = false
+    public var useFlowSigmas = false
+    public var flowShift = 1.0
+    public var timestepSpacing = TimestepSpacing.linspace
+    public var stepsOffset = 0
+    public var useDynamicShifting = false
+    public var timeShiftType = TimeShiftType.exponential
+    /// The noise level after the last step. nil, diffusers' way: the least level of the training where the levels are the
+    /// timesteps', and else the last level again, so that the last step does nothing. The original has no such key, so it is
+    /// `diffusion_scheduling_final_sigmas_type` in files and `final_sigmas_type` in overrides: a `final_sigmas_type` that came
+    /// along from another scheduler's file means nothing to DEIS.
+    public var finalSigmasType: FinalSigmasType?
+
+    public var origin = ConfigurationOrigin()
+
+    public init() {}
+
+    public static var parameters: [ConfigurationParameter<Self>] {
+        noiseScheduleParameters + thresholdingParameters + sigmaGridParameters + dynamicShiftingParameters + [
+            .init("solver_order", \.solverOrder),
+            .init("prediction_type", \.predictionType),
+            .init("algorithm_type", \.algorithmType),
+            .init("solver_type", \.solverType),
+            .init("lower_order_final", \.lowerOrderFinal),
+            .init("diffusion_scheduling_final_sigmas_type", overrideName: "final_sigmas_type", \.finalSigmasType),
+        ]
     }
 
-    /// Plans a run of that many steps and goes to its start; `mu` shifts flow sigmas by e^mu if `useDynamicShifting`.
-    public mutating func setTimesteps(_ count: Int, mu: Double?) throws(SchedulerError) {
-        try setTimesteps(.count(count, mu: mu))
+    public func validate() throws(SchedulerError) {
+        try validateNoiseSchedule()
+        try validateThresholding()
+        try validateSigmaGrid()
+        try require("solver_order", solverOrder, "1, 2 or 3", (1...3).contains(solverOrder))
     }
 
-    public var solver: DEISSolver { DEISSolver(predictionType: configuration.predictionType) }
-    public var solverOrder: Int { configuration.solverOrder }
-    public var clamp: PredictionClamp { configuration.clamp }
+    // MARK: The plan
 
-    public func grid(_ request: TimestepRequest) throws(SchedulerError) -> TimestepGrid {
+    public var solver: DEISSolver { DEISSolver(predictionType: predictionType) }
+    public var highestSolverOrder: Int { solverOrder }
+
+    public func grid(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> TimestepGrid {
         // The least training level is another one on flow grids, and diffusers has no word on it.
-        let endsAtLeastFlow = configuration.useFlowSigmas && configuration.finalSigmasType == .sigmaMin
-        let grid = try configuration.denoisingGrid(
-            request, noise: noiseSchedule, usedCount: noiseSchedule.count,
-            final: endsAtLeastFlow ? nil : configuration.finalSigmasType, flowShift: configuration.flowShift(request))
+        let endsAtLeastFlow = useFlowSigmas && finalSigmasType == .sigmaMin
+        let grid = try denoisingGrid(
+            request, noise: noise, usedCount: noise.count,
+            final: endsAtLeastFlow ? nil : finalSigmasType, flowShift: flowShift(request))
         guard endsAtLeastFlow, let last = grid.sigmas.last else { return grid }
         return TimestepGrid(
-            timesteps: grid.timesteps, sigmas: grid.sigmas.dropLast() + [min(last, 1 / Double(noiseSchedule.count))], process: .flow
+            timesteps: grid.timesteps, sigmas: grid.sigmas.dropLast() + [min(last, 1 / Double(noise.count))], process: .flow
         )
     }
 
     public func highestOrder(atStep index: Int, of stepCount: Int) -> Int {
         DiffusionScheduling.highestOrder(
-            atStep: index, of: stepCount, lowerOrderFinal: configuration.lowerOrderFinal,
-            firstOrderAtEnd: configuration.finalSigmasType == .zero)
+            atStep: index, of: stepCount, lowerOrderFinal: lowerOrderFinal, firstOrderAtEnd: finalSigmasType == .zero)
     }
+}
+
+/// The algorithm of DEIS; diffusers takes the names of DPM-Solver's for it.
+public enum DEISAlgorithmType: String, ConfigurationKeyword {
+    case deis
+    public static let aliases: [String: Self] = ["dpmsolver": .deis, "dpmsolver++": .deis]
+}
+
+/// The interpolation of DEIS; diffusers takes the names of other solvers' for it.
+public enum DEISSolverType: String, ConfigurationKeyword {
+    /// Polynomials in ln ρ.
+    case logrho
+    public static let aliases: [String: Self] = ["midpoint": .logrho, "heun": .logrho, "bh1": .logrho, "bh2": .logrho]
 }

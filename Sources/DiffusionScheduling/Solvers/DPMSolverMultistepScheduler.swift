@@ -16,50 +16,7 @@
 /// trained as Stable Diffusion was want `stepsOffset` 1, and with the cosine schedule `lambdaMinClipped` −5.1.
 ///
 /// The class of that name in diffusers is the reference; see the README for where this one differs.
-public struct DPMSolverMultistepScheduler: MultistepScheduler {
-    public let configuration: DPMSolverMultistepConfiguration
-    public let noiseSchedule: NoiseSchedule
-    public var session: SamplingSession?
-    private let usedCount: Int
-
-    public init(_ configuration: DPMSolverMultistepConfiguration = .init()) throws(SchedulerError) {
-        try configuration.validate()
-        self.configuration = configuration
-        noiseSchedule = try NoiseSchedule(configuration)
-        usedCount = try configuration.usedCount(of: noiseSchedule)
-    }
-
-    /// Plans a run of that many steps and goes to its start; `mu` shifts flow sigmas by e^mu if `useDynamicShifting`.
-    public mutating func setTimesteps(_ count: Int, mu: Double?) throws(SchedulerError) {
-        try setTimesteps(.count(count, mu: mu))
-    }
-
-    public var solver: DPMSolver {
-        DPMSolver(
-            algorithmType: configuration.algorithmType, solverType: configuration.solverType,
-            predictionType: configuration.predictionType)
-    }
-    /// The configuration's order; at most 2 for `sdeDPMSolver`, which has no third (diffusers fails at the first such step).
-    public var solverOrder: Int {
-        configuration.algorithmType == .sdeDPMSolver ? min(configuration.solverOrder, 2) : configuration.solverOrder
-    }
-    public var clamp: PredictionClamp { configuration.clamp }
-    public var modelLearnsVariance: Bool { configuration.learnsVariance }
-
-    public func grid(_ request: TimestepRequest) throws(SchedulerError) -> TimestepGrid {
-        try configuration.denoisingGrid(
-            request, noise: noiseSchedule, usedCount: usedCount, final: configuration.finalSigmasType,
-            flowShift: configuration.flowShift(request),
-            // diffusers rounds only where the schedule isn't the cosine one, whose first timesteps would coincide.
-            roundsTimesteps: configuration.betaSchedule != .squaredcosCapV2)
-    }
-
-    public func highestOrder(atStep index: Int, of stepCount: Int) -> Int {
-        DiffusionScheduling.highestOrder(
-            atStep: index, of: stepCount, lowerOrderFinal: configuration.lowerOrderFinal,
-            firstOrderAtEnd: configuration.eulerAtFinal || configuration.finalSigmasType == .zero)
-    }
-}
+public typealias DPMSolverMultistepScheduler = DefinedScheduler<DPMSolverMultistepConfiguration>
 
 /// DPM-Solver backwards in time: from a picture to the noise that `DPMSolverMultistepScheduler` makes the picture of
 /// (diffusers' `DPMSolverMultistepInverseScheduler`; for editing real pictures, Mokady et al. 2022, arXiv:2211.09794).
@@ -73,40 +30,212 @@ public struct DPMSolverMultistepScheduler: MultistepScheduler {
 /// ```
 ///
 /// Inverting is deterministic: a configuration with a stochastic algorithm is inverted by the same algorithm without noise.
-public struct DPMSolverMultistepInverseScheduler: MultistepScheduler {
-    public let configuration: DPMSolverMultistepInverseConfiguration
-    public let noiseSchedule: NoiseSchedule
-    public var session: SamplingSession?
-    private let usedCount: Int
+public typealias DPMSolverMultistepInverseScheduler = DefinedScheduler<DPMSolverMultistepInverseConfiguration>
 
-    public init(_ configuration: DPMSolverMultistepInverseConfiguration = .init()) throws(SchedulerError) {
-        try configuration.validate()
-        self.configuration = configuration
-        noiseSchedule = try NoiseSchedule(configuration)
-        usedCount = try configuration.usedCount(of: noiseSchedule)
+/// The parameters of `DPMSolverMultistepScheduler`, with diffusers' defaults.
+public struct DPMSolverMultistepConfiguration: DPMSolverConfiguration, DynamicShiftingConfiguration,
+    LuLambdasConfiguration, ZeroTerminalSNRConfiguration
+{
+    public static let className = "DPMSolverMultistepScheduler"
+    public static let compatibleClassNames = multistepCompatibleClassNames
+
+    public var numTrainTimesteps = 1000
+    public var betaStart = 0.0001
+    public var betaEnd = 0.02
+    public var betaSchedule = BetaSchedule.linear
+    public var trainedBetas: [Double]?
+    public var solverOrder = 2
+    public var predictionType = PredictionType.epsilon
+    public var thresholding = false
+    public var dynamicThresholdingRatio = 0.995
+    public var sampleMaxValue = 1.0
+    public var algorithmType = DPMSolverAlgorithmType.dpmsolverPlusPlus
+    public var solverType = DPMSolverType.midpoint
+    public var lowerOrderFinal = true
+    public var eulerAtFinal = false
+    public var useKarrasSigmas = false
+    public var useExponentialSigmas = false
+    public var useBetaSigmas = false
+    public var useLuLambdas = false
+    public var useFlowSigmas = false
+    public var flowShift = 1.0
+    /// The noise level after the last step.
+    public var finalSigmasType = FinalSigmasType.zero
+    public var lambdaMinClipped = -Double.infinity
+    public var varianceType: String?
+    public var timestepSpacing = TimestepSpacing.linspace
+    public var stepsOffset = 0
+    public var rescaleBetasZeroSNR = false
+    public var useDynamicShifting = false
+    public var timeShiftType = TimeShiftType.exponential
+
+    public var origin = ConfigurationOrigin()
+
+    public init() {}
+
+    public static var parameters: [ConfigurationParameter<Self>] {
+        dpmSolverParameters + dynamicShiftingParameters + zeroTerminalSNRParameters + [
+            .init("use_lu_lambdas", \.useLuLambdas),
+            .init("final_sigmas_type", \.finalSigmasType),
+        ]
     }
+
+    public func validate() throws(SchedulerError) { try validateDPMSolver() }
+
+    // MARK: The plan
+
+    public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule { try checkedNoiseSchedule() }
 
     public var solver: DPMSolver {
-        DPMSolver(
-            algorithmType: configuration.algorithmType.deterministicTwin, solverType: configuration.solverType,
-            predictionType: configuration.predictionType)
+        DPMSolver(algorithmType: algorithmType, solverType: solverType, predictionType: predictionType)
     }
-    public var solverOrder: Int { configuration.solverOrder }
-    public var clamp: PredictionClamp { configuration.clamp }
-    public var modelLearnsVariance: Bool { configuration.learnsVariance }
+    /// The configuration's order; at most 2 for `sdeDPMSolver`, which has no third (diffusers fails at the first such step).
+    public var highestSolverOrder: Int { algorithmType == .sdeDPMSolver ? min(solverOrder, 2) : solverOrder }
+    public var modelLearnsVariance: Bool { learnsVariance }
 
-    public func grid(_ request: TimestepRequest) throws(SchedulerError) -> TimestepGrid {
-        if case .count(_, .some(let mu)) = request {
-            try require("mu", mu, "left out: this scheduler has no dynamic shifting", false)
-        }
-        return try configuration.invertingGrid(request, noise: noiseSchedule, usedCount: usedCount)
+    public func grid(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> TimestepGrid {
+        try denoisingGrid(
+            request, noise: noise, usedCount: usedCount(of: noise), final: finalSigmasType, flowShift: flowShift(request),
+            // diffusers rounds only where the schedule isn't the cosine one, whose first timesteps would coincide.
+            roundsTimesteps: betaSchedule != .squaredcosCapV2)
     }
 
     public func highestOrder(atStep index: Int, of stepCount: Int) -> Int {
         DiffusionScheduling.highestOrder(
-            atStep: index, of: stepCount, lowerOrderFinal: configuration.lowerOrderFinal,
-            firstOrderAtEnd: configuration.eulerAtFinal)
+            atStep: index, of: stepCount, lowerOrderFinal: lowerOrderFinal,
+            firstOrderAtEnd: eulerAtFinal || finalSigmasType == .zero)
     }
+}
+
+/// The parameters of `DPMSolverMultistepInverseScheduler`, with diffusers' defaults.
+public struct DPMSolverMultistepInverseConfiguration: DPMSolverConfiguration {
+    public static let className = "DPMSolverMultistepInverseScheduler"
+    public static let compatibleClassNames = ["DPMSolverMultistepInverseScheduler"]
+
+    public var numTrainTimesteps = 1000
+    public var betaStart = 0.0001
+    public var betaEnd = 0.02
+    public var betaSchedule = BetaSchedule.linear
+    public var trainedBetas: [Double]?
+    public var solverOrder = 2
+    public var predictionType = PredictionType.epsilon
+    public var thresholding = false
+    public var dynamicThresholdingRatio = 0.995
+    public var sampleMaxValue = 1.0
+    public var algorithmType = DPMSolverAlgorithmType.dpmsolverPlusPlus
+    public var solverType = DPMSolverType.midpoint
+    public var lowerOrderFinal = true
+    public var eulerAtFinal = false
+    public var useKarrasSigmas = false
+    public var useExponentialSigmas = false
+    public var useBetaSigmas = false
+    public var useFlowSigmas = false
+    public var flowShift = 1.0
+    public var lambdaMinClipped = -Double.infinity
+    public var varianceType: String?
+    public var timestepSpacing = TimestepSpacing.linspace
+    public var stepsOffset = 0
+
+    public var origin = ConfigurationOrigin()
+
+    public init() {}
+
+    public static var parameters: [ConfigurationParameter<Self>] { dpmSolverParameters }
+
+    public func validate() throws(SchedulerError) { try validateDPMSolver() }
+
+    // MARK: The plan
+
+    public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule { try checkedNoiseSchedule() }
+
+    public var solver: DPMSolver {
+        DPMSolver(algorithmType: algorithmType.deterministicTwin, solverType: solverType, predictionType: predictionType)
+    }
+    public var highestSolverOrder: Int { solverOrder }
+    public var modelLearnsVariance: Bool { learnsVariance }
+
+    public func grid(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> TimestepGrid {
+        try request.requireNoMu()
+        return try invertingGrid(request, noise: noise, usedCount: usedCount(of: noise))
+    }
+
+    public func highestOrder(atStep index: Int, of stepCount: Int) -> Int {
+        DiffusionScheduling.highestOrder(
+            atStep: index, of: stepCount, lowerOrderFinal: lowerOrderFinal, firstOrderAtEnd: eulerAtFinal)
+    }
+}
+
+/// The keys that the DPM-Solver and its inverse share.
+public protocol DPMSolverConfiguration: MultistepDefinition {
+    /// 1, 2 or 3: how many model outputs a step combines. 2 for guided sampling, 3 for unconditional; order 1 is DDIM.
+    var solverOrder: Int { get set }
+    var predictionType: PredictionType { get set }
+    /// The integral that is approximated. `dpmsolver++` or `sde-dpmsolver++` of order 2 for guided sampling, as of latents.
+    var algorithmType: DPMSolverAlgorithmType { get set }
+    /// How a step of order 2 approximates it; `midpoint` is the better choice for most.
+    var solverType: DPMSolverType { get set }
+    /// Whether the last steps of a run of fewer than 15 use lower orders, which keeps short runs stable.
+    var lowerOrderFinal: Bool { get set }
+    /// Whether the last step is of order 1: steadier for many steps of a stochastic solver, at some cost in detail.
+    var eulerAtFinal: Bool { get set }
+    /// Training timesteps whose λ = ln A − ln S is below this are not used; −∞ uses all. For the cosine schedule, whose λ falls
+    /// steeply at the end, −5.1 avoids its numerical trouble.
+    var lambdaMinClipped: Double { get set }
+    /// `learned` or `learned_range`: the model output holds, for each batch item, the prediction and then as many numbers that
+    /// predict its variance, which are not used. Other words, and nil, mean that it is the prediction alone.
+    var varianceType: String? { get set }
+}
+
+extension DPMSolverConfiguration {
+    static var dpmSolverParameters: [ConfigurationParameter<Self>] {
+        noiseScheduleParameters + thresholdingParameters + sigmaGridParameters + [
+            .init("solver_order", \.solverOrder),
+            .init("prediction_type", \.predictionType),
+            .init("algorithm_type", \.algorithmType),
+            .init("solver_type", \.solverType),
+            .init("lower_order_final", \.lowerOrderFinal),
+            .init("euler_at_final", \.eulerAtFinal),
+            .init("lambda_min_clipped", \.lambdaMinClipped),
+            .init("variance_type", \.varianceType),
+        ]
+    }
+
+    func validateDPMSolver() throws(SchedulerError) {
+        try validateNoiseSchedule()
+        try validateThresholding()
+        try validateSigmaGrid()
+        try require("solver_order", solverOrder, "1, 2 or 3", (1...3).contains(solverOrder))
+        try require("lambda_min_clipped", lambdaMinClipped, "a number or -Infinity", lambdaMinClipped < .infinity)
+    }
+
+    /// Whether the model output holds a variance besides the prediction.
+    var learnsVariance: Bool { varianceType == "learned" || varianceType == "learned_range" }
+}
+
+/// The four integrals of the DPM-Solver family.
+public enum DPMSolverAlgorithmType: String, ConfigurationKeyword {
+    /// Of the predicted noise (Lu et al. 2022, arXiv:2206.00927).
+    case dpmsolver
+    /// Of the predicted clean sample (Lu et al. 2022, arXiv:2211.01095).
+    case dpmsolverPlusPlus = "dpmsolver++"
+    /// Of the predicted noise, along the stochastic differential equation.
+    case sdeDPMSolver = "sde-dpmsolver"
+    /// Of the predicted clean sample, along the stochastic differential equation.
+    case sdeDPMSolverPlusPlus = "sde-dpmsolver++"
+
+    public static let aliases: [String: Self] = ["deis": .dpmsolverPlusPlus]
+
+    /// Whether the solver extrapolates the predicted clean sample rather than the predicted noise.
+    public var predictsCleanSample: Bool { self == .dpmsolverPlusPlus || self == .sdeDPMSolverPlusPlus }
+    public var isStochastic: Bool { self == .sdeDPMSolver || self == .sdeDPMSolverPlusPlus }
+    /// The same integral without noise.
+    public var deterministicTwin: Self { predictsCleanSample ? .dpmsolverPlusPlus : .dpmsolver }
+}
+
+/// How a step of order 2 weighs the slope of the model output.
+public enum DPMSolverType: String, ConfigurationKeyword {
+    case midpoint, heun
+    public static let aliases: [String: Self] = ["logrho": .midpoint, "bh1": .midpoint, "bh2": .midpoint]
 }
 
 extension DPMSolverConfiguration {
@@ -115,5 +244,12 @@ extension DPMSolverConfiguration {
         let count = noise.usedCount(lambdaMin: lambdaMinClipped)
         try require("lambda_min_clipped", lambdaMinClipped, "below the greatest lambda of the schedule", count > 0)
         return count
+    }
+
+    /// The tables, of which `lambda_min_clipped` must leave something.
+    fileprivate func checkedNoiseSchedule() throws(SchedulerError) -> NoiseSchedule {
+        let noise = try NoiseSchedule(self)
+        _ = try usedCount(of: noise)
+        return noise
     }
 }

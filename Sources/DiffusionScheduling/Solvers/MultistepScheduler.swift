@@ -2,19 +2,68 @@
 
 /// A scheduler with a linear multistep solver: what DEIS and the DPM-Solvers have in common.
 ///
-/// A conforming type says which solver it has, on which grid and of which order; the plan follows. Besides stepping, it offers
-/// the parts of a step that diffusers documents, for the step that comes next.
-public protocol MultistepScheduler: PlannedScheduler where Configuration: SigmaGridConfiguration {
+/// A conforming definition says which solver it has, on which grid and of which order; the plan follows.
+public protocol MultistepDefinition: SchedulerDefinition, SigmaGridConfiguration, ThresholdingConfiguration {
     associatedtype Solver: MultistepSolver
     var solver: Solver { get }
     /// How many model outputs a step combines at most.
-    var solverOrder: Int { get }
-    var clamp: PredictionClamp { get }
+    var highestSolverOrder: Int { get }
     /// Whether the model output holds a predicted variance besides the prediction.
     var modelLearnsVariance: Bool { get }
-    func grid(_ request: TimestepRequest) throws(SchedulerError) -> TimestepGrid
+    func grid(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> TimestepGrid
     /// The highest order that a step may have.
     func highestOrder(atStep index: Int, of stepCount: Int) -> Int
+}
+
+/// What a scheduler with a multistep solver offers besides stepping: the parts of a step that diffusers documents, for the step that comes
+/// next.
+public protocol MultistepScheduler: PlannedScheduler {
+    /// The row whose next sample is the converted output of the step that comes next.
+    func conversionOfNextStep() throws(SchedulerError) -> PlanRow
+    /// The update of an order that the step that comes next makes of so many converted outputs.
+    func updateOfNextStep(order: Int, modelOutputCount: Int) throws(SchedulerError) -> MultistepUpdate
+}
+
+extension DefinedScheduler: MultistepScheduler where Definition: MultistepDefinition {
+    public var solver: Definition.Solver { configuration.solver }
+
+    /// How many model outputs a step combines at most.
+    public var solverOrder: Int { configuration.highestSolverOrder }
+    public var modelLearnsVariance: Bool { configuration.modelLearnsVariance }
+
+    /// The timesteps and noise levels of a run.
+    public func grid(_ request: TimestepRequest) throws(SchedulerError) -> TimestepGrid {
+        let host = FloatingPointEnvironment.begin()
+        defer { host.end() }
+        return try configuration.grid(request, noise: noiseSchedule)
+    }
+
+    /// Compiles a plan for a grid of one's own.
+    ///
+    /// - Complexity: O(n).
+    public func plan(grid: TimestepGrid) throws(SchedulerError) -> SamplingPlan {
+        let host = FloatingPointEnvironment.begin()
+        defer { host.end() }
+        return try configuration.plan(grid: grid)
+    }
+
+    public func conversionOfNextStep() throws(SchedulerError) -> PlanRow {
+        let host = FloatingPointEnvironment.begin()
+        defer { host.end() }
+        let (plan, index) = try nextStep()
+        let level = plan.levels[index]
+        return PlanRow(
+            prediction: solver.prediction(at: level), nextSample: solver.conversion(at: level, clamped: plan.clamp != .none))
+    }
+
+    public func updateOfNextStep(order: Int, modelOutputCount: Int) throws(SchedulerError) -> MultistepUpdate {
+        let (plan, index) = try nextStep()
+        try require("number of model outputs", modelOutputCount, "at least \(order)", modelOutputCount >= order)
+        try require("step index", index, "at least \(order - 1) for an update of order \(order)", index >= order - 1)
+        let host = FloatingPointEnvironment.begin()
+        defer { host.end() }
+        return solver.update(order: order, at: index, of: plan.levels, remembered: order - 1)
+    }
 }
 
 /// The highest order of a step where short runs end with lower orders, for stability (Lu et al. 2022, arXiv:2211.01095,
@@ -25,22 +74,18 @@ func highestOrder(atStep index: Int, of stepCount: Int, lowerOrderFinal: Bool, f
     return index == stepCount - 2 && lowers ? 2 : 3
 }
 
-extension MultistepScheduler {
+extension MultistepDefinition {
     public var modelLearnsVariance: Bool { false }
 
-    public func plan(_ request: TimestepRequest) throws(SchedulerError) -> SamplingPlan {
-        let host = FloatingPointEnvironment.begin()
-        defer { host.end() }
-        return try plan(grid: grid(request))
+    public func plan(
+        _ request: TimestepRequest, options: Options, noise: NoiseSchedule
+    ) throws(SchedulerError) -> SamplingPlan {
+        try plan(grid: grid(request, noise: noise))
     }
 
-    /// Compiles a plan for a grid of one's own: every step's conversion and update folded into combinations of tensors.
-    ///
-    /// - Complexity: O(n).
-    public func plan(grid: TimestepGrid) throws(SchedulerError) -> SamplingPlan {
-        let host = FloatingPointEnvironment.begin()
-        defer { host.end() }
-        let levels = grid.levels, ring = solverOrder - 1
+    /// Every step's conversion and update folded into combinations of tensors.
+    func plan(grid: TimestepGrid) throws(SchedulerError) -> SamplingPlan {
+        let levels = grid.levels, ring = highestSolverOrder - 1
         for (index, level) in levels.enumerated() {
             // ln ρ, in which these solvers extrapolate, is infinite there.
             try require("sigmas[\(index)]", level.sigma, "from 0 to less than 1", level.signalRate > 0)
@@ -48,8 +93,8 @@ extension MultistepScheduler {
         let rows = levels.indices.dropLast().map { index in
             let prediction = solver.prediction(at: levels[index])
             let conversion = solver.conversion(at: levels[index], clamped: clamp != .none)
-            let highest = min(solverOrder, highestOrder(atStep: index, of: levels.count - 1))
-            return (0...min(index, solverOrder - 1)).map { remembered in
+            let highest = min(highestSolverOrder, highestOrder(atStep: index, of: levels.count - 1))
+            return (0...min(index, highestSolverOrder - 1)).map { remembered in
                 PlanRow(
                     prediction: prediction,
                     nextSample: solver.update(order: highest, at: index, of: levels, remembered: remembered)
@@ -61,6 +106,15 @@ extension MultistepScheduler {
             grid: grid, clamp: clamp, slotCount: ring, warmUp: ring, modelLearnsVariance: modelLearnsVariance, rows: rows)
     }
 
+    /// The level of a training timestep: of the table, or with flow sigmas the share of the T timesteps.
+    public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
+        useFlowSigmas
+            ? NoiseLevel(sigma: timestep / Double(noise.count), process: .flow)
+            : NoiseLevel(sigma: noise.sigma(atTimestep: timestep), process: .variancePreserving)
+    }
+}
+
+extension MultistepScheduler {
     /// The quantity that the solver extrapolates, from a model output at the next step: predicted noise for DEIS and
     /// DPM-Solver, the predicted clean sample for DPM-Solver++; thresholded if the configuration says so.
     ///
@@ -118,35 +172,7 @@ extension MultistepScheduler {
         return try Kernels.combine(terms)
     }
 
-    /// The level of a training timestep: of the table, or with flow sigmas the share of the T timesteps.
-    public func trainingLevel(atTimestep timestep: Double) -> NoiseLevel {
-        configuration.useFlowSigmas
-            ? NoiseLevel(sigma: timestep / Double(noiseSchedule.count), process: .flow)
-            : NoiseLevel(sigma: noiseSchedule.sigma(atTimestep: timestep), process: .variancePreserving)
-    }
-
-    /// The scalars of a step whose next sample is the converted output of the step that comes next.
-    package func conversionOfNextStep() throws(SchedulerError) -> PlanRow {
-        let host = FloatingPointEnvironment.begin()
-        defer { host.end() }
-        let (plan, index) = try nextStep()
-        let level = plan.levels[index]
-        return PlanRow(
-            prediction: solver.prediction(at: level),
-            nextSample: solver.conversion(at: level, clamped: plan.clamp != .none))
-    }
-
-    /// The update of an order that the step that comes next makes of so many converted outputs.
-    package func updateOfNextStep(order: Int, modelOutputCount: Int) throws(SchedulerError) -> MultistepUpdate {
-        let (plan, index) = try nextStep()
-        try require("number of model outputs", modelOutputCount, "at least \(order)", modelOutputCount >= order)
-        try require("step index", index, "at least \(order - 1) for an update of order \(order)", index >= order - 1)
-        let host = FloatingPointEnvironment.begin()
-        defer { host.end() }
-        return solver.update(order: order, at: index, of: plan.levels, remembered: order - 1)
-    }
-
-    private func nextStep() throws(SchedulerError) -> (SamplingPlan, Int) {
+    func nextStep() throws(SchedulerError) -> (SamplingPlan, Int) {
         guard let session else { throw .timestepsNotSet }
         guard session.timestep != nil else { throw .stepPastEnd(stepCount: session.plan.stepCount) }
         return (session.plan, session.stepIndex)

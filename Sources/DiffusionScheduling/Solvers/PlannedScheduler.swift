@@ -17,6 +17,14 @@ public protocol PlannedScheduler: Scheduler {
     /// - Throws: `invalidValue` where the request is out of range or doesn't fit the configuration.
     func plan(_ request: TimestepRequest) throws(SchedulerError) -> SamplingPlan
 
+    /// Compiles a plan with options by their names.
+    func plan(_ request: TimestepRequest, optionValues: [String: JSONValue]) throws(SchedulerError) -> SamplingPlan
+
+    /// The row of the step at a training timestep, in or out of the plan, with options by their names.
+    ///
+    /// - Throws: `unsupportedOperation` for schedulers whose steps depend on the ones before.
+    func row(at timestep: Double, optionValues: [String: JSONValue]) throws(SchedulerError) -> PlanRow
+
     /// The noise level of a training timestep, for adding noise before there is a plan.
     func trainingLevel(atTimestep timestep: Double) throws(SchedulerError) -> NoiseLevel
 
@@ -25,6 +33,15 @@ public protocol PlannedScheduler: Scheduler {
 }
 
 extension PlannedScheduler {
+    public func plan(_ request: TimestepRequest, optionValues: [String: JSONValue]) throws(SchedulerError) -> SamplingPlan {
+        _ = try NoRunOptions(values: optionValues)
+        return try plan(request)
+    }
+
+    public func row(at timestep: Double, optionValues: [String: JSONValue]) throws(SchedulerError) -> PlanRow {
+        throw .unsupportedOperation("step outside of a run", className: Configuration.className)
+    }
+
     /// Reads the configuration from a file or a folder, as diffusers' `from_pretrained`.
     public init(
         contentsOf path: String, subfolder: String? = nil, overrides: [String: JSONValue] = [:]
@@ -48,7 +65,7 @@ extension PlannedScheduler {
     public var count: Int { noiseSchedule.count }
 
     public var timesteps: [Double] {
-        session?.plan.timesteps ?? (0..<noiseSchedule.count).reversed().map(Double.init)
+        session?.plan.timesteps ?? noiseSchedule.timesteps.reversed()
     }
 
     /// The noise levels of the plan's steps, one more than there are steps; before `setTimesteps` those of the training.
@@ -58,6 +75,11 @@ extension PlannedScheduler {
 
     public mutating func setTimesteps(_ count: Int) throws(SchedulerError) {
         try setTimesteps(.count(count))
+    }
+
+    /// Plans a run of that many steps and goes to its start; `mu` shifts flow sigmas where the configuration allows it.
+    public mutating func setTimesteps(_ count: Int, mu: Double?) throws(SchedulerError) {
+        try setTimesteps(.count(count, mu: mu))
     }
 
     /// Plans a run and goes to its start.
@@ -100,6 +122,13 @@ extension PlannedScheduler {
     public mutating func step<Element: TensorElement>(
         modelOutput: Span<Element>, timestep: Double, sample: inout MutableSpan<Element>, noise: Span<Element>? = nil,
         batchSize: Int = 1
+    ) throws(SchedulerError) {
+        try stepInOrder(modelOutput: modelOutput, timestep: timestep, sample: &sample, noise: noise, batchSize: batchSize)
+    }
+
+    /// Takes the step of the run that comes next.
+    mutating func stepInOrder<Element: TensorElement>(
+        modelOutput: Span<Element>, timestep: Double, sample: inout MutableSpan<Element>, noise: Span<Element>?, batchSize: Int
     ) throws(SchedulerError) {
         let replaced = try select(timestep: timestep)
         do throws(SchedulerError) {
@@ -147,10 +176,21 @@ extension PlannedScheduler {
 
     // MARK: Beside the steps
 
-    /// Leaves the sample as it is: the models of these schedulers are asked with the sample itself.
+    /// Scales the sample in place to the model's input at a timestep of the plan; most schedulers' models take the sample as it is.
+    ///
+    /// - Throws: `timestepsNotSet`, and `unknownTimestep` for a timestep that isn't in the plan, where the input isn't the sample.
     public func scaleModelInput<Element: TensorElement>(
         _ sample: inout MutableSpan<Element>, timestep: Double
-    ) throws(SchedulerError) {}
+    ) throws(SchedulerError) {
+        guard let session, session.plan.inputScales.contains(where: { $0 != 1 }) else { return }
+        let scale =
+            session.timestep == timestep ? session.inputScale : session.plan.inputScales[try session.plan.index(ofTimestep: timestep)]
+        let count = sample.count
+        try sample.withUnsafeMutableBytes { (sample) throws(SchedulerError) in
+            guard let address = sample.baseAddress else { return }
+            try Kernels.scale(address, by: scale, elementCount: count, elementType: Element.elementType)
+        }
+    }
 
     /// Adds noise: x = A data + S noise, in place, with the rates A and S of each batch item's timestep.
     ///
@@ -189,12 +229,16 @@ extension PlannedScheduler {
         }
     }
 
-    public func level(atTimestep timestep: Double) throws(SchedulerError) -> NoiseLevel {
-        let host = FloatingPointEnvironment.begin()
-        defer { host.end() }
+    public func level(atTimestep timestep: Double) throws(SchedulerError) -> NoiseLevel { try plannedLevel(atTimestep: timestep) }
+
+    /// The noise level of a timestep of the plan; before there is one, of the training.
+    func plannedLevel(atTimestep timestep: Double) throws(SchedulerError) -> NoiseLevel {
         guard let session else {
-            guard timestep >= 0, timestep <= Double(noiseSchedule.count - 1) else {
-                throw .unknownTimestep(timestep, expected: "a training timestep from 0 to \(noiseSchedule.count - 1)")
+            let timesteps = noiseSchedule.timesteps
+            guard let first = timesteps.first, let last = timesteps.last, timestep >= first, timestep <= last else {
+                throw .unknownTimestep(
+                    timestep,
+                    expected: "a training timestep from \(timestepText(timesteps.first ?? 0)) to \(timestepText(timesteps.last ?? 0))")
             }
             return try trainingLevel(atTimestep: timestep)
         }
@@ -202,7 +246,9 @@ extension PlannedScheduler {
         return session.plan.levels[try session.plan.index(ofTimestep: timestep)]
     }
 
-    public func trainingLevel(atTimestep timestep: Double) -> NoiseLevel {
-        NoiseLevel(sigma: noiseSchedule.sigma(atTimestep: timestep), process: .variancePreserving)
+    public func trainingLevel(atTimestep timestep: Double) throws(SchedulerError) -> NoiseLevel {
+        let host = FloatingPointEnvironment.begin()
+        defer { host.end() }
+        return NoiseLevel(sigma: noiseSchedule.sigma(atTimestep: timestep), process: noiseSchedule.process)
     }
 }

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// A scheduler, described once: its parameters, its options for a run, and the plan that they make.
+///
+/// What a definition holds are the values of a `scheduler_config.json`; ``DefinedScheduler`` makes a scheduler of it. One file and one line
+/// in ``SchedulerCatalog`` are a new scheduler in every language:
+///
+/// ```swift
+/// public struct EulerDiscreteDefinition: SchedulerDefinition { … }
+/// public typealias EulerDiscreteScheduler = DefinedScheduler<EulerDiscreteDefinition>
+/// ```
+public protocol SchedulerDefinition: SchedulerConfiguration {
+    /// What a run may be told besides its steps: diffusers' arguments of `step` and `set_timesteps` that rows depend on.
+    associatedtype Options: RunOptions = NoRunOptions
+
+    /// The noise levels of the training.
+    func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule
+
+    /// Compiles a plan.
+    ///
+    /// - Throws: `invalidValue` where the request or an option is out of range or doesn't fit the configuration.
+    func plan(
+        _ request: TimestepRequest, options: Options, noise: NoiseSchedule
+    ) throws(SchedulerError) -> SamplingPlan
+
+    /// The row of the step at a training timestep in a run of so many steps, in or out of the plan.
+    ///
+    /// Only schedulers have it whose steps depend on nothing but their arguments: those with ``isStateless``.
+    func row(
+        at timestep: Double, of plan: SamplingPlan, options: Options, noise: NoiseSchedule
+    ) throws(SchedulerError) -> PlanRow
+
+    /// Whether steps depend on nothing but their arguments, so that they may be taken at any training timestep in any order.
+    static var isStateless: Bool { get }
+
+    /// The noise level of a training timestep.
+    func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel
+
+    /// Whether noise is added at the levels of training timesteps, in or out of the plan, rather than at the plan's.
+    static var addsNoiseAtTrainingLevels: Bool { get }
+}
+
+extension SchedulerDefinition {
+    public static var isStateless: Bool { false }
+    public static var addsNoiseAtTrainingLevels: Bool { isStateless }
+
+    public func row(
+        at timestep: Double, of plan: SamplingPlan, options: Options, noise: NoiseSchedule
+    ) throws(SchedulerError) -> PlanRow {
+        throw .unsupportedOperation("step outside of a run", className: Self.className)
+    }
+
+    public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
+        NoiseLevel(sigma: noise.sigma(atTimestep: timestep), process: noise.process)
+    }
+}
+
+extension SchedulerDefinition where Self: NoiseScheduleConfiguration {
+    public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule { try NoiseSchedule(self) }
+}
+
+/// Options of a run: a struct of values with defaults, and their table.
+public protocol RunOptions: Sendable, Equatable {
+    init()
+    static var parameters: [ConfigurationParameter<Self>] { get }
+    /// Checks values and their combination.
+    func validate() throws(SchedulerError)
+}
+
+/// For schedulers without options.
+public struct NoRunOptions: RunOptions {
+    public init() {}
+    public static var parameters: [ConfigurationParameter<Self>] { [] }
+    public func validate() throws(SchedulerError) {}
+}
+
+extension RunOptions {
+    /// Options by their names.
+    ///
+    /// - Throws: `invalidValue` for a name that isn't an option, a value of another kind, or one out of range.
+    public init(values: [String: JSONValue]) throws(SchedulerError) {
+        self.init()
+        for (name, value) in values.sorted(by: { $0.key < $1.key }) {
+            guard let parameter = Self.parameters.first(where: { $0.key == name }) else {
+                let names = Self.parameters.map(\.key)
+                throw .invalidValue(
+                    key: name.quoted, value: "given",
+                    allowed: names.isEmpty ? "left out: this scheduler has no options" : "one of the options \(names.joined(separator: ", "))")
+            }
+            try parameter.read(name, value, &self)
+        }
+        try validate()
+    }
+}
+
+/// The scheduler of a definition.
+///
+/// ```swift
+/// var scheduler = try DEISMultistepScheduler(contentsOf: "model/scheduler")
+/// try scheduler.setTimesteps(20)
+/// for timestep in scheduler.timesteps {
+///     try scheduler.step(modelOutput: model(sample, timestep), timestep: timestep, sample: &sample)
+/// }
+/// ```
+public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedScheduler {
+    public typealias Configuration = Definition
+
+    public let configuration: Definition
+    public let noiseSchedule: NoiseSchedule
+    public var session: SamplingSession?
+
+    /// - Throws: `invalidValue` and `conflictingKeys` for a configuration that isn't valid.
+    public init(_ configuration: Definition = .init()) throws(SchedulerError) {
+        try configuration.validate()
+        self.configuration = configuration
+        noiseSchedule = try configuration.makeNoiseSchedule()
+    }
+
+    public func plan(_ request: TimestepRequest) throws(SchedulerError) -> SamplingPlan { try plan(request, options: .init()) }
+
+    /// Compiles a plan; the scheduler itself doesn't change.
+    ///
+    /// - Throws: `invalidValue` where the request or an option is out of range or doesn't fit the configuration.
+    public func plan(_ request: TimestepRequest, options: Definition.Options) throws(SchedulerError) -> SamplingPlan {
+        let host = FloatingPointEnvironment.begin()
+        defer { host.end() }
+        try options.validate()
+        return try configuration.plan(request, options: options, noise: noiseSchedule)
+    }
+
+    public func plan(_ request: TimestepRequest, optionValues: [String: JSONValue]) throws(SchedulerError) -> SamplingPlan {
+        try plan(request, options: Definition.Options(values: optionValues))
+    }
+
+    /// Plans a run and goes to its start.
+    public mutating func setTimesteps(_ request: TimestepRequest, options: Definition.Options) throws(SchedulerError) {
+        let plan = try plan(request, options: options)
+        session = session?.restarted(on: plan) ?? SamplingSession(plan: plan)
+    }
+
+    /// The row of the step at a training timestep, in or out of the plan; for schedulers whose steps depend on nothing but their arguments.
+    ///
+    /// - Throws: `unsupportedOperation` for others; `timestepsNotSet`, `unknownTimestep`, `invalidValue`.
+    /// - Complexity: O(1).
+    public func row(at timestep: Double, options: Definition.Options = .init()) throws(SchedulerError) -> PlanRow {
+        guard Definition.isStateless else {
+            throw .unsupportedOperation("step outside of a run", className: Definition.className)
+        }
+        guard let plan else { throw .timestepsNotSet }
+        let host = FloatingPointEnvironment.begin()
+        defer { host.end() }
+        try options.validate()
+        return try configuration.row(at: timestep, of: plan, options: options, noise: noiseSchedule)
+    }
+
+    public func row(at timestep: Double, optionValues: [String: JSONValue]) throws(SchedulerError) -> PlanRow {
+        try row(at: timestep, options: Definition.Options(values: optionValues))
+    }
+
+    public func trainingLevel(atTimestep timestep: Double) throws(SchedulerError) -> NoiseLevel {
+        let host = FloatingPointEnvironment.begin()
+        defer { host.end() }
+        return try configuration.trainingLevel(atTimestep: timestep, noise: noiseSchedule)
+    }
+
+    public func level(atTimestep timestep: Double) throws(SchedulerError) -> NoiseLevel {
+        if Definition.addsNoiseAtTrainingLevels { return try trainingLevel(atTimestep: timestep) }
+        return try plannedLevel(atTimestep: timestep)
+    }
+
+    // MARK: Steps that depend on nothing but their arguments
+
+    public mutating func step<Element: TensorElement>(
+        modelOutput: Span<Element>, timestep: Double, sample: inout MutableSpan<Element>, noise: Span<Element>? = nil,
+        batchSize: Int = 1
+    ) throws(SchedulerError) {
+        guard Definition.isStateless else {
+            return try stepInOrder(
+                modelOutput: modelOutput, timestep: timestep, sample: &sample, noise: noise, batchSize: batchSize)
+        }
+        try step(modelOutput: modelOutput, timestep: timestep, sample: &sample, options: .init(), noise: noise, batchSize: batchSize)
+    }
+
+    /// Takes the step at a training timestep in place, in or out of the plan and in any order; for schedulers whose steps depend on nothing
+    /// but their arguments.
+    ///
+    /// - Parameters:
+    ///   - options: what this step is told.
+    ///   - noise: standard normal numbers, one for each element of the sample; only stochastic steps need them.
+    ///   - batchSize: the number of batch items that the sample consists of; they matter for thresholding.
+    /// - Throws: `unsupportedOperation` for other schedulers; `timestepsNotSet`, `unknownTimestep`, `invalidValue`, `wrongElementCount`,
+    ///   `missingNoise`.
+    public func step<Element: TensorElement>(
+        modelOutput: Span<Element>, timestep: Double, sample: inout MutableSpan<Element>, options: Definition.Options,
+        noise: Span<Element>? = nil, batchSize: Int = 1
+    ) throws(SchedulerError) {
+        let row = try row(at: timestep, options: options), clamp = session!.plan.clamp
+        try StepTensors.inPlace(modelOutput: modelOutput, sample: &sample, noise: noise) { (tensors) throws(SchedulerError) in
+            try row.step(clamp: clamp, tensors, batchSize: batchSize)
+        }
+    }
+
+    /// Takes the step at a training timestep, and returns the next sample and what the step reports besides.
+    public func step<Element: TensorElement>(
+        modelOutput: [Element], timestep: Double, sample: [Element], options: Definition.Options, noise: [Element]? = nil,
+        batchSize: Int = 1
+    ) throws(SchedulerError) -> SchedulerOutput<Element> {
+        let row = try row(at: timestep, options: options), clamp = session!.plan.clamp
+        return try StepTensors.newOutput(
+            modelOutput: modelOutput, sample: sample, noise: noise, predictingOriginalSample: true
+        ) { (tensors) throws(SchedulerError) in
+            try row.step(clamp: clamp, tensors, batchSize: batchSize)
+        }
+    }
+}
+
+extension PlanRow {
+    /// Executes the row on memory of the caller's: aligned, and overlapping only where an output is an input.
+    package func step(
+        clamp: PredictionClamp, _ tensors: StepTensors, batchSize: Int, modelLearnsVariance: Bool = false, maximumThreads: Int = 0
+    ) throws(SchedulerError) {
+        try tensors.validate(batchSize: batchSize, modelLearnsVariance: modelLearnsVariance)
+        if tensors.noise == nil, needsNoise { throw .missingNoise(step: nil) }
+        let workspace = try Kernels.workspace(clamp: clamp, for: tensors, batchSize: batchSize)
+        try Kernels.step(self, clamp: clamp, tensors, batchSize: batchSize, workspace: workspace, maximumThreads: maximumThreads)
+    }
+}
