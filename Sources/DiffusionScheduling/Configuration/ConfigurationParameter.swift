@@ -2,13 +2,21 @@
 
 /// A type that a configuration key can have.
 public protocol ConfigurationValue: Sendable, Equatable {
+    /// Python's name of the type, as descriptions have it: "bool", "int", "float", "str", "float | None".
+    static var typeName: String { get }
+    /// The words that the key may have; nil where it isn't one of words.
+    static var keywords: [String]? { get }
     /// What a person may write for it, for error messages: "true or false".
     static var allowedValues: String { get }
     init?(json: JSONValue)
     var json: JSONValue { get }
 }
 
-/// One key of a scheduler's configuration: how it is spelt in JSON and where its value lives.
+extension ConfigurationValue {
+    public static var keywords: [String]? { nil }
+}
+
+/// One key of a scheduler's configuration: how it is spelt in JSON, where its value lives, and what it does.
 ///
 /// A scheduler lists its parameters once; reading, writing, conversion and the list of unused keys follow from the list.
 public struct ConfigurationParameter<Configuration>: Sendable {
@@ -16,15 +24,24 @@ public struct ConfigurationParameter<Configuration>: Sendable {
     public let key: String
     /// A second name that overrides may use.
     public let overrideName: String?
+    /// What the key does, as a sentence.
+    public let summary: String
+    /// The type of the value, and the words that it may be.
+    public let typeName: String
+    public let keywords: [String]?
     /// Takes a value, which an error names as given: by the key or by the override's name.
     let read: @Sendable (_ name: String, JSONValue, inout Configuration) throws(SchedulerError) -> Void
     let write: @Sendable (Configuration) -> JSONValue
 
     public init<Value: ConfigurationValue>(
-        _ key: String, overrideName: String? = nil, _ path: WritableKeyPath<Configuration, Value> & Sendable
+        _ key: String, overrideName: String? = nil, _ path: WritableKeyPath<Configuration, Value> & Sendable,
+        _ summary: String = ""
     ) {
         self.key = key
         self.overrideName = overrideName
+        self.summary = summary
+        typeName = Value.typeName
+        keywords = Value.keywords
         read = { (name, json, configuration) throws(SchedulerError) in
             guard let value = Value(json: json) else {
                 throw .invalidValue(key: name, value: json.text.quoted, allowed: Value.allowedValues)
@@ -36,6 +53,7 @@ public struct ConfigurationParameter<Configuration>: Sendable {
 }
 
 extension Bool: ConfigurationValue {
+    public static var typeName: String { "bool" }
     public static var allowedValues: String { "true or false" }
     public init?(json: JSONValue) {
         guard case .bool(let value) = json else { return nil }
@@ -45,6 +63,7 @@ extension Bool: ConfigurationValue {
 }
 
 extension Int: ConfigurationValue {
+    public static var typeName: String { "int" }
     public static var allowedValues: String { "an integer" }
     public init?(json: JSONValue) {
         guard let value = json.intValue else { return nil }
@@ -54,6 +73,7 @@ extension Int: ConfigurationValue {
 }
 
 extension Double: ConfigurationValue {
+    public static var typeName: String { "float" }
     public static var allowedValues: String { "a number" }
     public init?(json: JSONValue) {
         guard let value = json.doubleValue else { return nil }
@@ -63,6 +83,7 @@ extension Double: ConfigurationValue {
 }
 
 extension Array: ConfigurationValue where Element: ConfigurationValue {
+    public static var typeName: String { "list[\(Element.typeName)]" }
     public static var allowedValues: String { "a list; each element \(Element.allowedValues)" }
     public init?(json: JSONValue) {
         guard case .array(let values) = json else { return nil }
@@ -76,6 +97,8 @@ extension Array: ConfigurationValue where Element: ConfigurationValue {
 }
 
 extension Optional: ConfigurationValue where Wrapped: ConfigurationValue {
+    public static var typeName: String { "\(Wrapped.typeName) | None" }
+    public static var keywords: [String]? { Wrapped.keywords }
     public static var allowedValues: String { "\(Wrapped.allowedValues), or null" }
     public init?(json: JSONValue) {
         if case .null = json {
@@ -96,6 +119,8 @@ public protocol ConfigurationKeyword: ConfigurationValue, CaseIterable, RawRepre
 
 extension ConfigurationKeyword {
     public static var aliases: [String: Self] { [:] }
+    public static var typeName: String { "str" }
+    public static var keywords: [String]? { allCases.map(\.rawValue) + aliases.keys.sorted() }
     public static var allowedValues: String {
         (allCases.map(\.rawValue) + aliases.keys.sorted()).joined(separator: ", ")
     }
@@ -107,6 +132,7 @@ extension ConfigurationKeyword {
 }
 
 extension String: ConfigurationValue {
+    public static var typeName: String { "str" }
     public static var allowedValues: String { "a string" }
     public init?(json: JSONValue) {
         guard case .string(let value) = json else { return nil }
