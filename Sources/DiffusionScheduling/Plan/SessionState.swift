@@ -234,8 +234,9 @@ extension SamplingPlan {
     var fingerprint: UInt64 {
         var words: [UInt64] = []
         func add(_ combination: Combination) {
-            words += [combination.sample, combination.modelOutput, combination.noise, combination.prediction].map(\.bitPattern)
-            words += (0..<slotCount).map { combination[.slot($0)].bitPattern }
+            // −0 isn't read any more than 0, and a coded plan has neither.
+            let streams = [combination.sample, combination.modelOutput, combination.noise, combination.prediction]
+            words += (streams + (0..<slotCount).map { combination[.slot($0)] }).map { $0 == 0 ? 0 : $0.bitPattern }
         }
         let process = UInt64(NoiseProcess.allCases.firstIndex(of: grid.process)!)
         words += [1, UInt64(stepCount), UInt64(slotCount), UInt64(warmUp), process, modelLearnsVariance ? 1 : 0]
