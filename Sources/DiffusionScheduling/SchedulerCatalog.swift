@@ -8,6 +8,8 @@ public enum SchedulerCatalog {
         DEISMultistepScheduler.self,
         DPMSolverMultistepScheduler.self,
         DPMSolverMultistepInverseScheduler.self,
+        FlowMatchEulerDiscreteScheduler.self,
+        UniPCMultistepScheduler.self,
     ]
 
     /// The names that `_class_name` may have, sorted.
