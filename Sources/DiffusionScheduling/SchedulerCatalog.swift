@@ -13,6 +13,20 @@ public enum SchedulerCatalog {
     /// The names that `_class_name` may have, sorted.
     public static var supportedClassNames: [String] { types.map { className(of: $0) }.sorted() }
 
+    /// A scheduler's class, parameters, options and manners: see ``SchedulerDefinition/schedulerDescription``.
+    ///
+    /// - Throws: `unsupportedScheduler`.
+    public static func description(ofClass name: String) throws(SchedulerError) -> JSONValue {
+        try type(ofClass: name).schedulerDescription
+    }
+
+    private static func type(ofClass name: String) throws(SchedulerError) -> any PlannedScheduler.Type {
+        guard let type = types.first(where: { className(of: $0) == name }) else {
+            throw .unsupportedScheduler(name: name.quoted, supported: supportedClassNames)
+        }
+        return type
+    }
+
     /// Makes the scheduler that a file describes.
     ///
     /// - Parameters:
@@ -49,10 +63,7 @@ public enum SchedulerCatalog {
                 key: "_class_name", value: values["_class_name"]?.text.quoted ?? "missing",
                 allowed: "the name of a scheduler: \(supportedClassNames.joined(separator: ", "))")
         }
-        for type in types where className(of: type) == name {
-            return try makeScheduler(type, values: values, overrides: overrides)
-        }
-        throw .unsupportedScheduler(name: name.quoted, supported: supportedClassNames)
+        return try makeScheduler(type(ofClass: name), values: values, overrides: overrides)
     }
 
     /// Makes the scheduler that the text of a `scheduler_config.json` describes.
