@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * Diffusion schedulers for C. They read diffusers' configuration files and reproduce its noise levels, solvers and random numbers. A
- * step is one pass over memory; thresholding and rescaled guidance take more.
+ * Diffusion schedulers for C. They read diffusers' configuration files and reproduce its noise levels, solvers and random numbers.
+ * A step is one pass over memory; thresholding and rescaled guidance take more.
  *
  *     ds_scheduler scheduler;
  *     ds_scheduler_load("model/scheduler", NULL, NULL, NULL, &scheduler);     reads scheduler_config.json
