@@ -180,8 +180,8 @@ dsk_status dsk_step(const dsk_item *items, size_t n_items, unsigned max_threads)
  */
 dsk_status dsk_find_thresholds(dsk_item *items, size_t n_items, unsigned max_threads);
 
-/* The bytes of workspace that an item of n_elements elements needs for its threshold: 8 per element up to 512 elements; above that,
- * at least 4,096 and about 1.25 per element. */
+/* The bytes of workspace that the threshold of an item of n elements needs: 8 n up to 512 elements, above that
+ * 8 (max(n / 8, min(n, 2048)) + min(max(n / 64, 128), 8192)). */
 size_t dsk_threshold_workspace_size(size_t n_elements);
 
 /*
