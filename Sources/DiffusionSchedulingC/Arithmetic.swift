@@ -4,7 +4,7 @@ import CDiffusionScheduling
 internal import CKernels
 import DiffusionScheduling
 
-/// The calls into the C core that aren't steps. Tensors have been checked before, so a status here is a fault of this library.
+/// Calls into the C core other than steps. Tensors have been checked before, so an error status here is this library's fault.
 enum Arithmetic {
     static var runtimeDescription: UnsafePointer<CChar> { dsk_runtime_description() }
 
@@ -66,8 +66,8 @@ enum Arithmetic {
     private static func check(_ status: dsk_status) throws {
         guard status == DSK_OK else {
             throw SchedulerError.invalidValue(
-                key: "a tensor", value: "refused by the kernels",
-                allowed: "so that not: \(String(cString: dsk_status_message(status)))")
+                key: "a tensor", value: "rejected by the kernels (\(String(cString: dsk_status_message(status))))",
+                allowed: "valid after this library's checks: please report this")
         }
     }
 }

@@ -76,7 +76,7 @@ import Testing
             }
             switch part.value {
             case .object:
-                #expect(key.hasPrefix(part.path + ".") && value == "missing" && allowed == "there", "\(part.path): \(key)")
+                #expect(key.hasPrefix(part.path + ".") && value == "missing" && allowed == "present", "\(part.path): \(key)")
             default: #expect(key == part.path && value == "a string", "\(part.path): \(key), \(value)")
             }
         }
@@ -87,7 +87,7 @@ import Testing
         for part in Self.parts(json, path: "plan", replace: { $0 ?? .null }) where !part.path.hasSuffix("]") {
             // The last step remembers nothing.
             if part.path.hasSuffix(".history"), case .object = part.value { continue }
-            guard case .invalidValue(let key, "missing", "there")? = refusal(part.replace(nil)) else {
+            guard case .invalidValue(let key, "missing", "present")? = refusal(part.replace(nil)) else {
                 Issue.record("\(part.path) may be missing: \(String(describing: refusal(part.replace(nil))))")
                 continue
             }

@@ -74,8 +74,8 @@ extension DDIMFamilyConfiguration {
             let last = (n - 1) * stride
             try require(
                 "steps_offset", stepsOffset,
-                "at most \(trainingCount - 1 - last) for \(n) steps, whose noisiest timestep without it is \(last) of "
-                    + "\(trainingCount - 1); or take fewer steps",
+                "at most \(trainingCount - 1 - last) for \(n) steps: without an offset their noisiest timestep is \(last) of "
+                    + "\(trainingCount - 1); otherwise use fewer steps",
                 last + stepsOffset < trainingCount)
             return (0..<n).reversed().map { Double($0 * stride + stepsOffset) }
         case .trailing:

@@ -21,7 +21,7 @@ public func rescaleNoiseCFG<Element: TensorElement>(
 ) throws(SchedulerError) {
     try require("guidanceRescale", guidanceRescale, "from 0 to 1", (0...1).contains(guidanceRescale))
     guard guided.count == conditional.count else {
-        throw .wrongElementCount(argument: "conditional", count: conditional.count, expected: "\(guided.count), as guided")
+        throw .wrongElementCount(argument: "conditional", count: conditional.count, expected: "\(guided.count), like guided")
     }
     guard batchSize >= 1, guided.count % batchSize == 0 else {
         throw .wrongElementCount(argument: "guided", count: guided.count, expected: "a multiple of the batch size \(batchSize)")

@@ -38,7 +38,7 @@ public struct TorchCUDANoise: NormalSource, Equatable {
     ///   - device: matters for tensors of more than some 100,000 elements only.
     /// - Precondition: `offset` is a multiple of 4.
     public init(seed: UInt64, offset: UInt64 = 0, device: CUDADevice = .a100) {
-        precondition(offset % 4 == 0, "the offset of torch's CUDA generator is a multiple of 4, not \(offset)")
+        precondition(offset % 4 == 0, "offset is \(offset), but must be a multiple of 4")
         self.seed = seed
         self.offset = offset
         self.device = device
@@ -55,7 +55,9 @@ public struct TorchCUDANoise: NormalSource, Equatable {
     ///   depend on it.
     /// - Precondition: at most 2²⁹ elements: torch cuts larger tensors into several launches.
     public mutating func fill(_ values: inout MutableSpan<Float>, maximumThreads: Int) {
-        precondition(values.count <= Kernels.maximumCUDANoiseCount, "\(values.count) elements are more than torch makes at once")
+        precondition(
+            values.count <= Kernels.maximumCUDANoiseCount,
+            "values has \(values.count) elements, but must have at most \(Kernels.maximumCUDANoiseCount)")
         offset = Kernels.fillAsTorchCUDA(
             &values, seed: seed, offset: offset, maximumBlocks: device.maximumBlocks, maximumThreads: maximumThreads)
     }

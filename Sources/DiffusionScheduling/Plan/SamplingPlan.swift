@@ -63,11 +63,11 @@ public struct SamplingPlan: Sendable, Equatable {
                 let read = row.nextSample.history.count
                 try require(
                     "number of history coefficients of step \(index)", read,
-                    "at most \(remembered) where \(remembered) are remembered", read <= remembered)
+                    "at most \(remembered), the number of remembered outputs", read <= remembered)
                 // What a later step reads, every step must write, and a memory is made of this step's tensors alone.
                 try require(
                     "history of step \(index)", row.history == nil ? "missing" : "given",
-                    "given where the history length isn't 0, and only there", (row.history != nil) == (historyLength > 0))
+                    "given exactly if the history length isn't 0", (row.history != nil) == (historyLength > 0))
                 try require(
                     "number of history coefficients of the prediction or the history of step \(index)",
                     row.prediction.history.count + (row.history?.history.count ?? 0), "0",

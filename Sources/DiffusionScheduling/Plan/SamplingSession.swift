@@ -37,7 +37,8 @@ public struct SamplingSession: Sendable {
     ///
     /// - Precondition: 0 ≤ `beginIndex` ≤ the plan's number of steps.
     public init(plan: SamplingPlan, beginIndex: Int = 0) {
-        precondition((0...plan.stepCount).contains(beginIndex), "the plan has no step \(beginIndex)")
+        precondition(
+            (0...plan.stepCount).contains(beginIndex), "beginIndex is \(beginIndex), but must be at most \(plan.stepCount)")
         self.plan = plan
         self.beginIndex = beginIndex
         stepIndex = beginIndex
