@@ -330,7 +330,7 @@ typedef struct ds_coefficients {
  *
  * index       from 0 to n_steps - 1
  * remembered  the number of outputs remembered from the steps directly before: min(index, history_length) in a run from the start,
- *             0 at the first step of a run that begins later. Larger values count as the largest possible one.
+ *              0 at the first step of a run that begins later. Larger values count as the largest possible one.
  *
  * Errors: also DS_INVALID_VALUE for the index.
  */

@@ -14,7 +14,7 @@
  *
  * The same map covers related operations: adding noise is out = a x + s z, scaling is out = c x.
  *
- * Memory      Each input stream is read once and each output stream is written once. Nothing is ever allocated.
+ * Memory      A step reads each input stream once and writes each output stream once. Nothing is ever allocated.
  * Types       Each tensor has its own element type, also within an item: engines run models in float16 or bfloat16 and keep samples
  *             in float32. Conversions happen in registers and take no extra pass.
  * Arithmetic  An output's terms are summed in the order of the `dsk_input` indices, p last. The sum is rounded once, to nearest
