@@ -9,8 +9,8 @@
 public struct Guidance: Sendable, Hashable {
     /// g, diffusers' `guidance_scale`: 0 is the unconditional output, 1 the conditional one; pictures use 1.5 to 15.
     public var scale: Double
-    /// φ in [0, 1], diffusers' `guidance_rescale`: the share by which each batch item of e is scaled back to e_c's standard deviation,
-    /// because a large g overexposes pictures (Lin et al. 2023, arXiv:2305.08891, section 3.4, which uses 0.7):
+    /// φ in [0, 1], diffusers' `guidance_rescale`: the share by which each batch item of e is scaled back to e_c's standard
+    /// deviation, because a large g overexposes pictures (Lin et al. 2023, arXiv:2305.08891, section 3.4, which uses 0.7):
     ///
     ///     e ← φ e σ(e_c)/σ(e) + (1 − φ) e
     ///

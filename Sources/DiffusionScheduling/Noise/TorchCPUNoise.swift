@@ -18,8 +18,7 @@
 ///
 /// Seeds that agree in their low 32 bits give the same numbers, as in torch.
 ///
-/// - Complexity: O(count); about 1 ms for a million numbers on one thread. One thread makes the draws; the transform is shared among
-///   threads.
+/// - Complexity: O(count); about 1 ms for a million numbers on one thread. One thread makes the draws; the transform is shared.
 public struct TorchCPUNoise: NormalSource {
     private var generator: NormalGenerator
 
