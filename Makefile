@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-# make demo and make test are all a new machine needs: Swift, apt, and these install the rest.
+# On a machine with Swift and apt, `make demo` and `make test` install everything else.
 
 SWIFT ?= swift
 PACKAGES = libomp-dev libcairo2-dev fonts-dejavu-core libopenblas-dev pkgconf gcc g++ valgrind locales
@@ -15,22 +15,22 @@ LIBDIR ?= $(PREFIX)/lib
 
 help:
 	@echo "make demo     sample handwritten digits, draw and measure; pictures in out/demo"
-	@echo "make server   serve many requests with one model, and check each against itself run alone"
-	@echo "make test     everything a contributor needs green"
+	@echo "make server   serve many requests with one model; check each against the same request alone"
+	@echo "make test     run all tests"
 	@echo "make check-docs  check the documents' links, commands and paths, and that all places have one version"
-	@echo "make format   lay out all sources as the formatters do; make check-format: say what they would change"
-	@echo "make sanitize the tests under sanitizers and for aarch64; make variants: in every build, which takes half an hour"
-	@echo "make coverage which lines the tests reach, as a table; ARGUMENTS=--lines lists those that they don't"
-	@echo "make fuzz     run the fuzzers with sanitizers, SECONDS=60 each; a table, findings in out/fuzz/findings"
-	@echo "make lib      build the C library, which needs no Swift to run: out/lib, out/include"
-	@echo "make install  put it where PREFIX says ($(PREFIX))"
+	@echo "make format   format all sources; make check-format: list what would change"
+	@echo "make sanitize run the tests under sanitizers and for aarch64; make variants: in every build, half an hour"
+	@echo "make coverage tabulate the lines that tests reach; ARGUMENTS=--lines lists the others"
+	@echo "make fuzz     run the fuzzers with sanitizers, SECONDS=60 each; findings in out/fuzz/findings"
+	@echo "make lib      build the C library, which runs without Swift: out/lib, out/include"
+	@echo "make install  install the C library under PREFIX ($(PREFIX))"
 	@echo "make python   put the C library into bindings/python and build a wheel: out/wheels"
-	@echo "make python-test  test it, without torch"
-	@echo "make conformance  compare the Python classes with diffusers (downloads torch); report in out/conformance"
+	@echo "make python-test  test the Python package, without torch"
+	@echo "make conformance  compare the Python classes with diffusers; report in out/conformance (downloads torch)"
 	@echo "make bench    measure steps and plans against bare loops: table, out/bench.json"
-	@echo "make bench-compare   against diffusers, torch.compile and NumPy; pictures in out/bench (downloads torch)"
-	@echo "make goldens  record the golden vectors anew from diffusers (needs Python; downloads torch)"
-	@echo "make clean    remove what the others made"
+	@echo "make bench-compare   measure against diffusers, torch.compile and NumPy; charts in out/bench (downloads torch)"
+	@echo "make goldens  record the golden vectors again from diffusers (needs Python; downloads torch)"
+	@echo "make clean    remove everything that these targets made"
 
 # These make Python environments. Debian and Ubuntu have the module for that in a package of its own, other Pythons bring it along.
 VENV_PACKAGE = $(shell python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv)

@@ -835,9 +835,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     names = "'DEIS 3/65536', 'plan/DEIS/karras', 'products/', 'C/'"
     parser.add_argument("--filter", default="", help=f"measure the rows whose names match this regular expression: {names}")
-    parser.add_argument(
-        "--quick", action="store_true", help="a few rounds, and without a filter only two sizes: to see that everything works"
-    )
+    parser.add_argument("--quick", action="store_true", help="a few rounds, without a filter only two sizes: a smoke test")
     parser.add_argument("--out", default="out/bench", type=Path, help="the folder for compare.json")
     arguments = parser.parse_args()
     wants = re.compile(arguments.filter, re.IGNORECASE).search

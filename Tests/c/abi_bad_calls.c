@@ -7,6 +7,7 @@
 
 #include <diffusion_scheduling.h>
 
+#include <ctype.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,17 +37,29 @@ static bool untouched(void) {
     return true;
 }
 
+/* Whether a text has a word like setTimesteps: those are Swift's names. */
+static bool has_swift_name(const char *text) {
+    for (const char *c = text; *c; c++) {
+        const bool begins = islower((unsigned char)*c) && (c == text || !isalnum((unsigned char)c[-1]));
+        if (!begins) continue;
+        while (isalnum((unsigned char)c[1]))
+            if (isupper((unsigned char)*++c)) return true;
+    }
+    return false;
+}
+
 static void judge(int line, const char *call, ds_status status, ds_status expected, const char *part) {
     n_calls++;
     const bool is_right =
-        status == expected && (expected == DS_OK || strstr(ds_error_message(), part)) && (expected == DS_OK || untouched());
+        status == expected &&
+        (expected == DS_OK || (strstr(ds_error_message(), part) && untouched() && !has_swift_name(ds_error_message())));
     if (is_right) return;
     n_failures++;
     printf("line %d: %s\n  gave %d (%s), expected %d with \"%s\"%s\n", line, call, (int)status, ds_error_message(), (int)expected,
            part, untouched() ? "" : "; something was written");
 }
 
-/* The call gives the status and a sentence with the part in it, and writes nothing. */
+/* The call gives the status and a sentence with the part in it and without Swift's names, and writes nothing. */
 #define BAD(call, expected, part) (fill(), judge(__LINE__, #call, (call), (expected), (part)))
 #define GOOD(call) judge(__LINE__, #call, (call), DS_OK, "")
 
@@ -86,7 +99,7 @@ static void handles(void) {
     size_t count;
     bool flag;
     GOOD(ds_scheduler_create(JSON(deis), NULL, NULL, &scheduler));
-    BAD(ds_session_create(scheduler, 0, &session), DS_TIMESTEPS_NOT_SET, "no timesteps");
+    BAD(ds_session_create(scheduler, 0, &session), DS_TIMESTEPS_NOT_SET, "call ds_scheduler_set_timesteps first");
     GOOD(ds_scheduler_set_timesteps(scheduler, 4, NULL));
     GOOD(ds_session_create(scheduler, 0, &session));
     GOOD(ds_noise_create(DS_NOISE_NUMPY, 1, &noise));
@@ -228,7 +241,8 @@ static void tensors(void) {
     BAD(ds_session_step(session, &e, &at_the_end, NULL, &out, NULL, 0), DS_TOO_LARGE, "sample");
     BAD(ds_session_step(session, &e, &odd, NULL, &out, NULL, 0), DS_MISALIGNED, "sample");
     BAD(ds_session_step(session, &e, &x, NULL, &odd_out, NULL, 0), DS_MISALIGNED, "prev_sample is not a multiple");
-    BAD(ds_session_step(session, &turned, &x, NULL, &out, NULL, 0), DS_SHAPE_MISMATCH, "[2, 4, 3], but must have [2, 3, 4]");
+    BAD(ds_session_step(session, &turned, &x, NULL, &out, NULL, 0), DS_SHAPE_MISMATCH,
+        "[2, 4, 3], but must have [2, 3, 4], like sample");
     BAD(ds_session_step(session, &flattened, &x, NULL, &out, NULL, 0), DS_SHAPE_MISMATCH, "[24]");
     BAD(ds_session_step(session, &two, &x, NULL, &out, NULL, 0), DS_SHAPE_MISMATCH, "[2, 6, 4]");
     BAD(ds_session_step(session, &e, &x, NULL, &less, NULL, 0), DS_SHAPE_MISMATCH, "prev_sample"); /* an output too small */
@@ -427,11 +441,12 @@ static void serving(void) {
     BAD(ds_step_rows(rows, 1, &scalar, NULL, NULL, &scalar, NULL, &out, NULL, 0), DS_INVALID_VALUE, "n_rows is 1");
     BAD(ds_step_rows(same, 2, &e, NULL, NULL, &x, NULL, &out, NULL, 0), DS_INVALID_VALUE, "sessions[1]");
     BAD(ds_step_rows(gone, 2, &e, NULL, NULL, &x, NULL, &out, NULL, 0), DS_INVALID_HANDLE, "1234567");
-    BAD(ds_step_rows(finished, 2, &e, NULL, NULL, &x, NULL, &out, NULL, 0), DS_STEP_PAST_END, "row 1: all 3 steps");
+    BAD(ds_step_rows(finished, 2, &e, NULL, NULL, &x, NULL, &out, NULL, 0), DS_STEP_PAST_END,
+        "row 1: all 3 steps have been taken: call ds_session_reset");
     BAD(ds_step_rows(noisy_rows, 2, &e, NULL, NULL, &x, NULL, &out, NULL, 0), DS_MISSING_NOISE, "row 1: step 0");
     BAD(ds_step_rows(noisy_rows, 2, &e, NULL, each, &x, &x, &out, NULL, 0), DS_INVALID_VALUE, "row 1: guidance");
     BAD(ds_step_rows(noisy_rows, 2, &e, &e, wrong, &x, &x, &out, NULL, 0), DS_INVALID_VALUE, "row 1: guidance rescale is -1");
-    BAD(ds_step_rows(rows, 2, &two, NULL, NULL, &x, NULL, &out, NULL, 0), DS_WRONG_ELEMENT_COUNT, "row 0: modelOutput");
+    BAD(ds_step_rows(rows, 2, &two, NULL, NULL, &x, NULL, &out, NULL, 0), DS_WRONG_ELEMENT_COUNT, "row 0: model_output has");
     GOOD(ds_session_step_index(session, &index));
     if (index != 0) n_failures++, printf("a call that failed has taken a step\n");
     GOOD(ds_step_rows(noisy_rows, 2, &e, &e, each, &x, &x, &out, NULL, 0));
@@ -453,7 +468,7 @@ static void serving(void) {
     GOOD(ds_session_create_on_plan(plan, length, 0, &on_plan));
     BAD(ds_session_restore_beside(on_plan, NULL, 3, &last), DS_NULL_POINTER, "bytes is NULL");
     BAD(ds_session_restore_beside(on_plan, plan, length, &last), DS_DAMAGED_STATE, "damaged");
-    BAD(ds_session_convert_model_output(on_plan, &e, &x, &out, 0), DS_UNSUPPORTED_OPERATION, "a session on a plan alone");
+    BAD(ds_session_convert_model_output(on_plan, &e, &x, &out, 0), DS_UNSUPPORTED_OPERATION, "a session without a scheduler");
     GOOD(ds_session_step(on_plan, &e, &x, NULL, &out, NULL, 0));
     GOOD(ds_session_free(on_plan));
     GOOD(ds_session_free(session));

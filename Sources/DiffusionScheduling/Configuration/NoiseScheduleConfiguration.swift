@@ -138,12 +138,12 @@ extension SigmaGridConfiguration {
             ("use_beta_sigmas", useBetaSigmas),
         ]
         let chosen = grids.filter(\.1).map(\.0)
-        if chosen.count > 1 { throw .conflictingKeys(chosen, reason: "the noise levels can follow one grid only") }
+        if chosen.count > 1 { throw .conflictingKeys(chosen, reason: "the noise levels follow one grid only") }
         // Flow matching knows levels below 1 only, and the training's go far above; with a sigma_max of its own a grid fits.
         if useFlowSigmas, let grid = chosen.first, !((sigmaMax ?? .infinity) < 1) {
             throw .conflictingKeys(
                 [grid, "use_flow_sigmas"],
-                reason: "flow sigmas are a grid of their own; another one needs sigma_min and sigma_max below 1")
+                reason: "flow sigmas are their own grid; another grid needs sigma_min and sigma_max below 1")
         }
         try require("flow_shift", flowShift, "finite and greater than 0", flowShift > 0 && flowShift.isFinite)
         try require(

@@ -204,7 +204,7 @@ private struct PlanMember {
 
     func member(_ key: String) throws(SchedulerError) -> PlanMember {
         guard let member = optionalMember(key) else {
-            throw .invalidValue(key: "\(path).\(key)", value: "missing", allowed: "there")
+            throw .invalidValue(key: "\(path).\(key)", value: "missing", allowed: "present")
         }
         return member
     }

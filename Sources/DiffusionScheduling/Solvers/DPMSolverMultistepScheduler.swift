@@ -253,7 +253,7 @@ extension DPMSolverConfiguration {
     /// The training timesteps that `lambda_min_clipped` leaves.
     fileprivate func usedCount(of noise: NoiseSchedule) throws(SchedulerError) -> Int {
         let count = noise.usedCount(lambdaMin: lambdaMinClipped)
-        try require("lambda_min_clipped", lambdaMinClipped, "below the greatest lambda of the schedule", count > 0)
+        try require("lambda_min_clipped", lambdaMinClipped, "less than the greatest lambda of the noise schedule", count > 0)
         return count
     }
 

@@ -215,7 +215,7 @@ extension PlannedScheduler {
         sampleRate: (NoiseLevel) -> Double, noiseRate: (NoiseLevel) -> Double
     ) throws(SchedulerError) {
         guard noise.count == sample.count else {
-            throw .wrongElementCount(argument: "noise", count: noise.count, expected: "\(sample.count), as the sample")
+            throw .wrongElementCount(argument: "noise", count: noise.count, expected: "\(sample.count), like the sample")
         }
         guard !timesteps.isEmpty, sample.count % timesteps.count == 0 else {
             throw .wrongElementCount(

@@ -69,7 +69,7 @@ class Plan(Handle):
     def set_steps(self, count: int, mu: float | None) -> None:
         """Plans `count` steps, with flow sigmas shifted by e^mu."""
         if count < 0:
-            raise _library.InvalidValueError(f"number of steps = {count}: allowed is at least 0")
+            raise _library.InvalidValueError(f"number of steps is {count}, but must be at least 1")
         check(library.ds_scheduler_set_timesteps(self.value, count, None if mu is None else byref(c_double(mu))))
 
     def set_custom_timesteps(self, timesteps: Sequence[float]) -> None:

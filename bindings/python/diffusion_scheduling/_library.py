@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from ctypes import POINTER, byref, c_bool, c_char_p, c_double, c_int, c_int64, c_size_t, c_uint, c_uint32, c_uint64, c_void_p
@@ -25,20 +26,20 @@ VERSION_MAJOR = 0
 
 
 class SchedulerError(Exception):
-    """Something that the library refused; nothing has changed then.
+    """The library rejected a call; nothing has changed.
 
-    Each subclass is also the built-in exception that fits, which is the one that diffusers raises wherever it has one.
+    Each subclass is also a built-in exception: diffusers' own, where diffusers raises one.
     """
 
     status: int
 
 
 class InvalidValueError(SchedulerError, ValueError):
-    """A configuration key or an argument has a value that is not allowed, or tensors don't go together."""
+    """A configuration key or an argument has a value that isn't allowed, or tensors don't match."""
 
 
 class UnsupportedError(SchedulerError, NotImplementedError):
-    """There is no such scheduler, or it has no such operation."""
+    """The scheduler, or an operation of it, is not supported."""
 
 
 class FileAccessError(SchedulerError, OSError):
@@ -46,7 +47,7 @@ class FileAccessError(SchedulerError, OSError):
 
 
 class TimestepError(SchedulerError, ValueError):
-    """The timestep isn't one that the call may have, or no timesteps have been set."""
+    """The call doesn't accept this timestep, or no timesteps have been set."""
 
 
 class StepPastEndError(SchedulerError, IndexError):
@@ -54,14 +55,15 @@ class StepPastEndError(SchedulerError, IndexError):
 
 
 class StateError(SchedulerError, ValueError):
-    """The bytes are no saved state, or one of another plan."""
+    """The bytes are not a saved state, have been corrupted, or belong to another plan."""
 
 
 class MemoryExhaustedError(SchedulerError, MemoryError):
-    """There is no memory for the remembered model outputs, or no room for another scheduler or session."""
+    """Not enough memory for the remembered model outputs, or too many schedulers, sessions or noise sources."""
 
 
 OK = 0
+INACCESSIBLE_FILE = 4
 STEP_PAST_END = 8
 BUFFER_TOO_SMALL = 23
 
@@ -94,6 +96,19 @@ EXCEPTIONS: dict[int, type[SchedulerError]] = {
     26: MemoryExhaustedError,
 }
 """The exception of each ``ds_status`` but ``DS_OK``."""
+
+NAMES = {
+    "NULL": "None",
+    "conditional": "model_output",
+    "converted": "out",
+    "ds_scheduler_set_timesteps": "set_timesteps",
+    "ds_session_reset": "set_timesteps, or reset on a session,",
+    "n_multiprocessors": "multiprocessors",
+    "n_threads_per_multiprocessor": "threads_per_multiprocessor",
+    "pred_original_sample": "out",
+    "prev_sample": "out",
+}
+"""Python's names for C's, in messages."""
 
 
 # ---- Structs
@@ -229,7 +244,7 @@ def _load() -> ctypes.CDLL:
     library.ds_element_size.argtypes, library.ds_element_size.restype = [c_int], c_size_t
     library.ds_supported_class_name.argtypes, library.ds_supported_class_name.restype = [c_size_t], c_char_p
     if library.ds_version() // 10000 != VERSION_MAJOR:
-        raise ImportError(f"{path} has version {library.ds_version()}, not {VERSION_MAJOR}.x.x")
+        raise ImportError(f"{path} has the major version {library.ds_version() // 10000}, but must have {VERSION_MAJOR}")
     return library
 
 
@@ -244,18 +259,30 @@ def unchecked(name: str) -> Callable[..., int]:
     return library[name]
 
 
-def error(status: int) -> SchedulerError:
-    """The exception of a status that isn't ``DS_OK``, with the sentence that the library has for the last failure."""
-    text = library.ds_error_message() or library.ds_status_message(status)
-    exception = EXCEPTIONS.get(status, SchedulerError)(text.decode())
+def message(status: int, **names: str) -> str:
+    """The library's message for the last failure, in Python's names.
+
+    names  the names that this call's arguments have in Python, if they aren't those of NAMES
+    """
+    text: str = (library.ds_error_message() or library.ds_status_message(status)).decode()
+    if status == INACCESSIBLE_FILE:
+        return text  # The message of the system, with a path that may have any words.
+    known = {**NAMES, **names}
+    # What is in quotation marks comes from a configuration.
+    return re.sub(r'"[^"]*"|\b[A-Za-z_]\w*', lambda word: known.get(word[0], word[0]), text)
+
+
+def error(status: int, **names: str) -> SchedulerError:
+    """The exception of a status that isn't ``DS_OK``, with the message of the last failure; `names` as for `message`."""
+    exception = EXCEPTIONS.get(status, SchedulerError)(message(status, **names))
     exception.status = status
     return exception
 
 
-def check(status: int) -> None:
-    """Raises the exception of a status that isn't ``DS_OK``."""
+def check(status: int, **names: str) -> None:
+    """Raises the exception of a status that isn't ``DS_OK``; `names` as for `message`."""
     if status != OK:
-        raise error(status)
+        raise error(status, **names)
 
 
 def text_of(function: Callable[..., int], handle: int) -> str:

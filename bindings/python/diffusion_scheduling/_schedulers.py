@@ -75,7 +75,7 @@ def common_type(*arrays: Array) -> np.dtype[Any]:
     dtype = np.result_type(*(array.dtype for array in arrays))
     if dtype.itemsize > 8 or any(array.dtype.kind != "f" for array in arrays):
         raise _library.InvalidValueError(
-            f"arrays of {', '.join(array.dtype.name for array in arrays)}: allowed are float16, float32 and float64"
+            f"arrays have the types {', '.join(array.dtype.name for array in arrays)}, but must have float16, float32 or float64"
         )
     return dtype
 
@@ -106,7 +106,7 @@ def result_arrays(shape: tuple[int, ...], dtype: np.dtype[Any], work: np.dtype[A
         result = out
     else:
         raise _library.InvalidValueError(
-            f"out is {out.dtype.name}{list(out.shape)}: allowed is a writable array {dtype.name}{list(shape)}"
+            f"out is {out.dtype.name}{list(out.shape)}, but must be a writeable {dtype.name}{list(shape)}"
         )
     return result, result if work == dtype and result.flags.c_contiguous else _memory.empty(shape, work)
 
@@ -121,7 +121,7 @@ def deliver(result: Array, target: Array) -> Array:
 def sample_argument(arguments: tuple[Any, ...], sample: Any) -> Any:
     """The sample: by keyword, or the last positional argument; diffusers once had timesteps before it."""
     if sample is None and not arguments:
-        raise _library.InvalidValueError("sample is missing")
+        raise _library.InvalidValueError("sample is missing: pass it by keyword, or after the model output")
     return arguments[-1] if sample is None else sample
 
 
@@ -133,7 +133,7 @@ def whole_numbers(values: Sequence[float]) -> Array:
 
 
 def _no_quick_step(*arguments: Any) -> None:
-    """What stands for a quick step before the first step."""
+    """Placeholder until the first step: always takes the general path."""
 
 
 def quick_step(call: StepCall, options: Options, sample: Array, model_output: Array, has_clean: bool) -> QuickStep:
@@ -260,7 +260,7 @@ class Scheduler:
         """
         if not isinstance(config, Mapping):
             raise _library.InvalidValueError(
-                f"config is a {type(config).__name__}: allowed is a dictionary; files are for from_pretrained"
+                f"config is a {type(config).__name__}, but must be a dictionary; from_pretrained reads files"
             )
         values = dict(config)
         known = {*_configuration.parameters(cls), *cls._extra_keys}
@@ -484,11 +484,11 @@ class MultistepScheduler(Scheduler):
         Raises ValueError.
         """
         if sum(choice is not None for choice in (num_inference_steps, timesteps, sigmas)) != 1:
-            raise _library.InvalidValueError("set_timesteps needs one of num_inference_steps, timesteps and sigmas")
+            raise _library.InvalidValueError("set_timesteps needs exactly one of num_inference_steps, timesteps and sigmas")
         if num_inference_steps is not None:
             self._set("set_steps", int(num_inference_steps), None if mu is None else float(mu))
         elif mu is not None:
-            raise _library.InvalidValueError(f"mu = {mu}: allowed with num_inference_steps only")
+            raise _library.InvalidValueError(f"mu is {mu}, but must be left out without num_inference_steps")
         elif timesteps is not None:
             self._set("set_custom_timesteps", [float(t) for t in timesteps])
         elif sigmas is not None:
@@ -525,9 +525,9 @@ class MultistepScheduler(Scheduler):
         Raises ValueError where there is no such step.
         """
         if not 0 <= begin_index < (self.num_inference_steps or 0):
-            raise _library.InvalidValueError(
-                f"begin_index = {begin_index}: allowed is from 0 to the number of steps less one, after set_timesteps"
-            )
+            if self.num_inference_steps is None:
+                raise _library.InvalidValueError("no timesteps have been set: call set_timesteps first")
+            raise _library.InvalidValueError(f"begin_index is {begin_index}, but must be from 0 to {self.num_inference_steps - 1}")
         self._begin_index = begin_index
         self._restart()
 
@@ -536,13 +536,13 @@ class MultistepScheduler(Scheduler):
         try:
             return self._known_timesteps.index(timestep)
         except ValueError:
-            raise _library.TimestepError(f"timestep {timestep}: allowed are {self._known_timesteps}") from None
+            raise _library.TimestepError(f"timestep is {timestep}, but must be one of {self._known_timesteps}") from None
 
     def _session_at(self, timestep: float) -> tuple[Session, int]:
         """The session that takes the step from a timestep, and the index of that step."""
         if self._session is not None and self._index is not None:
             if timestep != self._expected and self._expected is not None:
-                raise _library.TimestepError(f"timestep {timestep}: allowed is {self._expected}, that of step {self._index}")
+                raise _library.TimestepError(f"timestep is {timestep}, but must be {self._expected} at step {self._index}")
             return self._session, self._index
         if self.num_inference_steps is None:
             raise _library.TimestepError("no timesteps have been set: call set_timesteps first")
@@ -693,7 +693,7 @@ class DDIMBase(Scheduler):
         Raises ValueError.
         """
         if (num_inference_steps is None) == (timesteps is None):
-            raise _library.InvalidValueError("set_timesteps needs one of num_inference_steps and timesteps")
+            raise _library.InvalidValueError("set_timesteps needs exactly one of num_inference_steps and timesteps")
         if num_inference_steps is not None:
             self._set("set_steps", int(num_inference_steps), None)
         elif timesteps is not None:

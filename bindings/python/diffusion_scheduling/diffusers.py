@@ -132,7 +132,7 @@ def combine(row: Combination, tensors: dict[str, Tensor | None], history: Sequen
     total: Tensor | None = None
     for coefficient, tensor in terms:
         if tensor is None:
-            raise _library.InvalidValueError("the step is stochastic, and its noise is missing")
+            raise _library.InvalidValueError("the step is stochastic, but noise is missing")
         total = tensor * coefficient if total is None else total.add(tensor, alpha=coefficient)
     assert total is not None
     return total
@@ -462,7 +462,7 @@ class _Multistep(_DropIn):
             raise _library.TimestepError("no timesteps have been set: call set_timesteps first")
         index = self._first_index(timestep) if self._next is None else self._next
         if index >= self.num_inference_steps:
-            raise _library.StepPastEndError(f"all {self.num_inference_steps} steps of the plan have been taken")
+            raise _library.StepPastEndError(f"all {self.num_inference_steps} steps have been taken: call set_timesteps again")
         dtype = self._result_type(model_output, sample)
         if self._session is None and (self._history is not None or is_beyond_reach(model_output, sample)):
             history = self._history or []
@@ -474,7 +474,7 @@ class _Multistep(_DropIn):
             return (prev_sample.to(dtype),)
         if is_beyond_reach(model_output, sample):
             raise _library.InvalidValueError(
-                "the tensors have moved to another device, or need gradients, since the first step: allowed is to go on as begun"
+                "the tensors have changed device or need gradients since the first step, but must stay as they were"
             )
         session = self._session or Session.begin(self._plan, index)
         # What a run remembers has the type and the layout that it began with.
@@ -673,7 +673,7 @@ class DPMSolverMultistepScheduler(_DPMSolver, diffusers.DPMSolverMultistepSchedu
     ) -> None:
         """Plans a run of so many steps, or over these timesteps; `mu` as for DEIS."""
         if (num_inference_steps is None) == (timesteps is None):
-            raise _library.InvalidValueError("set_timesteps needs one of num_inference_steps and timesteps")
+            raise _library.InvalidValueError("set_timesteps needs exactly one of num_inference_steps and timesteps")
         if timesteps is not None:
             self._set(device, "set_custom_timesteps", [int(t) for t in timesteps])
         else:
@@ -712,7 +712,7 @@ class DPMSolverMultistepInverseScheduler(_DPMSolver, diffusers.DPMSolverMultiste
 
 def _set_shifted(scheduler: _Multistep, count: int | None, device: str | torch.device | None, mu: float | None) -> None:
     if count is None:
-        raise _library.InvalidValueError("num_inference_steps is missing")
+        raise _library.InvalidValueError("set_timesteps needs num_inference_steps")
     scheduler._set(device, "set_steps", int(count), None if mu is None else float(mu))
     if mu is not None:
         scheduler.config.flow_shift = math.exp(mu)
@@ -782,7 +782,7 @@ class DDIMScheduler(_DDIM, diffusers.DDIMScheduler):
         noise = None
         if eta > 0:
             if generator is not None and variance_noise is not None:
-                raise _library.InvalidValueError("generator and variance_noise are both given: allowed is one of them")
+                raise _library.InvalidValueError("generator and variance_noise are both given, but at most one may be")
             noise = variance_noise
             if noise is None:
                 noise = randn_tensor(model_output.shape, generator=generator, device=model_output.device, dtype=model_output.dtype)

@@ -336,7 +336,7 @@ class DDIMScheduler(DDIMBase):
         noise = None
         if eta > 0:
             if generator is not None and variance_noise is not None:
-                raise _library.InvalidValueError("generator and variance_noise are both given: allowed is one of them")
+                raise _library.InvalidValueError("generator and variance_noise are both given, but at most one may be")
             noise = variance_noise
             if noise is None:
                 e = np.asarray(model_output)

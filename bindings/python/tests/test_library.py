@@ -6,6 +6,8 @@ import ctypes
 import re
 from pathlib import Path
 
+import diffusion_scheduling as ds
+import numpy as np
 import pytest
 from diffusion_scheduling import _library
 
@@ -61,3 +63,32 @@ def test_a_combination_is_ten_doubles():
 
 def test_element_types_have_sizes():
     assert _library.element_types() >= {_library.FLOAT32, _library.FLOAT64}
+
+
+def test_messages_have_pythons_names():
+    scheduler, x = ds.DEISMultistepScheduler(), np.zeros((2, 3), np.float32)
+    with pytest.raises(ds.TimestepError, match="no timesteps have been set: call set_timesteps first"):
+        ds.Session(scheduler)
+    scheduler.set_timesteps(2)
+    session = ds.Session(scheduler)
+    with pytest.raises(ds.SchedulerError, match="unconditional is None"):
+        session.step(x, x, guidance=ds.Guidance(2.0))
+    memory = np.zeros(7, np.float32)
+    with pytest.raises(ds.InvalidValueError, match="out overlaps sample"):
+        session.step(x, memory[:6].reshape(2, 3), out=memory[1:].reshape(2, 3))
+    with pytest.raises(ds.InvalidValueError, match="model_output has the shape"):
+        session.step(x[:1], x, unconditional=x[:1], guidance=ds.Guidance(2.0))
+    session.step(x, session.step(x, x))
+    with pytest.raises(ds.StepPastEndError, match="all 2 steps have been taken: call set_timesteps, or reset on a session,"):
+        session.step(x, x)
+    with pytest.raises(ds.InvalidValueError, match="^noise_pred_text has the shape .* like noise_cfg"):
+        ds.rescale_noise_cfg(x, x[:1], 0.5)
+    with pytest.raises(ds.InvalidValueError, match="^multiprocessors is 0"):
+        ds.NoiseSource.torch_cuda(0, multiprocessors=0, threads_per_multiprocessor=2048)
+    with pytest.raises(ds.InvalidValueError, match="dtype is int32, but must be float32 or float64"):
+        ds.NoiseSource.numpy(0).standard_normal(3, np.int32)
+
+
+def test_messages_quote_configurations_word_for_word():
+    with pytest.raises(ds.InvalidValueError, match='^beta_schedule is "conditional NULL", but must be'):
+        ds.DDIMScheduler(beta_schedule="conditional NULL")
