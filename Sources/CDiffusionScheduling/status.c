@@ -40,7 +40,7 @@ const char *ds_status_message(ds_status status) {
     case DS_SHAPE_MISMATCH: return "the shapes of the tensors don't go together";
     case DS_BUFFER_TOO_SMALL: return "the result doesn't fit the buffer";
     case DS_UNSUPPORTED_OPERATION: return "the scheduler has no such operation";
-    case DS_OUT_OF_MEMORY: return "there is no memory for a session's history";
+    case DS_OUT_OF_MEMORY: return "there is no memory for a session's slots";
     case DS_TOO_MANY_HANDLES: return "too many handles of one kind exist";
     case DS_KERNEL_FAILURE: return "the kernels refused a call, which is a fault of this library";
     }

@@ -2,7 +2,7 @@
 
 /// What can go wrong, with what a person needs to put it right: the key or argument, its value, and what is allowed.
 ///
-/// An operation that throws has changed nothing: no sample, no history, no index. The object it was called on stays usable.
+/// An operation that throws has changed nothing: no sample, no slot, no index. The object it was called on stays usable.
 public enum SchedulerError: Error, Sendable, Equatable {
     /// A configuration key or an argument has a value that is not allowed.
     case invalidValue(key: String, value: String, allowed: String)
@@ -32,7 +32,7 @@ public enum SchedulerError: Error, Sendable, Equatable {
     case damagedState(reason: String)
     /// The state was saved by something else than what is to go on from it: with another plan, say.
     case foreignState(reason: String)
-    /// There is no memory for a session's history.
+    /// There is no memory for a session's slots.
     case outOfMemory(byteCount: Int)
     /// The kernels refused a call, which is a fault of this library.
     case kernelFailure(reason: String)
@@ -72,7 +72,7 @@ extension SchedulerError: CustomStringConvertible {
         case .foreignState(let reason):
             "the saved state doesn't belong here: \(reason)"
         case .outOfMemory(let byteCount):
-            "there is no memory for a history of \(byteCount) bytes"
+            "there is no memory for slots of \(byteCount) bytes"
         case .kernelFailure(let reason):
             "the kernels refused the call, which is a fault of this library: \(reason)"
         case .row(let row, let error):

@@ -18,7 +18,7 @@
  *     ds_scheduler_free(scheduler);
  *
  * Handles     A scheduler is a configuration and, once timesteps have been set, a plan: a table of scalars that never changes.
- *             A session is one request's way through a plan: the step that comes next and the remembered model outputs. A
+ *             A session is one request's way through a plan: the step that comes next, and slots of what earlier steps stored. A
  *             noise source is a seeded generator. Handles are small values, copied like numbers; what they name lives until it
  *             is freed. No zero handle, freed handle, or handle of another kind is accepted: such calls return
  *             DS_INVALID_HANDLE. (A slot's generation is counted in 32 bits, so a handle that was freed 2^32 reuses ago could
@@ -31,7 +31,7 @@
  * In place    An output may be the very memory of an input with elements of the same size: the same address. It may not overlap
  *             an input in part, nor another output.
  * Errors      Functions return a ds_status. A call that doesn't return DS_OK has changed nothing: no output, no tensor, no
- *             history, no index (the sizes that DS_BUFFER_TOO_SMALL reports apart), and ds_error_message() has a sentence that
+ *             slot, no index (the sizes that DS_BUFFER_TOO_SMALL reports apart), and ds_error_message() has a sentence that
  *             names the argument, its value and what is allowed. Everything that can be told from the arguments is checked;
  *             whether an address has as much memory behind it as its shape says can't be told.
  * Threads     All functions may be called from any thread. A scheduler may be used by any number of threads at once, also while
@@ -41,7 +41,7 @@
  *             The work of large tensors is shared among the threads of the OpenMP runtime that the process has (see
  *             ds_runtime_description). `max_threads` is the most threads that a call may use: 0 means as many as the runtime
  *             would use, 1 stays on the caller's thread. Results don't depend on it.
- * Steps       ds_session_step allocates nothing from the second step on (the first one makes room for the history, and the first
+ * Steps       ds_session_step allocates nothing from the second step on (the first one makes room for the slots, and the first
  *             one after a copy for its own) and takes no lock. Sums are made in float64 and rounded once to the element type;
  *             the results have the same bits on every processor, for any number of threads, in place or not. CKernels.h has the
  *             small print.
@@ -116,7 +116,7 @@ typedef enum ds_status {
     DS_BUFFER_TOO_SMALL = 23,      /* the result doesn't fit the buffer; its size has been told */
     DS_UNSUPPORTED_OPERATION = 24, /* the scheduler has no such operation */
 
-    DS_OUT_OF_MEMORY = 25,    /* there is no memory for a session's history; SchedulerError.outOfMemory */
+    DS_OUT_OF_MEMORY = 25,    /* there is no memory for a session's slots; SchedulerError.outOfMemory */
     DS_TOO_MANY_HANDLES = 26, /* 4,194,304 things of the kind exist already; CallError.tooManyHandles */
     DS_KERNEL_FAILURE = 27,   /* the kernels refused a call, which is a fault of this library; SchedulerError.kernelFailure */
 } ds_status;
@@ -377,11 +377,11 @@ ds_status ds_session_create(ds_scheduler scheduler, size_t begin_index, ds_sessi
 /* Frees a session. The zero handle is fine and does nothing. Errors: DS_INVALID_HANDLE. */
 ds_status ds_session_free(ds_session session);
 
-/* Makes a second session that stands where this one does and goes its own way from there. The remembered outputs are shared
+/* Makes a second session that stands where this one does and goes its own way from there. The slots are shared
  * until one of the two steps. Errors: DS_INVALID_HANDLE, DS_NULL_POINTER. */
 ds_status ds_session_copy(ds_session session, ds_session *copy);
 
-/* Goes back to the first step and forgets history, element type and shape, for another request. Errors: DS_INVALID_HANDLE. */
+/* Goes back to the first step and forgets slots, element type and shape, for another request. Errors: DS_INVALID_HANDLE. */
 ds_status ds_session_reset(ds_session session);
 
 /* The step that comes next, from 0; the plan's number of steps after the last one. Errors: DS_INVALID_HANDLE, DS_NULL_POINTER. */
@@ -400,14 +400,14 @@ ds_status ds_session_needs_noise(ds_session session, bool *needs_noise);
  *                       0 of a tensor of rank 1) may be twice as long as the sample's: the first half of each batch item is the
  *                       prediction, the second half, its variance, is passed over.
  * sample                decides the shape. The first step of a session decides the element type and the number of elements of all.
- *                       The history has the sample's type.
+ *                       The slots have the sample's type.
  * noise                 standard normal numbers; NULL where the step needs none
  * prev_sample           becomes the next sample (the previous one on the way from data to noise, hence diffusers' name)
  * pred_original_sample  NULL, or becomes the predicted clean sample, after the clamp
  *
  * The outputs may be the memory of sample, model_output (unless it holds variances) or noise, not both of the same.
  *
- * Complexity: one pass over memory; the call itself takes some 0.1 microseconds. No allocation but for the history at the first
+ * Complexity: one pass over memory; the call itself takes some 0.1 microseconds. No allocation but for the slots at the first
  * step and at the first one after a copy; no lock.
  * Errors: DS_INVALID_HANDLE, DS_STEP_PAST_END, DS_MISSING_NOISE, DS_OUT_OF_MEMORY (where it allocates), and the errors of tensors:
  * DS_NULL_POINTER, DS_UNKNOWN_ELEMENT_TYPE, DS_INVALID_SHAPE, DS_TOO_LARGE, DS_MISALIGNED, DS_OVERLAP, DS_SHAPE_MISMATCH,
@@ -493,7 +493,7 @@ ds_status ds_session_update(ds_session session, unsigned order, const ds_tensor 
                             const ds_tensor *sample, const ds_tensor *noise, const ds_tensor *prev_sample, unsigned max_threads);
 
 /*
- * ds_session_save writes the session's state: its steps, history, element type and number of elements, and a fingerprint of its
+ * ds_session_save writes the session's state: its steps, slots, element type and number of elements, and a fingerprint of its
  * plan; with a checksum, in the same form on every machine. The size is 72 bytes and the elements of the slots that are still read.
  *
  * bytes  [capacity]; see Text in the introduction for asking for the size
