@@ -79,7 +79,8 @@ import Testing
     }
 
     private static func isCombination(_ path: String) -> Bool {
-        combinations.contains { path.hasSuffix($0) } || path.contains(".stores.slot_") && path.split(separator: ".").last!.count == 6
+        combinations.contains { path.hasSuffix($0) }
+            || path.contains(".stores.slot_") && path.split(separator: ".").last!.count == 6
     }
 
     private static func additions(

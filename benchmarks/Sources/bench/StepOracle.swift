@@ -34,7 +34,8 @@ struct StepOracle<Element: BenchmarkElement, Output: BenchmarkElement> {
     ///   - slot: what a slot holds after the step; asked for the slots that the step stores.
     ///   - unconditional: for guided steps, else nil.
     mutating func error(
-        of result: Tensor<Element>, slot: (Int) -> Tensor<Element>, sample: Tensor<Element>, modelOutput: UnsafeBufferPointer<Output>, unconditional: UnsafeBufferPointer<Output>?, noise: UnsafeBufferPointer<Element>?
+        of result: Tensor<Element>, slot: (Int) -> Tensor<Element>, sample: Tensor<Element>,
+        modelOutput: UnsafeBufferPointer<Output>, unconditional: UnsafeBufferPointer<Output>?, noise: UnsafeBufferPointer<Element>?
     ) -> Double {
         let outputs = weighted(modelOutput, unconditional)
         let row = plan.row(at: stepIndex, age: stepIndex - beginIndex)
