@@ -31,7 +31,7 @@ static void step(ds_scheduler scheduler) {
     MUST(ds_session_free(session) == DS_OK);
 }
 
-static void finite(const ds_combination *combination) {
+static void must_be_finite(const ds_combination *combination) {
     MUST(isfinite(combination->sample) && isfinite(combination->model_output) && isfinite(combination->noise));
     MUST(isfinite(combination->prediction));
     for (size_t slot = 0; slot < DS_MAX_SLOTS; slot++) MUST(isfinite(combination->slots[slot]));
@@ -59,12 +59,12 @@ static void plan(ds_scheduler scheduler, size_t n_steps) {
             ds_row row;
             MUST(ds_scheduler_row(scheduler, i, age, &row) == DS_OK);
             MUST(row.n_stores <= DS_MAX_STORES && row.n_noise_draws <= 2);
-            finite(&row.prediction);
-            finite(&row.next_sample);
-            finite(&row.report);
+            must_be_finite(&row.prediction);
+            must_be_finite(&row.next_sample);
+            must_be_finite(&row.report);
             for (size_t k = 0; k < row.n_stores; k++) {
                 MUST(row.stores[k].slot < DS_MAX_SLOTS);
-                finite(&row.stores[k].value);
+                must_be_finite(&row.stores[k].value);
             }
         }
     step(scheduler);
