@@ -48,6 +48,11 @@ def test_members_are_the_documented_ones():
     assert all(f"`{name}`" in page for name in PLAN | EVALUATION | ROW | OPTIONAL | (STREAMS - SLOTS) | {"slot_0", "slot_5"})
 
 
+def test_the_documented_example_is_what_the_library_writes():
+    (example,) = re.findall(r"```json\n(.*?)```", (ROOT / "docs/PLAN.md").read_text(), re.S)
+    assert json.loads(example) == plan_of(ds.DEISMultistepScheduler(solver_order=2), 2)
+
+
 SCHEDULERS = [
     lambda: ds.DEISMultistepScheduler(solver_order=3),
     lambda: ds.DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++"),
