@@ -2,7 +2,7 @@
 
 /// The errors of this library. Each carries the key or argument, its value and the allowed values.
 ///
-/// An operation that throws changes nothing: no sample, history or index. Its object stays usable.
+/// An operation that throws changes nothing: no sample, slot or index. Its object stays usable.
 public enum SchedulerError: Error, Sendable, Equatable {
     /// A configuration key or an argument has a value that isn't allowed.
     case invalidValue(key: String, value: String, allowed: String)

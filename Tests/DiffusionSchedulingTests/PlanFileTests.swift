@@ -7,14 +7,14 @@ import Testing
 /// What a coded plan that isn't one is told.
 @Suite struct PlanFileTests {
     /// A part of a coded plan: its path as errors name it, and the plan with it replaced, or without it.
-    private struct Part {
+    struct Part {
         let path: String
         let value: JSONValue
         let replace: (JSONValue?) -> JSONValue
     }
 
     /// Every part of a value, those of parts included.
-    private static func parts(_ value: JSONValue, path: String, replace: @escaping (JSONValue?) -> JSONValue) -> [Part] {
+    static func parts(_ value: JSONValue, path: String, replace: @escaping (JSONValue?) -> JSONValue) -> [Part] {
         var parts: [Part] = []
         func add(_ value: JSONValue, _ path: String, _ replace: @escaping (JSONValue?) -> JSONValue) {
             parts.append(Part(path: path, value: value, replace: replace))

@@ -140,7 +140,7 @@ static void handles(void) {
 static void plans(void) {
     ds_scheduler scheduler, sampler;
     ds_session session;
-    ds_coefficients coefficients;
+    ds_row row;
     ds_plan_properties properties;
     size_t count = 77;
     const double mu = 1, unsorted[] = {10, 20}, bad[] = {NAN, 1};
@@ -148,7 +148,8 @@ static void plans(void) {
     GOOD(ds_scheduler_create(JSON(ddim), NULL, NULL, &sampler));
     BAD(ds_scheduler_step_count(scheduler, &count), DS_TIMESTEPS_NOT_SET, "no timesteps");
     BAD(ds_scheduler_plan_properties(scheduler, &properties), DS_TIMESTEPS_NOT_SET, "no timesteps");
-    BAD(ds_scheduler_coefficients(scheduler, 0, 0, &coefficients), DS_TIMESTEPS_NOT_SET, "no timesteps");
+    BAD(ds_scheduler_row(scheduler, 0, 0, &row), DS_TIMESTEPS_NOT_SET, "no timesteps");
+    BAD(ds_scheduler_input_scales(scheduler, numbers, 64, &count), DS_TIMESTEPS_NOT_SET, "no timesteps");
     BAD(ds_scheduler_plan_json(scheduler, text, sizeof text, &count), DS_TIMESTEPS_NOT_SET, "no timesteps");
     BAD(ds_scheduler_signal_rates(scheduler, numbers, 64, &count), DS_TIMESTEPS_NOT_SET, "no timesteps");
     BAD(ds_scheduler_set_timesteps(scheduler, 0, NULL), DS_INVALID_VALUE, "number of steps is 0");
@@ -172,10 +173,14 @@ static void plans(void) {
     BAD(ds_session_create(scheduler, 5, &session), DS_INVALID_VALUE, "begin_index is 5");
     BAD(ds_session_create(scheduler, SIZE_MAX, &session), DS_INVALID_VALUE, "begin_index");
     BAD(ds_session_create(scheduler, 0, NULL), DS_NULL_POINTER, "session is NULL");
-    BAD(ds_scheduler_coefficients(scheduler, 4, 0, &coefficients), DS_INVALID_VALUE, "index is 4");
-    BAD(ds_scheduler_coefficients(scheduler, 0, 0, NULL), DS_NULL_POINTER, "coefficients is NULL");
-    GOOD(ds_scheduler_coefficients(scheduler, 3, SIZE_MAX, &coefficients));
+    BAD(ds_scheduler_row(scheduler, 4, 0, &row), DS_INVALID_VALUE, "index is 4");
+    BAD(ds_scheduler_row(scheduler, 0, 0, NULL), DS_NULL_POINTER, "row is NULL");
+    GOOD(ds_scheduler_row(scheduler, 3, SIZE_MAX, &row));
     BAD(ds_scheduler_plan_properties(scheduler, NULL), DS_NULL_POINTER, "properties is NULL");
+    BAD(ds_scheduler_input_scales(scheduler, numbers, 3, &count), DS_BUFFER_TOO_SMALL, "room for 3, but needs 4");
+    BAD(ds_scheduler_input_scales(scheduler, NULL, 4, &count), DS_NULL_POINTER, "buffer is NULL");
+    GOOD(ds_scheduler_input_scales(scheduler, numbers, 4, &count));
+    if (count != 4 || numbers[0] != 1 || numbers[3] != 1) n_failures++, printf("an input scale isn't 1\n");
 
     /* Buffers. */
     BAD(ds_scheduler_timesteps(scheduler, numbers, 3, &count), DS_BUFFER_TOO_SMALL, "room for 3, but needs 4");
@@ -253,7 +258,7 @@ static void tensors(void) {
     BAD(ds_session_step(session, &e, &x, NULL, &out, &shifted, 0), DS_OVERLAP, "overlaps");
     BAD(ds_session_step(session, &e, &out, NULL, &shifted, NULL, 0), DS_OVERLAP, "prev_sample overlaps sample");
     BAD(ds_session_step(session, &shifted, &x, NULL, &out, NULL, 0), DS_OVERLAP, "prev_sample overlaps model_output");
-    BAD(ds_session_step(session, &much, &much, NULL, &much, NULL, 0), DS_OUT_OF_MEMORY, "history");
+    BAD(ds_session_step(session, &much, &much, NULL, &much, NULL, 0), DS_OUT_OF_MEMORY, "slots of");
     BAD(ds_session_convert_model_output(session, &e, &x, &less, 0), DS_SHAPE_MISMATCH, "converted");
     BAD(ds_session_update(session, 0, &e, 1, &x, NULL, &out, 0), DS_INVALID_VALUE, "order is 0");
     BAD(ds_session_update(session, 4, &e, 1, &x, NULL, &out, 0), DS_INVALID_VALUE, "order is 4");
@@ -331,18 +336,18 @@ static void beside(void) {
     BAD(ds_ddim_step(sampler, 1, 0, false, &e, &x, NULL, &out, NULL, 0), DS_TIMESTEPS_NOT_SET, "no timesteps");
     BAD(ds_ddim_inverse_step(inverse, 1, &e, &x, &out, NULL, 0), DS_TIMESTEPS_NOT_SET, "no timesteps");
     BAD(ds_ddim_inverse_step(sampler, 1, &e, &x, &out, NULL, 0), DS_UNSUPPORTED_OPERATION, "inverse");
-    ds_coefficients row;
-    BAD(ds_ddim_coefficients(multistep, 1, 0, false, &row), DS_UNSUPPORTED_OPERATION, "DEISMultistepScheduler");
-    BAD(ds_ddim_coefficients(sampler, 1, 0, false, &row), DS_TIMESTEPS_NOT_SET, "no timesteps");
-    BAD(ds_ddim_inverse_coefficients(inverse, 1, &row), DS_TIMESTEPS_NOT_SET, "no timesteps");
-    BAD(ds_ddim_inverse_coefficients(sampler, 1, &row), DS_UNSUPPORTED_OPERATION, "inverse");
+    ds_row row;
+    BAD(ds_ddim_row(multistep, 1, 0, false, &row), DS_UNSUPPORTED_OPERATION, "DEISMultistepScheduler");
+    BAD(ds_ddim_row(sampler, 1, 0, false, &row), DS_TIMESTEPS_NOT_SET, "no timesteps");
+    BAD(ds_ddim_inverse_row(inverse, 1, &row), DS_TIMESTEPS_NOT_SET, "no timesteps");
+    BAD(ds_ddim_inverse_row(sampler, 1, &row), DS_UNSUPPORTED_OPERATION, "inverse");
     GOOD(ds_scheduler_set_timesteps(sampler, 10, NULL));
     GOOD(ds_scheduler_set_timesteps(inverse, 10, NULL));
-    BAD(ds_ddim_coefficients(sampler, 1000, 0, false, &row), DS_UNKNOWN_TIMESTEP, "1000");
-    BAD(ds_ddim_coefficients(sampler, 900, 2, false, &row), DS_INVALID_VALUE, "eta is 2");
-    BAD(ds_ddim_coefficients(sampler, 900, 0, false, NULL), DS_NULL_POINTER, "coefficients is NULL");
-    BAD(ds_ddim_inverse_coefficients(inverse, 0.5, &row), DS_UNKNOWN_TIMESTEP, "0.5");
-    BAD(ds_ddim_inverse_coefficients(inverse, 900, NULL), DS_NULL_POINTER, "coefficients is NULL");
+    BAD(ds_ddim_row(sampler, 1000, 0, false, &row), DS_UNKNOWN_TIMESTEP, "1000");
+    BAD(ds_ddim_row(sampler, 900, 2, false, &row), DS_INVALID_VALUE, "eta is 2");
+    BAD(ds_ddim_row(sampler, 900, 0, false, NULL), DS_NULL_POINTER, "row is NULL");
+    BAD(ds_ddim_inverse_row(inverse, 0.5, &row), DS_UNKNOWN_TIMESTEP, "0.5");
+    BAD(ds_ddim_inverse_row(inverse, 900, NULL), DS_NULL_POINTER, "row is NULL");
     BAD(ds_ddim_step(sampler, 1000, 0, false, &e, &x, NULL, &out, NULL, 0), DS_UNKNOWN_TIMESTEP, "1000");
     BAD(ds_ddim_step(sampler, NAN, 0, false, &e, &x, NULL, &out, NULL, 0), DS_UNKNOWN_TIMESTEP, "nan");
     BAD(ds_ddim_step(sampler, 900, -1, false, &e, &x, NULL, &out, NULL, 0), DS_INVALID_VALUE, "eta is -1");

@@ -18,7 +18,7 @@
  *     ds_scheduler_free(scheduler);
  *
  * Handles     A scheduler is a configuration and, once timesteps have been set, a plan: an immutable table of scalars. A session
- *             is one request's progress through a plan: the index of the next step and the remembered model outputs. A noise
+ *             is one request's progress through a plan: the index of the next step and the slots that earlier steps stored. A noise
  *             source is a seeded generator. Handles are small values and are copied like numbers; the object behind a handle
  *             lives until it is freed. Where a function needs an object, a zero handle, a freed handle or a handle of another
  *             kind returns DS_INVALID_HANDLE. (Generations are counted in 32 bits: a handle freed 2^32 reuses ago could pass
@@ -30,7 +30,7 @@
  *             float32. A tensor may be empty; its address may then be NULL.
  * In place    An output may be the same memory as an input with elements of the same size: the same address. It may not
  *             partly overlap an input, and it may not overlap another output.
- * Errors      Functions return a ds_status. A call that fails changes nothing: no output, tensor, history or index (except the
+ * Errors      Functions return a ds_status. A call that fails changes nothing: no output, tensor, slot or index (except the
  *             size that DS_BUFFER_TOO_SMALL reports). ds_error_message() then returns a sentence that names the argument, its
  *             value and the allowed values. Everything that the arguments reveal is checked. Whether the memory behind an
  *             address is as large as the shape says can't be checked.
@@ -41,7 +41,7 @@
  *             The work on large tensors is shared among the threads of the process's OpenMP runtime (see
  *             ds_runtime_description). `max_threads` limits the threads of a call: 0 means as many as the runtime would use, 1
  *             stays on the caller's thread. Results don't depend on it.
- * Steps       ds_session_step takes no lock and allocates nothing but the history: at the first step, and at the first one after a
+ * Steps       ds_session_step takes no lock and allocates nothing but the slots: at the first step, and at the first one after a
  *             copy. Sums are computed in float64 (in float32 if all tensors have half types) and rounded once to the element
  *             type. The results have the same bits on every processor, for any number of threads, in place or not. CKernels.h
  *             has the details.
@@ -382,11 +382,11 @@ ds_status ds_session_create(ds_scheduler scheduler, size_t begin_index, ds_sessi
 /* Frees a session. A zero handle is allowed and does nothing. Errors: DS_INVALID_HANDLE. */
 ds_status ds_session_free(ds_session session);
 
-/* Makes a second session in the same state; the two are independent from then on. They share the remembered outputs until one of
+/* Makes a second session in the same state; the two are independent from then on. They share the slots until one of
  * them steps. Errors: DS_INVALID_HANDLE, DS_NULL_POINTER, DS_TOO_MANY_HANDLES. */
 ds_status ds_session_copy(ds_session session, ds_session *copy);
 
-/* Returns the session to its first step and clears history, element type and number of elements, for another request.
+/* Returns the session to its first step and clears slots, element type and number of elements, for another request.
  * Errors: DS_INVALID_HANDLE. */
 ds_status ds_session_reset(ds_session session);
 
@@ -407,7 +407,7 @@ ds_status ds_session_needs_noise(ds_session session, bool *needs_noise);
  *                       for rank 1) may be twice as long as the sample's: the first half of each batch item is the prediction; the
  *                       second half, its variance, is ignored.
  * sample                sets the shape of the call. The first step of a session fixes the element type and the number of elements
- *                       for all its steps. The history has the sample's type.
+ *                       for all its steps. The slots have the sample's type.
  * noise                 standard normal numbers; may be NULL if the step needs none
  * prev_sample           receives the next sample (the previous one on the way from data to noise, hence diffusers' name)
  * pred_original_sample  NULL, or receives the predicted clean sample after the clamp
@@ -415,8 +415,8 @@ ds_status ds_session_needs_noise(ds_session session, bool *needs_noise);
  * An output may be the memory of sample, model_output (unless it holds variances) or noise. The two outputs may not share memory.
  *
  * Complexity: one pass over memory (more with thresholding); the call itself takes about 0.1 microseconds. It takes no lock and
- * allocates nothing but the history: at the first step, and at the first one after a copy.
- * Errors: DS_INVALID_HANDLE, DS_STEP_PAST_END, DS_MISSING_NOISE, DS_OUT_OF_MEMORY (for the history), and the errors of tensors:
+ * allocates nothing but the slots: at the first step, and at the first one after a copy.
+ * Errors: DS_INVALID_HANDLE, DS_STEP_PAST_END, DS_MISSING_NOISE, DS_OUT_OF_MEMORY (for the slots), and the errors of tensors:
  * DS_NULL_POINTER, DS_UNKNOWN_ELEMENT_TYPE, DS_INVALID_SHAPE, DS_TOO_LARGE, DS_MISALIGNED, DS_OVERLAP, DS_SHAPE_MISMATCH,
  * DS_WRONG_ELEMENT_TYPE, DS_WRONG_ELEMENT_COUNT.
  */
@@ -500,7 +500,7 @@ ds_status ds_session_update(ds_session session, unsigned order, const ds_tensor 
                             const ds_tensor *sample, const ds_tensor *noise, const ds_tensor *prev_sample, unsigned max_threads);
 
 /*
- * ds_session_save writes the session's state: its steps, history, element type and number of elements, and a fingerprint of its
+ * ds_session_save writes the session's state: its steps, slots, element type and number of elements, and a fingerprint of its
  * plan; with a checksum, in the same form on every machine. The size is 72 bytes and the elements of the slots that are still read.
  *
  * bytes  [capacity]; the introduction's Text explains how to ask for the size

@@ -116,7 +116,7 @@ extension PlanRow {
         let report = try row.optionalMember("report").map { (member) throws(SchedulerError) in try Combination(member) }
         try self.init(
             prediction: Combination(row.member("prediction")), nextSample: Combination(row.member("next_sample")), stores: stores,
-            report: report, drawCount: row.optionalMember("noise_draws")?.integer() ?? 0)
+            report: report, drawCount: row.optionalMember("noise_draws")?.integer())
     }
 }
 

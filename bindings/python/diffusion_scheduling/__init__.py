@@ -18,6 +18,7 @@ from ._configuration import Configuration
 from ._library import (
     FileAccessError,
     InvalidValueError,
+    KernelError,
     MemoryExhaustedError,
     SchedulerError,
     StateError,
@@ -60,6 +61,7 @@ __all__ = [
     "FileAccessError",
     "Guidance",
     "InvalidValueError",
+    "KernelError",
     "MemoryExhaustedError",
     "NoiseSource",
     "SchedulerError",

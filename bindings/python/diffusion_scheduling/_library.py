@@ -59,7 +59,11 @@ class StateError(SchedulerError, ValueError):
 
 
 class MemoryExhaustedError(SchedulerError, MemoryError):
-    """Not enough memory for the remembered model outputs, or too many schedulers, sessions or noise sources."""
+    """Not enough memory for a session's slots, or too many schedulers, sessions or noise sources."""
+
+
+class KernelError(SchedulerError, RuntimeError):
+    """The kernels refused a call. That is a fault of the library."""
 
 
 OK = 0
@@ -94,6 +98,7 @@ EXCEPTIONS: dict[int, type[SchedulerError]] = {
     24: UnsupportedError,
     25: MemoryExhaustedError,
     26: MemoryExhaustedError,
+    27: KernelError,
 }
 """The exception of each ``ds_status`` but ``DS_OK``."""
 
@@ -115,7 +120,8 @@ NAMES = {
 
 FLOAT32, FLOAT64, FLOAT16, BFLOAT16 = 0, 1, 2, 3
 CLAMP_NONE, CLAMP_RANGE, CLAMP_THRESHOLD = 0, 1, 2
-MAX_HISTORY = 6
+VARIANCE_PRESERVING, VARIANCE_EXPLODING, FLOW = 0, 1, 2
+MAX_SLOTS, MAX_STORES = 6, 2
 
 
 class Tensor(ctypes.Structure):
@@ -129,7 +135,8 @@ class PlanProperties(ctypes.Structure):
 
     _fields_ = [
         ("n_steps", c_size_t),
-        ("history_length", c_size_t),
+        ("n_slots", c_size_t),
+        ("warm_up", c_size_t),
         ("init_noise_sigma", c_double),
         ("clamp", c_int),
         ("clamp_range", c_double),
@@ -137,7 +144,7 @@ class PlanProperties(ctypes.Structure):
         ("threshold_maximum", c_double),
         ("learns_variance", c_bool),
         ("is_stochastic", c_bool),
-        ("is_flow", c_bool),
+        ("process", c_int),
     ]
 
 
@@ -149,14 +156,32 @@ class Combination(ctypes.Structure):
         ("model_output", c_double),
         ("noise", c_double),
         ("prediction", c_double),
-        ("history", c_double * MAX_HISTORY),
+        ("slots", c_double * MAX_SLOTS),
     ]
 
 
-class Coefficients(ctypes.Structure):
-    """``ds_coefficients``: the scalars of one step."""
+class Store(ctypes.Structure):
+    """``ds_store``: the number of a slot, and the combination that it holds after a step."""
 
-    _fields_ = [("prediction", Combination), ("next_sample", Combination), ("history", Combination)]
+    _fields_ = [("slot", c_size_t), ("value", Combination)]
+
+
+class Row(ctypes.Structure):
+    """``ds_row``: the scalars of one step."""
+
+    _fields_ = [
+        ("prediction", Combination),
+        ("next_sample", Combination),
+        ("n_stores", c_size_t),
+        ("stores", Store * MAX_STORES),
+        ("report", Combination),
+        ("n_noise_draws", c_size_t),
+    ]
+
+    @property
+    def stored(self) -> dict[int, Combination]:
+        """The combinations that the row stores, by slot."""
+        return {store.slot: store.value for store in self.stores[: self.n_stores]}
 
 
 class Guidance(ctypes.Structure):
@@ -190,7 +215,8 @@ _SIGNATURES: dict[str, list[Any]] = {
     "ds_scheduler_sigmas": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
     "ds_scheduler_signal_rates": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
     "ds_scheduler_noise_rates": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
-    "ds_scheduler_coefficients": [_HANDLE, c_size_t, c_size_t, POINTER(Coefficients)],
+    "ds_scheduler_input_scales": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
+    "ds_scheduler_row": [_HANDLE, c_size_t, c_size_t, POINTER(Row)],
     "ds_scheduler_plan_json": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
     "ds_session_create": [_HANDLE, c_size_t, _HANDLE_OUT],
     "ds_session_free": [_HANDLE],
@@ -213,8 +239,8 @@ _SIGNATURES: dict[str, list[Any]] = {
     "ds_scheduler_get_velocity": [_HANDLE, _TENSOR, _TENSOR, _DOUBLES, c_size_t, _TENSOR, c_uint],
     "ds_ddim_step": [_HANDLE, c_double, c_double, c_bool, _TENSOR, _TENSOR, _TENSOR, _TENSOR, _TENSOR, c_uint],
     "ds_ddim_inverse_step": [_HANDLE, c_double, _TENSOR, _TENSOR, _TENSOR, _TENSOR, c_uint],
-    "ds_ddim_coefficients": [_HANDLE, c_double, c_double, c_bool, POINTER(Coefficients)],
-    "ds_ddim_inverse_coefficients": [_HANDLE, c_double, POINTER(Coefficients)],
+    "ds_ddim_row": [_HANDLE, c_double, c_double, c_bool, POINTER(Row)],
+    "ds_ddim_inverse_row": [_HANDLE, c_double, POINTER(Row)],
     "ds_rescale_noise_cfg": [_TENSOR, _TENSOR, c_double, _TENSOR, c_uint],
     "ds_noise_create": [c_int, c_uint64, _HANDLE_OUT],
     "ds_noise_create_torch_cuda": [c_uint64, c_uint64, c_uint, c_uint, _HANDLE_OUT],

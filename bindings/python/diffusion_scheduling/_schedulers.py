@@ -344,16 +344,20 @@ class Scheduler:
     def max_threads(self, count: int) -> None:
         self._threads.value = count
 
-    def coefficients(self, index: int, remembered: int | None = None) -> _library.Coefficients:
+    def row(self, index: int, age: int | None = None) -> _library.Row:
         """The scalars of step `index`, for engines whose tensors live elsewhere.
 
-        remembered  how many model outputs of the steps right before are remembered; None: as in a run from the start
+        age  how many steps the run has taken before; None: as in a run from the start
+
+        Raises InvalidValueError, a ValueError, where there is no such step.
         """
-        return self._plan.coefficients(index, index if remembered is None else remembered)
+        if index < 0 or (age is not None and age < 0):
+            raise _library.InvalidValueError(f"index = {index}, age = {age}: allowed is at least 0")
+        return self._plan.row(index, index if age is None else age)
 
     @property
     def plan_properties(self) -> _library.PlanProperties:
-        """What holds for all steps of the plan."""
+        """Properties of the whole plan."""
         return self._plan.properties
 
     @property
@@ -454,7 +458,7 @@ class Scheduler:
 
 
 class MultistepScheduler(Scheduler):
-    """What the multistep schedulers have in common: a run that remembers model outputs and counts its steps.
+    """What the multistep schedulers have in common: a run that keeps model outputs in slots and counts its steps.
 
     The steps of a run are taken in their order. A run may begin at any timestep of the plan, which is how a picture is changed
     rather than made (image to image): ``add_noise`` at that timestep, then step from there.
@@ -502,7 +506,7 @@ class MultistepScheduler(Scheduler):
     # ---- Runs
 
     def _restart(self) -> None:
-        """Goes to the start of the run, with nothing remembered."""
+        """Goes to the start of the run, with empty slots."""
         self._session: Session | None = None
         self._index: int | None = None
         self._expected: float | None = None
@@ -577,7 +581,7 @@ class MultistepScheduler(Scheduler):
         session, index = self._session_at(timestep)
         e, x = np.asarray(model_output), np.asarray(sample)
         dtype = self._result_type(e, x)
-        # What a run remembers has the type that it began with.
+        # A run's slots have the type that it began with.
         work = self._work or computing_type(common_type(e, x))
         make_call = partial(session.step, threads=self._threads)
         result = self._take(make_call, (), timestep, e, x, noise, out, dtype, work, False)

@@ -96,7 +96,7 @@ class Session:
         return cls._of(handle)
 
     def copy(self) -> Session:
-        """A session that stands where this one does and goes its own way from there; what is remembered is shared until then."""
+        """A session that stands where this one does and goes its own way from there; the slots are shared until then."""
         handle = c_uint64()
         check(library.ds_session_copy(self._handle.value, byref(handle)))
         return self._of(handle, self.max_threads)

@@ -36,6 +36,7 @@ def test_every_status_has_an_exception(header):
 def test_exceptions_have_the_status_and_are_built_in_ones_too():
     error = _library.error(26)
     assert isinstance(error, _library.MemoryExhaustedError) and isinstance(error, MemoryError) and error.status == 26
+    assert isinstance(_library.error(27), _library.KernelError) and isinstance(_library.error(27), RuntimeError)
     assert isinstance(_library.error(8), IndexError) and isinstance(_library.error(1), ValueError)
 
 
@@ -50,15 +51,26 @@ def test_every_function_is_declared_with_as_many_arguments(header):
     assert {name: count for name, count in declared.items() if name not in unused} == mirrored
 
 
-@pytest.mark.parametrize("name, struct", [("ds_plan_properties", _library.PlanProperties), ("ds_tensor", _library.Tensor)])
+@pytest.mark.parametrize(
+    "name, struct",
+    [
+        ("ds_plan_properties", _library.PlanProperties),
+        ("ds_tensor", _library.Tensor),
+        ("ds_combination", _library.Combination),
+        ("ds_store", _library.Store),
+        ("ds_row", _library.Row),
+        ("ds_guidance", _library.Guidance),
+    ],
+)
 def test_structs_have_the_fields_of_the_header(header, name, struct):
     body = re.search(rf"typedef struct {name} \{{(.*?)\n\}}", header, re.S).group(1)
-    fields = re.findall(r"^    [\w ]+?[ *](\w+);", body, re.M)
+    fields = re.findall(r"^    [\w ]+?[ *](\w+)(?:\[\w+\])?;", body, re.M)
     assert fields == [field for field, _ in struct._fields_]
 
 
-def test_a_combination_is_ten_doubles():
-    assert ctypes.sizeof(_library.Combination) == 8 * (4 + _library.MAX_HISTORY)
+def test_a_combination_is_ten_doubles(header):
+    assert ctypes.sizeof(_library.Combination) == 8 * (4 + _library.MAX_SLOTS)
+    assert f"DS_MAX_SLOTS = {_library.MAX_SLOTS}," in header and f"DS_MAX_STORES = {_library.MAX_STORES}," in header
 
 
 def test_element_types_have_sizes():
