@@ -96,16 +96,18 @@ VERSION = $(shell awk '/define DS_VERSION_(MAJOR|MINOR|PATCH)/ { v = v dot $$3; 
 SONAME = $(LIBRARY).$(firstword $(subst ., ,$(VERSION)))
 
 # Swift's own libraries are linked in, nothing is exported but what the header declares, and the library is never unloaded, which
-# Swift's runtime isn't made for.
+# Swift's runtime isn't made for. packaging/glibc.c says why hypot is wrapped.
 lib: deps
 	@mkdir -p out/lib out/include
 	@echo '{ global: ds_*; local: *; };' >out/lib/exports
+	@$(CC) -O2 -fPIC -c packaging/glibc.c -o out/lib/glibc.o
 	$(SWIFT) build -c release --product DiffusionSchedulingC --scratch-path .build-lib --disable-local-rpath \
 		-Xswiftc -static-stdlib -Xswiftc -use-ld=lld -Xlinker --version-script=$(CURDIR)/out/lib/exports \
-		-Xlinker -soname=$(SONAME) -Xlinker --gc-sections -Xlinker -z -Xlinker nodelete -Xlinker -s
+		-Xlinker -soname=$(SONAME) -Xlinker --gc-sections -Xlinker -z -Xlinker nodelete -Xlinker -s \
+		-Xlinker $(CURDIR)/out/lib/glibc.o -Xlinker --wrap=hypot -Xlinker --wrap=hypotf
 	install -m 644 $(HEADER) out/include
 	install -m 755 .build-lib/release/libDiffusionSchedulingC.so out/lib/$(LIBRARY).$(VERSION)
-	@rm out/lib/exports
+	@rm out/lib/exports out/lib/glibc.o
 	ln -sf $(LIBRARY).$(VERSION) out/lib/$(SONAME)
 	ln -sf $(SONAME) out/lib/$(LIBRARY)
 
