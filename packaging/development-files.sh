@@ -4,8 +4,9 @@
 #
 #     packaging/development-files.sh VERSION SONAME FOLDER [PREFIX LIBDIR]
 #
-# FOLDER is the library's folder as it is now; PREFIX and LIBDIR are what the files say. Without these two the files are relocatable:
-# they find <prefix>/lib and <prefix>/include from where they lie, and programs get an rpath, because no loader knows the folder.
+# The files are written below FOLDER, which holds the library. PREFIX and LIBDIR are the paths that the files name. Without them the
+# files are relocatable: each finds <prefix>/lib and <prefix>/include from its own place, and pkg-config adds an rpath, because the
+# loader doesn't search such a folder.
 set -euo pipefail
 templates=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 

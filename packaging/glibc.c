@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * Lets the shared library run with the C library of 2021 (glibc 2.34), on whatever newer one it is built.
+ * Keeps the shared library compatible with glibc 2.34, the version of RHEL 9 and Amazon Linux 2023.
  *
- * glibc 2.35 gave hypot and hypotf a second version, which differs only in how overflow is reported. The linker picks the newest
- * version, and of all that the library needs only these two come from 2.35. Linking with --wrap=hypot,--wrap=hypotf picks the first
- * version instead; the results have the same bits.
+ * glibc 2.35 added a second version of hypot and hypotf, which reports overflow differently and returns the same bits. A linker picks
+ * the newest version it finds, so a library built with 2.35 or later would refuse to load with 2.34. Built on Debian 12, the library
+ * doesn't need any other symbol newer than 2.34. --wrap=hypot and --wrap=hypotf send its calls here, to the first version.
  */
 #include <math.h>
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The folders that a compiler needs to build a C or C++ program against the library of this package."""
+"""Paths for C and C++ programs that link with the library in this package."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _existing(path: Path) -> str:
 
 
 def get_include() -> str:
-    """The folder of the C header: ``cc -I"$(python -c 'import diffusion_scheduling as ds; print(ds.get_include())')"``.
+    """The folder of the C header, for ``cc -I"$(python -c 'import diffusion_scheduling as ds; print(ds.get_include())')"``.
 
     Raises FileNotFoundError if the package has no header.
     """
@@ -34,7 +34,7 @@ def get_lib_dir() -> str:
 def get_library() -> str:
     """The shared library itself, for ``dlopen`` and for build systems that link with a file.
 
-    The package's own, even where ``DIFFUSION_SCHEDULING_LIBRARY`` names another one for Python.
+    ``DIFFUSION_SCHEDULING_LIBRARY`` doesn't change it: the variable names another library for Python only.
 
     Raises FileNotFoundError if the package has no library.
     """
@@ -42,7 +42,7 @@ def get_library() -> str:
 
 
 def get_cmake_dir() -> str:
-    """The folder of ``DiffusionSchedulingConfig.cmake``: ``cmake -D DiffusionScheduling_DIR=…``.
+    """The folder of ``DiffusionSchedulingConfig.cmake``, for ``cmake -D DiffusionScheduling_DIR=…``.
 
     ``find_package(DiffusionScheduling)`` then defines the target ``DiffusionScheduling::DiffusionScheduling``.
 

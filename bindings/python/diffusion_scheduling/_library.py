@@ -25,7 +25,7 @@ _NAMES = {
 }
 
 LIBRARY = Path(__file__).parent / "lib" / _NAMES.get(sys.platform, _NAMES["linux"])
-"""The library that comes with the package."""
+"""The path of the library in this package."""
 
 
 # ---- Errors
