@@ -15,6 +15,7 @@ The classes here take NumPy arrays. ``diffusion_scheduling.diffusers`` has drop-
 """
 
 from ._configuration import Configuration
+from ._development import get_cmake_dir, get_include, get_lib_dir, get_library, get_pkgconfig_dir
 from ._library import (
     FileAccessError,
     InvalidValueError,
@@ -71,6 +72,11 @@ __all__ = [
     "StepPastEndError",
     "TimestepError",
     "UnsupportedError",
+    "get_cmake_dir",
+    "get_include",
+    "get_lib_dir",
+    "get_library",
+    "get_pkgconfig_dir",
     "rescale_noise_cfg",
     "runtime_description",
     "step_rows",

@@ -16,10 +16,17 @@ from ctypes import POINTER, byref, c_bool, c_char_p, c_double, c_int, c_int64, c
 from pathlib import Path
 from typing import Any, NamedTuple
 
-_NAMES = {"linux": "libdiffusion_scheduling.so", "darwin": "libdiffusion_scheduling.dylib", "win32": "diffusion_scheduling.dll"}
-
 VERSION_MAJOR = 0
 """The major version of the header that this file mirrors."""
+
+_NAMES = {
+    "linux": f"libdiffusion_scheduling.so.{VERSION_MAJOR}",
+    "darwin": "libdiffusion_scheduling.dylib",
+    "win32": "diffusion_scheduling.dll",
+}
+
+LIBRARY = Path(__file__).parent / "lib" / _NAMES.get(sys.platform, _NAMES["linux"])
+"""The path of the library in this package."""
 
 
 # ---- Errors
@@ -255,7 +262,7 @@ _SIGNATURES: dict[str, list[Any]] = {
 def _load() -> ctypes.CDLL:
     """Opens the library that ``DIFFUSION_SCHEDULING_LIBRARY`` names, else the one next to this file."""
     given = os.environ.get("DIFFUSION_SCHEDULING_LIBRARY")
-    path = Path(given) if given else Path(__file__).parent / "lib" / _NAMES.get(sys.platform, _NAMES["linux"])
+    path = Path(given) if given else LIBRARY
     if not path.exists():
         raise ImportError(
             f"{path} is missing: run `make python` in the repository, or set DIFFUSION_SCHEDULING_LIBRARY to the library"

@@ -4,6 +4,8 @@
 
 import ctypes
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import diffusion_scheduling as ds
@@ -104,3 +106,31 @@ def test_messages_have_pythons_names():
 def test_messages_quote_configurations_word_for_word():
     with pytest.raises(ds.InvalidValueError, match='^beta_schedule is "conditional NULL", but must be'):
         ds.DDIMScheduler(beta_schedule="conditional NULL")
+
+
+# ---- Paths for compilers
+
+
+def test_the_package_has_what_a_compiler_needs(header):
+    assert (Path(ds.get_include()) / "diffusion_scheduling.h").read_text() == header
+    assert Path(ds.get_library()).parent == Path(ds.get_lib_dir())
+    assert Path(ds.get_library()).read_bytes()[:4] == b"\x7fELF"
+    assert (Path(ds.get_lib_dir()) / "libdiffusion_scheduling.so").read_text() == f"INPUT({Path(ds.get_library()).name})\n"
+    assert (Path(ds.get_cmake_dir()) / "DiffusionSchedulingConfig.cmake").is_file()
+    assert f"Version: {ds.__version__}\n" in (Path(ds.get_pkgconfig_dir()) / "diffusion_scheduling.pc").read_text()
+
+
+def test_the_package_names_its_own_library_whichever_is_loaded(tmp_path):
+    other = tmp_path / "other.so"
+    other.write_bytes(Path(ds.get_library()).read_bytes())
+    program = "import diffusion_scheduling as ds; print(ds.get_library())"
+    environment = {"DIFFUSION_SCHEDULING_LIBRARY": str(other), "PYTHONPATH": str(Path(ds.__file__).parents[1])}
+    printed = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == ds.get_library()
+
+
+def test_missing_files_are_named(monkeypatch, tmp_path):
+    monkeypatch.setattr("diffusion_scheduling._development.LIBRARY", tmp_path / "lib" / "libdiffusion_scheduling.so.0")
+    for function in (ds.get_include, ds.get_lib_dir, ds.get_library, ds.get_cmake_dir, ds.get_pkgconfig_dir):
+        with pytest.raises(FileNotFoundError, match="is missing: install the wheel, or run `make python`"):
+            function()
