@@ -6,13 +6,9 @@ import DiffusionScheduling
 /// An immutable scheduler, before or after `setTimesteps`.
 final class PlannedState: Sendable {
     let scheduler: any PlannedScheduler
-    let ddim: DDIMScheduler?
-    let ddimInverse: DDIMInverseScheduler?
 
     init(_ scheduler: any PlannedScheduler) {
         self.scheduler = scheduler
-        ddim = scheduler as? DDIMScheduler
-        ddimInverse = scheduler as? DDIMInverseScheduler
     }
 
     var plan: SamplingPlan {
@@ -84,6 +80,17 @@ nonisolated(unsafe) private let supportedClassNames: [UnsafePointer<CChar>] = Sc
 @c(ds_supported_class_name) @implementation
 public func ds_supported_class_name(_ index: Int) -> UnsafePointer<CChar>! {
     supportedClassNames.indices.contains(index) ? supportedClassNames[index] : nil
+}
+
+@c(ds_class_description) @implementation
+public func ds_class_description(
+    _ class_name: UnsafePointer<CChar>!, _ buffer: UnsafeMutablePointer<CChar>!, _ capacity: Int,
+    _ length: UnsafeMutablePointer<Int>!
+) -> ds_status {
+    status {
+        let name = try text(require(class_name, "class_name"), "class_name") ?? ""
+        try deliver(SchedulerCatalog.description(ofClass: name).text, to: buffer, capacity, length)
+    }
 }
 
 private func text(_ pointer: UnsafePointer<CChar>?, _ argument: StaticString) throws -> String? {

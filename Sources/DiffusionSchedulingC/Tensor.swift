@@ -5,7 +5,7 @@ import DiffusionScheduling
 
 /// The tensors that calls take, by the names of their arguments in C.
 enum TensorName: UInt8 {
-    case sample, modelOutput, noise, nextSample, report, converted, output, guided, conditional, unconditional
+    case sample, modelOutput, noise, nextSample, report, slot, converted, output, guided, conditional, unconditional
 
     var text: String {
         switch self {
@@ -13,6 +13,7 @@ enum TensorName: UInt8 {
         case .modelOutput: "model_output"
         case .noise: "noise"
         case .nextSample: "prev_sample"
+        case .slot: "a slot"
         case .report: "pred_original_sample"
         case .converted: "converted"
         case .output: "out"

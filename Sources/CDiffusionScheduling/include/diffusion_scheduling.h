@@ -168,6 +168,22 @@ typedef struct ds_scheduler {
 const char *ds_supported_class_name(size_t index);
 
 /*
+ * ds_class_description describes a class as a JSON object:
+ *
+ *     class_name               the name
+ *     compatible_class_names   the classes whose configurations this one can be made from
+ *     parameters               in the order of diffusers' constructor: key, type (Python's name of it), default, summary; words, where the
+ *                              value is one of these; override_name, where diffusers doesn't know the key
+ *     options                  likewise, what a run may be told: see ds_scheduler_set_timesteps
+ *     report                   diffusers' name of what a step gives besides the next sample
+ *     is_stateless             whether ds_scheduler_row_at works
+ *     has_velocity             whether ds_scheduler_get_velocity works
+ *
+ * Errors: DS_NULL_POINTER, DS_UNSUPPORTED_SCHEDULER, DS_BUFFER_TOO_SMALL.
+ */
+ds_status ds_class_description(const char *class_name, char *buffer, size_t capacity, size_t *length);
+
+/*
  * ds_scheduler_create makes a scheduler from the text of a scheduler_config.json.
  *
  * json        [length] strict JSON, plus the bare Infinity, -Infinity and NaN that Python writes. No terminating zero is needed.
@@ -223,43 +239,22 @@ ds_status ds_scheduler_init_noise_sigma(ds_scheduler scheduler, double *sigma);
 /* ---- Schedulers: the plan */
 
 /*
- * ds_scheduler_set_timesteps plans a run of n_steps steps. Existing sessions keep the plan that they were created with.
+ * ds_scheduler_set_timesteps plans a run. Existing sessions keep the plan that they were created with.
  *
- * n_steps  from 1 to 100,000; for DDIM and its inverse also at most the number of training timesteps
- * mu       NULL, or the exponent of dynamic shifting, from -80 to 80: flow sigmas are shifted by e^mu
+ * n_steps    from 1 to 100,000; some schedulers allow at most the number of training timesteps. 0 where `arguments` has timesteps or
+ *            sigmas
+ * arguments  NULL, or a JSON object. Its members are diffusers' arguments of set_timesteps:
+ *
+ *                "timesteps": [...]   the model's timesteps
+ *                "sigmas": [...]      the noise levels; the scheduler's convention says whether the last one is among them
+ *                "mu": number         the exponent of dynamic shifting
+ *
+ *            and the scheduler's run options by their names, such as "eta" or "s_churn": see ds_class_description.
  *
  * Complexity: O(n_steps), a few microseconds for 20 steps.
- * Errors: DS_INVALID_HANDLE, DS_INVALID_VALUE (also for a mu without use_dynamic_shifting), DS_UNREPRESENTABLE_PLAN.
+ * Errors: DS_INVALID_HANDLE, DS_MALFORMED_JSON, DS_INVALID_VALUE, DS_UNREPRESENTABLE_PLAN.
  */
-ds_status ds_scheduler_set_timesteps(ds_scheduler scheduler, size_t n_steps, const double *mu);
-
-/*
- * ds_scheduler_set_custom_timesteps plans a run over the caller's timesteps, [n_steps], noisiest first (noisiest last for the
- * inverse DPM-Solver). The allowed values depend on the scheduler; the error message states them.
- *
- * Errors: as ds_scheduler_set_timesteps, and DS_NULL_POINTER.
- */
-ds_status ds_scheduler_set_custom_timesteps(ds_scheduler scheduler, const double *timesteps, size_t n_steps);
-
-/*
- * ds_scheduler_set_custom_sigmas plans a run over the caller's noise levels, [n_steps], greatest first (greatest last for the
- * inverse DPM-Solver). They don't include the level after the last step; the configuration decides it. DDIM and its inverse step
- * between training timesteps and return DS_INVALID_VALUE.
- *
- * Errors: as ds_scheduler_set_timesteps, and DS_NULL_POINTER.
- */
-ds_status ds_scheduler_set_custom_sigmas(ds_scheduler scheduler, const double *sigmas, size_t n_steps);
-
-/*
- * ds_ddim_set_timesteps plans a DDIMScheduler run whose sessions step with the given eta and clipping. The functions above plan
- * with eta 0 and without re-deriving the noise.
- *
- * eta                       the share of ancestral noise, in [0, 1]: 0 is deterministic; above 0 the steps need noise
- * use_clipped_model_output  whether the predicted noise is derived again from the clipped clean sample
- *
- * Errors: as ds_scheduler_set_timesteps; DS_UNSUPPORTED_OPERATION for other schedulers.
- */
-ds_status ds_ddim_set_timesteps(ds_scheduler scheduler, size_t n_steps, double eta, bool use_clipped_model_output);
+ds_status ds_scheduler_set_timesteps(ds_scheduler scheduler, size_t n_steps, const char *arguments);
 
 /* The clamp of the predicted clean sample p. The numbers are never reused; later versions append. */
 typedef enum ds_clamp {
@@ -342,6 +337,8 @@ typedef struct ds_store {
  *     report            = report of x, e, z, p, slots              what ds_session_step writes to pred_original_sample
  */
 typedef struct ds_row {
+    size_t n_reads;
+    size_t reads[DS_MAX_SLOTS]; /* the slots that the row reads, in the order in which they are summed */
     ds_combination prediction;
     ds_combination next_sample;
     size_t n_stores;
@@ -564,47 +561,48 @@ ds_status ds_add_noise_at(const ds_tensor *sample, const ds_tensor *noise, const
 
 /*
  * ds_scheduler_get_velocity computes out = signal_rate * noise - noise_rate * sample, the training target of v_prediction models.
- * Arguments as for ds_scheduler_add_noise. Errors: also DS_UNSUPPORTED_OPERATION for schedulers other than DDIMScheduler.
+ * Arguments as for ds_scheduler_add_noise. Errors: also DS_UNSUPPORTED_OPERATION for schedulers without
+ * has_velocity, see ds_class_description.
  */
 ds_status ds_scheduler_get_velocity(ds_scheduler scheduler, const ds_tensor *sample, const ds_tensor *noise,
                                     const double *timesteps, size_t n_timesteps, const ds_tensor *out, unsigned max_threads);
 
-/* ds_scheduler_scale_model_input scales a sample to the model's input at a timestep. The schedulers of this version don't scale:
- * `out` becomes a copy of sample, or stays as it is if it is the memory of sample. */
+/* ds_scheduler_scale_model_input scales a sample to the model's input at a timestep of the plan: `out` becomes input scale * sample. Where
+ * all input scales are 1, and before timesteps have been set, the timestep doesn't matter and `out` becomes a copy. `out` may be the
+ * memory of sample. Errors: also DS_UNKNOWN_TIMESTEP. */
 ds_status ds_scheduler_scale_model_input(ds_scheduler scheduler, const ds_tensor *sample, double timestep, const ds_tensor *out,
                                          unsigned max_threads);
 
 /*
- * ds_ddim_step takes a DDIMScheduler step without a session. The step depends only on its arguments and on the number of steps that
- * has been set. Any thread may take any step in any order. It allocates nothing and takes no lock.
+ * ds_scheduler_row_at gives the scalars of the step at a training timestep, in or out of the plan. Only schedulers have it whose steps
+ * depend on nothing but their arguments and the number of steps that has been set: DDIM is one. Any thread may take any step in any
+ * order.
  *
- * timestep                                         a training timestep: a whole number from 0 to T - 1
- * eta, use_clipped_model_output                    see ds_ddim_set_timesteps
- * noise                                            for eta > 0, else NULL
- * model_output, sample                             as for ds_session_step, without variances
- * prev_sample, pred_original_sample, max_threads   as for ds_session_step
+ * timestep   a training timestep: a whole number from 0 to T - 1
+ * arguments  NULL, or a JSON object of run options, as for ds_scheduler_set_timesteps
  *
- * Errors: DS_TIMESTEPS_NOT_SET, DS_UNKNOWN_TIMESTEP, DS_INVALID_VALUE (eta), DS_MISSING_NOISE; DS_UNSUPPORTED_OPERATION for other
- * schedulers.
+ * Complexity: O(1).
+ * Errors: DS_INVALID_HANDLE, DS_NULL_POINTER, DS_TIMESTEPS_NOT_SET, DS_UNKNOWN_TIMESTEP, DS_MALFORMED_JSON, DS_INVALID_VALUE;
+ * DS_UNSUPPORTED_OPERATION for other schedulers.
  */
-ds_status ds_ddim_step(ds_scheduler scheduler, double timestep, double eta, bool use_clipped_model_output,
-                       const ds_tensor *model_output, const ds_tensor *sample, const ds_tensor *noise, const ds_tensor *prev_sample,
-                       const ds_tensor *pred_original_sample, unsigned max_threads);
-
-/* ds_ddim_inverse_step takes the DDIMInverseScheduler step that ends at `timestep`, also without a session. Arguments and errors as
- * for ds_ddim_step. */
-ds_status ds_ddim_inverse_step(ds_scheduler scheduler, double timestep, const ds_tensor *model_output, const ds_tensor *sample,
-                               const ds_tensor *prev_sample, const ds_tensor *pred_original_sample, unsigned max_threads);
+ds_status ds_scheduler_row_at(ds_scheduler scheduler, double timestep, const char *arguments, ds_row *row);
 
 /*
- * ds_ddim_row and ds_ddim_inverse_row give the scalars of those steps, for engines whose tensors live elsewhere:
- * at any training timestep, also where ds_scheduler_row has none for it. The clamp is that of
- * ds_scheduler_plan_properties, the predicted clean sample is p.
+ * ds_scheduler_row_step executes a row with the caller's tensors as slots: a step without a session. The clamp is that of the
+ * scheduler's plan.
  *
- * Complexity: O(1). Errors: DS_NULL_POINTER, and the errors of the steps except those of tensors.
+ * row                     of ds_scheduler_row or ds_scheduler_row_at, or the caller's own
+ * slots                   [n_slots] the slots' tensors, of the sample's type and shape; NULL where n_slots is 0. Those that the row reads
+ *                         have their contents; those that it stores receive theirs, and may not overlap another tensor of the call.
+ *                         The others may have any address.
+ * model_output, sample, noise, prev_sample, pred_original_sample, max_threads   as for ds_session_step
+ *
+ * Errors: DS_INVALID_HANDLE, DS_TIMESTEPS_NOT_SET, DS_MISSING_NOISE, DS_INVALID_VALUE (a coefficient that isn't finite, a slot that isn't
+ * given, a row that no plan may have) and the errors of tensors.
  */
-ds_status ds_ddim_row(ds_scheduler scheduler, double timestep, double eta, bool use_clipped_model_output, ds_row *row);
-ds_status ds_ddim_inverse_row(ds_scheduler scheduler, double timestep, ds_row *row);
+ds_status ds_scheduler_row_step(ds_scheduler scheduler, const ds_row *row, const ds_tensor *model_output, const ds_tensor *sample,
+                                const ds_tensor *noise, const ds_tensor *slots, size_t n_slots, const ds_tensor *prev_sample,
+                                const ds_tensor *pred_original_sample, unsigned max_threads);
 
 /*
  * ds_rescale_noise_cfg rescales the guided output of each batch item so that guidance doesn't change the picture's contrast (Lin et
