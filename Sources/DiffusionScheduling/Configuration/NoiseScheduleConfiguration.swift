@@ -17,11 +17,11 @@ public protocol NoiseScheduleConfiguration: SchedulerConfiguration {
 extension NoiseScheduleConfiguration {
     static var noiseScheduleParameters: [ConfigurationParameter<Self>] {
         [
-            .init("num_train_timesteps", \.numTrainTimesteps),
-            .init("beta_start", \.betaStart),
-            .init("beta_end", \.betaEnd),
-            .init("beta_schedule", \.betaSchedule),
-            .init("trained_betas", \.trainedBetas),
+            .init("num_train_timesteps", \.numTrainTimesteps, "The number of noise levels that the model was trained with."),
+            .init("beta_start", \.betaStart, "The variance of the noise that timestep 0 adds."),
+            .init("beta_end", \.betaEnd, "The variance of the noise that the last timestep adds."),
+            .init("beta_schedule", \.betaSchedule, "How the variances run between the two."),
+            .init("trained_betas", \.trainedBetas, "The variances themselves, which override the three before."),
         ]
     }
 
@@ -59,9 +59,11 @@ public protocol ThresholdingConfiguration: SchedulerConfiguration {
 extension ThresholdingConfiguration {
     static var thresholdingParameters: [ConfigurationParameter<Self>] {
         [
-            .init("thresholding", \.thresholding),
-            .init("dynamic_thresholding_ratio", \.dynamicThresholdingRatio),
-            .init("sample_max_value", \.sampleMaxValue),
+            .init("thresholding", \.thresholding, "Whether the predicted clean sample is thresholded; for models of pixels."),
+            .init(
+                "dynamic_thresholding_ratio", \.dynamicThresholdingRatio,
+                "The quantile of the predicted clean sample's magnitudes that becomes the threshold."),
+            .init("sample_max_value", \.sampleMaxValue, "The greatest threshold."),
         ]
     }
 
@@ -96,15 +98,25 @@ public protocol SigmaGridConfiguration: NoiseScheduleConfiguration {
 }
 
 extension SigmaGridConfiguration {
-    static var sigmaGridParameters: [ConfigurationParameter<Self>] {
+    static var sigmaSpacingParameters: [ConfigurationParameter<Self>] {
         [
-            .init("use_karras_sigmas", \.useKarrasSigmas),
-            .init("use_exponential_sigmas", \.useExponentialSigmas),
-            .init("use_beta_sigmas", \.useBetaSigmas),
-            .init("use_flow_sigmas", \.useFlowSigmas),
-            .init("flow_shift", \.flowShift),
-            .init("timestep_spacing", \.timestepSpacing),
-            .init("steps_offset", \.stepsOffset),
+            .init("use_karras_sigmas", \.useKarrasSigmas, "Whether the noise levels follow Karras et al. 2022."),
+            .init("use_exponential_sigmas", \.useExponentialSigmas, "Whether the noise levels are evenly spaced in their logarithm."),
+            .init("use_beta_sigmas", \.useBetaSigmas, "Whether the noise levels are quantiles of a beta distribution."),
+        ]
+    }
+
+    static var flowSigmaParameters: [ConfigurationParameter<Self>] {
+        [
+            .init("use_flow_sigmas", \.useFlowSigmas, "Whether the noise levels are those of flow matching."),
+            .init("flow_shift", \.flowShift, "The shift of flow sigmas towards more noise."),
+        ]
+    }
+
+    static var timestepSpacingParameters: [ConfigurationParameter<Self>] {
+        [
+            .init("timestep_spacing", \.timestepSpacing, "How the timesteps are spread over those of the training."),
+            .init("steps_offset", \.stepsOffset, "What is added to the timesteps of the spacing leading."),
         ]
     }
 
@@ -126,12 +138,12 @@ extension SigmaGridConfiguration {
             ("use_beta_sigmas", useBetaSigmas),
         ]
         let chosen = grids.filter(\.1).map(\.0)
-        if chosen.count > 1 { throw .conflictingKeys(chosen, reason: "the noise levels can follow one grid only") }
+        if chosen.count > 1 { throw .conflictingKeys(chosen, reason: "the noise levels follow one grid only") }
         // Flow matching knows levels below 1 only, and the training's go far above; with a sigma_max of its own a grid fits.
         if useFlowSigmas, let grid = chosen.first, !((sigmaMax ?? .infinity) < 1) {
             throw .conflictingKeys(
                 [grid, "use_flow_sigmas"],
-                reason: "flow sigmas are a grid of their own; another one needs sigma_min and sigma_max below 1")
+                reason: "flow sigmas are their own grid; another grid needs sigma_min and sigma_max below 1")
         }
         try require("flow_shift", flowShift, "finite and greater than 0", flowShift > 0 && flowShift.isFinite)
         try require(
@@ -164,8 +176,8 @@ public enum TimeShiftType: String, ConfigurationKeyword {
 extension DynamicShiftingConfiguration {
     static var dynamicShiftingParameters: [ConfigurationParameter<Self>] {
         [
-            .init("use_dynamic_shifting", \.useDynamicShifting),
-            .init("time_shift_type", \.timeShiftType),
+            .init("use_dynamic_shifting", \.useDynamicShifting, "Whether a run may shift flow sigmas by its own mu."),
+            .init("time_shift_type", \.timeShiftType, "How mu becomes a shift."),
         ]
     }
 }
@@ -192,6 +204,10 @@ public protocol ZeroTerminalSNRConfiguration: NoiseScheduleConfiguration {
 
 extension ZeroTerminalSNRConfiguration {
     static var zeroTerminalSNRParameters: [ConfigurationParameter<Self>] {
-        [.init("rescale_betas_zero_snr", \.rescaleBetasZeroSNR)]
+        [
+            .init(
+                "rescale_betas_zero_snr", \.rescaleBetasZeroSNR,
+                "Whether the variances are rescaled so that the last timestep has no signal.")
+        ]
     }
 }

@@ -27,7 +27,7 @@ public typealias DDIMScheduler = DefinedScheduler<DDIMConfiguration>
 public typealias DDIMInverseScheduler = DefinedScheduler<DDIMInverseConfiguration>
 
 /// The parameters of `DDIMScheduler`, with diffusers' defaults.
-public struct DDIMConfiguration: DDIMFamilyConfiguration, ThresholdingConfiguration {
+public struct DDIMConfiguration: DDIMFamilyConfiguration, ThresholdingConfiguration, VelocityDefinition {
     public static let className = "DDIMScheduler"
     public static let compatibleClassNames = multistepCompatibleClassNames
 
@@ -56,8 +56,10 @@ public struct DDIMConfiguration: DDIMFamilyConfiguration, ThresholdingConfigurat
     public init() {}
 
     public static var parameters: [ConfigurationParameter<Self>] {
-        ddimParameters + thresholdingParameters + [
-            .init("diffusion_scheduling_previous_timestep", overrideName: "previous_timestep", \.previousTimestep)
+        ddimParameters(thresholding: Array(thresholdingParameters[..<2]), sampleMaxValue: Array(thresholdingParameters[2...])) + [
+            .init(
+                "diffusion_scheduling_previous_timestep", overrideName: "previous_timestep", \.previousTimestep,
+                "Which level a step leads to: stride, diffusers' way, or schedule.")
         ]
     }
 
@@ -83,7 +85,12 @@ public struct DDIMConfiguration: DDIMFamilyConfiguration, ThresholdingConfigurat
         }
 
         public static var parameters: [ConfigurationParameter<Self>] {
-            [.init("eta", \.eta), .init("use_clipped_model_output", \.useClippedModelOutput)]
+            [
+                .init("eta", \.eta, "The share of ancestral noise, from 0 (deterministic) to 1."),
+                .init(
+                    "use_clipped_model_output", \.useClippedModelOutput,
+                    "Whether the noise is computed anew from the clipped clean sample."),
+            ]
         }
 
         public func validate() throws(SchedulerError) {
@@ -168,7 +175,7 @@ public struct DDIMInverseConfiguration: DDIMFamilyConfiguration {
 
     public init() {}
 
-    public static var parameters: [ConfigurationParameter<Self>] { ddimParameters }
+    public static var parameters: [ConfigurationParameter<Self>] { ddimParameters() }
 
     public func validate() throws(SchedulerError) {
         try validateDDIM()
@@ -222,15 +229,18 @@ public protocol DDIMFamilyConfiguration: SchedulerDefinition, ZeroTerminalSNRCon
 }
 
 extension DDIMFamilyConfiguration {
-    static var ddimParameters: [ConfigurationParameter<Self>] {
-        noiseScheduleParameters + zeroTerminalSNRParameters + [
-            .init("prediction_type", \.predictionType),
-            .init("clip_sample", \.clipSample),
-            .init("clip_sample_range", \.clipSampleRange),
-            .init("set_alpha_to_one", \.setAlphaToOne),
-            .init("timestep_spacing", \.timestepSpacing),
-            .init("steps_offset", \.stepsOffset),
-        ]
+    /// The parameters, with those in their place that only one of the two has.
+    static func ddimParameters(
+        thresholding: [ConfigurationParameter<Self>] = [], sampleMaxValue: [ConfigurationParameter<Self>] = []
+    ) -> [ConfigurationParameter<Self>] {
+        noiseScheduleParameters + [
+            .init("clip_sample", \.clipSample, "Whether the predicted clean sample is clipped; for models of pixels."),
+            .init("set_alpha_to_one", \.setAlphaToOne, "Whether the level before timestep 0 is the clean sample."),
+            .init("steps_offset", \.stepsOffset, "What is added to the timesteps of the spacing leading."),
+            .init("prediction_type", \.predictionType, "What the model predicts: epsilon, sample or v_prediction."),
+        ] + thresholding + [.init("clip_sample_range", \.clipSampleRange, "The limit of clip_sample.")] + sampleMaxValue + [
+            .init("timestep_spacing", \.timestepSpacing, "How the timesteps are spread over those of the training.")
+        ] + zeroTerminalSNRParameters
     }
 
     func validateDDIM() throws(SchedulerError) {
@@ -358,17 +368,6 @@ extension DefinedScheduler where Definition == DDIMConfiguration {
         try step(
             modelOutput: modelOutput, timestep: timestep, sample: sample,
             options: .init(eta: eta, useClippedModelOutput: useClippedModelOutput), noise: noise, batchSize: batchSize)
-    }
-
-    /// The velocity v = √ᾱ noise − √(1 − ᾱ) sample that a model of `vPrediction` is trained on, for each batch item's timestep.
-    public func getVelocity<Element: TensorElement>(
-        sample: [Element], noise: [Element], timesteps: [Double]
-    ) throws(SchedulerError) -> [Element] {
-        var velocity = sample
-        var span = velocity.mutableSpan
-        try combine(
-            noise.span, with: &span, timesteps: timesteps, sampleRate: { -$0.noiseRate }, noiseRate: { $0.signalRate })
-        return velocity
     }
 }
 
