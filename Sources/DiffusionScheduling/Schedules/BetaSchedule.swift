@@ -29,7 +29,7 @@ public enum BetaSchedule: String, ConfigurationKeyword {
             Self.betas(ofSignal: Self.laplace, count: count)
         case .sigmoid:
             Self.linspace(-6, 6, count: count).map { x in
-                let sigmoid = 1 / (1 + Float(exponential(Double(-x))))
+                let sigmoid = 1 / (1 + Self.exponential(-x))
                 return sigmoid * Float(end - start) + Float(start)
             }
         }
@@ -51,6 +51,18 @@ public enum BetaSchedule: String, ConfigurationKeyword {
     private static func squaredCosine(_ t: Double) -> Double {
         let c = cosine((t + 0.008) / 1.008 * Double.pi / 2)
         return c * c
+    }
+
+    /// eˣ as torch's sigmoid has it, SLEEF's `expf_u10` (Shibata and Petrogalli 2020, doi:10.1109/TPDS.2019.2960333): not always the
+    /// float32 number that is nearest.
+    private static func exponential(_ x: Float) -> Float {
+        let exponent = (x * 1.442695).rounded(.toNearestOrEven)
+        let s = x.addingProduct(exponent, -0.693145751953125).addingProduct(exponent, -1.428606765330187e-06)
+        var u: Float = 0.000198527617812653846
+        for coefficient: Float in [0.0013930436, 0.008333361, 0.041666485, 0.16666667, 0.5] {
+            u = coefficient.addingProduct(u, s)
+        }
+        return Float(sign: .plus, exponent: Int(exponent), significand: 1 + s.addingProduct(s * s, u))
     }
 
     /// torch.linspace in float32: the lower half counted from the start, the upper from the end, each with one fused rounding.
