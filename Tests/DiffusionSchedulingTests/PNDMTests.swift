@@ -116,9 +116,11 @@ import Testing
     // MARK: Faults
 
     @Test func whatPNDMRefuses() throws {
-        expectInvalid("prediction_type", "sample", allowed: "epsilon or v_prediction") { _ = try Self.make { $0.predictionType = .sample } }
+        expectInvalid("prediction_type", "sample", allowed: "epsilon or v_prediction") {
+            _ = try Self.make { $0.predictionType = .sample }
+        }
         let scheduler = try Self.make()
-        expectInvalid("number of steps", "3", allowed: "at least 4, or skip_prk_steps true") { _ = try scheduler.plan(.count(3)) }
+        expectInvalid("number of steps", "3", allowed: "at least 4, unless skip_prk_steps") { _ = try scheduler.plan(.count(3)) }
         expectInvalid("number of steps", "1001", allowed: "from 1 to") { _ = try scheduler.plan(.count(1001)) }
         expectInvalid("timesteps", "given", allowed: "left out") { _ = try scheduler.plan(.timesteps([9, 5, 1])) }
         expectInvalid("sigmas", "given", allowed: "left out") { _ = try scheduler.plan(.sigmas([9, 5, 1])) }

@@ -261,7 +261,8 @@ extension DefinedScheduler where Definition == DDIMConfiguration {
         let host = FloatingPointEnvironment.begin()
         defer { host.end() }
         return try configuration.row(
-            from: timestep, to: previous, options: .init(eta: eta, useClippedModelOutput: useClippedModelOutput), noise: noiseSchedule)
+            from: timestep, to: previous, options: .init(eta: eta, useClippedModelOutput: useClippedModelOutput),
+            noise: noiseSchedule)
     }
 
     /// Takes the step from a timestep in place.

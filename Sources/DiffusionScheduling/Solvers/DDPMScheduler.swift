@@ -9,13 +9,13 @@
 ///
 ///     small   σ² = (1 − ᾱ_u)/(1 − ᾱ_t) β        large   σ² = β
 ///
-/// A step leads to the next timestep of the run; from the last one, and from all below it, to the clean sample. Every step draws noise
-/// but that from timestep 0. Steps depend on nothing but their arguments and the run's timesteps, so they may be taken in any order. From
-/// a timestep beside the plan a step leads to the plan's next one below; diffusers refuses such a timestep.
+/// A step leads to the next timestep of the run, and from the last timestep to the clean sample. Every step draws noise, except the step
+/// from timestep 0. Steps depend on nothing but their arguments and the run's timesteps, so they may be taken in any order. A step from a
+/// timestep that isn't in the plan leads to the plan's next timestep below it.
 ///
-/// The class of that name in diffusers is the reference. There `fixed_large_log` is the root of a logarithm below 0, NaN; here it has the
-/// standard deviation of `fixed_large`, as in Glide, where it comes from. A step between equal levels is the identity, apart from its
-/// noise. Learned variances are refused.
+/// The class of that name in diffusers is the reference. It refuses timesteps that aren't in the plan. Its `fixed_large_log` takes the root
+/// of a negative logarithm, NaN; here it is `fixed_large`, as in Glide, where it comes from. Where two levels are equal, a step changes
+/// nothing but the noise. Learned variances are refused.
 public typealias DDPMScheduler = DefinedScheduler<DDPMConfiguration>
 
 /// The parameters of `DDPMScheduler`, with diffusers' defaults.
@@ -92,7 +92,7 @@ public struct DDPMConfiguration:
             target = try noise.alphaCumprod(atTimestep: next)
             try require("next timestep", timestepText(next), "less than \(timestepText(timestep))", next < timestep)
         }
-        // Levels may be equal where a β is 0, and both be without noise or both without signal.
+        // Equal levels may both be without noise, or without signal. Don't divide there.
         let beta = target == source ? 0 : (target - source) / target
         let ratio = target == source ? 1 : source / target
         let kept = target == source ? 1 : (1 - target) / (1 - source)
@@ -116,7 +116,8 @@ public enum DDPMVarianceType: String, ConfigurationKeyword {
     case fixedLargeLog = "fixed_large_log"
 
     public static var allowedValues: String {
-        allCases.map(\.rawValue).joined(separator: ", ") + "; learned variances, which differ from element to element, aren't supported yet"
+        allCases.map(\.rawValue).joined(separator: ", ")
+            + "; fixed variances are supported, and learned ones, which differ from element to element, aren't yet"
     }
 
     /// σ.

@@ -3,18 +3,17 @@
 /// LCM: multistep sampling of latent consistency models (Luo et al. 2023, arXiv:2310.04378, algorithm 3; Song et al. 2023,
 /// arXiv:2303.01469, algorithm 1).
 ///
-/// A step from timestep t predicts the clean sample f, which the boundary condition f = x at t = 0 holds together, and adds noise z to
-/// reach the level of the next timestep u. From p, the clean sample that the model's output says, and k = `timestepScaling` · t:
+/// A step from timestep t computes the consistency function f, which is x at t = 0, and adds noise z up to the level of the next timestep
+/// u. With the predicted clean sample p and k = `timestepScaling` · t:
 ///
 ///     f  = c_skip x + c_out p        c_skip = ¼/(k² + ¼)        c_out = k/√(k² + ¼)
 ///     x' = √ᾱ_u f + √(1 − ᾱ_u) z     after the last step: x' = f
 ///
-/// The timesteps are a selection of the `originalInferenceSteps` that the model was distilled at. The option `strength` leaves the noisiest
-/// out, for image-to-image.
+/// A run takes some of the `originalInferenceSteps` timesteps that the model was distilled at. The option `strength` leaves out the noisiest
+/// ones, for image-to-image. The last step of a run adds no noise, so steps are taken in the run's order.
 ///
-/// Which step is the last depends on the place in the run, so steps come in the run's order, as in diffusers. The class of that name there
-/// is the reference. It adds noise after the last step as well where custom timesteps come with a `strength` below 1; here the last
-/// step of a run always gives f. A negative `timestepScaling` is refused.
+/// The class of that name in diffusers is the reference. With custom timesteps and a `strength` below 1 it adds noise after the last
+/// step too; here the last step always gives f. A negative `timestepScaling` is refused.
 public typealias LCMScheduler = DefinedScheduler<LCMConfiguration>
 
 /// The parameters of `LCMScheduler`, with diffusers' defaults.

@@ -2,22 +2,24 @@
 
 /// PNDM: pseudo numerical methods for diffusion models (Liu, Ren, Lin and Zhao 2022, arXiv:2202.09778, algorithm 2).
 ///
-/// Methods for ordinary differential equations, with DDIM's step F along a noise ε in the place of the straight line (equation 11):
+/// Classical methods for ordinary differential equations whose straight line is replaced by F, DDIM's step along a noise ε (equation 11):
 ///
 ///     F(x, ε, t → u) = √(ᾱ_u/ᾱ_t) x − (ᾱ_u − ᾱ_t)/(ᾱ_t √(1 − ᾱ_u) + √(ᾱ_t (1 − ᾱ_t) ᾱ_u)) ε
 ///
-/// The linear multistep method (PLMS, equation 12) takes for ε the combination of Adams and Bashforth of the last four model outputs:
+/// The linear multistep method (PLMS, equation 12) puts the Adams-Bashforth combination of the last four model outputs in the place of ε:
 ///
 ///     (55 e₀ − 59 e₁ + 37 e₂ − 9 e₃)/24
 ///
-/// With `skipPRKSteps`, as Stable Diffusion has it, the first step is one of Heun's: F along e₀ to the second timestep, and from the same
-/// sample again along the mean of both outputs. The orders 2, 3 and 4 follow. A run of n steps has n + 1 evaluations. Otherwise three
-/// steps of the pseudo Runge-Kutta method (PRK, equation 13) come first, with four evaluations each, at e/6, e/3, e/3 and e/6; a run has
-/// n + 9 evaluations, and n is at least 4. Every step of PLMS spans ⌊T/n⌋ timesteps, whatever the spacing.
+/// With `skipPRKSteps`, as for Stable Diffusion, the first step is Heun's: along e₀, then again from the same sample along the mean of
+/// both outputs. The orders 2, 3 and 4 follow. A run of n steps has n + 1 evaluations.
 ///
-/// A run that begins in the middle begins with order 1, whose orders rise with the outputs that it remembers; or with a step of PRK.
-/// diffusers' class counts calls instead. It repeats a timestep that isn't in the rest of the list and stays a step behind.
-/// The class of that name in diffusers is the reference otherwise; more than T steps are refused.
+/// Otherwise a run begins with three steps of the pseudo Runge-Kutta method (PRK, equation 13), of four evaluations each, weighted
+/// 1/6, 1/3, 1/3, 1/6. A run has n + 9 evaluations, and n is at least 4. Every PLMS step spans ⌊T/n⌋ timesteps, whatever the spacing.
+///
+/// A run may begin at a later step. There it begins with order 1, or with a step of PRK, and the orders rise with the outputs that it
+/// remembers. The class of that name in diffusers, the reference, counts its calls instead: wherever a run begins, it takes the first step
+/// twice, although the list repeats no timestep there, and stays one step behind. It also plans more than T steps, which do nothing;
+/// they are refused here.
 public typealias PNDMScheduler = DefinedScheduler<PNDMConfiguration>
 
 /// The parameters of `PNDMScheduler`, with diffusers' defaults.
@@ -31,7 +33,7 @@ public struct PNDMConfiguration: TimestepSpacingConfiguration, FinalAlphaConfigu
     public var betaEnd = 0.02
     public var betaSchedule = BetaSchedule.linear
     public var trainedBetas: [Double]?
-    /// Whether a run begins without steps of Runge and Kutta, as for Stable Diffusion.
+    /// Whether a run begins without pseudo Runge-Kutta steps, as for Stable Diffusion.
     public var skipPRKSteps = false
     public var setAlphaToOne = false
     public var predictionType = PredictionType.epsilon
@@ -77,8 +79,10 @@ public struct PNDMConfiguration: TimestepSpacingConfiguration, FinalAlphaConfigu
     }
 }
 
-/// The rows of PNDM. Step s stores its model output in slot s mod 3. Slot 3 holds the sample that a step of PRK starts from, and slot 4
-/// the sum of its outputs.
+/// The rows of PNDM.
+///
+/// Step s stores its first model output in slot s mod 3. Slot 2 holds the sample that Heun's step starts from. Slot 3 holds the sample that
+/// a PRK step starts from, and slot 4 the weighted sum of its outputs.
 struct PNDMSolver {
     var predictionType: PredictionType
     var alphasCumprod: [Double]
@@ -92,7 +96,7 @@ struct PNDMSolver {
     /// The step that each evaluation belongs to.
     var steps: [Int]
 
-    /// The weights of Adams and Bashforth by the number of outputs remembered, the newest first.
+    /// Adams-Bashforth weights by the number of remembered outputs, the newest output first.
     private static let weights: [[Double]] = [
         [1], [3.0 / 2, -1.0 / 2], [23.0 / 12, -16.0 / 12, 5.0 / 12], [55.0 / 24, -59.0 / 24, 37.0 / 24, -9.0 / 24],
     ]
@@ -169,7 +173,7 @@ struct PNDMSolver {
     /// The timesteps of a run whose first three steps are of PRK, with two evaluations in the middle of a step and one at its end.
     static func rungeKuttaRun(_ chosen: [Double], stride: Int) throws(SchedulerError) -> (timesteps: [Int], steps: [Int]) {
         try require(
-            "number of steps", chosen.count, "at least 4, or skip_prk_steps true: three steps of PRK come first", chosen.count >= 4)
+            "number of steps", chosen.count, "at least 4, unless skip_prk_steps is true", chosen.count >= 4)
         let chosen = chosen.map { Int($0) }
         var timesteps: [Int] = []
         for (start, end) in zip(chosen[..<3], chosen[1...]) {

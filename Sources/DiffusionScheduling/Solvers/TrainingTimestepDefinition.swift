@@ -27,7 +27,7 @@ extension TrainingTimestepDefinition {
             Self.predictionTypes.contains(predictionType))
     }
 
-    /// The tables. Steps are made of ᾱ, so a level without signal is no fault; its ς is that of ᾱ = 2⁻²⁴.
+    /// The tables. Steps are made of ᾱ, so a level may be without signal: its ς is that of ᾱ = 2⁻²⁴.
     public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule { try NoiseSchedule(self, floorsSignal: true) }
 
     public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
@@ -66,7 +66,8 @@ extension TrainingTimestepDefinition {
     /// Refuses a number of steps greater than the number of training timesteps.
     func requireTrainingCount(_ count: Int) throws(SchedulerError) {
         try require(
-            "number of steps", count, "from 1 to num_train_timesteps = \(numTrainTimesteps)", (1...numTrainTimesteps).contains(count))
+            "number of steps", count, "from 1 to num_train_timesteps = \(numTrainTimesteps)",
+            (1...numTrainTimesteps).contains(count))
         try require("number of steps", count, "at most \(TimestepRequest.maximumSteps)", count <= TimestepRequest.maximumSteps)
     }
 }
