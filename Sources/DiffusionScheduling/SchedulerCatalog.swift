@@ -5,9 +5,12 @@ public enum SchedulerCatalog {
     private static let types: [any PlannedScheduler.Type] = [
         DDIMScheduler.self,
         DDIMInverseScheduler.self,
+        DDPMScheduler.self,
         DEISMultistepScheduler.self,
         DPMSolverMultistepScheduler.self,
         DPMSolverMultistepInverseScheduler.self,
+        LCMScheduler.self,
+        PNDMScheduler.self,
     ]
 
     /// The names that `_class_name` may have, sorted.

@@ -58,7 +58,7 @@ enum RandomConfigurations {
 
     private static func drawNoiseSchedule(_ c: inout some NoiseScheduleConfiguration, _ generator: inout SeededGenerator) {
         c.numTrainTimesteps = [1000, 1000, 1000, 500, 100, 7, 1].randomElement(using: &generator)!
-        c.betaSchedule = .allCases.randomElement(using: &generator)!
+        c.betaSchedule = type(of: c).betaSchedules.randomElement(using: &generator)!
         (c.betaStart, c.betaEnd) = [(0.0001, 0.02), (0.00085, 0.012), (1e-6, 0.05), (0, 0.02)].randomElement(using: &generator)!
         if c.numTrainTimesteps == 7 { c.trainedBetas = [0, 0.01, 0.01, 0.5, 0, 0.2, 0.9] }
     }

@@ -12,15 +12,19 @@ public protocol NoiseScheduleConfiguration: SchedulerConfiguration {
     var betaSchedule: BetaSchedule { get set }
     /// The T values of β themselves, each in [0, 1); overrides the three above.
     var trainedBetas: [Double]? { get set }
+    /// The values that `betaSchedule` may have.
+    static var betaSchedules: [BetaSchedule] { get }
 }
 
 extension NoiseScheduleConfiguration {
+    public static var betaSchedules: [BetaSchedule] { [.linear, .scaledLinear, .squaredcosCapV2] }
+
     static var noiseScheduleParameters: [ConfigurationParameter<Self>] {
         [
             .init("num_train_timesteps", \.numTrainTimesteps, "The number of noise levels that the model was trained with."),
             .init("beta_start", \.betaStart, "The variance of the noise that timestep 0 adds."),
             .init("beta_end", \.betaEnd, "The variance of the noise that the last timestep adds."),
-            .init("beta_schedule", \.betaSchedule, "How the variances run between the two."),
+            .init("beta_schedule", \.betaSchedule, among: betaSchedules, "How the variances run between the two."),
             .init("trained_betas", \.trainedBetas, "The variances themselves, which override the three before."),
         ]
     }
@@ -29,6 +33,9 @@ extension NoiseScheduleConfiguration {
         try require(
             "num_train_timesteps", numTrainTimesteps, "from 1 to \(NoiseSchedule.maximumTimesteps)",
             (1...NoiseSchedule.maximumTimesteps).contains(numTrainTimesteps))
+        try require(
+            "beta_schedule", betaSchedule.rawValue, Self.betaSchedules.map(\.rawValue).joined(separator: ", "),
+            Self.betaSchedules.contains(betaSchedule))
         if let trainedBetas {
             try require(
                 "trained_betas", "a list of \(trainedBetas.count)",
