@@ -155,6 +155,7 @@ bench-compare: lib out/reference/bin/python
 
 goldens: out/reference/bin/python
 	out/reference/bin/python Tests/Goldens/generate.py
+	out/reference/bin/python Tests/Goldens/generate_classes.py
 	out/reference/bin/python Tests/Goldens/generate_noise.py
 
 # An environment that isn't complete is removed, or the next make would take it for one.

@@ -1,0 +1,1385 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+
+"""Writes the golden vectors of eight scheduler classes, one JSON file a class.
+
+Each record describes one sampling loop: a scheduler configuration, the arguments of set_timesteps and of step, the
+schedule that diffusers builds, and the sample that the loop ends with. The first configurations of a file are fixed:
+those that models on the Hub ship, and edges. The others are drawn at random from a table of values and weights a class.
+Three results are kept for each loop:
+
+* ``final_float32``: diffusers as shipped (float32 tables, scalars and samples);
+* ``final_float64``: diffusers with its float32 tables widened to float64, float64 samples, and without its conversion
+  of samples to float32, so that all arithmetic of the step is double precision;
+* ``final_exact``: the row formulas written out independently below, in 50-digit arithmetic on the same float32 tables.
+
+The generator fails if ``final_float64`` and ``final_exact`` differ by more than the limits in CLASSES.
+
+Usage::
+
+    python3 Tests/Goldens/generate_classes.py [--only euler] [--seed N] [--count N] [--out DIR]
+
+Needs what generate.py needs, whose test problem and helpers this script shares.
+
+Test problem
+------------
+
+Shape, initial values x_j, model m(x, t) and noise z_j(i) are those of generate.py. i is the index in ``timesteps``, also
+in loops that begin late. The model sees the scaled sample of scale_model_input where the class has that method, and the
+timestep of ``timesteps``, fractional where it is fractional. Noise is injected in the place of diffusers' randn_tensor.
+
+A loop that begins at index 0 starts from ``init_noise_sigma`` times x_j (from x_j where the class has no such factor).
+A loop that begins at index k > 0 starts from ``initial``: add_noise (scale_noise for the flow class) of x_j with the
+noise z_j(number of timesteps) at timestep k, computed in float64.
+
+Record fields
+-------------
+
+``class``, ``config_text``, ``given``
+    as in generate.py.
+``model``
+    the Hub model that ships this configuration (only in those records).
+``request``
+    the arguments of set_timesteps, without those left at their defaults. ``n`` is num_inference_steps; the other names
+    are the reference's: ``timesteps``, ``sigmas``, ``mu``, ``original_inference_steps``, ``strength``.
+``options``
+    keyword arguments of step, without those left at their defaults: ``s_churn``, ``s_tmin``, ``s_tmax``, ``s_noise``.
+    FlowMatchEulerDiscreteScheduler accepts these four and ignores them.
+``timesteps``
+    the timesteps of all evaluations. float32 values are printed as the exact double.
+``loose``
+    as in generate.py; empty for the classes that keep fractional timesteps.
+``sigmas``
+    base64 of little-endian float32: the noise table of the loop as the reference holds it. It has one entry more than
+    there are timesteps, except for Euler with log_linear interpolation (one more that is never reached). Absent for
+    PNDM, DDPM and LCM.
+``alphas``, ``alphas_probe``
+    PNDM, DDPM and LCM: the cumulative products, as in generate.py.
+``init_noise_sigma``
+    the reference's float32 factor, printed as the exact double. Absent for the flow class, which has none.
+``begin_index``
+    index of the first evaluation. The classes with set_begin_index are told it; PNDM and DDPM, which have no such
+    method, are given the tail of the timesteps (so PNDM restarts its warm-up there).
+``initial``
+    base64 of 24 little-endian float64 numbers: the start of a loop that begins late. Absent if begin_index is 0.
+``draws``
+    noise tensors drawn by each evaluation, from begin_index on. A draw counts even if its coefficient is zero.
+``final_exact``, ``final_float64``, ``final_float32``
+    base64 of 24 little-endian float64 numbers. ``final_float32`` is not finite in a few records.
+``report_exact``, ``report_float64``
+    the same for the second output of the last evaluation: ``denoised`` for LCM, ``pred_original_sample`` for the other
+    classes that have one. Absent for FlowMatchEuler, UniPC and PNDM.
+
+The header lists why configurations were drawn anew, with the number of times; digits in messages are replaced by #.
+"""
+
+import argparse
+import copy
+import dataclasses
+import json
+import logging
+import math
+import random
+import re
+import statistics
+import sys
+import time
+import unittest.mock
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import diffusers
+import mpmath
+import numpy as np
+import scipy
+import torch
+from generate import (
+    BATCH,
+    ELEMENTS,
+    LOOSE_MARGIN,
+    STEP_BUCKETS,
+    Redraw,
+    WideTorch,
+    amplitudes,
+    as_tensor,
+    build,
+    clean_sample,
+    deviation,
+    draw_noise_table,
+    floats,
+    initial_values,
+    model_exact,
+    model_tensor,
+    noise_estimate,
+    noise_values,
+    number,
+    packed,
+    pick,
+    probe_indices,
+    replaced_arguments,
+    saved_text,
+    threshold_exact,
+    write_file,
+)
+from mpmath import mpf
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Drawing
+# ----------------------------------------------------------------------------------------------------------------------
+
+GRIDS = ("karras", "exponential", "beta", "flow")
+SPACINGS = {"linspace": 34, "leading": 33, "trailing": 33}
+OFFSETS = {0: 50, 1: 25, 2: 12, 3: 6, 7: 7}
+PREDICTIONS = {"epsilon": 45, "sample": 20, "v_prediction": 35}
+CLIPPING = {"clip_sample": {True: 40, False: 60}, "clip_sample_range": {1.0: 40, 0.5: 20, 1.5: 20, 2.5: 20}}
+THRESHOLDING = {
+    "thresholding": {True: 25, False: 75},
+    "dynamic_thresholding_ratio": {0.995: 20, 0.5: 20, 0.75: 20, 0.9: 20, 1.0: 20},
+    "sample_max_value": {0.5: 10, 1.0: 20, 1.5: 30, 3.0: 30, 100.0: 10},
+}
+COUNTS = {(1, 1): 4, (2, 4): 18, (5, 14): 34, (15, 50): 36, (51, 200): 6, (201, 400): 2}
+
+
+@dataclasses.dataclass
+class Run:
+    """One loop: what set_timesteps and step are called with, and the evaluation that the loop begins at."""
+
+    config: dict
+    request: dict
+    hidden: dict = dataclasses.field(default_factory=dict)
+    options: dict = dataclasses.field(default_factory=dict)
+    late: bool = False
+    model: str | None = None
+
+
+def draw_count(rng, limit):
+    low, high = pick(rng, COUNTS)
+    return rng.randint(min(low, limit), min(high, limit))
+
+
+def draw_descending(rng, limit, integers):
+    """Custom timesteps below `limit`, with fractions unless only integers are allowed."""
+    count = rng.randint(1, min(20, limit))
+    if integers or rng.random() < 0.5:
+        values = rng.sample(range(limit), count)
+    else:
+        values = {round(rng.uniform(0, limit - 1), 2) for _ in range(count)}
+    return sorted(values, reverse=True)
+
+
+def draw_levels(rng):
+    """Custom noise levels of the variance-exploding kind, the final one included."""
+    levels = {float(f"{10 ** rng.uniform(-1.7, 1.9):.4g}") for _ in range(rng.randint(1, 16))}
+    return sorted(levels, reverse=True) + [pick(rng, {0.0: 70, 0.01: 30})]
+
+
+def draw_flow_levels(rng):
+    """Custom noise levels of the flow kind: those of most pipelines, or a linear and then quadratic descent."""
+    count = rng.randint(2, 28)
+    if rng.random() < 0.7:
+        return np.linspace(1.0, 1 / count, count).tolist()
+    return [round(1 - 0.9 * (k / count) ** 2 - 0.05 * k / count, 6) for k in range(count)]
+
+
+def request_n(rng, config):
+    return {"n": draw_count(rng, config["num_train_timesteps"])}
+
+
+def request_timesteps(rng, config):
+    return {"timesteps": draw_descending(rng, config["num_train_timesteps"], integers=False)}
+
+
+def request_integer_timesteps(rng, config):
+    return {"timesteps": draw_descending(rng, config["num_train_timesteps"], integers=True)}
+
+
+def request_sigmas(rng, config):
+    return {"sigmas": draw_levels(rng)}
+
+
+def request_flow_sigmas(rng, config):
+    return {"sigmas": draw_flow_levels(rng)}
+
+
+def request_flow_both(rng, config):
+    """CogView4's request: integer timesteps, and levels that are shifted."""
+    timesteps = draw_descending(rng, config["num_train_timesteps"] - 1, integers=True)
+    timesteps = [t + 1 for t in timesteps]
+    return {"timesteps": timesteps, "sigmas": [t / config["num_train_timesteps"] for t in timesteps]}
+
+
+def request_lcm(rng, config):
+    request = {}
+    original = config["original_inference_steps"]
+    if rng.random() < 0.3:
+        choices = [o for o in (10, 20, 40, 100) if o <= config["num_train_timesteps"]]
+        request["original_inference_steps"] = original = rng.choice(choices)
+    if rng.random() < 0.3:
+        request["strength"] = rng.choice([0.3, 0.5, 0.75, 0.8])
+    limit = max(1, int(original * request.get("strength", 1)))
+    request["n"] = min(limit, pick(rng, {1: 8, 2: 14, 4: 24, 6: 14, 8: 18, 12: 12, limit: 10}))
+    return request
+
+
+def request_lcm_timesteps(rng, config):
+    request = request_integer_timesteps(rng, config)
+    if rng.random() < 0.4:
+        request["strength"] = rng.choice([0.3, 0.5, 0.8])
+    return request
+
+
+def apply_grid(rng, config, hidden, own_ends):
+    """Replaces the drawn grid by the flags that select it; the ends are hidden keys where the class has none."""
+    grid, ends = config.pop("grid"), {}
+    for name in GRIDS:
+        if name in grid:
+            config[f"use_{name}_sigmas"] = True
+    if grid != "plain" and rng.random() < 0.3:
+        flow = "flow" in grid
+        ends = {"sigma_min": rng.choice([0.002, 0.03, 0.1]), "sigma_max": rng.choice([0.8, 0.95] if flow else [5.0, 80.0])}
+        ends.pop(rng.choice(["", "", "sigma_min", "sigma_max"]), None)
+    (config if own_ends else hidden).update(ends)
+
+
+def adjust_euler(rng, run):
+    apply_grid(rng, run.config, run.hidden, own_ends=True)
+
+
+def adjust_heun(rng, run):
+    apply_grid(rng, run.config, run.hidden, own_ends=False)
+    if "trained_betas" not in run.config and rng.random() < 0.15:
+        run.config["beta_schedule"] = "exp"
+
+
+def adjust_flow(rng, run):
+    apply_grid(rng, run.config, run.hidden, own_ends=False)
+    if run.config["use_dynamic_shifting"]:
+        # The linear shift divides by mu.
+        low = 0.2 if run.config["time_shift_type"] == "linear" else -0.6
+        run.request["mu"] = round(rng.uniform(low, 1.9), 4)
+
+
+def adjust_unipc(rng, run):
+    config = run.config
+    apply_grid(rng, config, run.hidden, own_ends=True)
+    flow = config.get("use_flow_sigmas", False)
+    if flow:
+        config["flow_shift"] = rng.choice([1.0, 0.5, 3.0, 3.0, 5.0, 7.0])
+        config["prediction_type"] = pick(rng, {"flow_prediction": 75, "epsilon": 10, "sample": 10, "v_prediction": 5})
+        if "use_karras_sigmas" not in config:
+            config["shift_terminal"] = pick(rng, {None: 70, 0.02: 15, 0.1: 15})
+            if rng.random() < 0.3:
+                run.request = request_flow_sigmas(rng, config)
+        if any(config.get(f"use_{name}_sigmas") for name in ("exponential", "beta")):
+            # These grids aren't converted to flow levels, so their ends must lie below 1.
+            config.update(sigma_min=0.03, sigma_max=0.95)
+    if rng.random() < (0.4 if flow else 0.05):
+        config["use_dynamic_shifting"] = True
+        run.request["mu"] = round(rng.uniform(-0.6, 1.9), 4)
+    if not config["predict_x0"]:
+        if config["prediction_type"] == "flow_prediction":
+            config["predict_x0"] = True
+        else:
+            config["final_sigmas_type"] = "sigma_min"
+    if rng.random() < 0.9 and (config["solver_type"] == "bh1" or not config["lower_order_final"]):
+        # With a final level of 0, diffusers divides infinity by infinity here.
+        config["final_sigmas_type"] = "sigma_min"
+
+
+def adjust_pndm(rng, run):
+    if not run.config["skip_prk_steps"]:
+        # Runge-Kutta steps take the four noisiest timesteps. A late begin would leave them out of step.
+        run.late = False
+        if rng.random() < 0.9:
+            run.request["n"] = max(4, run.request["n"])
+
+
+def adjust_ddpm(rng, run):
+    config = run.config
+    if "trained_betas" not in config and rng.random() < 0.25:
+        config["beta_schedule"] = rng.choice(["laplace", "sigmoid"])
+    if config["variance_type"] == "fixed_large_log":
+        # Its variance is the root of a negative number, except at timestep 0, where no noise is drawn.
+        config.update(timestep_spacing="leading", steps_offset=0)
+        run.request, run.late = rng.choice([{"n": 1}, {"timesteps": [0]}]), False
+
+
+def adjust_lcm(rng, run):
+    config = run.config
+    if config["original_inference_steps"] > config["num_train_timesteps"] and rng.random() < 0.9:
+        config["original_inference_steps"] = 10
+    run.request = pick(rng, {request_lcm: 75, request_lcm_timesteps: 25})(rng, config)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Configurations that models ship
+# ----------------------------------------------------------------------------------------------------------------------
+
+SD_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+SDXL_FOREIGN = {"clip_sample": False, "sample_max_value": 1.0, "set_alpha_to_one": False, "skip_prk_steps": True}
+
+
+def linear_levels(count):
+    return np.linspace(1.0, 1 / count, count).tolist()
+
+
+SHIPPED = {
+    "euler": [
+        Run({**SD_BETAS, "timestep_spacing": "leading", "steps_offset": 1}, {"n": 20}, SDXL_FOREIGN, model="SDXL base 1.0"),
+        Run({**SD_BETAS, "timestep_spacing": "leading", "steps_offset": 1}, {"n": 50}, SDXL_FOREIGN, model="SDXL base 1.0"),
+        Run(
+            {**SD_BETAS, "timestep_spacing": "leading", "steps_offset": 1},
+            {"n": 20},
+            SDXL_FOREIGN,
+            late=True,
+            model="SDXL refiner 1.0",
+        ),
+        Run({**SD_BETAS, "timestep_spacing": "trailing", "steps_offset": 1}, {"n": 1}, model="SD-Turbo"),
+        Run({**SD_BETAS, "timestep_spacing": "trailing", "steps_offset": 1}, {"n": 4}, model="SDXL-Lightning"),
+        Run(
+            {
+                **SD_BETAS,
+                "prediction_type": "v_prediction",
+                "timestep_type": "continuous",
+                "use_karras_sigmas": True,
+                "sigma_min": 0.002,
+                "sigma_max": 700.0,
+                "timestep_spacing": "leading",
+                "steps_offset": 1,
+            },
+            {"n": 25},
+            SDXL_FOREIGN,
+            model="Stable Video Diffusion",
+        ),
+        Run(
+            {**SD_BETAS, "num_train_timesteps": 1100, "beta_end": 0.014, "timestep_spacing": "leading", "steps_offset": 1},
+            {"n": 25},
+            model="Kolors",
+        ),
+    ],
+    "euler_ancestral": [
+        Run(
+            {**SD_BETAS, "timestep_spacing": "trailing", "steps_offset": 1},
+            {"n": 1},
+            {"interpolation_type": "linear", **SDXL_FOREIGN},
+            model="SDXL-Turbo",
+        ),
+        Run(
+            {**SD_BETAS, "timestep_spacing": "trailing", "steps_offset": 1},
+            {"n": 4},
+            {"interpolation_type": "linear", **SDXL_FOREIGN},
+            model="SDXL-Turbo",
+        ),
+        Run({"beta_schedule": "linear"}, {"n": 100}, model="Allegro"),
+    ],
+    "heun": [
+        Run(
+            {
+                "num_train_timesteps": 1024,
+                "beta_schedule": "exp",
+                "prediction_type": "sample",
+                "clip_sample": True,
+                "use_karras_sigmas": True,
+            },
+            {"n": 64},
+            model="Shap-E",
+        ),
+        Run({**SD_BETAS, "steps_offset": 1}, {"n": 20}, {"skip_prk_steps": True}, model="Stable Diffusion 1.5 with Heun"),
+    ],
+    "flow_match_euler": [
+        Run({"shift": 3.0}, {"n": 28}, model="Stable Diffusion 3"),
+        Run({"shift": 3.0}, {"n": 28}, late=True, model="Stable Diffusion 3"),
+        Run({"use_dynamic_shifting": True, "shift": 3.0}, {"sigmas": linear_levels(28), "mu": 1.15}, model="FLUX.1-dev"),
+        Run({"use_dynamic_shifting": True, "shift": 3.0}, {"sigmas": linear_levels(20), "mu": 0.63}, model="FLUX.1-dev"),
+        Run({"shift": 1.0}, {"sigmas": linear_levels(4)}, model="FLUX.1-schnell"),
+        Run(
+            {
+                "use_dynamic_shifting": True,
+                "base_shift": 0.5,
+                "max_shift": 0.9,
+                "max_image_seq_len": 8192,
+                "shift_terminal": 0.02,
+            },
+            {"sigmas": linear_levels(30), "mu": 0.6935},
+            model="Qwen-Image",
+        ),
+        Run(
+            {"use_dynamic_shifting": True, "time_shift_type": "linear", "base_shift": 0.25, "max_shift": 0.75},
+            {"timesteps": [1000, 800, 600, 400, 200], "sigmas": [1.0, 0.8, 0.6, 0.4, 0.2], "mu": 1.75},
+            model="CogView4",
+        ),
+        Run(
+            {
+                "use_dynamic_shifting": True,
+                "base_shift": 0.95,
+                "max_shift": 2.05,
+                "base_image_seq_len": 1024,
+                "shift_terminal": 0.1,
+            },
+            {"sigmas": linear_levels(30), "mu": 1.6},
+            model="LTX-Video",
+        ),
+        Run({"invert_sigmas": True}, {"sigmas": [1.0, 0.99, 0.97, 0.9, 0.7, 0.4]}, model="Mochi"),
+        Run({"shift": 6.0}, {"n": 30}, model="Lumina-Image 2"),
+        Run({"shift": 7.0}, {"sigmas": np.linspace(1.0, 0.0, 21)[:-1].tolist()}, model="HunyuanVideo"),
+    ],
+    "unipc": [
+        Run(
+            {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0},
+            {"n": 30},
+            model="Wan 2.1",
+        ),
+        Run(
+            {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 5.0},
+            {"n": 50},
+            model="Wan 2.1 at 720p",
+        ),
+        Run(
+            {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0},
+            {"n": 20},
+            late=True,
+            model="Wan 2.1, video to video",
+        ),
+        Run(
+            {
+                "use_flow_sigmas": True,
+                "use_karras_sigmas": True,
+                "prediction_type": "flow_prediction",
+                "sigma_max": 200.0,
+                "sigma_min": 0.147,
+            },
+            {"n": 35},
+            model="Cosmos 3",
+        ),
+        Run({**SD_BETAS, "steps_offset": 1}, {"n": 20}, {"skip_prk_steps": True}, model="Stable Diffusion 1.5 with UniPC"),
+    ],
+    "pndm": [
+        Run(
+            {**SD_BETAS, "skip_prk_steps": True, "steps_offset": 1},
+            {"n": 50},
+            {"clip_sample": False},
+            model="Stable Diffusion 1.5",
+        ),
+        Run(
+            {**SD_BETAS, "skip_prk_steps": True, "steps_offset": 1},
+            {"n": 20},
+            {"clip_sample": False},
+            late=True,
+            model="Stable Diffusion 1.5",
+        ),
+        Run(
+            {**SD_BETAS, "skip_prk_steps": True, "steps_offset": 1, "prediction_type": "v_prediction"},
+            {"n": 25},
+            {"clip_sample": False},
+            model="Stable Diffusion 2.1",
+        ),
+        Run({}, {"n": 50}, model="PNDM as constructed"),
+    ],
+    "ddpm": [
+        Run({"variance_type": "fixed_large"}, {"n": 1000}, model="ddpm-cifar10-32"),
+        Run({"variance_type": "fixed_small"}, {"n": 50}, model="ddpm-celebahq-256"),
+        Run({"beta_schedule": "squaredcos_cap_v2"}, {"n": 100}, model="ddpm-butterflies"),
+        Run(
+            {"beta_schedule": "squaredcos_cap_v2", "clip_sample": False, "timestep_spacing": "leading", "steps_offset": 1},
+            {"n": 50},
+            model="Kandinsky 3",
+        ),
+    ],
+    "lcm": [
+        Run({"steps_offset": 1}, {"n": 4}, {"skip_prk_steps": True}, model="LCM_Dreamshaper v7"),
+        Run({"steps_offset": 1}, {"n": 8}, {"skip_prk_steps": True}, model="LCM_Dreamshaper v7"),
+        Run({"steps_offset": 1}, {"n": 4, "strength": 0.5}, {"skip_prk_steps": True}, model="LCM_Dreamshaper v7"),
+        Run({"rescale_betas_zero_snr": False}, {"n": 6}, model="SSD-1B LCM"),
+    ],
+}
+
+# Cases that drawing seldom or never hits.
+EDGES = {
+    "euler": [
+        Run({}, {"n": 10}),
+        # 62 timesteps, of which the last is -1.
+        Run({"timestep_spacing": "trailing"}, {"n": 61}),
+        # The last two levels are equal.
+        Run({"final_sigmas_type": "sigma_min"}, {"n": 5}),
+        # Interior levels that repeat.
+        Run({}, {"sigmas": [10.0, 3.0, 3.0, 1.0, 0.0]}),
+    ],
+    "euler_ancestral": [
+        Run({}, {"n": 10}),
+        # Not a number in float32.
+        Run({"beta_schedule": "squaredcos_cap_v2"}, {"n": 4}),
+        # Timesteps beyond the table.
+        Run({"timestep_spacing": "leading", "steps_offset": 20}, {"n": 100}),
+    ],
+    "heun": [Run({}, {"n": 10}), Run({}, {"n": 1}), Run({"timestep_spacing": "trailing"}, {"n": 61})],
+    "flow_match_euler": [
+        Run({}, {"n": 4}),
+        Run({"shift_terminal": 0.1, "use_dynamic_shifting": True}, {"n": 4, "mu": 1.0}),
+        Run({"stochastic_sampling": True, "shift": 3.0}, {"n": 1}),
+    ],
+    "unipc": [
+        Run({}, {"n": 10}),
+        Run({"solver_order": 3}, {"n": 10}),
+        Run({"solver_order": 4, "final_sigmas_type": "sigma_min"}, {"n": 12}),
+        Run({"timestep_spacing": "trailing"}, {"n": 61}),
+        # The last two levels are equal.
+        Run({"use_karras_sigmas": True, "final_sigmas_type": "sigma_min"}, {"n": 8}),
+        Run({"use_karras_sigmas": True, "final_sigmas_type": "sigma_min", "lower_order_final": False}, {"n": 8}),
+    ],
+    "pndm": [
+        Run({}, {"n": 10}),
+        Run({}, {"n": 4}),
+        *(Run({"skip_prk_steps": True}, {"n": n}) for n in (1, 2, 10)),
+    ],
+    "ddpm": [
+        Run({}, {"n": 10}),
+        # Epsilon without signal: clipping makes infinities finite.
+        Run({"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}, {"n": 10}),
+        # The variance of the last step is 0, and its floor 1e-20.
+        Run({}, {"timesteps": [900, 500, 100]}),
+    ],
+    "lcm": [
+        Run({}, {"n": 4}),
+        # The last step adds noise too.
+        Run({}, {"timesteps": [999, 759, 499, 259], "strength": 0.5}),
+        Run({"rescale_betas_zero_snr": True, "clip_sample": True}, {"n": 4}),
+    ],
+}
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Reference library
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def prepare(scheduler, request, begin):
+    arguments = dict(request)
+    if "n" in arguments:
+        arguments["num_inference_steps"] = arguments.pop("n")
+    if isinstance(scheduler, diffusers.UniPCMultistepScheduler) and "sigmas" in arguments:
+        # This class takes arrays only.
+        arguments["sigmas"] = np.array(arguments["sigmas"])
+    scheduler.set_timesteps(**arguments)
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(begin)
+
+
+def widen(scheduler):
+    """Makes every float32 table of the scheduler float64."""
+    for name, value in vars(scheduler).items():
+        if torch.is_tensor(value) and value.dtype == torch.float32 and name != "timesteps":
+            setattr(scheduler, name, value.double())
+
+
+def late_start(scheduler, begin):
+    """What image-to-image pipelines start from, in float64."""
+    clean = as_tensor(initial_values(), torch.float64)
+    noise = as_tensor(noise_values(len(scheduler.timesteps)), torch.float64)
+    times = scheduler.timesteps[begin].repeat(BATCH)
+    if hasattr(scheduler, "scale_noise"):
+        start = scheduler.scale_noise(clean, times, noise)
+    else:
+        start = scheduler.add_noise(clean, noise, times)
+    assert start.dtype == torch.float64
+    return start.flatten().tolist()
+
+
+def run_reference(scheduler, begin, initial, options, dtype):
+    """Final sample, second output of the last evaluation (or None), and noise tensors drawn by each evaluation."""
+    draws = []
+    index = begin
+
+    def injected_noise(shape, generator=None, device=None, dtype=None, layout=None):
+        draws[-1] += 1
+        return as_tensor(noise_values(index), dtype).reshape(shape)
+
+    module = sys.modules[type(scheduler).__module__]
+    wide = dtype == torch.float64
+    # In the wide run, the module converts samples to what it takes for float32.
+    patches = {"torch": WideTorch() if wide else torch}
+    if hasattr(module, "randn_tensor"):
+        patches["randn_tensor"] = injected_noise
+    train_steps = scheduler.config.num_train_timesteps
+    x, report = as_tensor(initial, dtype), None
+    with unittest.mock.patch.multiple(module, **patches):
+        for index in range(begin, len(scheduler.timesteps)):
+            t = scheduler.timesteps[index]
+            # LCM makes float32 scalars of a tensor, but doubles of an integer.
+            if wide and not t.is_floating_point():
+                t = int(t)
+            scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+            assert scaled.dtype == dtype
+            draws.append(0)
+            result = scheduler.step(model_tensor(scaled, float(t), train_steps, False), t, x, **options)
+            x = result.prev_sample
+            report = result.get("pred_original_sample", result.get("denoised"))
+            for output in (x, report) if report is not None else (x,):
+                assert output.dtype == dtype
+                if wide and not torch.isfinite(output).all():
+                    raise Redraw("not finite")
+    return x.double().flatten().tolist(), None if report is None else report.double().flatten().tolist(), draws
+
+
+class RecordingTorch:
+    """The torch module; it remembers the arrays that tensors are made of."""
+
+    def __init__(self):
+        self.arrays = []
+
+    def from_numpy(self, array):
+        self.arrays.append(array.copy())
+        return torch.from_numpy(array)
+
+    def __getattr__(self, name):
+        return getattr(torch, name)
+
+
+def loose_timesteps(scheduler, request):
+    """Indices of integer timesteps which the last bit of the grid computation may change."""
+    config = scheduler.config
+    if not any(config.get(f"use_{name}_sigmas") for name in GRIDS) or scheduler.timesteps.is_floating_point():
+        return []
+    scheduler = copy.deepcopy(scheduler)
+    recorder, raw = RecordingTorch(), []
+    convert = scheduler._sigma_to_t
+
+    def recorded_conversion(sigma, log_sigmas):
+        raw.append(float(convert(sigma, log_sigmas)))
+        return convert(sigma, log_sigmas)
+
+    scheduler._sigma_to_t = recorded_conversion
+    with unittest.mock.patch.object(sys.modules[type(scheduler).__module__], "torch", recorder):
+        prepare(scheduler, request, 0)
+    rounds = config.use_karras_sigmas and not config.use_flow_sigmas
+    values = raw or recorder.arrays[-1].tolist()
+    assert [round(v) if rounds else int(v) for v in values] == scheduler.timesteps.tolist()
+    loose = []
+    for index, value in enumerate(values):
+        edge = math.floor(value) + 0.5 if rounds else round(value)
+        # Truncation goes toward zero, so it doesn't jump there.
+        if abs(value - edge) < LOOSE_MARGIN and (rounds or edge):
+            loose.append(index)
+    return loose
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Exact evaluation
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+class Loop:
+    """A loop in 50-digit arithmetic. Subclasses advance it by one evaluation.
+
+    `step` returns the next sample, the second output or None, and the number of noise tensors drawn.
+    """
+
+    def __init__(self, scheduler, begin, options):
+        self.config = dict(scheduler.config)
+        self.timesteps = [float(t) for t in scheduler.timesteps]
+        self.begin, self.options = begin, options
+        self.count = scheduler.num_inference_steps
+        self.sigmas = [mpf(s) for s in scheduler.sigmas.tolist()] if hasattr(scheduler, "sigmas") else None
+        self.alphas = [mpf(a) for a in scheduler.alphas_cumprod.tolist()] if hasattr(scheduler, "alphas_cumprod") else None
+
+    def start(self):
+        """What add_noise returns for a loop that begins late."""
+        keep, add = self.noising(self.begin)
+        return [keep * mpf(v) + add * mpf(z) for v, z in zip(initial_values(), noise_values(len(self.timesteps)))]
+
+    def model_input(self, i, x):
+        return x
+
+    def run(self, initial):
+        x, draws = [mpf(v) for v in initial], []
+        report = None
+        for i in range(self.begin, len(self.timesteps)):
+            output = model_exact(self.model_input(i, x), self.timesteps[i], self.config["num_train_timesteps"])
+            x, report, drawn = self.step(i, x, output)
+            draws.append(drawn)
+        return x, report, draws
+
+
+def mixed(*terms):
+    """The sum of coefficient-vector pairs; pairs with a zero coefficient don't count."""
+    terms = [(c, v) for c, v in terms if c != 0]
+    return [sum((c * v[j] for c, v in terms), mpf(0)) for j in range(ELEMENTS)]
+
+
+def noise_exact(i):
+    return [mpf(z) for z in noise_values(i)]
+
+
+def clamped(values, limit):
+    limit = mpf(limit)
+    return [min(max(v, -limit), limit) for v in values]
+
+
+class ExplodingLoop(Loop):
+    """Euler's kin: the sample is data plus sigma times noise, and the model sees it divided by its magnitude."""
+
+    def noising(self, i):
+        return mpf(1), self.sigmas[i]
+
+    def model_input(self, i, x):
+        scale = 1 / mpmath.sqrt(self.sigmas[i] ** 2 + 1)
+        return [scale * v for v in x]
+
+    def clean(self, x, output, sigma, raised=None):
+        """The clean sample; `raised` is the level of the sample if churn raised it."""
+        prediction = self.config["prediction_type"]
+        if prediction == "epsilon":
+            return mixed((mpf(1), x), (-(raised or sigma), output))
+        if prediction == "v_prediction":
+            scale = sigma * sigma + 1
+            return mixed((1 / scale, x), (-sigma / mpmath.sqrt(scale), output))
+        return output
+
+
+class EulerLoop(ExplodingLoop):
+    def step(self, i, x, output):
+        source, target = self.sigmas[i], self.sigmas[i + 1]
+        churn = mpf(0)
+        if self.options.get("s_tmin", 0) <= source <= self.options.get("s_tmax", math.inf):
+            churn = min(mpf(self.options.get("s_churn", 0)) / (len(self.sigmas) - 1), mpmath.sqrt(2) - 1)
+        raised = source * (1 + churn)
+        if churn:
+            rise = mpf(self.options.get("s_noise", 1)) * source * mpmath.sqrt(churn * (churn + 2))
+            x = mixed((mpf(1), x), (rise, noise_exact(i)))
+        p = self.clean(x, output, source, raised)
+        return mixed((target / raised, x), (1 - target / raised, p)), p, int(churn > 0)
+
+
+class EulerAncestralLoop(ExplodingLoop):
+    def step(self, i, x, output):
+        source, target = self.sigmas[i], self.sigmas[i + 1]
+        p = self.clean(x, output, source)
+        ratio = target / source
+        up = target * mpmath.sqrt((1 - ratio) * (1 + ratio))
+        return mixed((ratio**2, x), (1 - ratio**2, p), (up, noise_exact(i))), p, 1
+
+
+class HeunLoop(ExplodingLoop):
+    def step(self, i, x, output):
+        # The table repeats the inner levels, so the level of evaluation i is entry i.
+        p = self.clean(x, output, self.sigmas[i])
+        if self.config["clip_sample"]:
+            p = clamped(p, self.config["clip_sample_range"])
+        if i % 2 == 0:
+            source, target = self.sigmas[i], self.sigmas[i + 1]
+            h = target - source
+            self.half = mixed((1 + h / (2 * source), x), (-h / (2 * source), p))
+            return mixed((target / source, x), (1 - target / source, p)), p, 0
+        h = self.sigmas[i] - self.sigmas[i - 1]
+        share = h / (2 * self.sigmas[i])
+        return mixed((mpf(1), self.half), (share, x), (-share, p)), p, 0
+
+
+class FlowLoop(Loop):
+    def noising(self, i):
+        return 1 - self.sigmas[i], self.sigmas[i]
+
+    def step(self, i, x, output):
+        source, target = self.sigmas[i], self.sigmas[i + 1]
+        if self.config["stochastic_sampling"]:
+            keep = 1 - target
+            return mixed((keep, x), (-source * keep, output), (target, noise_exact(i))), None, 1
+        return mixed((mpf(1), x), (target - source, output)), None, 0
+
+
+def exponential_weights(nodes, h, data):
+    """Integrals over 0..h of exp(-(h - u)), or exp(h - u) for noise, times the Lagrange basis of the nodes."""
+    moments = [-mpmath.expm1(-h) if data else mpmath.expm1(h)]
+    for k in range(1, len(nodes)):
+        moments.append(h**k - k * moments[-1] if data else k * moments[-1] - h**k)
+    weights = []
+    for j, node in enumerate(nodes):
+        polynomial = [mpf(1)]
+        for other in nodes[:j] + nodes[j + 1 :]:
+            shifted = [mpf(0)] + polynomial
+            polynomial = [(s - other * p) / (node - other) for s, p in zip(shifted, polynomial + [mpf(0)])]
+        weights.append(sum(c * m for c, m in zip(polynomial, moments)))
+    return weights
+
+
+class UniPCLoop(Loop):
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.history, self.order, self.corrected = [], 0, None
+
+    def level(self, i):
+        return amplitudes(self.sigmas[i], self.config["use_flow_sigmas"])
+
+    def noising(self, i):
+        return self.level(i)
+
+    def convert(self, i, x, output):
+        prediction = self.config["prediction_type"]
+        A, S = self.level(i)
+        if not self.config["predict_x0"]:
+            return noise_estimate(prediction, A, S, x, output)
+        p = clean_sample(prediction, A, S, self.sigmas[i], x, output)
+        return threshold_exact(p, self.config) if self.config["thresholding"] else p
+
+    def update(self, i, x, outputs, newest=None):
+        """From level i to level i + 1 with the outputs of levels i, i - 1, …, and that of i + 1 if it is known."""
+        data = self.config["predict_x0"]
+        A, S = self.level(i + 1)
+        A_source, S_source = self.level(i)
+        if self.sigmas[i + 1] == 0:
+            # Only order 1 gets here. Its exponential integrator ends in the clean sample.
+            assert data and len(outputs) == 1
+            return outputs[0]
+        if self.sigmas[i + 1] == self.sigmas[i]:
+            # No distance to go. The reference gets through this with orders 1 and 2.
+            return x
+        origin = mpmath.log(A_source / S_source)
+        h = mpmath.log(A / S) - origin
+        nodes = [mpmath.log(self.level(i - k)[0] / self.level(i - k)[1]) - origin for k in range(len(outputs))]
+        scale = A if data else -S
+        keep = S / S_source if data else A / A_source
+        vectors = list(outputs)
+        if newest is not None:
+            nodes.append(h)
+            vectors.append(newest)
+        if len(vectors) == 2:
+            # Here the reference doesn't solve for the weight of the difference, but takes one half.
+            exponent = -h if data else h
+            size = exponent if self.config["solver_type"] == "bh1" else mpmath.expm1(exponent)
+            base = exponential_weights(nodes[:1], h, data)[0]
+            share = -size / 2 * (h / nodes[1]) * (1 if data else -1)
+            weights = [base - share, share]
+        else:
+            weights = exponential_weights(nodes, h, data)
+        return mixed((keep, x), *((scale * w, v) for w, v in zip(weights, vectors)))
+
+    def step(self, i, x, output):
+        converted = self.convert(i, x, output)
+        if self.corrected is not None and i - 1 not in self.config["disable_corrector"]:
+            x = self.update(i - 1, self.corrected, self.history[: self.order], converted)
+        self.corrected = x
+        self.history = [converted] + self.history
+        self.order = min(self.config["solver_order"], len(self.history))
+        if self.config["lower_order_final"]:
+            self.order = min(self.order, len(self.timesteps) - i)
+        return self.update(i, x, self.history[: self.order]), None, 0
+
+
+class ProductLoop(Loop):
+    """The classes whose levels are cumulative products at integer timesteps."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.timesteps = [int(t) for t in self.timesteps]
+
+    def noising(self, i):
+        product = self.alphas[self.timesteps[i]]
+        return mpmath.sqrt(product), mpmath.sqrt(1 - product)
+
+    def clean(self, product, x, output):
+        signal, noise = mpmath.sqrt(product), mpmath.sqrt(1 - product)
+        prediction = self.config["prediction_type"]
+        if prediction == "epsilon" and product == 0:
+            # Infinities, which only clipping makes finite.
+            if self.config["thresholding"] or not self.config["clip_sample"]:
+                raise Redraw("clean sample undefined without signal")
+            p = [mpmath.sign(v - noise * m) * mpmath.inf for v, m in zip(x, output)]
+        else:
+            p = clean_sample(prediction, signal, noise, noise / signal if signal else None, x, output)
+        if self.config["thresholding"]:
+            return threshold_exact(p, self.config)
+        return clamped(p, self.config["clip_sample_range"]) if self.config["clip_sample"] else p
+
+
+class DDPMLoop(ProductLoop):
+    def step(self, i, x, output):
+        t = self.timesteps[i]
+        source = self.alphas[t]
+        target = self.alphas[self.timesteps[i + 1]] if i + 1 < len(self.timesteps) else mpf(1)
+        ratio = source / target
+        beta = 1 - ratio
+        p = self.clean(source, x, output)
+        deviation = mpf(0)
+        if t > 0:
+            deviation = mpmath.sqrt(max((1 - target) / (1 - source) * beta, mpf(1e-20)))
+            if self.config["variance_type"] == "fixed_large":
+                deviation = mpmath.sqrt(beta)
+            elif self.config["variance_type"] == "fixed_large_log":
+                # diffusers takes the root of this logarithm, which only is a number if beta is 1.
+                deviation = mpmath.sqrt(mpmath.log(beta))
+        next_sample = mixed(
+            (mpmath.sqrt(target) * beta / (1 - source), p),
+            (mpmath.sqrt(ratio) * (1 - target) / (1 - source), x),
+            (deviation, noise_exact(i)),
+        )
+        return next_sample, p, int(t > 0)
+
+
+class LCMLoop(ProductLoop):
+    def step(self, i, x, output):
+        t = self.timesteps[i]
+        p = self.clean(self.alphas[t], x, output)
+        k = t * mpf(self.config["timestep_scaling"])
+        square = k * k + mpf(1) / 4
+        denoised = mixed((k / mpmath.sqrt(square), p), (1 / (4 * square), x))
+        if i == self.count - 1:
+            return denoised, denoised, 0
+        # Without a next timestep, a schedule that strength cut short stays at its last level.
+        target = self.alphas[self.timesteps[min(i + 1, len(self.timesteps) - 1)]]
+        return mixed((mpmath.sqrt(target), denoised), (mpmath.sqrt(1 - target), noise_exact(i))), denoised, 1
+
+
+class PNDMLoop(ProductLoop):
+    WEIGHTS = {
+        1: [mpf(1)],
+        2: [mpf(3) / 2, -mpf(1) / 2],
+        3: [mpf(23) / 12, -mpf(16) / 12, mpf(5) / 12],
+        4: [mpf(55) / 24, -mpf(59) / 24, mpf(37) / 24, -mpf(9) / 24],
+    }
+
+    def __init__(self, scheduler, *arguments):
+        super().__init__(scheduler, *arguments)
+        self.runge_kutta = 0 if self.config["skip_prk_steps"] else len(scheduler.prk_timesteps)
+        self.stride = self.config["num_train_timesteps"] // self.count
+        self.calls, self.history, self.base, self.sum = 0, [], None, None
+
+    def transfer(self, source, target, x, output):
+        """From the timestep `source` to `target` along a constant output."""
+        beyond = mpf(1) if self.config["set_alpha_to_one"] else self.alphas[0]
+        a, b = self.alphas[source], self.alphas[target] if target >= 0 else beyond
+        if self.config["prediction_type"] == "v_prediction":
+            output = mixed((mpmath.sqrt(a), output), (mpmath.sqrt(1 - a), x))
+        # DDIM's deterministic step, as clean sample and noise.
+        keep = mpmath.sqrt(b / a)
+        return mixed((keep, x), (mpmath.sqrt(1 - b) - keep * mpmath.sqrt(1 - a), output))
+
+    def step(self, i, x, output):
+        t = self.timesteps[i]
+        call, self.calls = self.calls, self.calls + 1
+        if call < self.runge_kutta:
+            origin = self.timesteps[call // 4 * 4]
+            target = t if call % 2 else t - self.stride // 2
+            phase = call % 4
+            if phase == 0:
+                self.base, self.sum = x, [mpf(0)] * ELEMENTS
+                self.history = ([output] + self.history)[:4]
+            self.sum = mixed((mpf(1), self.sum), ((mpf(1) / 6, mpf(1) / 3, mpf(1) / 3, mpf(1) / 6)[phase], output))
+            return self.transfer(origin, target, self.base, self.sum if phase == 3 else output), None, 0
+        source, target = t, t - self.stride
+        if call == 1:
+            # The second call repeats the first step with the mean of both outputs.
+            source, target, x = t + self.stride, t, self.base
+            mean = mixed((mpf(1) / 2, output), (mpf(1) / 2, self.history[0]))
+        else:
+            if call == 0:
+                self.base = x
+            self.history = ([output] + self.history)[:4]
+            mean = mixed(*zip(self.WEIGHTS[len(self.history)], self.history))
+        return self.transfer(source, target, x, mean), None, 0
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Classes
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Family:
+    """A scheduler class: its drawn parameters and arguments as tables of values and weights, and its exact loop."""
+
+    name: str
+    loop: type
+    parameters: dict
+    requests: dict
+    adjust: Callable = lambda rng, run: None
+    options: dict = dataclasses.field(default_factory=dict)
+    has_noise_table: bool = True
+    # Share of loops that begin late, and the spacing of indices that they may begin at.
+    late: float = 0.2
+    stride: int = 1
+    count: int = 80
+    # Greatest allowed difference of the float64 reference from the exact result, relative to max(1, |x|).
+    limit: float = 1e-10
+    # Parameters that `adjust` settles, with the values that must occur.
+    settled: dict = dataclasses.field(default_factory=dict)
+
+
+CHURN = {
+    "s_churn": {None: 50, 1.0: 12, 5.0: 14, 20.0: 12, 80.0: 12},
+    "s_tmin": {None: 70, 0.05: 15, 1.0: 15},
+    "s_tmax": {None: 70, 50.0: 15, 5.0: 15},
+    "s_noise": {None: 60, 1.003: 20, 0.9: 20},
+}
+SIGMA_GRIDS = {"plain": 46, "karras": 20, "exponential": 17, "beta": 17}
+GRID_FLAGS = {f"use_{name}_sigmas": (True, False) for name in ("karras", "exponential", "beta")}
+SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+
+CLASSES = {
+    "euler": Family(
+        "EulerDiscreteScheduler",
+        EulerLoop,
+        {
+            "prediction_type": {"epsilon": 40, "v_prediction": 35, "sample": 18, "original_sample": 7},
+            "interpolation_type": {"linear": 80, "log_linear": 20},
+            "grid": SIGMA_GRIDS,
+            "timestep_spacing": SPACINGS,
+            "timestep_type": {"discrete": 75, "continuous": 25},
+            "steps_offset": OFFSETS,
+            "rescale_betas_zero_snr": {True: 20, False: 80},
+            "final_sigmas_type": {"zero": 70, "sigma_min": 30},
+        },
+        {request_n: 70, request_timesteps: 15, request_sigmas: 15},
+        adjust_euler,
+        CHURN,
+        count=88,
+        settled={**GRID_FLAGS, "beta_schedule": SCHEDULES},
+    ),
+    "euler_ancestral": Family(
+        "EulerAncestralDiscreteScheduler",
+        EulerAncestralLoop,
+        {
+            "prediction_type": {"epsilon": 55, "v_prediction": 45},
+            "timestep_spacing": SPACINGS,
+            "steps_offset": OFFSETS,
+            "rescale_betas_zero_snr": {True: 20, False: 80},
+        },
+        {request_n: 100},
+        count=72,
+        settled={"beta_schedule": SCHEDULES},
+    ),
+    "heun": Family(
+        "HeunDiscreteScheduler",
+        HeunLoop,
+        {
+            "prediction_type": PREDICTIONS,
+            "grid": SIGMA_GRIDS,
+            **CLIPPING,
+            "timestep_spacing": SPACINGS,
+            "steps_offset": OFFSETS,
+        },
+        {request_n: 80, request_timesteps: 20},
+        adjust_heun,
+        stride=2,
+        settled={**GRID_FLAGS, "beta_schedule": (*SCHEDULES, "exp")},
+    ),
+    "flow_match_euler": Family(
+        "FlowMatchEulerDiscreteScheduler",
+        FlowLoop,
+        {
+            "num_train_timesteps": {1000: 80, 100: 20},
+            "shift": {1.0: 25, 0.5: 10, 1.73: 15, 3.0: 30, 6.0: 10, 17.0: 10},
+            "use_dynamic_shifting": {True: 40, False: 60},
+            "base_shift": {0.5: 70, 0.95: 30},
+            "max_shift": {1.15: 70, 2.05: 30},
+            "base_image_seq_len": {256: 70, 1024: 30},
+            "max_image_seq_len": {4096: 70, 8192: 30},
+            "invert_sigmas": {True: 15, False: 85},
+            "shift_terminal": {None: 70, 0.02: 15, 0.1: 15},
+            "grid": {"plain": 58, "karras": 14, "exponential": 14, "beta": 14},
+            "time_shift_type": {"exponential": 65, "linear": 35},
+            "stochastic_sampling": {True: 25, False: 75},
+        },
+        {request_n: 50, request_flow_sigmas: 30, request_timesteps: 10, request_flow_both: 10},
+        adjust_flow,
+        {"s_churn": {None: 92, 5.0: 8}, "s_noise": {None: 92, 1.1: 8}},
+        has_noise_table=False,
+        count=96,
+        settled=GRID_FLAGS,
+    ),
+    "unipc": Family(
+        "UniPCMultistepScheduler",
+        UniPCLoop,
+        {
+            "solver_order": {1: 15, 2: 45, 3: 40},
+            "prediction_type": PREDICTIONS,
+            **THRESHOLDING,
+            "predict_x0": {True: 75, False: 25},
+            "solver_type": {"bh2": 47, "bh1": 38, "midpoint": 5, "heun": 5, "logrho": 5},
+            "lower_order_final": {True: 75, False: 25},
+            "disable_corrector": {(): 60, (0,): 15, (0, 1, 2): 10, (3,): 10, (1, 5, 6): 5},
+            "grid": {
+                "plain": 34,
+                "karras": 12,
+                "exponential": 10,
+                "beta": 10,
+                "flow": 24,
+                "karras flow": 6,
+                "exponential flow": 2,
+                "beta flow": 2,
+            },
+            "timestep_spacing": SPACINGS,
+            "steps_offset": OFFSETS,
+            "final_sigmas_type": {"zero": 60, "sigma_min": 40},
+            "rescale_betas_zero_snr": {True: 15, False: 85},
+        },
+        {request_n: 100},
+        adjust_unipc,
+        count=96,
+        # With predict_x0 off and a noisiest level of 20291, the terms of a step are thousands of times its result.
+        limit=2e-9,
+        settled={
+            **GRID_FLAGS,
+            "use_flow_sigmas": (True, False),
+            "use_dynamic_shifting": (True, False),
+            "beta_schedule": SCHEDULES,
+        },
+    ),
+    "pndm": Family(
+        "PNDMScheduler",
+        PNDMLoop,
+        {
+            "skip_prk_steps": {True: 60, False: 40},
+            "set_alpha_to_one": {True: 40, False: 60},
+            "prediction_type": {"epsilon": 55, "v_prediction": 45},
+            "timestep_spacing": SPACINGS,
+            "steps_offset": OFFSETS,
+        },
+        {request_n: 100},
+        adjust_pndm,
+        settled={"beta_schedule": SCHEDULES},
+    ),
+    "ddpm": Family(
+        "DDPMScheduler",
+        DDPMLoop,
+        {
+            "variance_type": {"fixed_small": 34, "fixed_small_log": 28, "fixed_large": 33, "fixed_large_log": 5},
+            **CLIPPING,
+            "prediction_type": PREDICTIONS,
+            **THRESHOLDING,
+            "timestep_spacing": SPACINGS,
+            "steps_offset": OFFSETS,
+            "rescale_betas_zero_snr": {True: 20, False: 80},
+        },
+        {request_n: 80, request_integer_timesteps: 20},
+        adjust_ddpm,
+        settled={"beta_schedule": (*SCHEDULES, "laplace", "sigmoid")},
+    ),
+    "lcm": Family(
+        "LCMScheduler",
+        LCMLoop,
+        {
+            "original_inference_steps": {50: 60, 100: 15, 25: 15, 10: 10},
+            **CLIPPING,
+            "set_alpha_to_one": {True: 60, False: 40},
+            "steps_offset": OFFSETS,
+            "prediction_type": PREDICTIONS,
+            **THRESHOLDING,
+            "timestep_spacing": SPACINGS,
+            "timestep_scaling": {10.0: 70, 1.0: 10, 0.5: 10, 100.0: 10},
+            "rescale_betas_zero_snr": {True: 15, False: 85},
+        },
+        {request_n: 100},
+        adjust_lcm,
+        settled={"beta_schedule": SCHEDULES},
+    ),
+}
+
+
+def draw_run(rng, family):
+    config = draw_noise_table(rng) if family.has_noise_table else {}
+    for key, values in family.parameters.items():
+        value = pick(rng, values)
+        config[key] = list(value) if isinstance(value, tuple) else value
+    run = Run(config, pick(rng, family.requests)(rng, config), late=rng.random() < family.late)
+    for key, values in family.options.items():
+        value = pick(rng, values)
+        if value is not None:
+            run.options[key] = value
+    family.adjust(rng, run)
+    return run
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Records
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def make_record(rng, family, run):
+    scheduler = build(getattr(diffusers, family.name), run.config, run.hidden)
+    prepare(scheduler, run.request, 0)
+    timesteps = [number(t) for t in scheduler.timesteps]
+    products = issubclass(family.loop, ProductLoop)
+    if products and min(timesteps) < 0:
+        raise Redraw("negative timestep")
+    if not products and not torch.isfinite(scheduler.sigmas).all():
+        raise Redraw("not finite")
+    begin = 0
+    if run.late:
+        begin = rng.choice(range(family.stride, len(timesteps), family.stride) or [0])
+    loose = loose_timesteps(scheduler, run.request)
+    prepare(scheduler, run.request, begin)
+
+    record = {"class": family.name, "config_text": saved_text(scheduler)}
+    given = replaced_arguments(run.config, scheduler)
+    if given:
+        record["given"] = given
+    if run.model:
+        record["model"] = run.model
+    record.update(request=run.request, options=run.options, timesteps=timesteps, loose=loose)
+    if products:
+        alphas = scheduler.alphas_cumprod.numpy()
+        assert alphas.dtype == np.float32
+        if len(alphas) <= 100:
+            record["alphas"] = packed(alphas, "<f4")
+        record["alphas_probe"] = {str(i): number(alphas[i]) for i in probe_indices(rng, len(alphas), extra=2)}
+    else:
+        assert scheduler.sigmas.dtype == torch.float32
+        record["sigmas"] = packed(scheduler.sigmas.numpy(), "<f4")
+    factor = 1.0
+    if hasattr(scheduler, "init_noise_sigma"):
+        factor = float(scheduler.init_noise_sigma)
+        record["init_noise_sigma"] = number(factor)
+    record["begin_index"] = begin
+
+    loop = family.loop(scheduler, begin, run.options)
+    wide = copy.deepcopy(scheduler)
+    widen(wide)
+    initial = [factor * v for v in initial_values()]
+    if begin:
+        initial = late_start(wide, begin)
+        if deviation(floats(loop.start()), initial) > 1e-12:
+            raise AssertionError(f"add_noise differs from its formula: {run}")
+        record["initial"] = packed(initial, "<f8")
+
+    double, double_report, draws = run_reference(wide, begin, initial, run.options, torch.float64)
+    single, _, single_draws = run_reference(scheduler, begin, initial, run.options, torch.float32)
+    exact, exact_report, exact_draws = loop.run(initial)
+    assert draws == single_draws == exact_draws
+    record["draws"] = draws
+    exact = floats(exact)
+    record["final_exact"] = packed(exact, "<f8")
+    record["final_float64"] = packed(double, "<f8")
+    record["final_float32"] = packed(single, "<f8")
+    gaps = {"float64": deviation(exact, double), "float32": deviation(exact, single)}
+    if double_report is not None:
+        exact_report = floats(exact_report)
+        record["report_exact"] = packed(exact_report, "<f8")
+        record["report_float64"] = packed(double_report, "<f8")
+        gaps["report"] = deviation(exact_report, double_report)
+    return record, gaps, scheduler
+
+
+# Parameters with a continuum of values, or values that mean nothing by themselves.
+UNCOUNTED = {"beta_start", "beta_end", "_class_name", "_diffusers_version", "_use_default_values"}
+
+
+def count_coverage(coverage, record, scheduler):
+    def add(key, value):
+        coverage.setdefault(key, Counter())[value if isinstance(value, str) else json.dumps(value)] += 1
+
+    for key, value in scheduler.config.items():
+        if key == "trained_betas":
+            add(key, "null" if value is None else "list")
+        elif key == "num_train_timesteps":
+            add(key, value if value >= 100 else "20-50")
+        elif key == "beta_schedule" and scheduler.config.get("trained_betas") is not None:
+            continue
+        elif key not in UNCOUNTED:
+            add(key, value)
+    for key, value in record.get("given", {}).items():
+        add(f"{key} (given)", value)
+    add("request", "+".join(sorted(record["request"])))
+    for key, value in record["options"].items():
+        add(key, value)
+    add("begin_index", "0" if record["begin_index"] == 0 else "late")
+    add("draws", "some" if sum(record["draws"]) else "none")
+    add("evaluations", next((label for limit, label in STEP_BUCKETS if len(record["timesteps"]) <= limit), "1001-"))
+
+
+def missing_values(family, coverage):
+    """The listed values that no record has."""
+    listed = {key: list(values) for key, values in {**family.parameters, **family.options, **family.settled}.items()}
+    for key, values in listed.items():
+        seen = set(coverage.get(key, {})) | set(coverage.get(f"{key} (given)", {}))
+        for value in values:
+            if key == "grid" or (key in family.options and value is None):
+                continue
+            value = list(value) if isinstance(value, tuple) else value
+            if (value if isinstance(value, str) else json.dumps(value)) not in seen:
+                yield f"{key} = {value}"
+
+
+def reason_of(error):
+    message = re.sub(r"\d+", "#", str(error).split("\n")[0])[:100]
+    return message if isinstance(error, Redraw) else f"{type(error).__name__}: {message}"
+
+
+def generate(key, seed, count, folder):
+    family = CLASSES[key]
+    rng = random.Random(f"{seed}/{key}")
+    records, coverage, redrawn, checks = [], {}, Counter(), []
+    fixed = SHIPPED[key] + EDGES[key]
+    started = time.monotonic()
+    while len(records) < (count or family.count):
+        is_fixed = len(records) < len(fixed)
+        run = fixed[len(records)] if is_fixed else draw_run(rng, family)
+        try:
+            record, gaps, scheduler = make_record(rng, family, run)
+        except (Redraw, ValueError, IndexError, RuntimeError) as error:
+            if is_fixed:
+                raise
+            redrawn[reason_of(error)] += 1
+            continue
+        records.append(record)
+        count_coverage(coverage, record, scheduler)
+        checks.append((gaps, record, dict(scheduler.config)))
+
+    header = {
+        "diffusers": diffusers.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "mpmath": mpmath.__version__,
+        "seed": seed,
+        "redrawn": {"total": sum(redrawn.values()), **dict(sorted(redrawn.items()))},
+    }
+    path = folder / f"{key}.json"
+    write_file(path, header, coverage, records)
+    print(f"{path.name}: {len(records)} records, {path.stat().st_size} bytes, {time.monotonic() - started:.0f} s")
+    print(f"  redrawn: {json.dumps(header['redrawn'])}")
+    missing = list(missing_values(family, coverage)) if count is None else []
+    for value in missing:
+        print(f"  NOT COVERED: {value}")
+    return check(family, checks) + len(missing)
+
+
+def check(family, checks):
+    """Prints how well the reference and the exact evaluation agree; returns the number of records beyond the limit."""
+    for kind in ("float64", "report", "float32"):
+        values = [gaps[kind] for gaps, _, _ in checks if kind in gaps]
+        finite = [v for v in values if math.isfinite(v)]
+        if finite:
+            lost = f" ({len(values) - len(finite)} not finite)" if len(finite) < len(values) else ""
+            print(f"  {kind}: median {statistics.median(values):.1e} max {max(finite):.1e}{lost}")
+    failures = 0
+    for gaps, record, config in checks:
+        worst = max(gaps["float64"], gaps.get("report", 0))
+        if not worst <= family.limit:
+            failures += 1
+            plain = {k: v for k, v in config.items() if k != "trained_betas" and not k.startswith("_")}
+            request = {k: v for k, v in record["request"].items() if not isinstance(v, list)}
+            print(f"  BEYOND {family.limit:g}: {worst:.2e} {request} from {record['begin_index']} {plain}")
+    return failures
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Writes the golden vectors of eight scheduler classes.")
+    parser.add_argument("--only", nargs="+", choices=list(CLASSES), default=list(CLASSES), help="files to write")
+    parser.add_argument("--seed", type=int, default=20261107)
+    parser.add_argument("--count", type=int, help="records per file instead of the full number")
+    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent, help="folder to write to")
+    arguments = parser.parse_args()
+
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    np.seterr(all="ignore")
+    diffusers.utils.logging.set_verbosity(logging.CRITICAL)
+
+    failures = sum(generate(key, arguments.seed, arguments.count, arguments.out) for key in arguments.only)
+    if failures:
+        sys.exit(f"{failures} records or values are not as they should be")
+
+
+if __name__ == "__main__":
+    main()
