@@ -8,6 +8,7 @@ public enum SchedulerCatalog {
         DEISMultistepScheduler.self,
         DPMSolverMultistepScheduler.self,
         DPMSolverMultistepInverseScheduler.self,
+        EulerDiscreteScheduler.self,
     ]
 
     /// The names that `_class_name` may have, sorted.

@@ -12,20 +12,25 @@ public protocol NoiseScheduleConfiguration: SchedulerConfiguration {
     var betaSchedule: BetaSchedule { get set }
     /// The T values of β themselves, each in [0, 1); overrides the three above.
     var trainedBetas: [Double]? { get set }
+    /// The values that `betaSchedule` may have.
+    static var betaSchedules: [BetaSchedule] { get }
 }
 
 extension NoiseScheduleConfiguration {
+    public static var betaSchedules: [BetaSchedule] { BetaSchedule.common }
+
     static var noiseScheduleParameters: [ConfigurationParameter<Self>] {
         [
             .init("num_train_timesteps", \.numTrainTimesteps),
             .init("beta_start", \.betaStart),
             .init("beta_end", \.betaEnd),
-            .init("beta_schedule", \.betaSchedule),
+            .init("beta_schedule", \.betaSchedule, among: betaSchedules),
             .init("trained_betas", \.trainedBetas),
         ]
     }
 
     func validateNoiseSchedule() throws(SchedulerError) {
+        try require("beta_schedule", betaSchedule, among: Self.betaSchedules)
         try require(
             "num_train_timesteps", numTrainTimesteps, "from 1 to \(NoiseSchedule.maximumTimesteps)",
             (1...NoiseSchedule.maximumTimesteps).contains(numTrainTimesteps))
@@ -78,21 +83,33 @@ extension ThresholdingConfiguration {
     }
 }
 
-/// The keys that choose the noise levels of the steps in the multistep schedulers.
-public protocol SigmaGridConfiguration: NoiseScheduleConfiguration {
+/// The keys that choose the timesteps of the steps.
+public protocol TimestepSpacingConfiguration: NoiseScheduleConfiguration {
+    var timestepSpacing: TimestepSpacing { get set }
+    /// Added to the timesteps of the spacing `leading`; 1 for Stable Diffusion.
+    var stepsOffset: Int { get set }
+}
+
+/// The keys that choose the noise levels of the steps.
+public protocol SigmaSpacingConfiguration: TimestepSpacingConfiguration {
     /// Noise levels after Karras et al. 2022.
     var useKarrasSigmas: Bool { get set }
     /// Noise levels evenly spaced in their logarithm.
     var useExponentialSigmas: Bool { get set }
     /// Noise levels at the quantiles of a beta distribution.
     var useBetaSigmas: Bool { get set }
+    /// The least noise level of Karras, exponential and beta grids; nil: the training's.
+    var sigmaMin: Double? { get set }
+    /// The greatest noise level of Karras, exponential and beta grids; nil: the training's.
+    var sigmaMax: Double? { get set }
+}
+
+/// The keys that choose the noise levels of the steps in the multistep schedulers.
+public protocol SigmaGridConfiguration: SigmaSpacingConfiguration {
     /// Noise levels of flow matching, where a sample is (1 − ς) data + ς noise.
     var useFlowSigmas: Bool { get set }
     /// κ: pushes flow sigmas towards more noise; > 0.
     var flowShift: Double { get set }
-    var timestepSpacing: TimestepSpacing { get set }
-    /// Added to the timesteps of the spacing `leading`; 1 for Stable Diffusion.
-    var stepsOffset: Int { get set }
 }
 
 extension SigmaGridConfiguration {
@@ -107,7 +124,17 @@ extension SigmaGridConfiguration {
             .init("steps_offset", \.stepsOffset),
         ]
     }
+}
 
+extension TimestepSpacingConfiguration {
+    func validateTimestepSpacing() throws(SchedulerError) {
+        try require(
+            "steps_offset", stepsOffset, "from 0 to \(NoiseSchedule.maximumTimesteps)",
+            (0...NoiseSchedule.maximumTimesteps).contains(stepsOffset))
+    }
+}
+
+extension SigmaSpacingConfiguration {
     /// The least noise level of Karras, exponential and beta grids, where another scheduler's configuration brought one along.
     public var sigmaMin: Double? {
         get { origin.otherKeys["sigma_min"]?.doubleValue }
@@ -120,31 +147,43 @@ extension SigmaGridConfiguration {
         set { origin.otherKeys["sigma_max"] = newValue.map { JSONValue($0) } }
     }
 
-    func validateSigmaGrid() throws(SchedulerError) {
+    /// The keys that are true of those that choose a grid.
+    var chosenGrids: [String] {
         let grids = [
             ("use_karras_sigmas", useKarrasSigmas), ("use_exponential_sigmas", useExponentialSigmas),
             ("use_beta_sigmas", useBetaSigmas),
         ]
-        let chosen = grids.filter(\.1).map(\.0)
-        if chosen.count > 1 { throw .conflictingKeys(chosen, reason: "the noise levels can follow one grid only") }
-        // Flow matching knows levels below 1 only, and the training's go far above; with a sigma_max of its own a grid fits.
-        if useFlowSigmas, let grid = chosen.first, !((sigmaMax ?? .infinity) < 1) {
-            throw .conflictingKeys(
-                [grid, "use_flow_sigmas"],
-                reason: "flow sigmas are a grid of their own; another one needs sigma_min and sigma_max below 1")
-        }
-        try require("flow_shift", flowShift, "finite and greater than 0", flowShift > 0 && flowShift.isFinite)
-        try require(
-            "steps_offset", stepsOffset, "from 0 to \(NoiseSchedule.maximumTimesteps)",
-            (0...NoiseSchedule.maximumTimesteps).contains(stepsOffset))
+        return grids.filter(\.1).map(\.0)
+    }
+
+    func validateSigmaSpacing() throws(SchedulerError) {
+        try validateTimestepSpacing()
+        if chosenGrids.count > 1 { throw .conflictingKeys(chosenGrids, reason: "the noise levels can follow one grid only") }
         for key in ["sigma_min", "sigma_max"] {
             guard let json = origin.otherKeys[key], json != .null else { continue }
             let value = json.doubleValue ?? .nan
             try require(key, json.text.quoted, "a number greater than 0", value > 0 && value.isFinite)
         }
+        for (key, value) in [("sigma_min", sigmaMin), ("sigma_max", sigmaMax)] {
+            guard let value else { continue }
+            try require(key, value, "a number greater than 0", value > 0 && value.isFinite)
+        }
         if let sigmaMin, let sigmaMax {
             try require("sigma_min", sigmaMin, "at most sigma_max = \(sigmaMax)", sigmaMin <= sigmaMax)
         }
+    }
+}
+
+extension SigmaGridConfiguration {
+    func validateSigmaGrid() throws(SchedulerError) {
+        try validateSigmaSpacing()
+        // Flow matching knows levels below 1 only, and the training's go far above; with a sigma_max of its own a grid fits.
+        if useFlowSigmas, let grid = chosenGrids.first, !((sigmaMax ?? .infinity) < 1) {
+            throw .conflictingKeys(
+                [grid, "use_flow_sigmas"],
+                reason: "flow sigmas are a grid of their own; another one needs sigma_min and sigma_max below 1")
+        }
+        try require("flow_shift", flowShift, "finite and greater than 0", flowShift > 0 && flowShift.isFinite)
     }
 }
 

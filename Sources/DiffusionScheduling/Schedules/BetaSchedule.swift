@@ -8,6 +8,11 @@ public enum BetaSchedule: String, ConfigurationKeyword {
     case scaledLinear = "scaled_linear"
     /// β_j from a cosine for ᾱ (Nichol and Dhariwal 2021, arXiv:2102.09672, equation 17); `beta_start` and `beta_end` are unused.
     case squaredcosCapV2 = "squaredcos_cap_v2"
+    /// β_j for ᾱ = e^{−12t}: the schedule of Shap-E (Jun and Nichol 2023, arXiv:2305.02463). `beta_start` and `beta_end` are unused.
+    case exponential = "exp"
+
+    /// The schedules that every scheduler has.
+    public static let common: [BetaSchedule] = [.linear, .scaledLinear, .squaredcosCapV2]
 
     /// β_0 … β_{T−1} as float32 numbers, bit for bit those that torch computes.
     ///
@@ -19,10 +24,16 @@ public enum BetaSchedule: String, ConfigurationKeyword {
         case .scaledLinear:
             Self.linspace(Float(start.squareRoot()), Float(end.squareRoot()), count: count).map { $0 * $0 }
         case .squaredcosCapV2:
-            (0..<count).map { j in
-                let ratio = Self.squaredCosine(Double(j + 1) / Double(count)) / Self.squaredCosine(Double(j) / Double(count))
-                return Float(min(1 - ratio, 0.999))
-            }
+            Self.betas(of: Self.squaredCosine, count: count)
+        case .exponential:
+            Self.betas(of: { DiffusionScheduling.exponential($0 * -12) }, count: count)
+        }
+    }
+
+    /// β_j = 1 − ᾱ((j + 1)/T)/ᾱ(j/T), at most 0.999.
+    private static func betas(of alphaCumprod: (Double) -> Double, count: Int) -> [Float] {
+        (0..<count).map { j in
+            Float(min(1 - alphaCumprod(Double(j + 1) / Double(count)) / alphaCumprod(Double(j) / Double(count)), 0.999))
         }
     }
 
@@ -33,7 +44,7 @@ public enum BetaSchedule: String, ConfigurationKeyword {
     }
 
     /// torch.linspace in float32: the lower half counted from the start, the upper from the end, each with one fused rounding.
-    private static func linspace(_ start: Float, _ end: Float, count: Int) -> [Float] {
+    static func linspace(_ start: Float, _ end: Float, count: Int) -> [Float] {
         guard count > 1 else { return [start] }
         let step = (end - start) / Float(count - 1)
         return (0..<count).map { j in
