@@ -9,6 +9,7 @@ public enum SchedulerCatalog {
         DPMSolverMultistepScheduler.self,
         DPMSolverMultistepInverseScheduler.self,
         EulerDiscreteScheduler.self,
+        HeunDiscreteScheduler.self,
     ]
 
     /// The names that `_class_name` may have, sorted.
