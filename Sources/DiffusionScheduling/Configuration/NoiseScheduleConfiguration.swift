@@ -83,33 +83,67 @@ extension ThresholdingConfiguration {
     }
 }
 
-/// The keys that choose the timesteps of the steps.
-public protocol TimestepSpacingConfiguration: NoiseScheduleConfiguration {
-    var timestepSpacing: TimestepSpacing { get set }
-    /// Added to the timesteps of the spacing `leading`; 1 for Stable Diffusion.
-    var stepsOffset: Int { get set }
-}
-
-/// The keys that choose the noise levels of the steps.
-public protocol SigmaSpacingConfiguration: TimestepSpacingConfiguration {
+/// The keys that space noise levels anew between two ends.
+public protocol SigmaSpacingConfiguration: SchedulerConfiguration {
     /// Noise levels after Karras et al. 2022.
     var useKarrasSigmas: Bool { get set }
     /// Noise levels evenly spaced in their logarithm.
     var useExponentialSigmas: Bool { get set }
     /// Noise levels at the quantiles of a beta distribution.
     var useBetaSigmas: Bool { get set }
-    /// The least noise level of Karras, exponential and beta grids; nil: the training's.
+    /// The least noise level of these grids; without a parameter of that name, the one that another scheduler's configuration
+    /// brought along.
     var sigmaMin: Double? { get set }
-    /// The greatest noise level of Karras, exponential and beta grids; nil: the training's.
+    /// The greatest noise level of these grids; likewise.
     var sigmaMax: Double? { get set }
 }
 
+extension SigmaSpacingConfiguration {
+    public var sigmaMin: Double? {
+        get { origin.otherKeys["sigma_min"]?.doubleValue }
+        set { origin.otherKeys["sigma_min"] = newValue.map { JSONValue($0) } }
+    }
+
+    public var sigmaMax: Double? {
+        get { origin.otherKeys["sigma_max"]?.doubleValue }
+        set { origin.otherKeys["sigma_max"] = newValue.map { JSONValue($0) } }
+    }
+
+    /// The keys among these that are true.
+    var chosenSpacings: [String] {
+        [
+            ("use_karras_sigmas", useKarrasSigmas), ("use_exponential_sigmas", useExponentialSigmas),
+            ("use_beta_sigmas", useBetaSigmas),
+        ].filter(\.1).map(\.0)
+    }
+
+    func validateSigmaSpacing() throws(SchedulerError) {
+        if chosenSpacings.count > 1 {
+            throw .conflictingKeys(chosenSpacings, reason: "the noise levels can follow one grid only")
+        }
+        for key in ["sigma_min", "sigma_max"] {
+            guard let json = origin.otherKeys[key], json != .null else { continue }
+            let value = json.doubleValue ?? .nan
+            try require(key, json.text.quoted, "a number greater than 0", value > 0 && value.isFinite)
+        }
+        for (key, end) in [("sigma_min", sigmaMin), ("sigma_max", sigmaMax)] {
+            if let end { try require(key, end, "a number greater than 0", end > 0 && end.isFinite) }
+        }
+        if let sigmaMin, let sigmaMax {
+            try require("sigma_min", sigmaMin, "at most sigma_max = \(sigmaMax)", sigmaMin <= sigmaMax)
+        }
+    }
+}
+
 /// The keys that choose the noise levels of the steps in the multistep schedulers.
-public protocol SigmaGridConfiguration: SigmaSpacingConfiguration {
+public protocol SigmaGridConfiguration: NoiseScheduleConfiguration, SigmaSpacingConfiguration {
     /// Noise levels of flow matching, where a sample is (1 − ς) data + ς noise.
     var useFlowSigmas: Bool { get set }
     /// κ: pushes flow sigmas towards more noise; > 0.
     var flowShift: Double { get set }
+    var timestepSpacing: TimestepSpacing { get set }
+    /// Added to the timesteps of the spacing `leading`; 1 for Stable Diffusion.
+    var stepsOffset: Int { get set }
 }
 
 extension SigmaGridConfiguration {
@@ -124,67 +158,26 @@ extension SigmaGridConfiguration {
             .init("steps_offset", \.stepsOffset),
         ]
     }
-}
 
-extension TimestepSpacingConfiguration {
-    func validateTimestepSpacing() throws(SchedulerError) {
+    /// - Parameter convertsKarras: whether Karras levels become flow levels where `use_flow_sigmas` is true.
+    func validateSigmaGrid(convertsKarras: Bool = false) throws(SchedulerError) {
+        try validateSigmaSpacing()
+        // Flow matching knows levels below 1 only, and the training's go far above; with a sigma_max of its own a grid fits.
+        if useFlowSigmas, !(convertsKarras && useKarrasSigmas), let grid = chosenSpacings.first, !((sigmaMax ?? .infinity) < 1) {
+            throw .conflictingKeys(
+                [grid, "use_flow_sigmas"],
+                reason: "flow sigmas are a grid of their own; another one needs sigma_min and sigma_max below 1")
+        }
+        try require("flow_shift", flowShift, "finite and greater than 0", flowShift > 0 && flowShift.isFinite)
         try require(
             "steps_offset", stepsOffset, "from 0 to \(NoiseSchedule.maximumTimesteps)",
             (0...NoiseSchedule.maximumTimesteps).contains(stepsOffset))
     }
 }
 
-extension SigmaSpacingConfiguration {
-    /// The least noise level of Karras, exponential and beta grids, where another scheduler's configuration brought one along.
-    public var sigmaMin: Double? {
-        get { origin.otherKeys["sigma_min"]?.doubleValue }
-        set { origin.otherKeys["sigma_min"] = newValue.map { JSONValue($0) } }
-    }
-
-    /// The greatest noise level of Karras, exponential and beta grids, where another scheduler's configuration brought one along.
-    public var sigmaMax: Double? {
-        get { origin.otherKeys["sigma_max"]?.doubleValue }
-        set { origin.otherKeys["sigma_max"] = newValue.map { JSONValue($0) } }
-    }
-
-    /// The keys that are true of those that choose a grid.
-    var chosenGrids: [String] {
-        let grids = [
-            ("use_karras_sigmas", useKarrasSigmas), ("use_exponential_sigmas", useExponentialSigmas),
-            ("use_beta_sigmas", useBetaSigmas),
-        ]
-        return grids.filter(\.1).map(\.0)
-    }
-
-    func validateSigmaSpacing() throws(SchedulerError) {
-        try validateTimestepSpacing()
-        if chosenGrids.count > 1 { throw .conflictingKeys(chosenGrids, reason: "the noise levels can follow one grid only") }
-        for key in ["sigma_min", "sigma_max"] {
-            guard let json = origin.otherKeys[key], json != .null else { continue }
-            let value = json.doubleValue ?? .nan
-            try require(key, json.text.quoted, "a number greater than 0", value > 0 && value.isFinite)
-        }
-        for (key, value) in [("sigma_min", sigmaMin), ("sigma_max", sigmaMax)] {
-            guard let value else { continue }
-            try require(key, value, "a number greater than 0", value > 0 && value.isFinite)
-        }
-        if let sigmaMin, let sigmaMax {
-            try require("sigma_min", sigmaMin, "at most sigma_max = \(sigmaMax)", sigmaMin <= sigmaMax)
-        }
-    }
-}
-
-extension SigmaGridConfiguration {
-    func validateSigmaGrid() throws(SchedulerError) {
-        try validateSigmaSpacing()
-        // Flow matching knows levels below 1 only, and the training's go far above; with a sigma_max of its own a grid fits.
-        if useFlowSigmas, let grid = chosenGrids.first, !((sigmaMax ?? .infinity) < 1) {
-            throw .conflictingKeys(
-                [grid, "use_flow_sigmas"],
-                reason: "flow sigmas are a grid of their own; another one needs sigma_min and sigma_max below 1")
-        }
-        try require("flow_shift", flowShift, "finite and greater than 0", flowShift > 0 && flowShift.isFinite)
-    }
+/// Refuses a `shift_terminal` that flow levels can't be stretched to.
+func validateShiftTerminal(_ terminal: Double?) throws(SchedulerError) {
+    if let terminal { try require("shift_terminal", terminal, "from 0 to less than 1", terminal >= 0 && terminal < 1) }
 }
 
 /// The keys that let a run shift flow sigmas by its own `mu`, as models do that shift by the size of the picture.

@@ -68,7 +68,7 @@ public struct EulerDiscreteConfiguration: VarianceExplodingDefinition, SigmaSpac
     }
 
     public func validate() throws(SchedulerError) {
-        try validateNoiseSchedule()
+        try validateVarianceExploding()
         try validateSigmaSpacing()
     }
 
@@ -150,7 +150,7 @@ public struct EulerDiscreteConfiguration: VarianceExplodingDefinition, SigmaSpac
     /// Whether the levels are one more than there are steps already, so that the run ends at the training's least.
     private func endsEarly(_ request: TimestepRequest) -> Bool {
         if case .sigmas = request { return false }
-        return interpolationType == .logLinear && chosenGrids.isEmpty && !isContinuous
+        return interpolationType == .logLinear && chosenSpacings.isEmpty && !isContinuous
     }
 
     /// n + 1 levels evenly spaced in ln ς, from the training's greatest to its least, in float32 as torch computes them.

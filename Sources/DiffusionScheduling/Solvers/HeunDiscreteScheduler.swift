@@ -53,7 +53,7 @@ public struct HeunDiscreteConfiguration: VarianceExplodingDefinition, SigmaSpaci
     }
 
     public func validate() throws(SchedulerError) {
-        try validateNoiseSchedule()
+        try validateVarianceExploding()
         try validateSigmaSpacing()
         try require("prediction_type", predictionType, among: Self.predictionTypes)
         try require("clip_sample_range", clipSampleRange, "greater than 0", clipSampleRange > 0)

@@ -4,7 +4,10 @@
 /// their kin have in common.
 ///
 /// The model is asked with x/√(1 + ς²), as it was trained. A conforming definition says on which grid it runs and which rows it makes there.
-public protocol VarianceExplodingDefinition: SchedulerDefinition, TimestepSpacingConfiguration {
+public protocol VarianceExplodingDefinition: SchedulerDefinition, NoiseScheduleConfiguration {
+    var timestepSpacing: TimestepSpacing { get set }
+    /// Added to the timesteps of the spacing `leading`; 1 for Stable Diffusion.
+    var stepsOffset: Int { get set }
     /// The timesteps and noise levels of a run.
     func grid(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> TimestepGrid
     /// Compiles a plan on the grid of a request.
@@ -18,6 +21,13 @@ extension VarianceExplodingDefinition {
         _ request: TimestepRequest, options: Options, noise: NoiseSchedule
     ) throws(SchedulerError) -> SamplingPlan {
         try plan(on: grid(request, noise: noise), for: request, options: options)
+    }
+
+    func validateVarianceExploding() throws(SchedulerError) {
+        try validateNoiseSchedule()
+        try require(
+            "steps_offset", stepsOffset, "from 0 to \(NoiseSchedule.maximumTimesteps)",
+            (0...NoiseSchedule.maximumTimesteps).contains(stepsOffset))
     }
 
     /// The plan of rows that don't depend on the run's age.
@@ -59,7 +69,7 @@ extension VarianceExplodingDefinition where Self: SigmaSpacingConfiguration {
     ) throws(SchedulerError) -> (timesteps: [Double], sigmas: [Double]) {
         let timesteps = try timesteps(request, noise: noise)
         let levels = levels ?? timesteps.map(noise.sigma(atTimestep:))
-        guard let grid = chosenGrids.first else { return (timesteps, levels) }
+        guard let grid = chosenSpacings.first else { return (timesteps, levels) }
         if case .timesteps = request {
             throw .invalidValue(key: "timesteps", value: "given", allowed: "left out where \(grid) is true")
         }
