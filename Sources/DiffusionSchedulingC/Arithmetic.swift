@@ -4,7 +4,7 @@ import CDiffusionScheduling
 internal import CKernels
 import DiffusionScheduling
 
-/// The calls into the C core that aren't steps. Tensors have been checked before, so a status here is a fault of this library.
+/// Calls into the C core other than steps. Tensors have been checked before, so an error status here is this library's fault.
 enum Arithmetic {
     static var runtimeDescription: UnsafePointer<CChar> { dsk_runtime_description() }
 

@@ -9,11 +9,11 @@ import DiffusionScheduling
 private func requireCount(_ count: Int, of argument: String, for sample: Tensor) throws {
     guard count == 1 || (count == sample.axis0Count && count > 0) else {
         throw SchedulerError.wrongElementCount(
-            argument: argument, count: count, expected: "1, or \(sample.axis0Count) as axis 0 of sample")
+            argument: argument, count: count, expected: "1, or \(sample.axis0Count) like axis 0 of sample")
     }
 }
 
-/// sample and noise combined with rates; each of them and `out` have been named by the caller.
+/// Checks sample, noise and out against each other and combines sample and noise with rates.
 private func combine(
     _ sample: Tensor, _ noise: Tensor, into out: Tensor, sampleRates: [Double], noiseRates: [Double], maximumThreads: UInt32
 ) throws {

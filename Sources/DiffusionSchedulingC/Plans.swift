@@ -7,7 +7,7 @@ import DiffusionScheduling
 
 private func numbers(_ pointer: UnsafePointer<Double>?, _ count: Int, _ argument: StaticString) throws -> [Double] {
     let pointer = try require(pointer, argument)
-    // More than a plan may have need not be read to be refused.
+    // Numbers beyond the limit need not be read.
     guard (0...TimestepRequest.maximumSteps).contains(count) else {
         throw SchedulerError.invalidValue(
             key: "number of \(argument)", value: "\(UInt(bitPattern: count))", allowed: "at most \(TimestepRequest.maximumSteps)")
@@ -171,7 +171,7 @@ public func ds_scheduler_row(
             throw SchedulerError.invalidValue(
                 key: "index", value: "\(UInt(bitPattern: index))", allowed: "less than the number of steps, \(plan.stepCount)")
         }
-        // A number above Int.max, which C may pass, comes as a negative one.
+        // C's numbers above Int.max arrive as negative ones.
         out.pointee = ds_row(plan.row(at: index, age: age < 0 ? .max : age), clamp: plan.clamp)
     }
 }

@@ -140,7 +140,7 @@ import Testing
             (try begun(), [], .row(2, .wrongElementType(argument: "sample", type: "float32", expected: "float64"))),
             (
                 fresh, [nil, nil, Guidance(scale: 2)],
-                .row(2, .invalidValue(key: "guidance", value: "given", allowed: "absent where there is no unconditional output"))
+                .row(2, .invalidValue(key: "guidance", value: "given", allowed: "left out if there is no unconditional output"))
             ),
             (fresh, [nil], .invalidValue(key: "number of guidances", value: "1", allowed: "0 or the number of rows, 3")),
         ]
@@ -166,7 +166,7 @@ import Testing
                 == .wrongElementCount(argument: "sample", count: 3, expected: "a multiple of the batch size 2"))
         #expect(
             fault { try SamplingSession.step(rows: &none, modelOutput: [1, 1, 1], sample: &x) }
-                == .wrongElementCount(argument: "sample", count: 3, expected: "0, as there are no rows"))
+                == .wrongElementCount(argument: "sample", count: 3, expected: "0, because there are no rows"))
         var empty: [Float] = []
         try SamplingSession.step(rows: &none, modelOutput: [], sample: &empty)
         try SamplingSession.step(rows: &sessions, modelOutput: [], sample: &empty)

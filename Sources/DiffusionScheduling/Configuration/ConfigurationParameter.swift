@@ -50,9 +50,16 @@ public struct ConfigurationParameter<Configuration>: Sendable {
         }
         write = { $0[keyPath: path].json }
     }
+}
 
-    /// A key of words of which this scheduler knows some.
-    public init<Word: ConfigurationKeyword>(
+/// Refuses a word that a scheduler doesn't know, as reading its configuration does.
+func require<Word: ConfigurationKeyword>(_ key: String, _ word: Word, among words: [Word]) throws(SchedulerError) {
+    try require(key, word.rawValue.quoted, words.map(\.rawValue).joined(separator: ", "), words.contains(word))
+}
+
+extension ConfigurationParameter {
+    /// A key that may have some of the words of its type only.
+    init<Word: ConfigurationKeyword>(
         _ key: String, _ path: WritableKeyPath<Configuration, Word> & Sendable, among words: [Word], _ summary: String = ""
     ) {
         self.key = key
@@ -62,18 +69,13 @@ public struct ConfigurationParameter<Configuration>: Sendable {
         keywords = words.map(\.rawValue)
         read = { (name, json, configuration) throws(SchedulerError) in
             guard let word = Word(json: json), words.contains(word) else {
-                let allowed = words.map(\.rawValue).joined(separator: ", ")
-                throw .invalidValue(key: name, value: json.text.quoted, allowed: allowed)
+                throw .invalidValue(
+                    key: name, value: json.text.quoted, allowed: words.map(\.rawValue).joined(separator: ", "))
             }
             configuration[keyPath: path] = word
         }
         write = { $0[keyPath: path].json }
     }
-}
-
-/// Refuses a word that a scheduler doesn't know, as reading its configuration does.
-func require<Word: ConfigurationKeyword>(_ key: String, _ word: Word, among words: [Word]) throws(SchedulerError) {
-    try require(key, word.rawValue.quoted, words.map(\.rawValue).joined(separator: ", "), words.contains(word))
 }
 
 extension Bool: ConfigurationValue {

@@ -57,14 +57,14 @@ package struct StepTensors {
         guard modelOutputCount == elementCount || (modelLearnsVariance && modelOutputCount == 2 * elementCount) else {
             throw .wrongElementCount(
                 argument: "modelOutput", count: modelOutputCount,
-                expected: "\(elementCount), as the sample\(modelLearnsVariance ? ", or twice as many" : "")")
+                expected: "\(elementCount), like the sample\(modelLearnsVariance ? ", or twice as many" : "")")
         }
         if unconditional != nil, unconditionalCount != modelOutputCount {
             throw .wrongElementCount(
-                argument: "unconditional", count: unconditionalCount, expected: "\(modelOutputCount), as the conditional output")
+                argument: "unconditional", count: unconditionalCount, expected: "\(modelOutputCount), like conditional")
         }
         if noise != nil, noiseCount != elementCount {
-            throw .wrongElementCount(argument: "noise", count: noiseCount, expected: "\(elementCount), as the sample")
+            throw .wrongElementCount(argument: "noise", count: noiseCount, expected: "\(elementCount), like the sample")
         }
         guard batchSize == 1 || (batchSize > 1 && elementCount % batchSize == 0) else {
             throw .wrongElementCount(

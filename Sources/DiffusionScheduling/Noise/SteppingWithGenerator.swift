@@ -5,13 +5,13 @@
 extension PlannedScheduler {
     /// Takes one step in place, with noise from a source where the run is stochastic.
     ///
-    /// Each step of a stochastic run draws as many numbers as the sample has elements, also one that has no use for them, so that
-    /// the source stands where diffusers' would.
+    /// Each step of a stochastic run draws as many numbers as the sample has elements, even if it doesn't use them, so that the
+    /// source keeps pace with diffusers' generator.
     public mutating func step(
         modelOutput: [Float], timestep: Double, sample: inout [Float], generator: inout some NormalSource, batchSize: Int = 1
     ) throws(SchedulerError) {
         guard let plan else { throw .timestepsNotSet }
-        // A step that fails must not have drawn: the copy is kept only if it succeeds.
+        // A failed step must not draw: the copy is kept only if the step succeeds.
         var advanced = generator
         let noise = plan.isStochastic ? advanced.normals(sample.count) : nil
         try step(modelOutput: modelOutput, timestep: timestep, sample: &sample, noise: noise, batchSize: batchSize)

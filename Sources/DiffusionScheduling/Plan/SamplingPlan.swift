@@ -131,6 +131,10 @@ public struct SamplingPlan: Sendable, Equatable {
         try require(
             "slots that evaluation \(index) stores", "the same", "different",
             row.stores.count < 2 || row.stores[0].slot != row.stores[1].slot)
+        // The order of summation depends on the order of the stores, which the coded form doesn't tell.
+        try require(
+            "slots that evaluation \(index) stores", "in descending order", "in ascending order",
+            row.stores.count < 2 || row.stores[0].slot < row.stores[1].slot)
         func validate(_ combination: Combination) throws(SchedulerError) {
             try require(
                 "number of slot coefficients of evaluation \(index)", combination.slots.count,

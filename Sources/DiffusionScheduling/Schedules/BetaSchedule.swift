@@ -8,11 +8,14 @@ public enum BetaSchedule: String, ConfigurationKeyword {
     case scaledLinear = "scaled_linear"
     /// β_j from a cosine for ᾱ (Nichol and Dhariwal 2021, arXiv:2102.09672, equation 17); `beta_start` and `beta_end` are unused.
     case squaredcosCapV2 = "squaredcos_cap_v2"
-    /// β_j for ᾱ = e^{−12t}: the schedule of Shap-E (Jun and Nichol 2023, arXiv:2305.02463). `beta_start` and `beta_end` are unused.
+    /// β_j for ᾱ = e^{−12t}: Shap-E's schedule (Jun and Nichol 2023, arXiv:2305.02463); `beta_start` and `beta_end` are unused. Known to
+    /// Heun and its kin only.
     case exponential = "exp"
-
-    /// The schedules that every scheduler has.
-    public static let common: [BetaSchedule] = [.linear, .scaledLinear, .squaredcosCapV2]
+    /// β_j from a Laplace distribution of the log signal-to-noise ratio (Hang et al. 2024, arXiv:2407.03297); `beta_start` and
+    /// `beta_end` are unused. Known to DDPM only.
+    case laplace
+    /// β_j on a sigmoid from `beta_start` to `beta_end`: GeoDiff's schedule (Xu et al. 2022, arXiv:2203.02923). Known to DDPM only.
+    case sigmoid
 
     /// β_0 … β_{T−1} as float32 numbers, bit for bit those that torch computes.
     ///
@@ -24,17 +27,29 @@ public enum BetaSchedule: String, ConfigurationKeyword {
         case .scaledLinear:
             Self.linspace(Float(start.squareRoot()), Float(end.squareRoot()), count: count).map { $0 * $0 }
         case .squaredcosCapV2:
-            Self.betas(of: Self.squaredCosine, count: count)
+            Self.betas(ofSignal: Self.squaredCosine, count: count)
         case .exponential:
-            Self.betas(of: { DiffusionScheduling.exponential($0 * -12) }, count: count)
+            Self.betas(ofSignal: { DiffusionScheduling.exponential(-12 * $0) }, count: count)
+        case .laplace:
+            Self.betas(ofSignal: Self.laplace, count: count)
+        case .sigmoid:
+            Self.linspace(-6, 6, count: count).map { x in
+                let sigmoid = 1 / (1 + Float(DiffusionScheduling.exponential(Double(-x))))
+                return sigmoid * Float(end - start) + Float(start)
+            }
         }
     }
 
-    /// β_j = 1 − ᾱ((j + 1)/T)/ᾱ(j/T), at most 0.999.
-    private static func betas(of alphaCumprod: (Double) -> Double, count: Int) -> [Float] {
-        (0..<count).map { j in
-            Float(min(1 - alphaCumprod(Double(j + 1) / Double(count)) / alphaCumprod(Double(j) / Double(count)), 0.999))
-        }
+    /// β_j = 1 − f((j + 1)/T)/f(j/T), at most 0.999.
+    private static func betas(ofSignal f: (Double) -> Double, count: Int) -> [Float] {
+        (0..<count).map { j in Float(min(1 - f(Double(j + 1) / Double(count)) / f(Double(j) / Double(count)), 0.999)) }
+    }
+
+    /// √ᾱ of the Laplace schedule at the time t in [0, 1], with λ = ln ᾱ/(1 − ᾱ). diffusers takes it for ᾱ.
+    private static func laplace(_ t: Double) -> Double {
+        let magnitude = logarithm(1 - 2 * abs(0.5 - t) + 1e-6)
+        let ratio = DiffusionScheduling.exponential(t > 0.5 ? 0.5 * magnitude : -0.5 * magnitude)
+        return (ratio / (1 + ratio)).squareRoot()
     }
 
     /// ᾱ of the cosine schedule at the time t in [0, 1].

@@ -53,7 +53,7 @@ public struct NoiseSchedule: Sendable, Equatable {
             throw .invalidValue(
                 key: configuration.trainedBetas == nil ? "beta_end" : "trained_betas",
                 value: "so large that no signal is left at timestep \(timestep)",
-                allowed: "such that the product of 1 - beta over all timesteps stays above 1e-38")
+                allowed: "small enough that the product of 1 - beta over all timesteps stays above 1e-38")
         }
         process = .variancePreserving
         timesteps = (0..<alphasCumprod.count).map(Double.init)

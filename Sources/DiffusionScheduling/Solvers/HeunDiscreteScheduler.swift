@@ -16,7 +16,7 @@ public typealias HeunDiscreteScheduler = DefinedScheduler<HeunDiscreteConfigurat
 public struct HeunDiscreteConfiguration: VarianceExplodingDefinition, SigmaSpacingConfiguration {
     public static let className = "HeunDiscreteScheduler"
     public static let compatibleClassNames = multistepCompatibleClassNames
-    public static let betaSchedules = BetaSchedule.common + [.exponential]
+    public static let betaSchedules = [BetaSchedule.linear, .scaledLinear, .squaredcosCapV2, .exponential]
     static let predictionTypes: [PredictionType] = [.epsilon, .sample, .vPrediction]
 
     public var numTrainTimesteps = 1000

@@ -167,7 +167,7 @@ extension MultistepScheduler {
         }
         for (_, tensor) in terms where tensor.count != sample.count {
             throw .wrongElementCount(
-                argument: "modelOutputs or noise", count: tensor.count, expected: "\(sample.count), as the sample")
+                argument: "modelOutputs or noise", count: tensor.count, expected: "\(sample.count), like the sample")
         }
         return try Kernels.combine(terms)
     }

@@ -4,6 +4,9 @@
 ///
 /// All schedulers of this library are of this kind. What one of them has to say is `plan(_:)`; the rest follows.
 public protocol PlannedScheduler: Scheduler {
+    /// What other languages' classes are made from.
+    static var schedulerDescription: JSONValue { get }
+
     /// Makes the scheduler of a configuration, which is validated.
     init(_ configuration: Configuration) throws(SchedulerError)
 
@@ -33,6 +36,8 @@ public protocol PlannedScheduler: Scheduler {
 }
 
 extension PlannedScheduler {
+    public static var schedulerDescription: JSONValue { ["class_name": .string(Configuration.className)] }
+
     public func plan(_ request: TimestepRequest, optionValues: [String: JSONValue]) throws(SchedulerError) -> SamplingPlan {
         _ = try NoRunOptions(values: optionValues)
         return try plan(request)
@@ -210,7 +215,7 @@ extension PlannedScheduler {
         sampleRate: (NoiseLevel) -> Double, noiseRate: (NoiseLevel) -> Double
     ) throws(SchedulerError) {
         guard noise.count == sample.count else {
-            throw .wrongElementCount(argument: "noise", count: noise.count, expected: "\(sample.count), as the sample")
+            throw .wrongElementCount(argument: "noise", count: noise.count, expected: "\(sample.count), like the sample")
         }
         guard !timesteps.isEmpty, sample.count % timesteps.count == 0 else {
             throw .wrongElementCount(

@@ -30,6 +30,9 @@ public protocol SchedulerDefinition: SchedulerConfiguration {
         at timestep: Double, of plan: SamplingPlan, options: Options, noise: NoiseSchedule
     ) throws(SchedulerError) -> PlanRow
 
+    /// diffusers' name of what a step gives besides the next sample.
+    static var reportName: String { get }
+
     /// Whether steps depend on nothing but their arguments, so that they may be taken at any training timestep in any order.
     static var isStateless: Bool { get }
 
@@ -40,7 +43,11 @@ public protocol SchedulerDefinition: SchedulerConfiguration {
     static var addsNoiseAtTrainingLevels: Bool { get }
 }
 
+/// A scheduler that computes the velocity v = A noise − S sample, which models of `vPrediction` are trained on.
+public protocol VelocityDefinition: SchedulerDefinition {}
+
 extension SchedulerDefinition {
+    public static var reportName: String { "pred_original_sample" }
     public static var isStateless: Bool { false }
     public static var addsNoiseAtTrainingLevels: Bool { isStateless }
 
@@ -104,6 +111,8 @@ extension RunOptions {
 /// ```
 public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedScheduler {
     public typealias Configuration = Definition
+
+    public static var schedulerDescription: JSONValue { Definition.schedulerDescription }
 
     public let configuration: Definition
     public let noiseSchedule: NoiseSchedule
@@ -211,6 +220,21 @@ public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedSchedule
         ) { (tensors) throws(SchedulerError) in
             try row.step(clamp: clamp, tensors, batchSize: batchSize)
         }
+    }
+}
+
+extension DefinedScheduler where Definition: VelocityDefinition {
+    /// The velocity v = A noise − S sample, for each batch item's training timestep.
+    ///
+    /// - Throws: `unknownTimestep`, `wrongElementCount`.
+    public func getVelocity<Element: TensorElement>(
+        sample: [Element], noise: [Element], timesteps: [Double]
+    ) throws(SchedulerError) -> [Element] {
+        var velocity = sample
+        var span = velocity.mutableSpan
+        try combine(
+            noise.span, with: &span, timesteps: timesteps, sampleRate: { -$0.noiseRate }, noiseRate: { $0.signalRate })
+        return velocity
     }
 }
 
