@@ -10,9 +10,11 @@ public enum SchedulerCatalog {
         DPMSolverMultistepScheduler.self,
         DPMSolverMultistepInverseScheduler.self,
         EulerDiscreteScheduler.self,
+        FlowMatchEulerDiscreteScheduler.self,
         HeunDiscreteScheduler.self,
         LCMScheduler.self,
         PNDMScheduler.self,
+        UniPCMultistepScheduler.self,
     ]
 
     /// The names that `_class_name` may have, sorted.

@@ -101,6 +101,14 @@ public protocol SigmaSpacingConfiguration: SchedulerConfiguration {
 }
 
 extension SigmaSpacingConfiguration {
+    static var sigmaSpacingParameters: [ConfigurationParameter<Self>] {
+        [
+            .init("use_karras_sigmas", \.useKarrasSigmas, "Whether the noise levels follow Karras et al. 2022."),
+            .init("use_exponential_sigmas", \.useExponentialSigmas, "Whether the noise levels are evenly spaced in their logarithm."),
+            .init("use_beta_sigmas", \.useBetaSigmas, "Whether the noise levels are quantiles of a beta distribution."),
+        ]
+    }
+
     public var sigmaMin: Double? {
         get { origin.otherKeys["sigma_min"]?.doubleValue }
         set { origin.otherKeys["sigma_min"] = newValue.map { JSONValue($0) } }
@@ -149,14 +157,6 @@ public protocol SigmaGridConfiguration: NoiseScheduleConfiguration, SigmaSpacing
 }
 
 extension SigmaGridConfiguration {
-    static var sigmaSpacingParameters: [ConfigurationParameter<Self>] {
-        [
-            .init("use_karras_sigmas", \.useKarrasSigmas, "Whether the noise levels follow Karras et al. 2022."),
-            .init("use_exponential_sigmas", \.useExponentialSigmas, "Whether the noise levels are evenly spaced in their logarithm."),
-            .init("use_beta_sigmas", \.useBetaSigmas, "Whether the noise levels are quantiles of a beta distribution."),
-        ]
-    }
-
     static var flowSigmaParameters: [ConfigurationParameter<Self>] {
         [
             .init("use_flow_sigmas", \.useFlowSigmas, "Whether the noise levels are those of flow matching."),

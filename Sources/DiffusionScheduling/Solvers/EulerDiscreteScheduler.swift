@@ -54,15 +54,13 @@ public struct EulerDiscreteConfiguration: VarianceExplodingDefinition, SigmaSpac
         noiseScheduleParameters + [
             .init("prediction_type", \.predictionType, "What the model's output means."),
             .init("interpolation_type", \.interpolationType, "How noise levels run between those of the training."),
-            .init("use_karras_sigmas", \.useKarrasSigmas, "Spaces the noise levels after Karras et al. 2022."),
-            .init("use_exponential_sigmas", \.useExponentialSigmas, "Spaces the noise levels evenly in their logarithm."),
-            .init("use_beta_sigmas", \.useBetaSigmas, "Spaces the noise levels at the quantiles of a beta distribution."),
+        ] + sigmaSpacingParameters + [
             .init("sigma_min", \.sigmaMin, "The least level of Karras, exponential and beta spacings; None: the last timestep's."),
             .init("sigma_max", \.sigmaMax, "The greatest level of Karras, exponential and beta spacings; None: the first timestep's."),
-            .init("timestep_spacing", \.timestepSpacing, "How the steps are spread over the training timesteps."),
-            .init("timestep_type", \.timestepType, "Tells models of v_prediction the training timestep, or a quarter of the level's logarithm."),
-            .init("steps_offset", \.stepsOffset, "Is added to the timesteps of the spacing leading."),
-            .init("rescale_betas_zero_snr", \.rescaleBetasZeroSNR, "Rescales the betas so that the last timestep has no signal."),
+            .init("timestep_spacing", \.timestepSpacing, "How the timesteps are spread over those of the training."),
+            .init("timestep_type", \.timestepType, "What a model of v_prediction is told: the training timestep, or ln ς/4."),
+            .init("steps_offset", \.stepsOffset, "What is added to the timesteps of the spacing leading."),
+        ] + zeroTerminalSNRParameters + [
             .init("final_sigmas_type", \.finalSigmasType, "The noise level after the last step: zero, or the training's least."),
         ]
     }

@@ -42,13 +42,11 @@ public struct HeunDiscreteConfiguration: VarianceExplodingDefinition, SigmaSpaci
     public static var parameters: [ConfigurationParameter<Self>] {
         noiseScheduleParameters + [
             .init("prediction_type", \.predictionType, among: predictionTypes, "What the model's output means."),
-            .init("use_karras_sigmas", \.useKarrasSigmas, "Spaces the noise levels after Karras et al. 2022."),
-            .init("use_exponential_sigmas", \.useExponentialSigmas, "Spaces the noise levels evenly in their logarithm."),
-            .init("use_beta_sigmas", \.useBetaSigmas, "Spaces the noise levels at the quantiles of a beta distribution."),
+        ] + sigmaSpacingParameters + [
             .init("clip_sample", \.clipSample, "Clips the predicted clean sample, for models of pixels."),
             .init("clip_sample_range", \.clipSampleRange, "The limit of the clipping."),
-            .init("timestep_spacing", \.timestepSpacing, "How the steps are spread over the training timesteps."),
-            .init("steps_offset", \.stepsOffset, "Is added to the timesteps of the spacing leading."),
+            .init("timestep_spacing", \.timestepSpacing, "How the timesteps are spread over those of the training."),
+            .init("steps_offset", \.stepsOffset, "What is added to the timesteps of the spacing leading."),
         ]
     }
 

@@ -105,7 +105,9 @@ extension MultistepDefinition {
         return try SamplingPlan(
             grid: grid, clamp: clamp, slotCount: ring, warmUp: ring, modelLearnsVariance: modelLearnsVariance, rows: rows)
     }
+}
 
+extension SchedulerDefinition where Self: SigmaGridConfiguration {
     /// The level of a training timestep: of the table, or with flow sigmas the share of the T timesteps.
     public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
         useFlowSigmas
