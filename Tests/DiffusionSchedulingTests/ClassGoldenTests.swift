@@ -183,7 +183,9 @@ extension SamplingPlan {
     fileprivate func withVariance<Element: TensorElement & ExpressibleByFloatLiteral>(_ e: [Element]) -> [Element] {
         guard modelLearnsVariance else { return e }
         let count = e.count / GoldenProblem.batchSize
-        return (0..<GoldenProblem.batchSize).flatMap { e[$0 * count..<($0 + 1) * count] + Array(repeating: 0.5, count: count) }
+        return (0..<GoldenProblem.batchSize).flatMap { item in
+            Array(e[item * count..<(item + 1) * count]) + Array(repeating: 0.5, count: count)
+        }
     }
 }
 
@@ -285,14 +287,13 @@ struct ClassRecord: Decodable {
         configText.contains("\"timestep_type\": \"continuous\"") && configText.contains("\"prediction_type\": \"v_prediction\"")
     }
 
-    /// How far a timestep may be off. Those that are looked up at a level hang on float32 logarithms, which NumPy and torch don't round
-    /// correctly, of float32 roots, which torch doesn't: four units in the last place of them.
+    /// How far a fractional timestep may be off that was looked up at a level: it hangs on float32 logarithms, which NumPy and torch
+    /// don't round correctly, of float32 roots, which torch doesn't: four units in the last place of them.
     func timestepTolerance(_ timestep: Double, scheduler: any PlannedScheduler) -> Double {
         let noise = scheduler.noiseSchedule
+        guard scheduler.configuration is any VarianceExplodingDefinition, noise.count > 1 else { return 0 }
         if isContinuous { return 4 * Double(Float(max(abs(timestep), 0.25)).ulp) }
-        guard timestep != timestep.rounded() || isSpaced || arguments["sigmas"] != nil, className != "FlowMatchEulerDiscreteScheduler",
-            isSpaced || arguments["sigmas"] != nil, noise.count > 1
-        else { return 0 }
+        guard isSpaced || arguments["sigmas"] != nil else { return 0 }
         let lower = min(Int(timestep), noise.count - 2), low = noise.logSigmas[lower], high = noise.logSigmas[lower + 1]
         let unit = Double(Float(max(abs(low), abs(high), 1)).ulp)
         return min(4 * unit / abs(high - low), 1) + Double(Float(timestep).ulp)
