@@ -86,10 +86,10 @@ import Testing
         let configuration = try Self.scheduler(expected.name, "\"prediction_type\": \"\(type.rawValue)\"").configuration
         let points = try [200, 300, 450, 680, 1000].map { count in
             let levels = linspace(logarithm(20), logarithm(0.1), count: count + 1).map { exponential($0) }
-            let sigmas = expected.order == 1 ? levels : levels.prefix(1) + levels.dropFirst().dropLast().flatMap { [$0, $0] } + levels.suffix(1) + [levels[count]]
+            let isHeun = expected.order == 2
+            let sigmas: [Double] = [levels[0]] + levels.dropFirst().flatMap { isHeun ? [$0, $0] : [$0] }
             let grid = TimestepGrid(
                 timesteps: Array(repeating: 0, count: sigmas.count - 1), exactSigmas: sigmas, process: .varianceExploding)
-            // The last evaluation, of a step between equal levels, does nothing.
             let definition = try #require(configuration as? any VarianceExplodingDefinition)
             return try (count: count, error: Self.error(of: Self.plan(definition, on: grid), type))
         }
