@@ -9,8 +9,12 @@ public enum SchedulerCatalog {
         DEISMultistepScheduler.self,
         DPMSolverMultistepScheduler.self,
         DPMSolverMultistepInverseScheduler.self,
+        EulerDiscreteScheduler.self,
+        FlowMatchEulerDiscreteScheduler.self,
+        HeunDiscreteScheduler.self,
         LCMScheduler.self,
         PNDMScheduler.self,
+        UniPCMultistepScheduler.self,
     ]
 
     /// The names that `_class_name` may have, sorted.

@@ -52,6 +52,11 @@ public struct ConfigurationParameter<Configuration>: Sendable {
     }
 }
 
+/// Refuses a word that a scheduler doesn't know, as reading its configuration does.
+func require<Word: ConfigurationKeyword>(_ key: String, _ word: Word, among words: [Word]) throws(SchedulerError) {
+    try require(key, word.rawValue.quoted, words.map(\.rawValue).joined(separator: ", "), words.contains(word))
+}
+
 extension ConfigurationParameter {
     /// A key that may have some of the words of its type only.
     init<Word: ConfigurationKeyword>(

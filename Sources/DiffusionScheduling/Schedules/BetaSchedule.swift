@@ -8,6 +8,9 @@ public enum BetaSchedule: String, ConfigurationKeyword {
     case scaledLinear = "scaled_linear"
     /// β_j from a cosine for ᾱ (Nichol and Dhariwal 2021, arXiv:2102.09672, equation 17); `beta_start` and `beta_end` are unused.
     case squaredcosCapV2 = "squaredcos_cap_v2"
+    /// β_j for ᾱ = e^{−12t}: Shap-E's schedule (Jun and Nichol 2023, arXiv:2305.02463); `beta_start` and `beta_end` are unused. Known to
+    /// Heun and its kin only.
+    case exponential = "exp"
     /// β_j from a Laplace distribution of the log signal-to-noise ratio (Hang et al. 2024, arXiv:2407.03297); `beta_start` and
     /// `beta_end` are unused. Known to DDPM only.
     case laplace
@@ -25,6 +28,8 @@ public enum BetaSchedule: String, ConfigurationKeyword {
             Self.linspace(Float(start.squareRoot()), Float(end.squareRoot()), count: count).map { $0 * $0 }
         case .squaredcosCapV2:
             Self.betas(ofSignal: Self.squaredCosine, count: count)
+        case .exponential:
+            Self.betas(ofSignal: { DiffusionScheduling.exponential(-12 * $0) }, count: count)
         case .laplace:
             Self.betas(ofSignal: Self.laplace, count: count)
         case .sigmoid:
@@ -43,7 +48,7 @@ public enum BetaSchedule: String, ConfigurationKeyword {
     /// √ᾱ of the Laplace schedule at the time t in [0, 1], with λ = ln ᾱ/(1 − ᾱ). diffusers takes it for ᾱ.
     private static func laplace(_ t: Double) -> Double {
         let magnitude = logarithm(1 - 2 * abs(0.5 - t) + 1e-6)
-        let ratio = exponential(t > 0.5 ? 0.5 * magnitude : -0.5 * magnitude)
+        let ratio = DiffusionScheduling.exponential(t > 0.5 ? 0.5 * magnitude : -0.5 * magnitude)
         return (ratio / (1 + ratio)).squareRoot()
     }
 
@@ -66,7 +71,7 @@ public enum BetaSchedule: String, ConfigurationKeyword {
     }
 
     /// torch.linspace in float32: the lower half counted from the start, the upper from the end, each with one fused rounding.
-    private static func linspace(_ start: Float, _ end: Float, count: Int) -> [Float] {
+    static func linspace(_ start: Float, _ end: Float, count: Int) -> [Float] {
         guard count > 1 else { return [start] }
         let step = (end - start) / Float(count - 1)
         return (0..<count).map { j in
