@@ -2,6 +2,7 @@
 
 import CKernels
 import Foundation
+import TestDraws
 import Testing
 
 /// Items whose tensors have different element types, and the conversions themselves.
@@ -61,7 +62,7 @@ extension KernelTests {
             let workspaces = Workspaces()
             defer { #expect(workspaces.areIntact) }
             let count = Self.sizes.last!
-            for _ in 0..<150 {
+            for _ in 0..<TestDraws.count(150) {
                 let row = random.row(zeroPercent: [20, 50][random.below(2)])
                 let wanted = random.wantedOutputs()
                 let inputs = (0..<Row.inputCount).map { _ in
