@@ -7,7 +7,7 @@ import Foundation
 /// `DIFFUSION_SCHEDULING_TEST_SEED` is a number, or `random` for another one in every run. Unset, the seed is fixed, so that a
 /// change that fails a test is the change that broke it.
 ///
-/// `DIFFUSION_SCHEDULING_TEST_DRAWS` multiplies the cases of every random test: 0.1 for a tenth of them.
+/// `DIFFUSION_SCHEDULING_TEST_DRAWS` multiplies the cases of every random test: 0.1 for a tenth of them, and of the golden records.
 public enum TestDraws {
     private static let seedVariable = "DIFFUSION_SCHEDULING_TEST_SEED"
     private static let drawsVariable = "DIFFUSION_SCHEDULING_TEST_DRAWS"
@@ -31,7 +31,7 @@ public enum TestDraws {
     /// The number of cases to draw where `full` are drawn by default.
     public static func count(_ full: Int) -> Int { max(Int((Double(full) * scale).rounded()), 1) }
 
-    /// The share of cases that don't come from a generator, as each `stride(…, by: step)`.
+    /// The distance between the cases to test where they form a list: 1 tests all, 10 each tenth.
     public static var step: Int { max(Int((1 / scale).rounded()), 1) }
 
     private static let scale: Double = {
