@@ -77,7 +77,9 @@ optimised=-O3
 check "clang compiles the sources without a warning" \
     objects clang "$clang" -std=c11 $optimised "${warnings[@]}" -Wconversion
 if [ "$mode" = quick ]; then
-    check "gcc reads the sources without a warning" "$gcc" -std=c11 "${warnings[@]}" -Wconversion -I"$include" -fsyntax-only "$sources"/*.c
+    # Without -O, gcc's intrinsics are macros, which convert signs.
+    check "gcc reads the sources without a warning" \
+        "$gcc" -std=c11 -O1 "${warnings[@]}" -Wconversion -I"$include" -fsyntax-only "$sources"/*.c
 else
     check "gcc compiles the sources without a warning" \
         objects gcc "$gcc" -std=c11 -O3 -ffp-contract=off "${warnings[@]}" -Wconversion
