@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import TestDraws
 import Testing
 
 @testable import DiffusionScheduling
@@ -21,7 +22,7 @@ import Testing
         _ type: S.Type, _ name: String, _ draw: (inout SeededGenerator) -> S.Configuration
     ) throws {
         var generator = SeededGenerator("random \(name)")
-        for _ in 0..<TestCount.value { try run(type, draw(&generator), &generator) }
+        for _ in 0..<TestDraws.count(300) { try run(type, draw(&generator), &generator) }
     }
 
     /// Plans a run and takes it to its end, with a model that isn't linear.

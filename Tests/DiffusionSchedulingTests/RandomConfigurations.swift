@@ -4,12 +4,6 @@ import Foundation
 
 @testable import DiffusionScheduling
 
-/// How many random cases a test draws for each class: `DIFFUSION_SCHEDULING_TEST_COUNT`, or a number that takes seconds.
-enum TestCount {
-    static let variable = "DIFFUSION_SCHEDULING_TEST_COUNT"
-    static let value = ProcessInfo.processInfo.environment[variable].flatMap(Int.init) ?? 300
-}
-
 /// Draws valid configurations of every scheduler, all parameters included.
 enum RandomConfigurations {
     static func deis(_ generator: inout SeededGenerator) -> DEISMultistepConfiguration {
