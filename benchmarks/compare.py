@@ -273,7 +273,7 @@ class Row:
     prediction: Any
     """[sample, model output] of the prediction that is clamped, or None."""
     step: Any
-    """[sample, model output, noise, prediction, remembered outputs...]"""
+    """[sample, model output, noise, prediction, slots from the most recently stored one on...]"""
     other: Any
     """[sample, model output, prediction], or None."""
 
@@ -291,26 +291,28 @@ class Expression:
         scheduler = case.ours()
         scheduler.set_timesteps(STEP_COUNT)
         properties = scheduler.plan_properties
-        self.history_length = properties.history_length
+        self.slot_count = properties.n_slots
         self.guidance = case.guidance
         self.threshold = (properties.threshold_ratio, properties.threshold_maximum) if case.arguments.get("thresholding") else None
         self.rows: list[Row] = []
         for index in range(STEP_COUNT):
-            coefficients = scheduler.coefficients(index)
-            step, other = coefficients.next_sample, coefficients.history
-            if not self.history_length:
-                other = coefficients.prediction
+            row = scheduler.row(index)
+            step, stored = row.next_sample, row.stored
+            # What is stored besides; without slots what DDIM returns besides.
+            other = next(iter(stored.values())) if stored else row.prediction
+            # These solvers store in a ring: the slot that step index - 1 stored comes first.
+            slots = [step.slots[(index - 1 - k) % self.slot_count] for k in range(min(index, self.slot_count))]
             has_other = other.sample != 0 or other.model_output != 0 or other.prediction != 0
-            prediction = coefficients.prediction
+            prediction = row.prediction
             self.rows.append(
                 Row(
                     [prediction.sample, prediction.model_output] if self.threshold else None,
-                    [step.sample, step.model_output, step.noise, step.prediction, *step.history[: min(index, self.history_length)]],
+                    [step.sample, step.model_output, step.noise, step.prediction, *slots],
                     [other.sample, other.model_output, other.prediction] if has_other else None,
                 )
             )
 
-    def update(self, x: Any, e: Any, unconditional: Any, z: Any, remembered: list[Any], prediction: Any, c: Any, other: Any) -> Any:
+    def update(self, x: Any, e: Any, unconditional: Any, z: Any, earlier: list[Any], prediction: Any, c: Any, other: Any) -> Any:
         """The next sample and what is kept besides, of tensors or arrays."""
         if self.guidance:
             scale, rescale = self.guidance
@@ -329,7 +331,7 @@ class Expression:
             next_sample = next_sample + c[2] * z
         if p is not None:
             next_sample = next_sample + c[3] * p
-        for k, m in enumerate(remembered):
+        for k, m in enumerate(earlier):
             next_sample = next_sample + c[4 + k] * m
         if other is None:
             return next_sample, None
@@ -358,15 +360,15 @@ class NumPyContestant:
         self.name, self.expression, self.data = name, expression, data
 
     def begin(self) -> None:
-        self.sample, self.remembered = self.data.start.copy(), []
+        self.sample, self.earlier = self.data.start.copy(), []
 
     def step(self, index: int) -> None:
         row = self.expression.rows[index]
         e, unconditional = self.data.at(index)
         self.sample, kept = self.expression.update(
-            self.sample, e, unconditional, self.data.noise, self.remembered, row.prediction, row.step, row.other
+            self.sample, e, unconditional, self.data.noise, self.earlier, row.prediction, row.step, row.other
         )
-        self.remembered = [kept, *self.remembered][: self.expression.history_length]
+        self.earlier = [kept, *self.earlier][: self.expression.slot_count]
 
     def result(self) -> np.ndarray:
         return wide(self.sample)
@@ -378,7 +380,7 @@ class CompiledContestant:
     name = "torch.compile"
 
     def __init__(self, expression: Expression, data: Data) -> None:
-        self.history_length, self.data = expression.history_length, data
+        self.slot_count, self.data = expression.slot_count, data
 
         def scalars(values: list[float] | None) -> torch.Tensor | None:
             return None if values is None else torch.tensor(values)
@@ -387,15 +389,15 @@ class CompiledContestant:
         self.function = torch.compile(expression.update, dynamic=False, mode="max-autotune-no-cudagraphs")
 
     def begin(self) -> None:
-        self.sample, self.remembered = self.data.start.clone(), []
+        self.sample, self.earlier = self.data.start.clone(), []
 
     def step(self, index: int) -> None:
         row = self.rows[index]
         e, unconditional = self.data.at(index)
         self.sample, kept = self.function(
-            self.sample, e, unconditional, self.data.noise, self.remembered, row.prediction, row.step, row.other
+            self.sample, e, unconditional, self.data.noise, self.earlier, row.prediction, row.step, row.other
         )
-        self.remembered = [kept, *self.remembered][: self.history_length]
+        self.earlier = [kept, *self.earlier][: self.slot_count]
 
     def result(self) -> np.ndarray:
         return wide(self.sample)
@@ -835,9 +837,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     names = "'DEIS 3/65536', 'plan/DEIS/karras', 'products/', 'C/'"
     parser.add_argument("--filter", default="", help=f"measure the rows whose names match this regular expression: {names}")
-    parser.add_argument(
-        "--quick", action="store_true", help="a few rounds, and without a filter only two sizes: to see that everything works"
-    )
+    parser.add_argument("--quick", action="store_true", help="a few rounds, without a filter only two sizes: a smoke test")
     parser.add_argument("--out", default="out/bench", type=Path, help="the folder for compare.json")
     arguments = parser.parse_args()
     wants = re.compile(arguments.filter, re.IGNORECASE).search

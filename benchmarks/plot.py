@@ -122,7 +122,7 @@ def save(figure: Any, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bench", default="out/bench.json", type=Path, help="the results of make bench")
-    parser.add_argument("--out", default="out/bench", type=Path, help="the folder of compare.json and the pictures")
+    parser.add_argument("--out", default="out/bench", type=Path, help="the folder with compare.json, for the charts")
     arguments = parser.parse_args()
     plt.rcParams.update({"figure.constrained_layout.use": True, "svg.hashsalt": "benchmarks", "font.size": 9})
     for source, draw, name in (

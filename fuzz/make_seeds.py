@@ -6,6 +6,7 @@ Call: python3 fuzz/make_seeds.py out/lib/libdiffusion_scheduling.so
 """
 
 import ctypes
+import json
 import pathlib
 import random
 import sys
@@ -33,9 +34,9 @@ def text_of(function, handle):
     return buffer.raw[: length.value]
 
 
-def scheduler(json, steps):
+def scheduler(text, steps):
     handle = Handle()
-    check(library.ds_scheduler_create(json, Size(len(json)), None, None, ctypes.byref(handle)))
+    check(library.ds_scheduler_create(text, Size(len(text)), None, None, ctypes.byref(handle)))
     check(library.ds_scheduler_set_timesteps(handle, Size(steps), None))
     return handle
 
@@ -59,10 +60,10 @@ configurations = [
     b'{"_class_name": "DPMSolverMultistepInverseScheduler", "solver_order": 2}',
     b'{"_class_name": "DEISMultistepScheduler", "solver_order": 1}',
 ]
-for number, json in enumerate(configurations):
-    handle = scheduler(json, 5)
+for number, text in enumerate(configurations):
+    handle = scheduler(text, 5)
     (seeds / "configuration" / f"class-{number}.json").write_bytes(text_of(library.ds_scheduler_config_json, handle))
-    (seeds / "plan" / f"class-{number}.json").write_bytes(text_of(library.ds_scheduler_plan_json, scheduler(json, 3)))
+    (seeds / "plan" / f"class-{number}.json").write_bytes(text_of(library.ds_scheduler_plan_json, scheduler(text, 3)))
     for begin, steps, type_, size in [(0, 0, 0, 4), (0, 1, 0, 4), (0, 3, 1, 8), (2, 2, 2, 2), (0, 5, 3, 2)]:
         session, length = Handle(), Size()
         check(library.ds_session_create(handle, Size(begin), ctypes.byref(session)))
@@ -79,6 +80,29 @@ for kind in range(3):
     saved = ctypes.create_string_buffer(length.value)
     check(library.ds_noise_save(noise, saved, length, None))
     (seeds / "session" / f"noise-{kind}").write_bytes(bytes([14]) + saved.raw)
+# What no scheduler writes yet: two stores in a row, a report, two evaluations in a step, noise in what is stored.
+rows = [
+    {
+        "prediction": {"sample": 1.5, "model_output": -0.5},
+        "next_sample": {"sample": 0.75, "model_output": 0.25, "prediction": 0.25},
+        "stores": {"slot_0": {"sample": 1, "prediction": 0.5}, "slot_1": {"model_output": 1}},
+    },
+    {
+        "prediction": {"sample": 1.25, "model_output": -0.25, "noise": 0.125},
+        "next_sample": {"sample": 0.5, "noise": 0.25, "slot_0": -0.5, "slot_1": 0.375},
+        "stores": {"slot_0": {"slot_0": 0.5, "noise": 0.25}, "slot_1": {"slot_0": 1, "slot_1": -1}},
+        "report": {"prediction": 1, "slot_1": 0.5},
+        "noise_draws": 2,
+    },
+]
+plan = {
+    **{"version": 1, "process": "variance_exploding", "init_noise_sigma": 8, "model_learns_variance": False},
+    **{"clamp": {"range": {"limit": 2}}, "slots": 2, "warm_up": 0, "report": "pred_original_sample", "sigmas": [8, 4, 2, 1, 0]},
+    "evaluations": [
+        {"step": index // 2, "timestep": 4 - index, "input_scale": 0.5, "rows": [rows[index % 2]]} for index in range(4)
+    ],
+}
+(seeds / "plan" / "two-stores.json").write_text(json.dumps(plan, indent=2) + "\n")
 random.seed(1)
 for number in range(12):
     (seeds / "calls" / f"random-{number}").write_bytes(random.randbytes(40 * (number + 1)))

@@ -53,9 +53,10 @@ for target in "${targets[@]}"; do
     dictionary=()
     [ -f "$root/fuzz/dictionaries/$target.txt" ] && dictionary=("-dict=$root/fuzz/dictionaries/$target.txt")
     # Swift's runtime keeps what it knows of types until the end, which isn't a leak; valgrind looks for leaks elsewhere.
+    # Memory that nobody wrote is NaN in every element type.
     status=0
     {
-        time SWIFT_BACKTRACE=enable=no ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 "$build/$target" \
+        time SWIFT_BACKTRACE=enable=no ASAN_OPTIONS=detect_leaks=0:malloc_fill_byte=255:max_malloc_fill_size=65536 UBSAN_OPTIONS=print_stacktrace=1 "$build/$target" \
             -max_total_time="$seconds" -timeout=20 -rss_limit_mb=2560 -max_len=8192 -print_final_stats=1 \
             -artifact_prefix="$findings/" ${dictionary[@]+"${dictionary[@]}"} "$corpus" "${known[@]}" >"$out/$target.log" 2>&1
     } 2>"$out/time" || status=$?

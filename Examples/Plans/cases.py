@@ -33,35 +33,33 @@ def compare(scheduler, samples, outputs, noises):
 
     Returns the greatest difference, and the greatest share of what two sums in float32 may differ by: a sum of n terms is off by at
     most (n + 1) 2^-24 of the sum of their magnitudes (Higham 2002, section 3.1), one more for the coefficients' rounding, and
-    remembered outputs are such sums themselves. A clamped prediction is off by no more than before; by as much again where it is
+    slots hold such sums themselves. A clamped prediction is off by no more than before; by as much again where it is
     divided by a threshold, which is at least 1 and off by no more than the predictions that it is a quantile of.
     """
     u = 2.0**-24
-    plan, session, history = Plan(scheduler.plan_json), ds.Session(scheduler), []
+    plan, session, slots = Plan(scheduler.plan_json), ds.Session(scheduler), {}
     greatest, share = 0.0, 0.0
-    for index in range(len(plan.timesteps)):
+    for index in range(len(plan.evaluations)):
         native = session.step(outputs[index], samples[index], noise=noises[index] if session.needs_noise else None)
-        row = plan.row(index, len(history))
+        row = plan.row(index, index)
         # Magnitudes and errors, element by element.
         tensors = {
             name: (np.abs(tensor.astype(np.float64)), 0.0)
-            for name, tensor in [("sample", samples[index]), ("modelOutput", outputs[index]), ("noise", noises[index])]
-        }
+            for name, tensor in [("sample", samples[index]), ("model_output", outputs[index]), ("noise", noises[index])]
+        } | slots
 
-        def total(combination, tensors, history):
-            terms = [(abs(combination[name]), *tensor) for name, tensor in tensors.items() if combination[name] != 0]
-            terms += [(abs(c), *tensor) for c, tensor in zip(combination["history"], history) if c != 0]
+        def total(combination, tensors):
+            terms = [(abs(c), *tensors[name]) for name, c in combination.items() if c != 0]
             magnitude = sum(c * size for c, size, _ in terms)
             return magnitude, sum(c * error for c, _, error in terms) + (len(terms) + 2) * u * magnitude
 
-        size, error = total(row["prediction"], tensors, [])
+        size, error = total(row["prediction"], tensors)
         if "dynamicThreshold" in plan.clamp:
             worst = np.max(error, axis=tuple(range(1, np.ndim(error))), keepdims=True)
             size, error = np.ones_like(size), error + worst + 4 * u
         tensors["prediction"] = (size, error)
-        allowed = total(row["nextSample"], tensors, history)[1]
-        if plan.history_length:
-            history = [total(row["history"], tensors, []), *history][: plan.history_length]
+        allowed = total(row["next_sample"], tensors)[1]
+        slots = slots | {slot: total(sums, tensors) for slot, sums in row.get("stores", {}).items()}
         difference = np.abs(samples[index + 1].astype(np.float64) - native)
         greatest = max(greatest, float(difference.max()))
         # Both sides are off by as much.

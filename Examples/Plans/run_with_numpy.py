@@ -27,10 +27,11 @@ def run(text, start, noises, model_output):
     Returns the samples at all noise levels and the model's outputs.
     """
     plan = Plan(text)
-    samples, outputs, history = [start * np.float32(plan.init_noise_sigma)], [], []
-    for index, timestep in enumerate(plan.timesteps):
-        outputs.append(model_output(samples[-1], timestep).astype(np.float32))
-        following, history = step(plan, index, samples[-1], outputs[-1], noises[index], history, clamp)
+    samples, outputs, slots = [start * np.float32(plan.init_noise_sigma)], [], {}
+    for index, evaluation in enumerate(plan.evaluations):
+        x = samples[-1] * np.float32(evaluation["input_scale"])
+        outputs.append(model_output(x, evaluation["timestep"]).astype(np.float32))
+        following = step(plan, index, index, samples[-1], outputs[-1], noises[index], slots, clamp)
         samples.append(following.astype(np.float32))
     return samples, outputs
 

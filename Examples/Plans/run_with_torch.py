@@ -26,11 +26,10 @@ def clamp(prediction, how):
 def run(text, start, noises, model_output):
     """A whole run on the tensors' device. Returns the samples at all noise levels and the model's outputs."""
     plan = Plan(text)
-    samples, outputs, history = [start * plan.init_noise_sigma], [], []
-    for index, timestep in enumerate(plan.timesteps):
-        outputs.append(model_output(samples[-1], timestep))
-        following, history = step(plan, index, samples[-1], outputs[-1], noises[index], history, clamp)
-        samples.append(following)
+    samples, outputs, slots = [start * plan.init_noise_sigma], [], {}
+    for index, evaluation in enumerate(plan.evaluations):
+        outputs.append(model_output(samples[-1] * evaluation["input_scale"], evaluation["timestep"]))
+        samples.append(step(plan, index, index, samples[-1], outputs[-1], noises[index], slots, clamp))
     return samples, outputs
 
 

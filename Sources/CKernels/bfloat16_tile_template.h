@@ -2,13 +2,13 @@
 
 /*
  * Tiles of floats, written once for every instruction set: DSK_TILE_VECTORS vectors, read from bfloat16 and rounded to it. The
- * includer defines what it does for double_tile_template.h.
+ * includer defines the same macros as for double_tile_template.h.
  *
- * A bfloat16 is the upper half of a float. So a vector of 32-bit words, each two elements, is widened without moving anything
- * across lanes: the even elements by a shift, the odd ones by a mask. Vectors 2u and 2u + 1 of a tile are the even and the odd
- * elements of its u-th words; what the step computes has no use for their order, as long as it is that of all tensors.
+ * A bfloat16 is the upper half of a float. A vector of 32-bit words, each holding two elements, is therefore widened without moving
+ * anything across lanes: the even elements by a shift, the odd ones by a mask. Vectors 2u and 2u + 1 of a tile are the even and the
+ * odd elements of its u-th words. A step may use any order of elements that all tensors share.
  *
- * Every instruction set gives the same bits, those of exact widening and of one rounding to nearest and even.
+ * Every instruction set gives the same bits: widening is exact, and there is one rounding, to nearest even.
  */
 
 /* As many floats as a vector has, their bits, and as many words of two elements; these at an element's alignment as well. */
@@ -39,16 +39,17 @@ INLINE void DSK_TILE(load)(dsk_element_type type, const void *tensor, size_t i, 
     for (int u = 0; u < DSK_TILE_VECTORS; u++) values[u] = DSK_TILE(load_vector)(type, tensor, i, u);
 }
 
-/* Takes the tile that begins at element i as it is. */
+/* Copies the bits of the tile that begins at element i. */
 INLINE void DSK_TILE(copy)(dsk_element_type type, const void *tensor, size_t i, DSK_TILE(elements) *elements) {
     (void)type;
     for (int u = 0; u < DSK_TILE_VECTORS / 2; u++) elements->words[u] = ((const LOOSE_WORDS *)((const uint16_t *)tensor + i))[u];
 }
 
 /*
- * Rounds vector u of a tile, even ones before odd ones. Adding half of what is cut off, less one if the rest is even, carries into
- * the rest where that has to grow: also for subnormal numbers, and up to infinity. What is cut off of a NaN is zero, and so nothing
- * is carried: it comes from an element, from a scalar, which has been made so (see dsk_float_coefficient), or from the processor.
+ * Rounds vector u of a tile, even elements before odd ones. The addend is half a unit of the kept part, less one bit if the kept
+ * part is even: it carries exactly if the kept part must grow, for subnormal numbers and up to infinity, too. The lower half of a
+ * NaN is zero, so it doesn't carry: the NaN comes from an element, from a scalar (see dsk_float_coefficient), or from the
+ * processor.
  */
 INLINE void DSK_TILE(round_vector)(dsk_element_type type, VECTOR values, int u, DSK_TILE(elements) *elements) {
     MASK bits = (MASK)values, rounded = bits + 0x7FFF + (bits >> 16 & 1);
@@ -64,7 +65,7 @@ INLINE void DSK_TILE(round)(dsk_element_type type, const VECTOR *values, DSK_TIL
     for (int u = 0; u < DSK_TILE_VECTORS; u++) DSK_TILE(round_vector)(type, values[u], u, elements);
 }
 
-/* Writes a tile to element i and after; `streaming`: past the caches, at an address that suits a vector. */
+/* Writes a tile from element i on; `streaming`: bypasses the caches; the address must be aligned to a vector. */
 INLINE void DSK_TILE(store)(dsk_element_type type, const DSK_TILE(elements) *elements, void *tensor, size_t i, bool streaming) {
     uint16_t *halves = (uint16_t *)tensor + i;
     (void)type;

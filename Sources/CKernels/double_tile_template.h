@@ -5,14 +5,14 @@
  * them. The includer defines
  *
  *   DSK_VECTOR_BYTES  the size of a vector
- *   DSK_HAS_F16C      1 where the instruction set converts float16
+ *   DSK_HAS_F16C      1 if the instruction set converts float16
  *   DSK_TARGET        the function attribute that allows the instruction set, or nothing
  *   DSK_TILE(name)    the name of this variant's function or type
  *
- * Every instruction set gives the same bits, those of exact widening and of one rounding to nearest and even.
+ * Every instruction set gives the same bits: widening is exact, and there is one rounding, to nearest even.
  */
 
-/* As many doubles as a vector has; as many elements of the other types; and the same at an element's alignment. */
+/* A vector of doubles; as many elements of the other types; and each with an element's alignment. */
 typedef double DSK_TILE(vector) __attribute__((vector_size(DSK_VECTOR_BYTES), may_alias));
 typedef double DSK_TILE(loose_doubles) __attribute__((vector_size(DSK_VECTOR_BYTES), aligned(8), may_alias));
 typedef float DSK_TILE(floats) __attribute__((vector_size(DSK_VECTOR_BYTES / 2), may_alias));
@@ -28,7 +28,7 @@ typedef uint64_t DSK_TILE(mask) __attribute__((vector_size(DSK_VECTOR_BYTES)));
 typedef uint32_t DSK_TILE(words) __attribute__((vector_size(DSK_VECTOR_BYTES / 2)));
 typedef int32_t DSK_TILE(integers) __attribute__((vector_size(DSK_VECTOR_BYTES / 2)));
 
-/* The elements of a tile as they lie in memory, packed from the start. */
+/* A tile's elements in their memory layout, packed from the start. */
 typedef struct DSK_TILE(elements) {
     DSK_TILE(vector) parts[DSK_TILE_VECTORS];
 } DSK_TILE(elements);
@@ -45,13 +45,13 @@ INLINE MASK DSK_TILE(select_long)(MASK mask, MASK a, MASK b) { return (mask & a)
 INLINE WORDS DSK_TILE(select)(WORDS mask, WORDS a, WORDS b) { return (mask & a) | (~mask & b); }
 
 /*
- * The multiple of 2^(e - fraction_bits) nearest to the value, ties to even, where 2^e is the value's power of two or the least
- * one: what a narrow type with so many bits rounds it to, subnormal numbers included, but for overflow.
+ * The multiple of 2^(e - fraction_bits) nearest to the value, ties to even. 2^e is the value's power of two, but at least the
+ * narrow type's least one. Except for overflow, this is the value rounded to the narrow type, subnormal numbers included.
  *
  * Why is it rounded once? The unit in the last place of 1.5 * 2^(e + 52 - fraction_bits) is 2^(e - fraction_bits), and adding
  * |value| < 2^(e+1) stays below the next power of two: the sum rounds to the multiple wanted, and the difference is exact.
- * From 2^200 on nothing is added that counts, and everything overflows later. A NaN and an infinity go through.
- * The powers are compared as doubles, which SSE2 can do; an infinite one is the greatest. A zero keeps its sign.
+ * From 2^200 on the addition has no effect, and the value overflows later. NaN and infinity pass through.
+ * The powers are compared as doubles, as SSE2 can; an infinite one is the greatest. A zero keeps its sign.
  */
 INLINE VECTOR DSK_TILE(round_to_grid)(VECTOR values, int least_exponent, int fraction_bits) {
     MASK zero = {0}, bits = (MASK)values, power = bits & 0x7FFull << 52;
@@ -62,7 +62,7 @@ INLINE VECTOR DSK_TILE(round_to_grid)(VECTOR values, int least_exponent, int fra
     return (VECTOR)((MASK)((values + shift) - shift) | (bits & 1ull << 63));
 }
 
-/* dsk_widen_float16, but to float, which is exact as well. */
+/* Like dsk_widen_float16, but to float, which is also exact. */
 INLINE FLOATS DSK_TILE(widen_float16)(const DSK_TILE(loose_halves) *halves) {
 #if DSK_HAS_F16C && DSK_VECTOR_BYTES == 64
     return (FLOATS)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)halves));
@@ -73,7 +73,7 @@ INLINE FLOATS DSK_TILE(widen_float16)(const DSK_TILE(loose_halves) *halves) {
     return __builtin_convertvector((native)*halves, FLOATS);
 #else
     WORDS words = __builtin_convertvector(*halves, WORDS), magnitudes = words & 0x7FFF;
-    /* A subnormal number is its fraction in units of 2^-24; the others have the exponent's bias exchanged. */
+    /* A subnormal number is its fraction times 2^-24; other numbers get the wider type's exponent bias. */
     WORDS subnormal = (WORDS)(__builtin_convertvector((DSK_TILE(integers))magnitudes, FLOATS) * 0x1p-24f);
     WORDS normal = (magnitudes << 13) + ((127 - 15) << 23);
     normal |= (WORDS)((DSK_TILE(integers))magnitudes >= 0x7C00) & 0x7F800000;
@@ -82,7 +82,7 @@ INLINE FLOATS DSK_TILE(widen_float16)(const DSK_TILE(loose_halves) *halves) {
 #endif
 }
 
-/* Packs what round_to_grid made for float16: exact, or to infinity. */
+/* Packs the result of round_to_grid as float16: exact, or infinity. */
 INLINE HALVES DSK_TILE(pack_float16)(VECTOR values) {
     FLOATS floats = __builtin_convertvector(values, FLOATS);
 #if DSK_HAS_F16C && DSK_VECTOR_BYTES == 64
@@ -99,7 +99,7 @@ INLINE HALVES DSK_TILE(pack_float16)(VECTOR values) {
     WORDS zero = {0}, bits = (WORDS)floats, magnitudes = bits & 0x7FFFFFFF;
     FLOATS absolute = (FLOATS)magnitudes;
     WORDS tiny = (WORDS)(absolute < 0x1p-14f), huge = (WORDS)(absolute >= 0x1p16f), nan = (WORDS)(absolute != absolute);
-    /* Only tiny numbers are converted to integers, which no others fit. */
+    /* Only tiny numbers are converted to integers; others wouldn't fit. */
     FLOATS units = (FLOATS)(magnitudes & tiny) * 0x1p24f;
     WORDS subnormal = (WORDS) __builtin_convertvector(units, DSK_TILE(integers));
     WORDS packed = DSK_TILE(select)(tiny, subnormal, (magnitudes - ((127 - 15) << 23)) >> 13);
@@ -113,7 +113,7 @@ INLINE FLOATS DSK_TILE(widen_bfloat16)(const DSK_TILE(loose_halves) *halves) {
     return (FLOATS)(__builtin_convertvector(*halves, WORDS) << 16);
 }
 
-/* Packs what round_to_grid made for bfloat16: exact, or to infinity. */
+/* Packs the result of round_to_grid as bfloat16: exact, or infinity. */
 INLINE HALVES DSK_TILE(pack_bfloat16)(VECTOR values) {
     return __builtin_convertvector((WORDS) __builtin_convertvector(values, FLOATS) >> 16, HALVES);
 }
@@ -132,7 +132,7 @@ INLINE VECTOR DSK_TILE(load_vector)(dsk_element_type type, const void *tensor, s
     }
 }
 
-/* Widens the tile that begins at element i; all of its vectors have one type, which is asked for once. */
+/* Widens the tile that begins at element i; one branch on the type serves all its vectors. */
 INLINE void DSK_TILE(load)(dsk_element_type type, const void *tensor, size_t i, VECTOR *values) {
 #define LOAD(type) \
     for (int u = 0; u < DSK_TILE_VECTORS; u++) values[u] = DSK_TILE(load_vector)(type, tensor, i, u)
@@ -145,7 +145,7 @@ INLINE void DSK_TILE(load)(dsk_element_type type, const void *tensor, size_t i, 
 #undef LOAD
 }
 
-/* Takes the tile that begins at element i as it is. */
+/* Copies the bits of the tile that begins at element i. */
 INLINE void DSK_TILE(copy)(dsk_element_type type, const void *tensor, size_t i, DSK_TILE(elements) *elements) {
     const DSK_TILE(loose_doubles) *doubles = (const DSK_TILE(loose_doubles) *)((const double *)tensor + i);
     const DSK_TILE(loose_floats) *floats = (const DSK_TILE(loose_floats) *)((const float *)tensor + i);
@@ -189,7 +189,7 @@ INLINE void DSK_TILE(round)(dsk_element_type type, const VECTOR *values, DSK_TIL
 #undef ROUND
 }
 
-/* Writes a tile to element i and after; `streaming`: past the caches, at an address that suits a vector. */
+/* Writes a tile from element i on; `streaming`: bypasses the caches; the address must be aligned to a vector. */
 INLINE void DSK_TILE(store)(dsk_element_type type, const DSK_TILE(elements) *elements, void *tensor, size_t i, bool streaming) {
     double *doubles = (double *)tensor + i;
     float *floats = (float *)tensor + i;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* Elements of every type, one at a time, widened to double, which is exact. */
+/* Reads single elements of any type, widened to double, which is exact. */
 #ifndef DSK_ELEMENTS_H
 #define DSK_ELEMENTS_H
 
@@ -34,7 +34,7 @@ static inline double dsk_widen_bfloat16(uint16_t half) {
 /* dsk_element_size of a valid type. */
 static inline size_t dsk_size(dsk_element_type type) { return type == DSK_FLOAT64 ? 8 : type == DSK_FLOAT32 ? 4 : 2; }
 
-/* An element of a tensor as it lies in memory, in the low bits. */
+/* The bits of a tensor's element, in the low bits of the result. */
 static inline uint64_t dsk_get_element(dsk_element_type type, const void *tensor, size_t i) {
     switch (type) {
     case DSK_FLOAT64: return ((const dsk_loose_uint64 *)tensor)[i];

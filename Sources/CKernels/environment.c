@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* The floating-point environment of the thread, for callers who compute coefficients. */
+/* The thread's floating-point environment, for callers that compute coefficients. */
 
 #include "environment.h"
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* The floating-point environment of the thread, inlined for where a step takes nanoseconds. */
+/* The thread's floating-point environment, inlined because small steps take nanoseconds. */
 #ifndef DSK_ENVIRONMENT_H
 #define DSK_ENVIRONMENT_H
 
@@ -8,11 +8,11 @@
 
 #if defined(__x86_64__)
 
-/* Everything masked, rounding to nearest and even, nothing flushed; the lowest six bits are flags. */
+/* All exceptions masked, rounding to nearest even, nothing flushed; the lowest six bits are flags. */
 #define DSK_DEFAULT_CONTROL 0x1F80u
 #define DSK_CONTROL_FLAGS 0x3Fu
 
-/* (The clobbers keep the compiler from moving loads and stores, and so the arithmetic between them, across the change.) */
+/* The memory clobbers keep loads and stores, and so the arithmetic between them, on their side of the change. */
 static inline void dsk_set_control(uint32_t value) { __asm__ __volatile__("ldmxcsr %0" : : "m"(value) : "memory"); }
 
 static inline dsk_environment dsk_begin_default(void) {
@@ -31,7 +31,7 @@ static inline void dsk_end_default(dsk_environment host) {
 
 static inline void dsk_set_control(uint64_t value) { __asm__ __volatile__("msr fpcr, %0" : : "r"(value) : "memory"); }
 
-/* All of it is 0 by default. */
+/* The default is 0. */
 static inline dsk_environment dsk_begin_default(void) {
     uint64_t host;
     __asm__ __volatile__("mrs %0, fpcr" : "=r"(host) : : "memory");
@@ -45,7 +45,7 @@ static inline void dsk_end_default(dsk_environment host) {
 
 #else
 
-/* What the host has, there is. */
+/* Other processors: leave the environment alone. */
 static inline dsk_environment dsk_begin_default(void) { return (dsk_environment){0}; }
 static inline void dsk_end_default(dsk_environment host) { (void)host; }
 

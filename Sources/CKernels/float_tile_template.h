@@ -2,19 +2,19 @@
 
 /*
  * Tiles of floats, written once for every instruction set: DSK_TILE_VECTORS vectors, read from halves (float16 or bfloat16) and
- * rounded to them. The includer defines what it does for double_tile_template.h.
+ * rounded to them. The includer defines the same macros as for double_tile_template.h.
  *
- * Every instruction set gives the same bits, those of exact widening and of one rounding to nearest and even.
+ * Every instruction set gives the same bits: widening is exact, and there is one rounding, to nearest even.
  */
 
-/* As many floats as a vector has, their bits, and as many halves; these at an element's alignment as well. */
+/* A vector of floats, their bits, and as many halves; the halves also with an element's alignment. */
 typedef float DSK_TILE(vector) __attribute__((vector_size(DSK_VECTOR_BYTES), may_alias));
 typedef uint32_t DSK_TILE(mask) __attribute__((vector_size(DSK_VECTOR_BYTES)));
 typedef int32_t DSK_TILE(integers) __attribute__((vector_size(DSK_VECTOR_BYTES)));
 typedef uint16_t DSK_TILE(halves) __attribute__((vector_size(DSK_VECTOR_BYTES / 2), may_alias));
 typedef uint16_t DSK_TILE(loose_halves) __attribute__((vector_size(DSK_VECTOR_BYTES / 2), aligned(2), may_alias));
 
-/* The elements of a tile as they lie in memory. */
+/* A tile's elements in their memory layout. */
 typedef struct DSK_TILE(elements) {
     DSK_TILE(halves) parts[DSK_TILE_VECTORS];
 } DSK_TILE(elements);
@@ -38,7 +38,7 @@ INLINE VECTOR DSK_TILE(widen_float16)(const LOOSE_HALVES *halves) {
     return __builtin_convertvector((native)*halves, VECTOR);
 #else
     MASK words = __builtin_convertvector(*halves, MASK), magnitudes = words & 0x7FFF;
-    /* A subnormal number is its fraction in units of 2^-24; the others have the exponent's bias exchanged. */
+    /* A subnormal number is its fraction times 2^-24; other numbers get the wider type's exponent bias. */
     MASK subnormal = (MASK)(__builtin_convertvector((DSK_TILE(integers))magnitudes, VECTOR) * 0x1p-24f);
     MASK normal = (magnitudes << 13) + ((127 - 15) << 23);
     normal |= (MASK)((DSK_TILE(integers))magnitudes >= 0x7C00) & 0x7F800000;
@@ -58,7 +58,7 @@ INLINE HALVES DSK_TILE(round_to_float16)(VECTOR values) {
 #else
     MASK zero = {0}, bits = (MASK)values, magnitudes = bits & 0x7FFFFFFF;
     VECTOR absolute = (VECTOR)magnitudes, half = (VECTOR)(zero + 0x3F000000); /* 1/2 */
-    /* Adding half of what is cut off, less one if the rest is even, carries into the rest where that has to grow. */
+    /* The addend is half a unit of the kept part, less one bit if that is even: it carries exactly if the kept part must grow. */
     MASK normal = (magnitudes - ((127 - 15) << 23) + 0xFFF + (magnitudes >> 13 & 1)) >> 13;
     /* The unit in the last place of 1/2 is 2^-24, that of subnormal float16. */
     MASK subnormal = (MASK)(absolute + half) - (MASK)half;
@@ -75,7 +75,7 @@ INLINE VECTOR DSK_TILE(widen_bfloat16)(const LOOSE_HALVES *halves) {
 
 INLINE HALVES DSK_TILE(round_to_bfloat16)(VECTOR values) {
     MASK bits = (MASK)values;
-    /* As above, also for subnormal numbers, and up to infinity. A NaN keeps its first bits, and becomes quiet. */
+    /* As above, for subnormal numbers and up to infinity, too. A NaN keeps its first bits and becomes quiet. */
     MASK rounded = bits + 0x7FFF + (bits >> 16 & 1);
     rounded = DSK_TILE(select)((MASK)(values != values), bits | 0x400000, rounded);
     return __builtin_convertvector(rounded >> 16, HALVES);
@@ -87,7 +87,7 @@ INLINE VECTOR DSK_TILE(load_vector)(dsk_element_type type, const void *tensor, s
     return type == DSK_FLOAT16 ? DSK_TILE(widen_float16)(halves) : DSK_TILE(widen_bfloat16)(halves);
 }
 
-/* Widens the tile that begins at element i; all of its vectors have one type, which is asked for once. */
+/* Widens the tile that begins at element i; one branch on the type serves all its vectors. */
 INLINE void DSK_TILE(load)(dsk_element_type type, const void *tensor, size_t i, VECTOR *values) {
     if (type == DSK_FLOAT16) {
         for (int u = 0; u < DSK_TILE_VECTORS; u++) values[u] = DSK_TILE(load_vector)(DSK_FLOAT16, tensor, i, u);
@@ -96,7 +96,7 @@ INLINE void DSK_TILE(load)(dsk_element_type type, const void *tensor, size_t i, 
     }
 }
 
-/* Takes the tile that begins at element i as it is. */
+/* Copies the bits of the tile that begins at element i. */
 INLINE void DSK_TILE(copy)(dsk_element_type type, const void *tensor, size_t i, DSK_TILE(elements) *elements) {
     const LOOSE_HALVES *halves = (const LOOSE_HALVES *)((const uint16_t *)tensor + i);
     (void)type;
@@ -117,7 +117,7 @@ INLINE void DSK_TILE(round)(dsk_element_type type, const VECTOR *values, DSK_TIL
     }
 }
 
-/* Writes a tile to element i and after; `streaming`: past the caches, at an address that suits a vector. */
+/* Writes a tile from element i on; `streaming`: bypasses the caches; the address must be aligned to a vector. */
 INLINE void DSK_TILE(store)(dsk_element_type type, const DSK_TILE(elements) *elements, void *tensor, size_t i, bool streaming) {
     uint16_t *halves = (uint16_t *)tensor + i;
     (void)type;

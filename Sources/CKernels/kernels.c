@@ -14,17 +14,17 @@
 /* Four vectors in flight hide the latency of a multiply-add. */
 #define DSK_TILE_VECTORS 4
 
-/* Before a loop over the vectors of a tile, or over outputs, that is too long for the compiler to unroll unasked. */
+/* Unrolls a loop over the vectors of a tile or over outputs, which compilers consider too long to unroll by themselves. */
 #if defined(__clang__)
 #define DSK_UNROLL _Pragma("unroll")
 #else
 #define DSK_UNROLL _Pragma("GCC unroll 4")
 #endif
 
-/* What p is computed for at a time: with what it combines it stays in a level-1 cache. */
+/* Bytes of p computed per block. A block and its inputs fit in L1. */
 enum { DSK_BLOCK_BYTES = 2048 };
 
-/* A cache line, which is what a streaming store had better fill. */
+/* Streaming stores should fill whole cache lines. */
 #define DSK_STREAM_ALIGNMENT 64
 
 #if defined(__clang__)
@@ -41,27 +41,26 @@ static inline void dsk_fence_streaming(void) {
 }
 
 /*
- * A coefficient rounded to 29 bits, to nearest and even: its product with a float32 of 24 bits is exact in a double of 53, and so
- * are those with the narrower types.
- * So it doesn't matter whether a product and a sum are fused, and every instruction set gives the same bits with what it does
- * best. The relative error of up to 2^-29 is far below the 2^-24 of the result's rounding.
+ * Rounds a coefficient to 29 bits, to nearest even. Its product with a float32 of 24 bits is then exact in a double of 53, and so
+ * are its products with narrower types. Fusing a product and a sum therefore changes nothing, and every instruction set may use its
+ * fastest instructions and still give the same bits. The relative error of up to 2^-29 is far below the result's rounding, 2^-24.
  */
 static inline double dsk_short_coefficient(double coefficient) {
     uint64_t bits;
     memcpy(&bits, &coefficient, sizeof bits);
-    if ((bits >> 52 & 0x7FF) == 0x7FF) return coefficient; /* infinite or no number: nothing to round */
+    if ((bits >> 52 & 0x7FF) == 0x7FF) return coefficient; /* infinity or NaN: nothing to round */
     bits = (bits + 0x7FFFFF + (bits >> 24 & 1)) & ~(uint64_t)0xFFFFFF;
     memcpy(&coefficient, &bits, sizeof bits);
     return coefficient;
 }
 static inline double dsk_whole_coefficient(double coefficient) { return coefficient; }
-/* Every NaN becomes one whose lower half is zero, which is what bfloat16_tile_template.h can round. */
+/* Replaces every NaN by one whose lower half is zero, as bfloat16_tile_template.h needs for rounding. */
 static inline float dsk_float_coefficient(double coefficient) {
     return coefficient == coefficient ? (float)coefficient : __builtin_nanf("");
 }
 
 /*
- * What nearly all steps are: programs of one element type whose first output has few terms and is no copy.
+ * The forms of nearly all steps: programs of one element type whose first output has few terms and is not a copy.
  *
  * Without p:
  *   DSK_PLAIN_SUM             one output
@@ -69,7 +68,7 @@ static inline float dsk_float_coefficient(double coefficient) {
  *   DSK_PLAIN_AND_PAIR        the second output combines the first one's first two tensors
  *   DSK_PLAIN_AND_LATER_PAIR  ... its second and third, as guided steps do
  *   DSK_PLAIN_AND_TRIPLE      ... its first three
- * With p, which the first output has as its last term:
+ * With p, the first output's last term:
  *   DSK_PLAIN_WITH_P          one output
  *   DSK_PLAIN_WITH_P_AND_P    the second output is p
  *   DSK_PLAIN_WITH_P_AND_BOTH the second output combines the first one's first tensor and p
@@ -90,7 +89,7 @@ enum { DSK_MOST_PLAIN_TERMS = 5 };
 
 #define DSK_PLAIN(n_terms, form) ((n_terms) * DSK_PLAIN_FORM_COUNT + (unsigned)(form))
 
-/* What there are loops for. */
+/* The numbers of terms and forms with a compiled loop. */
 /* clang-format off */
 #define DSK_PLAIN_LOOPS(X)                                                                                                 \
     X(1, DSK_PLAIN_SUM) X(2, DSK_PLAIN_SUM) X(3, DSK_PLAIN_SUM) X(4, DSK_PLAIN_SUM)                                        \
@@ -102,7 +101,7 @@ enum { DSK_MOST_PLAIN_TERMS = 5 };
     X(1, DSK_PLAIN_WITH_P_AND_BOTH) X(2, DSK_PLAIN_WITH_P_AND_BOTH) X(3, DSK_PLAIN_WITH_P_AND_BOTH)
 /* clang-format on */
 
-/* Whether `some` combines `count` tensors that `all` combines from place `begin` on. */
+/* Whether `some` combines exactly the `count` tensors that `all` combines from index `begin` on. */
 static bool dsk_same_tensors(const dsk_combination *some, const dsk_combination *all, unsigned begin, unsigned count) {
     if (some->n_terms != count || all->n_terms < begin + count) return false;
     for (unsigned j = 0; j < count; j++)
@@ -110,7 +109,7 @@ static bool dsk_same_tensors(const dsk_combination *some, const dsk_combination 
     return true;
 }
 
-/* DSK_PLAIN of the form and the first output's number of terms besides p; 0 for programs that have no such form. */
+/* DSK_PLAIN of the first output's number of terms (without p) and the program's form; 0 if it has none of the forms. */
 static unsigned dsk_plain_candidate(const dsk_program *program, const bool *copies) {
     const dsk_combination *first = &program->outputs[0], *second = &program->outputs[1];
     const unsigned n = first->n_terms;
@@ -373,7 +372,7 @@ dsk_isa dsk_chosen_isa(void) {
     return (dsk_isa)isa;
 }
 
-/* Who names an instruction set gets that very one, so that all can be tested on one machine. */
+/* A set chosen with dsk_limit_isa is never replaced by a narrower one, so that one machine can test all of them. */
 static _Atomic bool is_isa_named = false;
 
 const dsk_kernels *dsk_kernels_for(dsk_kernel_kind kind) {

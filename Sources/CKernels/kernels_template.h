@@ -3,25 +3,25 @@
 /*
  * The inner loops, written once for every kind of item and every instruction set. The includer defines
  *
- *   DSK_SUM           the type that sums are made in
+ *   DSK_SUM           the type of sums
  *   DSK_REAL          the type of p
  *   DSK_KEY           a signed integer of the same size
- *   DSK_TYPE(stored)  the element type of a tensor: the kind's own, or what the program says it is
- *   DSK_IS_MIXED      1 where it is what the program says
+ *   DSK_TYPE(stored)  the element type of a tensor: the kind's own, or the program's
+ *   DSK_IS_MIXED      1 if it is the program's
  *   DSK_COEFFICIENT   the function that rounds a coefficient for this kind (see kernels.c)
  *   DSK_VECTOR_BYTES  the size of a vector
  *   DSK_TARGET        the function attribute that allows the instruction set, or nothing
  *   DSK_TILE(name)    the name of the functions and types for tiles of DSK_SUM (see double_tile_template.h)
  *   DSK_NAME(name)    the name of this variant's function
  *
- * Elements are widened to DSK_SUM when they are read and rounded once when they are written. A tile is computed for all outputs
- * before any of them is stored: that is what makes every kind of in-place step right.
- * Every variant and every loop has the same products and sums in the same order, and so the same bits.
+ * Elements are widened to DSK_SUM when read and rounded once when written. A tile is computed for all outputs before any of them is
+ * stored, which makes every kind of in-place step correct.
+ * Every variant and every loop computes the same products and sums in the same order, so all give the same bits.
  */
 
 typedef DSK_REAL DSK_NAME(reals) __attribute__((vector_size(DSK_VECTOR_BYTES / sizeof(DSK_SUM) * sizeof(DSK_REAL)), may_alias));
 
-/* Whole vectors of them, and of their keys. */
+/* Whole vectors of p, and of its keys. */
 typedef DSK_REAL DSK_NAME(whole_reals) __attribute__((vector_size(DSK_VECTOR_BYTES), may_alias));
 typedef DSK_KEY DSK_NAME(keys) __attribute__((vector_size(DSK_VECTOR_BYTES), may_alias));
 
@@ -30,12 +30,12 @@ typedef DSK_KEY DSK_NAME(keys) __attribute__((vector_size(DSK_VECTOR_BYTES), may
 #define WHOLE_REALS DSK_NAME(whole_reals)
 #define KEYS DSK_NAME(keys)
 #define TILE (DSK_TILE_VECTORS * (DSK_VECTOR_BYTES / sizeof(DSK_SUM)))
-/* What holds a tile of p. */
+/* The number of whole vectors in a tile of p. */
 #define WHOLE_VECTORS (DSK_TILE_VECTORS * sizeof(DSK_REAL) / sizeof(DSK_SUM))
-/* Whether p is made in the loop that combines it: where it is neither rounded nor widened there (see step_tiles). */
+/* Whether the loop that combines p also computes it: only if p is neither rounded nor widened there (see step_tiles). */
 #define FUSES (sizeof(DSK_REAL) == sizeof(DSK_SUM))
 #define EACH_VECTOR DSK_UNROLL for (int u = 0; u < DSK_TILE_VECTORS; u++)
-#if DSK_IS_MIXED /* code for every type, which is too much to have it for every output as well */
+#if DSK_IS_MIXED /* Mixed kinds contain every type's code; unrolling over outputs too would triple it. */
 #define EACH_OUTPUT for (unsigned k = 0; k < n_outputs; k++)
 #else
 #define EACH_OUTPUT DSK_UNROLL for (unsigned k = 0; k < n_outputs; k++)
@@ -47,7 +47,7 @@ typedef struct DSK_NAME(scalars) {
     DSK_SUM prediction[DSK_PREDICTION_INPUT_COUNT];
     DSK_SUM outputs[DSK_OUTPUT_COUNT][DSK_INPUT_COUNT];
     DSK_SUM output_prediction[DSK_OUTPUT_COUNT];
-    DSK_REAL range;                /* r or s; infinite where p isn't clamped */
+    DSK_REAL range;                /* r or s; infinite if p isn't clamped */
     bool copies[DSK_OUTPUT_COUNT]; /* the output is one of the inputs: nothing to compute */
 } DSK_NAME(scalars);
 
@@ -65,7 +65,7 @@ INLINE void DSK_NAME(round_scalars)(const dsk_program *program, DSK_NAME(scalars
     scalars->range = range == range ? (DSK_REAL)range : (DSK_REAL)__builtin_nan(""); /* as DSK_COEFFICIENT does */
 }
 
-/* p of one element before it is clamped, the plain way. */
+/* p of one element before the clamp, without vectors. */
 INLINE DSK_REAL DSK_NAME(predict_element)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t i) {
     const dsk_combination *terms = &program->prediction;
     DSK_SUM p = 0;
@@ -98,7 +98,7 @@ INLINE void DSK_NAME(combine_tile)(const dsk_combination *terms, const DSK_SUM *
     }
 }
 
-/* The two tensors that nearly every p combines, copied: the compiler can't know that no store changes a program. */
+/* Copies of the two tensors that nearly every p combines: the compiler can't know that stores don't change the program. */
 typedef struct DSK_NAME(pair) {
     const void *tensors[2];
     DSK_SUM coefficients[2];
@@ -114,7 +114,7 @@ INLINE DSK_NAME(pair) DSK_NAME(copy_pair)(const dsk_program *program, const DSK_
 
 INLINE bool DSK_NAME(is_pair)(const dsk_program *program) { return !DSK_IS_MIXED && program->prediction.n_terms == 2; }
 
-/* A tile of p before it is clamped, rounded. */
+/* A tile of p before the clamp, rounded. */
 INLINE void DSK_NAME(predict_tile)(const dsk_program *program, const DSK_NAME(scalars) * scalars, const DSK_NAME(pair) * pair,
                                    bool is_pair, size_t i, WHOLE_REALS *p) {
     VECTOR sums[DSK_TILE_VECTORS];
@@ -130,12 +130,12 @@ INLINE void DSK_NAME(predict_tile)(const dsk_program *program, const DSK_NAME(sc
     memcpy(p, rounded, WHOLE_VECTORS * sizeof *p);
 }
 
-/* Lanes of `a` where the mask is set, of `b` elsewhere; a NaN compares as unset and so stays. */
+/* Lanes of `a` where the mask is set, of `b` elsewhere; a NaN leaves the mask unset, so it stays. */
 INLINE void DSK_NAME(select)(KEYS mask, WHOLE_REALS a, WHOLE_REALS *b) {
     *b = (WHOLE_REALS)((mask & (KEYS)a) | (~mask & (KEYS)*b));
 }
 
-/* Cuts a tile of p to [-range, range], which is rounded already, and divides it by that if it is to. */
+/* Clamps a tile of p to [-range, range], then divides it by range if `divides`. `range` is already rounded. */
 INLINE void DSK_NAME(clamp_tile)(WHOLE_REALS *p, DSK_REAL range, bool divides) {
     const WHOLE_REALS high = (WHOLE_REALS){0} + range, low = -high;
     DSK_UNROLL for (size_t u = 0; u < WHOLE_VECTORS; u++) {
@@ -157,7 +157,7 @@ INLINE void DSK_NAME(clamped_tiles)(const dsk_program *program, const DSK_NAME(s
     }
 }
 
-/* The same, for the program's clamp and terms. It is large: so it isn't inlined into all of its callers. */
+/* Like clamped_tiles, with the program's clamp and terms. Too large to inline into each caller. */
 DSK_TARGET static __attribute__((noinline)) void DSK_NAME(predict_tiles)(const dsk_program *program,
                                                                          const DSK_NAME(scalars) * scalars, size_t begin,
                                                                          size_t end, DSK_REAL *p) {
@@ -184,7 +184,7 @@ INLINE VECTOR DSK_NAME(widen_prediction)(const void *tile, int u) {
     return __builtin_convertvector(reals, VECTOR);
 }
 
-/* The tiles that fit into [begin, end) of any program with so many outputs. `p` are its values from begin on. */
+/* The tiles that fit into [begin, end), for any program with n_outputs outputs. `p` holds its values from begin on. */
 INLINE void DSK_NAME(any_tiles)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t begin, size_t end,
                                 const bool *streaming, const DSK_REAL *p, unsigned n_outputs) {
     for (size_t i = begin; end - i >= TILE; i += TILE) {
@@ -215,8 +215,8 @@ INLINE void DSK_NAME(any_tiles)(const dsk_program *program, const DSK_NAME(scala
 #if !DSK_IS_MIXED
 
 /*
- * The same for plain programs, which nearly all steps are (see dsk_plain_form). The form and the number of the first output's terms
- * are known when this is compiled: so the loop has no branches but for streaming, its scalars stay in registers, and what two
+ * Like any_tiles, for plain programs, as nearly all steps are (see dsk_plain_form). The form and the number of the first output's
+ * terms are compile-time constants: the loop only branches for streaming, its scalars stay in registers, and a tensor that both
  * outputs read is widened once.
  */
 INLINE void DSK_NAME(plain_tiles)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t begin, size_t end,
@@ -224,7 +224,7 @@ INLINE void DSK_NAME(plain_tiles)(const dsk_program *program, const DSK_NAME(sca
     const dsk_element_type type = DSK_TYPE(program->destination_types[0]);
     const bool has_p = form >= DSK_PLAIN_WITH_P, has_second = form != DSK_PLAIN_SUM && form != DSK_PLAIN_WITH_P;
     const bool is_p_copied = form == DSK_PLAIN_WITH_P_AND_P && dsk_size(type) == sizeof(DSK_REAL);
-    /* The first output's tensors that the second one combines. */
+    /* The number of the first output's tensors that the second output combines. */
     const unsigned shared = form == DSK_PLAIN_AND_TRIPLE                                     ? 3
                             : form == DSK_PLAIN_AND_PAIR || form == DSK_PLAIN_AND_LATER_PAIR ? 2
                             : form == DSK_PLAIN_WITH_P_AND_BOTH                              ? 1
@@ -259,7 +259,7 @@ INLINE void DSK_NAME(plain_tiles)(const dsk_program *program, const DSK_NAME(sca
         } else if (has_p) {
             memcpy(tile, p + (i - begin), sizeof tile);
         }
-        /* Term by term: a sum's additions wait for each other, those of the tile's other vectors fill the gaps. */
+        /* Term by term: one vector's additions depend on each other; the tile's other vectors fill the gaps. */
         for (unsigned j = 0; j < n_terms; j++) {
             EACH_VECTOR {
                 const VECTOR x = DSK_TILE(load_vector)(type, tensors[j], i, u);
@@ -285,7 +285,7 @@ INLINE void DSK_NAME(plain_tiles)(const dsk_program *program, const DSK_NAME(sca
             DSK_TILE(copy)(type, tile, 0, &results[1]);
         else if (has_second)
             EACH_VECTOR DSK_TILE(round_vector)(type, others[u], u, &results[1]);
-        /* One branch for all stores: between two of them the compiler would put off the work for the second. */
+        /* One branch for all stores. With two, the compiler would delay the second output's work. */
         if (stream_first || stream_second) {
             DSK_TILE(store)(type, &results[0], first, i, stream_first);
             if (has_second) DSK_TILE(store)(type, &results[1], second, i, stream_second);
@@ -298,7 +298,7 @@ INLINE void DSK_NAME(plain_tiles)(const dsk_program *program, const DSK_NAME(sca
 
 #endif
 
-/* The tiles that fit into [begin, end), of a program whose form is DSK_PLAIN's; `p` as for any_tiles. It isn't inlined either. */
+/* The tiles that fit into [begin, end), for a program of DSK_PLAIN form `form`; `p` as for any_tiles. Too large to inline. */
 DSK_TARGET static __attribute__((noinline)) void DSK_NAME(combine_tiles)(const dsk_program *program,
                                                                          const DSK_NAME(scalars) * scalars, size_t begin,
                                                                          size_t end, const bool *streaming, const DSK_REAL *p,
@@ -318,9 +318,9 @@ DSK_TARGET static __attribute__((noinline)) void DSK_NAME(combine_tiles)(const d
 }
 
 /*
- * The tiles that fit into [begin, end); returns where they end. p is made for a block, and then combined: in one loop, where it is
- * rounded and widened between a tile's inputs and its outputs, a float32 step takes up to a third longer (measured), though that
- * widens less.
+ * The tiles that fit into [begin, end); returns their end. p is computed for a block and then combined. A single loop would round
+ * and widen p between a tile's inputs and outputs: a float32 step then takes up to a third longer (measured), although it widens
+ * less.
  */
 INLINE size_t DSK_NAME(step_tiles)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t begin, size_t end,
                                    const bool *streaming) {
@@ -332,7 +332,7 @@ INLINE size_t DSK_NAME(step_tiles)(const dsk_program *program, const DSK_NAME(sc
         return tiles_end;
     }
     enum { BLOCK = DSK_BLOCK_BYTES / sizeof(DSK_REAL) };
-    _Static_assert(BLOCK % TILE == 0, "only the last tile of all may be incomplete");
+    _Static_assert(BLOCK % TILE == 0, "only the last tile may be incomplete");
     DSK_REAL p[BLOCK] __attribute__((aligned(64)));
     for (size_t i = begin; i < tiles_end; i += BLOCK) {
         const size_t block_end = tiles_end - i < BLOCK ? tiles_end : i + BLOCK;
@@ -343,8 +343,8 @@ INLINE size_t DSK_NAME(step_tiles)(const dsk_program *program, const DSK_NAME(sc
 }
 
 /*
- * The ends of tensors, a tile each at most: it is computed in buffers on the stack, padded with zeros. Inputs are taken before
- * outputs are written, which is right in place.
+ * The ends of tensors, at most a tile each. They are computed in buffers on the stack, padded with zeros. Inputs are copied before
+ * outputs are written, so steps in place are correct.
  */
 DSK_TARGET static void DSK_NAME(step_end)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t begin, size_t end) {
     DSK_REAL buffers[DSK_INPUT_COUNT + DSK_OUTPUT_COUNT][TILE] __attribute__((aligned(64)));
@@ -364,7 +364,7 @@ DSK_TARGET static void DSK_NAME(step)(const dsk_program *program, size_t begin, 
     DSK_NAME(round_scalars)(program, &scalars);
     bool streaming[DSK_OUTPUT_COUNT] = {false, false, false}, streams = false;
 
-    /* Streaming stores need aligned addresses: the first streamed output decides where the tiles start. */
+    /* Streaming stores need aligned addresses: the first streamed output determines where the tiles start. */
     size_t i = begin;
     for (unsigned k = 0; k < program->n_outputs && !streams; k++) {
         streams = program->streaming[k];
@@ -390,7 +390,7 @@ INLINE DSK_KEY DSK_NAME(element_key)(const dsk_program *program, const DSK_NAME(
     return key & MAGNITUDE;
 }
 
-/* A bit for each lane that is negative. */
+/* One bit per lane, set if the lane is negative. */
 INLINE uint64_t DSK_NAME(signs)(KEYS lanes) {
 #if defined(__x86_64__) && DSK_VECTOR_BYTES == 64
     return sizeof(DSK_KEY) == 4 ? _mm512_movepi32_mask((__m512i)lanes) : _mm512_movepi64_mask((__m512i)lanes);
@@ -411,18 +411,18 @@ INLINE size_t DSK_NAME(sum)(KEYS counts) {
     return sum;
 }
 
-/* A block of keys, and what sifting leaves to be looked at one by one. */
+/* A block of keys, and the result of sifting it. */
 typedef struct DSK_NAME(sifted) {
     DSK_KEY keys[DSK_SIEVE_ELEMENTS] __attribute__((aligned(64)));
-    uint64_t marks[DSK_SIEVE_ELEMENTS / 64]; /* a bit for each key that is above the lower fence, not above the higher one */
+    uint64_t marks[DSK_SIEVE_ELEMENTS / 64]; /* one bit per key, set if low < key <= high */
     size_t n_below, n_above;
     DSK_KEY greatest;
 } DSK_NAME(sifted);
 
-/* Makes keys of n values of p in their place, counts and marks them. */
+/* Turns n values of p into keys in place, and counts and marks them. */
 INLINE void DSK_NAME(sift_keys)(DSK_NAME(sifted) * sifted, size_t n, DSK_KEY low, DSK_KEY high) {
     enum { LANES = sizeof(KEYS) / sizeof(DSK_KEY), VECTORS = 4 };
-    _Static_assert(64 % (VECTORS * LANES) == 0, "the marks of some vectors have to fit into one word of them");
+    _Static_assert(64 % (VECTORS * LANES) == 0, "the marks of VECTORS vectors must fit into one word");
     KEYS below = {0}, above = {0}, greatest = {0};
     size_t i = 0;
     for (; n - i >= VECTORS * LANES; i += VECTORS * LANES) {
@@ -430,7 +430,7 @@ INLINE void DSK_NAME(sift_keys)(DSK_NAME(sifted) * sifted, size_t n, DSK_KEY low
         uint64_t marks = 0;
         DSK_UNROLL for (int u = 0; u < VECTORS; u++) {
             const KEYS key = keys[u] & MAGNITUDE;
-            /* A lane of a mask is 0 or -1. No difference overflows: no key is negative, nor is high, and low is -1 at least. */
+            /* A lane of a mask is 0 or -1. No difference overflows: keys and high are at least 0, low is at least -1. */
             const KEYS is_greater = key > greatest;
             below -= key < low;
             above -= key > high;
@@ -465,7 +465,7 @@ DSK_TARGET static size_t DSK_NAME(sift)(const dsk_program *program, size_t begin
     for (size_t i = n_in_tiles; i < n; i++) sifted.keys[i] = DSK_NAME(element_key)(program, &scalars, begin + i);
     DSK_NAME(sift_keys)(&sifted, n, low, high);
 
-    /* At the usual ratios few elements are marked, but too many tiles to branch at each. */
+    /* At the usual ratios few elements are marked, but marks are in too many tiles to branch on each tile. */
     size_t n_marked = 0, n_between = 0;
     for (size_t word = 0; word < (n + 63) / 64; word++) {
         for (uint64_t marks = sifted.marks[word]; marks != 0; marks &= marks - 1) {

@@ -6,7 +6,7 @@
 
 #include <math.h>
 
-/* Elements a partial sum covers, and partial sums that are computed at a time (on the stack). */
+/* Elements per partial sum, and partial sums computed at a time (on the stack). */
 enum { PART_ELEMENTS = 16384, PART_COUNT = 64, LANES = 8 };
 
 typedef struct part_sums {
@@ -57,7 +57,7 @@ static dsk_moments item_moments(dsk_element_type type, const void *a, const void
                          .pivot_b = dsk_element_value(type, b, 0),
                          .parts = parts};
     size_t n_parts = (n + PART_ELEMENTS - 1) / PART_ELEMENTS;
-    double count = 0, mean_a = 0, mean_b = 0, aa = 0, bb = 0, ab = 0; /* of what has been combined so far */
+    double count = 0, mean_a = 0, mean_b = 0, aa = 0, bb = 0, ab = 0; /* of the parts combined so far */
     for (; work.first_part < n_parts; work.first_part += PART_COUNT) {
         size_t present = n_parts - work.first_part < PART_COUNT ? n_parts - work.first_part : PART_COUNT;
         dsk_parallel(present, max_threads, sum_part, &work);
@@ -105,7 +105,7 @@ dsk_status dsk_find_moments(dsk_element_type type, const void *const *a, const v
     }
     if (n_items * n_elements_per_item < dsk_get_limits().parallel_elements) max_threads = 1;
 
-    /* Enough items keep every thread busy with one each; few large ones are shared out inside. */
+    /* Many items: one item per thread at a time. Few large items: the threads share each item. */
     items_work work = {type, a, b, n_elements_per_item, moments, 1};
     if (n_items >= dsk_thread_count(max_threads)) {
         dsk_parallel(n_items, max_threads, find_one, &work);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * The sums that moments are made of, for every instruction set: see kernels_all_isas.h. Lanes are summed apart and added up in their
+ * The sums behind the moments, for every instruction set: see kernels_all_isas.h. Lanes are summed separately and then added in
  * order, so that vectors of any length give the same bits.
  */
 
@@ -37,7 +37,7 @@ static inline __attribute__((always_inline)) DSK_TARGET void DSK_NAME(sum_typed)
     }
 }
 
-/* A type that is known when this is compiled leaves a loop that can be made of vectors. */
+/* With a type known at compile time, the loop vectorises. */
 DSK_TARGET static void DSK_NAME(sum)(dsk_element_type type, const void *a, const void *b, size_t begin, size_t end, double pivot_a,
                                      double pivot_b, part_sums *sums) {
     switch (type) {

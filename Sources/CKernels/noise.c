@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* Normal sources that agree with torch and NumPy seed by seed. */
+/* Normal sources that match torch and NumPy for the same seeds. */
 
-/* Vectors wider than a register are passed to functions that are always inlined: there is no ABI to be had different. */
+/* All functions with arguments wider than a register are inlined, so their calling convention doesn't matter. */
 #if defined(__GNUC__)
 #pragma GCC diagnostic ignored "-Wpsabi"
 #endif
@@ -16,7 +16,7 @@
 /* A caller's float array holds the 32-bit draws before it holds the normals made from them. */
 typedef uint32_t __attribute__((may_alias)) loose_word;
 
-/* MARK: What the instruction sets share */
+/* MARK: Shared by the instruction sets */
 
 static inline uint32_t mix_words(uint32_t upper, uint32_t lower) {
     uint32_t mixed = (upper & 0x80000000u) | (lower & 0x7fffffffu);
@@ -58,8 +58,8 @@ typedef struct cuda_tile {
     uint32_t key[2];
     uint64_t counter;
     size_t first_thread;
-    float *out[4]; /* where the first thread's normals go; the others' follow */
-    size_t n[4];   /* how many threads have this normal; never more than of the one before */
+    float *out[4]; /* the first thread's normals; the other threads' follow */
+    size_t n[4];   /* the number of threads that make this normal; never more than for the one before */
 } cuda_tile;
 
 /* MARK: One variant for each instruction set */
@@ -179,7 +179,7 @@ void dsk_normal_generator_seed(dsk_normal_generator *generator, uint32_t seed) {
     generator->has_spare = 0;
 }
 
-/* What is wrong with an output of n elements. */
+/* Checks an output of n elements. */
 static dsk_status check_output(const void *state, size_t n, const void *out, size_t element_size) {
     if (!state || (n > 0 && !out)) return DSK_NULL_POINTER;
     if (n > SIZE_MAX / element_size) return DSK_TOO_LARGE;
@@ -189,12 +189,12 @@ static dsk_status check_output(const void *state, size_t n, const void *out, siz
 /* MARK: torch on the CPU */
 
 enum {
-    TORCH_BLOCK = 16,   /* elements that are transformed together */
-    CHUNK_BLOCKS = 512, /* blocks a thread takes at a time: some 10 microseconds */
+    TORCH_BLOCK = 16,   /* elements transformed together */
+    CHUNK_BLOCKS = 512, /* blocks per chunk: about 10 microseconds */
     CHUNK_ELEMENTS = CHUNK_BLOCKS * TORCH_BLOCK,
 };
 
-/* In [0, 1), a multiple of 2^-53, from two draws. */
+/* A uniform in [0, 1), a multiple of 2^-53, from two draws. */
 static double torch_uniform(uint32_t high, uint32_t low) {
     return (double)(((uint64_t)high << 32 | low) & ((UINT64_C(1) << 53) - 1)) * 0x1p-53;
 }
@@ -300,7 +300,7 @@ dsk_status dsk_torch_normal_float64(dsk_normal_generator *generator, size_t n, d
 
 /* MARK: NumPy */
 
-/* In [0, 1), a multiple of 2^-53, from 27 bits of one draw and 26 of the next. */
+/* A uniform in [0, 1), a multiple of 2^-53, from 27 bits of one draw and 26 of the next. */
 static double numpy_uniform(const noise_kernels *kernels, dsk_mt19937 *generator) {
     uint32_t high = next_word(kernels, generator) >> 5;
     uint32_t low = next_word(kernels, generator) >> 6;
@@ -367,8 +367,8 @@ void dsk_philox4x32_10(const uint32_t counter[4], const uint32_t key[2], uint32_
 }
 
 enum {
-    CUDA_BLOCK = 256, /* threads of a block */
-    CUDA_TILE = 4096, /* threads that one of ours stands in for at a time */
+    CUDA_BLOCK = 256, /* threads per block */
+    CUDA_TILE = 4096, /* device threads per chunk */
 };
 
 typedef struct cuda_work {

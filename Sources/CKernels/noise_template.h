@@ -3,13 +3,13 @@
 /*
  * The inner loops of the normal sources, written once for every instruction set. The includer defines
  *
- *   DSK_LANES       how many float32 lanes are computed side by side; a multiple of 8
- *   DSK_FUSED       1 where the instruction set has a fused multiply-add, 0 where it has to be put together
+ *   DSK_LANES       the number of float32 lanes; a multiple of 8
+ *   DSK_FUSED       1 if the instruction set has a fused multiply-add, 0 if it is emulated
  *   DSK_TARGET      the function attribute that allows the instruction set, or nothing
  *   DSK_NAME(name)  the name of this variant's function
  *
- * Every variant gives the same bits: all operations are the correctly rounded ones of IEEE 754 in one fixed order, and where
- * the reference fuses a product and a sum so does every variant, with hardware or without.
+ * Every variant gives the same bits: all operations are IEEE 754's, correctly rounded and in one fixed order. If the reference
+ * fuses a product and a sum, every variant does, with hardware or without.
  */
 
 typedef float DSK_NAME(real) __attribute__((vector_size(4 * DSK_LANES)));
@@ -27,11 +27,11 @@ typedef uint64_t DSK_NAME(wide_word) __attribute__((vector_size(8 * DSK_LANES)))
 #define WIDE_WORD DSK_NAME(wide_word)
 #define INLINE static inline __attribute__((always_inline)) DSK_TARGET
 
-/* The next 624 words of the sequence in place of the last: Matsumoto & Nishimura 1998, equation (2.1). */
+/* Replaces the words by the next 624 of the sequence: Matsumoto & Nishimura 1998, equation (2.1). */
 static DSK_TARGET void DSK_NAME(twist)(uint32_t *words) {
     enum { COUNT = DSK_MT19937_WORD_COUNT, MIDDLE = 397 };
     unsigned k = 0;
-    /* Two loops, because in each one all reads are a fixed distance away: both vectorise. */
+    /* Each of the two loops reads at fixed distances, so both vectorise. */
     for (; k < COUNT - MIDDLE; k++) words[k] = words[k + MIDDLE] ^ mix_words(words[k], words[k + 1]);
     for (; k < COUNT - 1; k++) words[k] = words[k + MIDDLE - COUNT] ^ mix_words(words[k], words[k + 1]);
     words[k] = words[MIDDLE - 1] ^ mix_words(words[k], words[0]);
@@ -159,7 +159,7 @@ INLINE void DSK_NAME(torch_group)(loose_word *draws) {
     REAL radius = DSK_NAME(root)(DSK_NAME(logarithm)(u1) * -2.0f);
     REAL sine, cosine;
     DSK_NAME(sine_cosine)(u2 * 0x1.921fb6p+2f, &sine, &cosine); /* 2 pi */
-    /* The mean: torch adds it, and so turns -0 into 0. */
+    /* torch adds the mean, 0, and so turns -0 into 0. */
     cosine = radius * cosine + 0.0f;
     sine = radius * sine + 0.0f;
     for (unsigned block = 0; block < DSK_LANES / 8; block++) {
@@ -194,7 +194,7 @@ INLINE void DSK_NAME(philox)(WORD counter[4], uint32_t key0, uint32_t key1) {
 }
 
 INLINE WIDE DSK_NAME(word_to_wide)(WORD x) {
-    /* Exact, and without the unsigned conversion that most vector units lack. */
+    /* Exact, and avoids the unsigned conversion, which most vector units lack. */
     return __builtin_convertvector((INTEGER)(x ^ 0x80000000u), WIDE) + 0x1p31;
 }
 
@@ -204,7 +204,7 @@ INLINE WIDE DSK_NAME(word_to_wide)(WORD x) {
  *
  *     ln u = e ln 2 + 2 artanh f,   2 artanh f = 2 f (1 + f^2 / 3 + f^4 / 5 + ...)
  *
- * |f| < 0.1716, so what is cut off is below 2^-54 of the sum. Relative error below 2^-50.
+ * |f| < 0.1716, so the truncation error is below 2^-54 of the sum. Relative error below 2^-50.
  */
 INLINE WIDE DSK_NAME(wide_logarithm)(REAL u) {
     INTEGER bits = (INTEGER)u;
@@ -224,7 +224,7 @@ INLINE WIDE DSK_NAME(wide_logarithm)(REAL u) {
  * |r| <= pi / 4. Relative error below 2^-48.
  */
 INLINE void DSK_NAME(wide_sine_cosine)(WIDE x, WIDE *sine, WIDE *cosine) {
-    /* Adding 1.5 * 2^52 rounds to an integer, which stands in the last bits. */
+    /* Adding 1.5 * 2^52 rounds to an integer and leaves it in the last bits. */
     WIDE shifted = x * 0x1.45f306dc9c883p-1 + 0x1.8p52;
     WIDE_INTEGER q = (WIDE_INTEGER)shifted;
     WIDE quadrants = shifted - 0x1.8p52;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* Sharing chunks among the threads of the process's own OpenMP runtime. */
+/* Shares chunks among the threads of the process's OpenMP runtime. */
 
 #if !defined(_GNU_SOURCE)
 #define _GNU_SOURCE /* RTLD_DEFAULT */
@@ -19,13 +19,14 @@
 #include <dlfcn.h>
 #endif
 
-/* A thread begins with a share of its own, which is the same in each call: so what one call wrote is in the next one's nearest cache. */
+/* Each thread begins with its own share, the same in every call: the data that one call wrote is in the next call's nearest
+ * cache. */
 typedef struct team_share {
-    _Alignas(64) atomic_size_t next_chunk; /* in a line of its own, which only thieves take from its thread */
+    _Alignas(64) atomic_size_t next_chunk; /* one cache line per share; other threads touch it only to steal */
     size_t end;
 } team_share;
 
-enum { MOST_SHARES = 64 }; /* more threads than that begin with another one's */
+enum { MOST_SHARES = 64 }; /* further threads begin with another thread's share */
 
 typedef struct team_work {
     dsk_chunk_body body;
@@ -51,7 +52,8 @@ static void take_chunks(void *argument) {
     dsk_end_default(host);
 }
 
-/* A child of fork has one thread, and a runtime whose other threads are gone: GNU's waits for them for ever. So it works alone. */
+/* After a fork the child has one thread; the runtime's other threads are gone, and GNU's runtime would wait for them for ever. The
+ * child therefore works alone. */
 static atomic_bool is_child;
 
 static void become_child(void) { atomic_store_explicit(&is_child, true, memory_order_relaxed); }
@@ -91,7 +93,7 @@ static bool bind_runtime(runtime *found, void *library, const char *how) {
     void *thread_count = dlsym(library, "omp_get_max_threads");
     void *thread_number = dlsym(library, "omp_get_thread_num");
     if (!parallel || !thread_count || !thread_number) return false;
-    /* POSIX has a function's address fit the object pointer that dlsym returns; ISO C knows no cast for it. */
+    /* POSIX guarantees that dlsym's object pointer holds a function's address; ISO C has no cast for it. */
     memcpy(&found->parallel, &parallel, sizeof parallel);
     memcpy(&found->thread_count, &thread_count, sizeof thread_count);
     memcpy(&found->thread_number, &thread_number, sizeof thread_number);
@@ -105,7 +107,7 @@ static void find_runtime(runtime *found) {
     char how[96];
 
     if (bind_runtime(found, RTLD_DEFAULT, "the process's OpenMP runtime")) return;
-    /* A plug-in's runtime may be in the process without being visible to everybody. */
+    /* A plug-in's runtime may be loaded without being globally visible. */
     for (unsigned i = 0; i < NAME_COUNT; i++) {
         void *library = dlopen(names[i], RTLD_LAZY | RTLD_NOLOAD);
         snprintf(how, sizeof how, "the process's OpenMP runtime, %s", names[i]);
@@ -120,7 +122,7 @@ static void find_runtime(runtime *found) {
     snprintf(found->description, sizeof found->description, "none found: every call stays on the caller's thread");
 }
 
-/* Whoever comes first looks; the others wait the microseconds that takes. */
+/* The first caller looks up the runtime; others wait for a few microseconds. */
 static const runtime *bound_runtime(void) {
     enum { UNKNOWN, LOOKING, KNOWN };
     static _Atomic int state = UNKNOWN;

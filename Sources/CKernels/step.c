@@ -8,9 +8,9 @@
 #include <stdatomic.h>
 
 /*
- * Measured on a two-core virtual machine (Zen 4). A parallel region costs about 2 microseconds, which is what one thread
- * needs for some 30,000 elements of an order-3 step; streaming stores win once the traffic is well above the last-level
- * cache's share of a core, and lose below.
+ * Measured on a two-core virtual machine (Zen 4). A parallel region costs about 2 microseconds, the time of one thread for about
+ * 30,000 elements of an order-3 step. Streaming stores win if the traffic is well above a core's share of the last-level cache, and
+ * lose below.
  */
 static _Atomic size_t parallel_elements = 32768;
 static _Atomic size_t streaming_bytes = (size_t)32 << 20;
@@ -25,10 +25,8 @@ void dsk_set_limits(dsk_limits limits) {
     atomic_store_explicit(&streaming_bytes, limits.streaming_bytes, memory_order_relaxed);
 }
 
-/*
- * Whether an output of so many bytes lies over others. Not so where it is in place, where every element has its own bytes. An output
- * that isn't wanted has none, at NULL.
- */
+/* overlap: whether two ranges share a byte. partly_overlap: the same, except when they are identical. A skipped output has 0 bytes
+ * at NULL. */
 static bool overlap(const void *input, size_t input_bytes, const void *output, size_t output_bytes) {
     uintptr_t distance = (uintptr_t)input - (uintptr_t)output;
     return distance < output_bytes || (uintptr_t)0 - distance < input_bytes;
@@ -38,10 +36,10 @@ static bool partly_overlap(const void *input, size_t input_bytes, const void *ou
     return overlap(input, input_bytes, output, output_bytes) && !(input == output && input_bytes == output_bytes);
 }
 
-/* What an item reads, as sets of inputs: the bits 1 << dsk_input. They are made without a branch and once, because a small step's
- * time is what is spent here. */
+/* The inputs that an item reads, as sets of bits 1 << dsk_input. They are computed once and without a branch, because a small step
+ * spends most of its time here. */
 typedef struct item_reads {
-    unsigned prediction; /* for p, if an output has it */
+    unsigned prediction; /* for p, if an output uses it */
     unsigned outputs[DSK_OUTPUT_COUNT];
     bool uses_prediction;
 } item_reads;
@@ -63,14 +61,14 @@ static void find_reads(const dsk_item *item, bool for_thresholds, item_reads *re
     reads->prediction = uses_prediction ? nonzero(row->prediction, DSK_PREDICTION_INPUT_COUNT) : 0;
 }
 
-/* Takes the first input out of a set that isn't empty. */
+/* Removes the first input from a non-empty set. */
 static unsigned take_first(unsigned *set) {
     unsigned first = (unsigned)__builtin_ctz(*set);
     *set &= *set - 1;
     return first;
 }
 
-/* More elements than any address space has room for, of whatever type. */
+/* More elements than any address space holds, of any type. */
 static const size_t most_elements = SIZE_MAX / sizeof(double);
 
 static bool is_type(dsk_element_type type) { return (unsigned)type <= DSK_BFLOAT16; }
@@ -85,7 +83,7 @@ static dsk_status check_row(const dsk_item *item, bool for_thresholds) {
     switch (row->clamp) {
     case DSK_CLAMP_NONE: return DSK_OK;
     case DSK_CLAMP_RANGE: return row->clamp_range > 0 ? DSK_OK : DSK_OUT_OF_RANGE;
-    /* A threshold that is NaN is what dsk_find_thresholds gives for an item with a NaN. */
+    /* NaN is allowed: dsk_find_thresholds gives it for an item with a NaN. */
     case DSK_CLAMP_THRESHOLD: return item->threshold <= 0 ? DSK_OUT_OF_RANGE : DSK_OK;
     default: return DSK_OUT_OF_RANGE;
     }
@@ -94,7 +92,7 @@ static dsk_status check_row(const dsk_item *item, bool for_thresholds) {
 /* Checks the tensors that an item with elements reads and, for a step, writes; adds their bytes to `traffic`. */
 static dsk_status check_tensors(const dsk_item *item, const item_reads *reads, bool for_thresholds, size_t *traffic) {
     const size_t n = item->n_elements;
-    const void *outputs[DSK_OUTPUT_COUNT]; /* those that are wanted */
+    const void *outputs[DSK_OUTPUT_COUNT]; /* the outputs that aren't skipped */
     size_t output_bytes[DSK_OUTPUT_COUNT], element_bytes = 0;
     unsigned n_outputs = 0, all = reads->prediction;
     for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++) {
@@ -126,7 +124,7 @@ static dsk_status check_tensors(const dsk_item *item, const item_reads *reads, b
     return DSK_OK;
 }
 
-/* Checks an item and tells what it reads; adds to the elements and the bytes of the call. */
+/* Checks an item and finds the inputs that it reads; adds to the call's elements and bytes. */
 static dsk_status check_item(const dsk_item *item, bool for_thresholds, item_reads *reads, size_t *n_elements, size_t *traffic) {
     if (!item->row) return DSK_NULL_POINTER;
     if (item->n_elements > most_elements - *n_elements) return DSK_TOO_LARGE;
@@ -173,7 +171,7 @@ static dsk_kernel_kind kernel_kind(unsigned own, unsigned all) {
     return own == type_bit(DSK_BFLOAT16) ? (dsk_kernel_kind)DSK_BFLOAT16 : DSK_KERNEL_HALF;
 }
 
-/* p alone. Its type depends on all that a step of the item reads and writes, of which tensors may be missing here. */
+/* p alone. Its type depends on all tensors that a step of the item reads and writes; some of them may be missing here. */
 void dsk_prepare_thresholds(dsk_program *program, const dsk_item *item) {
     item_reads reads;
     find_reads(item, true, &reads);
@@ -192,12 +190,12 @@ void dsk_prepare_thresholds(dsk_program *program, const dsk_item *item) {
     program->kind = kernel_kind(own, own | others);
 }
 
-/* Makes a checked item ready; `streaming`: outputs that are no inputs bypass the caches. */
+/* Prepares a checked item; `streaming`: outputs that aren't inputs bypass the caches. */
 static void prepare(dsk_program *program, const dsk_item *item, const item_reads *reads, bool streaming) {
     const dsk_row *row = item->row;
     unsigned types = 0;
     program->uses_prediction = reads->uses_prediction;
-    program->prediction.prediction = 0; /* p isn't a term of itself */
+    program->prediction.prediction = 0; /* p is not a term of itself */
     add_terms(&program->prediction, item, reads->prediction, row->prediction, &types);
     program->clamp = row->clamp;
     program->clamp_range = row->clamp == DSK_CLAMP_THRESHOLD ? item->threshold : row->clamp_range;
@@ -211,7 +209,7 @@ static void prepare(dsk_program *program, const dsk_item *item, const item_reads
         program->destination_types[place] = (uint8_t)item->output_types[k];
         types |= type_bit(item->output_types[k]);
         program->streaming[place] = streaming;
-        /* A line that was read is in the cache anyway. */
+        /* Cache lines of inputs are in the cache anyway. */
         for (unsigned input = 0; streaming && input < DSK_INPUT_COUNT; input++)
             if (item->inputs[input] == item->outputs[k]) program->streaming[place] = false;
     }
@@ -222,7 +220,7 @@ static void prepare(dsk_program *program, const dsk_item *item, const item_reads
 typedef struct step_work {
     const dsk_item *items;
     size_t n_items;
-    const dsk_program *only_program; /* of the item, where there is one */
+    const dsk_program *only_program; /* the item's, if there is only one item */
     size_t total_elements;
     size_t n_chunks;
     bool streaming;
@@ -303,7 +301,7 @@ void dsk_guide_row(const dsk_row *row, double scale, double factor, dsk_row *gui
 
 dsk_status dsk_add_noise(dsk_element_type type, const void *sample, const void *noise, const double *signal_rates,
                          const double *noise_rates, size_t n_items, size_t n_elements_per_item, void *out, unsigned max_threads) {
-    enum { BLOCK = 16 }; /* items a call of dsk_step, so that rows and items stay on the stack */
+    enum { BLOCK = 16 }; /* items per call of dsk_step, so that rows and items stay on the stack */
     size_t element_size = dsk_element_size(type);
     if (element_size == 0) return DSK_UNKNOWN_TYPE;
     if (n_items == 0) return DSK_OK;

@@ -3,14 +3,14 @@
 /*
  * Dynamic thresholds: the exact quantile of |p| by selection, in one pass over the tensors at the usual sizes.
  *
- * The bits of a non-negative IEEE number, read as an integer, are ordered as the numbers are: they are its key, and those above
- * infinity's are NaNs. A sample of the keys says between which two, the fences, the k-th smallest very probably lies. One pass
- * then counts what is below, at and above the fences, and copies what is between them, the candidates, of which there are few; the
- * counts say whether the k-th one is a fence or which of the candidates it is. Where it is neither, because the sample wasn't
- * typical or there are too many candidates, the counts still say where it is, and the next pass has closer fences. (Floyd and
- * Rivest 1975, doi:10.1145/360680.360691, select from a sample likewise.)
+ * The key of a non-negative IEEE number is its bits, read as an integer. Keys are ordered like their numbers; keys above infinity's
+ * are NaNs. A sample of the keys gives two fences that very probably enclose the k-th smallest key. One pass then counts the keys
+ * below, at and above the fences, and copies the few keys between them, the candidates. The counts tell whether the k-th key is a
+ * fence or which candidate it is. If it is neither, because the sample was unrepresentative or there are too many candidates, the
+ * counts still narrow it down, and the next pass has closer fences. (Floyd and Rivest 1975, doi:10.1145/360680.360691, also select
+ * from a sample.)
  *
- * The answer is one of the keys, so it doesn't depend on the sample, nor on the order in which threads find the candidates.
+ * The result is one of the keys, so it depends neither on the sample nor on the order in which threads find the candidates.
  */
 
 #include "internal.h"
@@ -20,14 +20,14 @@
 #include <string.h>
 
 enum {
-    CHUNK_ELEMENTS = 16384, /* what a thread takes at a time: long enough to pay for adding its counts up */
-    NO_SAMPLE = 512,        /* as many elements are selected from without a sample */
-    LEAST_ROOM = 2048,      /* room for as many candidates, */
-    ROOM_SHARE = 8,         /* or for one of so many elements, if that is more */
-    LEAST_SAMPLE = 128,     /* the sample: so many elements, */
-    SAMPLE_SHARE = 64,      /* or one of so many, if that is more, */
-    GREATEST_SAMPLE = 8192, /* but no more than this */
-    GUIDED_PASSES = 8,      /* passes whose fences come from a sample, before any other */
+    CHUNK_ELEMENTS = 16384, /* elements per chunk: enough to outweigh summing the chunk's counts */
+    NO_SAMPLE = 512,        /* up to this many elements, select without a sample */
+    LEAST_ROOM = 2048,      /* candidate buffer: n / ROOM_SHARE, but at least min(n, LEAST_ROOM) */
+    ROOM_SHARE = 8,
+    LEAST_SAMPLE = 128, /* sample: n / SAMPLE_SHARE elements, from LEAST_SAMPLE to GREATEST_SAMPLE */
+    SAMPLE_SHARE = 64,
+    GREATEST_SAMPLE = 8192,
+    GUIDED_PASSES = 8, /* the most passes with fences from a sample, before other passes */
 };
 
 static size_t candidate_capacity(size_t n) {
@@ -45,7 +45,7 @@ size_t dsk_threshold_workspace_size(size_t n_elements) {
     return (candidate_capacity(n_elements) + sample_size(n_elements)) * sizeof(uint64_t);
 }
 
-/* The number that has a key. */
+/* The number that a key encodes. */
 static double value_of(uint64_t key, bool is_wide) {
     if (is_wide) {
         double value;
@@ -59,8 +59,8 @@ static double value_of(uint64_t key, bool is_wide) {
 }
 
 /*
- * The k-th smallest, from 0, of n keys, which are put in another order. Radix selection: the eight highest bits in which any two
- * of the keys differ tell most of them apart from the wanted one, then the next ones do.
+ * The k-th smallest, from 0, of n keys; reorders the keys. Radix selection: the eight highest bits in which the keys differ
+ * separate most keys from the k-th, then the next eight bits do.
  */
 static uint64_t select_smallest(uint64_t *keys, size_t n, size_t k) {
     for (;;) {
@@ -102,7 +102,7 @@ typedef struct selection {
     /* Of the last pass: */
     int64_t low, high; /* the fences */
     atomic_size_t n_below_low, n_to_low, n_below_high, n_to_high;
-    atomic_size_t n_candidates; /* all between the fences, also where the room didn't suffice */
+    atomic_size_t n_candidates; /* all keys between the fences, even if the buffer was too small */
 } selection;
 
 static void sift_chunk(void *context, size_t chunk) {
@@ -138,7 +138,7 @@ static void sift(selection *work, int64_t low, int64_t high) {
 
 enum { SAMPLE_PART = 256 };
 
-/* Elements of the sample: one of each of n_sample equal parts, at a place that no pattern in the tensor goes along with. */
+/* The sample: one element from each of n_sample equal parts, at a position that no pattern in the tensor matches. */
 static void pick_chunk(void *context, size_t chunk) {
     selection *work = context;
     size_t begin = chunk * SAMPLE_PART, end = begin + SAMPLE_PART < work->n_sample ? begin + SAMPLE_PART : work->n_sample;
@@ -162,7 +162,7 @@ static void take_sample(selection *work) {
     work->has_sample = true;
 }
 
-/* Some of the keys whose ranks are from n_before to n_before + n_keys. */
+/* Some of the keys with ranks from n_before to n_before + n_keys. */
 typedef struct sample {
     uint64_t *keys;
     size_t n;
@@ -170,8 +170,8 @@ typedef struct sample {
 } sample;
 
 /*
- * The fences of a try: `widening` times three standard deviations of the wanted one's rank in the sample to both sides of where it
- * is expected, or as far as there is room for candidates. Wider ones would mislead less often, and cost more in candidates.
+ * The fences of one attempt: the expected rank in the sample, plus and minus `widening` times three standard deviations of that
+ * rank, as far as the candidate buffer allows. Wider fences fail less often and cost more candidates.
  */
 static void choose_fences(const selection *work, const sample *from, size_t rank, double widening, int64_t *low, int64_t *high) {
     double m = (double)from->n, share = ((double)(rank - from->n_before) + 0.5) / (double)from->n_keys;
@@ -183,7 +183,7 @@ static void choose_fences(const selection *work, const sample *from, size_t rank
     *high = last >= m ? work->infinity + 1 : (int64_t)select_smallest(from->keys, from->n, (size_t)last);
 }
 
-/* Whether the last pass tells the key of that rank. */
+/* Whether the last pass determines the key of a rank. */
 static bool is_told(selection *work, size_t rank, int64_t *key) {
     if (rank < work->n_below_low) return false;
     if (rank < work->n_to_low) {
@@ -199,7 +199,7 @@ static bool is_told(selection *work, size_t rank, int64_t *key) {
     return rank < work->n_to_high;
 }
 
-/* The key of that rank, from 0, in the order of size; -1 where there is a NaN. */
+/* The key of a rank, from 0, in ascending order; -1 if there is a NaN. */
 static int64_t order_statistic(selection *work, size_t rank) {
     /* The key is above `low` and below `high`, as n_below_high - n_to_low keys are. */
     int64_t low = -1, high = work->infinity + 1;
@@ -214,7 +214,7 @@ static int64_t order_statistic(selection *work, size_t rank) {
             choose_fences(work, &from, rank, widening, &a, &b);
             a = a > low ? a : low;
             b = b < high ? b : high;
-            /* A sample that has no more to say, or misleads: halve the keys, which ends after 63 more passes at the latest. */
+            /* The sample is exhausted or misleads: halve the range of keys, at most 63 times. */
             if ((a == low && b == high) || a >= high || b <= low || pass >= GUIDED_PASSES) a = b = low + (high - low + 1) / 2;
         }
         sift(work, a, b);
@@ -229,7 +229,7 @@ static int64_t order_statistic(selection *work, size_t rank) {
             n_to_low = work->n_to_low;
             high = b;
             n_below_high = work->n_below_high;
-            /* Those of the candidates that were kept are a sample of all of them. */
+            /* The candidates that fitted the buffer are a sample of all candidates. */
             from = (sample){work->candidates, work->capacity, n_to_low, n_below_high - n_to_low};
             widening = 1;
         } else {
@@ -239,7 +239,7 @@ static int64_t order_statistic(selection *work, size_t rank) {
     }
 }
 
-/* The key of the next rank, where that of this one is known from the last pass. */
+/* The key of the next rank, once the last pass determined this rank's. */
 static int64_t next_order_statistic(selection *work, size_t rank, int64_t key) {
     int64_t next;
     if (rank < work->n_to_low || rank + 1 >= work->n_below_high)
@@ -284,7 +284,7 @@ static double find_threshold(const dsk_item *item, unsigned max_threads) {
     if (first >= 0 && rank > (double)k) second = next_order_statistic(&work, k, first);
     if (first < 0 || second < 0) return NAN;
     const double below = value_of((uint64_t)first, program.is_wide), above = value_of((uint64_t)second, program.is_wide);
-    /* Two infinities make a NaN of the difference: torch's interpolation says so too. */
+    /* The difference of two infinities is NaN, as in torch's interpolation. */
     double quantile = below + (rank - (double)k) * (above - below);
     if (!program.is_wide) quantile = (float)quantile;
     if (isnan(quantile)) return NAN;
@@ -308,7 +308,7 @@ dsk_status dsk_find_thresholds(dsk_item *items, size_t n_items, unsigned max_thr
     }
     if (total < dsk_get_limits().parallel_elements) max_threads = 1;
 
-    /* Enough items keep every thread busy with one each; few large ones are shared out inside. */
+    /* Many items: one item per thread at a time. Few large items: the threads share each item. */
     if (n_thresholds >= dsk_thread_count(max_threads)) {
         dsk_parallel(n_items, max_threads, find_one_threshold, items);
     } else {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// What a pipeline needs of a scheduler, and nothing else.
+/// The part of a scheduler that a pipeline needs.
 ///
-/// A diffusion model turns noise into a sample in a few steps. The scheduler says at which noise levels the model is asked, and
-/// combines its answers into the next sample:
+/// A diffusion model turns noise into a sample in a few steps. The scheduler chooses the noise levels at which the
+/// model runs, and combines its outputs into the next sample:
 ///
 /// ```swift
 /// var scheduler: any Scheduler = try SchedulerCatalog.makeScheduler(contentsOf: "model/scheduler")
@@ -15,22 +15,22 @@
 /// }
 /// ```
 ///
-/// Tensors are contiguous arrays of a `TensorElement`; their shape matters only in that the batch items come one after the
-/// other. A scheduler is a value: requests that run at the same time each step a copy of their own.
+/// Tensors are contiguous arrays of a `TensorElement`; batch items lie one after the other, and no other part of the shape
+/// matters. A scheduler is a value: each concurrent request steps its own copy.
 public protocol Scheduler: Sendable {
     associatedtype Configuration: SchedulerConfiguration
 
-    /// What the scheduler was made of.
+    /// The scheduler's configuration.
     var configuration: Configuration { get }
-    /// What the model is told at each step; before `setTimesteps` the timesteps of the training, noisiest first.
+    /// The timestep that the model gets at each step. Before `setTimesteps`: the training timesteps, noisiest first.
     var timesteps: [Double] { get }
     /// The standard deviation of the noise that a run starts with.
     var initNoiseSigma: Double { get }
 
-    /// Plans a run of that many steps and goes to its start.
+    /// Plans a run of `count` steps and returns to its start.
     mutating func setTimesteps(_ count: Int) throws(SchedulerError)
 
-    /// Scales a sample, in place, to what the model expects as its input at the timestep.
+    /// Scales a sample, in place, to the model's input at the timestep.
     func scaleModelInput<Element: TensorElement>(
         _ sample: inout MutableSpan<Element>, timestep: Double
     ) throws(SchedulerError)
@@ -38,9 +38,9 @@ public protocol Scheduler: Sendable {
     /// Takes one step in place: `sample` is the sample at `timestep` before the call and the next sample after it.
     ///
     /// - Parameters:
-    ///   - modelOutput: what the model said, as many elements as the sample.
+    ///   - modelOutput: the model's output, with as many elements as the sample.
     ///   - noise: standard normal numbers, one for each element of the sample; only stochastic steps need them.
-    ///   - batchSize: the number of batch items that the sample consists of.
+    ///   - batchSize: the number of batch items in the sample.
     mutating func step<Element: TensorElement>(
         modelOutput: Span<Element>, timestep: Double, sample: inout MutableSpan<Element>, noise: Span<Element>?,
         batchSize: Int
@@ -52,11 +52,11 @@ public protocol Scheduler: Sendable {
     ) throws(SchedulerError)
 }
 
-/// What a step gives.
+/// The result of a step.
 public struct SchedulerOutput<Element: TensorElement>: Sendable, Equatable {
-    /// The sample after the step: xₜ₋₁ in diffusers' words.
+    /// The sample after the step: xₜ₋₁ in diffusers' notation.
     public var prevSample: [Element]
-    /// The clean sample x₀ as predicted at this step, after thresholding; nil if it wasn't asked for.
+    /// The clean sample x₀ predicted at this step, after thresholding; nil if it wasn't requested.
     public var predOriginalSample: [Element]?
 
     public init(prevSample: [Element], predOriginalSample: [Element]? = nil) {
@@ -67,7 +67,7 @@ public struct SchedulerOutput<Element: TensorElement>: Sendable, Equatable {
 
 // The same on arrays.
 extension Scheduler {
-    /// The sample scaled to what the model expects as its input at the timestep.
+    /// The sample scaled to the model's input at the timestep.
     public func scaleModelInput<Element: TensorElement>(
         _ sample: [Element], timestep: Double
     ) throws(SchedulerError) -> [Element] {

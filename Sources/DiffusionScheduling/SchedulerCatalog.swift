@@ -5,39 +5,58 @@ public enum SchedulerCatalog {
     private static let types: [any PlannedScheduler.Type] = [
         DDIMScheduler.self,
         DDIMInverseScheduler.self,
+        DDPMScheduler.self,
         DEISMultistepScheduler.self,
         DPMSolverMultistepScheduler.self,
         DPMSolverMultistepInverseScheduler.self,
+        EulerDiscreteScheduler.self,
         FlowMatchEulerDiscreteScheduler.self,
+        HeunDiscreteScheduler.self,
+        LCMScheduler.self,
+        PNDMScheduler.self,
         UniPCMultistepScheduler.self,
     ]
 
     /// The names that `_class_name` may have, sorted.
     public static var supportedClassNames: [String] { types.map { className(of: $0) }.sorted() }
 
+    /// A scheduler's class, parameters, options and manners: see ``SchedulerDefinition/schedulerDescription``.
+    ///
+    /// - Throws: `unsupportedScheduler`.
+    public static func description(ofClass name: String) throws(SchedulerError) -> JSONValue {
+        try type(ofClass: name).schedulerDescription
+    }
+
+    private static func type(ofClass name: String) throws(SchedulerError) -> any PlannedScheduler.Type {
+        guard let type = types.first(where: { className(of: $0) == name }) else {
+            throw .unsupportedScheduler(name: name.quoted, supported: supportedClassNames)
+        }
+        return type
+    }
+
     /// Makes the scheduler that a file describes.
     ///
     /// - Parameters:
-    ///   - path: a `scheduler_config.json`, or a folder with one.
-    ///   - subfolder: the folder in that folder that has it, "scheduler" in the repositories of models.
+    ///   - path: a `scheduler_config.json`, or a folder that contains one.
+    ///   - subfolder: a folder inside `path` that contains the file, "scheduler" in model repositories.
     ///   - overrides: values that replace the file's, by diffusers' keys.
-    /// - Throws: `inaccessibleFile`, `malformedJSON`, `unsupportedScheduler`, and what the configuration throws.
+    /// - Throws: `inaccessibleFile`, `malformedJSON`, `unsupportedScheduler`, and the configuration's errors.
     public static func makeScheduler(
         contentsOf path: String, subfolder: String? = nil, overrides: [String: JSONValue] = [:]
     ) throws(SchedulerError) -> any PlannedScheduler {
         try makeScheduler(json: ConfigurationFile.read(path: path, subfolder: subfolder), overrides: overrides)
     }
 
-    /// Makes the scheduler that the bytes of a `scheduler_config.json` describe.
+    /// Makes a scheduler from the bytes of a `scheduler_config.json`.
     public static func makeScheduler(
         json bytes: [UInt8], overrides: [String: JSONValue] = [:]
     ) throws(SchedulerError) -> any PlannedScheduler {
         try makeScheduler(json: bytes, className: nil, overrides: overrides)
     }
 
-    /// Makes the scheduler of the class, or of the one that the bytes name, from the values that the bytes have.
+    /// Makes a scheduler of the given class, or of the class that the bytes name, with the bytes' values.
     ///
-    /// What diffusers keeps in `_use_default_values` is a list of the keys that nobody gave a value; they count as not there.
+    /// diffusers lists the keys without a given value in `_use_default_values`; they count as absent.
     package static func makeScheduler(
         json bytes: [UInt8], className wanted: String?, overrides: [String: JSONValue]
     ) throws(SchedulerError) -> any PlannedScheduler {
@@ -51,20 +70,17 @@ public enum SchedulerCatalog {
                 key: "_class_name", value: values["_class_name"]?.text.quoted ?? "missing",
                 allowed: "the name of a scheduler: \(supportedClassNames.joined(separator: ", "))")
         }
-        for type in types where className(of: type) == name {
-            return try makeScheduler(type, values: values, overrides: overrides)
-        }
-        throw .unsupportedScheduler(name: name.quoted, supported: supportedClassNames)
+        return try makeScheduler(type(ofClass: name), values: values, overrides: overrides)
     }
 
-    /// Makes the scheduler that the text of a `scheduler_config.json` describes.
+    /// Makes a scheduler from the text of a `scheduler_config.json`.
     public static func makeScheduler(
         json text: String, overrides: [String: JSONValue] = [:]
     ) throws(SchedulerError) -> any PlannedScheduler {
         try makeScheduler(json: Array(text.utf8), overrides: overrides)
     }
 
-    /// Makes the scheduler that a file describes, of another class if one is wanted.
+    /// Makes a scheduler from a file, of another class if one is given.
     package static func makeScheduler(
         contentsOf path: String, subfolder: String?, className: String?, overrides: [String: JSONValue]
     ) throws(SchedulerError) -> any PlannedScheduler {

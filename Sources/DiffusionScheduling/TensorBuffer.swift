@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// Memory for a tensor that can change hands: a model writes its output here, and a step may keep it instead of copying it.
+/// Memory for a tensor with transferable ownership: a model writes its output here, and a step may keep it instead of copying it.
 ///
 /// ```swift
 /// var output = try TensorBuffer<Float>(count: sample.count)
@@ -10,12 +10,12 @@
 /// }
 /// ```
 public struct TensorBuffer<Element: TensorElement>: ~Copyable, @unchecked Sendable {
-    // Unchecked, because one owner has the memory.
+    // Unchecked, because the memory has one owner.
 
     public let count: Int
     @usableFromInline var address: UnsafeMutableRawPointer
 
-    /// Zeros.
+    /// Makes a buffer of zeros.
     ///
     /// - Throws: `outOfMemory`, `invalidValue` for a negative count.
     public init(count: Int) throws(SchedulerError) {
@@ -34,7 +34,7 @@ public struct TensorBuffer<Element: TensorElement>: ~Copyable, @unchecked Sendab
         return try body(elements.span)
     }
 
-    /// Calls the body with the elements, to be changed.
+    /// Calls the body with the elements, for changing them.
     @inlinable
     public mutating func withMutableSpan<Result, Failure: Error>(
         _ body: (inout MutableSpan<Element>) throws(Failure) -> Result

@@ -5,7 +5,7 @@
 /// The arithmetic is done in a wider type: half elements are summed in `Float`, the others in `Double`. Each result is rounded
 /// once to the element type.
 public protocol TensorElement: BitwiseCopyable, Sendable, Equatable {
-    /// How plans, sessions and kernels name the type.
+    /// The type's name in plans, sessions and kernels.
     static var elementType: ElementType { get }
 }
 
@@ -44,7 +44,7 @@ extension Double: TensorElement {
 
 /// A number in bfloat16, the upper half of a `Float`: its range, with 8 significant bits.
 ///
-/// For storage and exchange: it converts, and doesn't calculate.
+/// For storage and exchange: it converts and has no arithmetic.
 public struct BFloat16: TensorElement, CustomStringConvertible {
     public static var elementType: ElementType { .bfloat16 }
 
@@ -53,14 +53,14 @@ public struct BFloat16: TensorElement, CustomStringConvertible {
 
     public init(bitPattern: UInt16) { self.bitPattern = bitPattern }
 
-    /// The nearest number, of two equally near ones the one with an even bit pattern; too large ones become infinite. A NaN stays
-    /// one, and becomes quiet.
+    /// Rounds to the nearest number, ties to even; too large numbers become infinite. A NaN stays a NaN and becomes quiet.
     public init(_ value: Float) {
         let bits = value.bitPattern
         if value.isNaN {
             bitPattern = UInt16(bits >> 16) | 0x40
         } else {
-            // Adding half of what is cut off, less the tie's last bit, carries into the upper half where that has to grow.
+            // The addend is half a unit of the upper half, less one bit if that is even. It carries exactly if the upper half must
+            // grow.
             bitPattern = UInt16((bits + 0x7fff + (bits >> 16 & 1)) >> 16)
         }
     }

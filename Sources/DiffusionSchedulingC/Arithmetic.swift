@@ -4,7 +4,7 @@ import CDiffusionScheduling
 internal import CKernels
 import DiffusionScheduling
 
-/// The calls into the C core that aren't steps. Tensors have been checked before, so a status here is a fault of this library.
+/// Calls into the C core other than steps. Tensors have been checked before, so an error status here is this library's fault.
 enum Arithmetic {
     static var runtimeDescription: UnsafePointer<CChar> { dsk_runtime_description() }
 
@@ -18,10 +18,10 @@ enum Arithmetic {
                 sample.elementCount / sampleRates.count, out.address, maximumThreads))
     }
 
-    /// out = tensor
-    static func copy(_ tensor: Tensor, into out: Tensor, maximumThreads: UInt32) throws {
-        if tensor.address == out.address { return }
-        try check(dsk_scale(tensor.kernelType, tensor.address, 1, tensor.elementCount, out.address, maximumThreads))
+    /// out = factor · tensor
+    static func scale(_ tensor: Tensor, by factor: Double, into out: Tensor, maximumThreads: UInt32) throws {
+        if factor == 1, tensor.address == out.address { return }
+        try check(dsk_scale(tensor.kernelType, tensor.address, factor, tensor.elementCount, out.address, maximumThreads))
     }
 
     /// The variances of every batch item of two tensors.

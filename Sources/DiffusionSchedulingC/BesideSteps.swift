@@ -9,11 +9,11 @@ import DiffusionScheduling
 private func requireCount(_ count: Int, of argument: String, for sample: Tensor) throws {
     guard count == 1 || (count == sample.axis0Count && count > 0) else {
         throw SchedulerError.wrongElementCount(
-            argument: argument, count: count, expected: "1, or \(sample.axis0Count) as axis 0 of sample")
+            argument: argument, count: count, expected: "1, or \(sample.axis0Count) like axis 0 of sample")
     }
 }
 
-/// sample and noise combined with rates; each of them and `out` have been named by the caller.
+/// Checks sample, noise and out against each other and combines sample and noise with rates.
 private func combine(
     _ sample: Tensor, _ noise: Tensor, into out: Tensor, sampleRates: [Double], noiseRates: [Double], maximumThreads: UInt32
 ) throws {
@@ -74,7 +74,9 @@ public func ds_scheduler_get_velocity(
 ) -> ds_status {
     status {
         let state = try scheduler.state
-        guard state.ddim != nil else { throw SchedulerError.unsupportedOperation("velocity", className: state.className) }
+        guard type(of: state.scheduler).hasVelocity else {
+            throw SchedulerError.unsupportedOperation("velocity", className: state.className)
+        }
         let sample = try Tensor(sample, .sample)
         let levels = try levels(state, timesteps, n_timesteps, for: sample)
         try combine(
@@ -89,56 +91,102 @@ public func ds_scheduler_scale_model_input(
     _ max_threads: UInt32
 ) -> ds_status {
     status {
-        _ = try scheduler.holder
+        let scale = try scheduler.state.scheduler.inputScale(atTimestep: timestep)
         let sample = try Tensor(sample, .sample), out = try Tensor(out, .output)
         try out.requireTypeAndShape(of: sample)
         try out.requireNoPartialOverlap(with: sample)
-        try Arithmetic.copy(sample, into: out, maximumThreads: max_threads)
+        try Arithmetic.scale(sample, by: scale, into: out, maximumThreads: max_threads)
     }
 }
 
 // MARK: - Steps without a session
 
-@c(ds_ddim_step) @implementation
-public func ds_ddim_step(
-    _ scheduler: ds_scheduler, _ timestep: Double, _ eta: Double, _ use_clipped_model_output: Bool,
-    _ model_output: UnsafePointer<ds_tensor>!, _ sample: UnsafePointer<ds_tensor>!, _ noise: UnsafePointer<ds_tensor>!,
-    _ prev_sample: UnsafePointer<ds_tensor>!, _ pred_original_sample: UnsafePointer<ds_tensor>!, _ max_threads: UInt32
-) -> ds_status {
-    status {
-        try scheduler.holder.read { state in
-            guard let ddim = state.ddim else {
-                throw SchedulerError.unsupportedOperation("step without a session", className: state.className)
+extension Combination {
+    fileprivate init(_ combination: ds_combination) {
+        self.init(
+            sample: combination.sample, modelOutput: combination.model_output, noise: combination.noise,
+            prediction: combination.prediction)
+        var slots = combination.slots
+        withUnsafeBytes(of: &slots) { bytes in
+            for (slot, coefficient) in bytes.bindMemory(to: Double.self).enumerated() where coefficient != 0 {
+                self[.slot(slot)] = coefficient
             }
-            let sample = try Tensor(sample, .sample)
-            let tensors = try StepTensors(
-                sample: sample, modelOutput: model_output, noise: noise, nextSample: prev_sample, report: pred_original_sample,
-                modelLearnsVariance: false)
-            try ddim.row(at: timestep, options: .init(eta: eta, useClippedModelOutput: use_clipped_model_output))
-                .step(clamp: ddim.clamp, tensors, batchSize: sample.batchSize, maximumThreads: Int(max_threads))
         }
     }
 }
 
-@c(ds_ddim_inverse_step) @implementation
-public func ds_ddim_inverse_step(
-    _ scheduler: ds_scheduler, _ timestep: Double, _ model_output: UnsafePointer<ds_tensor>!,
-    _ sample: UnsafePointer<ds_tensor>!, _ prev_sample: UnsafePointer<ds_tensor>!,
-    _ pred_original_sample: UnsafePointer<ds_tensor>!, _ max_threads: UInt32
+extension PlanRow {
+    /// - Throws: `invalidValue` for numbers out of range.
+    fileprivate init(_ row: UnsafePointer<ds_row>) throws {
+        let count = row.pointee.n_stores
+        guard (0...PlanRow.maximumStoreCount).contains(count) else {
+            throw SchedulerError.invalidValue(
+                key: "n_stores", value: "\(UInt(bitPattern: count))", allowed: "at most \(PlanRow.maximumStoreCount)")
+        }
+        var stores: [Store] = []
+        for store in [row.pointee.stores.0, row.pointee.stores.1].prefix(count) {
+            stores.append(Store(slot: store.slot, value: Combination(store.value)))
+        }
+        self.init(
+            prediction: Combination(row.pointee.prediction), nextSample: Combination(row.pointee.next_sample), stores: stores,
+            report: Combination(row.pointee.report))
+    }
+}
+
+@c(ds_scheduler_row_step) @implementation
+public func ds_scheduler_row_step(
+    _ scheduler: ds_scheduler, _ row: UnsafePointer<ds_row>!, _ model_output: UnsafePointer<ds_tensor>!,
+    _ sample: UnsafePointer<ds_tensor>!, _ noise: UnsafePointer<ds_tensor>!, _ slots: UnsafePointer<ds_tensor>!, _ n_slots: Int,
+    _ prev_sample: UnsafePointer<ds_tensor>!, _ pred_original_sample: UnsafePointer<ds_tensor>!, _ max_threads: UInt32
 ) -> ds_status {
     status {
-        try scheduler.holder.read { state in
-            guard let inverse = state.ddimInverse else {
-                throw SchedulerError.unsupportedOperation("inverse step without a session", className: state.className)
-            }
-            guard let stepCount = inverse.session?.plan.stepCount else { throw SchedulerError.timestepsNotSet }
-            let sample = try Tensor(sample, .sample)
-            let tensors = try StepTensors(
-                sample: sample, modelOutput: model_output, noise: nil, nextSample: prev_sample, report: pred_original_sample,
-                modelLearnsVariance: false)
-            try inverse.row(to: timestep, stepCount: stepCount)
-                .step(clamp: inverse.clamp, tensors, batchSize: sample.batchSize, maximumThreads: Int(max_threads))
+        let plan = try scheduler.state.plan, given = try require(row, "row")
+        let row = try PlanRow(given)
+        let sample = try Tensor(sample, .sample)
+        let tensors = try StepTensors(
+            sample: sample, modelOutput: model_output, noise: noise, nextSample: prev_sample, report: pred_original_sample,
+            modelLearnsVariance: plan.modelLearnsVariance)
+        guard (0...Combination.maximumSlotCount).contains(n_slots) else {
+            throw SchedulerError.invalidValue(
+                key: "n_slots", value: "\(UInt(bitPattern: n_slots))", allowed: "at most \(Combination.maximumSlotCount)")
         }
+        guard (0...Combination.maximumSlotCount).contains(given.pointee.n_reads) else {
+            throw SchedulerError.invalidValue(
+                key: "n_reads", value: "\(UInt(bitPattern: given.pointee.n_reads))",
+                allowed: "at most \(Combination.maximumSlotCount)")
+        }
+        let order = withUnsafeBytes(of: &UnsafeMutablePointer(mutating: given).pointee.reads) { bytes in
+            Array(bytes.bindMemory(to: Int.self).prefix(given.pointee.n_reads))
+        }
+        var addresses: [UnsafeMutableRawPointer?] = []
+        if n_slots > 0 {
+            let slots = try require(slots, "slots")
+            for slot in 0..<n_slots {
+                guard row.usesSlot(slot) else {
+                    addresses.append(nil)
+                    continue
+                }
+                let tensor = try Tensor(slots + slot, .slot)
+                try tensor.requireTypeAndShape(of: sample)
+                // What is stored may lie over nothing else; what is read alone may be an input's memory too.
+                for other in [prev_sample, pred_original_sample].compactMap({ $0 }) {
+                    try Tensor(other, .output).requireNoOverlap(with: tensor)
+                }
+                if row.storesSlot(slot) {
+                    for other in [model_output, noise].compactMap({ $0 }) {
+                        try tensor.requireNoOverlap(with: Tensor(other, .noise))
+                    }
+                    try tensor.requireNoOverlap(with: sample)
+                    for (place, other) in addresses.enumerated() where other != nil {
+                        try tensor.requireNoOverlap(with: Tensor(slots + place, .slot))
+                    }
+                }
+                addresses.append(tensor.address)
+            }
+        }
+        try row.step(
+            clamp: plan.clamp, tensors, slots: addresses, order: order, batchSize: sample.batchSize,
+            modelLearnsVariance: plan.modelLearnsVariance, maximumThreads: Int(max_threads))
     }
 }
 

@@ -3,7 +3,7 @@
 import CDiffusionScheduling
 import DiffusionScheduling
 
-// Results in the caller's buffers: the size first, the rest only if it fits.
+// Results in the caller's buffers: reports the size, and writes only results that fit.
 
 /// Writes a text and its terminating zero.
 func deliver(
@@ -24,7 +24,7 @@ func deliver(
     for (index, number) in numbers.enumerated() { buffer[index] = number }
 }
 
-/// Tells the size; throws if the buffer is too small for it, returns false if only the size was asked for.
+/// Reports the size. Throws if the buffer is too small; returns false if only the size was requested.
 func hasRoom<Pointer>(
     for size: Int, behind extra: Int = 0, in buffer: Pointer?, _ capacity: Int, _ told: UnsafeMutablePointer<Int>?
 ) throws -> Bool {
@@ -34,7 +34,7 @@ func hasRoom<Pointer>(
     }
     _ = try require(buffer, "buffer")
     told?.pointee = size
-    // A capacity above Int.max, which C may pass, comes as a negative one.
+    // C's capacities above Int.max arrive as negative ones.
     if capacity > 0, capacity < size + extra { throw CallError.bufferTooSmall(capacity: capacity, needed: size + extra) }
     return true
 }

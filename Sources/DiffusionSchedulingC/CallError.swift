@@ -3,23 +3,23 @@
 import CDiffusionScheduling
 import DiffusionScheduling
 
-/// What can go wrong in a call from C, besides what `SchedulerError` knows.
+/// The errors of calls from C that `SchedulerError` doesn't have.
 enum CallError: Error, Equatable {
-    /// An argument that the call needs is NULL.
+    /// A required argument is NULL.
     case nullPointer(argument: String)
-    /// The handle is zero, has been freed, or names something of another kind.
+    /// The handle is zero, has been freed, or has another kind.
     case invalidHandle(UInt64, kind: String)
-    /// The number is none of `ds_element_type`.
+    /// The number is not one of `ds_element_type`.
     case unknownElementType(argument: String, number: UInt32)
     /// A negative extent, or too many axes.
     case invalidShape(argument: String, reason: String)
     /// The elements don't fit the address space.
     case tooLarge(argument: String)
-    /// The address is no multiple of the element size.
+    /// The address is not a multiple of the element size.
     case misaligned(argument: String, alignment: Int)
     /// An output overlaps an input in part, or another output.
     case overlap(output: String, other: String)
-    /// The shapes of two tensors don't go together.
+    /// The shapes of two tensors don't match.
     case shapeMismatch(argument: String, shape: String, expected: String)
     /// The result doesn't fit the buffer.
     case bufferTooSmall(capacity: Int, needed: Int)
@@ -34,24 +34,24 @@ extension CallError: CustomStringConvertible {
             "\(argument) is NULL"
         case .invalidHandle(let handle, let kind):
             handle == 0
-                ? "the \(kind)'s handle is zero, which names nothing"
+                ? "the handle of the \(kind) is zero"
                 : "there is no \(kind) with the handle \(handle): it has been freed, or the handle is of another kind"
         case .unknownElementType(let argument, let number):
-            "\(argument) has the element type \(number), which is none of ds_element_type"
+            "the element type of \(argument) is \(number), but must be one of ds_element_type"
         case .invalidShape(let argument, let reason):
             "the shape of \(argument) is invalid: \(reason)"
         case .tooLarge(let argument):
-            "\(argument) has more elements than the address space"
+            "\(argument) doesn't fit the address space"
         case .misaligned(let argument, let alignment):
-            "the address of \(argument) is not a multiple of its element size, \(alignment)"
+            "the address of \(argument) is not a multiple of its element size, \(alignment) bytes"
         case .overlap(let output, let other):
-            "\(output) overlaps \(other) where it may not"
+            "\(output) overlaps \(other): an output must be separate from other tensors, or exactly in place of an input"
         case .shapeMismatch(let argument, let shape, let expected):
             "\(argument) has the shape \(shape), but must have \(expected)"
         case .bufferTooSmall(let capacity, let needed):
             "the buffer has room for \(capacity), but needs \(needed)"
         case .tooManyHandles(let kind):
-            "there are too many handles of the kind \(kind)"
+            "too many objects of the kind \(kind) exist: free some first"
         }
     }
 }
@@ -101,9 +101,18 @@ extension SchedulerError {
     }
 }
 
-// MARK: - The one way out
+// MARK: - Messages
 
-/// Runs the body of a function of the interface: what it throws becomes a status and this thread's error text.
+extension MessageNames {
+    /// C's names, where they differ from Swift's.
+    static let c = MessageNames(
+        setTimesteps: "ds_scheduler_set_timesteps", restart: "ds_session_reset",
+        arguments: [
+            "modelOutput": "model_output", "drawnWordCount": "the number of drawn words", "spareNormal": "the spare normal",
+        ])
+}
+
+/// Runs the body of an interface function. An error becomes a status and this thread's error text.
 @inline(__always)
 func status(_ body: () throws -> Void) -> ds_status {
     do {
@@ -121,10 +130,10 @@ private func report(_ error: any Error) -> ds_status {
         setErrorText(error.description)
         return error.status
     case let error as SchedulerError:
-        setErrorText(error.description)
+        setErrorText(error.description(naming: .c))
         return error.status
     default:
-        // Nothing here throws anything else.
+        // No other errors are thrown.
         setErrorText("\(error)")
         return DS_INVALID_VALUE
     }
@@ -145,7 +154,7 @@ private func setErrorText(_ text: String) {
     buffer[count] = 0
 }
 
-/// A pointer argument that the call can't do without.
+/// A required pointer argument.
 @inline(__always)
 func require<Pointer>(_ pointer: Pointer?, _ argument: StaticString) throws -> Pointer {
     guard let pointer else { throw CallError.nullPointer(argument: "\(argument)") }

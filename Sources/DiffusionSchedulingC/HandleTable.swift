@@ -2,13 +2,13 @@
 
 import Synchronization
 
-/// The things of one kind that C holds handles of.
+/// The objects of one kind behind C's handles.
 ///
 /// A handle is a slot's index, its kind and its generation: bits 0–27, 28–31 and 32–63. Slots are made in blocks and never freed,
-/// so that a handle can be checked without a lock; a slot's generation is odd while it is in use, and moves on at both ends. Only
-/// making and freeing take the lock.
+/// so that a handle can be checked without a lock. A slot's generation is odd while the slot is in
+/// use; it advances when the slot is taken and when it is freed. Only these two operations take the lock.
 final class HandleTable<Value>: @unchecked Sendable {
-    // Unchecked, because slots are found through atomics, and what they hold is used by one thread at a time or is Sendable itself.
+    // Unchecked, because slots are found through atomics, and their values are Sendable or used by one thread at a time.
 
     private struct Slot: ~Copyable {
         let generation = Atomic<UInt32>(0)
@@ -30,7 +30,7 @@ final class HandleTable<Value>: @unchecked Sendable {
         for index in 0..<Self.blockCount { (blocks + index).initialize(to: Atomic(nil)) }
     }
 
-    /// What a handle names.
+    /// The value behind a handle.
     @inline(__always)
     func value(of handle: UInt64) throws -> UnsafeMutablePointer<Value> {
         guard let slot = slot(of: handle),
@@ -40,7 +40,7 @@ final class HandleTable<Value>: @unchecked Sendable {
         return value
     }
 
-    /// Keeps a value and names it.
+    /// Stores a value and returns its handle.
     func insert(_ value: Value) throws -> UInt64 {
         try free.withLock { free in
             guard let index = free.slots.popLast() ?? makeSlot(&free.made) else {
@@ -55,11 +55,11 @@ final class HandleTable<Value>: @unchecked Sendable {
         }
     }
 
-    /// Destroys what a handle names.
+    /// Destroys the value behind a handle.
     func remove(_ handle: UInt64) throws {
         let value = try value(of: handle)
         let generation = UInt32(truncatingIfNeeded: handle >> 32)
-        // Of two threads that free the same handle, one comes second.
+        // If two threads free the same handle, only the first succeeds.
         guard let slot = slot(of: handle),
             slot.pointee.generation.compareExchange(
                 expected: generation, desired: generation &+ 1, ordering: .acquiringAndReleasing
@@ -73,7 +73,7 @@ final class HandleTable<Value>: @unchecked Sendable {
 
     @inline(__always)
     private func slot(of handle: UInt64) -> UnsafeMutablePointer<Slot>? {
-        // An even generation is a free slot's; the zero handle has one.
+        // Free slots have even generations; so does the zero handle.
         guard handle >> 28 & 0xF == kindNumber, handle >> 32 & 1 == 1 else { return nil }
         return slot(at: Int(handle & 0x0FFF_FFFF))
     }

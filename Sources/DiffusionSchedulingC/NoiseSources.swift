@@ -3,7 +3,7 @@
 import CDiffusionScheduling
 import DiffusionScheduling
 
-/// What a noise source's handle names: one of these.
+/// The object behind a noise source's handle: exactly one of these.
 struct NoiseHolder {
     var torchCPU: TorchCPUNoise?
     var torchCUDA: TorchCUDANoise?
@@ -113,14 +113,14 @@ public func ds_noise_fill(_ noise: ds_noise, _ out: UnsafePointer<ds_tensor>!, _
 // All numbers are little-endian:
 //
 //     0   8  44 53 4E 4F 49 53 0D 0A
-//     8   4  1, the version of the form
+//     8   4  1, the version of the format
 //     12  4  the kind
 //     then for the twisters                           and for torch on CUDA
 //     16  4  drawn words, 0 to 624                    16  8  seed
 //     20  4  1 if there is a spare normal, else 0     24  8  offset
 //     24  8  the spare normal, or 0                   32  4  multiprocessors
 //     32  …  624 words of 4 bytes                     36  4  threads of a multiprocessor
-//     at last 8 bytes: XXH64 of everything before, seed 0
+//     the last 8 bytes: XXH64 of everything before, seed 0
 
 private let signature: UInt64 = 0x0A0D_5349_4F4E_5344
 private let version: UInt32 = 1
@@ -169,14 +169,15 @@ extension NoiseHolder {
             DS_NOISE_NUMPY.rawValue: 32 + 4 * MersenneTwisterState.wordCount + 8,
         ]
         guard bytes.count >= 24, load(UInt64.self, at: 0) == signature else {
-            throw SchedulerError.damagedState(reason: "it doesn't begin as a saved noise source does")
+            throw SchedulerError.damagedState(reason: "it doesn't begin like a saved noise source")
         }
         guard load(UInt32.self, at: 8) == version else {
-            throw SchedulerError.damagedState(reason: "its form has another version than \(version)")
+            throw SchedulerError.damagedState(
+                reason: "its format has version \(load(UInt32.self, at: 8)), but must have version \(version)")
         }
         let kind = load(UInt32.self, at: 12), end = bytes.count - 8
         guard sizes[kind] == bytes.count else {
-            throw SchedulerError.damagedState(reason: "\(bytes.count) bytes are no source of the kind \(kind)")
+            throw SchedulerError.damagedState(reason: "it has \(bytes.count) bytes and the kind \(kind), which don't match")
         }
         guard load(UInt64.self, at: end) == Checksum.of(UnsafeRawBufferPointer(rebasing: bytes[..<end])) else {
             throw SchedulerError.damagedState(reason: "its checksum doesn't match its bytes")

@@ -3,55 +3,31 @@
 import CDiffusionScheduling
 import DiffusionScheduling
 
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#elseif canImport(Darwin)
+    import Darwin
+#endif
+
 // MARK: - Planning
 
-private func numbers(_ pointer: UnsafePointer<Double>?, _ count: Int, _ argument: StaticString) throws -> [Double] {
-    let pointer = try require(pointer, argument)
-    // More than a plan may have need not be read to be refused.
-    guard (0...TimestepRequest.maximumSteps).contains(count) else {
-        throw SchedulerError.invalidValue(
-            key: "number of \(argument)", value: "\(UInt(bitPattern: count))", allowed: "at most \(TimestepRequest.maximumSteps)")
-    }
-    return Array(UnsafeBufferPointer(start: pointer, count: count))
+/// The members of a JSON object that may be left out.
+private func members(_ arguments: UnsafePointer<CChar>?) throws -> [String: JSONValue] {
+    guard let arguments else { return [:] }
+    return try SchedulerCatalog.overrides(json: Array(UnsafeRawBufferPointer(start: arguments, count: strlen(arguments))))
 }
 
 @c(ds_scheduler_set_timesteps) @implementation
-public func ds_scheduler_set_timesteps(_ scheduler: ds_scheduler, _ n_steps: Int, _ mu: UnsafePointer<Double>!) -> ds_status {
-    status { try scheduler.holder.replan { try $0.plan(.count(n_steps, mu: mu?.pointee)) } }
-}
-
-@c(ds_scheduler_set_custom_timesteps) @implementation
-public func ds_scheduler_set_custom_timesteps(
-    _ scheduler: ds_scheduler, _ timesteps: UnsafePointer<Double>!, _ n_steps: Int
-) -> ds_status {
-    status {
-        let holder = try scheduler.holder, timesteps = try numbers(timesteps, n_steps, "timesteps")
-        try holder.replan { try $0.plan(.timesteps(timesteps)) }
-    }
-}
-
-@c(ds_scheduler_set_custom_sigmas) @implementation
-public func ds_scheduler_set_custom_sigmas(
-    _ scheduler: ds_scheduler, _ sigmas: UnsafePointer<Double>!, _ n_steps: Int
-) -> ds_status {
-    status {
-        let holder = try scheduler.holder, sigmas = try numbers(sigmas, n_steps, "sigmas")
-        try holder.replan { try $0.plan(.sigmas(sigmas)) }
-    }
-}
-
-@c(ds_ddim_set_timesteps) @implementation
-public func ds_ddim_set_timesteps(
-    _ scheduler: ds_scheduler, _ n_steps: Int, _ eta: Double, _ use_clipped_model_output: Bool
+public func ds_scheduler_set_timesteps(
+    _ scheduler: ds_scheduler, _ n_steps: Int, _ arguments: UnsafePointer<CChar>!
 ) -> ds_status {
     status {
         let holder = try scheduler.holder
-        try holder.replan { scheduler in
-            guard let ddim = scheduler as? DDIMScheduler else {
-                throw SchedulerError.unsupportedOperation("eta", className: holder.className)
-            }
-            return try ddim.plan(.count(n_steps), eta: eta, useClippedModelOutput: use_clipped_model_output)
-        }
+        var options = try members(arguments)
+        let request = try TimestepRequest(count: n_steps, takingFrom: &options)
+        try holder.replan { try $0.plan(request, optionValues: options) }
     }
 }
 
@@ -145,8 +121,13 @@ extension ds_combination {
 }
 
 extension ds_row {
-    fileprivate init(_ row: PlanRow, clamp: PredictionClamp) {
+    fileprivate init(_ row: PlanRow, clamp: PredictionClamp, reads: [Int]) {
         self.init()
+        n_reads = reads.count
+        withUnsafeMutableBytes(of: &self.reads) { bytes in
+            let places = bytes.bindMemory(to: Int.self)
+            for (place, slot) in reads.enumerated() { places[place] = slot }
+        }
         prediction = ds_combination(row.prediction)
         next_sample = ds_combination(row.nextSample)
         n_stores = row.stores.count
@@ -171,36 +152,20 @@ public func ds_scheduler_row(
             throw SchedulerError.invalidValue(
                 key: "index", value: "\(UInt(bitPattern: index))", allowed: "less than the number of steps, \(plan.stepCount)")
         }
-        // A number above Int.max, which C may pass, comes as a negative one.
-        out.pointee = ds_row(plan.row(at: index, age: age < 0 ? .max : age), clamp: plan.clamp)
+        // C's numbers above Int.max arrive as negative ones.
+        let age = age < 0 ? Int.max : age
+        out.pointee = ds_row(plan.row(at: index, age: age), clamp: plan.clamp, reads: plan.reads(at: index, age: age))
     }
 }
 
-@c(ds_ddim_row) @implementation
-public func ds_ddim_row(
-    _ scheduler: ds_scheduler, _ timestep: Double, _ eta: Double, _ use_clipped_model_output: Bool,
-    _ row: UnsafeMutablePointer<ds_row>!
+@c(ds_scheduler_row_at) @implementation
+public func ds_scheduler_row_at(
+    _ scheduler: ds_scheduler, _ timestep: Double, _ arguments: UnsafePointer<CChar>!, _ row: UnsafeMutablePointer<ds_row>!
 ) -> ds_status {
     status {
         let state = try scheduler.state, out = try require(row, "row")
-        guard let ddim = state.ddim else {
-            throw SchedulerError.unsupportedOperation("step without a session", className: state.className)
-        }
-        out.pointee = try ds_row(
-            ddim.row(at: timestep, options: .init(eta: eta, useClippedModelOutput: use_clipped_model_output)), clamp: ddim.clamp)
-    }
-}
-
-@c(ds_ddim_inverse_row) @implementation
-public func ds_ddim_inverse_row(
-    _ scheduler: ds_scheduler, _ timestep: Double, _ row: UnsafeMutablePointer<ds_row>!
-) -> ds_status {
-    status {
-        let state = try scheduler.state, out = try require(row, "row")
-        guard let inverse = state.ddimInverse else {
-            throw SchedulerError.unsupportedOperation("inverse step without a session", className: state.className)
-        }
-        out.pointee = try ds_row(inverse.row(to: timestep, stepCount: state.plan.stepCount), clamp: inverse.clamp)
+        let row = try state.scheduler.row(at: timestep, optionValues: members(arguments))
+        out.pointee = try ds_row(row, clamp: state.plan.clamp, reads: [])
     }
 }
 

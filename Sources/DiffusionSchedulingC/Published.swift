@@ -2,12 +2,12 @@
 
 import Synchronization
 
-/// A value that any number of threads read while one replaces it. Readers take no lock and never wait.
+/// A value that any number of threads may read while one replaces it. Readers take no lock and never wait.
 ///
-/// A reader counts itself in while it takes a reference to the current value. A replaced value gives up its own reference once
-/// nobody has been seen counted in, at this or at a later replacement: whoever took its address has a reference by then.
+/// A reader is counted while it takes a reference to the current value. A replaced value keeps its own reference until a
+/// replacement, this or a later one, has seen a count of 0: every reader that took its address then has a reference.
 final class Published<Value: Sendable>: @unchecked Sendable {
-    // Unchecked, because of the memory that the reference counts below look after.
+    // Unchecked, because of the memory that the reference counts below manage.
 
     private struct Node: ~Copyable {
         let value: Value
@@ -16,7 +16,7 @@ final class Published<Value: Sendable>: @unchecked Sendable {
 
     private let current: Atomic<UnsafeMutableRawPointer>
     private let readers = Atomic<Int>(0)
-    /// Replaced values whose own reference hasn't been given up.
+    /// Replaced values that still have their own reference.
     private let replaced = Mutex<[UInt]>([])
 
     init(_ value: Value) { current = Atomic(Self.makeNode(value)) }

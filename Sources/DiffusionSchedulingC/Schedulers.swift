@@ -3,16 +3,12 @@
 import CDiffusionScheduling
 import DiffusionScheduling
 
-/// A scheduler as it is after `setTimesteps`, or before; it never changes.
+/// An immutable scheduler, before or after `setTimesteps`.
 final class PlannedState: Sendable {
     let scheduler: any PlannedScheduler
-    let ddim: DDIMScheduler?
-    let ddimInverse: DDIMInverseScheduler?
 
     init(_ scheduler: any PlannedScheduler) {
         self.scheduler = scheduler
-        ddim = scheduler as? DDIMScheduler
-        ddimInverse = scheduler as? DDIMInverseScheduler
     }
 
     var plan: SamplingPlan {
@@ -25,7 +21,7 @@ final class PlannedState: Sendable {
     var className: String { type(of: scheduler.configuration).className }
 }
 
-/// What a scheduler's handle names: the scheduler without a plan, and its present state.
+/// The object behind a scheduler's handle: the scheduler without a plan, and its current state.
 final class SchedulerHolder: Sendable {
     private let unplanned: any PlannedScheduler
     private let state: Published<PlannedState>
@@ -40,7 +36,7 @@ final class SchedulerHolder: Sendable {
 
     var className: String { type(of: unplanned.configuration).className }
 
-    /// Plans a run for the sessions to come.
+    /// Plans a run for future sessions.
     func replan(_ plan: (any PlannedScheduler) throws -> SamplingPlan) throws {
         var scheduler = unplanned
         scheduler.session = SamplingSession(plan: try plan(scheduler))
@@ -56,7 +52,7 @@ extension ds_scheduler {
         get throws { try schedulers.value(of: handle).pointee }
     }
 
-    /// The state of this moment.
+    /// The current state.
     @inline(__always)
     var state: PlannedState {
         get throws { try holder.read { copy $0 } }
@@ -86,10 +82,21 @@ public func ds_supported_class_name(_ index: Int) -> UnsafePointer<CChar>! {
     supportedClassNames.indices.contains(index) ? supportedClassNames[index] : nil
 }
 
+@c(ds_class_description) @implementation
+public func ds_class_description(
+    _ class_name: UnsafePointer<CChar>!, _ buffer: UnsafeMutablePointer<CChar>!, _ capacity: Int,
+    _ length: UnsafeMutablePointer<Int>!
+) -> ds_status {
+    status {
+        let name = try text(require(class_name, "class_name"), "class_name") ?? ""
+        try deliver(SchedulerCatalog.description(ofClass: name).text, to: buffer, capacity, length)
+    }
+}
+
 private func text(_ pointer: UnsafePointer<CChar>?, _ argument: StaticString) throws -> String? {
     guard let pointer else { return nil }
     guard let text = String(validatingCString: pointer) else {
-        throw SchedulerError.invalidValue(key: "\(argument)", value: "no UTF-8", allowed: "UTF-8 text")
+        throw SchedulerError.invalidValue(key: "\(argument)", value: "not UTF-8", allowed: "UTF-8 text")
     }
     return text
 }
@@ -107,7 +114,7 @@ public func ds_scheduler_create(
     status {
         let json = try require(json, "json"), out = try require(scheduler, "scheduler")
         guard length >= 0 else { throw CallError.tooLarge(argument: "json") }
-        // More than a configuration may have need not be copied to be refused.
+        // Bytes beyond the limit need not be copied.
         let bytes = Array(UnsafeRawBufferPointer(start: json, count: min(length, Limits.configurationByteCount + 1)))
         out.pointee.handle = try schedulers.insert(
             SchedulerHolder(

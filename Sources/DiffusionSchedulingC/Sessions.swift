@@ -3,12 +3,12 @@
 import CDiffusionScheduling
 import DiffusionScheduling
 
-/// What a session's handle names.
+/// The object behind a session's handle.
 struct SessionHolder {
     var session: SamplingSession
-    /// The scheduler that the session was made with, for the parts of a step; nil for one on a plan alone.
+    /// The scheduler that the session was made with, for the parts of a step; nil for a session without a scheduler.
     let state: PlannedState?
-    /// Whether a step of many has the session already.
+    /// Whether the current ds_step_rows already has the session.
     var isTaken = false
 
     init(session: SamplingSession, state: PlannedState?) {
@@ -162,7 +162,7 @@ public func ds_step_rows(
             let holder = try handles[row].holder
             guard !holder.pointee.isTaken else {
                 throw SchedulerError.invalidValue(
-                    key: "sessions[\(row)]", value: "a session of another row", allowed: "one of its own")
+                    key: "sessions[\(row)]", value: "the session of another row", allowed: "a different one")
             }
             holder.pointee.isTaken = true
             holders.append(holder)
@@ -178,10 +178,10 @@ public func ds_step_rows(
     }
 }
 
-/// The multistep scheduler that stands where a session does.
+/// The session's multistep scheduler, at the session's step.
 private func multistepScheduler(_ holder: SessionHolder, for operation: String) throws -> any MultistepScheduler {
     guard var scheduler = holder.state?.scheduler as? any MultistepScheduler else {
-        throw SchedulerError.unsupportedOperation(operation, className: holder.state?.className ?? "a session on a plan alone")
+        throw SchedulerError.unsupportedOperation(operation, className: holder.state?.className ?? "a session without a scheduler")
     }
     scheduler.session = holder.session
     return scheduler
@@ -219,7 +219,7 @@ public func ds_session_update(
             throw SchedulerError.invalidValue(key: "order", value: "\(order)", allowed: "1, 2 or 3")
         }
         let outputs = try require(model_outputs, "model_outputs")
-        // A number above Int.max, which C may pass, comes as a negative one.
+        // C's numbers above Int.max arrive as negative ones.
         let update = try scheduler.updateOfNextStep(order: Int(order), modelOutputCount: n_model_outputs)
         let sample = try Tensor(sample, .sample), noise = try Tensor.optional(noise, .noise)
         let next = try Tensor(prev_sample, .nextSample)

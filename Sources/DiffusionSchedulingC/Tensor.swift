@@ -5,7 +5,7 @@ import DiffusionScheduling
 
 /// The tensors that calls take, by the names of their arguments in C.
 enum TensorName: UInt8 {
-    case sample, modelOutput, noise, nextSample, report, converted, output, guided, conditional, unconditional
+    case sample, modelOutput, noise, nextSample, report, slot, converted, output, guided, conditional, unconditional
 
     var text: String {
         switch self {
@@ -13,6 +13,7 @@ enum TensorName: UInt8 {
         case .modelOutput: "model_output"
         case .noise: "noise"
         case .nextSample: "prev_sample"
+        case .slot: "a slot"
         case .report: "pred_original_sample"
         case .converted: "converted"
         case .output: "out"
@@ -24,7 +25,7 @@ enum TensorName: UInt8 {
 }
 
 extension ElementType {
-    /// One line a type, here and in `savedNumber`; the test of the numbers sees to it that there are no others.
+    /// One line per type, here and in `savedNumber`; a test of the numbers checks that none is missing.
     @inline(__always)
     init?(_ type: ds_element_type) {
         switch type {
@@ -37,9 +38,9 @@ extension ElementType {
     }
 }
 
-/// A tensor of the caller's, checked.
+/// A checked tensor of the caller's.
 struct Tensor {
-    /// Of an empty tensor, an address that nobody reads.
+    /// For an empty tensor, an arbitrary address that is never read.
     let address: UnsafeMutableRawPointer
     let elementCount: Int
     let rank: Int
@@ -47,7 +48,7 @@ struct Tensor {
     let elementType: ElementType
     let name: TensorName
 
-    /// - Parameter first: a tensor of the same call that has been checked, whose shape need not be looked at once more.
+    /// - Parameter first: a checked tensor of the same call; a shape shared with it isn't checked again.
     @inline(__always)
     init(_ tensor: UnsafePointer<ds_tensor>?, _ name: TensorName, like first: Tensor? = nil) throws {
         guard let tensor else { throw CallError.nullPointer(argument: name.text) }
@@ -85,10 +86,10 @@ struct Tensor {
 
     @inline(never)
     private static func elementCount(_ tensor: ds_tensor, _ type: ElementType, _ name: TensorName) throws -> Int {
-        // A rank above Int.max, which C may pass, comes as a negative one.
+        // C's ranks above Int.max arrive as negative ones.
         guard (0...Int(DS_MAX_RANK)).contains(tensor.rank) else {
             throw CallError.invalidShape(
-                argument: name.text, reason: "its rank is \(UInt(bitPattern: tensor.rank)), and at most \(DS_MAX_RANK) is possible")
+                argument: name.text, reason: "its rank is \(UInt(bitPattern: tensor.rank)), but must be at most \(DS_MAX_RANK)")
         }
         if tensor.rank == 0 { return 1 }
         guard let shape = tensor.shape else { throw CallError.nullPointer(argument: "the shape of \(name.text)") }
@@ -96,7 +97,8 @@ struct Tensor {
         for axis in 0..<tensor.rank {
             let extent = shape[axis]
             guard extent >= 0 else {
-                throw CallError.invalidShape(argument: name.text, reason: "the extent of axis \(axis) is \(extent)")
+                throw CallError.invalidShape(
+                    argument: name.text, reason: "the extent of axis \(axis) is \(extent), but must be at least 0")
             }
             isEmpty = isEmpty || extent == 0
             let product = count.multipliedReportingOverflow(by: extent)
@@ -110,18 +112,18 @@ struct Tensor {
         return count
     }
 
-    /// The batch items, for what is done to each of them.
+    /// The number of batch items, for operations on each of them.
     var batchSize: Int { rank >= 2 && elementCount > 0 ? Int(shape![0]) : 1 }
 
-    /// The extent of axis 0; 1 where there is none.
+    /// The extent of axis 0; 1 for rank 0.
     var axis0Count: Int { rank >= 1 ? Int(shape![0]) : 1 }
 
     private var byteCount: Int { elementCount &* elementType.size }
 
     // MARK: Together with another one
 
-    /// - Parameter isTwiceAllowed: whether an axis may be twice as long, of which the first half counts.
-    /// - Returns: whether it is.
+    /// - Parameter isTwiceAllowed: whether the channel axis may be twice as long; only its first half counts.
+    /// - Returns: whether the axis is twice as long.
     @inline(__always)
     func requireShape(of other: Tensor, orTwiceAlong isTwiceAllowed: Bool = false) throws -> Bool {
         if shape == other.shape, rank == other.rank { return false }
@@ -132,7 +134,7 @@ struct Tensor {
     func requireTypeAndShape(of other: Tensor) throws {
         guard elementType == other.elementType else {
             throw SchedulerError.wrongElementType(
-                argument: name.text, type: elementType.rawValue, expected: "\(other.elementType.rawValue) as \(other.name.text)")
+                argument: name.text, type: elementType.rawValue, expected: "\(other.elementType.rawValue), like \(other.name.text)")
         }
         _ = try requireShape(of: other)
     }
@@ -153,15 +155,15 @@ struct Tensor {
             }
         }
         guard isSame else {
-            let half = doubled >= 0 ? ", or twice as much along axis \(doubled)" : ""
+            let half = doubled >= 0 ? ", or twice the extent of axis \(doubled)" : ""
             throw CallError.shapeMismatch(
-                argument: name.text, shape: shapeText, expected: "\(other.shapeText) as \(other.name.text)\(half)")
+                argument: name.text, shape: shapeText, expected: "\(other.shapeText), like \(other.name.text)\(half)")
         }
         return isTwice
     }
 
-    /// Checks that writing this tensor changes no element of an input before it is read: they are the same memory, element for
-    /// element, or share none.
+    /// Checks that writing this tensor changes no element of an input before it is read: the two have the same elements or share no
+    /// memory.
     @inline(__always)
     func requireNoPartialOverlap(with input: Tensor) throws {
         if address == input.address, byteCount == input.byteCount { return }
@@ -179,7 +181,7 @@ struct Tensor {
 }
 
 extension StepTensors {
-    /// The tensors of a step, checked by themselves and against one another; good for as long as the call lasts.
+    /// The tensors of a step, each checked and all checked against each other; valid during the call.
     @inline(__always)
     init(
         sample: Tensor, modelOutput: UnsafePointer<ds_tensor>?, called outputName: TensorName = .modelOutput,
@@ -206,7 +208,7 @@ extension StepTensors {
             report: report?.address)
     }
 
-    /// What outputs are checked against.
+    /// The inputs that outputs are checked against.
     private struct Inputs {
         let sample: Tensor
         let modelOutput: Tensor
@@ -223,7 +225,7 @@ extension StepTensors {
             if let unconditional { try check(output, against: unconditional) }
         }
 
-        /// With variances the items of the model output and of an output don't lie side by side.
+        /// With variances, the items of the model output and of an output have different sizes, so in place is impossible.
         @inline(__always)
         private func check(_ output: Tensor, against modelOutput: Tensor) throws {
             if isTwice {

@@ -6,7 +6,7 @@ import Testing
 
 @testable import DiffusionSchedulingC
 
-/// Each error of the Swift library has one number in C, and its sentence is the error text.
+/// Each error of the Swift library has one number in C, and its message in C's names is the error text.
 @Suite struct StatusTests {
     static let schedulerErrors: [(SchedulerError, ds_status, Int)] = [
         (.invalidValue(key: "solver_order", value: "9", allowed: "1, 2 or 3"), DS_INVALID_VALUE, 1),
@@ -49,7 +49,7 @@ import Testing
             #expect(name.rawValue == UInt32(number))
             #expect(error.status == name)
             #expect(status { throw error } == name)
-            #expect(Self.errorMessage == error.description)
+            #expect(Self.errorMessage == error.description(naming: .c))
         }
         for (error, name, number) in Self.callErrors {
             #expect(name.rawValue == UInt32(number))
@@ -65,6 +65,43 @@ import Testing
         let sentences = (0...27).map { String(cString: ds_status_message(ds_status($0))) }
         #expect(Set(sentences).count == 28)
         #expect(String(cString: ds_status_message(ds_status(28))) == "unknown status")
+    }
+
+    /// Swift's names in Swift's messages, C's in C's; within a row's error, too.
+    @Test func messagesHaveTheNamesOfTheirLanguage() {
+        let short = SchedulerError.wrongElementCount(argument: "modelOutput", count: 1, expected: "2")
+        let drawn = SchedulerError.invalidValue(key: "drawnWordCount", value: "700", allowed: "from 0 to 624")
+        let spare = SchedulerError.invalidValue(key: "spareNormal", value: "99.0", allowed: "from -16 to 16")
+        let messages: [(SchedulerError, swift: String, c: String)] = [
+            (
+                .timestepsNotSet, "no timesteps have been set: call setTimesteps first",
+                "no timesteps have been set: call ds_scheduler_set_timesteps first"
+            ),
+            (
+                .stepPastEnd(stepCount: 3),
+                "all 3 steps have been taken: call setTimesteps, or reset on a session, to start again",
+                "all 3 steps have been taken: call ds_session_reset to start again"
+            ),
+            (short, "modelOutput has 1 elements, but must have 2", "model_output has 1 elements, but must have 2"),
+            (
+                .row(7, short), "row 7: modelOutput has 1 elements, but must have 2",
+                "row 7: model_output has 1 elements, but must have 2"
+            ),
+            (
+                drawn, "drawnWordCount is 700, but must be from 0 to 624",
+                "the number of drawn words is 700, but must be from 0 to 624"
+            ),
+            (spare, "spareNormal is 99.0, but must be from -16 to 16", "the spare normal is 99.0, but must be from -16 to 16"),
+            (
+                .inaccessibleFile(path: "modelOutput", reason: "No such file"), "modelOutput: No such file",
+                "modelOutput: No such file"
+            ),
+        ]
+        for (error, swift, c) in messages {
+            #expect(error.description == swift)
+            _ = status { throw error }
+            #expect(Self.errorMessage == c)
+        }
     }
 
     @Test func longTextsAreCutAtACharacter() {

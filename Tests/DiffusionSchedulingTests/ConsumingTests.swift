@@ -88,7 +88,7 @@ import Testing
             var span = x.mutableSpan
             try session.step(consuming: &output, sample: &span)
         }
-        #expect(actual == .wrongElementCount(argument: "modelOutput", count: 3, expected: "4, as the sample"))
+        #expect(actual == .wrongElementCount(argument: "modelOutput", count: 3, expected: "4, like the sample"))
         #expect(output.address == address && output.withSpan { $0[1] } == 5 && x == [1, 2, 3, 4] && session.stepIndex == 0)
         #expect(fault { _ = try TensorBuffer<Float>(count: -1) } == .invalidValue(key: "count", value: "-1", allowed: "at least 0"))
         #expect(fault { _ = try TensorBuffer<Float>(count: .max) } == .outOfMemory(byteCount: .max))

@@ -139,7 +139,7 @@ import Testing
         var guided: [Float] = [1, 2, 3]
         #expect(
             fault { try rescaleNoiseCFG(&guided, conditional: [1, 2], guidanceRescale: 0.7) }
-                == .wrongElementCount(argument: "conditional", count: 2, expected: "3, as guided"))
+                == .wrongElementCount(argument: "conditional", count: 2, expected: "3, like guided"))
         for batchSize in [2, 0, -1] {
             #expect(
                 fault { try rescaleNoiseCFG(&guided, conditional: [1, 2, 4], guidanceRescale: 0.7, batchSize: batchSize) }

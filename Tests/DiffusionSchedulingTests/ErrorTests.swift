@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import Foundation
+import TestDraws
 import Testing
 
 @testable import DiffusionScheduling
@@ -172,7 +173,7 @@ import Testing
 
     @Test(arguments: ["[]", "1", "null", "true", "\"{}\"", "[{\"solver_order\": 2}]", "-Infinity"])
     func jsonThatIsNoObjectIsMalformed(text: String) {
-        let expected = SchedulerError.malformedJSON(line: 1, column: 1, reason: "a configuration is an object in braces")
+        let expected = SchedulerError.malformedJSON(line: 1, column: 1, reason: "a configuration must be an object in braces")
         #expect(fault { _ = try DEISMultistepConfiguration(json: text) } == expected)
         #expect(fault { _ = try SchedulerCatalog.makeScheduler(json: text) } == expected)
     }
@@ -208,7 +209,7 @@ import Testing
         var generator = SeededGenerator("damaged files")
         let text = Array(DEISMultistepConfiguration().jsonText.utf8)
         let interesting = Array("{}[]\",:\\u-+.eE0129 \n\u{0}\u{7F}tfnIN".utf8) + [0x80, 0xC0, 0xEF, 0xFF]
-        for _ in 0..<1500 {
+        for _ in 0..<TestDraws.count(1500) {
             var damaged = text
             for _ in 0..<Int.random(in: 1...4, using: &generator) {
                 let place = Int.random(in: 0..<damaged.count, using: &generator)
@@ -501,6 +502,12 @@ import Testing
         expectInvalid("slots that evaluation 1 stores", "the same", allowed: "different") {
             try plan([[row], [storing(1, 1)]], slotCount: 2)
         }
+        #expect(storing(1, 0) == storing(0, 1))
+        var reversed = storing(0, 1)
+        reversed.stores.reverse()
+        expectInvalid("slots that evaluation 1 stores", "in descending order", allowed: "in ascending order") {
+            try plan([[row], [reversed]], slotCount: 2)
+        }
         expectInvalid("number of slot coefficients of evaluation 0", "1", allowed: "0") {
             try plan([[PlanRow(prediction: .init(), nextSample: .init(slots: [1]))], [row]])
         }
@@ -588,24 +595,24 @@ import Testing
     static func sessionFailures(midRun: Bool) -> [Failure<SamplingSession>] {
         var failures: [Failure<SamplingSession>] = [
             (
-                "short model output", .wrongElementCount(argument: "modelOutput", count: 23, expected: "24, as the sample"),
+                "short model output", .wrongElementCount(argument: "modelOutput", count: 23, expected: "24, like the sample"),
                 { try $0.step(modelOutput: Array(ones[1...]), sample: &$1) }
             ),
             (
-                "long model output", .wrongElementCount(argument: "modelOutput", count: 25, expected: "24, as the sample"),
+                "long model output", .wrongElementCount(argument: "modelOutput", count: 25, expected: "24, like the sample"),
                 { try $0.step(modelOutput: ones + [1], sample: &$1) }
             ),
             (
-                "no model output", .wrongElementCount(argument: "modelOutput", count: 0, expected: "24, as the sample"),
+                "no model output", .wrongElementCount(argument: "modelOutput", count: 0, expected: "24, like the sample"),
                 { try $0.step(modelOutput: [], sample: &$1) }
             ),
             (
                 "short model output, returning",
-                .wrongElementCount(argument: "modelOutput", count: 3, expected: "24, as the sample"),
+                .wrongElementCount(argument: "modelOutput", count: 3, expected: "24, like the sample"),
                 { _ = try $0.step(modelOutput: [1, 2, 3], sample: $1, predictingOriginalSample: true) as SchedulerOutput }
             ),
             (
-                "short noise", .wrongElementCount(argument: "noise", count: 2, expected: "24, as the sample"),
+                "short noise", .wrongElementCount(argument: "noise", count: 2, expected: "24, like the sample"),
                 { try $0.step(modelOutput: ones, sample: &$1, noise: [1, 2]) }
             ),
             (
@@ -698,12 +705,12 @@ import Testing
         if midRun { failures += [unknown(999), unknown(799), unknown(599)] }
         failures += [
             (
-                "short model output", .wrongElementCount(argument: "modelOutput", count: 1, expected: "24, as the sample"),
+                "short model output", .wrongElementCount(argument: "modelOutput", count: 1, expected: "24, like the sample"),
                 { try $0.step(modelOutput: [1], timestep: now, sample: &$1) }
             ),
             (
                 "short model output, returning",
-                .wrongElementCount(argument: "modelOutput", count: 1, expected: "24, as the sample"),
+                .wrongElementCount(argument: "modelOutput", count: 1, expected: "24, like the sample"),
                 { _ = try $0.step(modelOutput: [1], timestep: now, sample: $1, predictingOriginalSample: true) as SchedulerOutput }
             ),
             (
@@ -715,7 +722,7 @@ import Testing
             failures.append(
                 (
                     "short model output at a later start",
-                    .wrongElementCount(argument: "modelOutput", count: 1, expected: "24, as the sample"),
+                    .wrongElementCount(argument: "modelOutput", count: 1, expected: "24, like the sample"),
                     { try $0.step(modelOutput: [1], timestep: 500, sample: &$1) }
                 ))
         }
@@ -759,7 +766,7 @@ import Testing
         for planned in [false, true] {
             if planned { try scheduler.setTimesteps(5) }
             let failures: [(SchedulerError?, [Float], [Float], [Double])] = [
-                (.wrongElementCount(argument: "noise", count: 1, expected: "24, as the sample"), goldenStart, [1], [999]),
+                (.wrongElementCount(argument: "noise", count: 1, expected: "24, like the sample"), goldenStart, [1], [999]),
                 (
                     .wrongElementCount(argument: "sample", count: 24, expected: "a multiple of the number of timesteps, 5"),
                     goldenStart, Self.ones, [999, 799, 599, 400, 200]
@@ -800,11 +807,11 @@ import Testing
         expectInvalid("step index", "0", allowed: "at least 2") {
             _ = try scheduler.thirdOrderUpdate(modelOutputs: [e, e, e], sample: x)
         }
-        let short = SchedulerError.wrongElementCount(argument: "modelOutputs or noise", count: 1, expected: "24, as the sample")
+        let short = SchedulerError.wrongElementCount(argument: "modelOutputs or noise", count: 1, expected: "24, like the sample")
         #expect(fault { _ = try scheduler.firstOrderUpdate(modelOutput: [1], sample: x) } == short)
         #expect(
             fault { _ = try scheduler.convertModelOutput([1], sample: x) }
-                == .wrongElementCount(argument: "modelOutput", count: 1, expected: "24, as the sample"))
+                == .wrongElementCount(argument: "modelOutput", count: 1, expected: "24, like the sample"))
     }
 
     @Test func everyErrorDescribesItself() {

@@ -154,7 +154,7 @@ import Testing
                 Guidance(scale: 2, rescale: rescale))
         }
         expectFault(
-            .wrongElementCount(argument: "unconditional", count: 3, expected: "4, as the conditional output"),
+            .wrongElementCount(argument: "unconditional", count: 3, expected: "4, like conditional"),
             unconditional: [1, 2, 3], Guidance(scale: 2))
     }
 

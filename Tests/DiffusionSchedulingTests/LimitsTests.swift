@@ -23,7 +23,7 @@ import Testing
     @Test func bytes() throws {
         let limit = Limits.configurationByteCount
         var bytes = [UInt8](repeating: 0, count: limit)
-        Self.malformed(bytes, reason: "this is no JSON value")
+        Self.malformed(bytes, reason: "this is not a JSON value")
         bytes.append(0)
         Self.malformed(bytes, reason: "more than \(limit) bytes")
 
@@ -184,7 +184,7 @@ import Testing
         var words = [UInt32](repeating: 0, count: 624)
         for first: UInt32 in [0, 1, 0x7FFF_FFFF] {
             words[0] = first
-            expectInvalid("words", "0 but for the first one's lower bits", allowed: "a seeded generator") {
+            expectInvalid("words", "all 0 except for the first word's lower bits", allowed: "a seeded generator") {
                 _ = try MersenneTwisterState(words: words, drawnWordCount: 624)
             }
         }
@@ -233,7 +233,7 @@ import Testing
         let text = Array(#"{"solver_order": 3}"#.utf8)
         #expect(try DEISMultistepConfiguration(json: [0xEF, 0xBB, 0xBF] + text).solverOrder == 3)
         for mark: [UInt8] in [[0xFE, 0xFF], [0xFF, 0xFE], [0xEF, 0xBB], [0xEF, 0xBB, 0xBF, 0xEF, 0xBB, 0xBF]] {
-            Self.malformed(mark + text, reason: "no JSON value")
+            Self.malformed(mark + text, reason: "not a JSON value")
         }
     }
 }

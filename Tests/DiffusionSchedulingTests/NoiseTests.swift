@@ -334,7 +334,7 @@ import Testing
             try MersenneTwisterState(words: Array(words.dropLast()), drawnWordCount: 0)
         }
         for drawn in [-1, 625] {
-            #expect(throws: SchedulerError.invalidValue(key: "drawnWordCount", value: "\(drawn)", allowed: "in 0...624")) {
+            #expect(throws: SchedulerError.invalidValue(key: "drawnWordCount", value: "\(drawn)", allowed: "from 0 to 624")) {
                 try MersenneTwisterState(words: words, drawnWordCount: drawn)
             }
         }

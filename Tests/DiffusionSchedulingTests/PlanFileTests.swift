@@ -7,14 +7,14 @@ import Testing
 /// What a coded plan that isn't one is told.
 @Suite struct PlanFileTests {
     /// A part of a coded plan: its path as errors name it, and the plan with it replaced, or without it.
-    private struct Part {
+    struct Part {
         let path: String
         let value: JSONValue
         let replace: (JSONValue?) -> JSONValue
     }
 
     /// Every part of a value, those of parts included.
-    private static func parts(_ value: JSONValue, path: String, replace: @escaping (JSONValue?) -> JSONValue) -> [Part] {
+    static func parts(_ value: JSONValue, path: String, replace: @escaping (JSONValue?) -> JSONValue) -> [Part] {
         var parts: [Part] = []
         func add(_ value: JSONValue, _ path: String, _ replace: @escaping (JSONValue?) -> JSONValue) {
             parts.append(Part(path: path, value: value, replace: replace))
@@ -76,7 +76,7 @@ import Testing
             }
             switch part.value {
             case .object:
-                let isMissing = key.hasPrefix(part.path + ".") && value == "missing" && allowed == "there"
+                let isMissing = key.hasPrefix(part.path + ".") && value == "missing" && allowed == "present"
                 #expect(isMissing || (key == part.path && value == "a string"), "\(part.path): \(key)")
             default: #expect(key == part.path && value == "a string", "\(part.path): \(key), \(value)")
             }
@@ -89,7 +89,7 @@ import Testing
             // Sums have the terms that they have, and what is stored may be missing where nobody reads it.
             let isOptional = [".prediction.", ".next_sample.", ".stores"].contains { part.path.contains($0) }
             if isOptional || part.path.hasSuffix(".noise_draws") { continue }
-            guard case .invalidValue(let key, "missing", "there")? = refusal(part.replace(nil)) else {
+            guard case .invalidValue(let key, "missing", "present")? = refusal(part.replace(nil)) else {
                 Issue.record("\(part.path) may be missing: \(String(describing: refusal(part.replace(nil))))")
                 continue
             }
@@ -108,7 +108,7 @@ import Testing
             ("plan.init_noise_sigma", [:], "an object", "a number"),
             ("plan.model_learns_variance", 1, "1", "true or false"), ("plan.version", 2, "2", "1"),
             ("plan.process", "backwards", "a string", "variance_preserving, variance_exploding, flow"),
-            ("plan.evaluations[1].timestep", nil, "missing", "there"),
+            ("plan.evaluations[1].timestep", nil, "missing", "present"),
             ("plan.report", 1, "1", "a string"),
         ]
         for (path, value, text, allowed) in cases {

@@ -2,6 +2,7 @@
 
 import CKernels
 import Foundation
+import TestDraws
 import Testing
 
 @testable import DiffusionScheduling
@@ -27,7 +28,16 @@ import Testing
             try makeDPMSolver { ($0.algorithmType, $0.solverOrder) = (.sdeDPMSolverPlusPlus, 3) }.plan(.count(6)),
             try makeDPMSolver { ($0.thresholding, $0.dynamicThresholdingRatio) = (true, 0.6) }.plan(.count(5)),
             try makeDDIM { ($0.clipSample, $0.clipSampleRange) = (true, 1) }.plan(.count(7)),
-        ]
+            try EulerDiscreteScheduler().plan(.count(6), optionValues: ["s_churn": 2]),
+            try HeunDiscreteScheduler(.init(json: #"{"clip_sample": true}"#)).plan(.count(4)),
+        ] + cataloguePlans()
+    }
+
+    /// A plan of every class in the catalogue.
+    static func cataloguePlans() throws -> [SamplingPlan] {
+        try SchedulerCatalog.supportedClassNames.map {
+            try SchedulerCatalog.makeScheduler(json: #"{"_class_name": "\#($0)"}"#).plan(.count(5))
+        }
     }
 
     /// 10,000 steps of random compositions: rows come, go and stay away, and stand at different steps of different plans.
@@ -39,13 +49,13 @@ import Testing
         let plans = try Self.plans(), n = Self.elementCount
         func newRequest() -> Request {
             let plan = plans.randomElement(using: &random)!
-            let session = SamplingSession(plan: plan, beginIndex: .random(in: 0..<plan.stepCount, using: &random))
+            let session = SamplingSession(plan: plan, beginIndex: plan.starts.randomElement(using: &random)!)
             let x = (0..<n).map { _ in Float.random(in: -2...2, using: &random) }
             let guidance: [Guidance?] = [nil, nil, Guidance(scale: 5), Guidance(scale: 3, rescale: 0.6)]
             return Request(session: session, alone: session, x: x, aloneX: x, guidance: guidance.randomElement(using: &random)!)
         }
         var pool = (0..<16).map { _ in newRequest() }
-        for composition in 0..<10_000 {
+        for composition in 0..<TestDraws.count(10_000) {
             let members = Array((0..<pool.count).shuffled(using: &random).prefix(.random(in: 1...6, using: &random)))
             let rowCount = members.count + Int.random(in: 0...2, using: &random)
             let places = Array((0..<rowCount).shuffled(using: &random).prefix(members.count))
@@ -131,7 +141,7 @@ import Testing
             (try begun(), [], .row(2, .wrongElementType(argument: "sample", type: "float32", expected: "float64"))),
             (
                 fresh, [nil, nil, Guidance(scale: 2)],
-                .row(2, .invalidValue(key: "guidance", value: "given", allowed: "absent where there is no unconditional output"))
+                .row(2, .invalidValue(key: "guidance", value: "given", allowed: "left out if there is no unconditional output"))
             ),
             (fresh, [nil], .invalidValue(key: "number of guidances", value: "1", allowed: "0 or the number of rows, 3")),
         ]
@@ -157,10 +167,15 @@ import Testing
                 == .wrongElementCount(argument: "sample", count: 3, expected: "a multiple of the batch size 2"))
         #expect(
             fault { try SamplingSession.step(rows: &none, modelOutput: [1, 1, 1], sample: &x) }
-                == .wrongElementCount(argument: "sample", count: 3, expected: "0, as there are no rows"))
+                == .wrongElementCount(argument: "sample", count: 3, expected: "0, because there are no rows"))
         var empty: [Float] = []
         try SamplingSession.step(rows: &none, modelOutput: [], sample: &empty)
         try SamplingSession.step(rows: &sessions, modelOutput: [], sample: &empty)
         #expect(sessions.map { $0?.stepIndex } == [1, 1])
     }
+}
+
+extension SamplingPlan {
+    /// The evaluations that a run may begin at.
+    var starts: [Int] { timesteps.indices.filter(isStart) }
 }

@@ -993,7 +993,7 @@ def main():
     parser = argparse.ArgumentParser(description="Writes the golden vectors of the scheduler tests.")
     parser.add_argument("--only", nargs="+", choices=list(FILES), default=list(FILES), help="files to write")
     parser.add_argument("--seed", type=int, default=20240607)
-    parser.add_argument("--count", type=int, help="records per file instead of the full number")
+    parser.add_argument("--count", type=int, help="number of records per file; by default all")
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent, help="folder to write to")
     arguments = parser.parse_args()
 

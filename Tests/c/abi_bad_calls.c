@@ -7,6 +7,7 @@
 
 #include <diffusion_scheduling.h>
 
+#include <ctype.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,17 +37,29 @@ static bool untouched(void) {
     return true;
 }
 
+/* Whether a text has a word like setTimesteps: those are Swift's names. */
+static bool has_swift_name(const char *text) {
+    for (const char *c = text; *c; c++) {
+        const bool begins = islower((unsigned char)*c) && (c == text || !isalnum((unsigned char)c[-1]));
+        if (!begins) continue;
+        while (isalnum((unsigned char)c[1]))
+            if (isupper((unsigned char)*++c)) return true;
+    }
+    return false;
+}
+
 static void judge(int line, const char *call, ds_status status, ds_status expected, const char *part) {
     n_calls++;
     const bool is_right =
-        status == expected && (expected == DS_OK || strstr(ds_error_message(), part)) && (expected == DS_OK || untouched());
+        status == expected &&
+        (expected == DS_OK || (strstr(ds_error_message(), part) && untouched() && !has_swift_name(ds_error_message())));
     if (is_right) return;
     n_failures++;
     printf("line %d: %s\n  gave %d (%s), expected %d with \"%s\"%s\n", line, call, (int)status, ds_error_message(), (int)expected,
            part, untouched() ? "" : "; something was written");
 }
 
-/* The call gives the status and a sentence with the part in it, and writes nothing. */
+/* The call gives the status and a sentence with the part in it and without Swift's names, and writes nothing. */
 #define BAD(call, expected, part) (fill(), judge(__LINE__, #call, (call), (expected), (part)))
 #define GOOD(call) judge(__LINE__, #call, (call), DS_OK, "")
 
@@ -86,7 +99,7 @@ static void handles(void) {
     size_t count;
     bool flag;
     GOOD(ds_scheduler_create(JSON(deis), NULL, NULL, &scheduler));
-    BAD(ds_session_create(scheduler, 0, &session), DS_TIMESTEPS_NOT_SET, "no timesteps");
+    BAD(ds_session_create(scheduler, 0, &session), DS_TIMESTEPS_NOT_SET, "call ds_scheduler_set_timesteps first");
     GOOD(ds_scheduler_set_timesteps(scheduler, 4, NULL));
     GOOD(ds_session_create(scheduler, 0, &session));
     GOOD(ds_noise_create(DS_NOISE_NUMPY, 1, &noise));
@@ -127,7 +140,7 @@ static void handles(void) {
 static void plans(void) {
     ds_scheduler scheduler, sampler;
     ds_session session;
-    ds_coefficients coefficients;
+    ds_row row;
     ds_plan_properties properties;
     size_t count = 77;
     const double mu = 1, unsorted[] = {10, 20}, bad[] = {NAN, 1};
@@ -135,7 +148,8 @@ static void plans(void) {
     GOOD(ds_scheduler_create(JSON(ddim), NULL, NULL, &sampler));
     BAD(ds_scheduler_step_count(scheduler, &count), DS_TIMESTEPS_NOT_SET, "no timesteps");
     BAD(ds_scheduler_plan_properties(scheduler, &properties), DS_TIMESTEPS_NOT_SET, "no timesteps");
-    BAD(ds_scheduler_coefficients(scheduler, 0, 0, &coefficients), DS_TIMESTEPS_NOT_SET, "no timesteps");
+    BAD(ds_scheduler_row(scheduler, 0, 0, &row), DS_TIMESTEPS_NOT_SET, "no timesteps");
+    BAD(ds_scheduler_input_scales(scheduler, numbers, 64, &count), DS_TIMESTEPS_NOT_SET, "no timesteps");
     BAD(ds_scheduler_plan_json(scheduler, text, sizeof text, &count), DS_TIMESTEPS_NOT_SET, "no timesteps");
     BAD(ds_scheduler_signal_rates(scheduler, numbers, 64, &count), DS_TIMESTEPS_NOT_SET, "no timesteps");
     BAD(ds_scheduler_set_timesteps(scheduler, 0, NULL), DS_INVALID_VALUE, "number of steps is 0");
@@ -159,10 +173,14 @@ static void plans(void) {
     BAD(ds_session_create(scheduler, 5, &session), DS_INVALID_VALUE, "begin_index is 5");
     BAD(ds_session_create(scheduler, SIZE_MAX, &session), DS_INVALID_VALUE, "begin_index");
     BAD(ds_session_create(scheduler, 0, NULL), DS_NULL_POINTER, "session is NULL");
-    BAD(ds_scheduler_coefficients(scheduler, 4, 0, &coefficients), DS_INVALID_VALUE, "index is 4");
-    BAD(ds_scheduler_coefficients(scheduler, 0, 0, NULL), DS_NULL_POINTER, "coefficients is NULL");
-    GOOD(ds_scheduler_coefficients(scheduler, 3, SIZE_MAX, &coefficients));
+    BAD(ds_scheduler_row(scheduler, 4, 0, &row), DS_INVALID_VALUE, "index is 4");
+    BAD(ds_scheduler_row(scheduler, 0, 0, NULL), DS_NULL_POINTER, "row is NULL");
+    GOOD(ds_scheduler_row(scheduler, 3, SIZE_MAX, &row));
     BAD(ds_scheduler_plan_properties(scheduler, NULL), DS_NULL_POINTER, "properties is NULL");
+    BAD(ds_scheduler_input_scales(scheduler, numbers, 3, &count), DS_BUFFER_TOO_SMALL, "room for 3, but needs 4");
+    BAD(ds_scheduler_input_scales(scheduler, NULL, 4, &count), DS_NULL_POINTER, "buffer is NULL");
+    GOOD(ds_scheduler_input_scales(scheduler, numbers, 4, &count));
+    if (count != 4 || numbers[0] != 1 || numbers[3] != 1) n_failures++, printf("an input scale isn't 1\n");
 
     /* Buffers. */
     BAD(ds_scheduler_timesteps(scheduler, numbers, 3, &count), DS_BUFFER_TOO_SMALL, "room for 3, but needs 4");
@@ -228,7 +246,8 @@ static void tensors(void) {
     BAD(ds_session_step(session, &e, &at_the_end, NULL, &out, NULL, 0), DS_TOO_LARGE, "sample");
     BAD(ds_session_step(session, &e, &odd, NULL, &out, NULL, 0), DS_MISALIGNED, "sample");
     BAD(ds_session_step(session, &e, &x, NULL, &odd_out, NULL, 0), DS_MISALIGNED, "prev_sample is not a multiple");
-    BAD(ds_session_step(session, &turned, &x, NULL, &out, NULL, 0), DS_SHAPE_MISMATCH, "[2, 4, 3], but must have [2, 3, 4]");
+    BAD(ds_session_step(session, &turned, &x, NULL, &out, NULL, 0), DS_SHAPE_MISMATCH,
+        "[2, 4, 3], but must have [2, 3, 4], like sample");
     BAD(ds_session_step(session, &flattened, &x, NULL, &out, NULL, 0), DS_SHAPE_MISMATCH, "[24]");
     BAD(ds_session_step(session, &two, &x, NULL, &out, NULL, 0), DS_SHAPE_MISMATCH, "[2, 6, 4]");
     BAD(ds_session_step(session, &e, &x, NULL, &less, NULL, 0), DS_SHAPE_MISMATCH, "prev_sample"); /* an output too small */
@@ -239,7 +258,7 @@ static void tensors(void) {
     BAD(ds_session_step(session, &e, &x, NULL, &out, &shifted, 0), DS_OVERLAP, "overlaps");
     BAD(ds_session_step(session, &e, &out, NULL, &shifted, NULL, 0), DS_OVERLAP, "prev_sample overlaps sample");
     BAD(ds_session_step(session, &shifted, &x, NULL, &out, NULL, 0), DS_OVERLAP, "prev_sample overlaps model_output");
-    BAD(ds_session_step(session, &much, &much, NULL, &much, NULL, 0), DS_OUT_OF_MEMORY, "history");
+    BAD(ds_session_step(session, &much, &much, NULL, &much, NULL, 0), DS_OUT_OF_MEMORY, "slots of");
     BAD(ds_session_convert_model_output(session, &e, &x, &less, 0), DS_SHAPE_MISMATCH, "converted");
     BAD(ds_session_update(session, 0, &e, 1, &x, NULL, &out, 0), DS_INVALID_VALUE, "order is 0");
     BAD(ds_session_update(session, 4, &e, 1, &x, NULL, &out, 0), DS_INVALID_VALUE, "order is 4");
@@ -317,18 +336,18 @@ static void beside(void) {
     BAD(ds_ddim_step(sampler, 1, 0, false, &e, &x, NULL, &out, NULL, 0), DS_TIMESTEPS_NOT_SET, "no timesteps");
     BAD(ds_ddim_inverse_step(inverse, 1, &e, &x, &out, NULL, 0), DS_TIMESTEPS_NOT_SET, "no timesteps");
     BAD(ds_ddim_inverse_step(sampler, 1, &e, &x, &out, NULL, 0), DS_UNSUPPORTED_OPERATION, "inverse");
-    ds_coefficients row;
-    BAD(ds_ddim_coefficients(multistep, 1, 0, false, &row), DS_UNSUPPORTED_OPERATION, "DEISMultistepScheduler");
-    BAD(ds_ddim_coefficients(sampler, 1, 0, false, &row), DS_TIMESTEPS_NOT_SET, "no timesteps");
-    BAD(ds_ddim_inverse_coefficients(inverse, 1, &row), DS_TIMESTEPS_NOT_SET, "no timesteps");
-    BAD(ds_ddim_inverse_coefficients(sampler, 1, &row), DS_UNSUPPORTED_OPERATION, "inverse");
+    ds_row row;
+    BAD(ds_ddim_row(multistep, 1, 0, false, &row), DS_UNSUPPORTED_OPERATION, "DEISMultistepScheduler");
+    BAD(ds_ddim_row(sampler, 1, 0, false, &row), DS_TIMESTEPS_NOT_SET, "no timesteps");
+    BAD(ds_ddim_inverse_row(inverse, 1, &row), DS_TIMESTEPS_NOT_SET, "no timesteps");
+    BAD(ds_ddim_inverse_row(sampler, 1, &row), DS_UNSUPPORTED_OPERATION, "inverse");
     GOOD(ds_scheduler_set_timesteps(sampler, 10, NULL));
     GOOD(ds_scheduler_set_timesteps(inverse, 10, NULL));
-    BAD(ds_ddim_coefficients(sampler, 1000, 0, false, &row), DS_UNKNOWN_TIMESTEP, "1000");
-    BAD(ds_ddim_coefficients(sampler, 900, 2, false, &row), DS_INVALID_VALUE, "eta is 2");
-    BAD(ds_ddim_coefficients(sampler, 900, 0, false, NULL), DS_NULL_POINTER, "coefficients is NULL");
-    BAD(ds_ddim_inverse_coefficients(inverse, 0.5, &row), DS_UNKNOWN_TIMESTEP, "0.5");
-    BAD(ds_ddim_inverse_coefficients(inverse, 900, NULL), DS_NULL_POINTER, "coefficients is NULL");
+    BAD(ds_ddim_row(sampler, 1000, 0, false, &row), DS_UNKNOWN_TIMESTEP, "1000");
+    BAD(ds_ddim_row(sampler, 900, 2, false, &row), DS_INVALID_VALUE, "eta is 2");
+    BAD(ds_ddim_row(sampler, 900, 0, false, NULL), DS_NULL_POINTER, "row is NULL");
+    BAD(ds_ddim_inverse_row(inverse, 0.5, &row), DS_UNKNOWN_TIMESTEP, "0.5");
+    BAD(ds_ddim_inverse_row(inverse, 900, NULL), DS_NULL_POINTER, "row is NULL");
     BAD(ds_ddim_step(sampler, 1000, 0, false, &e, &x, NULL, &out, NULL, 0), DS_UNKNOWN_TIMESTEP, "1000");
     BAD(ds_ddim_step(sampler, NAN, 0, false, &e, &x, NULL, &out, NULL, 0), DS_UNKNOWN_TIMESTEP, "nan");
     BAD(ds_ddim_step(sampler, 900, -1, false, &e, &x, NULL, &out, NULL, 0), DS_INVALID_VALUE, "eta is -1");
@@ -427,11 +446,12 @@ static void serving(void) {
     BAD(ds_step_rows(rows, 1, &scalar, NULL, NULL, &scalar, NULL, &out, NULL, 0), DS_INVALID_VALUE, "n_rows is 1");
     BAD(ds_step_rows(same, 2, &e, NULL, NULL, &x, NULL, &out, NULL, 0), DS_INVALID_VALUE, "sessions[1]");
     BAD(ds_step_rows(gone, 2, &e, NULL, NULL, &x, NULL, &out, NULL, 0), DS_INVALID_HANDLE, "1234567");
-    BAD(ds_step_rows(finished, 2, &e, NULL, NULL, &x, NULL, &out, NULL, 0), DS_STEP_PAST_END, "row 1: all 3 steps");
+    BAD(ds_step_rows(finished, 2, &e, NULL, NULL, &x, NULL, &out, NULL, 0), DS_STEP_PAST_END,
+        "row 1: all 3 steps have been taken: call ds_session_reset");
     BAD(ds_step_rows(noisy_rows, 2, &e, NULL, NULL, &x, NULL, &out, NULL, 0), DS_MISSING_NOISE, "row 1: step 0");
     BAD(ds_step_rows(noisy_rows, 2, &e, NULL, each, &x, &x, &out, NULL, 0), DS_INVALID_VALUE, "row 1: guidance");
     BAD(ds_step_rows(noisy_rows, 2, &e, &e, wrong, &x, &x, &out, NULL, 0), DS_INVALID_VALUE, "row 1: guidance rescale is -1");
-    BAD(ds_step_rows(rows, 2, &two, NULL, NULL, &x, NULL, &out, NULL, 0), DS_WRONG_ELEMENT_COUNT, "row 0: modelOutput");
+    BAD(ds_step_rows(rows, 2, &two, NULL, NULL, &x, NULL, &out, NULL, 0), DS_WRONG_ELEMENT_COUNT, "row 0: model_output has");
     GOOD(ds_session_step_index(session, &index));
     if (index != 0) n_failures++, printf("a call that failed has taken a step\n");
     GOOD(ds_step_rows(noisy_rows, 2, &e, &e, each, &x, &x, &out, NULL, 0));
@@ -453,7 +473,7 @@ static void serving(void) {
     GOOD(ds_session_create_on_plan(plan, length, 0, &on_plan));
     BAD(ds_session_restore_beside(on_plan, NULL, 3, &last), DS_NULL_POINTER, "bytes is NULL");
     BAD(ds_session_restore_beside(on_plan, plan, length, &last), DS_DAMAGED_STATE, "damaged");
-    BAD(ds_session_convert_model_output(on_plan, &e, &x, &out, 0), DS_UNSUPPORTED_OPERATION, "a session on a plan alone");
+    BAD(ds_session_convert_model_output(on_plan, &e, &x, &out, 0), DS_UNSUPPORTED_OPERATION, "a session without a scheduler");
     GOOD(ds_session_step(on_plan, &e, &x, NULL, &out, NULL, 0));
     GOOD(ds_session_free(on_plan));
     GOOD(ds_session_free(session));

@@ -79,7 +79,7 @@ int main(int n_arguments, char **arguments) {
     for (int round = 0; round < N_ROUNDS; round++) {
         for (int k = 0; k < N_SESSIONS; k++) {
             check(ds_session_reset(sessions[k]));
-            check(ds_session_step(sessions[k], &e, &x, NULL, &x, NULL, 1)); /* makes room for the history */
+            check(ds_session_step(sessions[k], &e, &x, NULL, &x, NULL, 1)); /* makes room for the slots */
         }
         long before = n_allocations;
         double begin = now();

@@ -185,6 +185,7 @@ static const char *class_name(void) {
 
 static void check(ds_status status) {
     MUST((int)status >= DS_OK && (int)status <= 60);
+    MUST(status != DS_KERNEL_FAILURE);
     MUST(strlen(ds_status_message(status)) > 5);
     if (status != DS_OK) MUST(strlen(ds_error_message()) > 5 && strlen(ds_error_message()) < 1024);
 }
@@ -214,7 +215,7 @@ static void call(void) {
     size_t size = 0;
     bool flag;
     ds_plan_properties properties;
-    ds_coefficients coefficients;
+    ds_row row;
     ds_status status = DS_OK;
     const uint8_t operation = byte();
     switch (operation < 216 ? operation % 36 : 36 + operation % 5) {
@@ -395,7 +396,7 @@ static void call(void) {
         break;
     }
     case 33: status = ds_scheduler_plan_properties((ds_scheduler){handle()}, byte() > 250 ? NULL : &properties); break;
-    case 34: status = ds_scheduler_coefficients((ds_scheduler){handle()}, number(), number(), &coefficients); break;
+    case 34: status = ds_scheduler_row((ds_scheduler){handle()}, number(), number(), &row); break;
     case 35: {
         /* Texts and numbers in buffers of all sizes. */
         const ds_scheduler scheduler = {handle()};
@@ -403,7 +404,7 @@ static void call(void) {
         size_t *told = byte() > 240 ? NULL : &size;
         memset(buffer, 0x5A, sizeof buffer);
         char *where = byte() > 240 ? NULL : buffer;
-        switch (byte() % 9) {
+        switch (byte() % 10) {
         case 0: status = ds_scheduler_class_name(scheduler, where, capacity, told); break;
         case 1: status = ds_scheduler_config_json(scheduler, where, capacity, told); break;
         case 2: status = ds_scheduler_unused_keys(scheduler, where, capacity, told); break;
@@ -413,6 +414,7 @@ static void call(void) {
         case 6: status = ds_scheduler_alphas_cumprod(scheduler, numbers, count, told); break;
         case 7: status = ds_scheduler_signal_rates(scheduler, numbers, count, told); break;
         case 8: status = ds_scheduler_noise_rates(scheduler, numbers, count, told); break;
+        case 9: status = ds_scheduler_input_scales(scheduler, numbers, count, told); break;
         }
         for (size_t i = capacity; i < sizeof buffer; i++) MUST(buffer[i] == 0x5A);
         break;
@@ -479,8 +481,8 @@ static void call(void) {
         break;
     }
     case 40:
-        status = byte() & 1 ? ds_ddim_coefficients((ds_scheduler){handle()}, real(), real(), byte() & 1, &coefficients)
-                            : ds_ddim_inverse_coefficients((ds_scheduler){handle()}, real(), &coefficients);
+        status = byte() & 1 ? ds_ddim_row((ds_scheduler){handle()}, real(), real(), byte() & 1, &row)
+                            : ds_ddim_inverse_row((ds_scheduler){handle()}, real(), &row);
         break;
     }
     check(status);

@@ -31,6 +31,12 @@ static void step(ds_scheduler scheduler) {
     MUST(ds_session_free(session) == DS_OK);
 }
 
+static void must_be_finite(const ds_combination *combination) {
+    MUST(isfinite(combination->sample) && isfinite(combination->model_output) && isfinite(combination->noise));
+    MUST(isfinite(combination->prediction));
+    for (size_t slot = 0; slot < DS_MAX_SLOTS; slot++) MUST(isfinite(combination->slots[slot]));
+}
+
 static void plan(ds_scheduler scheduler, size_t n_steps) {
     double *numbers;
     size_t count, n_rates;
@@ -49,11 +55,17 @@ static void plan(ds_scheduler scheduler, size_t n_steps) {
     for (size_t i = 0; i < count; i++) MUST(isfinite(numbers[i]) && numbers[i] >= 0);
     free(numbers);
     for (size_t i = 0; i < count; i++)
-        for (size_t remembered = 0; remembered < 3; remembered++) {
-            ds_coefficients row;
-            MUST(ds_scheduler_coefficients(scheduler, i, remembered, &row) == DS_OK);
-            const double *scalars = (const double *)&row;
-            for (size_t k = 0; k < sizeof row / sizeof *scalars; k++) MUST(isfinite(scalars[k]));
+        for (size_t age = 0; age < 3; age++) {
+            ds_row row;
+            MUST(ds_scheduler_row(scheduler, i, age, &row) == DS_OK);
+            MUST(row.n_stores <= DS_MAX_STORES && row.n_noise_draws <= 2);
+            must_be_finite(&row.prediction);
+            must_be_finite(&row.next_sample);
+            must_be_finite(&row.report);
+            for (size_t k = 0; k < row.n_stores; k++) {
+                MUST(row.stores[k].slot < DS_MAX_SLOTS);
+                must_be_finite(&row.stores[k].value);
+            }
         }
     step(scheduler);
 }

@@ -21,8 +21,8 @@ enum ConfigurationFile {
             return try readFile("\(path)/\(subfolder)/\(name)")
         }
         guard isRegular("\(path)/\(name)") else {
-            let places = subfolder.map { "in it or its folder \($0)" } ?? "in it"
-            throw .inaccessibleFile(path: path, reason: "this folder has no \(name) \(places)")
+            let places = subfolder.map { ", and neither has its folder \($0)" } ?? ""
+            throw .inaccessibleFile(path: path, reason: "this folder has no \(name)\(places)")
         }
         return try readFile("\(path)/\(name)")
     }
@@ -63,7 +63,7 @@ enum ConfigurationFile {
         guard information.st_size <= Limits.configurationByteCount else {
             throw .inaccessibleFile(
                 path: path,
-                reason: "the file has \(information.st_size) bytes; a configuration may have \(Limits.configurationByteCount)")
+                reason: "the file has \(information.st_size) bytes, but must have at most \(Limits.configurationByteCount)")
         }
         var bytes: [UInt8] = []
         var block = [UInt8](repeating: 0, count: 64 << 10)
@@ -73,7 +73,7 @@ enum ConfigurationFile {
             // Pipes and devices have no size to ask for.
             if bytes.count > Limits.configurationByteCount {
                 throw .inaccessibleFile(
-                    path: path, reason: "more than \(Limits.configurationByteCount) bytes, the most of a configuration")
+                    path: path, reason: "the file has more than the \(Limits.configurationByteCount) bytes allowed")
             }
             if count < block.count {
                 if ferror(file) != 0 { throw lastFault(path) }

@@ -12,7 +12,7 @@ struct JSONReader {
     static func read(_ bytes: [UInt8]) throws(SchedulerError) -> JSONValue {
         var reader = JSONReader(bytes: bytes)
         if bytes.count > Limits.configurationByteCount {
-            throw reader.fault("more than \(Limits.configurationByteCount) bytes, the most of a text")
+            throw reader.fault("more than \(Limits.configurationByteCount) bytes")
         }
         reader.skipByteOrderMark()
         let value = try reader.readValue(depth: 0)
@@ -27,8 +27,8 @@ struct JSONReader {
         if depth > Limits.nesting { throw fault("nested deeper than \(Limits.nesting) levels") }
         skipSpace()
         valueCount += 1
-        if valueCount > Limits.valueCount { throw fault("more than \(Limits.valueCount) values, the most of a text") }
-        guard let byte = current else { throw fault("the text ends where a value should be") }
+        if valueCount > Limits.valueCount { throw fault("more than \(Limits.valueCount) values") }
+        guard let byte = current else { throw fault("the text ends, but a value was expected") }
         switch byte {
         case UInt8(ascii: "{"): return try readObject(depth: depth)
         case UInt8(ascii: "["): return try readArray(depth: depth)
@@ -36,7 +36,7 @@ struct JSONReader {
         case UInt8(ascii: "-"), UInt8(ascii: "0")...UInt8(ascii: "9"): return try readNumber()
         default:
             for (word, value) in Self.words where take(word) { return value }
-            throw fault("this is no JSON value")
+            throw fault("this is not a JSON value")
         }
     }
 
@@ -52,14 +52,14 @@ struct JSONReader {
         if take("}") { return .object(members) }
         while true {
             skipSpace()
-            guard current == UInt8(ascii: "\"") else { throw fault("a key in quotation marks should be here") }
+            guard current == UInt8(ascii: "\"") else { throw fault("a key in quotation marks was expected") }
             let key = try readString()
             skipSpace()
-            guard take(":") else { throw fault("a colon should follow the key \"\(key.quoted)\"") }
+            guard take(":") else { throw fault("a colon was expected after the key \"\(key.quoted)\"") }
             members[key] = try readValue(depth: depth + 1)  // the last of equal keys counts, as in Python
             skipSpace()
             if take("}") { return .object(members) }
-            guard take(",") else { throw fault("a comma or } should be here") }
+            guard take(",") else { throw fault("a comma or } was expected") }
         }
     }
 
@@ -72,7 +72,7 @@ struct JSONReader {
             values.append(try readValue(depth: depth + 1))
             skipSpace()
             if take("]") { return .array(values) }
-            guard take(",") else { throw fault("a comma or ] should be here") }
+            guard take(",") else { throw fault("a comma or ] was expected") }
         }
     }
 
@@ -80,14 +80,14 @@ struct JSONReader {
         let start = position
         if take("-"), take("Infinity") { return .number(literal: "-Infinity") }
         let integerStart = position
-        guard skipDigits() else { throw fault("a digit should be here") }
+        guard skipDigits() else { throw fault("a digit was expected") }
         if position - integerStart > 1, bytes[integerStart] == UInt8(ascii: "0") {
-            throw fault("a number may not begin with 0")
+            throw fault("a number of several digits may not begin with 0")
         }
-        if take("."), !skipDigits() { throw fault("a digit should follow the point") }
+        if take("."), !skipDigits() { throw fault("a digit was expected after the point") }
         if take("e") || take("E") {
             _ = take("+") || take("-")
-            if !skipDigits() { throw fault("a digit should be in the exponent") }
+            if !skipDigits() { throw fault("a digit was expected in the exponent") }
         }
         if position - start > Limits.numberLength { throw fault("a number of more than \(Limits.numberLength) characters") }
         return .number(literal: String(decoding: bytes[start..<position], as: UTF8.self))
@@ -123,13 +123,13 @@ struct JSONReader {
         case UInt8(ascii: "u"):
             let unit = try readHexadecimal()
             if let scalar = Unicode.Scalar(unit) { return scalar }
-            guard UTF16.isLeadSurrogate(UInt16(unit)), take("\\u") else { throw fault("half a surrogate pair") }
+            guard UTF16.isLeadSurrogate(UInt16(unit)), take("\\u") else { throw fault("a surrogate without its other half") }
             let trail = try readHexadecimal()
             guard UTF16.isTrailSurrogate(UInt16(trail)),
                 let scalar = Unicode.Scalar(0x10000 + ((unit - 0xD800) << 10) + (trail - 0xDC00))
-            else { throw fault("half a surrogate pair") }
+            else { throw fault("a surrogate without its other half") }
             return scalar
-        default: throw fault("no such escape in a string")
+        default: throw fault("a string has an unknown escape")
         }
     }
 
@@ -137,7 +137,7 @@ struct JSONReader {
         var value: UInt32 = 0
         for _ in 0..<4 {
             guard let byte = current, let digit = Character(Unicode.Scalar(byte)).hexDigitValue else {
-                throw fault("four hexadecimal digits should follow \\u")
+                throw fault("four hexadecimal digits were expected after \\u")
             }
             value = value << 4 | UInt32(digit)
             position += 1

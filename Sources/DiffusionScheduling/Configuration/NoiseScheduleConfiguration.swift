@@ -12,16 +12,20 @@ public protocol NoiseScheduleConfiguration: SchedulerConfiguration {
     var betaSchedule: BetaSchedule { get set }
     /// The T values of β themselves, each in [0, 1); overrides the three above.
     var trainedBetas: [Double]? { get set }
+    /// The values that `betaSchedule` may have.
+    static var betaSchedules: [BetaSchedule] { get }
 }
 
 extension NoiseScheduleConfiguration {
+    public static var betaSchedules: [BetaSchedule] { [.linear, .scaledLinear, .squaredcosCapV2] }
+
     static var noiseScheduleParameters: [ConfigurationParameter<Self>] {
         [
-            .init("num_train_timesteps", \.numTrainTimesteps),
-            .init("beta_start", \.betaStart),
-            .init("beta_end", \.betaEnd),
-            .init("beta_schedule", \.betaSchedule),
-            .init("trained_betas", \.trainedBetas),
+            .init("num_train_timesteps", \.numTrainTimesteps, "The number of noise levels that the model was trained with."),
+            .init("beta_start", \.betaStart, "The variance of the noise that timestep 0 adds."),
+            .init("beta_end", \.betaEnd, "The variance of the noise that the last timestep adds."),
+            .init("beta_schedule", \.betaSchedule, among: betaSchedules, "How the variances run between the two."),
+            .init("trained_betas", \.trainedBetas, "The variances themselves, which override the three before."),
         ]
     }
 
@@ -29,6 +33,7 @@ extension NoiseScheduleConfiguration {
         try require(
             "num_train_timesteps", numTrainTimesteps, "from 1 to \(NoiseSchedule.maximumTimesteps)",
             (1...NoiseSchedule.maximumTimesteps).contains(numTrainTimesteps))
+        try require("beta_schedule", betaSchedule, among: Self.betaSchedules)
         if let trainedBetas {
             try require(
                 "trained_betas", "a list of \(trainedBetas.count)",
@@ -59,9 +64,11 @@ public protocol ThresholdingConfiguration: SchedulerConfiguration {
 extension ThresholdingConfiguration {
     static var thresholdingParameters: [ConfigurationParameter<Self>] {
         [
-            .init("thresholding", \.thresholding),
-            .init("dynamic_thresholding_ratio", \.dynamicThresholdingRatio),
-            .init("sample_max_value", \.sampleMaxValue),
+            .init("thresholding", \.thresholding, "Whether the predicted clean sample is thresholded; for models of pixels."),
+            .init(
+                "dynamic_thresholding_ratio", \.dynamicThresholdingRatio,
+                "The quantile of the predicted clean sample's magnitudes that becomes the threshold."),
+            .init("sample_max_value", \.sampleMaxValue, "The greatest threshold."),
         ]
     }
 
@@ -94,6 +101,14 @@ public protocol SigmaSpacingConfiguration: SchedulerConfiguration {
 }
 
 extension SigmaSpacingConfiguration {
+    static var sigmaSpacingParameters: [ConfigurationParameter<Self>] {
+        [
+            .init("use_karras_sigmas", \.useKarrasSigmas, "Whether the noise levels follow Karras et al. 2022."),
+            .init("use_exponential_sigmas", \.useExponentialSigmas, "Whether the noise levels are evenly spaced in their logarithm."),
+            .init("use_beta_sigmas", \.useBetaSigmas, "Whether the noise levels are quantiles of a beta distribution."),
+        ]
+    }
+
     public var sigmaMin: Double? {
         get { origin.otherKeys["sigma_min"]?.doubleValue }
         set { origin.otherKeys["sigma_min"] = newValue.map { JSONValue($0) } }
@@ -142,15 +157,17 @@ public protocol SigmaGridConfiguration: NoiseScheduleConfiguration, SigmaSpacing
 }
 
 extension SigmaGridConfiguration {
-    static var sigmaGridParameters: [ConfigurationParameter<Self>] {
+    static var flowSigmaParameters: [ConfigurationParameter<Self>] {
         [
-            .init("use_karras_sigmas", \.useKarrasSigmas),
-            .init("use_exponential_sigmas", \.useExponentialSigmas),
-            .init("use_beta_sigmas", \.useBetaSigmas),
-            .init("use_flow_sigmas", \.useFlowSigmas),
-            .init("flow_shift", \.flowShift),
-            .init("timestep_spacing", \.timestepSpacing),
-            .init("steps_offset", \.stepsOffset),
+            .init("use_flow_sigmas", \.useFlowSigmas, "Whether the noise levels are those of flow matching."),
+            .init("flow_shift", \.flowShift, "The shift of flow sigmas towards more noise."),
+        ]
+    }
+
+    static var timestepSpacingParameters: [ConfigurationParameter<Self>] {
+        [
+            .init("timestep_spacing", \.timestepSpacing, "How the timesteps are spread over those of the training."),
+            .init("steps_offset", \.stepsOffset, "What is added to the timesteps of the spacing leading."),
         ]
     }
 
@@ -161,7 +178,7 @@ extension SigmaGridConfiguration {
         if useFlowSigmas, !(convertsKarras && useKarrasSigmas), let grid = chosenSpacings.first, !((sigmaMax ?? .infinity) < 1) {
             throw .conflictingKeys(
                 [grid, "use_flow_sigmas"],
-                reason: "flow sigmas are a grid of their own; another one needs sigma_min and sigma_max below 1")
+                reason: "flow sigmas are their own grid; another grid needs sigma_min and sigma_max below 1")
         }
         try require("flow_shift", flowShift, "finite and greater than 0", flowShift > 0 && flowShift.isFinite)
         try require(
@@ -191,8 +208,8 @@ public enum TimeShiftType: String, ConfigurationKeyword {
 extension DynamicShiftingConfiguration {
     static var dynamicShiftingParameters: [ConfigurationParameter<Self>] {
         [
-            .init("use_dynamic_shifting", \.useDynamicShifting),
-            .init("time_shift_type", \.timeShiftType),
+            .init("use_dynamic_shifting", \.useDynamicShifting, "Whether a run may shift flow sigmas by its own mu."),
+            .init("time_shift_type", \.timeShiftType, "How mu becomes a shift."),
         ]
     }
 }
@@ -219,6 +236,10 @@ public protocol ZeroTerminalSNRConfiguration: NoiseScheduleConfiguration {
 
 extension ZeroTerminalSNRConfiguration {
     static var zeroTerminalSNRParameters: [ConfigurationParameter<Self>] {
-        [.init("rescale_betas_zero_snr", \.rescaleBetasZeroSNR)]
+        [
+            .init(
+                "rescale_betas_zero_snr", \.rescaleBetasZeroSNR,
+                "Whether the variances are rescaled so that the last timestep has no signal.")
+        ]
     }
 }

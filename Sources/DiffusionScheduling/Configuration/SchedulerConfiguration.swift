@@ -150,7 +150,7 @@ extension SchedulerConfiguration {
 extension JSONValue {
     func members() throws(SchedulerError) -> [String: JSONValue] {
         guard case .object(let members) = self else {
-            throw .malformedJSON(line: 1, column: 1, reason: "a configuration is an object in braces")
+            throw .malformedJSON(line: 1, column: 1, reason: "a configuration must be an object in braces")
         }
         return members
     }

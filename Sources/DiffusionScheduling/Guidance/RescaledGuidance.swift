@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// Guidance whose strength doesn't change the contrast of the picture (Lin et al. 2023, arXiv:2305.08891, section 3.4).
+/// Rescales guidance so that it doesn't change the picture's contrast (Lin et al. 2023, arXiv:2305.08891, section 3.4).
 ///
-/// A guided output e = e_u + g (e_c − e_u) has a larger standard deviation than the conditional output e_c, and pictures come out
-/// overexposed where the terminal signal-to-noise ratio is zero. This scales e back, and mixes the two by φ:
+/// A guided output e = e_u + g (e_c − e_u) has a larger standard deviation than the conditional output e_c, and pictures are
+/// overexposed if the terminal signal-to-noise ratio is zero. This function scales e back, and mixes the two by φ:
 ///
 ///     e ← φ e σ(e_c)/σ(e) + (1 − φ) e
 ///
@@ -11,17 +11,17 @@
 ///
 /// - Parameters:
 ///   - guided: e, changed in place.
-///   - conditional: e_c, as many elements.
+///   - conditional: e_c, with as many elements as e.
 ///   - guidanceRescale: φ in [0, 1]; the paper uses 0.7.
 ///   - batchSize: the number of batch items.
 /// - Throws: `wrongElementCount`, `invalidValue`; nothing has changed then.
-/// - Complexity: O(elements), one pass to measure and one to scale. An item without any deviation is left as it is.
+/// - Complexity: O(elements), one pass to measure and one to scale. An item with a constant e stays unchanged.
 public func rescaleNoiseCFG<Element: TensorElement>(
     _ guided: inout [Element], conditional: [Element], guidanceRescale: Double, batchSize: Int = 1
 ) throws(SchedulerError) {
     try require("guidanceRescale", guidanceRescale, "from 0 to 1", (0...1).contains(guidanceRescale))
     guard guided.count == conditional.count else {
-        throw .wrongElementCount(argument: "conditional", count: conditional.count, expected: "\(guided.count), as guided")
+        throw .wrongElementCount(argument: "conditional", count: conditional.count, expected: "\(guided.count), like guided")
     }
     guard batchSize >= 1, guided.count % batchSize == 0 else {
         throw .wrongElementCount(argument: "guided", count: guided.count, expected: "a multiple of the batch size \(batchSize)")
@@ -32,7 +32,7 @@ public func rescaleNoiseCFG<Element: TensorElement>(
     try Kernels.scale(&guided, by: factors)
 }
 
-/// φ σ(e_c)/σ(e) + (1 − φ), by which e is multiplied; 1 where e has no deviation.
+/// The factor of e, φ σ(e_c)/σ(e) + (1 − φ); 1 if e is constant.
 package func guidanceFactor(guidedVariance: Double, conditionalVariance: Double, guidanceRescale: Double) -> Double {
     let host = FloatingPointEnvironment.begin()
     defer { host.end() }

@@ -10,27 +10,27 @@
 public struct MersenneTwisterState: Sendable, Equatable {
     /// The 624 words of the sequence that are being drawn from, before tempering.
     public let words: [UInt32]
-    /// How many of the words have been drawn; 624 after seeding.
+    /// The number of words drawn; 624 after seeding.
     public let drawnWordCount: Int
-    /// The second normal of a pair whose first one has been given.
+    /// The second normal of a pair, once the first has been used.
     public let spareNormal: Double?
 
-    /// How many words a state has.
+    /// The number of words in a state.
     public static let wordCount = 624
 
-    /// - Throws: `invalidValue` unless there are 624 words, of which 0 to 624 have been drawn, and the spare normal is from −16 to
-    ///   16; and if the words are those from which zeros follow for ever, which no seed leads to.
+    /// - Throws: `invalidValue` unless there are 624 words, `drawnWordCount` is from 0 to 624 and the spare normal is from −16 to
+    ///   16; also for words from which only zeros follow, which no seed gives.
     public init(words: [UInt32], drawnWordCount: Int, spareNormal: Double? = nil) throws(SchedulerError) {
         guard words.count == Self.wordCount else {
             throw .invalidValue(key: "words", value: "\(words.count) words", allowed: "\(Self.wordCount) words")
         }
         guard (0...Self.wordCount).contains(drawnWordCount) else {
-            throw .invalidValue(key: "drawnWordCount", value: "\(drawnWordCount)", allowed: "in 0...\(Self.wordCount)")
+            throw .invalidValue(key: "drawnWordCount", value: "\(drawnWordCount)", allowed: "from 0 to \(Self.wordCount)")
         }
-        // Of the first word only the highest bit goes into the words that follow.
+        // Only the highest bit of the first word affects the following words.
         guard words[0] >> 31 != 0 || words.dropFirst().contains(where: { $0 != 0 }) else {
             throw .invalidValue(
-                key: "words", value: "0 but for the first one's lower bits", allowed: "the words of a seeded generator")
+                key: "words", value: "all 0 except for the first word's lower bits", allowed: "the words of a seeded generator")
         }
         // √(−2 ln 2⁻¹⁰⁴) < 13 is the greatest that two uniforms of 53 bits can give; a float32 must be able to hold it.
         if let spareNormal, !(abs(spareNormal) <= 16) {

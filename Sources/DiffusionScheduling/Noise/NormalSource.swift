@@ -10,9 +10,8 @@
 /// }
 /// ```
 ///
-/// The sources of this library agree with the generators of torch and NumPy seed by seed and call by call, so that pictures can
-/// be compared across engines. What they give depends on how the numbers are asked for, as it does there: two fills of 8 are not
-/// one fill of 16.
+/// The sources of this library match torch's and NumPy's generators for the same seeds and calls, so that pictures can be compared
+/// across engines. As in torch and NumPy, the numbers depend on the calls: in general, two fills of 8 differ from one fill of 16.
 ///
 /// | source | agrees with | how well |
 /// |---|---|---|
@@ -20,8 +19,8 @@
 /// | ``TorchCUDANoise`` | `torch.randn` on CUDA | the integers exactly, the normals to 2⁻²⁰ of their radius |
 /// | ``NumPyNoise`` | `numpy.random.RandomState.standard_normal` | every bit |
 ///
-/// A source is a value: a copy goes its own way from there and gives the same numbers. Saving it (all are `Codable`) saves its
-/// place in the sequence. Different sources may be filled from on different threads at once.
+/// A source is a value: a copy is independent and gives the same numbers. Encoding it (all are `Codable`) saves its place in the
+/// sequence. Different threads may use different sources at once.
 public protocol NormalSource: Sendable {
     /// Overwrites `values` with the next numbers.
     mutating func fill(_ values: inout MutableSpan<Float>)

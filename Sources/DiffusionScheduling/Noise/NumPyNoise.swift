@@ -13,8 +13,8 @@
 /// Compared with NumPy 2.4 on x86-64, the state after each fill included. The bits of a `Double` depend on the system's `log`, as
 /// they do in NumPy; those of a `Float` in one case of some 2²⁸.
 ///
-/// - Complexity: O(count) on the caller's thread, about 15 ms for a million numbers: how many draws a number takes isn't known
-///   before, so the work can't be shared.
+/// - Complexity: O(count) on the caller's thread, about 15 ms for a million numbers. The number of draws per number varies, so the
+///   work can't be shared.
 public struct NumPyNoise: NormalSource {
     private var generator: NormalGenerator
 
@@ -22,12 +22,12 @@ public struct NumPyNoise: NormalSource {
         generator = NormalGenerator(seed: seed)
     }
 
-    /// Goes on from a saved state, such as `RandomState.get_state()`.
+    /// Continues from a saved state, such as `RandomState.get_state()`.
     public init(state: MersenneTwisterState) {
         generator = NormalGenerator(state)
     }
 
-    /// Where the source stands in its sequence.
+    /// The source's place in its sequence.
     public var state: MersenneTwisterState { generator.state }
 
     public mutating func fill(_ values: inout MutableSpan<Float>) {

@@ -3,14 +3,14 @@
 /// The numbers of `torch.randn` on a CPU, bit for bit.
 ///
 /// `TorchCPUNoise(seed: s)` stands for `torch.Generator().manual_seed(s)`, and each fill for one
-/// `torch.randn(count, generator: …)`, whatever the tensor's shape. As in torch, the way depends on the number of elements:
+/// `torch.randn(count, generator: …)`, whatever the tensor's shape. As in torch, the method depends on the number of elements:
 ///
 /// - Fewer than 16: Box and Muller's transform (1958, doi:10.1214/aoms/1177706645) in float64, one pair at a time,
 ///   √(−2 ln(1 − v)) · (cos 2πu, sin 2πu), rounded to float32. The second number of an unfinished pair is kept for the next
 ///   fill of fewer than 16.
-/// - 16 and more: the same transform in float32 on blocks of 16 from 24-bit uniforms. If the count is no multiple of 16, the last
-///   16 are made anew. These are the bits of torch's AVX2 code, which processors with AVX-512 share; torch on other processors
-///   has other last bits. They are the same here on every processor.
+/// - 16 and more: the same transform in float32 on blocks of 16 from 24-bit uniforms. If the count is not a multiple of 16, the
+///   last 16 are computed again. These are the bits of torch's AVX2 code, which processors with AVX-512 also run; torch on other
+///   processors has other last bits. Here they are the same on every processor.
 ///
 /// Compared with torch 2.15: all 2²⁴ values of either uniform, mixed sequences of fills, and the state after each. For fewer than
 /// 16 the bits depend on the system's float64 `log1p`, `sin` and `cos`, as they do in torch; where systems differ, at most one
@@ -18,8 +18,7 @@
 ///
 /// Seeds that agree in their low 32 bits give the same numbers, as in torch.
 ///
-/// - Complexity: O(count); about 1 ms for a million numbers on one thread. The draws are made one after the other, the transform
-///   is shared among threads.
+/// - Complexity: O(count); about 1 ms for a million numbers on one thread. One thread makes the draws; the transform is shared.
 public struct TorchCPUNoise: NormalSource {
     private var generator: NormalGenerator
 
@@ -27,12 +26,12 @@ public struct TorchCPUNoise: NormalSource {
         generator = NormalGenerator(seed: UInt32(truncatingIfNeeded: seed))
     }
 
-    /// Goes on from a saved state.
+    /// Continues from a saved state.
     public init(state: MersenneTwisterState) {
         generator = NormalGenerator(state)
     }
 
-    /// Where the source stands in its sequence.
+    /// The source's place in its sequence.
     public var state: MersenneTwisterState { generator.state }
 
     public mutating func fill(_ values: inout MutableSpan<Float>) { fill(&values, maximumThreads: 0) }
@@ -46,8 +45,8 @@ public struct TorchCPUNoise: NormalSource {
         generator.fillAsTorch(&values, maximumThreads: maximumThreads)
     }
 
-    /// Overwrites `values` with the next numbers of `torch.randn(count, dtype=torch.float64)`. All the arithmetic is done in
-    /// float64, on the system's `log`, `sin` and `cos`, as in torch.
+    /// Overwrites `values` with the next numbers of `torch.randn(count, dtype=torch.float64)`. All arithmetic is in
+    /// float64, with the system's `log`, `sin` and `cos`, as in torch.
     public mutating func fill(_ values: inout MutableSpan<Double>, maximumThreads: Int = 0) {
         makeUnique()
         generator.fillAsTorch(&values, maximumThreads: maximumThreads)

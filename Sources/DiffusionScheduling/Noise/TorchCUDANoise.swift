@@ -6,39 +6,39 @@
 /// `torch.randn(count, generator: …, device: "cuda")`, whatever the tensor's shape. A float16 or bfloat16 tensor has the same
 /// numbers, rounded.
 ///
-/// Every element has a counter of Philox 4x32-10 (Salmon, Moraes, Dror & Shaw 2011, doi:10.1145/2063384.2063405) of its own: with
-/// T threads in the launch, thread t makes the elements t, t + T, t + 2T and t + 3T from the words w of Philox((offset/4, t), seed),
-/// two from two by cuRAND's form of Box and Muller's transform,
+/// The generator is Philox 4x32-10 (Salmon, Moraes, Dror & Shaw 2011, doi:10.1145/2063384.2063405). With T threads in the launch,
+/// thread t makes the elements t, t + T, t + 2T and t + 3T from the words of Philox((offset/4, t), seed). cuRAND's form of Box and
+/// Muller's transform makes two numbers from two words x and y:
 ///
 ///     u = 2⁻³² x + 2⁻³³,  v = 2π (2⁻³² y + 2⁻³³),  r = √(−2 ln u),  the numbers r sin v and r cos v
 ///
-/// and more elements from the next counters. Each fill moves ``offset`` by 4 for every 4T elements or part of them.
+/// Further elements come from the next counters. Each fill moves ``offset`` by 4 for each started group of 4T elements.
 ///
-/// **Device.** T = 256 · min(⌈count/256⌉, ``CUDADevice/maximumBlocks``). So all devices with at least `count` threads give the
-/// same numbers (an RTX 4090 has 196,608, an A100 221,184); larger tensors differ between devices in torch, and need the right
-/// `device` here.
+/// **Device.** T = 256 · min(⌈count/256⌉, ``CUDADevice/maximumBlocks``). All devices with at least `count` threads give the
+/// same numbers (an RTX 4090 has 196,608, an A100 221,184); larger tensors differ between devices in torch, and need the
+/// matching `device` here.
 ///
 /// **Accuracy.** The words are exact: they are checked against the vectors published with the paper and against torch's own Philox
 /// on the CPU. The numbers are within 0.501 units in the last place of the formula, u and v being rounded to float32; that is
-/// checked in float64. A device takes sine and cosine from its table units, whose error is absolute, so expect its numbers within
-/// 2⁻²⁰ r ≤ 6.5e-6 of these; where sine or cosine is small, that is many units in the last place. No device was at hand: that
-/// much holds for the 237 numbers that were found published (`Tests/Goldens/noise.json` names the sources; A100, H100, RTX A4000
-/// and RTX A6000 among the devices, tensors of one launch wave and of several, second and third calls). Those of them that were
-/// printed with all digits deviate by up to 0.57 of it.
+/// checked in float64. A device takes sine and cosine from its table units, which have an absolute error. Expect its numbers within
+/// 2⁻²⁰ r ≤ 6.5e-6 of these: many units in the last place if sine or cosine is small. No device was available: the bound holds
+/// for the 237 published numbers that were found (`Tests/Goldens/noise.json` names the sources; A100, H100, RTX A4000
+/// and RTX A6000 among the devices, tensors of one launch wave and of several, second and third calls). Those printed with all
+/// digits deviate by up to 0.57 of the bound.
 ///
 /// - Complexity: O(count); 3 to 10 ms for a million numbers on one thread, shared among threads.
 public struct TorchCUDANoise: NormalSource, Equatable {
     public let seed: UInt64
-    /// How far the counters have moved; what `Generator.get_offset()` tells. A multiple of 4.
+    /// The distance that the counters have moved, as in `Generator.get_offset()`. A multiple of 4.
     public private(set) var offset: UInt64
     public let device: CUDADevice
 
     /// - Parameters:
-    ///   - offset: a multiple of 4, to go on where a generator stands.
-    ///   - device: matters for tensors of more than some 100,000 elements only.
+    ///   - offset: a multiple of 4, to continue from a generator's place.
+    ///   - device: only matters for tensors of more than about 100,000 elements.
     /// - Precondition: `offset` is a multiple of 4.
     public init(seed: UInt64, offset: UInt64 = 0, device: CUDADevice = .a100) {
-        precondition(offset % 4 == 0, "the offset of torch's CUDA generator is a multiple of 4, not \(offset)")
+        precondition(offset % 4 == 0, "offset is \(offset), but must be a multiple of 4")
         self.seed = seed
         self.offset = offset
         self.device = device
@@ -55,7 +55,9 @@ public struct TorchCUDANoise: NormalSource, Equatable {
     ///   depend on it.
     /// - Precondition: at most 2²⁹ elements: torch cuts larger tensors into several launches.
     public mutating func fill(_ values: inout MutableSpan<Float>, maximumThreads: Int) {
-        precondition(values.count <= Kernels.maximumCUDANoiseCount, "\(values.count) elements are more than torch makes at once")
+        precondition(
+            values.count <= Kernels.maximumCUDANoiseCount,
+            "values has \(values.count) elements, but must have at most \(Kernels.maximumCUDANoiseCount)")
         offset = Kernels.fillAsTorchCUDA(
             &values, seed: seed, offset: offset, maximumBlocks: device.maximumBlocks, maximumThreads: maximumThreads)
     }

@@ -116,7 +116,7 @@ extension PlanRow {
         let report = try row.optionalMember("report").map { (member) throws(SchedulerError) in try Combination(member) }
         try self.init(
             prediction: Combination(row.member("prediction")), nextSample: Combination(row.member("next_sample")), stores: stores,
-            report: report, drawCount: row.optionalMember("noise_draws")?.integer() ?? 0)
+            report: report, drawCount: row.optionalMember("noise_draws")?.integer())
     }
 }
 
@@ -204,7 +204,7 @@ private struct PlanMember {
 
     func member(_ key: String) throws(SchedulerError) -> PlanMember {
         guard let member = optionalMember(key) else {
-            throw .invalidValue(key: "\(path).\(key)", value: "missing", allowed: "there")
+            throw .invalidValue(key: "\(path).\(key)", value: "missing", allowed: "present")
         }
         return member
     }

@@ -40,6 +40,8 @@ public struct SamplingPlan: Sendable, Equatable {
     public let modelLearnsVariance: Bool
     /// Whether any row adds noise.
     public let isStochastic: Bool
+    /// Whether an input scale is not 1.
+    public let scalesInputs: Bool
     /// `rows[i][k]`: evaluation i at the age k, k ≤ min(i, warmUp).
     private let rows: [[PlanRow]]
     /// The same rows as the kernels read them.
@@ -98,6 +100,7 @@ public struct SamplingPlan: Sendable, Equatable {
         self.steps = steps
         self.reportName = reportName
         self.modelLearnsVariance = modelLearnsVariance
+        scalesInputs = inputScales.contains { $0 != 1 }
         isStochastic = rows.contains { $0.contains(where: \.needsNoise) }
         self.rows = rows
         let flow = try SlotFlow(rows: rows, warmUp: warmUp, steps: steps)
@@ -112,7 +115,7 @@ public struct SamplingPlan: Sendable, Equatable {
     static let maximumWarmUp = 16
 
     /// Everything that can be wrong with one row.
-    private static func validate(_ row: PlanRow, of index: Int, slotCount: Int) throws(SchedulerError) {
+    static func validate(_ row: PlanRow, of index: Int, slotCount: Int) throws(SchedulerError) {
         guard row.prediction.isFinite, row.nextSample.isFinite, row.report?.isFinite ?? true,
             row.stores.allSatisfy(\.value.isFinite)
         else { throw .unrepresentablePlan(step: index) }
@@ -131,6 +134,10 @@ public struct SamplingPlan: Sendable, Equatable {
         try require(
             "slots that evaluation \(index) stores", "the same", "different",
             row.stores.count < 2 || row.stores[0].slot != row.stores[1].slot)
+        // The order of summation depends on the order of the stores, which the coded form doesn't tell.
+        try require(
+            "slots that evaluation \(index) stores", "in descending order", "in ascending order",
+            row.stores.count < 2 || row.stores[0].slot < row.stores[1].slot)
         func validate(_ combination: Combination) throws(SchedulerError) {
             try require(
                 "number of slot coefficients of evaluation \(index)", combination.slots.count,
@@ -157,6 +164,12 @@ public struct SamplingPlan: Sendable, Equatable {
     ///
     /// - Precondition: `index` is an evaluation of the plan and `age` is not negative.
     public func row(at index: Int, age: Int) -> PlanRow { rows[index][min(age, rows[index].count - 1)] }
+
+    /// The slots that an evaluation reads, in the order in which they are summed.
+    public func reads(at index: Int, age: Int) -> [Int] {
+        let row = kernelRows.row(at: index, age: age)
+        return (0..<row.pointee.slotCount).map { Int(row.pointee.slots[$0]) }
+    }
 
     /// Whether an evaluation adds noise.
     public func needsNoise(at index: Int, age: Int) -> Bool { kernelRows.row(at: index, age: age).pointee.needsNoise }

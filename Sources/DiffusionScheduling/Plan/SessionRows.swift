@@ -79,7 +79,7 @@ package struct SessionRows {
     /// Takes the step on memory of the caller's: aligned, and overlapping only where an output is an input.
     package func step(_ tensors: StepTensors) throws(SchedulerError) {
         guard !sessions.isEmpty || tensors.elementCount == 0 else {
-            throw .wrongElementCount(argument: "sample", count: tensors.elementCount, expected: "0, as there are no rows")
+            throw .wrongElementCount(argument: "sample", count: tensors.elementCount, expected: "0, because there are no rows")
         }
         if sessions.isEmpty { return }
         try check(tensors)
@@ -101,7 +101,7 @@ package struct SessionRows {
         try forEachRow { (row, session) throws(SchedulerError) in
             let guidance = guidance(of: row)
             if guidance != nil, tensors.unconditional == nil {
-                throw .invalidValue(key: "guidance", value: "given", allowed: "absent where there is no unconditional output")
+                throw .invalidValue(key: "guidance", value: "given", allowed: "left out if there is no unconditional output")
             }
             try session.pointee.check(tensors.part(row, of: sessions.count), guidance: guidance, batchSize: 1)
         }

@@ -89,11 +89,12 @@ extension SamplingSession {
         let saved = try SavedSession(bytes)
         guard saved.planFingerprint == plan.fingerprint else {
             throw .foreignState(
-                reason: "it was saved with another plan than this one of \(plan.stepCount) steps; plans must agree in every bit")
+                reason: "this plan has \(plan.stepCount) steps and must equal the saved session's in every bit")
         }
         self.init(plan: plan)
         guard (0...plan.stepCount).contains(saved.beginIndex), (saved.beginIndex...plan.stepCount).contains(saved.stepIndex) else {
-            throw .damagedState(reason: "its steps are \(saved.beginIndex) and \(saved.stepIndex) of \(plan.stepCount)")
+            throw .damagedState(
+                reason: "it is at step \(saved.stepIndex) from \(saved.beginIndex), but the plan has \(plan.stepCount)")
         }
         guard saved.beginIndex == plan.stepCount || plan.isStart(saved.beginIndex) else {
             throw .damagedState(reason: "no run of this plan begins at step \(saved.beginIndex)")
@@ -161,24 +162,24 @@ extension SavedSession {
         }
         func count(at offset: Int) throws(SchedulerError) -> Int {
             guard let value = Int(exactly: load(UInt64.self, at: offset)) else {
-                throw .damagedState(reason: "a number is too large")
+                throw .damagedState(reason: "it contains a number that is too large")
             }
             return value
         }
         let fewest = Self.headerByteCount + Self.checksumByteCount
         guard bytes.count >= fewest else {
-            throw .damagedState(reason: "it has \(bytes.count) bytes, and the shortest has \(fewest)")
+            throw .damagedState(reason: "it has \(bytes.count) bytes, but must have at least \(fewest)")
         }
         guard load(UInt64.self, at: 0) == Self.signature else {
-            throw .damagedState(reason: "it doesn't begin as a saved session does")
+            throw .damagedState(reason: "it doesn't begin like a saved session")
         }
         let version = load(UInt32.self, at: 8)
         guard version == Self.version else {
-            throw .damagedState(reason: "its form has version \(version), and this library knows version \(Self.version)")
+            throw .damagedState(reason: "its format has version \(version), but must have version \(Self.version)")
         }
         byteCount = try count(at: 16)
         guard byteCount == bytes.count else {
-            throw .damagedState(reason: "it has \(bytes.count) bytes, and \(byteCount) were saved")
+            throw .damagedState(reason: "it has \(bytes.count) bytes, but \(byteCount) were saved")
         }
         let end = bytes.count - Self.checksumByteCount
         guard load(UInt64.self, at: end) == Checksum.of(UnsafeRawBufferPointer(rebasing: bytes[..<end])) else {
@@ -192,7 +193,7 @@ extension SavedSession {
         let number = load(UInt32.self, at: 12)
         elementType = number == .max ? nil : ElementType(savedNumber: number)
         guard elementType != nil || (number == .max && elementCount == 0) else {
-            throw .damagedState(reason: "its elements have a type of the unknown number \(number)")
+            throw .damagedState(reason: "its element type has the unknown number \(number)")
         }
         // A slot has to fit the address space even where none is saved.
         let output = elementCount.multipliedReportingOverflow(by: elementType?.size ?? 0)

@@ -30,6 +30,7 @@ public struct PlanRow: Sendable, Equatable {
     public var prediction: Combination
     /// The sample after the row.
     public var nextSample: Combination
+    /// In ascending order of their slots, as the initialiser puts them.
     public var stores: [Store]
     /// What a step tells on request besides the next sample; nil: the predicted clean sample p.
     public var report: Combination?
@@ -42,7 +43,7 @@ public struct PlanRow: Sendable, Equatable {
     ) {
         self.prediction = prediction
         self.nextSample = nextSample
-        self.stores = stores
+        self.stores = stores.count < 2 ? stores : stores.sorted { $0.slot < $1.slot }
         self.report = report
         self.drawCount = drawCount ?? 0
         if drawCount == nil, needsNoise { self.drawCount = 1 }

@@ -16,10 +16,10 @@ extension SigmaGridConfiguration {
     ///
     /// - Parameters:
     ///   - usedCount: the training timesteps that may be used, from 0 on.
-    ///   - final: what follows the last step's noise level. nil: the least level of the training, or where the levels aren't
-    ///     those of timesteps the last level again.
+    ///   - final: the noise level after the last step. nil: the least training level, or the last level again if the levels
+    ///     aren't those of timesteps.
     ///   - spacing: how the levels are spread.
-    ///   - roundsTimesteps: whether timesteps of Karras levels are rounded rather than cut off.
+    ///   - roundsTimesteps: whether timesteps of Karras levels are rounded rather than truncated.
     func denoisingGrid(
         _ request: TimestepRequest, noise: NoiseSchedule, usedCount: Int, final: FinalSigmasType?, spacing: SigmaSpacing,
         roundsTimesteps: Bool = true
@@ -113,7 +113,7 @@ extension SigmaGridConfiguration {
         return TimestepGrid(timesteps: timesteps, sigmas: sigmas, process: useFlowSigmas ? .flow : .variancePreserving)
     }
 
-    /// What the model is told at a level of a spacing: an integer, rounded or cut off as diffusers does.
+    /// The model's timestep at a level of a spacing: an integer, rounded or truncated as in diffusers.
     private func timestep(atSigma sigma: Double, spacing: SigmaSpacing, noise: NoiseSchedule, rounds: Bool) -> Double {
         switch spacing {
         case .flow, .karrasFlow, .shiftedFlow: (sigma * Double(noise.count)).rounded(.towardZero)
@@ -130,7 +130,7 @@ extension SigmaGridConfiguration {
         if spacing == .lu || spacing == .exponential, (sigmaMin ?? least) == 0 {
             throw .invalidValue(
                 key: trainedBetas == nil ? "beta_start" : "trained_betas[0]", value: "0",
-                allowed: "greater than 0 where noise levels are spaced in their logarithm")
+                allowed: "greater than 0 if noise levels are spaced logarithmically")
         }
         // The lu spacing runs on the training's logarithms, which are float32.
         if spacing == .lu { return (exponential(noise.logSigmas[0]), exponential(noise.logSigmas[noise.count - 1])) }
@@ -157,7 +157,7 @@ extension DynamicShiftingConfiguration where Self: SigmaGridConfiguration {
     /// κ of a request: e^mu where `mu` is given and allowed, else the configuration's `flow_shift`.
     func flowShift(_ request: TimestepRequest) throws(SchedulerError) -> Double {
         guard let mu = request.mu else { return flowShift }
-        try require("mu", mu, "given only where use_dynamic_shifting is true", useDynamicShifting)
+        try require("mu", mu, "left out unless use_dynamic_shifting is true", useDynamicShifting)
         try require("mu", mu, "a number from -80 to 80", abs(mu) <= 80)
         return exponential(mu)
     }

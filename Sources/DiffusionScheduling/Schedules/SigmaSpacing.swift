@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// How the noise levels of the steps are spread, where they aren't simply those of the timesteps.
+/// The spacing of the steps' noise levels.
 ///
 /// Each spacing gives n levels between a first P and a last Q as a function of u_k = k/(n − 1), k = 0 … n − 1.
 enum SigmaSpacing: Equatable {
@@ -58,7 +58,7 @@ enum SigmaSpacing: Equatable {
     }
 }
 
-/// What follows the last step's noise level, where a scheduler lets one choose.
+/// The noise level after the last step, for schedulers with a choice.
 public enum FinalSigmasType: String, ConfigurationKeyword {
     /// 0: the last step removes all noise.
     case zero

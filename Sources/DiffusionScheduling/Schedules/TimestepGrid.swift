@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// The timesteps of a run and the noise levels between which its steps lead.
+/// The timesteps of a run and the noise levels of its steps.
 ///
 /// Step i goes from the level `sigmas[i]` to `sigmas[i + 1]`, so there is one level more than there are timesteps.
 public struct TimestepGrid: Sendable, Equatable {
-    /// What the model is told at each step.
+    /// The timestep that the model gets at each step.
     public let timesteps: [Double]
     /// ς: the ratio of noise to signal, or for flow matching the share of noise; float32 values, widened.
     public let sigmas: [Double]
@@ -26,7 +26,7 @@ public struct TimestepGrid: Sendable, Equatable {
     func validate() throws(SchedulerError) {
         try require("number of timesteps", timesteps.count, "at most \(Limits.steps)", timesteps.count <= Limits.steps)
         try require(
-            "number of sigmas", sigmas.count, "\(timesteps.count + 1), one more than timesteps",
+            "number of sigmas", sigmas.count, "\(timesteps.count + 1), one more than the timesteps",
             sigmas.count == timesteps.count + 1)
         for (index, sigma) in sigmas.enumerated() {
             try require(
@@ -42,7 +42,7 @@ public struct TimestepGrid: Sendable, Equatable {
     public var levels: [NoiseLevel] { sigmas.map { NoiseLevel(sigma: $0, process: process) } }
 }
 
-/// What a run is asked for: a number of steps, or its timesteps or noise levels themselves.
+/// A requested run: a number of steps, or its timesteps or noise levels themselves.
 public enum TimestepRequest: Sendable, Equatable {
     /// n steps; `mu` shifts flow sigmas by e^mu where the configuration allows it.
     case count(Int, mu: Double? = nil)
@@ -53,7 +53,7 @@ public enum TimestepRequest: Sendable, Equatable {
     /// These timesteps for the model at these noise levels.
     case timestepsAndSigmas([Double], [Double], mu: Double? = nil)
 
-    /// More steps than this are refused: a plan for them would be a mistake and fill the memory.
+    /// The most steps of a plan; more would be a mistake and fill the memory.
     public static let maximumSteps = Limits.steps
 
     /// `mu`, where it is given.
@@ -89,7 +89,7 @@ func requireOrdered(
         if index > 0 {
             try require(
                 "\(argument)[\(index)]", value,
-                "\(inOrder(0, 1) ? "greater" : "less") than the one before, \(values[index - 1])",
+                "\(inOrder(0, 0) ? "not greater" : inOrder(0, 1) ? "greater" : "less") than the one before, \(values[index - 1])",
                 inOrder(values[index - 1], value))
         }
     }

@@ -17,8 +17,7 @@ struct DDIMSolver {
     var usesClippedModelOutput = false
 
     func row(from source: Double, to target: Double) -> PlanRow {
-        // One can't divide by √ᾱ where nothing of the signal is left. The other predictions don't.
-        let alpha = predictionType == .epsilon && source == 0 ? 0x1p-24 : source
+        let alpha = predictionType.floored(source)
         let level = NoiseLevel(alphaCumprod: alpha)
         let prediction = predictionType.cleanSample(at: level)
         let noise =

@@ -58,13 +58,17 @@ public struct DEISMultistepConfiguration: MultistepDefinition, DynamicShiftingCo
     public init() {}
 
     public static var parameters: [ConfigurationParameter<Self>] {
-        noiseScheduleParameters + thresholdingParameters + sigmaGridParameters + dynamicShiftingParameters + [
-            .init("solver_order", \.solverOrder),
-            .init("prediction_type", \.predictionType),
-            .init("algorithm_type", \.algorithmType),
-            .init("solver_type", \.solverType),
-            .init("lower_order_final", \.lowerOrderFinal),
-            .init("diffusion_scheduling_final_sigmas_type", overrideName: "final_sigmas_type", \.finalSigmasType),
+        noiseScheduleParameters + [
+            .init("solver_order", \.solverOrder, "How many model outputs a step combines: 1, 2 or 3."),
+            .init("prediction_type", \.predictionType, "What the model predicts."),
+        ] + thresholdingParameters + [
+            .init("algorithm_type", \.algorithmType, "deis; the names of the DPM-Solvers' algorithms stand for it."),
+            .init("solver_type", \.solverType, "logrho; the names of other solvers' types stand for it."),
+            .init("lower_order_final", \.lowerOrderFinal, "Whether runs of fewer than 15 steps end with lower orders."),
+        ] + sigmaSpacingParameters + flowSigmaParameters + timestepSpacingParameters + dynamicShiftingParameters + [
+            .init(
+                "diffusion_scheduling_final_sigmas_type", overrideName: "final_sigmas_type", \.finalSigmasType,
+                "The noise level after the last step; null is diffusers' way.")
         ]
     }
 

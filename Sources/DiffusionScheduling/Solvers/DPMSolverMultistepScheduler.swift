@@ -74,10 +74,11 @@ public struct DPMSolverMultistepConfiguration: DPMSolverConfiguration, DynamicSh
     public init() {}
 
     public static var parameters: [ConfigurationParameter<Self>] {
-        dpmSolverParameters + dynamicShiftingParameters + zeroTerminalSNRParameters + [
-            .init("use_lu_lambdas", \.useLuLambdas),
-            .init("final_sigmas_type", \.finalSigmasType),
-        ]
+        solverParameters + [
+            .init("use_lu_lambdas", \.useLuLambdas, "Whether the noise levels are evenly spaced in lambda.")
+        ] + flowSigmaParameters + [
+            .init("final_sigmas_type", \.finalSigmasType, "The noise level after the last step.")
+        ] + clippingParameters + timestepSpacingParameters + zeroTerminalSNRParameters + dynamicShiftingParameters
     }
 
     public func validate() throws(SchedulerError) { try validateDPMSolver() }
@@ -141,7 +142,9 @@ public struct DPMSolverMultistepInverseConfiguration: DPMSolverConfiguration {
 
     public init() {}
 
-    public static var parameters: [ConfigurationParameter<Self>] { dpmSolverParameters }
+    public static var parameters: [ConfigurationParameter<Self>] {
+        solverParameters + flowSigmaParameters + clippingParameters + timestepSpacingParameters
+    }
 
     public func validate() throws(SchedulerError) { try validateDPMSolver() }
 
@@ -188,16 +191,24 @@ public protocol DPMSolverConfiguration: MultistepDefinition {
 }
 
 extension DPMSolverConfiguration {
-    static var dpmSolverParameters: [ConfigurationParameter<Self>] {
-        noiseScheduleParameters + thresholdingParameters + sigmaGridParameters + [
-            .init("solver_order", \.solverOrder),
-            .init("prediction_type", \.predictionType),
-            .init("algorithm_type", \.algorithmType),
-            .init("solver_type", \.solverType),
-            .init("lower_order_final", \.lowerOrderFinal),
-            .init("euler_at_final", \.eulerAtFinal),
-            .init("lambda_min_clipped", \.lambdaMinClipped),
-            .init("variance_type", \.varianceType),
+    static var solverParameters: [ConfigurationParameter<Self>] {
+        noiseScheduleParameters + [
+            .init("solver_order", \.solverOrder, "How many model outputs a step combines: 1, 2 or 3."),
+            .init("prediction_type", \.predictionType, "What the model predicts."),
+        ] + thresholdingParameters + [
+            .init("algorithm_type", \.algorithmType, "The integral that the solver approximates."),
+            .init("solver_type", \.solverType, "How a step of order 2 approximates it."),
+            .init("lower_order_final", \.lowerOrderFinal, "Whether runs of fewer than 15 steps end with lower orders."),
+            .init("euler_at_final", \.eulerAtFinal, "Whether the last step is of order 1."),
+        ] + sigmaSpacingParameters
+    }
+
+    static var clippingParameters: [ConfigurationParameter<Self>] {
+        [
+            .init("lambda_min_clipped", \.lambdaMinClipped, "Training timesteps with a lower lambda are left out."),
+            .init(
+                "variance_type", \.varianceType,
+                "learned or learned_range: the model output holds a predicted variance as well, which is passed over."),
         ]
     }
 
@@ -243,7 +254,7 @@ extension DPMSolverConfiguration {
     /// The training timesteps that `lambda_min_clipped` leaves.
     fileprivate func usedCount(of noise: NoiseSchedule) throws(SchedulerError) -> Int {
         let count = noise.usedCount(lambdaMin: lambdaMinClipped)
-        try require("lambda_min_clipped", lambdaMinClipped, "below the greatest lambda of the schedule", count > 0)
+        try require("lambda_min_clipped", lambdaMinClipped, "less than the greatest lambda of the noise schedule", count > 0)
         return count
     }
 

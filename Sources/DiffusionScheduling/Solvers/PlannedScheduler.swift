@@ -4,6 +4,12 @@
 ///
 /// All schedulers of this library are of this kind. What one of them has to say is `plan(_:)`; the rest follows.
 public protocol PlannedScheduler: Scheduler {
+    /// What other languages' classes are made from.
+    static var schedulerDescription: JSONValue { get }
+
+    /// Whether it computes the velocity that models of `vPrediction` are trained on.
+    static var hasVelocity: Bool { get }
+
     /// Makes the scheduler of a configuration, which is validated.
     init(_ configuration: Configuration) throws(SchedulerError)
 
@@ -33,6 +39,10 @@ public protocol PlannedScheduler: Scheduler {
 }
 
 extension PlannedScheduler {
+    public static var hasVelocity: Bool { false }
+
+    public static var schedulerDescription: JSONValue { ["class_name": .string(Configuration.className)] }
+
     public func plan(_ request: TimestepRequest, optionValues: [String: JSONValue]) throws(SchedulerError) -> SamplingPlan {
         _ = try NoRunOptions(values: optionValues)
         return try plan(request)
@@ -182,14 +192,22 @@ extension PlannedScheduler {
     public func scaleModelInput<Element: TensorElement>(
         _ sample: inout MutableSpan<Element>, timestep: Double
     ) throws(SchedulerError) {
-        guard let session, session.plan.inputScales.contains(where: { $0 != 1 }) else { return }
-        let scale =
-            session.timestep == timestep ? session.inputScale : session.plan.inputScales[try session.plan.index(ofTimestep: timestep)]
+        let scale = try inputScale(atTimestep: timestep)
+        if scale == 1 { return }
         let count = sample.count
         try sample.withUnsafeMutableBytes { (sample) throws(SchedulerError) in
             guard let address = sample.baseAddress else { return }
             try Kernels.scale(address, by: scale, elementCount: count, elementType: Element.elementType)
         }
+    }
+
+    /// What the sample is multiplied with to become the model's input at a timestep of the plan.
+    ///
+    /// - Throws: `unknownTimestep` for a timestep that isn't in the plan, where not all inputs are the sample.
+    public func inputScale(atTimestep timestep: Double) throws(SchedulerError) -> Double {
+        guard let session, session.plan.scalesInputs else { return 1 }
+        if session.timestep == timestep { return session.inputScale }
+        return session.plan.inputScales[try session.plan.index(ofTimestep: timestep)]
     }
 
     /// Adds noise: x = A data + S noise, in place, with the rates A and S of each batch item's timestep.
@@ -210,7 +228,7 @@ extension PlannedScheduler {
         sampleRate: (NoiseLevel) -> Double, noiseRate: (NoiseLevel) -> Double
     ) throws(SchedulerError) {
         guard noise.count == sample.count else {
-            throw .wrongElementCount(argument: "noise", count: noise.count, expected: "\(sample.count), as the sample")
+            throw .wrongElementCount(argument: "noise", count: noise.count, expected: "\(sample.count), like the sample")
         }
         guard !timesteps.isEmpty, sample.count % timesteps.count == 0 else {
             throw .wrongElementCount(
@@ -238,7 +256,8 @@ extension PlannedScheduler {
             guard let first = timesteps.first, let last = timesteps.last, timestep >= first, timestep <= last else {
                 throw .unknownTimestep(
                     timestep,
-                    expected: "a training timestep from \(timestepText(timesteps.first ?? 0)) to \(timestepText(timesteps.last ?? 0))")
+                    expected:
+                        "a training timestep from \(timestepText(timesteps.first ?? 0)) to \(timestepText(timesteps.last ?? 0))")
             }
             return try trainingLevel(atTimestep: timestep)
         }

@@ -30,6 +30,9 @@ public protocol SchedulerDefinition: SchedulerConfiguration {
         at timestep: Double, of plan: SamplingPlan, options: Options, noise: NoiseSchedule
     ) throws(SchedulerError) -> PlanRow
 
+    /// diffusers' name of what a step gives besides the next sample.
+    static var reportName: String { get }
+
     /// Whether steps depend on nothing but their arguments, so that they may be taken at any training timestep in any order.
     static var isStateless: Bool { get }
 
@@ -40,7 +43,11 @@ public protocol SchedulerDefinition: SchedulerConfiguration {
     static var addsNoiseAtTrainingLevels: Bool { get }
 }
 
+/// A scheduler that computes the velocity v = A noise − S sample, which models of `vPrediction` are trained on.
+public protocol VelocityDefinition: SchedulerDefinition {}
+
 extension SchedulerDefinition {
+    public static var reportName: String { "pred_original_sample" }
     public static var isStateless: Bool { false }
     public static var addsNoiseAtTrainingLevels: Bool { isStateless }
 
@@ -85,7 +92,8 @@ extension RunOptions {
                 let names = Self.parameters.map(\.key)
                 throw .invalidValue(
                     key: name.quoted, value: "given",
-                    allowed: names.isEmpty ? "left out: this scheduler has no options" : "one of the options \(names.joined(separator: ", "))")
+                    allowed: names.isEmpty
+                        ? "left out: this scheduler has no options" : "one of the options \(names.joined(separator: ", "))")
             }
             try parameter.read(name, value, &self)
         }
@@ -104,6 +112,9 @@ extension RunOptions {
 /// ```
 public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedScheduler {
     public typealias Configuration = Definition
+
+    public static var schedulerDescription: JSONValue { Definition.schedulerDescription }
+    public static var hasVelocity: Bool { Definition.self is any VelocityDefinition.Type }
 
     public let configuration: Definition
     public let noiseSchedule: NoiseSchedule
@@ -178,7 +189,8 @@ public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedSchedule
             return try stepInOrder(
                 modelOutput: modelOutput, timestep: timestep, sample: &sample, noise: noise, batchSize: batchSize)
         }
-        try step(modelOutput: modelOutput, timestep: timestep, sample: &sample, options: .init(), noise: noise, batchSize: batchSize)
+        try step(
+            modelOutput: modelOutput, timestep: timestep, sample: &sample, options: .init(), noise: noise, batchSize: batchSize)
     }
 
     /// Takes the step at a training timestep in place, in or out of the plan and in any order; for schedulers whose steps depend on nothing
@@ -214,14 +226,58 @@ public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedSchedule
     }
 }
 
+extension DefinedScheduler where Definition: VelocityDefinition {
+    /// The velocity v = A noise − S sample, for each batch item's training timestep.
+    ///
+    /// - Throws: `unknownTimestep`, `wrongElementCount`.
+    public func getVelocity<Element: TensorElement>(
+        sample: [Element], noise: [Element], timesteps: [Double]
+    ) throws(SchedulerError) -> [Element] {
+        var velocity = sample
+        var span = velocity.mutableSpan
+        try combine(
+            noise.span, with: &span, timesteps: timesteps, sampleRate: { -$0.noiseRate }, noiseRate: { $0.signalRate })
+        return velocity
+    }
+}
+
 extension PlanRow {
     /// Executes the row on memory of the caller's: aligned, and overlapping only where an output is an input.
+    ///
+    /// - Parameters:
+    ///   - slots: addresses by the slots' numbers; nil for those that aren't given.
+    ///   - order: slots in the order in which they are summed; those that aren't in it follow by their numbers.
     package func step(
-        clamp: PredictionClamp, _ tensors: StepTensors, batchSize: Int, modelLearnsVariance: Bool = false, maximumThreads: Int = 0
+        clamp: PredictionClamp, _ tensors: StepTensors, slots: [UnsafeMutableRawPointer?] = [], order: [Int] = [], batchSize: Int,
+        modelLearnsVariance: Bool = false, maximumThreads: Int = 0
     ) throws(SchedulerError) {
         try tensors.validate(batchSize: batchSize, modelLearnsVariance: modelLearnsVariance)
         if tensors.noise == nil, needsNoise { throw .missingNoise(step: nil) }
         let workspace = try Kernels.workspace(clamp: clamp, for: tensors, batchSize: batchSize)
-        try Kernels.step(self, clamp: clamp, tensors, batchSize: batchSize, workspace: workspace, maximumThreads: maximumThreads)
+        if readSet | storeSet == 0 {
+            return try Kernels.step(
+                self, clamp: clamp, tensors, batchSize: batchSize, workspace: workspace, maximumThreads: maximumThreads)
+        }
+        try SamplingPlan.validate(self, of: 0, slotCount: Combination.maximumSlotCount)
+        for slot in 0..<Combination.maximumSlotCount where usesSlot(slot) {
+            try require("slot \(slot)", "missing", "given, as the row uses it", slot < slots.count && slots[slot] != nil)
+        }
+        var summed = SlotOrder()
+        for slot in (0..<Combination.maximumSlotCount).reversed() { summed.store(slot) }
+        for slot in order.reversed() {
+            try require(
+                "slot to read", slot, "from 0 to \(Combination.maximumSlotCount - 1)",
+                (0..<Combination.maximumSlotCount).contains(slot))
+            summed.store(slot)
+        }
+        try Kernels.step(
+            self, clamp: clamp, tensors, slots: slots, slotOrder: summed, batchSize: batchSize, workspace: workspace,
+            maximumThreads: maximumThreads)
     }
+
+    /// Whether the row reads or stores a slot.
+    package func usesSlot(_ slot: Int) -> Bool { (readSet | storeSet) >> UInt8(slot) & 1 != 0 }
+
+    /// Whether the row stores a slot.
+    package func storesSlot(_ slot: Int) -> Bool { storeSet >> UInt8(slot) & 1 != 0 }
 }

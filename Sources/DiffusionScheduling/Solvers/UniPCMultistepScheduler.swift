@@ -66,15 +66,18 @@ public struct UniPCMultistepConfiguration: SchedulerDefinition, SigmaGridConfigu
     public init() {}
 
     public static var parameters: [ConfigurationParameter<Self>] {
-        noiseScheduleParameters + thresholdingParameters + sigmaGridParameters + zeroTerminalSNRParameters + [
+        noiseScheduleParameters + [
             .init("solver_order", \.solverOrder, "How many model outputs a step combines, from 1 to \(highestOrder)."),
             .init("prediction_type", \.predictionType, "What the model's output means."),
+        ] + thresholdingParameters + [
             .init("predict_x0", \.predictX0, "Whether the solver extrapolates the clean sample rather than the noise."),
             .init("solver_type", \.solverType, "The B(h) of the paper, which matters for order 2 and the first correction."),
             .init("lower_order_final", \.lowerOrderFinal, "Whether the orders fall to 1 towards the last step."),
             .init("disable_corrector", \.disableCorrector, "The steps, counted from 0, whose results aren't corrected."),
             .init("solver_p", \.solverP, "Another scheduler in the predictor's place; not supported."),
+        ] + sigmaSpacingParameters + flowSigmaParameters + timestepSpacingParameters + [
             .init("final_sigmas_type", \.finalSigmasType, "The noise level after the last step."),
+        ] + zeroTerminalSNRParameters + [
             .init("use_dynamic_shifting", \.useDynamicShifting, "Whether each run brings its own shift, mu."),
             .init("time_shift_type", \.timeShiftType, "How mu shifts: by its exponential, or linear."),
             .init("sigma_min", \.sigmaMin, "The least level of Karras, exponential and beta grids, instead of the training's."),

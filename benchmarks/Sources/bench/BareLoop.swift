@@ -6,7 +6,7 @@ import CBareLoop
 struct BareStreams: Hashable {
     let inputCount: Int
     let outputCount: Int
-    /// Whether the first output takes the place of the first input. The second one takes the last one's, as a remembered output
+    /// Whether the first output takes the place of the first input. The second one takes the last one's, as a stored slot
     /// takes the place of the oldest.
     let inPlace: Bool
     let bytes: Int

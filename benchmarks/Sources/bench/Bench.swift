@@ -8,7 +8,7 @@ import Foundation
 @main
 struct Bench: ParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Measures the steps and plans of all schedulers against bare loops, after comparing them with a plain oracle.",
+        abstract: "Measures the steps and plans of all schedulers against bare loops, after checking them against a plain oracle.",
         discussion: """
             Rows are named scheduler order/type/elements/threads/form, plans plan/scheduler/levels; for example
             "DEIS 3/float32/65536/2/in place", "DEIS 3/bfloat16 in float32/65536/2/in place", "plan/DEIS 3/karras" and
@@ -18,22 +18,22 @@ struct Bench: ParsableCommand {
     @Option(help: "Measure the rows whose names match this regular expression.")
     var filter = ""
 
-    @Option(help: "Where to write the results as JSON.")
+    @Option(help: "File for the results as JSON.")
     var json = "out/bench.json"
 
-    @Flag(help: "A few rounds, and without a filter only the smaller sizes: to see that everything works, not for figures.")
+    @Flag(help: "Run a few rounds, without a filter only the smaller sizes: a smoke test, not for figures.")
     var quick = false
 
-    @Option(help: "Start tensors so many bytes after a multiple of 64; Swift's arrays are at 16 or 48.")
+    @Option(help: "Bytes from a multiple of 64 to the start of each tensor; Swift's arrays have 16 or 48.")
     var misalignment = 0
 
-    @Option(help: "Make steps of at least so many bytes bypass the caches, to find the library's limit.")
+    @Option(help: "Bytes from which a step bypasses the caches, for finding the library's limit.")
     var streamingBytes: Int?
 
     func validate() throws {
         _ = try pattern
         guard misalignment >= 0, misalignment % 8 == 0 else {
-            throw ValidationError("The misalignment has to be a multiple of 8, and not negative.")
+            throw ValidationError("--misalignment is \(misalignment), but must be a multiple of 8 and at least 0")
         }
     }
 

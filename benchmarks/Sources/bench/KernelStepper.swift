@@ -17,7 +17,7 @@ final class KernelStepper<Element: BenchmarkElement, Output: BenchmarkElement>: 
     private let rows: UnsafeMutableBufferPointer<dsk_row>
     /// The sample, and where the next one goes; they change places at every step.
     private let samples: [Tensor<Element>]
-    /// The remembered outputs: a ring, as a session has it.
+    /// By their numbers. These solvers store one slot a step, in turn.
     private let slots: [Tensor<Element>]
     /// The items of as many steps as it takes until the tensors are in their places again, but for the rows and model outputs.
     private var items: [[dsk_item]] = []
@@ -39,14 +39,16 @@ final class KernelStepper<Element: BenchmarkElement, Output: BenchmarkElement>: 
         guidedRow.initialize(to: dsk_row())
         rows = .allocate(capacity: plan.stepCount)
         for index in 0..<plan.stepCount {
-            let row = plan.row(at: index, age: min(index, plan.historyLength))
-            rows.initializeElement(at: index, to: dsk_row(row, clamp: plan.clamp))
+            let row = plan.row(at: index, age: index), ring = plan.slotCount
+            precondition(row.stores.map(\.slot) == (ring > 0 ? [index % ring] : []), "the slots aren't stored in turn")
+            let stored = (0..<min(index, ring)).map { (index - 1 - $0) % ring }
+            rows.initializeElement(at: index, to: dsk_row(row, clamp: plan.clamp, slots: stored))
         }
         workspaceBytes = dsk_threshold_workspace_size(data.count / batchSize)
         workspace = .allocate(byteCount: batchSize * workspaceBytes, alignment: 64)
         samples = [sample, nextSample]
-        slots = (0..<plan.historyLength).map { _ in Tensor(count: data.count) }
-        items = (0..<2 * max(plan.historyLength, 1)).map { step in (0..<batchSize).map { makeItem($0, step: step) } }
+        slots = (0..<plan.slotCount).map { _ in Tensor(count: data.count) }
+        items = (0..<2 * max(plan.slotCount, 1)).map { step in (0..<batchSize).map { makeItem($0, step: step) } }
     }
 
     deinit {
@@ -56,8 +58,7 @@ final class KernelStepper<Element: BenchmarkElement, Output: BenchmarkElement>: 
     }
 
     var sample: Tensor<Element> { samples[stepIndex % 2] }
-    /// What the last step has remembered.
-    var newestRemembered: Tensor<Element>? { slots.isEmpty ? nil : slots[(stepIndex - 1) % slots.count] }
+    func slot(_ slot: Int) -> Tensor<Element> { slots[slot] }
 
     /// Goes to the start of the run.
     func restart() {
@@ -66,9 +67,9 @@ final class KernelStepper<Element: BenchmarkElement, Output: BenchmarkElement>: 
     }
 
     func prepare(steps: Int) throws {
-        if stepIndex >= max(plan.historyLength, 1), stepIndex + steps < plan.stepCount { return }
+        if stepIndex >= max(plan.warmUp, 1), stepIndex + steps < plan.stepCount { return }
         restart()
-        try run(steps: max(plan.historyLength, 1))
+        try run(steps: max(plan.warmUp, 1))
     }
 
     // Specialised by hand: a generic class has one method for all types, which would look the types up at every step.
@@ -140,10 +141,10 @@ final class KernelStepper<Element: BenchmarkElement, Output: BenchmarkElement>: 
             let inputs = bytes.bindMemory(to: UnsafeRawPointer?.self)
             inputs[Int(DSK_SAMPLE.rawValue)] = UnsafeRawPointer(samples[step % 2].address + offset)
             inputs[Int(DSK_NOISE.rawValue)] = data.noise.map { UnsafeRawPointer($0.address + offset) }
-            for age in slots.indices {
-                // The newest output is where the step before has put it.
-                let slot = slots[(step + slots.count - 1 - age) % slots.count]
-                inputs[Int(DSK_SLOT_1.rawValue) + age] = UnsafeRawPointer(slot.address + offset)
+            for place in slots.indices {
+                // The slot that the step before stored comes first.
+                let slot = slots[(step + slots.count - 1 - place) % slots.count]
+                inputs[Int(DSK_SLOT_1.rawValue) + place] = UnsafeRawPointer(slot.address + offset)
             }
         }
         withUnsafeMutableBytes(of: &item.input_types) { bytes in
@@ -154,7 +155,7 @@ final class KernelStepper<Element: BenchmarkElement, Output: BenchmarkElement>: 
         }
         item.output_types = (Element.kernelType, Element.kernelType, Element.kernelType)
         item.outputs.0 = samples[(step + 1) % 2].address + offset
-        // The oldest output makes room for this step's.
+        // The slot that was stored first makes room.
         if !slots.isEmpty { item.outputs.1 = slots[step % slots.count].address + offset }
         return item
     }
@@ -162,7 +163,9 @@ final class KernelStepper<Element: BenchmarkElement, Output: BenchmarkElement>: 
 
 extension dsk_row {
     /// A plan's row as the kernels read it.
-    init(_ step: PlanRow, clamp: PredictionClamp) {
+    ///
+    /// - Parameter slots: those that stand for the kernel's inputs from `DSK_SLOT_1` on.
+    init(_ step: PlanRow, clamp: PredictionClamp, slots: [Int]) {
         self.init()
         switch clamp {
         case .none: self.clamp = DSK_CLAMP_NONE
@@ -181,12 +184,12 @@ extension dsk_row {
                 terms[first + Int(DSK_MODEL_OUTPUT.rawValue)] = combination.modelOutput
                 terms[first + Int(DSK_NOISE.rawValue)] = combination.noise
                 terms[first + Int(DSK_PREDICTION.rawValue)] = combination.prediction
-                for (age, coefficient) in combination.history.enumerated() {
-                    terms[first + Int(DSK_SLOT_1.rawValue) + age] = coefficient
+                for (place, slot) in slots.enumerated() {
+                    terms[first + Int(DSK_SLOT_1.rawValue) + place] = combination[.slot(slot)]
                 }
             }
             set(output: 0, to: step.nextSample)
-            if let history = step.history { set(output: 1, to: history) }
+            if let store = step.stores.first { set(output: 1, to: store.value) }
         }
     }
 }

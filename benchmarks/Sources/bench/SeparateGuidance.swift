@@ -33,7 +33,7 @@ final class SeparateGuidance: Contestant {
     func prepare(steps: Int) throws {
         if session.isInMidst(for: steps) { return }
         restart()
-        try run(steps: max(session.plan.historyLength, 1))
+        try run(steps: max(session.plan.warmUp, 1))
     }
 
     func run(steps: Int) throws {

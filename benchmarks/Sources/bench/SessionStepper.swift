@@ -28,7 +28,7 @@ final class SessionStepper<Element: BenchmarkElement, Output: BenchmarkElement>:
     func prepare(steps: Int) throws {
         if session.isInMidst(for: steps) { return }
         restart()
-        try run(steps: max(session.plan.historyLength, 1))
+        try run(steps: max(session.plan.warmUp, 1))
     }
 
     func run(steps: Int) throws {
@@ -76,13 +76,13 @@ final class SessionStepper<Element: BenchmarkElement, Output: BenchmarkElement>:
 }
 
 extension SamplingSession {
-    /// Whether so many steps come before the last one, which may be of another kind, and as much is remembered as a step can use.
+    /// Whether that many steps come before the last one, which may be of another kind, and the run has warmed up.
     func isInMidst(for steps: Int) -> Bool {
-        rememberedCount == plan.historyLength && hasBegun && stepIndex + steps < plan.stepCount
+        age >= plan.warmUp && hasBegun && stepIndex + steps < plan.stepCount
     }
 }
 
-/// A session that keeps the memory of its model outputs, over and over: after a step the buffer is what held the oldest output.
+/// A session that keeps the memory of its model outputs, over and over: after a step the buffer is what held the slot before.
 final class ConsumingStepper<Element: BenchmarkElement>: Contestant {
     private let data: StepData<Element, Element>
     private var session: SamplingSession
@@ -113,7 +113,7 @@ final class ConsumingStepper<Element: BenchmarkElement>: Contestant {
     func prepare(steps: Int) throws {
         if session.isInMidst(for: steps) { return }
         restart()
-        for _ in 0..<session.plan.historyLength + 1 { try stepFresh() }
+        for _ in 0..<session.plan.warmUp + 1 { try stepFresh() }
     }
 
     /// A step with an output of its own. The ones that are timed get what is in the memory: they don't time the model.

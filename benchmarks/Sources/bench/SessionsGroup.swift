@@ -66,15 +66,15 @@ struct SessionsGroup {
             let stepper = SessionRowsStepper(stepCase, kind: kind, threads: threads, data: data)
             stepper.restart()
             var oracles = (0..<Self.rows).map { StepOracle<Float, Float>(stepCase, beginIndex: stepper.beginIndex(of: $0)) }
-            for step in 0..<stepCase.plan.historyLength + 2 {
+            for step in 0..<stepCase.plan.warmUp + 2 {
                 let before = Tensor<Float>(stepper.sample.elements), output = stepper.output(step: step)
                 try stepper.run(steps: 1)
                 for row in 0..<Self.rows {
                     let range = row * Self.elementsPerRow..<(row + 1) * Self.elementsPerRow
                     let rowOutput = UnsafeBufferPointer(rebasing: output[range])
-                    // DEIS remembers the model output as it is; the rows of one call are compared in what they do with it.
+                    // DEIS stores the model output as it is; the rows of one call are compared in what they do with it.
                     let error = oracles[row].error(
-                        of: Tensor(stepper.sample.elements[range]), newlyRemembered: Tensor(rowOutput),
+                        of: Tensor(stepper.sample.elements[range]), slot: { _ in Tensor(rowOutput) },
                         sample: Tensor(before.elements[range]), modelOutput: rowOutput, unconditional: nil, noise: nil)
                     guard error <= 0.5 + Double(stepCase.inputs.count) / 32 else {
                         throw BenchmarkFailure(
@@ -135,7 +135,7 @@ final class SessionRowsStepper: Contestant {
     func prepare(steps: Int) throws {
         if !sessions.isEmpty, step + steps + Self.spread < Self.stepCount { return }
         restart()
-        try run(steps: plan.historyLength + 1)
+        try run(steps: plan.warmUp + 1)
     }
 
     func run(steps: Int) throws {

@@ -22,13 +22,16 @@ struct StepCase {
 
     /// The tensors that a step reads, by name.
     var inputs: [String] {
-        let row = plan.row(at: Self.stepCount / 2, age: plan.historyLength)
-        let combinations = [row.nextSample, row.prediction] + (row.history.map { [$0] } ?? [])
+        let combinations = [row.nextSample, row.prediction] + row.stores.map(\.value)
         var names = ["sample", "model output"]
         if guidance != nil { names.append("unconditional output") }
         if combinations.contains(where: { $0.noise != 0 }) { names.append("noise") }
-        return names + row.nextSample.history.indices.map { "remembered \($0 + 1)" }
+        for slot in 0..<plan.slotCount where combinations.contains(where: { $0[.slot(slot)] != 0 }) { names.append("slot \(slot)") }
+        return names
     }
+
+    /// The row of a step in the midst of a run.
+    private var row: PlanRow { plan.row(at: Self.stepCount / 2, age: plan.warmUp) }
 
     /// The model outputs of a step.
     var modelOutputCount: Int { guidance == nil ? 1 : 2 }
@@ -36,8 +39,8 @@ struct StepCase {
     /// How often a step reads each model output: rescaled guidance needs their deviations first.
     var modelOutputReads: Int { (guidance?.rescale ?? 0) == 0 ? 1 : 2 }
 
-    /// The tensors that a step writes: the next sample, and what it remembers, unless it keeps the model output's memory.
-    func outputCount(_ form: StepForm) -> Int { plan.historyLength > 0 && form != .consuming ? 2 : 1 }
+    /// The tensors that a step writes: the next sample, and the slots that it stores, but for one that keeps the model output's memory.
+    func outputCount(_ form: StepForm) -> Int { 1 + row.stores.count - (form == .consuming ? 1 : 0) }
 
     var isStochastic: Bool { plan.isStochastic }
 

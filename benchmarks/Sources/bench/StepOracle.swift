@@ -4,21 +4,24 @@ import DiffusionScheduling
 
 /// Steps a plan the slow, plain way, in `Double` and straight from the public table of coefficients, and compares.
 ///
-/// Each step starts from the tensors as they are stored: the sample before it, and what the steps before have remembered. So what
-/// is compared is the arithmetic of one step, on all that it writes.
+/// Each step starts from the tensors as they are: the sample before it, and the slots that earlier steps stored. So the arithmetic of
+/// one step is compared, on everything it writes.
 struct StepOracle<Element: BenchmarkElement, Output: BenchmarkElement> {
     private let plan: SamplingPlan
     private let batchSize: Int
     private let guidance: Guidance?
+    private let beginIndex: Int
     private var stepIndex: Int
-    /// The remembered outputs, the newest first.
-    private var remembered: [Tensor<Element>] = []
+    /// By their numbers; nil before anything is stored there.
+    private var slots: [Tensor<Element>?]
 
     init(_ stepCase: StepCase, beginIndex: Int = 0) {
         plan = stepCase.plan
         batchSize = stepCase.batchSize
         guidance = stepCase.guidance
+        self.beginIndex = beginIndex
         stepIndex = beginIndex
+        slots = Array(repeating: nil, count: plan.slotCount)
     }
 
     /// The greatest error of a step's results, in units in the last place, and moves on. Infinite where one of the two is a NaN.
@@ -28,18 +31,18 @@ struct StepOracle<Element: BenchmarkElement, Output: BenchmarkElement> {
     ///
     /// - Parameters:
     ///   - result: the sample after the step.
-    ///   - newlyRemembered: what the step has remembered; nil if nothing.
+    ///   - slot: what a slot holds after the step; asked for the slots that the step stores.
     ///   - unconditional: for guided steps, else nil.
     mutating func error(
-        of result: Tensor<Element>, newlyRemembered: Tensor<Element>?, sample: Tensor<Element>,
+        of result: Tensor<Element>, slot: (Int) -> Tensor<Element>, sample: Tensor<Element>,
         modelOutput: UnsafeBufferPointer<Output>, unconditional: UnsafeBufferPointer<Output>?, noise: UnsafeBufferPointer<Element>?
     ) -> Double {
         let outputs = weighted(modelOutput, unconditional)
-        let row = plan.row(at: stepIndex, age: remembered.count)
+        let row = plan.row(at: stepIndex, age: stepIndex - beginIndex)
         func terms(_ combination: Combination) -> Terms<Element, Output> {
             Terms(
                 combination, sample: UnsafeBufferPointer(sample.elements), modelOutputs: outputs, noise: noise,
-                remembered: remembered.map { UnsafeBufferPointer($0.elements) })
+                slots: slots.map { $0.map { UnsafeBufferPointer($0.elements) } })
         }
         let clamped = ClampedPrediction(terms(row.prediction), clamp: plan.clamp, count: sample.count, batchSize: batchSize)
         let greatest = Greatest()
@@ -56,10 +59,9 @@ struct StepOracle<Element: BenchmarkElement, Output: BenchmarkElement> {
             }
         }
         compare(result, row.nextSample)
-        if let newlyRemembered, let combination = row.history {
-            compare(newlyRemembered, combination)
-            remember(newlyRemembered)
-        }
+        let stored = row.stores.map { (slot: $0.slot, value: $0.value, tensor: slot($0.slot)) }
+        for store in stored { compare(store.tensor, store.value) }
+        for store in stored { keep(store.tensor, inSlot: store.slot) }
         stepIndex += 1
         return greatest.value
     }
@@ -93,10 +95,10 @@ struct StepOracle<Element: BenchmarkElement, Output: BenchmarkElement> {
     }
 
     /// Keeps a copy, because the kernels use the memory again.
-    private mutating func remember(_ tensor: Tensor<Element>) {
-        let copy = remembered.count == plan.historyLength ? remembered.removeLast() : Tensor<Element>(count: tensor.count)
+    private mutating func keep(_ tensor: Tensor<Element>, inSlot slot: Int) {
+        let copy = slots[slot] ?? Tensor<Element>(count: tensor.count)
         copy.copy(from: tensor)
-        remembered.insert(copy, at: 0)
+        slots[slot] = copy
     }
 
     private static func error(of result: Double, _ sums: TermSums, at place: Int) -> Double {
@@ -117,11 +119,11 @@ private struct Terms<Element: BenchmarkElement, Output: BenchmarkElement>: @unch
     init(
         _ combination: Combination, sample: UnsafeBufferPointer<Element>,
         modelOutputs: [(weight: Double, tensor: UnsafeBufferPointer<Output>)], noise: UnsafeBufferPointer<Element>?,
-        remembered: [UnsafeBufferPointer<Element>]
+        slots: [UnsafeBufferPointer<Element>?]
     ) {
         var all = [(combination.sample, sample)]
         if let noise { all.append((combination.noise, noise)) }
-        all += zip(combination.history, remembered)
+        for (slot, tensor) in slots.enumerated() { if let tensor { all.append((combination[.slot(slot)], tensor)) } }
         // A coefficient of 0 means that the tensor isn't read.
         terms = all.filter { $0.0 != 0 }
         outputTerms = modelOutputs.map { (combination.modelOutput * $0.weight, $0.tensor) }.filter { $0.0 != 0 }

@@ -45,7 +45,7 @@ struct Verification<Element: BenchmarkElement, Output: BenchmarkElement> {
         return 0.5 + (Element.elementType == .float64 ? t * t : t / 32) + (stepCase.plan.clamp == .none ? 0 : 4)
     }
 
-    /// Runs the first steps, which use more remembered outputs each, on data of every kind.
+    /// Runs the first steps, which use more slots each, on data of every kind.
     ///
     /// - Returns: the greatest error, in units in the last place.
     func run() throws -> Double {
@@ -67,7 +67,7 @@ struct Verification<Element: BenchmarkElement, Output: BenchmarkElement> {
         }
         var oracle = StepOracle<Element, Output>(stepCase)
         var worst = 0.0
-        for step in 0..<stepCase.plan.historyLength + 2 {
+        for step in 0..<stepCase.plan.warmUp + 2 {
             func failure(_ what: String) -> BenchmarkFailure {
                 BenchmarkFailure(
                     "\(stepCase.name), \(Element.elementType.rawValue), \(count), \(kind.rawValue) data, step \(step): \(what)")
@@ -79,7 +79,7 @@ struct Verification<Element: BenchmarkElement, Output: BenchmarkElement> {
             try consuming?.stepFresh()
             try separate?.run(steps: 1)
             let error = oracle.error(
-                of: single.sample, newlyRemembered: kernel.newestRemembered, sample: before,
+                of: single.sample, slot: kernel.slot, sample: before,
                 modelOutput: data.modelOutput(step: step), unconditional: data.unconditional(step: step), noise: data.noiseElements)
             guard error <= tolerance else { throw failure("off by \(error) units in the last place") }
             worst = max(worst, error)

@@ -88,9 +88,9 @@ def text_of(value: Any) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="conformance", description=__doc__)
-    parser.add_argument("--count", type=int, default=5000, help="random configurations")
-    parser.add_argument("--seed", type=int, help="of the configurations; drawn and printed if not given")
-    parser.add_argument("--out", type=Path, default=Path("out/conformance"), help="folder of the report")
+    parser.add_argument("--count", type=int, default=5000, help="number of random configurations")
+    parser.add_argument("--seed", type=int, help="seed of the configurations; by default random and printed")
+    parser.add_argument("--out", type=Path, default=Path("out/conformance"), help="folder for the report")
     parser.add_argument("--only", nargs="+", choices=["configurations", "upstream", "pipelines"], help="parts to run")
     arguments = parser.parse_args()
     seed = random.randrange(2**31) if arguments.seed is None else arguments.seed

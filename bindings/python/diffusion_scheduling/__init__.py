@@ -15,9 +15,11 @@ The classes here take NumPy arrays. ``diffusion_scheduling.diffusers`` has drop-
 """
 
 from ._configuration import Configuration
+from ._development import get_cmake_dir, get_include, get_lib_dir, get_library, get_pkgconfig_dir
 from ._library import (
     FileAccessError,
     InvalidValueError,
+    KernelError,
     MemoryExhaustedError,
     SchedulerError,
     StateError,
@@ -60,6 +62,7 @@ __all__ = [
     "FileAccessError",
     "Guidance",
     "InvalidValueError",
+    "KernelError",
     "MemoryExhaustedError",
     "NoiseSource",
     "SchedulerError",
@@ -69,6 +72,11 @@ __all__ = [
     "StepPastEndError",
     "TimestepError",
     "UnsupportedError",
+    "get_cmake_dir",
+    "get_include",
+    "get_lib_dir",
+    "get_library",
+    "get_pkgconfig_dir",
     "rescale_noise_cfg",
     "runtime_description",
     "step_rows",

@@ -13,7 +13,7 @@ from ctypes import byref, c_bool, c_double, c_size_t, c_uint, c_uint64
 from typing import Any
 
 from . import _configuration, _library
-from ._library import Coefficients, PlanProperties, StepCall, StepTensors, check, library
+from ._library import PlanProperties, Row, StepCall, StepTensors, check, library
 
 _session_step = _library.unchecked("ds_session_step")
 _ddim_step = _library.unchecked("ds_ddim_step")
@@ -58,7 +58,7 @@ class Plan(Handle):
         )
         super().__init__(handle)
 
-    # Each planning call is remembered, so that a copy of the scheduler can make it again.
+    # Each planning call is kept, so that a copy of the scheduler can make it again.
     request: tuple[str, tuple[Any, ...]] | None = None
 
     def ask(self, name: str, *arguments: Any) -> None:
@@ -69,7 +69,7 @@ class Plan(Handle):
     def set_steps(self, count: int, mu: float | None) -> None:
         """Plans `count` steps, with flow sigmas shifted by e^mu."""
         if count < 0:
-            raise _library.InvalidValueError(f"number of steps = {count}: allowed is at least 0")
+            raise _library.InvalidValueError(f"number of steps is {count}, but must be at least 1")
         check(library.ds_scheduler_set_timesteps(self.value, count, None if mu is None else byref(c_double(mu))))
 
     def set_custom_timesteps(self, timesteps: Sequence[float]) -> None:
@@ -141,23 +141,27 @@ class Plan(Handle):
         check(library.ds_scheduler_plan_properties(self.value, byref(properties)))
         return properties
 
-    def coefficients(self, index: int, remembered: int) -> Coefficients:
-        """The scalars of step `index` when so many outputs of the steps before it are remembered."""
-        coefficients = Coefficients()
-        check(library.ds_scheduler_coefficients(self.value, index, remembered, byref(coefficients)))
-        return coefficients
+    @property
+    def input_scales(self) -> list[float]:
+        return _library.doubles_of(library.ds_scheduler_input_scales, self.value)
 
-    def ddim_coefficients(self, timestep: float, eta: float, use_clipped_model_output: bool) -> Coefficients:
+    def row(self, index: int, age: int) -> Row:
+        """The scalars of step `index` in a run that has taken `age` steps before."""
+        row = Row()
+        check(library.ds_scheduler_row(self.value, index, age, byref(row)))
+        return row
+
+    def ddim_row(self, timestep: float, eta: float, use_clipped_model_output: bool) -> Row:
         """The scalars of DDIM's step from any timestep of the training."""
-        coefficients = Coefficients()
-        check(library.ds_ddim_coefficients(self.value, timestep, eta, use_clipped_model_output, byref(coefficients)))
-        return coefficients
+        row = Row()
+        check(library.ds_ddim_row(self.value, timestep, eta, use_clipped_model_output, byref(row)))
+        return row
 
-    def ddim_inverse_coefficients(self, timestep: float) -> Coefficients:
+    def ddim_inverse_row(self, timestep: float) -> Row:
         """The scalars of the inverse's step to any timestep of the training."""
-        coefficients = Coefficients()
-        check(library.ds_ddim_inverse_coefficients(self.value, timestep, byref(coefficients)))
-        return coefficients
+        row = Row()
+        check(library.ds_ddim_inverse_row(self.value, timestep, byref(row)))
+        return row
 
     def ddim_step(self, tensors: StepTensors, eta: float, use_clipped_model_output: bool, threads: c_uint) -> StepCall:
         """DDIM's step."""

@@ -9,36 +9,44 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from ctypes import POINTER, byref, c_bool, c_char_p, c_double, c_int, c_int64, c_size_t, c_uint, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 from typing import Any, NamedTuple
 
-_NAMES = {"linux": "libdiffusion_scheduling.so", "darwin": "libdiffusion_scheduling.dylib", "win32": "diffusion_scheduling.dll"}
-
 VERSION_MAJOR = 0
 """The major version of the header that this file mirrors."""
+
+_NAMES = {
+    "linux": f"libdiffusion_scheduling.so.{VERSION_MAJOR}",
+    "darwin": "libdiffusion_scheduling.dylib",
+    "win32": "diffusion_scheduling.dll",
+}
+
+LIBRARY = Path(__file__).parent / "lib" / _NAMES.get(sys.platform, _NAMES["linux"])
+"""The path of the library in this package."""
 
 
 # ---- Errors
 
 
 class SchedulerError(Exception):
-    """Something that the library refused; nothing has changed then.
+    """The library rejected a call; nothing has changed.
 
-    Each subclass is also the built-in exception that fits, which is the one that diffusers raises wherever it has one.
+    Each subclass is also a built-in exception: diffusers' own, where diffusers raises one.
     """
 
     status: int
 
 
 class InvalidValueError(SchedulerError, ValueError):
-    """A configuration key or an argument has a value that is not allowed, or tensors don't go together."""
+    """A configuration key or an argument has a value that isn't allowed, or tensors don't match."""
 
 
 class UnsupportedError(SchedulerError, NotImplementedError):
-    """There is no such scheduler, or it has no such operation."""
+    """The scheduler, or an operation of it, is not supported."""
 
 
 class FileAccessError(SchedulerError, OSError):
@@ -46,7 +54,7 @@ class FileAccessError(SchedulerError, OSError):
 
 
 class TimestepError(SchedulerError, ValueError):
-    """The timestep isn't one that the call may have, or no timesteps have been set."""
+    """The call doesn't accept this timestep, or no timesteps have been set."""
 
 
 class StepPastEndError(SchedulerError, IndexError):
@@ -54,14 +62,19 @@ class StepPastEndError(SchedulerError, IndexError):
 
 
 class StateError(SchedulerError, ValueError):
-    """The bytes are no saved state, or one of another plan."""
+    """The bytes are not a saved state, have been corrupted, or belong to another plan."""
 
 
 class MemoryExhaustedError(SchedulerError, MemoryError):
-    """There is no memory for the remembered model outputs, or no room for another scheduler or session."""
+    """Not enough memory for a session's slots, or too many schedulers, sessions or noise sources."""
+
+
+class KernelError(SchedulerError, RuntimeError):
+    """The kernels refused a call. That is a fault of the library."""
 
 
 OK = 0
+INACCESSIBLE_FILE = 4
 STEP_PAST_END = 8
 BUFFER_TOO_SMALL = 23
 
@@ -92,15 +105,30 @@ EXCEPTIONS: dict[int, type[SchedulerError]] = {
     24: UnsupportedError,
     25: MemoryExhaustedError,
     26: MemoryExhaustedError,
+    27: KernelError,
 }
 """The exception of each ``ds_status`` but ``DS_OK``."""
+
+NAMES = {
+    "NULL": "None",
+    "conditional": "model_output",
+    "converted": "out",
+    "ds_scheduler_set_timesteps": "set_timesteps",
+    "ds_session_reset": "set_timesteps, or reset on a session,",
+    "n_multiprocessors": "multiprocessors",
+    "n_threads_per_multiprocessor": "threads_per_multiprocessor",
+    "pred_original_sample": "out",
+    "prev_sample": "out",
+}
+"""Python's names for C's, in messages."""
 
 
 # ---- Structs
 
 FLOAT32, FLOAT64, FLOAT16, BFLOAT16 = 0, 1, 2, 3
 CLAMP_NONE, CLAMP_RANGE, CLAMP_THRESHOLD = 0, 1, 2
-MAX_HISTORY = 6
+VARIANCE_PRESERVING, VARIANCE_EXPLODING, FLOW = 0, 1, 2
+MAX_SLOTS, MAX_STORES = 6, 2
 
 
 class Tensor(ctypes.Structure):
@@ -114,7 +142,8 @@ class PlanProperties(ctypes.Structure):
 
     _fields_ = [
         ("n_steps", c_size_t),
-        ("history_length", c_size_t),
+        ("n_slots", c_size_t),
+        ("warm_up", c_size_t),
         ("init_noise_sigma", c_double),
         ("clamp", c_int),
         ("clamp_range", c_double),
@@ -122,7 +151,7 @@ class PlanProperties(ctypes.Structure):
         ("threshold_maximum", c_double),
         ("learns_variance", c_bool),
         ("is_stochastic", c_bool),
-        ("is_flow", c_bool),
+        ("process", c_int),
     ]
 
 
@@ -134,14 +163,32 @@ class Combination(ctypes.Structure):
         ("model_output", c_double),
         ("noise", c_double),
         ("prediction", c_double),
-        ("history", c_double * MAX_HISTORY),
+        ("slots", c_double * MAX_SLOTS),
     ]
 
 
-class Coefficients(ctypes.Structure):
-    """``ds_coefficients``: the scalars of one step."""
+class Store(ctypes.Structure):
+    """``ds_store``: the number of a slot, and the combination that it holds after a step."""
 
-    _fields_ = [("prediction", Combination), ("next_sample", Combination), ("history", Combination)]
+    _fields_ = [("slot", c_size_t), ("value", Combination)]
+
+
+class Row(ctypes.Structure):
+    """``ds_row``: the scalars of one step."""
+
+    _fields_ = [
+        ("prediction", Combination),
+        ("next_sample", Combination),
+        ("n_stores", c_size_t),
+        ("stores", Store * MAX_STORES),
+        ("report", Combination),
+        ("n_noise_draws", c_size_t),
+    ]
+
+    @property
+    def stored(self) -> dict[int, Combination]:
+        """The combinations that the row stores, by slot."""
+        return {store.slot: store.value for store in self.stores[: self.n_stores]}
 
 
 class Guidance(ctypes.Structure):
@@ -175,7 +222,8 @@ _SIGNATURES: dict[str, list[Any]] = {
     "ds_scheduler_sigmas": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
     "ds_scheduler_signal_rates": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
     "ds_scheduler_noise_rates": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
-    "ds_scheduler_coefficients": [_HANDLE, c_size_t, c_size_t, POINTER(Coefficients)],
+    "ds_scheduler_input_scales": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
+    "ds_scheduler_row": [_HANDLE, c_size_t, c_size_t, POINTER(Row)],
     "ds_scheduler_plan_json": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
     "ds_session_create": [_HANDLE, c_size_t, _HANDLE_OUT],
     "ds_session_free": [_HANDLE],
@@ -198,8 +246,8 @@ _SIGNATURES: dict[str, list[Any]] = {
     "ds_scheduler_get_velocity": [_HANDLE, _TENSOR, _TENSOR, _DOUBLES, c_size_t, _TENSOR, c_uint],
     "ds_ddim_step": [_HANDLE, c_double, c_double, c_bool, _TENSOR, _TENSOR, _TENSOR, _TENSOR, _TENSOR, c_uint],
     "ds_ddim_inverse_step": [_HANDLE, c_double, _TENSOR, _TENSOR, _TENSOR, _TENSOR, c_uint],
-    "ds_ddim_coefficients": [_HANDLE, c_double, c_double, c_bool, POINTER(Coefficients)],
-    "ds_ddim_inverse_coefficients": [_HANDLE, c_double, POINTER(Coefficients)],
+    "ds_ddim_row": [_HANDLE, c_double, c_double, c_bool, POINTER(Row)],
+    "ds_ddim_inverse_row": [_HANDLE, c_double, POINTER(Row)],
     "ds_rescale_noise_cfg": [_TENSOR, _TENSOR, c_double, _TENSOR, c_uint],
     "ds_noise_create": [c_int, c_uint64, _HANDLE_OUT],
     "ds_noise_create_torch_cuda": [c_uint64, c_uint64, c_uint, c_uint, _HANDLE_OUT],
@@ -214,7 +262,7 @@ _SIGNATURES: dict[str, list[Any]] = {
 def _load() -> ctypes.CDLL:
     """Opens the library that ``DIFFUSION_SCHEDULING_LIBRARY`` names, else the one next to this file."""
     given = os.environ.get("DIFFUSION_SCHEDULING_LIBRARY")
-    path = Path(given) if given else Path(__file__).parent / "lib" / _NAMES.get(sys.platform, _NAMES["linux"])
+    path = Path(given) if given else LIBRARY
     if not path.exists():
         raise ImportError(
             f"{path} is missing: run `make python` in the repository, or set DIFFUSION_SCHEDULING_LIBRARY to the library"
@@ -229,7 +277,7 @@ def _load() -> ctypes.CDLL:
     library.ds_element_size.argtypes, library.ds_element_size.restype = [c_int], c_size_t
     library.ds_supported_class_name.argtypes, library.ds_supported_class_name.restype = [c_size_t], c_char_p
     if library.ds_version() // 10000 != VERSION_MAJOR:
-        raise ImportError(f"{path} has version {library.ds_version()}, not {VERSION_MAJOR}.x.x")
+        raise ImportError(f"{path} has the major version {library.ds_version() // 10000}, but must have {VERSION_MAJOR}")
     return library
 
 
@@ -244,18 +292,30 @@ def unchecked(name: str) -> Callable[..., int]:
     return library[name]
 
 
-def error(status: int) -> SchedulerError:
-    """The exception of a status that isn't ``DS_OK``, with the sentence that the library has for the last failure."""
-    text = library.ds_error_message() or library.ds_status_message(status)
-    exception = EXCEPTIONS.get(status, SchedulerError)(text.decode())
+def message(status: int, **names: str) -> str:
+    """The library's message for the last failure, in Python's names.
+
+    names  the names that this call's arguments have in Python, if they aren't those of NAMES
+    """
+    text: str = (library.ds_error_message() or library.ds_status_message(status)).decode()
+    if status == INACCESSIBLE_FILE:
+        return text  # The message of the system, with a path that may have any words.
+    known = {**NAMES, **names}
+    # What is in quotation marks comes from a configuration.
+    return re.sub(r'"[^"]*"|\b[A-Za-z_]\w*', lambda word: known.get(word[0], word[0]), text)
+
+
+def error(status: int, **names: str) -> SchedulerError:
+    """The exception of a status that isn't ``DS_OK``, with the message of the last failure; `names` as for `message`."""
+    exception = EXCEPTIONS.get(status, SchedulerError)(message(status, **names))
     exception.status = status
     return exception
 
 
-def check(status: int) -> None:
-    """Raises the exception of a status that isn't ``DS_OK``."""
+def check(status: int, **names: str) -> None:
+    """Raises the exception of a status that isn't ``DS_OK``; `names` as for `message`."""
     if status != OK:
-        raise error(status)
+        raise error(status, **names)
 
 
 def text_of(function: Callable[..., int], handle: int) -> str:

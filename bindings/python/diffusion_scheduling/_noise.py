@@ -69,8 +69,10 @@ class NoiseSource(Handle):
         if out is None:
             out = np.empty(size, dtype)
         elif not out.flags.c_contiguous or not out.flags.writeable:
-            raise _library.InvalidValueError("out: allowed is a contiguous array that can be written to")
-        element_type = {"float32": _library.FLOAT32, "float64": _library.FLOAT64}.get(out.dtype.name, -1)
+            raise _library.InvalidValueError("out must be contiguous and writeable")
+        element_type = {"float32": _library.FLOAT32, "float64": _library.FLOAT64}.get(out.dtype.name)
+        if element_type is None:
+            raise _library.InvalidValueError(f"dtype is {out.dtype.name}, but must be float32 or float64")
         target = _library.tensor(out.ctypes.data, element_type, out.shape)
         check(library.ds_noise_fill(self.value, byref(target), 0))
         return out
@@ -100,7 +102,7 @@ def draw(generator: Generator | Sequence[Generator] | None, shape: tuple[int, ..
         if len(generator) == 1:
             return draw(generator[0], shape, dtype)
         if len(generator) != shape[0]:
-            raise _library.InvalidValueError(f"{len(generator)} generators for {shape[0]} batch items: allowed are 1 or as many")
+            raise _library.InvalidValueError(f"generator has {len(generator)} elements, but must have 1 or {shape[0]}")
         return np.concatenate([draw(each, (1, *shape[1:]), dtype) for each in generator])
     drawn_type = dtype if dtype.itemsize > 2 else np.dtype(np.float32)
     if isinstance(generator, np.random.RandomState):

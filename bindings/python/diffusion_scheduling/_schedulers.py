@@ -75,7 +75,7 @@ def common_type(*arrays: Array) -> np.dtype[Any]:
     dtype = np.result_type(*(array.dtype for array in arrays))
     if dtype.itemsize > 8 or any(array.dtype.kind != "f" for array in arrays):
         raise _library.InvalidValueError(
-            f"arrays of {', '.join(array.dtype.name for array in arrays)}: allowed are float16, float32 and float64"
+            f"arrays have the types {', '.join(array.dtype.name for array in arrays)}, but must have float16, float32 or float64"
         )
     return dtype
 
@@ -106,7 +106,7 @@ def result_arrays(shape: tuple[int, ...], dtype: np.dtype[Any], work: np.dtype[A
         result = out
     else:
         raise _library.InvalidValueError(
-            f"out is {out.dtype.name}{list(out.shape)}: allowed is a writable array {dtype.name}{list(shape)}"
+            f"out is {out.dtype.name}{list(out.shape)}, but must be a writeable {dtype.name}{list(shape)}"
         )
     return result, result if work == dtype and result.flags.c_contiguous else _memory.empty(shape, work)
 
@@ -121,7 +121,7 @@ def deliver(result: Array, target: Array) -> Array:
 def sample_argument(arguments: tuple[Any, ...], sample: Any) -> Any:
     """The sample: by keyword, or the last positional argument; diffusers once had timesteps before it."""
     if sample is None and not arguments:
-        raise _library.InvalidValueError("sample is missing")
+        raise _library.InvalidValueError("sample is missing: pass it by keyword, or after the model output")
     return arguments[-1] if sample is None else sample
 
 
@@ -133,7 +133,7 @@ def whole_numbers(values: Sequence[float]) -> Array:
 
 
 def _no_quick_step(*arguments: Any) -> None:
-    """What stands for a quick step before the first step."""
+    """Placeholder until the first step: always takes the general path."""
 
 
 def quick_step(call: StepCall, options: Options, sample: Array, model_output: Array, has_clean: bool) -> QuickStep:
@@ -260,7 +260,7 @@ class Scheduler:
         """
         if not isinstance(config, Mapping):
             raise _library.InvalidValueError(
-                f"config is a {type(config).__name__}: allowed is a dictionary; files are for from_pretrained"
+                f"config is a {type(config).__name__}, but must be a dictionary; from_pretrained reads files"
             )
         values = dict(config)
         known = {*_configuration.parameters(cls), *cls._extra_keys}
@@ -344,16 +344,20 @@ class Scheduler:
     def max_threads(self, count: int) -> None:
         self._threads.value = count
 
-    def coefficients(self, index: int, remembered: int | None = None) -> _library.Coefficients:
+    def row(self, index: int, age: int | None = None) -> _library.Row:
         """The scalars of step `index`, for engines whose tensors live elsewhere.
 
-        remembered  how many model outputs of the steps right before are remembered; None: as in a run from the start
+        age  how many steps the run has taken before; None: as in a run from the start
+
+        Raises InvalidValueError, a ValueError, where there is no such step.
         """
-        return self._plan.coefficients(index, index if remembered is None else remembered)
+        if index < 0 or (age is not None and age < 0):
+            raise _library.InvalidValueError(f"index = {index}, age = {age}: allowed is at least 0")
+        return self._plan.row(index, index if age is None else age)
 
     @property
     def plan_properties(self) -> _library.PlanProperties:
-        """What holds for all steps of the plan."""
+        """Properties of the whole plan."""
         return self._plan.properties
 
     @property
@@ -454,7 +458,7 @@ class Scheduler:
 
 
 class MultistepScheduler(Scheduler):
-    """What the multistep schedulers have in common: a run that remembers model outputs and counts its steps.
+    """What the multistep schedulers have in common: a run that keeps model outputs in slots and counts its steps.
 
     The steps of a run are taken in their order. A run may begin at any timestep of the plan, which is how a picture is changed
     rather than made (image to image): ``add_noise`` at that timestep, then step from there.
@@ -484,11 +488,11 @@ class MultistepScheduler(Scheduler):
         Raises ValueError.
         """
         if sum(choice is not None for choice in (num_inference_steps, timesteps, sigmas)) != 1:
-            raise _library.InvalidValueError("set_timesteps needs one of num_inference_steps, timesteps and sigmas")
+            raise _library.InvalidValueError("set_timesteps needs exactly one of num_inference_steps, timesteps and sigmas")
         if num_inference_steps is not None:
             self._set("set_steps", int(num_inference_steps), None if mu is None else float(mu))
         elif mu is not None:
-            raise _library.InvalidValueError(f"mu = {mu}: allowed with num_inference_steps only")
+            raise _library.InvalidValueError(f"mu is {mu}, but must be left out without num_inference_steps")
         elif timesteps is not None:
             self._set("set_custom_timesteps", [float(t) for t in timesteps])
         elif sigmas is not None:
@@ -502,7 +506,7 @@ class MultistepScheduler(Scheduler):
     # ---- Runs
 
     def _restart(self) -> None:
-        """Goes to the start of the run, with nothing remembered."""
+        """Goes to the start of the run, with empty slots."""
         self._session: Session | None = None
         self._index: int | None = None
         self._expected: float | None = None
@@ -525,9 +529,9 @@ class MultistepScheduler(Scheduler):
         Raises ValueError where there is no such step.
         """
         if not 0 <= begin_index < (self.num_inference_steps or 0):
-            raise _library.InvalidValueError(
-                f"begin_index = {begin_index}: allowed is from 0 to the number of steps less one, after set_timesteps"
-            )
+            if self.num_inference_steps is None:
+                raise _library.InvalidValueError("no timesteps have been set: call set_timesteps first")
+            raise _library.InvalidValueError(f"begin_index is {begin_index}, but must be from 0 to {self.num_inference_steps - 1}")
         self._begin_index = begin_index
         self._restart()
 
@@ -536,13 +540,13 @@ class MultistepScheduler(Scheduler):
         try:
             return self._known_timesteps.index(timestep)
         except ValueError:
-            raise _library.TimestepError(f"timestep {timestep}: allowed are {self._known_timesteps}") from None
+            raise _library.TimestepError(f"timestep is {timestep}, but must be one of {self._known_timesteps}") from None
 
     def _session_at(self, timestep: float) -> tuple[Session, int]:
         """The session that takes the step from a timestep, and the index of that step."""
         if self._session is not None and self._index is not None:
             if timestep != self._expected and self._expected is not None:
-                raise _library.TimestepError(f"timestep {timestep}: allowed is {self._expected}, that of step {self._index}")
+                raise _library.TimestepError(f"timestep is {timestep}, but must be {self._expected} at step {self._index}")
             return self._session, self._index
         if self.num_inference_steps is None:
             raise _library.TimestepError("no timesteps have been set: call set_timesteps first")
@@ -577,7 +581,7 @@ class MultistepScheduler(Scheduler):
         session, index = self._session_at(timestep)
         e, x = np.asarray(model_output), np.asarray(sample)
         dtype = self._result_type(e, x)
-        # What a run remembers has the type that it began with.
+        # A run's slots have the type that it began with.
         work = self._work or computing_type(common_type(e, x))
         make_call = partial(session.step, threads=self._threads)
         result = self._take(make_call, (), timestep, e, x, noise, out, dtype, work, False)
@@ -693,7 +697,7 @@ class DDIMBase(Scheduler):
         Raises ValueError.
         """
         if (num_inference_steps is None) == (timesteps is None):
-            raise _library.InvalidValueError("set_timesteps needs one of num_inference_steps and timesteps")
+            raise _library.InvalidValueError("set_timesteps needs exactly one of num_inference_steps and timesteps")
         if num_inference_steps is not None:
             self._set("set_steps", int(num_inference_steps), None)
         elif timesteps is not None:

@@ -12,7 +12,7 @@ are the library's.
 Tensors in the host's memory are read and written where they are. Tensors on other devices, and those that need gradients, go
 through the same plan with torch's own operations; what a step needs to know is known on the host, so nothing is read back.
 
-Threads may take steps with one DDIM scheduler at once. The others remember a run, which is one thread's at a time.
+Threads may take steps with one DDIM scheduler at once. The others count the steps of a run, which is one thread's at a time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from torch import Tensor
 
 from . import _configuration, _library, _memory
 from ._handles import Plan, Session
-from ._library import Coefficients, Combination, PlanProperties, StepCall, StepTensors, check, library
+from ._library import Combination, PlanProperties, Row, StepCall, StepTensors, check, library
 from ._schedulers import Options, _no_quick_step, sample_argument
 
 Generators: TypeAlias = "torch.Generator | list[torch.Generator] | None"
@@ -121,20 +121,25 @@ class Layout:
 # ---- Steps with torch's operations
 
 
-def combine(row: Combination, tensors: dict[str, Tensor | None], history: Sequence[Tensor]) -> Tensor:
-    """The sum of tensors with the coefficients of a row."""
-    terms = [(getattr(row, name), tensor) for name, tensor in tensors.items() if getattr(row, name)]
-    terms += [(coefficient, tensor) for coefficient, tensor in zip(row.history, history) if coefficient]
-    if not terms:
+def combine(combination: Combination, tensors: dict[str, Tensor | None], slots: dict[int, Tensor]) -> Tensor:
+    """The sum of tensors with a combination's coefficients, in the order of summation of plans.
+
+    slots  by their numbers, in the order in which they were stored
+    """
+    terms = [(getattr(combination, name), tensors.get(name)) for name in ("sample", "model_output", "noise")]
+    terms += [(combination.slots[slot], tensor) for slot, tensor in reversed(slots.items())]
+    terms.append((combination.prediction, tensors.get("prediction")))
+    total: Tensor | None = None
+    for coefficient, tensor in terms:
+        if coefficient == 0:
+            continue
+        if tensor is None:
+            raise _library.InvalidValueError("the step is stochastic, but noise is missing")
+        total = tensor * coefficient if total is None else total.add(tensor, alpha=coefficient)
+    if total is None:
         sample = tensors["sample"]
         assert sample is not None
         return torch.zeros_like(sample)
-    total: Tensor | None = None
-    for coefficient, tensor in terms:
-        if tensor is None:
-            raise _library.InvalidValueError("the step is stochastic, and its noise is missing")
-        total = tensor * coefficient if total is None else total.add(tensor, alpha=coefficient)
-    assert total is not None
     return total
 
 
@@ -150,17 +155,18 @@ def clamped(prediction: Tensor, properties: PlanProperties) -> Tensor:
     return prediction
 
 
-def step_by_coefficients(
-    coefficients: Coefficients,
+def step_by_row(
+    row: Row,
     properties: PlanProperties,
     model_output: Tensor,
     sample: Tensor,
     noise: Tensor | None,
-    history: list[Tensor],
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The next sample, the predicted clean one, and what is to be remembered, all in float32 or float64.
+    slots: dict[int, Tensor],
+    has_report: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """The next sample, and what the step reports if that is wanted, both in float32 or float64.
 
-    history  what steps before have remembered, the newest first
+    slots  what earlier steps stored, by slot, in the order in which it was stored; becomes what is stored after the step
     """
     channels = sample.shape[1] if sample.ndim > 1 else sample.shape[0]
     axis = 1 if sample.ndim > 1 else 0
@@ -169,10 +175,17 @@ def step_by_coefficients(
     work = torch.promote_types(torch.promote_types(model_output.dtype, sample.dtype), torch.float32)
     e, x = torch.broadcast_tensors(model_output.to(work), sample.to(work))
     tensors = {"sample": x, "model_output": e, "noise": None if noise is None else noise.to(work)}
-    clean = clamped(combine(coefficients.prediction, tensors, []), properties)
-    tensors["prediction"] = clean
-    remembered = combine(coefficients.history, tensors, []) if properties.history_length else None
-    return combine(coefficients.next_sample, tensors, history), clean, remembered
+    stored = row.stored
+    if any(combination.prediction for combination in (row.next_sample, row.report, *stored.values())):
+        tensors["prediction"] = clamped(combine(row.prediction, tensors, {}), properties)
+    next_sample = combine(row.next_sample, tensors, slots)
+    report = combine(row.report, tensors, slots) if has_report else None
+    # All stores read the slots as they were.
+    values = {slot: combine(combination, tensors, slots) for slot, combination in stored.items()}
+    for slot, value in values.items():
+        slots.pop(slot, None)
+        slots[slot] = value
+    return next_sample, report
 
 
 # ---- Steps by the library
@@ -395,17 +408,19 @@ class _DropIn:
 
 
 class _Multistep(_DropIn):
-    """The drop-ins that remember model outputs and count their steps."""
+    """The drop-ins that keep model outputs in slots and count their steps."""
 
     _session: Session | None = None
     _next: int | None = None
-    _history: list[Tensor] | None = None
-    """What has been remembered, the newest first, where torch's operations take the steps; else the session does."""
+    _slots: dict[int, Tensor] | None = None
+    """What steps have stored, the latest last, where torch's operations take the steps; else the session has it."""
+    _age: int = 0
+    """How many steps torch's operations have taken."""
     _work: torch.dtype | None = None
-    """The type of what the session remembers."""
+    """The type of the session's slots."""
     _begin_index: int | None = None
     _layout: Layout
-    """That of what the session remembers."""
+    """That of the session's slots."""
 
     # ---- Plans
 
@@ -431,8 +446,9 @@ class _Multistep(_DropIn):
 
     @_step_index.setter
     def _step_index(self, index: int | None) -> None:
-        """Goes to a step, or to before the first one, with nothing remembered."""
-        self._next, self._session, self._history, self._work, self._quick = index, None, None, None, _no_quick_step
+        """Goes to a step, or to before the first one, with empty slots."""
+        self._next, self._session, self._work, self._quick = index, None, None, _no_quick_step
+        self._slots, self._age = None, 0
 
     def index_for_timestep(self, timestep: Any, schedule_timesteps: Tensor | None = None) -> int:
         """The step at a timestep, as leniently as the original looks it up: of several the second, of none the last."""
@@ -462,22 +478,21 @@ class _Multistep(_DropIn):
             raise _library.TimestepError("no timesteps have been set: call set_timesteps first")
         index = self._first_index(timestep) if self._next is None else self._next
         if index >= self.num_inference_steps:
-            raise _library.StepPastEndError(f"all {self.num_inference_steps} steps of the plan have been taken")
+            raise _library.StepPastEndError(f"all {self.num_inference_steps} steps have been taken: call set_timesteps again")
         dtype = self._result_type(model_output, sample)
-        if self._session is None and (self._history is not None or is_beyond_reach(model_output, sample)):
-            history = self._history or []
-            coefficients = self._plan.coefficients(index, len(history))
-            prev_sample, _, remembered = step_by_coefficients(coefficients, self._properties, model_output, sample, noise, history)
-            if remembered is not None:
-                history = [remembered, *history][: self._properties.history_length]
-            self._history, self._next = history, index + 1
+        if self._session is None and (self._slots is not None or is_beyond_reach(model_output, sample)):
+            # A copy, so that a step that fails changes nothing.
+            slots = dict(self._slots or {})
+            row = self._plan.row(index, self._age)
+            prev_sample, _ = step_by_row(row, self._properties, model_output, sample, noise, slots, False)
+            self._slots, self._age, self._next = slots, self._age + 1, index + 1
             return (prev_sample.to(dtype),)
         if is_beyond_reach(model_output, sample):
             raise _library.InvalidValueError(
-                "the tensors have moved to another device, or need gradients, since the first step: allowed is to go on as begun"
+                "the tensors have changed device or need gradients since the first step, but must stay as they were"
             )
         session = self._session or Session.begin(self._plan, index)
-        # What a run remembers has the type and the layout that it began with.
+        # A run's slots have the type and the layout that it began with.
         work = self._work or computing_type(torch.promote_types(model_output.dtype, sample.dtype))
         e, x = matched(model_output, sample, self._properties.learns_variance)
         layout = Layout(e, x) if self._session is None else self._layout
@@ -673,7 +688,7 @@ class DPMSolverMultistepScheduler(_DPMSolver, diffusers.DPMSolverMultistepSchedu
     ) -> None:
         """Plans a run of so many steps, or over these timesteps; `mu` as for DEIS."""
         if (num_inference_steps is None) == (timesteps is None):
-            raise _library.InvalidValueError("set_timesteps needs one of num_inference_steps and timesteps")
+            raise _library.InvalidValueError("set_timesteps needs exactly one of num_inference_steps and timesteps")
         if timesteps is not None:
             self._set(device, "set_custom_timesteps", [int(t) for t in timesteps])
         else:
@@ -712,7 +727,7 @@ class DPMSolverMultistepInverseScheduler(_DPMSolver, diffusers.DPMSolverMultiste
 
 def _set_shifted(scheduler: _Multistep, count: int | None, device: str | torch.device | None, mu: float | None) -> None:
     if count is None:
-        raise _library.InvalidValueError("num_inference_steps is missing")
+        raise _library.InvalidValueError("set_timesteps needs num_inference_steps")
     scheduler._set(device, "set_steps", int(count), None if mu is None else float(mu))
     if mu is not None:
         scheduler.config.flow_shift = math.exp(mu)
@@ -747,9 +762,9 @@ class _DDIM(_DropIn):
         if noise is not None:
             dtype = torch.promote_types(dtype, noise.dtype)
         if is_beyond_reach(model_output, sample):
-            prev_sample, clean, _ = step_by_coefficients(
-                self._coefficients(value, options), self._properties, model_output, sample, noise, []
-            )
+            row = self._row(value, options)
+            prev_sample, clean = step_by_row(row, self._properties, model_output, sample, noise, {}, True)
+            assert clean is not None
             return prev_sample.to(dtype), clean.to(dtype)
         e, x = matched(model_output, sample, False)
         make_call = partial(self._call, options)
@@ -759,7 +774,7 @@ class _DDIM(_DropIn):
         """The call of a step with these tensors and options."""
         raise NotImplementedError
 
-    def _coefficients(self, timestep: int, options: Options) -> Coefficients:
+    def _row(self, timestep: int, options: Options) -> Row:
         """The scalars of that step."""
         raise NotImplementedError
 
@@ -782,7 +797,7 @@ class DDIMScheduler(_DDIM, diffusers.DDIMScheduler):
         noise = None
         if eta > 0:
             if generator is not None and variance_noise is not None:
-                raise _library.InvalidValueError("generator and variance_noise are both given: allowed is one of them")
+                raise _library.InvalidValueError("generator and variance_noise are both given, but at most one may be")
             noise = variance_noise
             if noise is None:
                 noise = randn_tensor(model_output.shape, generator=generator, device=model_output.device, dtype=model_output.dtype)
@@ -793,9 +808,9 @@ class DDIMScheduler(_DDIM, diffusers.DDIMScheduler):
         eta, use_clipped_model_output = options
         return self._plan.ddim_step(tensors, float(eta), bool(use_clipped_model_output), ALL_THREADS)
 
-    def _coefficients(self, timestep: int, options: Options) -> Coefficients:
+    def _row(self, timestep: int, options: Options) -> Row:
         eta, use_clipped_model_output = options
-        return self._plan.ddim_coefficients(timestep, float(eta), bool(use_clipped_model_output))
+        return self._plan.ddim_row(timestep, float(eta), bool(use_clipped_model_output))
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """sqrt(alpha) * original_samples + sqrt(1 - alpha) * noise with alpha = alphas_cumprod[t], t of [batch] or [1]."""
@@ -838,8 +853,8 @@ class DDIMInverseScheduler(_DDIM, diffusers.DDIMInverseScheduler):
     def _call(self, options: Options, tensors: StepTensors) -> StepCall:
         return self._plan.ddim_inverse_step(tensors, ALL_THREADS)
 
-    def _coefficients(self, timestep: int, options: Options) -> Coefficients:
-        return self._plan.ddim_inverse_coefficients(timestep)
+    def _row(self, timestep: int, options: Options) -> Row:
+        return self._plan.ddim_inverse_row(timestep)
 
 
 __all__ = [

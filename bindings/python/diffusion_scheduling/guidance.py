@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Guidance that keeps the contrast of the picture."""
+"""Guidance that keeps the picture's contrast."""
 
 from __future__ import annotations
 
@@ -28,5 +28,9 @@ def rescale_noise_cfg(
     guided, conditional = np.asarray(guided, work, order="C"), np.asarray(conditional, work, order="C")
     result, target = result_arrays(guided.shape, dtype, work, out)
     tg, tc, to = as_tensor(guided), as_tensor(conditional), as_tensor(target)
-    check(library.ds_rescale_noise_cfg(byref(tg), byref(tc), guidance_rescale, byref(to), 0))
+    check(
+        library.ds_rescale_noise_cfg(byref(tg), byref(tc), guidance_rescale, byref(to), 0),
+        guided="noise_cfg",
+        conditional="noise_pred_text",
+    )
     return deliver(result, target)

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from . import _library, _noise
 from ._configuration import takes_configuration
-from ._library import Coefficients, StepCall, StepTensors, library
+from ._library import Row, StepCall, StepTensors, library
 from ._noise import Generator
 from ._schedulers import (
     Array,
@@ -336,7 +336,7 @@ class DDIMScheduler(DDIMBase):
         noise = None
         if eta > 0:
             if generator is not None and variance_noise is not None:
-                raise _library.InvalidValueError("generator and variance_noise are both given: allowed is one of them")
+                raise _library.InvalidValueError("generator and variance_noise are both given, but at most one may be")
             noise = variance_noise
             if noise is None:
                 e = np.asarray(model_output)
@@ -348,9 +348,9 @@ class DDIMScheduler(DDIMBase):
         eta, use_clipped_model_output = options
         return self._plan.ddim_step(tensors, eta, use_clipped_model_output, self._threads)
 
-    def coefficients_at(self, timestep: float, eta: float = 0.0, use_clipped_model_output: bool = False) -> Coefficients:
+    def row_at(self, timestep: float, eta: float = 0.0, use_clipped_model_output: bool = False) -> Row:
         """The scalars of the step from any timestep of the training, for engines whose tensors live elsewhere."""
-        return self._plan.ddim_coefficients(timestep, eta, use_clipped_model_output)
+        return self._plan.ddim_row(timestep, eta, use_clipped_model_output)
 
     def add_noise(
         self,
@@ -417,6 +417,6 @@ class DDIMInverseScheduler(DDIMBase):
     def _call(self, options: Options, tensors: StepTensors) -> StepCall:
         return self._plan.ddim_inverse_step(tensors, self._threads)
 
-    def coefficients_at(self, timestep: float) -> Coefficients:
+    def row_at(self, timestep: float) -> Row:
         """The scalars of the step to any timestep of the training, for engines whose tensors live elsewhere."""
-        return self._plan.ddim_inverse_coefficients(timestep)
+        return self._plan.ddim_inverse_row(timestep)

@@ -41,7 +41,7 @@ def _argument(name: str, array: Array, shape: tuple[int, ...] | None = None) -> 
     array = np.asarray(array)
     common_type(array)
     if shape is not None and array.shape != shape:
-        raise _library.InvalidValueError(f"{name} has the shape {list(array.shape)}: allowed is {list(shape)}")
+        raise _library.InvalidValueError(f"{name} has the shape {list(array.shape)}, but must have {list(shape)}")
     return np.ascontiguousarray(array, array.dtype if array.dtype in ELEMENT_TYPES else np.float32)
 
 
@@ -74,7 +74,7 @@ class Session:
 
     def __init__(self, scheduler: Scheduler, begin_index: int = 0) -> None:
         if begin_index < 0:
-            raise _library.InvalidValueError(f"begin_index is {begin_index}: allowed is at least 0")
+            raise _library.InvalidValueError(f"begin_index is {begin_index}, but must be at least 0")
         self._handle = _handles.Session.begin(scheduler._plan, begin_index)
         self.max_threads = 0
         """The most threads that a step may use; 0: as many as the OpenMP runtime would."""
@@ -90,13 +90,13 @@ class Session:
     def from_plan(cls, plan_json: str, begin_index: int = 0) -> Session:
         """A session on the plan that a scheduler's ``plan_json`` described, here or elsewhere; for further ones ``copy`` it."""
         if begin_index < 0:
-            raise _library.InvalidValueError(f"begin_index is {begin_index}: allowed is at least 0")
+            raise _library.InvalidValueError(f"begin_index is {begin_index}, but must be at least 0")
         handle, text = c_uint64(), plan_json.encode()
         check(library.ds_session_create_on_plan(text, len(text), begin_index, byref(handle)))
         return cls._of(handle)
 
     def copy(self) -> Session:
-        """A session that stands where this one does and goes its own way from there; what is remembered is shared until then."""
+        """A session that stands where this one does and goes its own way from there; the slots are shared until then."""
         handle = c_uint64()
         check(library.ds_session_copy(self._handle.value, byref(handle)))
         return self._of(handle, self.max_threads)
@@ -201,13 +201,13 @@ def step_rows(
     count = len(sessions)
     if arguments.sample.shape[:1] != (count,):
         raise _library.InvalidValueError(
-            f"sample has the shape {list(arguments.sample.shape)}: allowed is [{count}, ...], a row for each session"
+            f"sample has the shape {list(arguments.sample.shape)}, but must have [{count}, ...]: one row per session"
         )
     handles = (c_uint64 * count)(*(0 if session is None else session._handle.value for session in sessions))
     options = None
     if guidance is not None:
         if len(guidance) != count:
-            raise _library.InvalidValueError(f"guidance has {len(guidance)} elements: allowed is {count}, one for each session")
+            raise _library.InvalidValueError(f"guidance has {len(guidance)} elements, but must have {count}: one per session")
         options = (_library.Guidance * count)(*(_library.Guidance(*(each or (1.0, 0.0))) for each in guidance))
     e, u, x, z, y = arguments.references
     check(library.ds_step_rows(handles, count, e, u, options, x, z, y, None, max_threads))

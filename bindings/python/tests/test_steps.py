@@ -83,13 +83,13 @@ def test_outputs_have_names_and_tuples_their_lengths(cls, x):
         assert np.array_equal(named.pred_original_sample, plain[1])
 
 
-def test_a_step_is_the_sum_of_its_coefficients(cls, x):
+def test_a_step_is_the_sum_of_its_row(cls, x):
     scheduler = cls() if cls is not ds.DDIMScheduler else cls(clip_sample=False)
     if cls is ds.DDIMInverseScheduler:
         scheduler = cls(clip_sample=False)
     scheduler.set_timesteps(4)
     e = np.tanh(x)
-    row = scheduler.coefficients(0).next_sample
+    row = scheduler.row(0).next_sample
     result = scheduler.step(e, scheduler.timesteps[0], x).prev_sample
     assert np.allclose(result, row.sample * x + row.model_output * e, rtol=1e-6, atol=1e-6)
 
@@ -181,13 +181,13 @@ def test_options_may_change_from_step_to_step(x):
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.7])
-def test_coefficients_at_any_timestep_are_those_of_the_step(x, eta):
+def test_the_row_at_any_timestep_is_that_of_the_step(x, eta):
     z = np.tanh(x)
     ddim, inverse = ds.DDIMScheduler(clip_sample=False), ds.DDIMInverseScheduler(clip_sample=False)
     for scheduler in (ddim, inverse):
         scheduler.set_timesteps(10)
     for t in (900, 517, 3):
-        row = ddim.coefficients_at(t, eta)
+        row = ddim.row_at(t, eta)
         following, clean = ddim.step(np.tanh(x), t, x, eta, variance_noise=z if eta else None, return_dict=False)
         p = row.prediction.sample * x + row.prediction.model_output * np.tanh(x)
         y = sum(a * b for a, b in zip((row.next_sample.sample, row.next_sample.model_output), (x, np.tanh(x))))
@@ -195,11 +195,11 @@ def test_coefficients_at_any_timestep_are_those_of_the_step(x, eta):
         assert np.allclose(clean, p, rtol=1e-5, atol=1e-5) and np.allclose(following, y, rtol=1e-5, atol=1e-5)
         # The step from timestep 3 ends at the clean sample, without noise.
         assert bool(row.next_sample.noise) == (eta > 0 and t > 100)
-    assert ddim.coefficients(0, 0).next_sample.sample == ddim.coefficients_at(900).next_sample.sample
-    row, following = inverse.coefficients_at(517).next_sample, inverse.step(np.tanh(x), 517, x).prev_sample
+    assert ddim.row(0, 0).next_sample.sample == ddim.row_at(900).next_sample.sample
+    row, following = inverse.row_at(517).next_sample, inverse.step(np.tanh(x), 517, x).prev_sample
     assert np.allclose(following, row.sample * x + row.model_output * np.tanh(x), rtol=1e-5, atol=1e-5)
     with pytest.raises(ds.TimestepError):
-        ddim.coefficients_at(1000)
+        ddim.row_at(1000)
 
 
 def test_out_is_written_and_returned(cls, x):
@@ -426,11 +426,11 @@ def test_rescaled_guidance_keeps_the_contrast(x, rng):
 # ---- Memory and threads
 
 
-def test_recycled_memory_is_never_somebodys():
+def test_recycled_memory_is_never_somebodys(rng):
     size = (1, 4, 512, 512)
     assert np.prod(size) * 4 >= _memory.SMALLEST
     scheduler = ds.DDIMScheduler(clip_sample=False)
-    x = np.random.default_rng(1).standard_normal(size).astype(np.float32)
+    x = rng.standard_normal(size).astype(np.float32)
     kept, copies, views = [], [], []
     for sample in loop_outputs(scheduler, x, 12):
         kept.append(sample)
@@ -510,8 +510,8 @@ def test_threads_may_share_a_ddim_scheduler(kind, x):
     assert not faults
 
 
-def test_results_do_not_depend_on_threads(cls):
-    x = np.random.default_rng(3).standard_normal((2, 4, 128, 128)).astype(np.float32)
+def test_results_do_not_depend_on_threads(cls, rng):
+    x = rng.standard_normal((2, 4, 128, 128)).astype(np.float32)
     scheduler = cls()
     scheduler.max_threads = 1
     assert np.array_equal(loop(scheduler, x, 3)[-1], loop(cls(), x, 3)[-1])

@@ -8,7 +8,7 @@ import Foundation
 struct Demo: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "demo",
-        abstract: "Samples handwritten digits with an exact denoiser, and measures what schedulers make of it.",
+        abstract: "Samples handwritten digits with an exact denoiser, and measures the schedulers' errors.",
         discussion: """
             Prints tables and writes pictures. The denoiser is the closed-form posterior mean of a mixture with one component \
             for each of 1,797 images, so every error seen is the scheduler's.
@@ -40,7 +40,7 @@ struct Demo: ParsableCommand {
 
     @Option(
         help: """
-            For convergence: a scheduler_config.json, or the folder it is in. (default: DEIS with Stable Diffusion's noise, \
+            For convergence: a scheduler_config.json, or the folder that contains it. (default: DEIS with Stable Diffusion's noise, \
             Karras' levels)
             """)
     var config: String?

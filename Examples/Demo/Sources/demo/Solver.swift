@@ -57,7 +57,7 @@ struct Solver {
     ///
     /// nil where there is none: for inverse runs, and for models of flow matching.
     var ddim: DDIMScheduler? {
-        if isInverse || example.grid.isFlow { return nil }
+        if isInverse || example.grid.process != .variancePreserving { return nil }
         return try? DDIMScheduler(
             from: scheduler.configuration,
             overrides: [

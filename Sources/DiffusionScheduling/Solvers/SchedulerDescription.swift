@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+
+extension SchedulerDefinition {
+    /// What other languages' classes, signatures and documents are made from.
+    ///
+    /// | member | |
+    /// |---|---|
+    /// | `class_name` | diffusers' name |
+    /// | `compatible_class_names` | whose configurations this one can be made from |
+    /// | `parameters` | in the order of diffusers' constructor: `key`, `type`, `default`, `words` where it is one of these, `summary`; \
+    /// `override_name` where diffusers doesn't know the key |
+    /// | `options` | what a run may be told, likewise: `key`, `type`, `default`, `summary` |
+    /// | `report` | diffusers' name of what a step gives besides the next sample |
+    /// | `is_stateless` | whether steps depend on nothing but their arguments |
+    /// | `has_velocity` | whether it computes the velocity that models are trained on |
+    public static var schedulerDescription: JSONValue {
+        [
+            "class_name": .string(className),
+            "compatible_class_names": .array(compatibleClassNames.map { .string($0) }),
+            "parameters": .array(parameters.map { $0.description(of: Self()) }),
+            "options": .array(Options.parameters.map { $0.description(of: Options()) }),
+            "report": .string(reportName),
+            "is_stateless": .bool(isStateless),
+            "has_velocity": .bool(Self.self is any VelocityDefinition.Type),
+        ]
+    }
+}
+
+extension ConfigurationParameter {
+    /// - Parameter defaults: a configuration, or options, as they are by default.
+    fileprivate func description(of defaults: Configuration) -> JSONValue {
+        var members: [String: JSONValue] = [
+            "key": .string(key), "type": .string(typeName), "default": write(defaults), "summary": .string(summary),
+        ]
+        members["words"] = keywords.map { .array($0.map { .string($0) }) }
+        members["override_name"] = overrideName.map { .string($0) }
+        return .object(members)
+    }
+}
