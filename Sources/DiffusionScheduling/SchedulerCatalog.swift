@@ -9,6 +9,7 @@ public enum SchedulerCatalog {
         DEISMultistepScheduler.self,
         DPMSolverMultistepScheduler.self,
         DPMSolverMultistepInverseScheduler.self,
+        EulerAncestralDiscreteScheduler.self,
         EulerDiscreteScheduler.self,
         FlowMatchEulerDiscreteScheduler.self,
         HeunDiscreteScheduler.self,

@@ -150,7 +150,7 @@ public struct NoiseSchedule: Sendable, Equatable {
     }
 
     /// The same for a float32 level, with the roundings that diffusers' float32 arithmetic has there.
-    func timestep(atSigma sigma: Float) -> Double {
+    func timestep(atFloat32Sigma sigma: Float) -> Double {
         guard count > 1 else { return 0 }
         let logSigma = Float(logarithm(max(Double(sigma), 1e-10)))
         let lower = min(lastIndex(notAbove: Double(logSigma)), count - 2)
