@@ -33,7 +33,9 @@ import Testing
         try expectSigmas([1, 0.667, 0.334, 0.001, 0])
         // The ends of the grid are shifted already, and so they are shifted twice.
         try expectSigmas([1, 0.857692301, 0.602150559, 0.008928572, 0]) { $0.shift = 3 }
-        try expectSigmas([1, 0.904530764, 0.759510934, 0.512844145, 0], .sigmas(Self.even, mu: 1.15)) { $0.useDynamicShifting = true }
+        try expectSigmas([1, 0.904530764, 0.759510934, 0.512844145, 0], .sigmas(Self.even, mu: 1.15)) {
+            $0.useDynamicShifting = true
+        }
         try expectSigmas([1, 0.775280893, 0.534883678, 0.277108431, 0], .sigmas(Self.even, mu: 1.15)) {
             $0.useDynamicShifting = true
             $0.timeShiftType = .linear

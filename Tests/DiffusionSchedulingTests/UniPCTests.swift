@@ -19,7 +19,8 @@ import Testing
         for stream in streams {
             let value = expected.first { $0.0 == stream }?.1 ?? 0
             #expect(
-                abs(combination[stream] - value) <= 2e-13 * max(1, abs(value)), "\(stream): \(combination[stream]), expected \(value)",
+                abs(combination[stream] - value) <= 2e-13 * max(1, abs(value)),
+                "\(stream): \(combination[stream]), expected \(value)",
                 sourceLocation: sourceLocation)
         }
     }
@@ -125,10 +126,11 @@ import Testing
         #expect(plan.sigmas == [1 - 1e-6, 0.75, 0.75].map { Double(Float($0)) })
         #expect(plan.timesteps == [999, 750])
         // A shift so great that all levels fall together leaves a run without a division by 0.
-        #expect(try make {
-            $0.useFlowSigmas = true
-            $0.flowShift = 1e12
-        }.plan(.count(8)).levels.allSatisfy { $0.signalRate > 0 })
+        #expect(
+            try make {
+                $0.useFlowSigmas = true
+                $0.flowShift = 1e12
+            }.plan(.count(8)).levels.allSatisfy { $0.signalRate > 0 })
     }
 
     @Test func dynamicShiftingNeedsMu() throws {

@@ -56,13 +56,15 @@ public struct FlowMatchEulerDiscreteConfiguration: SchedulerDefinition, SigmaSpa
             .init("max_shift", \.maxShift, "mu at max_image_seq_len, for pipelines."),
             .init("base_image_seq_len", \.baseImageSeqLen, "The number of image tokens that base_shift belongs to."),
             .init("max_image_seq_len", \.maxImageSeqLen, "The number of image tokens that max_shift belongs to."),
-            .init("invert_sigmas", \.invertSigmas, "Whether levels ascend from 0 to 1, for models whose level is the share of data."),
+            .init(
+                "invert_sigmas", \.invertSigmas, "Whether levels ascend from 0 to 1, for models whose level is the share of data."),
             .init("shift_terminal", \.shiftTerminal, "Stretches the levels so that the last step begins here."),
             .init("use_karras_sigmas", \.useKarrasSigmas, "Whether the levels follow Karras et al. 2022."),
             .init("use_exponential_sigmas", \.useExponentialSigmas, "Whether the levels are evenly spaced in their logarithm."),
             .init("use_beta_sigmas", \.useBetaSigmas, "Whether the levels are the quantiles of a beta distribution."),
             .init("time_shift_type", \.timeShiftType, "How mu shifts: by its exponential, or linear."),
-            .init("stochastic_sampling", \.stochasticSampling, "Whether each step replaces the noise in the sample by fresh noise."),
+            .init(
+                "stochastic_sampling", \.stochasticSampling, "Whether each step replaces the noise in the sample by fresh noise."),
         ]
     }
 
@@ -175,7 +177,8 @@ public struct FlowMatchEulerDiscreteConfiguration: SchedulerDefinition, SigmaSpa
         if spacing == .timesteps { return levels }
         let last = sigmaMin ?? levels[levels.count - 1]
         try require(
-            "sigmas[\(levels.count - 1)]", last, "greater than 0 where use_exponential_sigmas is true", last > 0 || spacing != .exponential)
+            "sigmas[\(levels.count - 1)]", last, "greater than 0 where use_exponential_sigmas is true",
+            last > 0 || spacing != .exponential)
         return spacing.sigmas(count: levels.count, from: sigmaMax ?? levels[0], to: last, trainingCount: numTrainTimesteps)
     }
 
