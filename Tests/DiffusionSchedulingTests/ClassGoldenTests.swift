@@ -183,9 +183,10 @@ extension SamplingPlan {
     fileprivate func withVariance<Element: TensorElement & ExpressibleByFloatLiteral>(_ e: [Element]) -> [Element] {
         guard modelLearnsVariance else { return e }
         let count = e.count / GoldenProblem.batchSize
-        return (0..<GoldenProblem.batchSize).flatMap { item in
-            Array(e[item * count..<(item + 1) * count]) + Array(repeating: 0.5, count: count)
-        }
+        let variance = [Element](repeating: 0.5, count: count)
+        var output: [Element] = []
+        for item in 0..<GoldenProblem.batchSize { output += e[item * count..<(item + 1) * count] + variance }
+        return output
     }
 }
 
@@ -229,9 +230,8 @@ struct ClassRecord: Decodable {
     /// ᾱ by training timesteps, of some or of all.
     var alphas: [Int: Double] {
         var alphas = Dictionary(uniqueKeysWithValues: (alphasProbe ?? [:]).map { (Int($0)!, $1) })
-        for (index, alpha) in (alphasData.map { GoldenRecord.numbers(Float.self, $0) } ?? []).enumerated() {
-            alphas[index] = Double(alpha)
-        }
+        let table: [Float] = alphasData.map { GoldenRecord.numbers(Float.self, $0) } ?? []
+        for index in table.indices { alphas[index] = Double(table[index]) }
         return alphas
     }
 
