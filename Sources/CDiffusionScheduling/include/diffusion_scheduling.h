@@ -448,7 +448,7 @@ ds_status ds_session_step_guided(ds_session session, const ds_tensor *conditiona
                                  const ds_tensor *prev_sample, const ds_tensor *pred_original_sample, unsigned max_threads);
 
 /*
- * ds_step_rows takes the next step of many sessions at once: index i of axis 0 of each tensor belongs to sessions[i]. It serves
+ * ds_sessions_step takes the next step of many sessions at once: index i of axis 0 of each tensor belongs to sessions[i]. It serves
  * engines that run one model for many requests: each session has its own plan, step, solver and order, and sessions may come and go
  * between calls. Every row gets the same bits as in a call of its own. All rows share one parallel region.
  *
@@ -464,7 +464,7 @@ ds_status ds_session_step_guided(ds_session session, const ds_tensor *conditiona
  * Allocates about 600 bytes per row. Errors: as ds_session_step_guided, with the row at the start of the message; DS_INVALID_VALUE
  * if a session occurs twice. After an error no session and no tensor has changed.
  */
-ds_status ds_step_rows(const ds_session *sessions, size_t n_rows, const ds_tensor *model_output, const ds_tensor *unconditional,
+ds_status ds_sessions_step(const ds_session *sessions, size_t n_rows, const ds_tensor *model_output, const ds_tensor *unconditional,
                        const ds_guidance *guidance, const ds_tensor *sample, const ds_tensor *noise, const ds_tensor *prev_sample,
                        const ds_tensor *pred_original_sample, unsigned max_threads);
 
@@ -529,9 +529,9 @@ ds_status ds_session_restore(ds_scheduler scheduler, const void *bytes, size_t l
  */
 ds_status ds_session_create_on_plan(const char *json, size_t length, size_t begin_index, ds_session *session);
 
-/* ds_session_restore_beside is ds_session_restore with another session's plan instead of a scheduler's. Errors: as
+/* ds_session_restore_like is ds_session_restore with another session's plan instead of a scheduler's. Errors: as
  * ds_session_restore without DS_TIMESTEPS_NOT_SET. */
-ds_status ds_session_restore_beside(ds_session other, const void *bytes, size_t length, ds_session *session);
+ds_status ds_session_restore_like(ds_session other, const void *bytes, size_t length, ds_session *session);
 
 /* ---- Other operations. They don't change the scheduler. Errors: those of handles and tensors (see ds_session_step), and those
  * listed with each function. */
@@ -549,14 +549,14 @@ ds_status ds_scheduler_add_noise(ds_scheduler scheduler, const ds_tensor *sample
                                  size_t n_timesteps, const ds_tensor *out, unsigned max_threads);
 
 /*
- * ds_add_noise_at computes the same sum with the caller's rates, for example those that ds_scheduler_signal_rates and
+ * ds_combine_noise computes the same sum with the caller's rates, for example those that ds_scheduler_signal_rates and
  * ds_scheduler_noise_rates list for each step. `out` may be the memory of sample or noise.
  *
  * signal_rates, noise_rates  [n_rates] finite; one for all elements, or one for each index of axis 0
  *
  * Errors: DS_INVALID_VALUE, DS_WRONG_ELEMENT_COUNT.
  */
-ds_status ds_add_noise_at(const ds_tensor *sample, const ds_tensor *noise, const double *signal_rates, const double *noise_rates,
+ds_status ds_combine_noise(const ds_tensor *sample, const ds_tensor *noise, const double *signal_rates, const double *noise_rates,
                           size_t n_rates, const ds_tensor *out, unsigned max_threads);
 
 /*
