@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import Foundation
+import TestDraws
 import Testing
 
 @testable import DiffusionScheduling
@@ -208,7 +209,7 @@ import Testing
         var generator = SeededGenerator("damaged files")
         let text = Array(DEISMultistepConfiguration().jsonText.utf8)
         let interesting = Array("{}[]\",:\\u-+.eE0129 \n\u{0}\u{7F}tfnIN".utf8) + [0x80, 0xC0, 0xEF, 0xFF]
-        for _ in 0..<1500 {
+        for _ in 0..<TestDraws.count(1500) {
             var damaged = text
             for _ in 0..<Int.random(in: 1...4, using: &generator) {
                 let place = Int.random(in: 0..<damaged.count, using: &generator)
@@ -500,6 +501,12 @@ import Testing
         expectInvalid("slot that evaluation 0 stores", "-1", allowed: "1 slots") { try plan([[storing(-1)], [row]], slotCount: 1) }
         expectInvalid("slots that evaluation 1 stores", "the same", allowed: "different") {
             try plan([[row], [storing(1, 1)]], slotCount: 2)
+        }
+        #expect(storing(1, 0) == storing(0, 1))
+        var reversed = storing(0, 1)
+        reversed.stores.reverse()
+        expectInvalid("slots that evaluation 1 stores", "in descending order", allowed: "in ascending order") {
+            try plan([[row], [reversed]], slotCount: 2)
         }
         expectInvalid("number of slot coefficients of evaluation 0", "1", allowed: "0") {
             try plan([[PlanRow(prediction: .init(), nextSample: .init(slots: [1]))], [row]])

@@ -2,6 +2,7 @@
 
 import CKernels
 import Foundation
+import TestDraws
 import Testing
 
 @testable import DiffusionScheduling
@@ -20,14 +21,23 @@ import Testing
     static let elementCount = 37
 
     static func plans() throws -> [SamplingPlan] {
-        [
+        try [
             try makeDEIS { $0.solverOrder = 3 }.plan(.count(9)),
             try makeDEIS { ($0.solverOrder, $0.thresholding, $0.dynamicThresholdingRatio) = (2, true, 0.9) }.plan(.count(4)),
             try makeDPMSolver { $0.solverOrder = 2 }.plan(.count(12)),
             try makeDPMSolver { ($0.algorithmType, $0.solverOrder) = (.sdeDPMSolverPlusPlus, 3) }.plan(.count(6)),
             try makeDPMSolver { ($0.thresholding, $0.dynamicThresholdingRatio) = (true, 0.6) }.plan(.count(5)),
             try makeDDIM { ($0.clipSample, $0.clipSampleRange) = (true, 1) }.plan(.count(7)),
-        ]
+            try EulerDiscreteScheduler().plan(.count(6), optionValues: ["s_churn": 2]),
+            try HeunDiscreteScheduler(.init(json: #"{"clip_sample": true}"#)).plan(.count(4)),
+        ] + cataloguePlans()
+    }
+
+    /// A plan of every class in the catalogue.
+    static func cataloguePlans() throws -> [SamplingPlan] {
+        try SchedulerCatalog.supportedClassNames.map {
+            try SchedulerCatalog.makeScheduler(json: #"{"_class_name": "\#($0)"}"#).plan(.count(5))
+        }
     }
 
     /// 10,000 steps of random compositions: rows come, go and stay away, and stand at different steps of different plans.
@@ -39,13 +49,13 @@ import Testing
         let plans = try Self.plans(), n = Self.elementCount
         func newRequest() -> Request {
             let plan = plans.randomElement(using: &random)!
-            let session = SamplingSession(plan: plan, beginIndex: .random(in: 0..<plan.stepCount, using: &random))
+            let session = SamplingSession(plan: plan, beginIndex: plan.starts.randomElement(using: &random)!)
             let x = (0..<n).map { _ in Float.random(in: -2...2, using: &random) }
             let guidance: [Guidance?] = [nil, nil, Guidance(scale: 5), Guidance(scale: 3, rescale: 0.6)]
             return Request(session: session, alone: session, x: x, aloneX: x, guidance: guidance.randomElement(using: &random)!)
         }
         var pool = (0..<16).map { _ in newRequest() }
-        for composition in 0..<10_000 {
+        for composition in 0..<TestDraws.count(10_000) {
             let members = Array((0..<pool.count).shuffled(using: &random).prefix(.random(in: 1...6, using: &random)))
             let rowCount = members.count + Int.random(in: 0...2, using: &random)
             let places = Array((0..<rowCount).shuffled(using: &random).prefix(members.count))
@@ -163,4 +173,9 @@ import Testing
         try SamplingSession.step(rows: &sessions, modelOutput: [], sample: &empty)
         #expect(sessions.map { $0?.stepIndex } == [1, 1])
     }
+}
+
+extension SamplingPlan {
+    /// The evaluations that a run may begin at.
+    var starts: [Int] { timesteps.indices.filter(isStart) }
 }

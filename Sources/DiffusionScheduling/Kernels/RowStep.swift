@@ -57,7 +57,6 @@ extension PlanRow {
         if tensors.noise == nil, needsNoise { throw .missingNoise(step: nil) }
         let workspace = try Kernels.workspace(clamp: clamp, for: tensors, batchSize: batchSize)
         let row = KernelRow(self, clamp: clamp, slotOrder: slots.order)
-        defer { row.report?.deallocate() }
         try withUnsafePointer(to: row) { (row) throws(SchedulerError) in
             try slots.withAddresses { (addresses) throws(SchedulerError) in
                 try Kernels.step(

@@ -3,6 +3,7 @@
 """The coded form of plans: its members are those of docs/PLAN.md, and the examples that run it agree with the library."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -93,7 +94,7 @@ def test_examples_agree_with_the_library(program):
         pytest.importorskip("torch")
     run = subprocess.run(
         [sys.executable, ROOT / "Examples/Plans" / program],
-        env={"PYTHONPATH": str(Path(ds.__file__).parents[1])},
+        env=os.environ | {"PYTHONPATH": str(Path(ds.__file__).parents[1])},
         capture_output=True,
         text=True,
     )
