@@ -187,45 +187,48 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
 
     /// The parameters are the keys of a configuration, with its values by default.
     @Test(arguments: SchedulerCatalog.supportedClassNames) func classDescriptions(_ name: String) throws {
-        let description = try text { ds_class_description(name, $0, $1, $2) }
-        let members = try #require(try JSONSerialization.jsonObject(with: Data(description.utf8)) as? [String: Any])
-        #expect(members["class_name"] as? String == name)
-        #expect((members["compatible_class_names"] as? [String])?.isEmpty == false)
-        #expect((members["report"] as? String)?.isEmpty == false)
-        let parameters = try #require(members["parameters"] as? [[String: Any]])
+        func members(_ text: String) throws -> JSONValue { .object(try SchedulerCatalog.arguments(json: Array(text.utf8))) }
+        func array(_ value: JSONValue?) throws -> [JSONValue] {
+            guard case .array(let elements)? = value else { throw CallFailed(status: DS_OK, description: "no array") }
+            return elements
+        }
+        func word(_ value: JSONValue?) throws -> String {
+            guard case .string(let text)? = value, !text.isEmpty else { throw CallFailed(status: DS_OK, description: "no text") }
+            return text
+        }
+        let description = try members(text { ds_class_description(name, $0, $1, $2) })
+        #expect(description["class_name"] == .string(name))
+        #expect(try !array(description["compatible_class_names"]).isEmpty)
+        _ = try word(description["report"])
+
         let handle = try makeScheduler("{\"_class_name\": \"\(name)\"}")
         defer { ds_scheduler_free(handle) }
         let json = try text { ds_scheduler_config_json(handle, $0, $1, $2) }
-        var configuration = try #require(try JSONSerialization.jsonObject(with: Data(json.utf8)) as? [String: Any])
+        guard case .object(var configuration) = try members(json) else { return }
         configuration["_class_name"] = nil
-        let keys = parameters.compactMap { $0["key"] as? String }
-        #expect(Set(keys).count == keys.count && keys.count == parameters.count)
-        for parameter in parameters {
-            let key = try #require(parameter["key"] as? String)
-            let value = try #require(parameter["default"])
+        for parameter in try array(description["parameters"]) {
+            let key = try word(parameter["key"]), value = try #require(parameter["default"])
             // A key that diffusers doesn't know is written only where it has a value.
-            if parameter["override_name"] != nil, value is NSNull, configuration[key] == nil { continue }
-            let configured = try #require(configuration.removeValue(forKey: key), "\(key) is no key of the configuration")
-            #expect(configured as? NSObject == value as? NSObject, "\(key)")
-            #expect((parameter["type"] as? String)?.isEmpty == false && (parameter["summary"] as? String)?.hasSuffix(".") == true)
-            if let words = parameter["words"] as? [String] { #expect(value is NSNull || words.contains(value as? String ?? "")) }
+            if parameter["override_name"] != nil, configuration[key] == nil { continue }
+            #expect(configuration.removeValue(forKey: key) == value, "\(key)")
+            _ = try word(parameter["type"])
+            #expect(try word(parameter["summary"]).hasSuffix("."))
+            if parameter["words"] != nil { #expect(try value == .null || array(parameter["words"]).contains(value)) }
         }
-        #expect(configuration.isEmpty, "keys without a parameter: \(configuration.keys.sorted())")
+        #expect(configuration.isEmpty, "keys without a parameter, or twice: \(configuration.keys.sorted())")
 
         // The options are what set_timesteps takes.
-        var options = try #require(members["options"] as? [[String: Any]])
-        for index in options.indices { options[index]["summary"] = nil }
-        let values = Dictionary(uniqueKeysWithValues: options.map { ($0["key"] as! String, $0["default"]!) })
-        let arguments = String(decoding: try JSONSerialization.data(withJSONObject: values), as: UTF8.self)
-        try call(ds_scheduler_set_timesteps(handle, 4, arguments))
+        var options: [String: JSONValue] = [:]
+        for option in try array(description["options"]) { options[try word(option["key"])] = option["default"] }
+        try call(ds_scheduler_set_timesteps(handle, 4, JSONValue.object(options).text))
         try Self.compare(handle, with: SchedulerCatalog.makeScheduler(json: json).plan(.count(4)))
         // And the rest is so.
         var row = ds_row()
         let status = ds_scheduler_row_at(handle, 500, nil, &row)
-        #expect(status == (members["is_stateless"] as? Bool == true ? DS_OK : DS_UNSUPPORTED_OPERATION))
+        #expect(status == (description["is_stateless"] == true ? DS_OK : DS_UNSUPPORTED_OPERATION))
         var sample: [Float] = [1, 2]
         let velocity = withTensor(&sample) { ds_scheduler_get_velocity(handle, $0, $0, [500], 1, $0, 0) }
-        #expect((velocity == DS_UNSUPPORTED_OPERATION) == (members["has_velocity"] as? Bool != true))
+        #expect((velocity == DS_UNSUPPORTED_OPERATION) == (description["has_velocity"] != true))
     }
 
     @Test func descriptionsOfOtherClasses() {

@@ -157,15 +157,16 @@ public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedSchedule
         guard Definition.isStateless else {
             throw .unsupportedOperation("step outside of a run", className: Definition.className)
         }
-        guard let plan else { throw .timestepsNotSet }
+        guard session != nil else { throw .timestepsNotSet }
         let host = FloatingPointEnvironment.begin()
         defer { host.end() }
         try options.validate()
-        return try configuration.row(at: timestep, of: plan, options: options, noise: noiseSchedule)
+        // In its place: copying a plan takes longer than the row.
+        return try configuration.row(at: timestep, of: session!.plan, options: options, noise: noiseSchedule)
     }
 
     public func row(at timestep: Double, optionValues: [String: JSONValue]) throws(SchedulerError) -> PlanRow {
-        try row(at: timestep, options: Definition.Options(values: optionValues))
+        try row(at: timestep, options: optionValues.isEmpty ? .init() : Definition.Options(values: optionValues))
     }
 
     public func trainingLevel(atTimestep timestep: Double) throws(SchedulerError) -> NoiseLevel {
