@@ -94,6 +94,11 @@ public enum SchedulerCatalog {
         try JSONReader.read(bytes).members()
     }
 
+    /// The members of a call's arguments as a JSON object.
+    package static func arguments(json bytes: [UInt8]) throws(SchedulerError) -> [String: JSONValue] {
+        try JSONReader.read(bytes).members(of: "arguments")
+    }
+
     private static func className<S: PlannedScheduler>(of type: S.Type) -> String { S.Configuration.className }
 
     private static func makeScheduler<S: PlannedScheduler>(
