@@ -176,8 +176,12 @@ const char *ds_supported_class_name(size_t index);
  *                              value is one of these; override_name, where diffusers doesn't know the key
  *     options                  likewise, what a run may be told: see ds_scheduler_set_timesteps
  *     report                   diffusers' name of what a step gives besides the next sample
+ *     returns_report           whether diffusers' step returns it as well
+ *     result_type              the next sample's element type in diffusers where those of sample and model output differ: promoted,
+ *                              model_output, or converted, which is the type of what the solver extrapolates
  *     is_stateless             whether ds_scheduler_row_at works
  *     has_velocity             whether ds_scheduler_get_velocity works
+ *     adds_noise_at_training_levels   whether ds_scheduler_add_noise takes training timesteps where timesteps have been set, too
  *
  * Errors: DS_NULL_POINTER, DS_UNSUPPORTED_SCHEDULER, DS_BUFFER_TOO_SMALL.
  */
@@ -226,6 +230,9 @@ ds_status ds_scheduler_config_json(ds_scheduler scheduler, char *buffer, size_t 
 
 /* The configuration's keys that have no effect on this scheduler, sorted, as a JSON array of strings. */
 ds_status ds_scheduler_unused_keys(ds_scheduler scheduler, char *buffer, size_t capacity, size_t *length);
+
+/* The configuration's keys that nobody has set, as a JSON array of strings: diffusers' "_use_default_values". */
+ds_status ds_scheduler_defaulted_keys(ds_scheduler scheduler, char *buffer, size_t capacity, size_t *length);
 
 /* T, the number of timesteps that the model was trained with; len(scheduler) in diffusers. */
 ds_status ds_scheduler_num_train_timesteps(ds_scheduler scheduler, size_t *count);
