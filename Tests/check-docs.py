@@ -175,7 +175,8 @@ def check_commands(repository: Repository) -> None:
 
 def check_documents(repository: Repository, name: str, number: int, line: str) -> None:
     """Documents that a line names: from the root, from the file's folder, or by the end of a path."""
-    for path in DOCUMENT.findall(line):
+    for found in DOCUMENT.findall(line):
+        path = found.removeprefix("root/")  # Scripts call the repository's folder $root.
         is_known = repository.has(path) or repository.has(resolved(name, path))
         if not is_known and not ("/" in path and any(each.endswith("/" + path) for each in repository.documents)):
             repository.fault(f"{name}:{number}", f"the document {path} doesn't exist")

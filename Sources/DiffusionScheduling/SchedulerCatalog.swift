@@ -5,9 +5,16 @@ public enum SchedulerCatalog {
     private static let types: [any PlannedScheduler.Type] = [
         DDIMScheduler.self,
         DDIMInverseScheduler.self,
+        DDPMScheduler.self,
         DEISMultistepScheduler.self,
         DPMSolverMultistepScheduler.self,
         DPMSolverMultistepInverseScheduler.self,
+        EulerDiscreteScheduler.self,
+        FlowMatchEulerDiscreteScheduler.self,
+        HeunDiscreteScheduler.self,
+        LCMScheduler.self,
+        PNDMScheduler.self,
+        UniPCMultistepScheduler.self,
     ]
 
     /// The names that `_class_name` may have, sorted.

@@ -501,6 +501,12 @@ import Testing
         expectInvalid("slots that evaluation 1 stores", "the same", allowed: "different") {
             try plan([[row], [storing(1, 1)]], slotCount: 2)
         }
+        #expect(storing(1, 0) == storing(0, 1))
+        var reversed = storing(0, 1)
+        reversed.stores.reverse()
+        expectInvalid("slots that evaluation 1 stores", "in descending order", allowed: "in ascending order") {
+            try plan([[row], [reversed]], slotCount: 2)
+        }
         expectInvalid("number of slot coefficients of evaluation 0", "1", allowed: "0") {
             try plan([[PlanRow(prediction: .init(), nextSample: .init(slots: [1]))], [row]])
         }

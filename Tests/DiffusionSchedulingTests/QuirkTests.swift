@@ -414,7 +414,7 @@ import Testing
         for draw in 0..<150 {
             var configuration = DEISMultistepConfiguration()
             configuration.numTrainTimesteps = [1, 2, 10, 100, 1000].randomElement(using: &generator)!
-            configuration.betaSchedule = BetaSchedule.allCases.randomElement(using: &generator)!
+            configuration.betaSchedule = DEISMultistepConfiguration.betaSchedules.randomElement(using: &generator)!
             configuration.betaStart = [0, 1e-5, 1e-4, 0.00085].randomElement(using: &generator)!
             configuration.betaEnd = [1e-3, 0.012, 0.02].randomElement(using: &generator)!
             configuration.solverOrder = Int.random(in: 1...3, using: &generator)

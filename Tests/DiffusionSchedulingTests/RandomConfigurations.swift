@@ -56,9 +56,31 @@ enum RandomConfigurations {
         return c
     }
 
-    private static func drawNoiseSchedule(_ c: inout some NoiseScheduleConfiguration, _ generator: inout SeededGenerator) {
+    static func euler(_ generator: inout SeededGenerator) -> EulerDiscreteConfiguration {
+        var c = EulerDiscreteConfiguration()
+        drawNoiseSchedule(&c, &generator)
+        drawSpacing(&c, &generator)
+        c.predictionType = .allCases.randomElement(using: &generator)!
+        c.timestepType = .allCases.randomElement(using: &generator)!
+        if c.betaStart > 0, c.trainedBetas == nil { c.interpolationType = .allCases.randomElement(using: &generator)! }
+        c.rescaleBetasZeroSNR = .random(using: &generator)
+        c.finalSigmasType = .allCases.randomElement(using: &generator)!
+        return c
+    }
+
+    static func heun(_ generator: inout SeededGenerator) -> HeunDiscreteConfiguration {
+        var c = HeunDiscreteConfiguration()
+        drawNoiseSchedule(&c, &generator)
+        drawSpacing(&c, &generator)
+        c.predictionType = HeunDiscreteConfiguration.predictionTypes.randomElement(using: &generator)!
+        c.clipSample = .random(using: &generator)
+        c.clipSampleRange = .random(in: 0.5...3, using: &generator)
+        return c
+    }
+
+    private static func drawNoiseSchedule<C: NoiseScheduleConfiguration>(_ c: inout C, _ generator: inout SeededGenerator) {
         c.numTrainTimesteps = [1000, 1000, 1000, 500, 100, 7, 1].randomElement(using: &generator)!
-        c.betaSchedule = .allCases.randomElement(using: &generator)!
+        c.betaSchedule = C.betaSchedules.randomElement(using: &generator)!
         (c.betaStart, c.betaEnd) = [(0.0001, 0.02), (0.00085, 0.012), (1e-6, 0.05), (0, 0.02)].randomElement(using: &generator)!
         if c.numTrainTimesteps == 7 { c.trainedBetas = [0, 0.01, 0.01, 0.5, 0, 0.2, 0.9] }
     }
@@ -67,6 +89,18 @@ enum RandomConfigurations {
         c.thresholding = Int.random(in: 0..<3, using: &generator) == 0
         c.dynamicThresholdingRatio = .random(in: 0...1, using: &generator)
         c.sampleMaxValue = .random(in: 0.1...4, using: &generator)
+    }
+
+    private static func drawSpacing(_ c: inout some SigmaSpacingConfiguration & VarianceExplodingDefinition, _ generator: inout SeededGenerator) {
+        switch Int.random(in: 0...6, using: &generator) {
+        case 1: c.useKarrasSigmas = true
+        case 2: c.useExponentialSigmas = c.betaStart > 0 && c.trainedBetas == nil
+        case 3: c.useBetaSigmas = true
+        default: break
+        }
+        if Int.random(in: 0..<3, using: &generator) == 0 { (c.sigmaMin, c.sigmaMax) = (0.02, 80) }
+        c.timestepSpacing = .allCases.randomElement(using: &generator)!
+        c.stepsOffset = .random(in: 0...3, using: &generator)
     }
 
     private static func drawGrid(_ c: inout some SigmaGridConfiguration, _ generator: inout SeededGenerator) {

@@ -46,6 +46,30 @@ import Testing
         }
     }
 
+    /// A run that begins at an evaluation with the sample that another one has there takes the same steps, where nothing is remembered
+    /// from the steps before.
+    @Test func aRunThatBeginsLateIsTheTailOfOne() throws {
+        var count = 0
+        for plan in try SessionRowsTests.plans() where plan.warmUp == 0 {
+            var session = SamplingSession(plan: plan), sample = goldenStart, samples: [[Float]] = []
+            func step(_ session: inout SamplingSession, _ sample: inout [Float]) throws {
+                let timestep = session.timestep!, noise = GoldenProblem.noise(step: session.stepIndex).map { Float($0) }
+                try session.step(modelOutput: goldenOutput(sample, timestep: timestep), sample: &sample, noise: noise)
+            }
+            while session.timestep != nil {
+                samples.append(sample)
+                try step(&session, &sample)
+            }
+            for start in plan.starts {
+                var late = SamplingSession(plan: plan, beginIndex: start), tail = samples[start]
+                while late.timestep != nil { try step(&late, &tail) }
+                #expect(bits(tail) == bits(sample), "from \(start) of \(plan.stepCount)")
+                count += 1
+            }
+        }
+        #expect(count > 20)
+    }
+
     @Test func afterResetASessionTakesElementsOfAnotherTypeAndNumber() throws {
         var session = SamplingSession(plan: try Self.plan())
         var sample = goldenStart

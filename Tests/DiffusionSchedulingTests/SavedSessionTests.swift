@@ -13,7 +13,7 @@ import Testing
     /// A session somewhere in a run, and its sample.
     private func randomSession(_ random: inout SeededGenerator, count: Int) throws -> (SamplingSession, [Float]) {
         let plan = Self.plans.randomElement(using: &random)!
-        var session = SamplingSession(plan: plan, beginIndex: .random(in: 0...plan.stepCount, using: &random))
+        var session = SamplingSession(plan: plan, beginIndex: (plan.starts + [plan.stepCount]).randomElement(using: &random)!)
         var x = (0..<count).map { _ in Float.random(in: -2...2, using: &random) }
         for _ in 0..<Int.random(in: 0...plan.stepCount - session.stepIndex, using: &random) {
             try step(&session, &x, &random)

@@ -27,7 +27,16 @@ import Testing
             try makeDPMSolver { ($0.algorithmType, $0.solverOrder) = (.sdeDPMSolverPlusPlus, 3) }.plan(.count(6)),
             try makeDPMSolver { ($0.thresholding, $0.dynamicThresholdingRatio) = (true, 0.6) }.plan(.count(5)),
             try makeDDIM { ($0.clipSample, $0.clipSampleRange) = (true, 1) }.plan(.count(7)),
-        ]
+            try EulerDiscreteScheduler().plan(.count(6), optionValues: ["s_churn": 2]),
+            try HeunDiscreteScheduler(.init(json: #"{"clip_sample": true}"#)).plan(.count(4)),
+        ] + cataloguePlans()
+    }
+
+    /// A plan of every class in the catalogue.
+    static func cataloguePlans() throws -> [SamplingPlan] {
+        try SchedulerCatalog.supportedClassNames.map {
+            try SchedulerCatalog.makeScheduler(json: #"{"_class_name": "\#($0)"}"#).plan(.count(5))
+        }
     }
 
     /// 10,000 steps of random compositions: rows come, go and stay away, and stand at different steps of different plans.
@@ -39,7 +48,7 @@ import Testing
         let plans = try Self.plans(), n = Self.elementCount
         func newRequest() -> Request {
             let plan = plans.randomElement(using: &random)!
-            let session = SamplingSession(plan: plan, beginIndex: .random(in: 0..<plan.stepCount, using: &random))
+            let session = SamplingSession(plan: plan, beginIndex: plan.starts.randomElement(using: &random)!)
             let x = (0..<n).map { _ in Float.random(in: -2...2, using: &random) }
             let guidance: [Guidance?] = [nil, nil, Guidance(scale: 5), Guidance(scale: 3, rescale: 0.6)]
             return Request(session: session, alone: session, x: x, aloneX: x, guidance: guidance.randomElement(using: &random)!)
@@ -163,4 +172,9 @@ import Testing
         try SamplingSession.step(rows: &sessions, modelOutput: [], sample: &empty)
         #expect(sessions.map { $0?.stepIndex } == [1, 1])
     }
+}
+
+extension SamplingPlan {
+    /// The evaluations that a run may begin at.
+    var starts: [Int] { timesteps.indices.filter(isStart) }
 }

@@ -52,6 +52,32 @@ public struct ConfigurationParameter<Configuration>: Sendable {
     }
 }
 
+/// Refuses a word that a scheduler doesn't know, as reading its configuration does.
+func require<Word: ConfigurationKeyword>(_ key: String, _ word: Word, among words: [Word]) throws(SchedulerError) {
+    try require(key, word.rawValue.quoted, words.map(\.rawValue).joined(separator: ", "), words.contains(word))
+}
+
+extension ConfigurationParameter {
+    /// A key that may have some of the words of its type only.
+    init<Word: ConfigurationKeyword>(
+        _ key: String, _ path: WritableKeyPath<Configuration, Word> & Sendable, among words: [Word], _ summary: String = ""
+    ) {
+        self.key = key
+        overrideName = nil
+        self.summary = summary
+        typeName = Word.typeName
+        keywords = words.map(\.rawValue)
+        read = { (name, json, configuration) throws(SchedulerError) in
+            guard let word = Word(json: json), words.contains(word) else {
+                throw .invalidValue(
+                    key: name, value: json.text.quoted, allowed: words.map(\.rawValue).joined(separator: ", "))
+            }
+            configuration[keyPath: path] = word
+        }
+        write = { $0[keyPath: path].json }
+    }
+}
+
 extension Bool: ConfigurationValue {
     public static var typeName: String { "bool" }
     public static var allowedValues: String { "true or false" }

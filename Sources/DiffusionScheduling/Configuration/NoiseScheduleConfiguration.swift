@@ -12,15 +12,19 @@ public protocol NoiseScheduleConfiguration: SchedulerConfiguration {
     var betaSchedule: BetaSchedule { get set }
     /// The T values of β themselves, each in [0, 1); overrides the three above.
     var trainedBetas: [Double]? { get set }
+    /// The values that `betaSchedule` may have.
+    static var betaSchedules: [BetaSchedule] { get }
 }
 
 extension NoiseScheduleConfiguration {
+    public static var betaSchedules: [BetaSchedule] { [.linear, .scaledLinear, .squaredcosCapV2] }
+
     static var noiseScheduleParameters: [ConfigurationParameter<Self>] {
         [
             .init("num_train_timesteps", \.numTrainTimesteps, "The number of noise levels that the model was trained with."),
             .init("beta_start", \.betaStart, "The variance of the noise that timestep 0 adds."),
             .init("beta_end", \.betaEnd, "The variance of the noise that the last timestep adds."),
-            .init("beta_schedule", \.betaSchedule, "How the variances run between the two."),
+            .init("beta_schedule", \.betaSchedule, among: betaSchedules, "How the variances run between the two."),
             .init("trained_betas", \.trainedBetas, "The variances themselves, which override the three before."),
         ]
     }
@@ -29,6 +33,7 @@ extension NoiseScheduleConfiguration {
         try require(
             "num_train_timesteps", numTrainTimesteps, "from 1 to \(NoiseSchedule.maximumTimesteps)",
             (1...NoiseSchedule.maximumTimesteps).contains(numTrainTimesteps))
+        try require("beta_schedule", betaSchedule, among: Self.betaSchedules)
         if let trainedBetas {
             try require(
                 "trained_betas", "a list of \(trainedBetas.count)",
@@ -80,14 +85,68 @@ extension ThresholdingConfiguration {
     }
 }
 
-/// The keys that choose the noise levels of the steps in the multistep schedulers.
-public protocol SigmaGridConfiguration: NoiseScheduleConfiguration {
+/// The keys that space noise levels anew between two ends.
+public protocol SigmaSpacingConfiguration: SchedulerConfiguration {
     /// Noise levels after Karras et al. 2022.
     var useKarrasSigmas: Bool { get set }
     /// Noise levels evenly spaced in their logarithm.
     var useExponentialSigmas: Bool { get set }
     /// Noise levels at the quantiles of a beta distribution.
     var useBetaSigmas: Bool { get set }
+    /// The least noise level of these grids; without a parameter of that name, the one that another scheduler's configuration
+    /// brought along.
+    var sigmaMin: Double? { get set }
+    /// The greatest noise level of these grids; likewise.
+    var sigmaMax: Double? { get set }
+}
+
+extension SigmaSpacingConfiguration {
+    static var sigmaSpacingParameters: [ConfigurationParameter<Self>] {
+        [
+            .init("use_karras_sigmas", \.useKarrasSigmas, "Whether the noise levels follow Karras et al. 2022."),
+            .init("use_exponential_sigmas", \.useExponentialSigmas, "Whether the noise levels are evenly spaced in their logarithm."),
+            .init("use_beta_sigmas", \.useBetaSigmas, "Whether the noise levels are quantiles of a beta distribution."),
+        ]
+    }
+
+    public var sigmaMin: Double? {
+        get { origin.otherKeys["sigma_min"]?.doubleValue }
+        set { origin.otherKeys["sigma_min"] = newValue.map { JSONValue($0) } }
+    }
+
+    public var sigmaMax: Double? {
+        get { origin.otherKeys["sigma_max"]?.doubleValue }
+        set { origin.otherKeys["sigma_max"] = newValue.map { JSONValue($0) } }
+    }
+
+    /// The keys among these that are true.
+    var chosenSpacings: [String] {
+        [
+            ("use_karras_sigmas", useKarrasSigmas), ("use_exponential_sigmas", useExponentialSigmas),
+            ("use_beta_sigmas", useBetaSigmas),
+        ].filter(\.1).map(\.0)
+    }
+
+    func validateSigmaSpacing() throws(SchedulerError) {
+        if chosenSpacings.count > 1 {
+            throw .conflictingKeys(chosenSpacings, reason: "the noise levels can follow one grid only")
+        }
+        for key in ["sigma_min", "sigma_max"] {
+            guard let json = origin.otherKeys[key], json != .null else { continue }
+            let value = json.doubleValue ?? .nan
+            try require(key, json.text.quoted, "a number greater than 0", value > 0 && value.isFinite)
+        }
+        for (key, end) in [("sigma_min", sigmaMin), ("sigma_max", sigmaMax)] {
+            if let end { try require(key, end, "a number greater than 0", end > 0 && end.isFinite) }
+        }
+        if let sigmaMin, let sigmaMax {
+            try require("sigma_min", sigmaMin, "at most sigma_max = \(sigmaMax)", sigmaMin <= sigmaMax)
+        }
+    }
+}
+
+/// The keys that choose the noise levels of the steps in the multistep schedulers.
+public protocol SigmaGridConfiguration: NoiseScheduleConfiguration, SigmaSpacingConfiguration {
     /// Noise levels of flow matching, where a sample is (1 − ς) data + ς noise.
     var useFlowSigmas: Bool { get set }
     /// κ: pushes flow sigmas towards more noise; > 0.
@@ -98,15 +157,6 @@ public protocol SigmaGridConfiguration: NoiseScheduleConfiguration {
 }
 
 extension SigmaGridConfiguration {
-    static var sigmaSpacingParameters: [ConfigurationParameter<Self>] {
-        [
-            .init("use_karras_sigmas", \.useKarrasSigmas, "Whether the noise levels follow Karras et al. 2022."),
-            .init(
-                "use_exponential_sigmas", \.useExponentialSigmas, "Whether the noise levels are evenly spaced in their logarithm."),
-            .init("use_beta_sigmas", \.useBetaSigmas, "Whether the noise levels are quantiles of a beta distribution."),
-        ]
-    }
-
     static var flowSigmaParameters: [ConfigurationParameter<Self>] {
         [
             .init("use_flow_sigmas", \.useFlowSigmas, "Whether the noise levels are those of flow matching."),
@@ -121,27 +171,11 @@ extension SigmaGridConfiguration {
         ]
     }
 
-    /// The least noise level of Karras, exponential and beta grids, where another scheduler's configuration brought one along.
-    public var sigmaMin: Double? {
-        get { origin.otherKeys["sigma_min"]?.doubleValue }
-        set { origin.otherKeys["sigma_min"] = newValue.map { JSONValue($0) } }
-    }
-
-    /// The greatest noise level of Karras, exponential and beta grids, where another scheduler's configuration brought one along.
-    public var sigmaMax: Double? {
-        get { origin.otherKeys["sigma_max"]?.doubleValue }
-        set { origin.otherKeys["sigma_max"] = newValue.map { JSONValue($0) } }
-    }
-
-    func validateSigmaGrid() throws(SchedulerError) {
-        let grids = [
-            ("use_karras_sigmas", useKarrasSigmas), ("use_exponential_sigmas", useExponentialSigmas),
-            ("use_beta_sigmas", useBetaSigmas),
-        ]
-        let chosen = grids.filter(\.1).map(\.0)
-        if chosen.count > 1 { throw .conflictingKeys(chosen, reason: "the noise levels follow one grid only") }
+    /// - Parameter convertsKarras: whether Karras levels become flow levels where `use_flow_sigmas` is true.
+    func validateSigmaGrid(convertsKarras: Bool = false) throws(SchedulerError) {
+        try validateSigmaSpacing()
         // Flow matching knows levels below 1 only, and the training's go far above; with a sigma_max of its own a grid fits.
-        if useFlowSigmas, let grid = chosen.first, !((sigmaMax ?? .infinity) < 1) {
+        if useFlowSigmas, !(convertsKarras && useKarrasSigmas), let grid = chosenSpacings.first, !((sigmaMax ?? .infinity) < 1) {
             throw .conflictingKeys(
                 [grid, "use_flow_sigmas"],
                 reason: "flow sigmas are their own grid; another grid needs sigma_min and sigma_max below 1")
@@ -150,15 +184,12 @@ extension SigmaGridConfiguration {
         try require(
             "steps_offset", stepsOffset, "from 0 to \(NoiseSchedule.maximumTimesteps)",
             (0...NoiseSchedule.maximumTimesteps).contains(stepsOffset))
-        for key in ["sigma_min", "sigma_max"] {
-            guard let json = origin.otherKeys[key], json != .null else { continue }
-            let value = json.doubleValue ?? .nan
-            try require(key, json.text.quoted, "a number greater than 0", value > 0 && value.isFinite)
-        }
-        if let sigmaMin, let sigmaMax {
-            try require("sigma_min", sigmaMin, "at most sigma_max = \(sigmaMax)", sigmaMin <= sigmaMax)
-        }
     }
+}
+
+/// Refuses a `shift_terminal` that flow levels can't be stretched to.
+func validateShiftTerminal(_ terminal: Double?) throws(SchedulerError) {
+    if let terminal { try require("shift_terminal", terminal, "from 0 to less than 1", terminal >= 0 && terminal < 1) }
 }
 
 /// The keys that let a run shift flow sigmas by its own `mu`, as models do that shift by the size of the picture.

@@ -40,7 +40,7 @@ public struct ConfigurationOrigin: Sendable, Equatable {
 extension SchedulerConfiguration {
     /// The keys of the file that have no effect on this scheduler, sorted.
     public var unusedKeys: [String] {
-        let effective = (self as? any SigmaGridConfiguration) == nil ? [] : ["sigma_min", "sigma_max"]
+        let effective = (self as? any SigmaSpacingConfiguration) == nil ? [] : ["sigma_min", "sigma_max"]
         return origin.otherKeys.keys.filter { !$0.hasPrefix("_") && !effective.contains($0) }.sorted()
     }
 

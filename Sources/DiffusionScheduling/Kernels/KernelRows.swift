@@ -4,11 +4,15 @@ internal import CKernels
 
 /// A row as the kernels run it.
 struct KernelRow {
+    /// The coefficients of an output.
+    typealias Terms = (Double, Double, Double, Double, Double, Double, Double, Double, Double, Double, Double)
+
+
     /// Its outputs are the next sample, what is stored, and the report where at most one slot is stored. It comes first, so that its
     /// address is this one's.
     let row: dsk_row
-    /// The report alone, for rows that store two slots and so have no output left for it. Whoever makes the row frees it.
-    let report: UnsafeMutablePointer<dsk_row>?
+    /// What the row reports, as an output's coefficients: rows that store two slots have no output left for it.
+    let report: Terms
     /// The slots that stand for the kernel's inputs from `DSK_SLOT_1` on, in the order of summation.
     private(set) var slots: InlineArray<6, UInt8> = .init(repeating: 0)
     private(set) var slotCount = 0
@@ -38,15 +42,10 @@ struct KernelRow {
         }
         // Unclamped, p is a combination like others: beside a sample that doesn't use it, it needs no value of its own in the loop.
         let told = plan.report ?? (clamp == .none ? plan.prediction : Combination(prediction: 1))
-        if storeCount < 2 {
-            row.set(2, to: told, slots: slots, count: slotCount)
-            report = nil
-        } else {
-            var alone = dsk_row(prediction: plan.prediction, clamp: clamp)
-            alone.set(0, to: told, slots: slots, count: slotCount)
-            report = .allocate(capacity: 1)
-            report?.initialize(to: alone)
-        }
+        var reporting = dsk_row()
+        reporting.set(0, to: told, slots: slots, count: slotCount)
+        report = reporting.outputs.0
+        if storeCount < 2 { row.outputs.2 = report }
         self.row = row
         keptOutput = plan.stores.firstIndex { $0.value == Combination(modelOutput: 1) } ?? -1
         needsNoise = plan.needsNoise
@@ -114,14 +113,27 @@ final class KernelRows: @unchecked Sendable {
         }
     }
 
-    deinit {
-        for place in 0..<count where place % choices <= place / choices { rows[place].report?.deallocate() }
-        rows.deallocate()
-    }
+    deinit { rows.deallocate() }
 
     @inline(__always)
     func row(at index: Int, age: Int) -> UnsafePointer<KernelRow> {
         UnsafePointer(rows + (index * choices + min(age, choices - 1)))
+    }
+}
+
+extension KernelRow {
+    /// The row with the next model input, `inputScale` · next sample, as an output: the last one of the whole row, or where that is taken
+    /// or the report is wanted as well, beside the report in a row that does nothing else.
+    func withModelInput(_ inputScale: Double, beside report: Bool) -> dsk_row {
+        var row = row
+        withUnsafeMutableBytes(of: &row.outputs) { bytes in
+            let terms = bytes.bindMemory(to: Double.self).baseAddress!, count = Int(DSK_TERM_COUNT.rawValue)
+            let place = report ? 1 : 2
+            for term in 0..<count { terms[place * count + term] = inputScale * terms[term] }
+            if report { for term in 0..<count { terms[2 * count + term] = 0 } }
+        }
+        if report { row.outputs.0 = self.report }
+        return row
     }
 }
 

@@ -9,52 +9,78 @@ enum Kernels {
     /// - Parameters:
     ///   - slots: the addresses of the slots; nil where the row has none.
     ///   - keepsModelOutput: whether the model output's memory will be what `row.keptOutput` stores, so that nothing is written.
+    ///   - nextInputScale: of the evaluation after this one, for the model's input there.
     ///   - workspace: where `needsWorkspace` says so.
     @inline(__always)
     static func step(
         _ row: UnsafePointer<KernelRow>, _ tensors: StepTensors, slots: UnsafePointer<UnsafeMutableRawPointer>? = nil,
-        keepsModelOutput: Bool = false, guidance: Guidance? = nil, batchSize: Int, workspace: StepWorkspace?,
-        maximumThreads: Int = 0
+        keepsModelOutput: Bool = false, nextInputScale: Double = 1, guidance: Guidance? = nil, batchSize: Int,
+        workspace: StepWorkspace?, maximumThreads: Int = 0
     ) throws(SchedulerError) {
-        // The report comes first, as the step may be in place.
-        if let report = tensors.report, row.pointee.report != nil {
-            guard !tensors.inputs(contain: UnsafeRawPointer(report)) else {
-                throw .invalidValue(
-                    key: "pred_original_sample", value: "the memory of an input",
-                    allowed: "memory of its own in a step that stores two slots")
-            }
-            try run(row, tensors, slots, .report, false, guidance, batchSize, workspace, maximumThreads)
+        let call = StepCall(
+            row: row, tensors: tensors, slots: slots, keepsModelOutput: keepsModelOutput, guidance: guidance, batchSize: batchSize,
+            workspace: workspace, maximumThreads: maximumThreads)
+        if tensors.modelInput == nil, tensors.report == nil || row.pointee.storeCount < 2 {
+            return try call.run(.step, UnsafeRawPointer(row).assumingMemoryBound(to: dsk_row.self))
         }
-        try run(row, tensors, slots, .step, keepsModelOutput, guidance, batchSize, workspace, maximumThreads)
+        try stepWithExtras(call, nextInputScale: nextInputScale)
     }
 
-    @inline(__always)
-    private static func run(
-        _ row: UnsafePointer<KernelRow>, _ tensors: StepTensors, _ slots: UnsafePointer<UnsafeMutableRawPointer>?, _ pass: StepPass,
-        _ keepsModelOutput: Bool, _ guidance: Guidance?, _ batchSize: Int, _ workspace: StepWorkspace?, _ maximumThreads: Int
-    ) throws(SchedulerError) {
-        if let workspace {
-            let itemBytes = tensors.elementCount / batchSize * tensors.elementType.size
-            try step(count: batchSize, tensors, pass: pass, workspace: workspace, maximumThreads: maximumThreads) { index in
-                StepItem(
-                    row: row, slots: slots, slotOffset: index * itemBytes, guidance: guidance,
-                    thresholds: workspace.thresholdWorkspace(of: index))
-            }
-            return
+    /// A step that writes the next model input, or that has no output left for what else is wanted.
+    @inline(never)
+    private static func stepWithExtras(_ call: StepCall, nextInputScale: Double) throws(SchedulerError) {
+        let row = call.row, tensors = call.tensors
+        let takesTwoPasses = row.pointee.storeCount == 2 || (tensors.report != nil && tensors.modelInput != nil)
+        let extended = row.pointee.withModelInput(nextInputScale, beside: takesTwoPasses)
+        if !takesTwoPasses {
+            return try withUnsafePointer(to: extended) { (extended) throws(SchedulerError) in try call.run(.step, extended) }
         }
-        var item = dsk_item()
-        item.set(tensors, row, slots, pass: pass, keepsModelOutput: keepsModelOutput)
-        let kernelRow = row.kernelRow(of: pass)
-        if let guidance {
-            var guided = dsk_row()
-            dsk_guide_row(kernelRow, guidance.scale, 1, &guided)
-            try withUnsafePointer(to: &guided) { (guided) throws(SchedulerError) in
-                item.row = guided
+        // They come first, as the step may be in place.
+        for (name, address) in [("pred_original_sample", tensors.report), ("the next model input", tensors.modelInput)] {
+            guard let address, tensors.inputs(contain: UnsafeRawPointer(address)) else { continue }
+            throw .invalidValue(
+                key: name, value: "the memory of an input",
+                allowed: "memory of its own where a step takes a second pass: it stores two slots, or both of these are wanted")
+        }
+        try withUnsafePointer(to: extended) { (extended) throws(SchedulerError) in try call.run(.extras, extended) }
+        try call.run(.stepAlone, UnsafeRawPointer(row).assumingMemoryBound(to: dsk_row.self))
+    }
+
+    /// The arguments of a step.
+    private struct StepCall {
+        let row: UnsafePointer<KernelRow>
+        let tensors: StepTensors
+        let slots: UnsafePointer<UnsafeMutableRawPointer>?
+        let keepsModelOutput: Bool
+        let guidance: Guidance?
+        let batchSize: Int
+        let workspace: StepWorkspace?
+        let maximumThreads: Int
+
+        /// - Parameter kernelRow: the row whose outputs the pass writes.
+        @inline(__always)
+        func run(_ pass: StepPass, _ kernelRow: UnsafePointer<dsk_row>) throws(SchedulerError) {
+            if let workspace {
+                let itemBytes = tensors.elementCount / batchSize * tensors.elementType.size
+                return try step(count: batchSize, tensors, pass: pass, workspace: workspace, maximumThreads: maximumThreads) { index in
+                    StepItem(
+                        row: row, kernelRow: kernelRow, slots: slots, slotOffset: index * itemBytes, guidance: guidance,
+                        thresholds: workspace.thresholdWorkspace(of: index))
+                }
+            }
+            var item = dsk_item()
+            item.set(tensors, row, slots, pass: pass, keepsModelOutput: keepsModelOutput)
+            if let guidance {
+                var guided = dsk_row()
+                dsk_guide_row(kernelRow, guidance.scale, 1, &guided)
+                try withUnsafePointer(to: &guided) { (guided) throws(SchedulerError) in
+                    item.row = guided
+                    try check(dsk_step(&item, 1, UInt32(clamping: maximumThreads)))
+                }
+            } else {
+                item.row = kernelRow
                 try check(dsk_step(&item, 1, UInt32(clamping: maximumThreads)))
             }
-        } else {
-            item.row = kernelRow
-            try check(dsk_step(&item, 1, UInt32(clamping: maximumThreads)))
         }
     }
 
@@ -89,7 +115,7 @@ enum Kernels {
             guard let step = item(index) else { continue }
             var prepared = dsk_item()
             prepared.set(tensors.part(index, of: count), step.row, step.slots, slotOffset: step.slotOffset, pass: pass)
-            let row = step.row.kernelRow(of: pass)
+            let row = step.kernelRow
             prepared.row = row
             if let guidance = step.guidance {
                 // Rows are guided in two rounds: the factors are found for all items at once.
@@ -123,7 +149,7 @@ enum Kernels {
                     let factor = guidance.factor(
                         conditionalVariance: moments.variance_a, unconditionalVariance: moments.variance_b,
                         covariance: moments.covariance)
-                    dsk_guide_row(step.row.kernelRow(of: pass), guidance.scale, factor, workspace.rows + place)
+                    dsk_guide_row(step.kernelRow, guidance.scale, factor, workspace.rows + place)
                     rescaled += 1
                 }
                 place += 1
@@ -143,7 +169,6 @@ enum Kernels {
         slotOrder: SlotOrder = SlotOrder(), batchSize: Int, workspace: StepWorkspace?, maximumThreads: Int = 0
     ) throws(SchedulerError) {
         let kernelRow = KernelRow(row, clamp: clamp, slotOrder: slotOrder)
-        defer { kernelRow.report?.deallocate() }
         // An address that isn't read or written stands for the slots that aren't used.
         let addresses = slots.map { $0 ?? StepTensors.nowhere }
         var failure: SchedulerError?
@@ -254,7 +279,7 @@ enum Kernels {
     /// The Swift layer checks what it hands to the kernels, so that a status here is a fault of this library. It is told all the same:
     /// where the kernels refuse a call, they have written nothing.
     @inline(__always)
-    private static func check(_ status: dsk_status) throws(SchedulerError) {
+    fileprivate static func check(_ status: dsk_status) throws(SchedulerError) {
         if status != DSK_OK { throw .kernelFailure(reason: String(cString: dsk_status_message(status))) }
     }
 }
@@ -306,12 +331,13 @@ extension dsk_item {
                 }
             }
         }
-        if pass == .report {
+        if pass == .extras {
             outputs.0 = tensors.report
+            outputs.1 = tensors.modelInput
             return
         }
         outputs.0 = tensors.nextSample
-        if row.pointee.storeCount < 2 { outputs.2 = tensors.report }
+        if pass == .step, row.pointee.storeCount < 2 { outputs.2 = tensors.report ?? tensors.modelInput }
         guard let slots else { return }
         let kept = keepsModelOutput ? row.pointee.keptOutput : -1
         if row.pointee.storeCount > 0, kept != 0 { outputs.1 = slots[Int(row.pointee.stores[0])] + slotOffset }
@@ -321,30 +347,35 @@ extension dsk_item {
 
 /// What a pass over the tensors computes.
 enum StepPass {
-    /// The next sample and the stores, and the report where an output is left for it.
+    /// The next sample and the stores, and in the output that these leave the report or the next model input.
     case step
-    /// The report alone.
-    case report
-}
-
-extension UnsafePointer<KernelRow> {
-    /// The kernels' row of a pass.
-    @inline(__always)
-    fileprivate func kernelRow(of pass: StepPass) -> UnsafePointer<dsk_row> {
-        switch pass {
-        case .step: UnsafeRawPointer(self).assumingMemoryBound(to: dsk_row.self)
-        case .report: UnsafePointer<dsk_row>(pointee.report!)
-        }
-    }
+    /// The next sample and the stores.
+    case stepAlone
+    /// The report and the next model input.
+    case extras
 }
 
 /// One of the items that a step consists of: a batch item of one session, or a session of its own.
 struct StepItem {
     let row: UnsafePointer<KernelRow>
+    /// The row whose outputs are written.
+    let kernelRow: UnsafePointer<dsk_row>
     let slots: UnsafePointer<UnsafeMutableRawPointer>?
     /// Where the item begins in the slots, in bytes.
     var slotOffset = 0
     let guidance: Guidance?
     /// Room for finding a threshold, for rows that clamp by one.
     let thresholds: UnsafeMutableRawPointer?
+}
+
+extension StepItem {
+    /// An item that takes the whole row.
+    init(
+        row: UnsafePointer<KernelRow>, slots: UnsafePointer<UnsafeMutableRawPointer>?, guidance: Guidance?,
+        thresholds: UnsafeMutableRawPointer?
+    ) {
+        self.init(
+            row: row, kernelRow: UnsafeRawPointer(row).assumingMemoryBound(to: dsk_row.self), slots: slots, guidance: guidance,
+            thresholds: thresholds)
+    }
 }

@@ -19,6 +19,8 @@ package struct StepTensors {
     @usableFromInline let nextSample: UnsafeMutableRawPointer
     /// Where what the row reports goes; nil if it isn't wanted.
     @usableFromInline let report: UnsafeMutableRawPointer?
+    /// Where the model's input at the next evaluation goes; nil if it isn't wanted.
+    @usableFromInline let modelInput: UnsafeMutableRawPointer?
 
     /// Counts that aren't given are the sample's and the model output's.
     @inlinable
@@ -27,7 +29,7 @@ package struct StepTensors {
         elementType: ElementType, elementCount: Int, sample: UnsafeRawPointer, modelOutput: UnsafeRawPointer,
         modelOutputType: ElementType? = nil, modelOutputCount: Int? = nil, unconditional: UnsafeRawPointer? = nil,
         unconditionalCount: Int? = nil, noise: UnsafeRawPointer?, noiseCount: Int? = nil, nextSample: UnsafeMutableRawPointer,
-        report: UnsafeMutableRawPointer?
+        report: UnsafeMutableRawPointer?, modelInput: UnsafeMutableRawPointer? = nil
     ) {
         self.elementType = elementType
         self.elementCount = elementCount
@@ -41,6 +43,7 @@ package struct StepTensors {
         self.noiseCount = noiseCount ?? elementCount
         self.nextSample = nextSample
         self.report = report
+        self.modelInput = modelInput
     }
 
     /// How often the model output has as many elements as the sample.
@@ -79,7 +82,8 @@ package struct StepTensors {
         return StepTensors(
             elementType: elementType, elementCount: elements, sample: sample + offset, modelOutput: modelOutput + outputOffset,
             modelOutputType: modelOutputType, modelOutputCount: outputs, unconditional: unconditional.map { $0 + outputOffset },
-            noise: noise.map { $0 + offset }, nextSample: nextSample + offset, report: report.map { $0 + offset })
+            noise: noise.map { $0 + offset }, nextSample: nextSample + offset, report: report.map { $0 + offset },
+            modelInput: modelInput.map { $0 + offset })
     }
 }
 
@@ -94,7 +98,7 @@ extension StepTensors {
     @inline(__always)
     static func inPlace<Element: TensorElement, Output: TensorElement>(
         modelOutput: Span<Output>, unconditional: Span<Output>? = nil, sample: inout MutableSpan<Element>, noise: Span<Element>?,
-        _ body: (StepTensors) throws(SchedulerError) -> Void
+        modelInput: UnsafeMutableRawPointer? = nil, _ body: (StepTensors) throws(SchedulerError) -> Void
     ) throws(SchedulerError) {
         let count = sample.count
         try sample.withUnsafeMutableBytes { (sample) throws(SchedulerError) in
@@ -105,7 +109,7 @@ extension StepTensors {
                     modelOutput: Self.address(of: modelOutput), modelOutputType: Output.elementType,
                     modelOutputCount: modelOutput.count, unconditional: optionalAddress(of: unconditional),
                     unconditionalCount: unconditional?.count, noise: optionalAddress(of: noise), noiseCount: noise?.count,
-                    nextSample: address, report: nil))
+                    nextSample: address, report: nil, modelInput: modelInput))
         }
     }
 

@@ -3,19 +3,31 @@
 // Steps that draw their noise from a seeded source, as diffusers' steps do with their `generator`.
 
 extension PlannedScheduler {
-    /// Takes one step in place, with noise from a source where the run is stochastic.
+    /// Takes one step in place, with noise from a source.
     ///
-    /// Each step of a stochastic run draws as many numbers as the sample has elements, even if it doesn't use them, so that the
-    /// source keeps pace with diffusers' generator.
+    /// A step draws as many tensors as diffusers' step draws from its generator, also where it doesn't use them, so that the source keeps
+    /// pace.
     public mutating func step(
         modelOutput: [Float], timestep: Double, sample: inout [Float], generator: inout some NormalSource, batchSize: Int = 1
     ) throws(SchedulerError) {
-        guard let plan else { throw .timestepsNotSet }
+        let draws = try drawCount(atTimestep: timestep)
         // A failed step must not draw: the copy is kept only if the step succeeds.
         var advanced = generator
-        let noise = plan.isStochastic ? advanced.normals(sample.count) : nil
+        var noise: [Float]?
+        for _ in 0..<draws { noise = advanced.normals(sample.count) }
         try step(modelOutput: modelOutput, timestep: timestep, sample: &sample, noise: noise, batchSize: batchSize)
         generator = advanced
+    }
+
+    /// How many tensors of noise the step at a timestep draws.
+    private func drawCount(atTimestep timestep: Double) throws(SchedulerError) -> Int {
+        guard let session else { throw .timestepsNotSet }
+        if let row = try? row(at: timestep, optionValues: [:]) { return row.drawCount }
+        // Past the end, and at a timestep whose turn it isn't, the step fails.
+        if session.timestep == timestep || session.hasBegun || session.timestep == nil {
+            return session.timestep == nil ? 0 : session.plan.row(at: session.stepIndex, age: session.age).drawCount
+        }
+        return session.plan.row(at: try session.plan.index(ofTimestep: timestep), age: 0).drawCount
     }
 }
 

@@ -60,6 +60,10 @@ public struct SamplingSession: Sendable {
     /// What the sample is multiplied with to become the model's input at the next step; 1 after the last one.
     public var inputScale: Double { stepIndex < plan.stepCount ? plan.inputScales[stepIndex] : 1 }
 
+    /// The input scale of the evaluation after the next step; 1 after the last one.
+    @inline(__always)
+    private var nextInputScale: Double { stepIndex + 1 < plan.stepCount ? plan.inputScales[stepIndex + 1] : 1 }
+
     /// Whether the next step reads noise.
     public var needsNoise: Bool { stepIndex < plan.stepCount && plan.needsNoise(at: stepIndex, age: age) }
 
@@ -90,6 +94,31 @@ public struct SamplingSession: Sendable {
     ) throws(SchedulerError) {
         try StepTensors.inPlace(modelOutput: modelOutput, sample: &sample, noise: noise) { (tensors) throws(SchedulerError) in
             try step(tensors, batchSize: batchSize)
+        }
+    }
+
+    /// Takes the next step in place, and writes the model's input at the evaluation after it: input scale · next sample.
+    ///
+    /// Where the step has an output left for it, which only UniPC's and its like don't, the scaling costs no pass over memory. The input
+    /// is scaled before it is rounded, so it may differ in the last bit from a scaled sample.
+    ///
+    /// - Parameter nextModelInput: as many elements as the sample, in other memory than it.
+    /// - Throws: as `step(modelOutput:sample:noise:batchSize:)`.
+    @inlinable
+    public mutating func step<Element: TensorElement, Output: TensorElement>(
+        modelOutput: Span<Output>, sample: inout MutableSpan<Element>, nextModelInput: inout MutableSpan<Element>,
+        noise: Span<Element>? = nil, batchSize: Int = 1
+    ) throws(SchedulerError) {
+        guard nextModelInput.count == sample.count else {
+            throw .wrongElementCount(
+                argument: "nextModelInput", count: nextModelInput.count, expected: "\(sample.count), as the sample")
+        }
+        try nextModelInput.withUnsafeMutableBytes { (input) throws(SchedulerError) in
+            try StepTensors.inPlace(
+                modelOutput: modelOutput, sample: &sample, noise: noise, modelInput: input.baseAddress
+            ) { (tensors) throws(SchedulerError) in
+                try step(tensors, batchSize: batchSize)
+            }
         }
     }
 
@@ -179,7 +208,8 @@ public struct SamplingSession: Sendable {
             consuming != nil && row.pointee.keptOutput >= 0 && tensors.modelOutputType == tensors.elementType
             && tensors.modelOutputParts == 1
         try Kernels.step(
-            row, tensors, slots: slots?.addresses, keepsModelOutput: keepsModelOutput, guidance: guidance, batchSize: batchSize,
+            row, tensors, slots: slots?.addresses, keepsModelOutput: keepsModelOutput, nextInputScale: nextInputScale,
+            guidance: guidance, batchSize: batchSize,
             workspace: needsWorkspace(for: tensors, guidance: guidance, batchSize: batchSize) ? workspace : nil,
             maximumThreads: maximumThreads)
         if keepsModelOutput, let slots, let consuming {

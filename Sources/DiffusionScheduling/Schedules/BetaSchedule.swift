@@ -8,6 +8,14 @@ public enum BetaSchedule: String, ConfigurationKeyword {
     case scaledLinear = "scaled_linear"
     /// β_j from a cosine for ᾱ (Nichol and Dhariwal 2021, arXiv:2102.09672, equation 17); `beta_start` and `beta_end` are unused.
     case squaredcosCapV2 = "squaredcos_cap_v2"
+    /// β_j for ᾱ = e^{−12t}: Shap-E's schedule (Jun and Nichol 2023, arXiv:2305.02463); `beta_start` and `beta_end` are unused. Known to
+    /// Heun and its kin only.
+    case exponential = "exp"
+    /// β_j from a Laplace distribution of the log signal-to-noise ratio (Hang et al. 2024, arXiv:2407.03297); `beta_start` and
+    /// `beta_end` are unused. Known to DDPM only.
+    case laplace
+    /// β_j on a sigmoid from `beta_start` to `beta_end`: GeoDiff's schedule (Xu et al. 2022, arXiv:2203.02923). Known to DDPM only.
+    case sigmoid
 
     /// β_0 … β_{T−1} as float32 numbers, bit for bit those that torch computes.
     ///
@@ -19,11 +27,29 @@ public enum BetaSchedule: String, ConfigurationKeyword {
         case .scaledLinear:
             Self.linspace(Float(start.squareRoot()), Float(end.squareRoot()), count: count).map { $0 * $0 }
         case .squaredcosCapV2:
-            (0..<count).map { j in
-                let ratio = Self.squaredCosine(Double(j + 1) / Double(count)) / Self.squaredCosine(Double(j) / Double(count))
-                return Float(min(1 - ratio, 0.999))
+            Self.betas(ofSignal: Self.squaredCosine, count: count)
+        case .exponential:
+            Self.betas(ofSignal: { DiffusionScheduling.exponential(-12 * $0) }, count: count)
+        case .laplace:
+            Self.betas(ofSignal: Self.laplace, count: count)
+        case .sigmoid:
+            Self.linspace(-6, 6, count: count).map { x in
+                let sigmoid = 1 / (1 + Self.exponential(-x))
+                return sigmoid * Float(end - start) + Float(start)
             }
         }
+    }
+
+    /// β_j = 1 − f((j + 1)/T)/f(j/T), at most 0.999.
+    private static func betas(ofSignal f: (Double) -> Double, count: Int) -> [Float] {
+        (0..<count).map { j in Float(min(1 - f(Double(j + 1) / Double(count)) / f(Double(j) / Double(count)), 0.999)) }
+    }
+
+    /// √ᾱ of the Laplace schedule at the time t in [0, 1], with λ = ln ᾱ/(1 − ᾱ). diffusers takes it for ᾱ.
+    private static func laplace(_ t: Double) -> Double {
+        let magnitude = logarithm(1 - 2 * abs(0.5 - t) + 1e-6)
+        let ratio = DiffusionScheduling.exponential(t > 0.5 ? 0.5 * magnitude : -0.5 * magnitude)
+        return (ratio / (1 + ratio)).squareRoot()
     }
 
     /// ᾱ of the cosine schedule at the time t in [0, 1].
@@ -32,8 +58,20 @@ public enum BetaSchedule: String, ConfigurationKeyword {
         return c * c
     }
 
+    /// eˣ as torch's sigmoid has it, SLEEF's `expf_u10` (Shibata and Petrogalli 2020, doi:10.1109/TPDS.2019.2960333): not always the
+    /// float32 number that is nearest.
+    private static func exponential(_ x: Float) -> Float {
+        let exponent = (x * 1.442695).rounded(.toNearestOrEven)
+        let s = x.addingProduct(exponent, -0.693145751953125).addingProduct(exponent, -1.428606765330187e-06)
+        var u: Float = 0.000198527617812653846
+        for coefficient: Float in [0.0013930436, 0.008333361, 0.041666485, 0.16666667, 0.5] {
+            u = coefficient.addingProduct(u, s)
+        }
+        return Float(sign: .plus, exponent: Int(exponent), significand: 1 + s.addingProduct(s * s, u))
+    }
+
     /// torch.linspace in float32: the lower half counted from the start, the upper from the end, each with one fused rounding.
-    private static func linspace(_ start: Float, _ end: Float, count: Int) -> [Float] {
+    static func linspace(_ start: Float, _ end: Float, count: Int) -> [Float] {
         guard count > 1 else { return [start] }
         let step = (end - start) / Float(count - 1)
         return (0..<count).map { j in

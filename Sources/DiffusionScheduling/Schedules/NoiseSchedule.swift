@@ -149,6 +149,16 @@ public struct NoiseSchedule: Sendable, Equatable {
         return (1 - weight) * Double(lower) + weight * Double(lower + 1)
     }
 
+    /// The same for a float32 level, with the roundings that diffusers' float32 arithmetic has there.
+    func timestep(atSigma sigma: Float) -> Double {
+        guard count > 1 else { return 0 }
+        let logSigma = Float(logarithm(max(Double(sigma), 1e-10)))
+        let lower = min(lastIndex(notAbove: Double(logSigma)), count - 2)
+        let low = Float(logSigmas[lower]), high = Float(logSigmas[lower + 1])
+        let weight = low == high || low == -.infinity ? (logSigma > low ? 1 : 0) : min(max((low - logSigma) / (low - high), 0), 1)
+        return Double(1 - weight) * Double(lower) + Double(weight) * Double(lower + 1)
+    }
+
     /// The last index whose ln ς is not above the given one; 0 if there is none.
     ///
     /// The table ascends, but for its last entry with a zero terminal signal-to-noise ratio, whose floor lies below its

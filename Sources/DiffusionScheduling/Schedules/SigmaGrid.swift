@@ -18,10 +18,10 @@ extension SigmaGridConfiguration {
     ///   - usedCount: the training timesteps that may be used, from 0 on.
     ///   - final: the noise level after the last step. nil: the least training level, or the last level again if the levels
     ///     aren't those of timesteps.
-    ///   - flowShift: κ of flow sigmas.
+    ///   - spacing: how the levels are spread.
     ///   - roundsTimesteps: whether timesteps of Karras levels are rounded rather than truncated.
     func denoisingGrid(
-        _ request: TimestepRequest, noise: NoiseSchedule, usedCount: Int, final: FinalSigmasType?, flowShift: Double,
+        _ request: TimestepRequest, noise: NoiseSchedule, usedCount: Int, final: FinalSigmasType?, spacing: SigmaSpacing,
         roundsTimesteps: Bool = true
     ) throws(SchedulerError) -> TimestepGrid {
         let timesteps: [Double], sigmas: [Double]
@@ -33,14 +33,19 @@ extension SigmaGridConfiguration {
             sigmas = custom.map { customSigma(atTimestep: $0, noise: noise) }
             repeatsLast = useFlowSigmas
         case .sigmas(let custom, _):
-            try requireOrdered("sigmas", custom, by: >, within: allowedSigmas.range, allowedSigmas.text)
-            timesteps = custom.map { customTimestep(atSigma: $0, noise: noise) }
-            sigmas = custom
+            if case .shiftedFlow = spacing {
+                try requireOrdered("sigmas", custom, by: >, within: .leastNonzeroMagnitude...1, "greater than 0 and at most 1")
+                sigmas = spacing.flowLevels(custom)
+                timesteps = sigmas.map { timestep(atSigma: $0, spacing: spacing, noise: noise, rounds: false) }
+            } else {
+                try requireOrdered("sigmas", custom, by: >, within: allowedSigmas.range, allowedSigmas.text)
+                timesteps = custom.map { customTimestep(atSigma: $0, noise: noise) }
+                sigmas = custom
+            }
         case .timestepsAndSigmas:
             throw .invalidValue(key: "timesteps and sigmas", value: "both given", allowed: "one of them")
         case .count(let count, _):
             try requireStepCount(count)
-            let spacing = sigmaSpacing(flowShift: flowShift)
             if spacing == .timesteps {
                 timesteps = timestepSpacing.denoisingTimesteps(
                     count: count, trainingCount: noise.count, usedCount: usedCount, offset: stepsOffset)
@@ -111,7 +116,7 @@ extension SigmaGridConfiguration {
     /// The model's timestep at a level of a spacing: an integer, rounded or truncated as in diffusers.
     private func timestep(atSigma sigma: Double, spacing: SigmaSpacing, noise: NoiseSchedule, rounds: Bool) -> Double {
         switch spacing {
-        case .flow: (sigma * Double(noise.count)).rounded(.towardZero)
+        case .flow, .karrasFlow, .shiftedFlow: (sigma * Double(noise.count)).rounded(.towardZero)
         case .karras where rounds, .lu where rounds: roundedHalfToEven(noise.timestep(atSigma: sigma))
         default: noise.timestep(atSigma: sigma).rounded(.towardZero)
         }

@@ -16,8 +16,14 @@ enum SigmaSpacing: Equatable {
     case beta
     /// κz/(1 + (κ − 1)z), z evenly spaced from 1 − 1/T to 0 without the 0 (Esser et al. 2024, arXiv:2403.03206, equation 23).
     case flow(shift: Double)
+    /// Karras levels ς as the flow levels of the same ratio of noise to signal, ς/(1 + ς).
+    case karrasFlow
+    /// Flow levels from 1 to 1/T without the last, shifted, and stretched to a terminal level.
+    ///
+    /// A level of 1 is taken as 1 − 10⁻⁶, as there is no signal to divide by at 1.
+    case shiftedFlow(FlowShift, terminal: Double?)
 
-    /// n levels from `first` to `last`; neither counts for `flow`, nor does this spacing exist for `timesteps`.
+    /// n levels from `first` to `last`; neither counts for flow levels, nor does this spacing exist for `timesteps`.
     func sigmas(count n: Int, from first: Double, to last: Double, trainingCount: Int) -> [Double] {
         switch self {
         case .timesteps:
@@ -35,7 +41,20 @@ enum SigmaSpacing: Equatable {
                 let z = 1 - $0
                 return shift * z / (1 + (shift - 1) * z)
             }
+        case .karrasFlow:
+            return SigmaSpacing.karras.sigmas(count: n, from: first, to: last, trainingCount: trainingCount).map { $0 / ($0 + 1) }
+        case .shiftedFlow:
+            return flowLevels(linspace(1, 1 / Double(trainingCount), count: n + 1).dropLast())
         }
+    }
+
+    /// What becomes of flow levels that a request names.
+    func flowLevels(_ levels: [Double]) -> [Double] {
+        guard case .shiftedFlow(let shift, let terminal) = self else { return levels }
+        var levels = shift.levels(levels, terminal: terminal)
+        if abs(levels[0] - 1) < 1e-6 { levels[0] -= 1e-6 }
+        // A great shift brings others as near to 1. They never rise above the first.
+        return levels.map { min($0, levels[0]) }
     }
 }
 

@@ -29,6 +29,20 @@ public enum TimestepSpacing: String, ConfigurationKeyword {
         }
     }
 
+    /// The timesteps of the variance-exploding schedulers, noisiest first: float32 numbers, of which those of `linspace` are fractional
+    /// and reach from the last training timestep to the first.
+    func explodingTimesteps(count n: Int, trainingCount: Int, offset: Int) -> [Double] {
+        switch self {
+        case .linspace:
+            return DiffusionScheduling.linspace(0, Double(trainingCount - 1), count: n).reversed().map(\.roundedToFloat32)
+        case .leading:
+            let stride = trainingCount / n
+            return (0..<n).reversed().map { Double($0 * stride + offset) }
+        case .trailing:
+            return Self.trailingTimesteps(count: n, trainingCount: trainingCount, usedCount: trainingCount)
+        }
+    }
+
     /// The timesteps of the inverse scheduler, cleanest first; see `denoisingTimesteps`. The noisiest is where the run ends.
     func invertingTimesteps(count n: Int, trainingCount: Int, usedCount: Int, offset: Int) -> [Double] {
         switch self {

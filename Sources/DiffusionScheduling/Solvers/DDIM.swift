@@ -17,8 +17,7 @@ struct DDIMSolver {
     var usesClippedModelOutput = false
 
     func row(from source: Double, to target: Double) -> PlanRow {
-        // Only epsilon prediction divides by √ᾱ. Floor ᾱ at 2⁻²⁴.
-        let alpha = predictionType == .epsilon && source == 0 ? 0x1p-24 : source
+        let alpha = predictionType.floored(source)
         let level = NoiseLevel(alphaCumprod: alpha)
         let prediction = predictionType.cleanSample(at: level)
         let noise =

@@ -98,9 +98,6 @@ public struct DDIMConfiguration: DDIMFamilyConfiguration, ThresholdingConfigurat
         }
     }
 
-    /// What the plan does to predictions.
-    public var predictionClamp: PredictionClamp { thresholding ? clamp : clipSample ? .range(clipSampleRange) : .none }
-
     public func plan(
         _ request: TimestepRequest, options: Options, noise: NoiseSchedule
     ) throws(SchedulerError) -> SamplingPlan {
@@ -113,9 +110,7 @@ public struct DDIMConfiguration: DDIMFamilyConfiguration, ThresholdingConfigurat
                 : strideBelow(timestep, stepCount: timesteps.count, noise: noise)
             rows.append([try row(from: timestep, to: previous, options: options, noise: noise)])
         }
-        let last = setAlphaToOne ? 0 : noise.sigmas[0]
-        let grid = TimestepGrid(
-            timesteps: timesteps, sigmas: timesteps.map(noise.sigma(atTimestep:)) + [last], process: .variancePreserving)
+        let grid = grid(timesteps, final: finalSigma(noise), noise: noise)
         return try SamplingPlan(grid: grid, clamp: predictionClamp, rows: rows)
     }
 
@@ -184,8 +179,6 @@ public struct DDIMInverseConfiguration: DDIMFamilyConfiguration {
 
     // MARK: The plan
 
-    private var clamp: PredictionClamp { clipSample ? .range(clipSampleRange) : .none }
-
     public func plan(
         _ request: TimestepRequest, options: NoRunOptions, noise: NoiseSchedule
     ) throws(SchedulerError) -> SamplingPlan {
@@ -196,7 +189,7 @@ public struct DDIMInverseConfiguration: DDIMFamilyConfiguration {
         let first = below < 0 && setAlphaToOne ? 0 : noise.sigma(atTimestep: below)
         let grid = TimestepGrid(
             timesteps: timesteps, sigmas: [first] + timesteps.map(noise.sigma(atTimestep:)), process: .variancePreserving)
-        return try SamplingPlan(grid: grid, clamp: clamp, rows: rows)
+        return try SamplingPlan(grid: grid, clamp: clipping, rows: rows)
     }
 
     public func row(
@@ -209,103 +202,31 @@ public struct DDIMInverseConfiguration: DDIMFamilyConfiguration {
         let target = try noise.alphaCumprod(atTimestep: timestep)
         let below = timestep - Double(noise.count / stepCount)
         let source = below >= 0 ? try noise.alphaCumprod(atTimestep: below) : finalAlphaCumprod(noise)
-        return DDIMSolver(predictionType: predictionType, clamps: clamp != .none).row(from: source, to: target)
+        return DDIMSolver(predictionType: predictionType, clamps: clipping != .none).row(from: source, to: target)
     }
 }
 
 /// The keys that DDIM and its inverse share.
-public protocol DDIMFamilyConfiguration: SchedulerDefinition, ZeroTerminalSNRConfiguration {
-    /// `epsilon`, `sample` or `vPrediction`.
-    var predictionType: PredictionType { get set }
-    /// Whether the predicted clean sample is clipped to ±`clipSampleRange`; for models of pixels, not of latents.
-    var clipSample: Bool { get set }
-    /// The limit of `clipSample`, > 0.
-    var clipSampleRange: Double { get set }
-    /// Whether the level before timestep 0 is the clean sample, ᾱ = 1, rather than timestep 0 itself.
-    var setAlphaToOne: Bool { get set }
-    var timestepSpacing: TimestepSpacing { get set }
-    /// Added to the timesteps of the spacing `leading`; 1 for Stable Diffusion.
-    var stepsOffset: Int { get set }
-}
+public protocol DDIMFamilyConfiguration:
+    TimestepSpacingConfiguration, ClippingConfiguration, FinalAlphaConfiguration, ZeroTerminalSNRConfiguration
+{}
 
 extension DDIMFamilyConfiguration {
+    public static var isStateless: Bool { true }
+
     /// The parameters, with those in their place that only one of the two has.
     static func ddimParameters(
         thresholding: [ConfigurationParameter<Self>] = [], sampleMaxValue: [ConfigurationParameter<Self>] = []
     ) -> [ConfigurationParameter<Self>] {
-        noiseScheduleParameters + [
-            .init("clip_sample", \.clipSample, "Whether the predicted clean sample is clipped; for models of pixels."),
-            .init("set_alpha_to_one", \.setAlphaToOne, "Whether the level before timestep 0 is the clean sample."),
-            .init("steps_offset", \.stepsOffset, "What is added to the timesteps of the spacing leading."),
-            .init("prediction_type", \.predictionType, "What the model predicts: epsilon, sample or v_prediction."),
-        ] + thresholding + [.init("clip_sample_range", \.clipSampleRange, "The limit of clip_sample.")] + sampleMaxValue + [
-            .init("timestep_spacing", \.timestepSpacing, "How the timesteps are spread over those of the training.")
-        ] + zeroTerminalSNRParameters
+        noiseScheduleParameters + [clipSampleParameter, setAlphaToOneParameter, stepsOffsetParameter, predictionTypeParameter]
+            + thresholding + [clipSampleRangeParameter] + sampleMaxValue + [timestepSpacingParameter] + zeroTerminalSNRParameters
     }
 
     func validateDDIM() throws(SchedulerError) {
         try validateNoiseSchedule()
-        try require(
-            "prediction_type", predictionType.rawValue, "epsilon, sample or v_prediction", predictionType != .flowPrediction)
-        try require("clip_sample_range", clipSampleRange, "greater than 0", clipSampleRange > 0)
-        try require(
-            "steps_offset", stepsOffset, "from 0 to \(numTrainTimesteps - 1)", (0..<numTrainTimesteps).contains(stepsOffset))
-    }
-
-    public static var isStateless: Bool { true }
-
-    /// The tables; a level without signal has the ς of ᾱ = 2⁻²⁴, as these steps are made in ᾱ.
-    public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule { try NoiseSchedule(self, floorsSignal: true) }
-
-    public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
-        NoiseLevel(alphaCumprod: try noise.alphaCumprod(atTimestep: timestep))
-    }
-
-    /// ᾱ of the level before timestep 0.
-    func finalAlphaCumprod(_ noise: NoiseSchedule) -> Double { setAlphaToOne ? 1 : noise.alphasCumprod[0] }
-
-    /// The timesteps of a run, noisiest first.
-    func denoisingTimesteps(_ request: TimestepRequest) throws(SchedulerError) -> [Double] {
-        switch request {
-        case .count(let count, nil):
-            return try denoisingTimesteps(count: count)
-        case .count(_, .some(let mu)):
-            throw .invalidValue(key: "mu", value: "\(mu)", allowed: "left out: DDIM has no dynamic shifting")
-        case .timesteps(let timesteps):
-            let most = min(numTrainTimesteps, TimestepRequest.maximumSteps)
-            try require("number of timesteps", timesteps.count, "from 1 to \(most)", (1...most).contains(timesteps.count))
-            for (index, timestep) in timesteps.enumerated() {
-                let isFree = index == 0 || timestep < timesteps[index - 1]
-                try require(
-                    "timesteps[\(index)]", timestep, "a whole number from 0 to \(numTrainTimesteps - 1), less than the one before",
-                    isFree && Int(exactly: timestep).map { (0..<numTrainTimesteps).contains($0) } == true)
-            }
-            return timesteps
-        case .sigmas, .timestepsAndSigmas:
-            throw .invalidValue(key: "sigmas", value: "given", allowed: "left out: DDIM steps between training timesteps")
-        }
-    }
-
-    private func denoisingTimesteps(count n: Int) throws(SchedulerError) -> [Double] {
-        let trainingCount = numTrainTimesteps
-        try require(
-            "number of steps", n, "from 1 to num_train_timesteps = \(trainingCount)", (1...trainingCount).contains(n))
-        try require("number of steps", n, "at most \(TimestepRequest.maximumSteps)", n <= TimestepRequest.maximumSteps)
-        switch timestepSpacing {
-        case .linspace:
-            return linspace(0, Double(trainingCount - 1), count: n).reversed().map(roundedHalfToEven)
-        case .leading:
-            let stride = trainingCount / n
-            let last = (n - 1) * stride
-            try require(
-                "steps_offset", stepsOffset,
-                "at most \(trainingCount - 1 - last) for \(n) steps, whose noisiest timestep without it is \(last) of "
-                    + "\(trainingCount - 1); or take fewer steps",
-                last + stepsOffset < trainingCount)
-            return (0..<n).reversed().map { Double($0 * stride + stepsOffset) }
-        case .trailing:
-            return TimestepSpacing.trailingTimesteps(count: n, trainingCount: trainingCount, usedCount: trainingCount)
-        }
+        try validatePredictionType()
+        try validateClipping()
+        try validateStepsOffset()
     }
 }
 
@@ -373,7 +294,7 @@ extension DefinedScheduler where Definition == DDIMConfiguration {
 }
 
 extension DefinedScheduler where Definition == DDIMInverseConfiguration {
-    public var clamp: PredictionClamp { configuration.clipSample ? .range(configuration.clipSampleRange) : .none }
+    public var clamp: PredictionClamp { configuration.clipping }
 
     /// The scalars of the step that leads to a training timestep in a run of that many steps.
     public func row(to timestep: Double, stepCount: Int) throws(SchedulerError) -> PlanRow {

@@ -89,7 +89,8 @@ public struct DEISMultistepConfiguration: MultistepDefinition, DynamicShiftingCo
         let endsAtLeastFlow = useFlowSigmas && finalSigmasType == .sigmaMin
         let grid = try denoisingGrid(
             request, noise: noise, usedCount: noise.count,
-            final: endsAtLeastFlow ? nil : finalSigmasType, flowShift: flowShift(request))
+            final: endsAtLeastFlow ? nil : finalSigmasType,
+            spacing: sigmaSpacing(flowShift: flowShift(request)))
         guard endsAtLeastFlow, let last = grid.sigmas.last else { return grid }
         return TimestepGrid(
             timesteps: grid.timesteps, sigmas: grid.sigmas.dropLast() + [min(last, 1 / Double(noise.count))], process: .flow

@@ -97,7 +97,8 @@ public struct DPMSolverMultistepConfiguration: DPMSolverConfiguration, DynamicSh
 
     public func grid(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> TimestepGrid {
         try denoisingGrid(
-            request, noise: noise, usedCount: usedCount(of: noise), final: finalSigmasType, flowShift: flowShift(request),
+            request, noise: noise, usedCount: usedCount(of: noise), final: finalSigmasType,
+            spacing: sigmaSpacing(flowShift: flowShift(request)),
             // diffusers rounds only where the schedule isn't the cosine one, whose first timesteps would coincide.
             roundsTimesteps: betaSchedule != .squaredcosCapV2)
     }

@@ -91,7 +91,7 @@ extension MultistepDefinition {
             // ln ρ, in which these solvers extrapolate, is infinite there.
             try require("sigmas[\(index)]", level.sigma, "from 0 to less than 1", level.signalRate > 0)
         }
-        let rows = levels.indices.dropLast().map { index in
+        var rows = levels.indices.dropLast().map { index in
             let prediction = solver.prediction(at: levels[index])
             let conversion = solver.conversion(at: levels[index], clamped: clamp != .none)
             let highest = min(highestSolverOrder, highestOrder(atStep: index, of: levels.count - 1))
@@ -103,10 +103,16 @@ extension MultistepDefinition {
                     stores: ring > 0 ? [.init(slot: index % ring, value: conversion)] : [])
             }
         }
+        // A stochastic solver draws at every step in diffusers, also at the last one, which may add no noise.
+        if rows.contains(where: { $0.contains(where: \.needsNoise) }) {
+            for index in rows.indices { for age in rows[index].indices { rows[index][age].drawCount = 1 } }
+        }
         return try SamplingPlan(
             grid: grid, clamp: clamp, slotCount: ring, warmUp: ring, modelLearnsVariance: modelLearnsVariance, rows: rows)
     }
+}
 
+extension SchedulerDefinition where Self: SigmaGridConfiguration {
     /// The level of a training timestep: of the table, or with flow sigmas the share of the T timesteps.
     public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
         useFlowSigmas

@@ -20,7 +20,10 @@ public func fuzzPlan(_ data: UnsafePointer<UInt8>?, _ size: Int) -> Int32 {
 
     runAndSave(plan, again)
     for begin in 0..<min(plan.stepCount, 3) where plan.isStart(begin) {
-        for withNoise in [true, false] { CheckedRun(plan: plan, beginIndex: begin, withNoise: withNoise).run() }
+        for withNoise in [true, false] {
+            var run = CheckedRun(plan: plan, beginIndex: begin, withNoise: withNoise)
+            run.run()
+        }
     }
     return 1
 }

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// One step of the probability flow in λ = ln(A/S), whose linear part has an exact solution (Lu et al. 2022, arXiv:2206.00927,
+/// proposition 3.1, and arXiv:2211.01095, proposition 4.1).
+///
+/// From s to t, with h = λ_t − λ_s and a model that predicts the clean sample or the noise,
+///
+///     x' = (S_t/S_s) x + A_t h ∫₀¹ e^{−h(1−v)} p(v) dv          y = −h
+///     x' = (A_t/A_s) x − S_t h ∫₀¹ e^{h(1−v)} ε(v) dv           y = h
+///
+/// where v runs from 0 at s to 1 at t. A polynomial through known outputs takes the place of p or ε; its moments are
+///
+///     ∫₀¹ e^{y(1−v)} vᵏ dv = k! φ_{k+1}(y)
+struct ExponentialIntegrator {
+    private let source: NoiseLevel
+    private let h: Double
+    private let y: Double
+    /// The factor of the integral: A_t h or −S_t h.
+    private let factor: Double
+    /// The factor of x.
+    let sampleRate: Double
+
+    /// - Precondition: the levels differ, and there is noise in both.
+    init(from s: NoiseLevel, to t: NoiseLevel, predictsCleanSample: Bool) {
+        source = s
+        h = NoiseLevel.lambdaDifference(from: s, to: t)
+        y = predictsCleanSample ? -h : h
+        factor = predictsCleanSample ? t.signalRate * h : -t.noiseRate * h
+        sampleRate = predictsCleanSample ? t.noiseRate / s.noiseRate : t.signalRate / s.signalRate
+    }
+
+    /// The weights of the outputs at the given levels, by the polynomial through all of them.
+    ///
+    /// - Precondition: the levels differ from one another.
+    func weights(through levels: [NoiseLevel]) -> [Double] {
+        let moments = levels.indices.map { Self.factorial($0) * Self.phi($0 + 1, y) }
+        return levels.indices.map { j in
+            // The coefficients of the Lagrange polynomial ℓ_j in v.
+            var polynomial = [1.0]
+            for m in levels.indices where m != j {
+                let root = position(of: levels[m])
+                let difference = NoiseLevel.lambdaDifference(from: levels[m], to: levels[j]) / h
+                let raised = [0] + polynomial, lowered = polynomial.map { $0 * root } + [0]
+                polynomial = zip(raised, lowered).map { ($0 - $1) / difference }
+            }
+            return factor * zip(polynomial, moments).map(*).reduce(0, +)
+        }
+    }
+
+    /// The weights of the output at s and of another one, whose difference counts half: `share` φ₁(y)/2 or `share` ½ per unit of v.
+    func halfWeights(with other: NoiseLevel, scalesWithExponential: Bool) -> [Double] {
+        let phi = Self.phi(1, y)
+        let share = factor * (scalesWithExponential ? phi : 1) / (2 * position(of: other))
+        return [factor * phi - share, share]
+    }
+
+    /// v at a level.
+    private func position(of level: NoiseLevel) -> Double { NoiseLevel.lambdaDifference(from: source, to: level) / h }
+
+    /// φ₁(y) = (e^y − 1)/y, φ_{k+1}(y) = (φ_k(y) − 1/k!)/y; by the series Σ yᵐ/(m + k)! where these would cancel.
+    static func phi(_ k: Int, _ y: Double) -> Double {
+        if abs(y) < 2 {
+            var term = 1 / factorial(k), sum = term, m = 0.0
+            // The sums are at least a seventh of their first term: what follows is too little to change them.
+            while abs(term) > sum * 0x1p-56 {
+                m += 1
+                term *= y / (m + Double(k))
+                sum += term
+            }
+            return sum
+        }
+        return (1..<k).reduce(exponentialMinusOne(y) / y) { phi, j in (phi - 1 / factorial(j)) / y }
+    }
+
+    private static func factorial(_ k: Int) -> Double { (0..<k).reduce(1) { $0 * Double($1 + 1) } }
+}

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// Heun: the second-order sampler of Karras et al. 2022 (arXiv:2206.00364, algorithm 2 without churn).
+///
+/// A step from ς to τ with h = τ − ς goes there with the derivative d at ς, and corrects itself with the one at τ:
+///
+///     x̃ = x + h d(x, ς)        x' = x + h/2 (d(x, ς) + d(x̃, τ))
+///
+/// So each step evaluates the model twice; the last one, to τ = 0, once. ``SamplingPlan/timesteps`` lists evaluations, 2n − 1 for n steps,
+/// and a run may begin at the first one of a step. The first evaluation keeps x + h/2 d for the second.
+///
+/// The class of that name in diffusers is the reference; see the README for where this one differs.
+public typealias HeunDiscreteScheduler = DefinedScheduler<HeunDiscreteConfiguration>
+
+/// The parameters of `HeunDiscreteScheduler`, with diffusers' defaults.
+public struct HeunDiscreteConfiguration: VarianceExplodingDefinition, SigmaSpacingConfiguration {
+    public static let className = "HeunDiscreteScheduler"
+    public static let compatibleClassNames = multistepCompatibleClassNames
+    public static let betaSchedules = [BetaSchedule.linear, .scaledLinear, .squaredcosCapV2, .exponential]
+    static let predictionTypes: [PredictionType] = [.epsilon, .sample, .vPrediction]
+
+    public var numTrainTimesteps = 1000
+    public var betaStart = 0.00085
+    public var betaEnd = 0.012
+    public var betaSchedule = BetaSchedule.linear
+    public var trainedBetas: [Double]?
+    public var predictionType = PredictionType.epsilon
+    public var useKarrasSigmas = false
+    public var useExponentialSigmas = false
+    public var useBetaSigmas = false
+    /// Whether the predicted clean sample is clipped to ±`clipSampleRange`; for models of pixels, not of latents.
+    public var clipSample = false
+    /// The limit of `clipSample`, > 0.
+    public var clipSampleRange = 1.0
+    public var timestepSpacing = TimestepSpacing.linspace
+    public var stepsOffset = 0
+
+    public var origin = ConfigurationOrigin()
+
+    public init() {}
+
+    public static var parameters: [ConfigurationParameter<Self>] {
+        noiseScheduleParameters + [
+            .init("prediction_type", \.predictionType, among: predictionTypes, "What the model's output means."),
+        ] + sigmaSpacingParameters + [
+            .init("clip_sample", \.clipSample, "Clips the predicted clean sample, for models of pixels."),
+            .init("clip_sample_range", \.clipSampleRange, "The limit of the clipping."),
+            .init("timestep_spacing", \.timestepSpacing, "How the timesteps are spread over those of the training."),
+            .init("steps_offset", \.stepsOffset, "What is added to the timesteps of the spacing leading."),
+        ]
+    }
+
+    public func validate() throws(SchedulerError) {
+        try validateVarianceExploding()
+        try validateSigmaSpacing()
+        try require("prediction_type", predictionType, among: Self.predictionTypes)
+        try require("clip_sample_range", clipSampleRange, "greater than 0", clipSampleRange > 0)
+    }
+
+    // MARK: The plan
+
+    /// The levels of the steps with all inner ones twice, as two evaluations are made there.
+    public func grid(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> TimestepGrid {
+        let (timesteps, sigmas) = try spacedLevels(request, noise: noise)
+        func twice(_ values: ArraySlice<Double>) -> [Double] { values.flatMap { [$0, $0] } }
+        return TimestepGrid(
+            timesteps: timesteps.prefix(1) + twice(timesteps.dropFirst()), sigmas: sigmas.prefix(1) + twice(sigmas.dropFirst()) + [0],
+            process: noise.process)
+    }
+
+    public func plan(
+        on grid: TimestepGrid, for request: TimestepRequest, options: NoRunOptions
+    ) throws(SchedulerError) -> SamplingPlan {
+        let solver = VarianceExplodingSolver(predictionType: predictionType, clamps: clipSample)
+        let evaluations = grid.timesteps.indices
+        let rows = evaluations.map { index in
+            let prediction = solver.prediction(at: grid.sigmas[index])
+            if index % 2 == 0 {
+                let sigma = grid.sigmas[index], target = grid.sigmas[index + 1]
+                let half = solver.step(from: sigma, to: (sigma + target) / 2)
+                return PlanRow(
+                    prediction: prediction, nextSample: solver.step(from: sigma, to: target),
+                    stores: index == evaluations.last ? [] : [.init(slot: 0, value: half)])
+            }
+            let sigma = grid.sigmas[index - 1], target = grid.sigmas[index]
+            // At a level without noise there is no derivative to correct with, as after the last step.
+            if target == 0 { return PlanRow(prediction: prediction, nextSample: Combination(.sample)) }
+            let correction = (target - sigma) / 2 * solver.derivative(at: target)
+            return PlanRow(prediction: prediction, nextSample: Combination(.slot(0)) + correction)
+        }
+        return try plan(
+            on: grid, clamp: clipSample ? .range(clipSampleRange) : .none, slotCount: grid.timesteps.count > 1 ? 1 : 0,
+            steps: evaluations.map { $0 / 2 }, rows: rows)
+    }
+}

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// A scheduler that steps between whole training timesteps of the variance-preserving process: DDIM, DDPM, LCM and PNDM.
+///
+/// Steps are made of the signal variances ᾱ. Noise is added at the levels of training timesteps, in or out of a plan.
+public protocol TrainingTimestepDefinition: SchedulerDefinition, NoiseScheduleConfiguration {
+    /// What the model predicts.
+    var predictionType: PredictionType { get set }
+    static var predictionTypes: [PredictionType] { get }
+}
+
+extension TrainingTimestepDefinition {
+    public static var predictionTypes: [PredictionType] { [.epsilon, .sample, .vPrediction] }
+    public static var addsNoiseAtTrainingLevels: Bool { true }
+
+    static var predictionTypeParameter: ConfigurationParameter<Self> {
+        let words = predictionTypes.map(\.rawValue)
+        return .init(
+            "prediction_type", \.predictionType, among: predictionTypes,
+            "What the model predicts: \(words.dropLast().joined(separator: ", ")) or \(words.last!).")
+    }
+
+    func validatePredictionType() throws(SchedulerError) {
+        let words = Self.predictionTypes.map(\.rawValue)
+        try require(
+            "prediction_type", predictionType.rawValue, "\(words.dropLast().joined(separator: ", ")) or \(words.last!)",
+            Self.predictionTypes.contains(predictionType))
+    }
+
+    /// The tables. Steps are made of ᾱ, so a level may be without signal: its ς is that of ᾱ = 2⁻²⁴.
+    public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule { try NoiseSchedule(self, floorsSignal: true) }
+
+    public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
+        NoiseLevel(alphaCumprod: try noise.alphaCumprod(atTimestep: timestep))
+    }
+
+    /// The levels of a run that ends at the level ς = `final`.
+    func grid(_ timesteps: [Double], final: Double, noise: NoiseSchedule) -> TimestepGrid {
+        TimestepGrid(
+            timesteps: timesteps, sigmas: timesteps.map(noise.sigma(atTimestep:)) + [final], process: .variancePreserving)
+    }
+
+    /// Refuses noise levels and `mu`.
+    func requireTimestepRequest(_ request: TimestepRequest) throws(SchedulerError) {
+        try request.requireNoMu()
+        switch request {
+        case .count, .timesteps: break
+        case .sigmas, .timestepsAndSigmas:
+            throw .invalidValue(
+                key: "sigmas", value: "given", allowed: "left out: this scheduler steps between training timesteps")
+        }
+    }
+
+    /// Refuses timesteps that aren't whole training timesteps, noisiest first.
+    func requireTrainingTimesteps(_ timesteps: [Double]) throws(SchedulerError) {
+        let most = min(numTrainTimesteps, TimestepRequest.maximumSteps)
+        try require("number of timesteps", timesteps.count, "from 1 to \(most)", (1...most).contains(timesteps.count))
+        for (index, timestep) in timesteps.enumerated() {
+            let isLess = index == 0 || timestep < timesteps[index - 1]
+            try require(
+                "timesteps[\(index)]", timestep, "a whole number from 0 to \(numTrainTimesteps - 1), less than the one before",
+                isLess && Int(exactly: timestep).map { (0..<numTrainTimesteps).contains($0) } == true)
+        }
+    }
+
+    /// Refuses a number of steps greater than the number of training timesteps.
+    func requireTrainingCount(_ count: Int) throws(SchedulerError) {
+        try require(
+            "number of steps", count, "from 1 to num_train_timesteps = \(numTrainTimesteps)",
+            (1...numTrainTimesteps).contains(count))
+        try require("number of steps", count, "at most \(TimestepRequest.maximumSteps)", count <= TimestepRequest.maximumSteps)
+    }
+}
+
+extension PredictionType {
+    /// The signal variance to predict with. Only epsilon prediction divides by √ᾱ. Floor ᾱ at 2⁻²⁴.
+    func floored(_ alphaCumprod: Double) -> Double { self == .epsilon && alphaCumprod == 0 ? 0x1p-24 : alphaCumprod }
+}
+
+/// The keys that spread the timesteps of a run.
+public protocol TimestepSpacingConfiguration: TrainingTimestepDefinition {
+    /// How the timesteps are spread over those of the training.
+    var timestepSpacing: TimestepSpacing { get set }
+    /// Added to the timesteps of the spacing `leading`; 1 for Stable Diffusion.
+    var stepsOffset: Int { get set }
+}
+
+extension TimestepSpacingConfiguration {
+    static var timestepSpacingParameter: ConfigurationParameter<Self> {
+        .init("timestep_spacing", \.timestepSpacing, "How the timesteps are spread over those of the training.")
+    }
+
+    static var stepsOffsetParameter: ConfigurationParameter<Self> {
+        .init("steps_offset", \.stepsOffset, "What is added to the timesteps of the spacing leading.")
+    }
+
+    func validateStepsOffset() throws(SchedulerError) {
+        try require(
+            "steps_offset", stepsOffset, "from 0 to \(numTrainTimesteps - 1)", (0..<numTrainTimesteps).contains(stepsOffset))
+    }
+
+    /// The timesteps of a run, noisiest first.
+    func denoisingTimesteps(_ request: TimestepRequest) throws(SchedulerError) -> [Double] {
+        try requireTimestepRequest(request)
+        if case .count(let count, _) = request { return try denoisingTimesteps(count: count) }
+        guard case .timesteps(let timesteps) = request else { return [] }
+        try requireTrainingTimesteps(timesteps)
+        return timesteps
+    }
+
+    /// The timesteps of a run of n steps, noisiest first.
+    func denoisingTimesteps(count n: Int) throws(SchedulerError) -> [Double] {
+        let trainingCount = numTrainTimesteps
+        try requireTrainingCount(n)
+        switch timestepSpacing {
+        case .linspace:
+            return linspace(0, Double(trainingCount - 1), count: n).reversed().map(roundedHalfToEven)
+        case .leading:
+            let stride = trainingCount / n
+            let last = (n - 1) * stride
+            try require(
+                "steps_offset", stepsOffset,
+                "at most \(trainingCount - 1 - last) for \(n) steps, whose noisiest timestep without it is \(last) of "
+                    + "\(trainingCount - 1); or take fewer steps",
+                last + stepsOffset < trainingCount)
+            return (0..<n).reversed().map { Double($0 * stride + stepsOffset) }
+        case .trailing:
+            return TimestepSpacing.trailingTimesteps(count: n, trainingCount: trainingCount, usedCount: trainingCount)
+        }
+    }
+}
+
+/// The keys that clip the predicted clean sample.
+public protocol ClippingConfiguration: SchedulerConfiguration {
+    /// Whether the predicted clean sample is clipped to ±`clipSampleRange`; for models of pixels, not of latents.
+    var clipSample: Bool { get set }
+    /// The limit of `clipSample`, > 0.
+    var clipSampleRange: Double { get set }
+}
+
+extension ClippingConfiguration {
+    static var clipSampleParameter: ConfigurationParameter<Self> {
+        .init("clip_sample", \.clipSample, "Whether the predicted clean sample is clipped; for models of pixels.")
+    }
+
+    static var clipSampleRangeParameter: ConfigurationParameter<Self> {
+        .init("clip_sample_range", \.clipSampleRange, "The limit of clip_sample.")
+    }
+
+    func validateClipping() throws(SchedulerError) {
+        try require("clip_sample_range", clipSampleRange, "greater than 0", clipSampleRange > 0)
+    }
+
+    /// What clipping does to predictions.
+    var clipping: PredictionClamp { clipSample ? .range(clipSampleRange) : .none }
+}
+
+extension ClippingConfiguration where Self: ThresholdingConfiguration {
+    /// What the plan does to predictions. Thresholding takes the place of clipping.
+    public var predictionClamp: PredictionClamp { thresholding ? clamp : clipping }
+}
+
+/// The key that says what lies below timestep 0.
+public protocol FinalAlphaConfiguration: TrainingTimestepDefinition {
+    /// Whether the level before timestep 0 is the clean sample, ᾱ = 1, rather than timestep 0 itself.
+    var setAlphaToOne: Bool { get set }
+}
+
+extension FinalAlphaConfiguration {
+    static var setAlphaToOneParameter: ConfigurationParameter<Self> {
+        .init("set_alpha_to_one", \.setAlphaToOne, "Whether the level before timestep 0 is the clean sample.")
+    }
+
+    /// ᾱ of the level before timestep 0.
+    func finalAlphaCumprod(_ noise: NoiseSchedule) -> Double { setAlphaToOne ? 1 : noise.alphasCumprod[0] }
+
+    /// ς of the level before timestep 0.
+    func finalSigma(_ noise: NoiseSchedule) -> Double { setAlphaToOne ? 0 : noise.sigmas[0] }
+}

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// A scheduler on the variance-exploding process, sample = data + ς noise (Karras et al. 2022, arXiv:2206.00364): what Euler, Heun and
+/// their kin have in common.
+///
+/// The model is asked with x/√(1 + ς²), as it was trained. A conforming definition says on which grid it runs and which rows it makes there.
+public protocol VarianceExplodingDefinition: SchedulerDefinition, NoiseScheduleConfiguration {
+    var timestepSpacing: TimestepSpacing { get set }
+    /// Added to the timesteps of the spacing `leading`; 1 for Stable Diffusion.
+    var stepsOffset: Int { get set }
+    /// The timesteps and noise levels of a run.
+    func grid(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> TimestepGrid
+    /// Compiles a plan on the grid of a request.
+    func plan(on grid: TimestepGrid, for request: TimestepRequest, options: Options) throws(SchedulerError) -> SamplingPlan
+}
+
+extension VarianceExplodingDefinition {
+    public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule { try NoiseSchedule(self).varianceExploding }
+
+    public func plan(
+        _ request: TimestepRequest, options: Options, noise: NoiseSchedule
+    ) throws(SchedulerError) -> SamplingPlan {
+        try plan(on: grid(request, noise: noise), for: request, options: options)
+    }
+
+    func validateVarianceExploding() throws(SchedulerError) {
+        try validateNoiseSchedule()
+        try require(
+            "steps_offset", stepsOffset, "from 0 to \(NoiseSchedule.maximumTimesteps)",
+            (0...NoiseSchedule.maximumTimesteps).contains(stepsOffset))
+    }
+
+    /// The plan of rows that don't depend on the run's age.
+    func plan(
+        on grid: TimestepGrid, clamp: PredictionClamp = .none, slotCount: Int = 0, steps: [Int] = [], rows: [PlanRow]
+    ) throws(SchedulerError) -> SamplingPlan {
+        // diffusers takes the noise of `leading` runs for that of a sample with data in it, in float32.
+        let greatest = Float(grid.sigmas.max() ?? 0)
+        let initial = timestepSpacing == .leading ? (greatest * greatest + 1).squareRoot() : greatest
+        return try SamplingPlan(
+            grid: grid, initNoiseSigma: Double(initial), inputScales: grid.sigmas.dropLast().map { 1 / hypotenuse(1, $0) },
+            clamp: clamp, slotCount: slotCount, steps: steps, rows: rows.map { [$0] })
+    }
+
+    // MARK: Grids
+
+    /// The timesteps of a request, noisiest first: of the spacing, or the caller's own as float32 numbers.
+    func timesteps(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> [Double] {
+        try request.requireNoMu()
+        switch request {
+        case .count(let count, _):
+            try requireStepCount(count)
+            return timestepSpacing.explodingTimesteps(count: count, trainingCount: noise.count, offset: stepsOffset)
+        case .timesteps(let custom):
+            try requireOrdered("timesteps", custom, by: >=, within: 0...Double(noise.count - 1), "from 0 to \(noise.count - 1)")
+            return custom.map(\.roundedToFloat32)
+        case .sigmas, .timestepsAndSigmas:
+            throw .invalidValue(key: "sigmas", value: "given", allowed: "left out: this scheduler chooses them itself")
+        }
+    }
+}
+
+extension VarianceExplodingDefinition where Self: SigmaSpacingConfiguration {
+    /// The timesteps and noise levels of a spacing, without the level after the last step.
+    ///
+    /// - Parameter levels: the levels of the timesteps, whose ends are those of the spacing; nil: the training's, interpolated.
+    func spacedLevels(
+        _ request: TimestepRequest, levels: [Double]? = nil, noise: NoiseSchedule
+    ) throws(SchedulerError) -> (timesteps: [Double], sigmas: [Double]) {
+        let timesteps = try timesteps(request, noise: noise)
+        let levels = levels ?? timesteps.map(noise.sigma(atTimestep:))
+        guard let grid = chosenSpacings.first else { return (timesteps, levels) }
+        if case .timesteps = request {
+            throw .invalidValue(key: "timesteps", value: "given", allowed: "left out where \(grid) is true")
+        }
+        let greatest = sigmaMax ?? levels[0], least = sigmaMin ?? levels[levels.count - 1]
+        if useExponentialSigmas { try requireLogarithm(least) }
+        let spacing: SigmaSpacing = useKarrasSigmas ? .karras : useExponentialSigmas ? .exponential : .beta
+        let sigmas = spacing.sigmas(count: timesteps.count, from: greatest, to: least, trainingCount: noise.count)
+        return (sigmas.map { noise.timestep(atSigma: $0).roundedToFloat32 }, sigmas)
+    }
+
+    /// Refuses a training whose least noise level is 0 where noise levels are spaced in their logarithm.
+    func requireLogarithm(_ least: Double) throws(SchedulerError) {
+        try require(
+            trainedBetas == nil ? "beta_start" : "trained_betas[0]", "0",
+            "greater than 0 where noise levels are spaced in their logarithm", least > 0)
+    }
+}
+
+/// The probability flow dx/dς = d of the variance-exploding process, with the predicted clean sample p (Karras et al. 2022,
+/// arXiv:2206.00364, equation 1 and algorithm 1):
+///
+///     d = (x − p)/ς        p = x − ς e        for the prediction type epsilon
+///                          p = e              sample
+///                          p = x/(ς² + 1) − e ς/√(ς² + 1)        v_prediction
+struct VarianceExplodingSolver {
+    var predictionType: PredictionType
+    /// Whether p is clamped before it is used.
+    var clamps = false
+
+    /// p as a combination of x and e.
+    ///
+    /// - Parameter factor: how much higher than ς the noise of x has been raised. Only epsilon takes it into account, as in diffusers.
+    func prediction(at sigma: Double, raisedBy factor: Double = 1) -> Combination {
+        switch predictionType {
+        case .epsilon: Combination(sample: 1, modelOutput: -sigma * factor)
+        case .vPrediction: Combination(sample: 1 / (sigma * sigma + 1), modelOutput: -sigma / hypotenuse(1, sigma))
+        case .sample, .flowPrediction: Combination(modelOutput: 1)
+        }
+    }
+
+    /// d as a combination of x and e; of x and p where p is clamped. ς isn't 0.
+    func derivative(at sigma: Double) -> Combination {
+        switch predictionType {
+        case _ where clamps: Combination(sample: 1 / sigma, prediction: -1 / sigma)
+        case .epsilon: Combination(modelOutput: 1)
+        case .vPrediction: Combination(sample: sigma / (sigma * sigma + 1), modelOutput: 1 / hypotenuse(1, sigma))
+        case .sample, .flowPrediction: Combination(sample: 1 / sigma, modelOutput: -1 / sigma)
+        }
+    }
+
+    /// Euler's step x + (τ − ς) d from ς to τ, in the form (τ/ς) x + (1 − τ/ς) p where that cancels less.
+    ///
+    /// A level without noise has no direction to leave it in: no step leads away from there.
+    func step(from sigma: Double, to target: Double, raisedBy factor: Double = 1) -> Combination {
+        if sigma == 0 { return Combination(.sample) }
+        let target = target / factor, ratio = target / sigma
+        switch predictionType {
+        case _ where clamps: return Combination(sample: ratio, prediction: 1 - ratio)
+        case .epsilon: return Combination(sample: 1, modelOutput: (target - sigma) * factor)
+        case .vPrediction:
+            return Combination(
+                sample: (1 + sigma * target) / (1 + sigma * sigma), modelOutput: (target - sigma) / hypotenuse(1, sigma))
+        case .sample, .flowPrediction: return Combination(sample: ratio, modelOutput: 1 - ratio)
+        }
+    }
+}

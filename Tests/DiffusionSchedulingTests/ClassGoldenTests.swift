@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Foundation
+import Testing
+
+@testable import DiffusionScheduling
+
+/// Whole runs of the catalogue's classes against diffusers and against 50-digit arithmetic, over the configurations that
+/// `Tests/Goldens/generate_classes.py` recorded. One path of code for every class: configuration, catalogue, plan, session.
+@Suite struct ClassGoldenTests {
+    static let files = ["euler", "euler_ancestral", "heun", "flow_match_euler", "unipc", "pndm", "ddpm", "lcm"]
+
+    /// The files whose class isn't in the catalogue yet.
+    static let missing: Set<String> = ["euler_ancestral"]
+
+    static let present = files.filter { !missing.contains($0) }
+
+    @Test func missingClassesAreNamed() throws {
+        let absent = try Self.files.filter { file in
+            let name = try ClassGoldenFile.load(file).records[0].className
+            return !SchedulerCatalog.supportedClassNames.contains(name)
+        }
+        #expect(Set(absent) == Self.missing, "take a class off the list when it joins the catalogue")
+    }
+
+    @Test(arguments: present) func configurationsReturnAsTheyCame(file: String) throws {
+        try eachRecord(of: file) { place, record, scheduler in
+            #expect(scheduler.configuration.jsonText == record.configText, "\(place)")
+        }
+    }
+
+    @Test(arguments: present) func timestepsAreTheReferences(file: String) throws {
+        var equal = 0, total = 0
+        try eachRecord(of: file) { place, record, scheduler in
+            let plan = try scheduler.plan(record.request, optionValues: record.optionValues)
+            #expect(plan.stepCount == record.evaluationCount, "\(place)")
+            for (i, (ours, theirs)) in zip(plan.timesteps, record.timesteps).enumerated() {
+                let allowed = record.loose.contains(i) ? 1 : record.timestepTolerance(theirs, scheduler: scheduler)
+                #expect(abs(ours - theirs) <= allowed, "\(place), timestep \(i): \(ours), reference \(theirs), allowed \(allowed)")
+                (equal, total) = (equal + (ours == theirs ? 1 : 0), total + 1)
+            }
+        }
+        print("\(file): timesteps equal to diffusers' float32: \(equal) of \(total)")
+    }
+
+    @Test(arguments: present) func noiseLevelsAreTheReferences(file: String) throws {
+        var greatest = 0.0
+        try eachRecord(of: file) { place, record, scheduler in
+            let plan = try scheduler.plan(record.request, optionValues: record.optionValues)
+            if let initial = record.initNoiseSigma {
+                #expect(relative(plan.initNoiseSigma, initial) <= 2 * Tolerance.sigma, "\(place), init_noise_sigma")
+            }
+            for (index, alpha) in record.alphas {
+                #expect(scheduler.noiseSchedule.alphasCumprod[index] == alpha, "\(place), alphas_cumprod[\(index)]")
+            }
+            guard let sigmas = record.sigmas else { return }
+            // Grids between two levels are off by as much as these are, where torch's roots are one unit off.
+            let last = plan.stepCount - 1
+            let inherited = record.isSpaced ? max(relative(plan.sigmas[0], sigmas[0]), relative(plan.sigmas[last], sigmas[last])) : 0
+            let ends = record.isLogarithmic ? Tolerance.luSigma : Tolerance.sigma
+            #expect(inherited <= ends, "\(place), the ends of the grid")
+            for (i, (ours, theirs)) in zip(plan.sigmas, sigmas).enumerated() where i < plan.stepCount || !record.isCut {
+                if record.loose.contains(i), plan.timesteps[i] != record.timesteps[i] { continue }
+                let deviation = relative(ours, theirs)
+                #expect(deviation <= ends + inherited, "\(place), level \(i): \(ours), reference \(theirs)")
+                greatest = max(greatest, deviation)
+            }
+        }
+        print("\(file): noise levels differ by \(greatest) at most")
+    }
+
+    @Test(arguments: present) func generatorsDrawAsOftenAsTheReferences(file: String) throws {
+        try eachRecord(of: file) { place, record, scheduler in
+            let plan = try scheduler.plan(record.request, optionValues: record.optionValues)
+            let draws = (record.beginIndex..<plan.stepCount).map { plan.row(at: $0, age: $0 - record.beginIndex).drawCount }
+            #expect(draws == Array(record.draws.prefix(draws.count)), "\(place)")
+        }
+    }
+
+    @Test(arguments: present) func loopsInFloat64AreExact(file: String) throws {
+        var greatest = 0.0, greatestReport = 0.0, count = 0
+        try eachRecord(of: file) { place, record, scheduler in
+            if record.isCut { return }
+            let (plan, allowed) = try comparablePlan(record, scheduler)
+            var session = SamplingSession(plan: plan, beginIndex: record.beginIndex), oracle = PlainOracle(plan: plan, beginIndex: record.beginIndex)
+            var x = record.start, plain = x, report: [Double] = []
+            while let timestep = session.timestep {
+                let noise = GoldenProblem.noise(step: session.stepIndex), scale = session.inputScale
+                func model(_ x: [Double]) -> [Double] {
+                    x.map { GoldenProblem.model($0 * scale, timestep: timestep, trainingCount: scheduler.count) }
+                }
+                plain = oracle.step(modelOutput: model(plain), sample: plain, noise: noise, batchSize: GoldenProblem.batchSize).nextSample
+                let output = try session.step(
+                    modelOutput: plan.withVariance(model(x)), sample: x, noise: noise, batchSize: GoldenProblem.batchSize,
+                    predictingOriginalSample: true)
+                (x, report) = (output.prevSample, output.predOriginalSample ?? [])
+            }
+            let deviation = x.deviation(from: record.finalExact)
+            #expect(deviation <= allowed, "\(place): \(deviation) from the exact result")
+            #expect(plain.deviation(from: record.finalExact) <= allowed, "\(place): the plain loop")
+            let own = record.finalFloat64.deviation(from: record.finalExact)
+            #expect(x.deviation(from: record.finalFloat64) <= allowed + 2 * own, "\(place): diffusers in float64, whose own error is \(own)")
+            if let exact = record.reportExact {
+                #expect(report.deviation(from: exact) <= allowed, "\(place): \(plan.reportName)")
+                greatestReport = max(greatestReport, report.deviation(from: exact))
+            }
+            (greatest, count) = (max(greatest, deviation), count + 1)
+        }
+        print("\(file): \(count) float64 loops within \(greatest) of the exact result, reports within \(greatestReport)")
+    }
+
+    @Test(arguments: present) func loopsInFloat32AreNearerThanTheReferences(file: String) throws {
+        var nearer = 0, total = 0
+        try eachRecord(of: file) { place, record, scheduler in
+            if record.isCut { return }
+            let (plan, _) = try comparablePlan(record, scheduler)
+            let x = try float32Loop(record, plan: plan, scheduler)
+            #expect(x.allFinite, "\(place)")
+            let ours = x.map(Double.init).rootMeanSquareError(from: record.finalExact)
+            let theirs = record.finalFloat32.rootMeanSquareError(from: record.finalExact)
+            (nearer, total) = (nearer + (ours > theirs ? 0 : 1), total + 1)
+        }
+        print("\(file): float32 loops nearer to the exact result than diffusers': \(nearer) of \(total)")
+        #expect(Double(nearer) >= Tolerance.nearerShare * Double(total))
+    }
+
+    // MARK: Support
+
+    private func eachRecord(
+        of file: String, _ body: (_ place: String, _ record: ClassRecord, _ scheduler: any PlannedScheduler) throws -> Void
+    ) throws {
+        for (index, record) in try ClassGoldenFile.load(file).records.enumerated() {
+            try body("\(file), record \(index)", record, SchedulerCatalog.makeScheduler(json: record.configText))
+        }
+    }
+
+    /// A plan on the reference's own noise levels, so that only the coefficients differ, and how far its loops may be off.
+    private func comparablePlan(_ record: ClassRecord, _ scheduler: any PlannedScheduler) throws -> (SamplingPlan, Double) {
+        let plan = try scheduler.plan(record.request, optionValues: record.optionValues)
+        guard let sigmas = record.sigmas?.prefix(plan.stepCount + 1), plan.sigmas != Array(sigmas) || plan.timesteps != record.timesteps
+        else { return (plan, Tolerance.loop) }
+        let grid = TimestepGrid(timesteps: record.timesteps, sigmas: Array(sigmas), process: plan.grid.process)
+        if let definition = scheduler.configuration as? any VarianceExplodingDefinition {
+            return (try self.plan(definition, on: grid, record), Tolerance.loop)
+        }
+        if let definition = scheduler.configuration as? any MultistepDefinition {
+            return (try definition.plan(grid: grid), Tolerance.loop)
+        }
+        // Levels that are a unit in the last place off, and a model that is steep in none of its arguments.
+        return (plan, 100 * Tolerance.sigma)
+    }
+
+    private func plan<D: VarianceExplodingDefinition>(
+        _ definition: D, on grid: TimestepGrid, _ record: ClassRecord
+    ) throws -> SamplingPlan {
+        try definition.plan(on: grid, for: record.request, options: D.Options(values: record.optionValues))
+    }
+
+    private func float32Loop<S: PlannedScheduler>(
+        _ record: ClassRecord, plan: SamplingPlan, _ scheduler: S
+    ) throws -> [Float] {
+        var scheduler = scheduler
+        scheduler.session = SamplingSession(plan: plan, beginIndex: record.beginIndex)
+        var x = record.start.map { Float($0) }
+        while let timestep = scheduler.session?.timestep, let index = scheduler.stepIndex {
+            let e = try scheduler.scaleModelInput(x, timestep: timestep).map {
+                Float(GoldenProblem.model(Double($0), timestep: timestep, trainingCount: scheduler.count))
+            }
+            try scheduler.session?.step(
+                modelOutput: plan.withVariance(e), sample: &x, noise: GoldenProblem.noise(step: index).map { Float($0) },
+                batchSize: GoldenProblem.batchSize)
+        }
+        return x
+    }
+
+    private func relative(_ value: Double, _ exact: Double) -> Double {
+        value == exact ? 0 : abs(value - exact) / abs(exact)
+    }
+}
+
+extension SamplingPlan {
+    /// A model's answer with the variance's part after each batch item, where the plan expects one.
+    fileprivate func withVariance<Element: TensorElement & ExpressibleByFloatLiteral>(_ e: [Element]) -> [Element] {
+        guard modelLearnsVariance else { return e }
+        let count = e.count / GoldenProblem.batchSize
+        return (0..<GoldenProblem.batchSize).flatMap { item in
+            Array(e[item * count..<(item + 1) * count]) + Array(repeating: 0.5, count: count)
+        }
+    }
+}
+
+struct ClassGoldenFile: Decodable {
+    let records: [ClassRecord]
+
+    static func load(_ name: String) throws -> ClassGoldenFile {
+        try JSONDecoder().decode(ClassGoldenFile.self, from: GoldenFile.data(name))
+    }
+}
+
+/// A record of `generate_classes.py`, which see for the fields.
+struct ClassRecord: Decodable {
+    let className: String
+    let configText: String
+    let arguments: [String: JSONValue]
+    let options: [String: JSONValue]
+    let timesteps: [Double]
+    let loose: Set<Int>
+    let initNoiseSigma: Double?
+    let beginIndex: Int
+    let draws: [Int]
+    private let alphasData: Data?
+    private let alphasProbe: [String: Double]?
+    private let sigmasData, initialData, reportExactData: Data?
+    private let finalExactData, finalFloat64Data, finalFloat32Data: Data
+
+    private enum CodingKeys: String, CodingKey {
+        case className = "class", configText = "config_text", arguments = "request", options, timesteps, loose, draws
+        case initNoiseSigma = "init_noise_sigma", beginIndex = "begin_index", alphasData = "alphas", alphasProbe = "alphas_probe"
+        case sigmasData = "sigmas", initialData = "initial", reportExactData = "report_exact", finalExactData = "final_exact"
+        case finalFloat64Data = "final_float64", finalFloat32Data = "final_float32"
+    }
+
+    var sigmas: [Double]? { sigmasData.map { GoldenRecord.numbers(Float.self, $0).map(Double.init) } }
+    var finalExact: [Double] { GoldenRecord.numbers(Double.self, finalExactData) }
+    var finalFloat64: [Double] { GoldenRecord.numbers(Double.self, finalFloat64Data) }
+    var finalFloat32: [Double] { GoldenRecord.numbers(Double.self, finalFloat32Data) }
+    var reportExact: [Double]? { reportExactData.map { GoldenRecord.numbers(Double.self, $0) } }
+
+    /// ᾱ by training timesteps, of some or of all.
+    var alphas: [Int: Double] {
+        var alphas = Dictionary(uniqueKeysWithValues: (alphasProbe ?? [:]).map { (Int($0)!, $1) })
+        for (index, alpha) in (alphasData.map { GoldenRecord.numbers(Float.self, $0) } ?? []).enumerated() {
+            alphas[index] = Double(alpha)
+        }
+        return alphas
+    }
+
+    /// What the loop starts with: the first samples, or an image with noise where it begins late.
+    var start: [Double] {
+        initialData.map { GoldenRecord.numbers(Double.self, $0) } ?? GoldenProblem.initialSample.map { $0 * (initNoiseSigma ?? 1) }
+    }
+
+    var request: TimestepRequest {
+        func numbers(_ key: String) -> [Double]? {
+            guard case .array(let values)? = arguments[key] else { return nil }
+            return values.compactMap(\.doubleValue)
+        }
+        let mu = arguments["mu"]?.doubleValue
+        switch (numbers("timesteps"), numbers("sigmas")) {
+        case (let timesteps?, let sigmas?): return .timestepsAndSigmas(timesteps, sigmas, mu: mu)
+        case (nil, let sigmas?): return .sigmas(sigmas, mu: mu)
+        case (let timesteps?, nil): return .timesteps(timesteps)
+        case (nil, nil): return .count(arguments["n"]?.intValue ?? 0, mu: mu)
+        }
+    }
+
+    /// The arguments that are options of a run here. The original's flow-matching Euler takes the churn's four and ignores them; ours
+    /// doesn't take them.
+    var optionValues: [String: JSONValue] {
+        let named = arguments.filter { !["n", "timesteps", "sigmas", "mu"].contains($0.key) }
+        return className == "FlowMatchEulerDiscreteScheduler" ? named : named.merging(options) { $1 }
+    }
+
+    private func isTrue(_ key: String) -> Bool { configText.contains("\"\(key)\": true") }
+
+    // MARK: Where ours differ on purpose
+
+    /// Whether NumPy's `arange` gave the spacing `trailing` one timestep more than were asked for, −1, which ours leaves out.
+    var isCut: Bool {
+        guard let n = arguments["n"]?.intValue, configText.contains("\"timestep_spacing\": \"trailing\"") else { return false }
+        return timesteps.last == -1 && (timesteps.count == n + 1 || timesteps.count == 2 * n + 1)
+    }
+
+    var evaluationCount: Int { isCut ? timesteps.count - (className.hasPrefix("Heun") ? 2 : 1) : timesteps.count }
+
+    // MARK: What the reference's own float32 arithmetic allows
+
+    /// Whether the levels are spread between two of the training's.
+    var isSpaced: Bool {
+        isTrue("use_karras_sigmas") || isTrue("use_exponential_sigmas") || isTrue("use_beta_sigmas") || isLogarithmic
+    }
+
+    /// Whether levels come from float32 logarithms.
+    var isLogarithmic: Bool { configText.contains("\"interpolation_type\": \"log_linear\"") }
+
+    private var isContinuous: Bool {
+        configText.contains("\"timestep_type\": \"continuous\"") && configText.contains("\"prediction_type\": \"v_prediction\"")
+    }
+
+    /// How far a fractional timestep may be off that was looked up at a level: it hangs on float32 logarithms, which NumPy and torch
+    /// don't round correctly, of float32 roots, which torch doesn't: four units in the last place of them.
+    func timestepTolerance(_ timestep: Double, scheduler: any PlannedScheduler) -> Double {
+        let noise = scheduler.noiseSchedule
+        guard scheduler.configuration is any VarianceExplodingDefinition, noise.count > 1 else { return 0 }
+        if isContinuous { return 4 * Double(Float(max(abs(timestep), 0.25)).ulp) }
+        guard isSpaced || arguments["sigmas"] != nil else { return 0 }
+        let lower = min(Int(timestep), noise.count - 2), low = noise.logSigmas[lower], high = noise.logSigmas[lower + 1]
+        let unit = Double(Float(max(abs(low), abs(high), 1)).ulp)
+        return min(4 * unit / abs(high - low), 1) + Double(Float(timestep).ulp)
+    }
+}

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Foundation
+import Testing
+
+@testable import DiffusionScheduling
+
+/// The scheduler files of well-known models, as they are shipped: Tests/HubConfigurations.
+@Suite struct HubConfigurationTests {
+    static let folder = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+        .appending(path: "HubConfigurations")
+
+    /// How a model's pipeline asks for its steps.
+    struct Request: Decodable {
+        enum Sigmas: Decodable {
+            /// 1 to 1/n, evenly spaced.
+            case linspace
+            case list([Double])
+
+            init(from decoder: any Decoder) throws {
+                let container = try decoder.singleValueContainer()
+                if let list = try? container.decode([Double].self) {
+                    self = .list(list)
+                } else {
+                    self = .linspace
+                }
+            }
+        }
+
+        let steps: Int
+        let sigmas: Sigmas?
+        let timesteps: [Double]?
+        let mu: Double?
+
+        var request: TimestepRequest {
+            let levels: [Double]? =
+                switch sigmas {
+                case .linspace?: (0..<steps).map { 1 + (1 / Double(steps) - 1) * Double($0) / Double(max(steps - 1, 1)) }
+                case .list(let list)?: list
+                case nil: nil
+                }
+            return switch (timesteps, levels) {
+            case (let timesteps?, let levels?): .timestepsAndSigmas(timesteps, levels, mu: mu)
+            case (let timesteps?, nil): .timesteps(timesteps)
+            case (nil, let levels?): .sigmas(levels, mu: mu)
+            case (nil, nil): .count(steps, mu: mu)
+            }
+        }
+    }
+
+    static func requests() throws -> [String: Request] {
+        try JSONDecoder().decode([String: Request].self, from: Data(contentsOf: folder.appending(path: "requests.json")))
+    }
+
+    /// Each file loads, plans 20 steps and steps to a finite sample, or names the class that isn't here.
+    @Test func everyFileRunsOrNamesItsClass() throws {
+        var running = 0, missing: [String: Int] = [:]
+        for (model, request) in try Self.requests().sorted(by: { $0.key < $1.key }) {
+            let folder = Self.folder.appending(path: model).path
+            do throws(SchedulerError) {
+                let scheduler = try SchedulerCatalog.makeScheduler(contentsOf: folder)
+                let plan = try scheduler.plan(request.request)
+                #expect(plan.stepCount >= request.steps, "\(model) has \(plan.stepCount) evaluations")
+                try #expect(Self.finalSample(of: plan).allSatisfy(\.isFinite), "\(model)")
+                running += 1
+            } catch .unsupportedScheduler(let name, _) {
+                missing[name, default: 0] += 1
+            } catch {
+                Issue.record("\(model): \(error)")
+            }
+        }
+        let all = try Self.requests().count
+        #expect(running + missing.values.reduce(0, +) == all)
+        #expect(running >= 65, "fewer files run than README says")
+        print("\(running) of \(all) scheduler files of models run; the others name their class:", terminator: " ")
+        print(missing.sorted { $0.key < $1.key }.map { "\($0.key) \($0.value)" }.joined(separator: ", "))
+    }
+
+    /// A run of a small latent with a model that answers with numbers of the order of 1.
+    private static func finalSample(of plan: SamplingPlan) throws(SchedulerError) -> [Float] {
+        var session = SamplingSession(plan: plan)
+        var sample = GoldenProblem.initialSample.map { Float($0 * plan.initNoiseSigma) }
+        while session.timestep != nil {
+            let input = sample.map { Double($0) * session.inputScale }
+            let output = input.map { Float($0 / (1 + $0 * $0).squareRoot()) }
+            let noise = GoldenProblem.noise(step: session.stepIndex).map { Float($0) }
+            try session.step(modelOutput: output, sample: &sample, noise: noise, batchSize: GoldenProblem.batchSize)
+        }
+        return sample
+    }
+}
