@@ -178,7 +178,7 @@ const char *ds_supported_class_name(size_t index);
  *     report                   diffusers' name of what a step gives besides the next sample
  *     returns_report           whether diffusers' step returns it as well
  *     result_type              the next sample's element type in diffusers where those of sample and model output differ: promoted,
- *                              model_output, or converted, which is the type of what the solver extrapolates
+ *                              model_output, sample, or converted, which is the type of what the solver extrapolates
  *     is_stateless             whether ds_scheduler_row_at works
  *     has_velocity             whether ds_scheduler_get_velocity works
  *     adds_noise_at_training_levels   whether ds_scheduler_add_noise takes training timesteps where timesteps have been set, too

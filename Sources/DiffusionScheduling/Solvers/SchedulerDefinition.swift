@@ -55,6 +55,8 @@ public enum ResultType: String, Sendable {
     case promoted
     /// The model output's.
     case modelOutput = "model_output"
+    /// The sample's.
+    case sample
     /// The type of what the solver extrapolates: the model output's where that is the model output itself, else `promoted`. Noise is
     /// drawn in float32.
     case converted
