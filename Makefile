@@ -11,7 +11,7 @@ REFERENCE = diffusers==0.42.1 $(TORCH) transformers numpy scipy mpmath gmpy2 pyt
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 
-.PHONY: help deps variant-deps format check-format check-docs demo server check test sanitize variants coverage fuzz lib install python python-test check-wheel conformance bench bench-compare goldens clean
+.PHONY: help deps variant-deps format check-format check-docs check-folders demo server check test sanitize variants coverage fuzz lib install python python-test check-wheel conformance bench bench-compare goldens clean
 
 help:
 	@echo "make demo     sample handwritten digits, draw and measure; pictures in out/demo"
@@ -19,6 +19,7 @@ help:
 	@echo "make check    run every suite with fewer random cases, in two minutes after the first build"
 	@echo "make test     run all tests"
 	@echo "make check-docs  check the documents' links, commands and paths, and that all places have one version"
+	@echo "make check-folders  check which folder of the Swift library names which"
 	@echo "make format   format all sources; make check-format: list what would change"
 	@echo "make sanitize run the tests under sanitizers and for aarch64; make variants: in every build, half an hour"
 	@echo "make coverage tabulate the lines that tests reach; ARGUMENTS=--lines lists the others"
@@ -57,12 +58,17 @@ server: deps
 check-docs:
 	python3 Tests/check-docs.py
 
+# Which folder of the Swift library names which.
+check-folders:
+	python3 Tests/check-folders.py
+
 # The optimised build is what people run, and the one with checks is what finds their mistakes: both are tested.
 DEBUG = --build-tests -Xswiftc -warnings-as-errors
 RELEASE = -c release -Xswiftc -enable-testing
 test: deps
 	SWIFT=$(SWIFT) Tests/timed.sh "make test" \
 		"documents: $(MAKE) -s check-docs" \
+		"folders: $(MAKE) -s check-folders" \
 		"C core: Tests/check-c.sh" \
 		"C interface: Tests/check-c-abi.sh" \
 		"debug build: $(SWIFT) build $(DEBUG)" \
@@ -150,6 +156,7 @@ python: lib out/python/bin/auditwheel
 	install -D -m 644 $(HEADER) $(PYTHON_PACKAGE)/include/$(notdir $(HEADER))
 	@echo 'INPUT($(SONAME))' >$(PYTHON_PACKAGE)/lib/$(LIBRARY)
 	packaging/development-files.sh $(VERSION) $(SONAME) $(PYTHON_PACKAGE)/lib
+	PYTHONPATH=bindings/python out/python/bin/python bindings/python/make_stubs.py
 	@for file in LICENSE NOTICE; do if [ -f $$file ]; then install -m 644 $$file bindings/python; fi; done
 	out/python/bin/pip wheel -q --no-deps --no-build-isolation -w out/python/wheels bindings/python
 	@rm -rf bindings/python/build bindings/python/*.egg-info bindings/python/LICENSE bindings/python/NOTICE
@@ -203,5 +210,5 @@ out/python/bin/twine: | out/python/bin/auditwheel
 
 clean:
 	rm -rf out .build .build-* Examples/*/.build benchmarks/.build
-	rm -rf $(PYTHON_PACKAGE)/lib $(PYTHON_PACKAGE)/include bindings/python/.*_cache
+	rm -rf $(PYTHON_PACKAGE)/lib $(PYTHON_PACKAGE)/include $(PYTHON_PACKAGE)/*.pyi bindings/python/.*_cache
 	find bindings/python -name __pycache__ -prune -exec rm -rf {} +

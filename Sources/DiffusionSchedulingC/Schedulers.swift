@@ -6,9 +6,20 @@ import DiffusionScheduling
 /// An immutable scheduler, before or after `setTimesteps`.
 final class PlannedState: Sendable {
     let scheduler: any PlannedScheduler
+    /// What steps without a session need of the plan, which is large to copy; nil before `setTimesteps`.
+    private let shared: (clamp: PredictionClamp, modelLearnsVariance: Bool)?
 
     init(_ scheduler: any PlannedScheduler) {
         self.scheduler = scheduler
+        shared = scheduler.plan.map { ($0.clamp, $0.modelLearnsVariance) }
+    }
+
+    /// The plan's clamp, and whether its model outputs may hold variances.
+    var sharedProperties: (clamp: PredictionClamp, modelLearnsVariance: Bool) {
+        get throws {
+            guard let shared else { throw SchedulerError.timestepsNotSet }
+            return shared
+        }
     }
 
     var plan: SamplingPlan {
@@ -158,6 +169,16 @@ public func ds_scheduler_config_json(
     _ scheduler: ds_scheduler, _ buffer: UnsafeMutablePointer<CChar>!, _ capacity: Int, _ length: UnsafeMutablePointer<Int>!
 ) -> ds_status {
     status { try deliver(scheduler.state.scheduler.configuration.jsonText, to: buffer, capacity, length) }
+}
+
+@c(ds_scheduler_defaulted_keys) @implementation
+public func ds_scheduler_defaulted_keys(
+    _ scheduler: ds_scheduler, _ buffer: UnsafeMutablePointer<CChar>!, _ capacity: Int, _ length: UnsafeMutablePointer<Int>!
+) -> ds_status {
+    status {
+        let keys = try scheduler.state.scheduler.configuration.defaultedKeys
+        try deliver(JSONValue.array(keys.map { .string($0) }).text, to: buffer, capacity, length)
+    }
 }
 
 @c(ds_scheduler_unused_keys) @implementation

@@ -16,6 +16,9 @@ import Testing
     @Test func ddim() throws { try runs(DDIMScheduler.self, "DDIM", RandomConfigurations.ddim) }
     @Test func ddimInverse() throws { try runs(DDIMInverseScheduler.self, "DDIM inverse", RandomConfigurations.ddimInverse) }
     @Test func euler() throws { try runs(EulerDiscreteScheduler.self, "Euler", RandomConfigurations.euler) }
+    @Test func eulerAncestral() throws {
+        try runs(EulerAncestralDiscreteScheduler.self, "ancestral Euler", RandomConfigurations.eulerAncestral)
+    }
     @Test func heun() throws { try runs(HeunDiscreteScheduler.self, "Heun", RandomConfigurations.heun) }
 
     private func runs<S: PlannedScheduler>(

@@ -62,6 +62,16 @@ enum RandomConfigurations {
         return c
     }
 
+    static func eulerAncestral(_ generator: inout SeededGenerator) -> EulerAncestralDiscreteConfiguration {
+        var c = EulerAncestralDiscreteConfiguration()
+        drawNoiseSchedule(&c, &generator)
+        c.predictionType = EulerAncestralDiscreteConfiguration.predictionTypes.randomElement(using: &generator)!
+        c.timestepSpacing = .allCases.randomElement(using: &generator)!
+        c.stepsOffset = .random(in: 0...3, using: &generator)
+        c.rescaleBetasZeroSNR = .random(using: &generator)
+        return c
+    }
+
     static func heun(_ generator: inout SeededGenerator) -> HeunDiscreteConfiguration {
         var c = HeunDiscreteConfiguration()
         drawNoiseSchedule(&c, &generator)

@@ -21,7 +21,7 @@ import Testing
     static let elementCount = 37
 
     static func plans() throws -> [SamplingPlan] {
-        [
+        try [
             try makeDEIS { $0.solverOrder = 3 }.plan(.count(9)),
             try makeDEIS { ($0.solverOrder, $0.thresholding, $0.dynamicThresholdingRatio) = (2, true, 0.9) }.plan(.count(4)),
             try makeDPMSolver { $0.solverOrder = 2 }.plan(.count(12)),

@@ -6,6 +6,9 @@ enum Tolerance {
     /// and one unit, 2⁻²³ = 1.19e-7, for torch's, which isn't correctly rounded on every build.
     static let sigma = 1.2e-7
 
+    /// The same for levels interpolated between such roots: the root's unit, and half a unit of rounding for ours and for theirs.
+    static let interpolatedSigma = 2 * sigma
+
     /// Relative, for the ends of the `lu` grid, which diffusers takes from float32 logarithms: a unit in the last place of a
     /// logarithm between 4 and 8, since NumPy's float32 logarithm isn't correctly rounded either.
     static let luSigma = 0x1p-21

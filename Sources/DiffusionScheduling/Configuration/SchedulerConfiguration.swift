@@ -44,6 +44,11 @@ extension SchedulerConfiguration {
         return origin.otherKeys.keys.filter { !$0.hasPrefix("_") && !effective.contains($0) }.sorted()
     }
 
+    /// The parameters that nobody has set, in their order: diffusers' `_use_default_values`.
+    public var defaultedKeys: [String] {
+        Self.parameters.filter { $0.overrideName == nil && origin.givenValues[$0.key] == nil }.map(\.key)
+    }
+
     // MARK: Reading
 
     /// Reads a file, or `scheduler_config.json` in a folder or in a folder's subfolder, as diffusers' `from_pretrained`.
@@ -148,9 +153,10 @@ extension SchedulerConfiguration {
 }
 
 extension JSONValue {
-    func members() throws(SchedulerError) -> [String: JSONValue] {
+    /// - Parameter text: what the value is, for the message.
+    func members(of text: String = "a configuration") throws(SchedulerError) -> [String: JSONValue] {
         guard case .object(let members) = self else {
-            throw .malformedJSON(line: 1, column: 1, reason: "a configuration must be an object in braces")
+            throw .malformedJSON(line: 1, column: 1, reason: "\(text) must be an object in braces")
         }
         return members
     }

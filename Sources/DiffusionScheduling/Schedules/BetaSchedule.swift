@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /// How β, the variance of the noise that one training timestep adds, runs over the timesteps.
-public enum BetaSchedule: String, ConfigurationKeyword {
+public enum BetaSchedule: String, CaseIterable, Sendable {
     /// β_j evenly spaced from `beta_start` to `beta_end` (Ho et al. 2020, arXiv:2006.11239, section 4).
     case linear
     /// √β_j evenly spaced: the schedule of latent diffusion (Rombach et al. 2022, arXiv:2112.10752).

@@ -26,6 +26,8 @@ public typealias FlowMatchEulerDiscreteScheduler = DefinedScheduler<FlowMatchEul
 /// The parameters of `FlowMatchEulerDiscreteScheduler`, with diffusers' defaults.
 public struct FlowMatchEulerDiscreteConfiguration: SchedulerDefinition, SigmaSpacingConfiguration {
     public static let className = "FlowMatchEulerDiscreteScheduler"
+    public static let resultType = ResultType.modelOutput
+    public static let returnsReport = false
     public static let compatibleClassNames = ["FlowMatchEulerDiscreteScheduler"]
 
     public var numTrainTimesteps = 1000

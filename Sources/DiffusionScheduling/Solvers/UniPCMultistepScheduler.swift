@@ -28,6 +28,8 @@ public struct UniPCMultistepConfiguration: SchedulerDefinition, SigmaGridConfigu
     ZeroTerminalSNRConfiguration
 {
     public static let className = "UniPCMultistepScheduler"
+    public static let returnsReport = false
+    public static let resultType = ResultType.sample
     public static let compatibleClassNames = multistepCompatibleClassNames
 
     public var numTrainTimesteps = 1000
