@@ -277,7 +277,7 @@ struct ClassRecord: Decodable {
         switch (numbers("timesteps"), numbers("sigmas")) {
         case (let timesteps?, let sigmas?): return .timestepsAndSigmas(timesteps, sigmas, mu: mu)
         case (nil, let sigmas?): return .sigmas(sigmas, mu: mu)
-        case (let timesteps?, nil): return .timesteps(timesteps)
+        case (let timesteps?, nil): return .timesteps(timesteps, mu: mu)
         case (nil, nil): return .count(arguments["n"]?.intValue ?? 0, mu: mu)
         }
     }
@@ -319,6 +319,14 @@ struct ClassRecord: Decodable {
     }
 
     var evaluationCount: Int { isCut ? timesteps.count - (className.hasPrefix("Heun") ? 2 : 1) : timesteps.count }
+
+    /// Whether ours refuses what can't be meant: levels below 0, and timesteps that are looked up among the levels of the request.
+    var isRefused: Bool {
+        guard isSpaced else { return false }
+        if className == "UniPCMultistepScheduler" { return arguments["sigmas"] != nil }
+        let greatest = (try? JSONReader.read(Array(configText.utf8)).members()["sigma_max"]?.doubleValue) ?? nil
+        return isTrue("invert_sigmas") && (greatest ?? 0) > 1
+    }
 
     // MARK: What the reference's own float32 arithmetic allows
 
