@@ -126,8 +126,9 @@ import Testing
         }
         let mean = exponential(ratios.reduce(0, +) / Double(ratios.count))
         print("\(file): float32 loops nearer to the exact result than diffusers': \(nearer) of \(total), with \(mean) of their error")
-        #expect(Double(nearer) >= Tolerance.nearerShare * Double(total))
-        #expect(mean < 1)
+        let isShort = ["euler", "euler_ancestral", "heun", "flow_match_euler"].contains(file)
+        #expect(Double(nearer) >= (isShort ? Tolerance.nearerShareOfShortSums : Tolerance.nearerShare) * Double(total))
+        #expect(mean < 1, "the geometric mean of our error over diffusers'")
     }
 
     /// The loop in float64 from the float32 start: where that is rounded, the rounding would be the most of both errors.
