@@ -179,17 +179,24 @@ class Core:
 class Stateless(Core):
     """Steps that depend on nothing but their arguments. Threads may take them at once, at any timestep of the training."""
 
+    _planned_rows: tuple[Plan | None, str] = None, ""
+    """The plan and the request that the rows belong to: rows of an equal plan stay."""
+
     def _read_plan(self) -> None:
         super()._read_plan()
-        self._rows: dict[Any, tuple[Any, Row]] = {}
+        planned = self._plan, self._plan.request_text
+        if planned != self._planned_rows:
+            self._planned_rows = planned
+            self._rows: dict[Any, tuple[Any, Row]] = {}
 
     def _row(self, timestep: Any, options: Options) -> tuple[Any, Row]:
         """The row of the step at a timestep: by reference, and itself. Rows are kept."""
         plan = self._ready()
         assert plan.request is not None
-        own = {name: value for name, value in plan.request[1].items() if name in self.description.option_names}
+        told = {**plan.request[1], **self._given(options)}
+        told = {each.key: told[each.key] for each in self.description.options if told.get(each.key, each.default) != each.default}
         timestep = float(timestep)  # An array of one can't be looked up.
-        row = plan.row_at(timestep, {**own, **self._given(options)})
+        row = plan.row_at(timestep, told)
         if len(self._rows) >= MOST_ROWS:
             self._rows.clear()
         found = self._rows[timestep, options] = byref(row), row

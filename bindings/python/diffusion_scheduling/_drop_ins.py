@@ -180,7 +180,7 @@ class DropIn(Core):
 
     # ---- Copies: each makes its own plan, which holds no memory of this one's.
 
-    _transient = ("_quick", "_properties", "_plan", "_plans", "_rows", "_session", "_subject")
+    _transient = ("_quick", "_properties", "_plan", "_plans", "_rows", "_planned_rows", "_session", "_subject")
 
     def __getstate__(self) -> dict[str, Any]:
         state = {key: value for key, value in self.__dict__.items() if key not in self._transient}
