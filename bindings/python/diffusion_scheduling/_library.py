@@ -406,10 +406,10 @@ class StepTensors:
 
 
 class StepCall(NamedTuple):
-    """A call that takes a step, made again and again: each time the addresses are written to the tensors, and
-    ``function(*before, subject, *after)`` returns a status. The subject is a session, or a row by reference."""
+    """A call that takes a step, made again and again: each time the addresses are written to the tensors, and where steps have rows
+    of their own, the row to ``row.contents``; then ``function(*arguments)`` returns a status."""
 
     tensors: StepTensors
     function: Callable[..., int]
-    before: tuple[Any, ...]
-    after: tuple[Any, ...]
+    arguments: tuple[Any, ...]
+    row: Any
