@@ -26,8 +26,8 @@ Options = tuple[Any, ...]
 _session_step = _library.unchecked("ds_session_step")
 _row_step = _library.unchecked("ds_scheduler_row_step")
 
-MOST_ROWS = 10_000
-"""How many rows a stateless scheduler keeps at most."""
+MOST_ROWS, MOST_OPTIONS = 1000, 100
+"""How many rows a stateless scheduler keeps at most, and for how many options."""
 
 
 def no_quick_step(*arguments: Any) -> None:
@@ -188,19 +188,21 @@ class Stateless(Core):
         planned = self._plan, self._plan.request_text
         if planned != self._planned_rows:
             self._planned_rows = planned
-            self._rows: dict[tuple[float, Options], Row] = {}
+            self._rows: dict[Options, dict[float, tuple[Row, int]]] = {}
 
-    def _row(self, timestep: float, options: Options) -> Row:
-        """The row of the step at a timestep. Rows are kept."""
+    def _row(self, timestep: float, options: Options) -> tuple[Row, int]:
+        """The row of the step at a timestep, and how many tensors of noise it draws. Rows are kept."""
         plan = self._ready()
         assert plan.request is not None
         told = {**plan.request[1], **self._given(options)}
         told = {each.key: told[each.key] for each in self.description.options if told.get(each.key, each.default) != each.default}
         row = plan.row_at(timestep, told)
-        if len(self._rows) >= MOST_ROWS:
+        rows = self._rows.setdefault(options, {})
+        if len(rows) >= MOST_ROWS or len(self._rows) > MOST_OPTIONS:
             self._rows.clear()
-        self._rows[timestep, options] = row
-        return row
+            rows = self._rows[options] = {}
+        found = rows[timestep] = row, row.n_noise_draws
+        return found
 
     def _step(
         self,
@@ -215,10 +217,9 @@ class Stateless(Core):
         """The next sample, and the report."""
         timestep = float(timestep)  # Which is quicker to look up than NumPy's numbers.
         try:
-            row = self._rows[timestep, options]
+            row, draws = self._rows[options][timestep]
         except (KeyError, AttributeError):
-            row = self._row(timestep, options)
-        draws = row.n_noise_draws
+            row, draws = self._row(timestep, options)
         if draws:
             if generator is not None and noise is not None:
                 raise _library.InvalidValueError("generator and variance_noise are both given, but at most one may be")

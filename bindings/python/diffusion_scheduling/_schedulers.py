@@ -264,7 +264,7 @@ class StatelessScheduler(ArrayScheduler, Stateless):
 
     def row_at(self, timestep: float, **options: Any) -> Row:
         """The scalars of the step at any timestep of the training, for engines whose tensors live elsewhere."""
-        return self._row(float(timestep), tuple(options.pop(name, None) for name in self.description.option_names))
+        return self._row(float(timestep), tuple(options.pop(name, None) for name in self.description.option_names))[0]
 
 
 class OrderedScheduler(ArrayScheduler, Ordered):
