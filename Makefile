@@ -11,13 +11,15 @@ REFERENCE = diffusers==0.42.1 $(TORCH) transformers numpy scipy mpmath gmpy2 pyt
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 
-.PHONY: help deps variant-deps format check-format check-docs demo server test sanitize variants coverage fuzz lib install python python-test check-wheel conformance bench bench-compare goldens clean
+.PHONY: help deps variant-deps format check-format check-docs check-folders demo server check test sanitize variants coverage fuzz lib install python python-test check-wheel conformance bench bench-compare goldens clean
 
 help:
 	@echo "make demo     sample handwritten digits, draw and measure; pictures in out/demo"
 	@echo "make server   serve many requests with one model; check each against the same request alone"
+	@echo "make check    run every suite with fewer random cases, in two minutes after the first build"
 	@echo "make test     run all tests"
 	@echo "make check-docs  check the documents' links, commands and paths, and that all places have one version"
+	@echo "make check-folders  check which folder of the Swift library names which"
 	@echo "make format   format all sources; make check-format: list what would change"
 	@echo "make sanitize run the tests under sanitizers and for aarch64; make variants: in every build, half an hour"
 	@echo "make coverage tabulate the lines that tests reach; ARGUMENTS=--lines lists the others"
@@ -35,7 +37,7 @@ help:
 
 # These make Python environments. Debian and Ubuntu have the module for that in a package of its own, other Pythons bring it along.
 VENV_PACKAGE = $(shell python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv)
-python python-test check-wheel conformance bench-compare goldens format check-format: PACKAGES += $(VENV_PACKAGE)
+check python python-test check-wheel conformance bench-compare goldens format check-format: PACKAGES += $(VENV_PACKAGE)
 
 # Installs what is missing, and asks for no rights where nothing is.
 deps:
@@ -56,14 +58,33 @@ server: deps
 check-docs:
 	python3 Tests/check-docs.py
 
+# Which folder of the Swift library names which.
+check-folders:
+	python3 Tests/check-folders.py
+
 # The optimised build is what people run, and the one with checks is what finds their mistakes: both are tested.
-test: check-docs deps
-	Tests/check-c.sh
-	Tests/check-c-abi.sh
-	$(SWIFT) build --build-tests -Xswiftc -warnings-as-errors
-	SWIFT=$(SWIFT) Tests/swift-test.sh --skip-build
-	SWIFT=$(SWIFT) Tests/swift-test.sh -c release -Xswiftc -enable-testing
-	Tests/check-consumer.sh
+DEBUG = --build-tests -Xswiftc -warnings-as-errors
+RELEASE = -c release -Xswiftc -enable-testing
+test: deps
+	SWIFT=$(SWIFT) Tests/timed.sh "make test" \
+		"documents: $(MAKE) -s check-docs" \
+		"folders: $(MAKE) -s check-folders" \
+		"C core: Tests/check-c.sh" \
+		"C interface: Tests/check-c-abi.sh" \
+		"debug build: $(SWIFT) build $(DEBUG)" \
+		"Swift tests, debug: && Tests/swift-test.sh --skip-build" \
+		"release build: $(SWIFT) build --build-tests $(RELEASE)" \
+		"Swift tests, release: && Tests/swift-test.sh --skip-build $(RELEASE)" \
+		"consumer: Tests/check-consumer.sh"
+
+# Python tests the debug library, which the debug build makes: no other build has to wait for an edit.
+check: deps out/python/bin/auditwheel
+	SWIFT=$(SWIFT) Tests/timed.sh "make check" \
+		"debug build: $(SWIFT) build $(DEBUG)" \
+		"Swift tests: && DIFFUSION_SCHEDULING_TEST_DRAWS=0.1 Tests/swift-test.sh --skip-build" \
+		"Python: && cd bindings/python && DIFFUSION_SCHEDULING_LIBRARY=$(CURDIR)/.build/debug/libDiffusionSchedulingC.so \
+			$(CURDIR)/out/python/bin/python -m pytest" \
+		"C core: Tests/check-c.sh quick"
 
 # The layout of sources belongs to formatters: their versions are part of it.
 FORMATTERS = clang-format==23.1.5 ruff==0.17.6

@@ -17,8 +17,10 @@ let package = Package(
         .target(name: "CDiffusionScheduling"),
         .target(name: "DiffusionSchedulingC", dependencies: ["CDiffusionScheduling", "CKernels", "DiffusionScheduling"]),
         .target(name: "CTestSupport", dependencies: ["CKernels"], path: "Tests/CTestSupport"),
-        .testTarget(name: "CKernelsTests", dependencies: ["CKernels"]),
-        .testTarget(name: "DiffusionSchedulingTests", dependencies: ["DiffusionScheduling", "CKernels", "CTestSupport"]),
+        .target(name: "TestDraws", path: "Tests/TestDraws"),
+        .testTarget(name: "CKernelsTests", dependencies: ["CKernels", "TestDraws"]),
+        .testTarget(
+            name: "DiffusionSchedulingTests", dependencies: ["DiffusionScheduling", "CKernels", "CTestSupport", "TestDraws"]),
         .testTarget(
             name: "DiffusionSchedulingCTests",
             dependencies: ["CDiffusionScheduling", "DiffusionScheduling", "DiffusionSchedulingC"]),

@@ -74,6 +74,20 @@ exports_are_the_header() {
 }
 check "the library exports what the header declares, and nothing else" exports_are_the_header
 
+# Schedulers are data: their names stand in comments, as examples, and in the text that a caller passes.
+names_no_scheduler() {
+    local names='DEIS|DDIM|DDPM|DPMSolver|DPM_Solver|Euler|FlowMatch|UniPC|PNDM|Heun|LCM' file failed=0
+    if nm -D --defined-only "$library" | awk '{ print $3 }' | grep -iE "$names"; then failed=1; fi
+    while IFS= read -r file; do
+        if sed -E 's@^ *(/?\*|//).*@@; s@/\*.*@@; s@ //.*@@' "$file" | grep -nE "$names"; then
+            echo "in $file"
+            failed=1
+        fi
+    done < <(find "$root"/Sources/{CKernels,DiffusionSchedulingC,CDiffusionScheduling} -type f)
+    return "$failed"
+}
+check "no function and no source of the C interface names a scheduler" names_no_scheduler
+
 needs_only_the_system() {
     local needed
     needed=$(readelf -d "$library" | awk -F'[][]' '/NEEDED/ { print $2 }') || return

@@ -5,7 +5,7 @@
 #     Tests/check-variants.sh [quick|full]
 #
 # quick  the C core under four sanitizers and for aarch64, the Swift tests under the address and undefined behaviour sanitizers
-# full   besides: the Swift tests under the thread sanitizer, in each instruction set, with 1, 2, 3 and 7 threads, without an OpenMP
+# full   besides, with seeds drawn anew: the Swift tests under the thread sanitizer, in each instruction set, with 1, 2, 3 and 7 threads, without an OpenMP
 #        runtime, optimised; the C core under valgrind
 #
 # Prints a line a check; ends with the number of failures, and fails if there are any. SWIFT names another Swift.
@@ -23,6 +23,8 @@ clang=$(dirname "$(readlink -f "$(command -v "$swift")")")/clang
 work=$(mktemp -d "${TMPDIR:-/tmp}/check-variants.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 export OMP_WAIT_POLICY=passive
+# Every failure prints the seed that repeats it.
+if [ "$mode" = full ]; then export DIFFUSION_SCHEDULING_TEST_SEED=${DIFFUSION_SCHEDULING_TEST_SEED:-random}; fi
 
 passed=0
 failed=0
@@ -122,9 +124,11 @@ if [ "$mode" = full ]; then
     for threads in 1 2 3 7; do
         check "Swift: $threads threads" env OMP_NUM_THREADS=$threads "${layer[@]}"
     done
-    check "Swift: 10,000 valid and 10,000 invalid random configurations" \
-        env DIFFUSION_SCHEDULING_TEST_COUNT=2000 "${layer[@]:0:${#layer[@]}-1}" "Random(Invalid)?ConfigurationTests"
+    check "Swift: 10,500 valid and 10,500 invalid random configurations" \
+        env DIFFUSION_SCHEDULING_TEST_DRAWS=7 "${layer[@]:0:${#layer[@]}-1}" "Random(Invalid)?ConfigurationTests"
 fi
+
+if [ "$mode" = full ]; then check "Python: drawn seeds" make -C "$root" python-test; fi
 
 echo "check-variants $mode: $passed passed, $failed failed"
 [ "$failed" -eq 0 ]

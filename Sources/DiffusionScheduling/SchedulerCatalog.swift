@@ -9,6 +9,7 @@ public enum SchedulerCatalog {
         DEISMultistepScheduler.self,
         DPMSolverMultistepScheduler.self,
         DPMSolverMultistepInverseScheduler.self,
+        EulerAncestralDiscreteScheduler.self,
         EulerDiscreteScheduler.self,
         FlowMatchEulerDiscreteScheduler.self,
         HeunDiscreteScheduler.self,
@@ -91,6 +92,11 @@ public enum SchedulerCatalog {
     /// The members of a JSON object.
     package static func overrides(json bytes: [UInt8]) throws(SchedulerError) -> [String: JSONValue] {
         try JSONReader.read(bytes).members()
+    }
+
+    /// The members of a call's arguments as a JSON object.
+    package static func arguments(json bytes: [UInt8]) throws(SchedulerError) -> [String: JSONValue] {
+        try JSONReader.read(bytes).members(of: "arguments")
     }
 
     private static func className<S: PlannedScheduler>(of type: S.Type) -> String { S.Configuration.className }

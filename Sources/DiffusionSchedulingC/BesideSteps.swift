@@ -46,8 +46,8 @@ public func ds_scheduler_add_noise(
     }
 }
 
-@c(ds_add_noise_at) @implementation
-public func ds_add_noise_at(
+@c(ds_combine_noise) @implementation
+public func ds_combine_noise(
     _ sample: UnsafePointer<ds_tensor>!, _ noise: UnsafePointer<ds_tensor>!, _ signal_rates: UnsafePointer<Double>!,
     _ noise_rates: UnsafePointer<Double>!, _ n_rates: Int, _ out: UnsafePointer<ds_tensor>!, _ max_threads: UInt32
 ) -> ds_status {
@@ -102,34 +102,86 @@ public func ds_scheduler_scale_model_input(
 // MARK: - Steps without a session
 
 extension Combination {
+    @inline(__always)
     fileprivate init(_ combination: ds_combination) {
         self.init(
             sample: combination.sample, modelOutput: combination.model_output, noise: combination.noise,
             prediction: combination.prediction)
-        var slots = combination.slots
-        withUnsafeBytes(of: &slots) { bytes in
-            for (slot, coefficient) in bytes.bindMemory(to: Double.self).enumerated() where coefficient != 0 {
-                self[.slot(slot)] = coefficient
-            }
+        withUnsafeBytes(of: combination.slots) { bytes in
+            let slots = bytes.assumingMemoryBound(to: Double.self)
+            // Without slots there is no array to make.
+            var count = slots.count
+            while count > 0, slots[count - 1] == 0 { count -= 1 }
+            if count > 0 { self.slots = Array(slots[..<count]) }
         }
     }
 }
 
-extension PlanRow {
-    /// - Throws: `invalidValue` for numbers out of range.
-    fileprivate init(_ row: UnsafePointer<ds_row>) throws {
-        let count = row.pointee.n_stores
-        guard (0...PlanRow.maximumStoreCount).contains(count) else {
+extension PlanRow.Store {
+    /// - Throws: `invalidValue` for a number that isn't a slot's.
+    fileprivate init(_ store: ds_store, place: Int) throws {
+        guard (0..<Combination.maximumSlotCount).contains(store.slot) else {
             throw SchedulerError.invalidValue(
-                key: "n_stores", value: "\(UInt(bitPattern: count))", allowed: "at most \(PlanRow.maximumStoreCount)")
+                key: "stores[\(place)].slot", value: "\(UInt(bitPattern: store.slot))",
+                allowed: "from 0 to \(Combination.maximumSlotCount - 1)")
         }
+        self.init(slot: store.slot, value: Combination(store.value))
+    }
+}
+
+extension PlanRow {
+    /// - Throws: `invalidValue` for a number of stores or of a slot that is out of range. The rest is checked by `step`.
+    fileprivate init(_ row: UnsafePointer<ds_row>) throws {
+        try requireAtMost(Self.maximumStoreCount, row.pointee.n_stores, "n_stores")
         var stores: [Store] = []
-        for store in [row.pointee.stores.0, row.pointee.stores.1].prefix(count) {
-            stores.append(Store(slot: store.slot, value: Combination(store.value)))
-        }
+        if row.pointee.n_stores > 0 { stores.append(try Store(row.pointee.stores.0, place: 0)) }
+        if row.pointee.n_stores > 1 { stores.append(try Store(row.pointee.stores.1, place: 1)) }
         self.init(
             prediction: Combination(row.pointee.prediction), nextSample: Combination(row.pointee.next_sample), stores: stores,
             report: Combination(row.pointee.report))
+    }
+}
+
+@inline(__always)
+private func requireAtMost(_ most: Int, _ count: Int, _ argument: StaticString) throws {
+    // C's numbers above Int.max arrive as negative ones.
+    guard (0...most).contains(count) else {
+        throw SchedulerError.invalidValue(
+            key: "\(argument)", value: "\(UInt(bitPattern: count))", allowed: "at most \(most)")
+    }
+}
+
+extension RowSlots {
+    /// The slots that a row uses, each checked and all checked against the call's other tensors, which are checked already.
+    fileprivate init(
+        of row: PlanRow, _ slots: UnsafePointer<ds_tensor>?, count: Int, sample: Tensor, modelOutput: UnsafePointer<ds_tensor>?,
+        noise: UnsafePointer<ds_tensor>?, nextSample: UnsafePointer<ds_tensor>?, report: UnsafePointer<ds_tensor>?
+    ) throws {
+        self.init()
+        try requireAtMost(Combination.maximumSlotCount, count, "n_slots")
+        guard count > 0 else { return }
+        let slots = try require(slots, "slots")
+        var tensors = InlineArray<6, Tensor?>(repeating: nil)
+        for slot in 0..<count where row.usesSlot(slot) {
+            let tensor = try Tensor(slots + slot, .slot(slot), like: sample)
+            try tensor.requireTypeAndShape(of: sample)
+            // Steps of two passes read slots after the first pass has written: outputs are in place of no slot.
+            try Tensor(nextSample, .nextSample, like: sample).requireNoOverlap(with: tensor, orInPlace: false)
+            try Tensor.optional(report, .report, like: sample)?.requireNoOverlap(with: tensor, orInPlace: false)
+            let isStored = row.storesSlot(slot)
+            if isStored {
+                try tensor.requireNoOverlap(with: sample, orInPlace: false)
+                try tensor.requireNoOverlap(with: Tensor(modelOutput, .modelOutput, like: sample), orInPlace: false)
+                if let noise = try Tensor.optional(noise, .noise, like: sample) {
+                    try tensor.requireNoOverlap(with: noise, orInPlace: false)
+                }
+            }
+            for other in 0..<slot where isStored || row.storesSlot(other) {
+                if let other = tensors[other] { try tensor.requireNoOverlap(with: other, orInPlace: false) }
+            }
+            tensors[slot] = tensor
+            set(slot, to: tensor.address)
+        }
     }
 }
 
@@ -140,52 +192,26 @@ public func ds_scheduler_row_step(
     _ prev_sample: UnsafePointer<ds_tensor>!, _ pred_original_sample: UnsafePointer<ds_tensor>!, _ max_threads: UInt32
 ) -> ds_status {
     status {
-        let plan = try scheduler.state.plan, given = try require(row, "row")
+        let plan = try scheduler.state.sharedProperties, given = try require(row, "row")
         let row = try PlanRow(given)
         let sample = try Tensor(sample, .sample)
         let tensors = try StepTensors(
             sample: sample, modelOutput: model_output, noise: noise, nextSample: prev_sample, report: pred_original_sample,
             modelLearnsVariance: plan.modelLearnsVariance)
-        guard (0...Combination.maximumSlotCount).contains(n_slots) else {
-            throw SchedulerError.invalidValue(
-                key: "n_slots", value: "\(UInt(bitPattern: n_slots))", allowed: "at most \(Combination.maximumSlotCount)")
-        }
-        guard (0...Combination.maximumSlotCount).contains(given.pointee.n_reads) else {
-            throw SchedulerError.invalidValue(
-                key: "n_reads", value: "\(UInt(bitPattern: given.pointee.n_reads))",
-                allowed: "at most \(Combination.maximumSlotCount)")
-        }
-        let order = withUnsafeBytes(of: &UnsafeMutablePointer(mutating: given).pointee.reads) { bytes in
-            Array(bytes.bindMemory(to: Int.self).prefix(given.pointee.n_reads))
-        }
-        var addresses: [UnsafeMutableRawPointer?] = []
-        if n_slots > 0 {
-            let slots = try require(slots, "slots")
-            for slot in 0..<n_slots {
-                guard row.usesSlot(slot) else {
-                    addresses.append(nil)
-                    continue
-                }
-                let tensor = try Tensor(slots + slot, .slot)
-                try tensor.requireTypeAndShape(of: sample)
-                // What is stored may lie over nothing else; what is read alone may be an input's memory too.
-                for other in [prev_sample, pred_original_sample].compactMap({ $0 }) {
-                    try Tensor(other, .output).requireNoOverlap(with: tensor)
-                }
-                if row.storesSlot(slot) {
-                    for other in [model_output, noise].compactMap({ $0 }) {
-                        try tensor.requireNoOverlap(with: Tensor(other, .noise))
-                    }
-                    try tensor.requireNoOverlap(with: sample)
-                    for (place, other) in addresses.enumerated() where other != nil {
-                        try tensor.requireNoOverlap(with: Tensor(slots + place, .slot))
-                    }
-                }
-                addresses.append(tensor.address)
-            }
+        var rowSlots = try RowSlots(
+            of: row, slots, count: n_slots, sample: sample, modelOutput: model_output, noise: noise, nextSample: prev_sample,
+            report: pred_original_sample)
+        let readCount = given.pointee.n_reads
+        try requireAtMost(Combination.maximumSlotCount, readCount, "n_reads")
+        if readCount > 0 {
+            let reads = UnsafeRawPointer(given).advanced(by: MemoryLayout<ds_row>.offset(of: \.reads)!)
+            try rowSlots.setOrder(
+                UnsafeBufferPointer(start: reads.assumingMemoryBound(to: Int.self), count: readCount))
+        } else if n_slots > 0 {
+            try rowSlots.setOrder(UnsafeBufferPointer(start: nil, count: 0))
         }
         try row.step(
-            clamp: plan.clamp, tensors, slots: addresses, order: order, batchSize: sample.batchSize,
+            clamp: plan.clamp, tensors, slots: rowSlots, batchSize: sample.batchSize,
             modelLearnsVariance: plan.modelLearnsVariance, maximumThreads: Int(max_threads))
     }
 }

@@ -18,7 +18,7 @@ enum CallError: Error, Equatable {
     /// The address is not a multiple of the element size.
     case misaligned(argument: String, alignment: Int)
     /// An output overlaps an input in part, or another output.
-    case overlap(output: String, other: String)
+    case overlap(output: String, other: String, orInPlace: Bool = true)
     /// The shapes of two tensors don't match.
     case shapeMismatch(argument: String, shape: String, expected: String)
     /// The result doesn't fit the buffer.
@@ -44,8 +44,10 @@ extension CallError: CustomStringConvertible {
             "\(argument) doesn't fit the address space"
         case .misaligned(let argument, let alignment):
             "the address of \(argument) is not a multiple of its element size, \(alignment) bytes"
-        case .overlap(let output, let other):
-            "\(output) overlaps \(other): an output must be separate from other tensors, or exactly in place of an input"
+        case .overlap(let output, let other, let isInPlace):
+            isInPlace
+                ? "\(output) overlaps \(other): an output must be separate from other tensors, or exactly in place of an input"
+                : "\(output) overlaps \(other): the two must be separate"
         case .shapeMismatch(let argument, let shape, let expected):
             "\(argument) has the shape \(shape), but must have \(expected)"
         case .bufferTooSmall(let capacity, let needed):

@@ -16,7 +16,7 @@ import DiffusionScheduling
 /// The members of a JSON object that may be left out.
 private func members(_ arguments: UnsafePointer<CChar>?) throws -> [String: JSONValue] {
     guard let arguments else { return [:] }
-    return try SchedulerCatalog.overrides(json: Array(UnsafeRawBufferPointer(start: arguments, count: strlen(arguments))))
+    return try SchedulerCatalog.arguments(json: Array(UnsafeRawBufferPointer(start: arguments, count: strlen(arguments))))
 }
 
 @c(ds_scheduler_set_timesteps) @implementation
@@ -25,6 +25,11 @@ public func ds_scheduler_set_timesteps(
 ) -> ds_status {
     status {
         let holder = try scheduler.holder
+        // C's numbers above Int.max arrive as negative ones.
+        guard n_steps >= 0 else {
+            throw SchedulerError.invalidValue(
+                key: "number of steps", value: "\(UInt(bitPattern: n_steps))", allowed: "at most \(TimestepRequest.maximumSteps)")
+        }
         var options = try members(arguments)
         let request = try TimestepRequest(count: n_steps, takingFrom: &options)
         try holder.replan { try $0.plan(request, optionValues: options) }
@@ -165,7 +170,7 @@ public func ds_scheduler_row_at(
     status {
         let state = try scheduler.state, out = try require(row, "row")
         let row = try state.scheduler.row(at: timestep, optionValues: members(arguments))
-        out.pointee = try ds_row(row, clamp: state.plan.clamp, reads: [])
+        out.pointee = try ds_row(row, clamp: state.sharedProperties.clamp, reads: [])
     }
 }
 

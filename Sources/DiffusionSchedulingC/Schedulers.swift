@@ -6,9 +6,20 @@ import DiffusionScheduling
 /// An immutable scheduler, before or after `setTimesteps`.
 final class PlannedState: Sendable {
     let scheduler: any PlannedScheduler
+    /// What steps without a session need of the plan, which is large to copy; nil before `setTimesteps`.
+    private let shared: (clamp: PredictionClamp, modelLearnsVariance: Bool)?
 
     init(_ scheduler: any PlannedScheduler) {
         self.scheduler = scheduler
+        shared = scheduler.plan.map { ($0.clamp, $0.modelLearnsVariance) }
+    }
+
+    /// The plan's clamp, and whether its model outputs may hold variances.
+    var sharedProperties: (clamp: PredictionClamp, modelLearnsVariance: Bool) {
+        get throws {
+            guard let shared else { throw SchedulerError.timestepsNotSet }
+            return shared
+        }
     }
 
     var plan: SamplingPlan {

@@ -8,7 +8,7 @@ struct SessionHolder {
     var session: SamplingSession
     /// The scheduler that the session was made with, for the parts of a step; nil for a session without a scheduler.
     let state: PlannedState?
-    /// Whether the current ds_step_rows already has the session.
+    /// Whether the current ds_sessions_step already has the session.
     var isTaken = false
 
     init(session: SamplingSession, state: PlannedState?) {
@@ -134,8 +134,8 @@ public func ds_session_step_guided(
     }
 }
 
-@c(ds_step_rows) @implementation
-public func ds_step_rows(
+@c(ds_sessions_step) @implementation
+public func ds_sessions_step(
     _ sessions: UnsafePointer<ds_session>!, _ n_rows: Int, _ model_output: UnsafePointer<ds_tensor>!,
     _ unconditional: UnsafePointer<ds_tensor>!, _ guidance: UnsafePointer<ds_guidance>!, _ sample: UnsafePointer<ds_tensor>!,
     _ noise: UnsafePointer<ds_tensor>!, _ prev_sample: UnsafePointer<ds_tensor>!, _ pred_original_sample: UnsafePointer<ds_tensor>!,
@@ -263,8 +263,8 @@ public func ds_session_restore(
     }
 }
 
-@c(ds_session_restore_beside) @implementation
-public func ds_session_restore_beside(
+@c(ds_session_restore_like) @implementation
+public func ds_session_restore_like(
     _ other: ds_session, _ bytes: UnsafeRawPointer!, _ length: Int, _ session: UnsafeMutablePointer<ds_session>!
 ) -> ds_status {
     status {

@@ -5,7 +5,10 @@ import DiffusionScheduling
 
 /// The tensors that calls take, by the names of their arguments in C.
 enum TensorName: UInt8 {
-    case sample, modelOutput, noise, nextSample, report, slot, converted, output, guided, conditional, unconditional
+    case sample, modelOutput, noise, nextSample, report, converted, output, guided, conditional, unconditional
+    case slot0, slot1, slot2, slot3, slot4, slot5
+
+    static func slot(_ index: Int) -> TensorName { TensorName(rawValue: slot0.rawValue + UInt8(index))! }
 
     var text: String {
         switch self {
@@ -13,13 +16,13 @@ enum TensorName: UInt8 {
         case .modelOutput: "model_output"
         case .noise: "noise"
         case .nextSample: "prev_sample"
-        case .slot: "a slot"
         case .report: "pred_original_sample"
         case .converted: "converted"
         case .output: "out"
         case .guided: "guided"
         case .conditional: "conditional"
         case .unconditional: "unconditional"
+        case .slot0, .slot1, .slot2, .slot3, .slot4, .slot5: "slots[\(rawValue - TensorName.slot0.rawValue)]"
         }
     }
 }
@@ -170,11 +173,14 @@ struct Tensor {
         try requireNoOverlap(with: input)
     }
 
+    /// Checks that two tensors share no memory.
+    ///
+    /// - Parameter isInPlace: whether the output could be the input's memory instead, which the message then tells.
     @inline(__always)
-    func requireNoOverlap(with other: Tensor) throws {
+    func requireNoOverlap(with other: Tensor, orInPlace isInPlace: Bool = true) throws {
         let isApart = address + byteCount <= other.address || other.address + other.byteCount <= address
         if isApart || elementCount == 0 || other.elementCount == 0 { return }
-        throw CallError.overlap(output: name.text, other: other.name.text)
+        throw CallError.overlap(output: name.text, other: other.name.text, orInPlace: isInPlace)
     }
 
     private var shapeText: String { "[\((0..<rank).map { String(shape![$0]) }.joined(separator: ", "))]" }

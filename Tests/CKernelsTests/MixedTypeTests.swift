@@ -2,6 +2,7 @@
 
 import CKernels
 import Foundation
+import TestDraws
 import Testing
 
 /// Items whose tensors have different element types, and the conversions themselves.
@@ -12,10 +13,11 @@ extension KernelTests {
             let kind: ElementKind
             let pointer: UnsafeMutableRawPointer
             let values: () -> [Double]
-            let set: ([Double]) -> Void
+            /// Rounds the values to the type, once for all calls of the result, which writes them.
+            let writer: ([Double]) -> () -> Void
             let reset: () -> Void
-            /// The expected values are rounded to the type.
-            let problem: (_ expected: [Double], _ prefix: Int) -> String?
+            /// Rounds the expected values to the type, once for all calls of the result, which compares.
+            let checker: (_ expected: [Double], _ prefix: Int) -> () -> String?
 
             init(_ kind: ElementKind, count: Int, offset: Int) {
                 func make<T: Element>(_: T.Type) -> AnyTensor { AnyTensor(Tensor<T>(count: count, offset: offset)) }
@@ -26,9 +28,15 @@ extension KernelTests {
                 kind = T.kind
                 pointer = UnsafeMutableRawPointer(tensor.pointer)
                 values = { tensor.values.map(\.widened) }
-                set = { tensor.set($0.map { T($0) }) }
+                writer = { values in
+                    let rounded = values.map { T($0) }
+                    return { tensor.set(rounded) }
+                }
                 reset = { tensor.reset() }
-                problem = { tensor.problem(expecting: $0.map { T($0) }, prefix: $1) }
+                checker = { expected, prefix in
+                    let rounded = expected.map { T($0) }
+                    return { tensor.problem(expecting: rounded, prefix: prefix) }
+                }
             }
         }
 
@@ -61,14 +69,15 @@ extension KernelTests {
             let workspaces = Workspaces()
             defer { #expect(workspaces.areIntact) }
             let count = Self.sizes.last!
-            for _ in 0..<150 {
+            for _ in 0..<TestDraws.count(150) {
                 let row = random.row(zeroPercent: [20, 50][random.below(2)])
                 let wanted = random.wantedOutputs()
                 let inputs = (0..<Row.inputCount).map { _ in
                     AnyTensor(kinds[random.below(kinds.count)], count: count, offset: random.offset())
                 }
                 let isWild = random.chance(20)
-                inputs.forEach { $0.set(isWild ? random.wildValues(count) as [Double] : random.values(count) as [Double]) }
+                let writers = inputs.map { $0.writer(isWild ? random.wildValues(count) : random.values(count)) }
+                writers.forEach { $0() }
                 let original = inputs.map { $0.values() }
                 var free = Array(inputs.indices)
                 let outputs = wanted.map { isWanted -> AnyTensor? in
@@ -93,11 +102,19 @@ extension KernelTests {
                                 ? plainThreshold(p, ratio: 0.9, maxValue: 9)
                                 : plainThreshold(p.map { Float($0) }, ratio: 0.9, maxValue: 9)
                         let expected = arithmetic.step(row, inputs: original, threshold: threshold, count: size)
+                        let checkers = outputs.enumerated().map { k, output in
+                            output.map { output in
+                                // Beyond the size, memory in place holds the input.
+                                let place = inputs.firstIndex { $0.pointer == output.pointer }
+                                return output.checker(
+                                    expected[k] + (place.map { original[$0][size...] } ?? []), place == nil ? size : count)
+                            }
+                        }
                         try forEachISA { isa in
                             for (threads, streamingBytes) in [(UInt32(1), Int.max), (1, 0), (3, 0)]
                             where size >= 200 || threads == 1 {
                                 outputs.forEach { $0?.reset() }
-                                zip(inputs, original).forEach { $0.set($1) }
+                                writers.forEach { $0() }
                                 var item = Self.item(
                                     cRow, inputs: zip(inputs, read).map { $1 ? $0 : nil }, outputs: outputs, count: size,
                                     threshold: 1)
@@ -116,16 +133,8 @@ extension KernelTests {
                                     }
                                     try require(dsk_step(&item, 1, threads), context())
                                 }
-                                for (k, output) in outputs.enumerated() {
-                                    guard let output else { continue }
-                                    // Beyond the size, memory in place holds the input.
-                                    let isInPlace = inputs.contains { $0.pointer == output.pointer }
-                                    let all =
-                                        isInPlace
-                                        ? expected[k] + original[inputs.firstIndex { $0.pointer == output.pointer }!][size...]
-                                        : expected[k]
-                                    try require(
-                                        noProblem: output.problem(all, isInPlace ? count : size), "output \(k) of \(context())")
+                                for (k, problem) in checkers.enumerated() {
+                                    try require(noProblem: problem?(), "output \(k) of \(context())")
                                 }
                             }
                         }

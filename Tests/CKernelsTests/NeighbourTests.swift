@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import CKernels
+import TestDraws
 import Testing
 
 /// The calls that are built on a step: dsk_add_noise and dsk_scale.
@@ -157,7 +158,7 @@ extension KernelTests {
         /// A guided row does with both outputs what the row does with factor (g e_c + (1 - g) e_u).
         @Test func guidedRows() throws {
             var random = Random("guidedRows")
-            for _ in 0..<50 {
+            for _ in 0..<TestDraws.count(50) {
                 var row = random.row()
                 row.prediction[2] = 0
                 for k in row.outputs.indices { row.outputs[k][2] = 0 }

@@ -86,9 +86,17 @@ func plainStep<T: Element>(_ row: Row, inputs: [[T]], threshold: Double, count: 
 
 /// The header's formula on a sorted copy of p.
 func plainThreshold<P: Element>(_ prediction: [P], ratio: Double, maxValue: Double) -> Double {
-    if prediction.contains(where: \.isNaN) { return .nan }
-    if prediction.isEmpty { return min(1, maxValue) }
-    let sorted = prediction.map(\.widened.magnitude).sorted()
+    plainThreshold(P.self, sorted: plainOrder(prediction), ratio: ratio, maxValue: maxValue)
+}
+
+/// |p| in order; nil if there is a NaN in it.
+func plainOrder<P: Element>(_ prediction: [P]) -> [Double]? {
+    prediction.contains(where: \.isNaN) ? nil : prediction.map(\.widened.magnitude).sorted()
+}
+
+func plainThreshold<P: Element>(_: P.Type, sorted: [Double]?, ratio: Double, maxValue: Double) -> Double {
+    guard let sorted else { return .nan }
+    if sorted.isEmpty { return min(1, maxValue) }
     let rank = P.Prediction(ratio).widened * Double(sorted.count - 1)
     let k = Int(rank)
     let low = sorted[k]

@@ -2,6 +2,7 @@
 
 import CKernels
 import Foundation
+import TestDraws
 import Testing
 
 /// dsk_step has the bits of the plain oracle, whatever the row, the instruction set, the threads, the sizes and the alignment.
@@ -14,7 +15,7 @@ extension KernelTests {
         func randomRows(kind: ElementKind) throws {
             func check<T: Element>(_: T.Type) throws {
                 var random = Random("randomRows \(kind)")
-                for _ in 0..<150 {
+                for _ in 0..<TestDraws.count(150) {
                     let row = random.row(zeroPercent: [10, 30, 70][random.below(3)])
                     let threshold = abs(random.double())
                     let wanted = random.wantedOutputs()
@@ -68,7 +69,7 @@ extension KernelTests {
                 let count = 67  // a tile of any type on any instruction set, and some
                 let inputs: [[T]] = (0..<Row.inputCount).map { _ in random.values(count) }
                 let tensors = inputs.map { Tensor($0, offset: random.offset()) }
-                for subset in 0..<1 << Row.termCount {
+                for subset in stride(from: 0, to: 1 << Row.termCount, by: TestDraws.step) {
                     var row = random.row(zeroPercent: 25)
                     let k = subset % Row.outputCount
                     for term in 0..<Row.termCount {
@@ -295,7 +296,7 @@ extension KernelTests {
         func forwardError(kind: ElementKind) throws {
             func check<T: Element>(_: T.Type) throws {
                 var random = Random("forwardError \(kind)")
-                for _ in 0..<150 {
+                for _ in 0..<TestDraws.count(150) {
                     var row = random.row(zeroPercent: 20)
                     let threshold = abs(random.double())
                     if random.chance(30) { row.outputs[0][Row.predictionTerm] = 0 }  // the header's statement as it stands

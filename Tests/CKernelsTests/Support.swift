@@ -5,6 +5,7 @@
 
 import CKernels
 import Foundation
+import TestDraws
 import Testing
 
 /// All tests of the C core, one after the other: some set the limits and the instruction set of the whole process, and although
@@ -127,14 +128,14 @@ struct Mismatch: Error, CustomStringConvertible {
 /// Throws unless `problem` is nil.
 func require(noProblem problem: String?, _ context: @autoclosure () -> String) throws {
     guard let problem else { return }
-    throw Mismatch(description: "\(context()): \(problem) [DSK_TEST_SEED=\(Random.seed)]")
+    throw Mismatch(description: "\(context()): \(problem) [\(TestDraws.seedSetting)]")
 }
 
 func require(_ status: dsk_status, is expected: dsk_status = DSK_OK, _ context: @autoclosure () -> String) throws {
     guard status != expected else { return }
     throw Mismatch(
         description: "\(context()): status \(status.rawValue) (\(String(cString: dsk_status_message(status)))), expected "
-            + "\(expected.rawValue) [DSK_TEST_SEED=\(Random.seed)]")
+            + "\(expected.rawValue) [\(TestDraws.seedSetting)]")
 }
 
 // MARK: - Random data
@@ -142,17 +143,10 @@ func require(_ status: dsk_status, is expected: dsk_status = DSK_OK, _ context: 
 /// SplitMix64 (Steele et al. 2014, doi:10.1145/2660193.2660195). Every test has a generator of its own, so what one draws doesn't
 /// depend on which others run.
 struct Random: RandomNumberGenerator {
-    /// Another one every run; the environment variable DSK_TEST_SEED repeats a run.
-    static let seed: UInt64 = {
-        guard let text = ProcessInfo.processInfo.environment["DSK_TEST_SEED"] else { return UInt64.random(in: 0...999_999_999) }
-        guard let seed = UInt64(text) else { fatalError("DSK_TEST_SEED is not a number: \(text)") }
-        return seed
-    }()
-
     private var state: UInt64
 
     init(_ purpose: String) {
-        state = Self.seed
+        state = TestDraws.seed
         for byte in purpose.utf8 { state = (state ^ UInt64(byte)) &* 0x100_0000_01b3 }
     }
 

@@ -111,7 +111,13 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
         #expect(properties.init_noise_sigma == plan.initNoiseSigma)
         #expect(properties.learns_variance == plan.modelLearnsVariance)
         #expect(properties.is_stochastic == plan.isStochastic)
-        #expect(properties.process == (plan.grid.process == .flow ? DS_FLOW : DS_VARIANCE_PRESERVING))
+        let process =
+            switch plan.grid.process {
+            case .variancePreserving: DS_VARIANCE_PRESERVING
+            case .varianceExploding: DS_VARIANCE_EXPLODING
+            case .flow: DS_FLOW
+            }
+        #expect(properties.process == process)
         switch plan.clamp {
         case .none: #expect(properties.clamp == DS_CLAMP_NONE)
         case .range(let limit): #expect(properties.clamp == DS_CLAMP_RANGE && properties.clamp_range == limit)
@@ -144,31 +150,104 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
         expectEqual(row.report, expected.report ?? (clamp == .none ? expected.prediction : Combination(prediction: 1)))
     }
 
-    @Test func customTimestepsAndSigmas() throws {
-        let json = Self.configurations[1], scheduler = try SchedulerCatalog.makeScheduler(json: json)
-        let handle = try makeScheduler(json)
-        defer { ds_scheduler_free(handle) }
-        try call(ds_scheduler_set_custom_timesteps(handle, [900, 500, 20], 3))
-        try Self.compare(handle, with: scheduler.plan(.timesteps([900, 500, 20])))
-        try call(ds_scheduler_set_custom_sigmas(handle, [10, 2, 0.5], 3))
-        try Self.compare(handle, with: scheduler.plan(.sigmas([10, 2, 0.5])))
-        let flow =
-            #"{"_class_name": "DEISMultistepScheduler", "use_flow_sigmas": true, "prediction_type": "flow_prediction", "use_dynamic_shifting": true}"#
-        let shifting = try makeScheduler(flow)
-        defer { ds_scheduler_free(shifting) }
-        var mu = 0.8
-        try call(ds_scheduler_set_timesteps(shifting, 5, &mu))
-        try Self.compare(shifting, with: SchedulerCatalog.makeScheduler(json: flow).plan(.count(5, mu: 0.8)))
+    // MARK: Arguments of a run
+
+    /// Every kind of arguments makes the plan that Swift makes.
+    @Test func argumentsOfRuns() throws {
+        let flow = #"""
+            {"_class_name": "DEISMultistepScheduler", "use_flow_sigmas": true, "prediction_type": "flow_prediction",
+             "use_dynamic_shifting": true}
+            """#
+        let clipped = #"{"_class_name": "DDIMScheduler", "clip_sample": true}"#
+        let multistep = Self.configurations[1]
+        let runs: [(json: String, count: Int, arguments: String?, plan: (any PlannedScheduler) throws -> SamplingPlan)] = [
+            (multistep, 5, nil, { try $0.plan(.count(5)) }),
+            (multistep, 5, "{}", { try $0.plan(.count(5)) }),
+            (multistep, 5, #" {"timesteps": null, "sigmas" : null, "mu":null} "#, { try $0.plan(.count(5)) }),
+            (multistep, 0, #"{"timesteps": [900, 500, 20]}"#, { try $0.plan(.timesteps([900, 500, 20])) }),
+            (multistep, 3, #"{"timesteps": [900.0, 5e2, 20]}"#, { try $0.plan(.timesteps([900, 500, 20])) }),
+            (multistep, 0, #"{"sigmas": [10, 2, 0.5]}"#, { try $0.plan(.sigmas([10, 2, 0.5])) }),
+            (multistep, 3, #"{"sigmas": [10, 2, 0.5], "timesteps": null}"#, { try $0.plan(.sigmas([10, 2, 0.5])) }),
+            (flow, 5, #"{"mu": 0.8}"#, { try $0.plan(.count(5, mu: 0.8)) }),
+            (clipped, 5, #"{"eta": 1}"#, { try $0.plan(.count(5), optionValues: ["eta": 1]) }),
+            (
+                clipped, 5, #"{"use_clipped_model_output": true, "eta": 0.7}"#,
+                { scheduler in
+                    try #require(scheduler as? DDIMScheduler).plan(.count(5), eta: 0.7, useClippedModelOutput: true)
+                }
+            ),
+            (
+                clipped, 0, #"{"timesteps": [800, 3], "eta": 0.25}"#,
+                { try $0.plan(.timesteps([800, 3]), optionValues: ["eta": 0.25]) }
+            ),
+        ]
+        for (json, count, arguments, plan) in runs {
+            let handle = try makeScheduler(json)
+            defer { ds_scheduler_free(handle) }
+            try call(ds_scheduler_set_timesteps(handle, count, arguments))
+            try Self.compare(handle, with: plan(SchedulerCatalog.makeScheduler(json: json)))
+        }
     }
 
-    /// An eta for sessions.
-    @Test func ddimWithEta() throws {
-        let json = #"{"_class_name": "DDIMScheduler", "clip_sample": true}"#
-        let handle = try makeScheduler(json)
+    // MARK: Descriptions of classes
+
+    /// The parameters are the keys of a configuration, with its values by default.
+    @Test(arguments: SchedulerCatalog.supportedClassNames) func classDescriptions(_ name: String) throws {
+        func members(_ text: String) throws -> JSONValue { .object(try SchedulerCatalog.arguments(json: Array(text.utf8))) }
+        func array(_ value: JSONValue?) throws -> [JSONValue] {
+            guard case .array(let elements)? = value else { throw CallFailed(status: DS_OK, description: "no array") }
+            return elements
+        }
+        func word(_ value: JSONValue?) throws -> String {
+            guard case .string(let text)? = value, !text.isEmpty else { throw CallFailed(status: DS_OK, description: "no text") }
+            return text
+        }
+        let description = try members(text { ds_class_description(name, $0, $1, $2) })
+        #expect(description["class_name"] == .string(name))
+        #expect(try !array(description["compatible_class_names"]).isEmpty)
+        _ = try word(description["report"])
+
+        let handle = try makeScheduler("{\"_class_name\": \"\(name)\"}")
         defer { ds_scheduler_free(handle) }
-        try call(ds_ddim_set_timesteps(handle, 5, 0.7, true))
-        try Self.compare(
-            handle, with: DDIMScheduler(DDIMConfiguration(json: json)).plan(.count(5), eta: 0.7, useClippedModelOutput: true))
+        let json = try text { ds_scheduler_config_json(handle, $0, $1, $2) }
+        guard case .object(var configuration) = try members(json) else { return }
+        configuration["_class_name"] = nil
+        for parameter in try array(description["parameters"]) {
+            let key = try word(parameter["key"]), value = try #require(parameter["default"])
+            // A key that diffusers doesn't know is written only where it has a value.
+            if parameter["override_name"] != nil, configuration[key] == nil { continue }
+            #expect(configuration.removeValue(forKey: key) == value, "\(key)")
+            _ = try word(parameter["type"])
+            #expect(try word(parameter["summary"]).hasSuffix("."))
+            if parameter["words"] != nil { #expect(try value == .null || array(parameter["words"]).contains(value)) }
+        }
+        #expect(configuration.isEmpty, "keys without a parameter, or twice: \(configuration.keys.sorted())")
+
+        // The options are what set_timesteps takes.
+        var options: [String: JSONValue] = [:]
+        for option in try array(description["options"]) { options[try word(option["key"])] = option["default"] }
+        try call(ds_scheduler_set_timesteps(handle, 4, JSONValue.object(options).text))
+        try Self.compare(handle, with: SchedulerCatalog.makeScheduler(json: json).plan(.count(4)))
+        // And the rest is so.
+        var row = ds_row()
+        let status = ds_scheduler_row_at(handle, 500, nil, &row)
+        #expect(status == (description["is_stateless"] == true ? DS_OK : DS_UNSUPPORTED_OPERATION))
+        var sample: [Float] = [1, 2]
+        let velocity = withTensor(&sample) { ds_scheduler_get_velocity(handle, $0, $0, [500], 1, $0, 0) }
+        #expect((velocity == DS_UNSUPPORTED_OPERATION) == (description["has_velocity"] != true))
+    }
+
+    @Test func descriptionsOfOtherClasses() {
+        var length = -1
+        #expect(ds_class_description("Nope", nil, 0, &length) == DS_UNSUPPORTED_SCHEDULER)
+        #expect(ds_class_description("", nil, 0, &length) == DS_UNSUPPORTED_SCHEDULER)
+        #expect(ds_class_description("\u{7F}", nil, 0, &length) == DS_UNSUPPORTED_SCHEDULER)
+        #expect(ds_class_description(nil, nil, 0, &length) == DS_NULL_POINTER)
+        #expect(ds_class_description("DDIMScheduler", nil, 0, nil) == DS_NULL_POINTER)
+        #expect(length == -1)
+        var buffer = [CChar](repeating: 7, count: 20)
+        #expect(ds_class_description("DDIMScheduler", &buffer, 20, &length) == DS_BUFFER_TOO_SMALL)
+        #expect(length > 1000 && buffer == [CChar](repeating: 7, count: 20))
     }
 
     @Test func otherClassesAndOverrides() throws {
@@ -397,7 +476,7 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
             }
             try withTensor(&sample, shape: [2, 3]) { x in
                 try withTensor(&noise, shape: [2, 3]) { z in
-                    try withTensor(&out, shape: [2, 3]) { try call(ds_add_noise_at(x, z, [0.5, 0.25], [2, 4], 2, $0, 0)) }
+                    try withTensor(&out, shape: [2, 3]) { try call(ds_combine_noise(x, z, [0.5, 0.25], [2, 4], 2, $0, 0)) }
                 }
             }
             let combined = zip(sample, noise).enumerated().map { index, pair -> Float in
@@ -412,72 +491,63 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
         }
     }
 
-    @Test func ddimSteps() throws {
-        let json = Self.configurations[5]
-        let handle = try makeScheduler(json), inverseHandle = try makeScheduler(json, className: "DDIMInverseScheduler")
-        defer {
-            ds_scheduler_free(handle)
-            ds_scheduler_free(inverseHandle)
+    /// Rows of training timesteps, in and out of the plan, and their steps: as in Swift.
+    @Test func rowsOfTrainingTimesteps() throws {
+        for json in [
+            #"{"_class_name": "DDIMScheduler"}"#,
+            #"{"_class_name": "DDIMScheduler", "clip_sample": false, "thresholding": true, "sample_max_value": 1.5}"#,
+            #"{"_class_name": "DDIMScheduler", "clip_sample": false, "prediction_type": "v_prediction"}"#,
+            #"{"_class_name": "DDIMInverseScheduler"}"#,
+        ] {
+            try Self.compareSteps(json, Float.self)
+            try Self.compareSteps(json, Double.self)
         }
+    }
+
+    static func compareSteps<Element: TensorElement & BinaryFloatingPoint>(_ json: String, _: Element.Type) throws {
+        let handle = try makeScheduler(json)
+        defer { ds_scheduler_free(handle) }
         try call(ds_scheduler_set_timesteps(handle, 10, nil))
-        try call(ds_scheduler_set_timesteps(inverseHandle, 10, nil))
-        var scheduler = try DDIMScheduler(DDIMConfiguration(json: json))
-        var inverse = try DDIMInverseScheduler(DDIMInverseConfiguration(json: json))
+        var scheduler = try SchedulerCatalog.makeScheduler(json: json)
         try scheduler.setTimesteps(10)
-        try inverse.setTimesteps(10)
-        var output = Self.tensor(1, count: 6), sample = Self.tensor(2, count: 6), noise = Self.tensor(3, count: 6)
-        var next = sample, clean = sample
-        for (eta, clipped) in [(0.0, false), (1.0, true)] {
-            let expected = try scheduler.step(
-                modelOutput: output, timestep: 407, sample: sample, eta: eta, useClippedModelOutput: clipped, noise: noise)
-            try withTensor(&output) { e in
-                try withTensor(&sample) { x in
-                    try withTensor(&noise) { z in
-                        try withTensor(&next) { out in
-                            try withTensor(&clean) {
-                                try call(ds_ddim_step(handle, 407, eta, clipped, e, x, eta > 0 ? z : nil, out, $0, 0))
+        let clamp = try #require(scheduler.plan).clamp
+        let arguments: [String?] =
+            scheduler is DDIMScheduler ? [nil, #"{"eta": 1}"#, #"{"eta": 0.6, "use_clipped_model_output": true}"#] : [nil]
+        // T/n is 100: nothing but the clean sample lies below timestep 37.
+        for timestep in [407.0, 37, 0, 999, 600] {
+            for arguments in arguments {
+                let options = try arguments.map { try SchedulerCatalog.arguments(json: Array($0.utf8)) } ?? [:]
+                var row = ds_row()
+                try call(ds_scheduler_row_at(handle, timestep, arguments, &row))
+                Self.compare(row, with: try scheduler.row(at: timestep, optionValues: options), clamp: clamp)
+                #expect(row.n_reads == 0 && row.n_stores == 0)
+
+                var output: [Element] = SessionStateTests.tensor(1, count: 6)
+                var sample: [Element] = SessionStateTests.tensor(2, count: 6)
+                var noise: [Element] = SessionStateTests.tensor(3, count: 6), next = sample, clean = sample
+                let expected: SchedulerOutput<Element> =
+                    if let ddim = scheduler as? DDIMScheduler {
+                        try ddim.step(
+                            modelOutput: output, timestep: timestep, sample: sample, options: .init(values: options), noise: noise,
+                            batchSize: 2)
+                    } else {
+                        try #require(scheduler as? DDIMInverseScheduler).step(
+                            modelOutput: output, timestep: timestep, sample: sample, batchSize: 2)
+                    }
+                try withTensor(&output, shape: [2, 3]) { e in
+                    try withTensor(&sample, shape: [2, 3]) { x in
+                        try withTensor(&noise, shape: [2, 3]) { z in
+                            try withTensor(&next, shape: [2, 3]) { out in
+                                try withTensor(&clean, shape: [2, 3]) {
+                                    try call(
+                                        ds_scheduler_row_step(handle, &row, e, x, arguments == nil ? nil : z, nil, 0, out, $0, 0))
+                                }
                             }
                         }
                     }
                 }
+                #expect(next == expected.prevSample && clean == expected.predOriginalSample, "\(timestep)")
             }
-            #expect(expected.prevSample == next && expected.predOriginalSample == clean)
-        }
-        let expected = try inverse.step(modelOutput: output, timestep: 407, sample: sample)
-        try withTensor(&output) { e in
-            try withTensor(&sample) { x in
-                try withTensor(&next) { out in
-                    try withTensor(&clean) { try call(ds_ddim_inverse_step(inverseHandle, 407, e, x, out, $0, 0)) }
-                }
-            }
-        }
-        #expect(expected.prevSample == next && expected.predOriginalSample == clean)
-    }
-
-    @Test func ddimCoefficientsOutsideThePlan() throws {
-        let json = Self.configurations[5]
-        let handle = try makeScheduler(json), inverseHandle = try makeScheduler(json, className: "DDIMInverseScheduler")
-        defer {
-            ds_scheduler_free(handle)
-            ds_scheduler_free(inverseHandle)
-        }
-        try call(ds_scheduler_set_timesteps(handle, 10, nil))
-        try call(ds_scheduler_set_timesteps(inverseHandle, 10, nil))
-        let scheduler = try DDIMScheduler(DDIMConfiguration(json: json))
-        let inverse = try DDIMInverseScheduler(DDIMInverseConfiguration(json: json))
-        // T/n is 100, and below timestep 37 there is nothing but the clean sample.
-        for (timestep, previous) in [(407.0, 307.0), (37, nil)] {
-            for (eta, clipped) in [(0.0, false), (0.6, true)] {
-                var row = ds_row()
-                try call(ds_ddim_row(handle, timestep, eta, clipped, &row))
-                Self.compare(
-                    row,
-                    with: try scheduler.row(from: timestep, to: previous, eta: eta, useClippedModelOutput: clipped),
-                    clamp: scheduler.clamp)
-            }
-            var row = ds_row()
-            try call(ds_ddim_inverse_row(inverseHandle, timestep, &row))
-            Self.compare(row, with: try inverse.row(to: timestep, stepCount: 10), clamp: inverse.clamp)
         }
     }
 

@@ -77,7 +77,7 @@ import Testing
                     try withTensor(&z, shape: shape) { z in
                         try withTensor(&x, shape: shape) { x in
                             try withTensor(&next, shape: shape) { next in
-                                try call(ds_step_rows(handles, 3, c, u, guidance, x, z, next, nil, 0))
+                                try call(ds_sessions_step(handles, 3, c, u, guidance, x, z, next, nil, 0))
                             }
                         }
                     }
@@ -117,7 +117,7 @@ import Testing
         }
         #expect(x == y)
         let saved = try bytes { ds_session_save(first, $0, $1, $2) }
-        try call(ds_session_restore_beside(second, saved, saved.count, &restored))
+        try call(ds_session_restore_like(second, saved, saved.count, &restored))
         try step(first, &x, 2)
         try step(restored, &y, 2)
         #expect(x.map(\.bitPattern) == y.map(\.bitPattern))

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import Foundation
+import TestDraws
 import Testing
 
 @testable import DiffusionScheduling
@@ -208,7 +209,7 @@ import Testing
         var generator = SeededGenerator("damaged files")
         let text = Array(DEISMultistepConfiguration().jsonText.utf8)
         let interesting = Array("{}[]\",:\\u-+.eE0129 \n\u{0}\u{7F}tfnIN".utf8) + [0x80, 0xC0, 0xEF, 0xFF]
-        for _ in 0..<1500 {
+        for _ in 0..<TestDraws.count(1500) {
             var damaged = text
             for _ in 0..<Int.random(in: 1...4, using: &generator) {
                 let place = Int.random(in: 0..<damaged.count, using: &generator)

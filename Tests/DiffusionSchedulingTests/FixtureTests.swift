@@ -1,29 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import Foundation
+import TestDraws
 import Testing
 
 @testable import DiffusionScheduling
 
 // What the other test files share, and the tests of that.
 
-/// Where random tests start: `DIFFUSION_SCHEDULING_TEST_SEED`, or a new place each time. Printed, so that a failure can be repeated.
-enum TestSeed {
-    static let variable = "DIFFUSION_SCHEDULING_TEST_SEED"
-
-    static let value: UInt64 = {
-        let seed = ProcessInfo.processInfo.environment[variable].flatMap(UInt64.init) ?? UInt64.random(in: 0...999_999_999)
-        print("\(variable)=\(seed)")
-        return seed
-    }()
-}
-
 /// SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators", figure 16).
 struct SeededGenerator: RandomNumberGenerator {
     private var state: UInt64
 
     /// The stream of a test; streams of different names have nothing to do with each other.
-    init(_ name: String, seed: UInt64 = TestSeed.value) { state = seed &+ checksum(Array(name.utf8)) }
+    init(_ name: String, seed: UInt64 = TestDraws.seed) { state = seed &+ checksum(Array(name.utf8)) }
 
     mutating func next() -> UInt64 {
         state &+= 0x9E37_79B9_7F4A_7C15

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import TestDraws
 import Testing
 
 @testable import DiffusionScheduling
@@ -14,7 +15,7 @@ import Testing
 
     private func areRefused<C: SchedulerConfiguration>(_ name: String, _ draw: (inout SeededGenerator) -> C) throws {
         var generator = SeededGenerator("invalid \(name)"), keys: Set<String> = []
-        for _ in 0..<TestCount.value {
+        for _ in 0..<TestDraws.count(300) {
             var values = try JSONReader.read(Array(draw(&generator).jsonText.utf8)).members()
             let parameter = C.parameters.randomElement(using: &generator)!
             // The key of which the list of betas takes the place isn't looked at.
@@ -39,7 +40,7 @@ import Testing
                 #expect(error.description.utf8.count < 1000)
             }
         }
-        if TestCount.value >= 300 { #expect(keys.count == C.parameters.count, "a key was never drawn") }
+        if TestDraws.areComplete { #expect(keys.count == C.parameters.count, "a key was never drawn") }
     }
 
     private static func names(_ key: String, _ error: SchedulerError) -> Bool {

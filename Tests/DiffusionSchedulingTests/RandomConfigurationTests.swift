@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import TestDraws
 import Testing
 
 @testable import DiffusionScheduling
@@ -15,13 +16,16 @@ import Testing
     @Test func ddim() throws { try runs(DDIMScheduler.self, "DDIM", RandomConfigurations.ddim) }
     @Test func ddimInverse() throws { try runs(DDIMInverseScheduler.self, "DDIM inverse", RandomConfigurations.ddimInverse) }
     @Test func euler() throws { try runs(EulerDiscreteScheduler.self, "Euler", RandomConfigurations.euler) }
+    @Test func eulerAncestral() throws {
+        try runs(EulerAncestralDiscreteScheduler.self, "ancestral Euler", RandomConfigurations.eulerAncestral)
+    }
     @Test func heun() throws { try runs(HeunDiscreteScheduler.self, "Heun", RandomConfigurations.heun) }
 
     private func runs<S: PlannedScheduler>(
         _ type: S.Type, _ name: String, _ draw: (inout SeededGenerator) -> S.Configuration
     ) throws {
         var generator = SeededGenerator("random \(name)")
-        for _ in 0..<TestCount.value { try run(type, draw(&generator), &generator) }
+        for _ in 0..<TestDraws.count(300) { try run(type, draw(&generator), &generator) }
     }
 
     /// Plans a run and takes it to its end, with a model that isn't linear.

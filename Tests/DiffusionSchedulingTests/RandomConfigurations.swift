@@ -4,12 +4,6 @@ import Foundation
 
 @testable import DiffusionScheduling
 
-/// How many random cases a test draws for each class: `DIFFUSION_SCHEDULING_TEST_COUNT`, or a number that takes seconds.
-enum TestCount {
-    static let variable = "DIFFUSION_SCHEDULING_TEST_COUNT"
-    static let value = ProcessInfo.processInfo.environment[variable].flatMap(Int.init) ?? 300
-}
-
 /// Draws valid configurations of every scheduler, all parameters included.
 enum RandomConfigurations {
     static func deis(_ generator: inout SeededGenerator) -> DEISMultistepConfiguration {
@@ -65,6 +59,16 @@ enum RandomConfigurations {
         if c.betaStart > 0, c.trainedBetas == nil { c.interpolationType = .allCases.randomElement(using: &generator)! }
         c.rescaleBetasZeroSNR = .random(using: &generator)
         c.finalSigmasType = .allCases.randomElement(using: &generator)!
+        return c
+    }
+
+    static func eulerAncestral(_ generator: inout SeededGenerator) -> EulerAncestralDiscreteConfiguration {
+        var c = EulerAncestralDiscreteConfiguration()
+        drawNoiseSchedule(&c, &generator)
+        c.predictionType = EulerAncestralDiscreteConfiguration.predictionTypes.randomElement(using: &generator)!
+        c.timestepSpacing = .allCases.randomElement(using: &generator)!
+        c.stepsOffset = .random(in: 0...3, using: &generator)
+        c.rescaleBetasZeroSNR = .random(using: &generator)
         return c
     }
 

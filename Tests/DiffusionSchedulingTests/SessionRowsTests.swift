@@ -2,6 +2,7 @@
 
 import CKernels
 import Foundation
+import TestDraws
 import Testing
 
 @testable import DiffusionScheduling
@@ -20,7 +21,7 @@ import Testing
     static let elementCount = 37
 
     static func plans() throws -> [SamplingPlan] {
-        [
+        try [
             try makeDEIS { $0.solverOrder = 3 }.plan(.count(9)),
             try makeDEIS { ($0.solverOrder, $0.thresholding, $0.dynamicThresholdingRatio) = (2, true, 0.9) }.plan(.count(4)),
             try makeDPMSolver { $0.solverOrder = 2 }.plan(.count(12)),
@@ -54,7 +55,7 @@ import Testing
             return Request(session: session, alone: session, x: x, aloneX: x, guidance: guidance.randomElement(using: &random)!)
         }
         var pool = (0..<16).map { _ in newRequest() }
-        for composition in 0..<10_000 {
+        for composition in 0..<TestDraws.count(10_000) {
             let members = Array((0..<pool.count).shuffled(using: &random).prefix(.random(in: 1...6, using: &random)))
             let rowCount = members.count + Int.random(in: 0...2, using: &random)
             let places = Array((0..<rowCount).shuffled(using: &random).prefix(members.count))

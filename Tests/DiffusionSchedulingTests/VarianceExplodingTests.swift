@@ -26,6 +26,35 @@ import Testing
         #expect(abs(plan.initNoiseSigma - 157.407272) < 2e-5)
     }
 
+    @Test func ancestralStepsAreTheFormulas() throws {
+        let plan = try Self.scheduler("EulerAncestralDiscreteScheduler").plan(.count(10)), row = plan.row(at: 5, age: 5)
+        #expect(abs(row.nextSample.modelOutput + 1.717608528030657) < 1e-6 && row.nextSample.sample == 1)
+        #expect(abs(row.nextSample.noise - 1.1990748654884873) < 1e-6)
+        let last = plan.row(at: 9, age: 9)
+        #expect(last.drawCount == 1 && !last.needsNoise)
+        expectInvalid("prediction_type", "\"sample\"", allowed: "epsilon, v_prediction") {
+            _ = try Self.scheduler("EulerAncestralDiscreteScheduler", #""prediction_type": "sample""#)
+        }
+        expectInvalid("timesteps", "given", allowed: "left out") {
+            _ = try EulerAncestralDiscreteScheduler().plan(.timesteps([5]))
+        }
+    }
+
+    /// diffusers' own test, with its seed: noise is drawn at the last step too.
+    @Test func ancestralLoopsAreUpstreams() throws {
+        var scheduler = try Self.scheduler("EulerAncestralDiscreteScheduler", #""num_train_timesteps": 1100"#)
+        try scheduler.setTimesteps(10)
+        var x = UpstreamTests.sample.map { Float($0 * scheduler.initNoiseSigma) }, generator = TorchCPUNoise(seed: 0)
+        for timestep in scheduler.timesteps {
+            x = try scheduler.scaleModelInput(x, timestep: timestep)
+            let output = x.map { Float(Double($0) * timestep / (timestep + 1)) }
+            try scheduler.step(modelOutput: output, timestep: timestep, sample: &x, generator: &generator)
+        }
+        // Upstream's tolerances.
+        let sum = x.map { Double(abs($0)) }.reduce(0, +)
+        #expect(abs(sum - 152.3192) < 1e-2 && abs(sum / Double(x.count) - 0.1983) < 1e-3, "\(sum)")
+    }
+
     @Test func churnRaisesTheNoise() throws {
         let row = try Self.euler().plan(.count(10), optionValues: ["s_churn": 3]).row(at: 5, age: 5)
         #expect(abs(row.nextSample.noise - 2.1220859837053854) < 1e-6 && abs(row.nextSample.modelOutput + 1.8587416648864745) < 1e-6)
@@ -160,7 +189,7 @@ import Testing
         expectInvalid("beta_schedule", "\"exp\"", allowed: "linear, scaled_linear, squaredcos_cap_v2") {
             _ = try Self.euler(#""beta_schedule": "exp""#)
         }
-        expectInvalid("beta_schedule", "\"exp\"", allowed: "squaredcos_cap_v2") {
+        expectInvalid("beta_schedule", "exp", allowed: "squaredcos_cap_v2") {
             var configuration = EulerDiscreteConfiguration()
             configuration.betaSchedule = .exponential
             _ = try EulerDiscreteScheduler(configuration)

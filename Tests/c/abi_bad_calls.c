@@ -143,7 +143,6 @@ static void plans(void) {
     ds_row row;
     ds_plan_properties properties;
     size_t count = 77;
-    const double mu = 1, unsorted[] = {10, 20}, bad[] = {NAN, 1};
     GOOD(ds_scheduler_create(JSON(deis), NULL, NULL, &scheduler));
     GOOD(ds_scheduler_create(JSON(ddim), NULL, NULL, &sampler));
     BAD(ds_scheduler_step_count(scheduler, &count), DS_TIMESTEPS_NOT_SET, "no timesteps");
@@ -155,16 +154,36 @@ static void plans(void) {
     BAD(ds_scheduler_set_timesteps(scheduler, 0, NULL), DS_INVALID_VALUE, "number of steps is 0");
     BAD(ds_scheduler_set_timesteps(scheduler, SIZE_MAX, NULL), DS_INVALID_VALUE, "number of steps");
     BAD(ds_scheduler_set_timesteps(scheduler, 1 << 30, NULL), DS_INVALID_VALUE, "100000");
-    BAD(ds_scheduler_set_timesteps(scheduler, 4, &mu), DS_INVALID_VALUE, "use_dynamic_shifting");
-    BAD(ds_scheduler_set_custom_timesteps(scheduler, NULL, 2), DS_NULL_POINTER, "timesteps is NULL");
-    BAD(ds_scheduler_set_custom_timesteps(scheduler, unsorted, 0), DS_INVALID_VALUE, "number of timesteps is 0");
-    BAD(ds_scheduler_set_custom_timesteps(scheduler, unsorted, SIZE_MAX), DS_INVALID_VALUE, "18446744073709551615");
-    BAD(ds_scheduler_set_custom_timesteps(scheduler, unsorted, 2), DS_INVALID_VALUE, "timesteps[1] is 20");
-    BAD(ds_scheduler_set_custom_timesteps(scheduler, bad, 2), DS_INVALID_VALUE, "timesteps[0] is nan");
-    BAD(ds_scheduler_set_custom_sigmas(scheduler, NULL, 2), DS_NULL_POINTER, "sigmas is NULL");
-    BAD(ds_scheduler_set_custom_sigmas(sampler, unsorted, 2), DS_INVALID_VALUE, "DDIM");
-    BAD(ds_ddim_set_timesteps(scheduler, 4, 0, false), DS_UNSUPPORTED_OPERATION, "DEISMultistepScheduler has no eta");
-    BAD(ds_ddim_set_timesteps(sampler, 4, 1.5, false), DS_INVALID_VALUE, "eta is 1.5");
+
+    /* Arguments. */
+    BAD(ds_scheduler_set_timesteps(scheduler, 4, ""), DS_MALFORMED_JSON, "line 1, column 1");
+    BAD(ds_scheduler_set_timesteps(scheduler, 4, "{"), DS_MALFORMED_JSON, "column 2");
+    BAD(ds_scheduler_set_timesteps(scheduler, 4, "[1]"), DS_MALFORMED_JSON, "arguments must be an object");
+    BAD(ds_scheduler_set_timesteps(scheduler, 4, "{\"\xff\": 1}"), DS_MALFORMED_JSON, "UTF-8");
+    BAD(ds_scheduler_set_timesteps(scheduler, SIZE_MAX, "{\"timesteps\": [1]}"), DS_INVALID_VALUE, "18446744073709551615");
+    BAD(ds_scheduler_set_timesteps(scheduler, 4, "{\"mu\": 1}"), DS_INVALID_VALUE, "use_dynamic_shifting");
+    BAD(ds_scheduler_set_timesteps(scheduler, 4, "{\"mu\": \"much\"}"), DS_INVALID_VALUE, "mu is \"much\"");
+    BAD(ds_scheduler_set_timesteps(scheduler, 0, "{\"mu\": 1, \"timesteps\": [1]}"), DS_INVALID_VALUE, "mu is 1");
+    BAD(ds_scheduler_set_timesteps(scheduler, 4, "{\"eta\": 0.5}"), DS_INVALID_VALUE,
+        "eta is given, but must be left out: this scheduler has no options");
+    BAD(ds_scheduler_set_timesteps(sampler, 4, "{\"s_churn\": 0.5}"), DS_INVALID_VALUE,
+        "s_churn is given, but must be one of the options eta, use_clipped_model_output");
+    BAD(ds_scheduler_set_timesteps(sampler, 4, "{\"eta\": 1.5}"), DS_INVALID_VALUE, "eta is 1.5");
+    BAD(ds_scheduler_set_timesteps(sampler, 4, "{\"eta\": NaN}"), DS_INVALID_VALUE, "eta is nan");
+    BAD(ds_scheduler_set_timesteps(sampler, 4, "{\"eta\": \"much\"}"), DS_INVALID_VALUE, "eta is \"much\"");
+    BAD(ds_scheduler_set_timesteps(sampler, 4, "{\"use_clipped_model_output\": 3}"), DS_INVALID_VALUE, "use_clipped_model_output");
+    BAD(ds_scheduler_set_timesteps(scheduler, 0, "{\"timesteps\": 3}"), DS_INVALID_VALUE, "timesteps is 3");
+    BAD(ds_scheduler_set_timesteps(scheduler, 0, "{\"timesteps\": []}"), DS_INVALID_VALUE, "number of timesteps is 0");
+    BAD(ds_scheduler_set_timesteps(scheduler, 0, "{\"timesteps\": [10, 20]}"), DS_INVALID_VALUE, "timesteps[1] is 20");
+    BAD(ds_scheduler_set_timesteps(scheduler, 0, "{\"timesteps\": [NaN, 1]}"), DS_INVALID_VALUE, "timesteps[0] is nan");
+    BAD(ds_scheduler_set_timesteps(scheduler, 0, "{\"timesteps\": [20, \"10\"]}"), DS_INVALID_VALUE, "timesteps is");
+    BAD(ds_scheduler_set_timesteps(scheduler, 4, "{\"timesteps\": [20, 10]}"), DS_INVALID_VALUE, "number of steps is 4, but must be 0, or 2");
+    BAD(ds_scheduler_set_timesteps(scheduler, 4, "{\"sigmas\": [2, 1]}"), DS_INVALID_VALUE, "number of steps is 4, but must be 0, or 2");
+    BAD(ds_scheduler_set_timesteps(scheduler, 0, "{\"sigmas\": [1, 2]}"), DS_INVALID_VALUE, "sigmas[1] is 2");
+    BAD(ds_scheduler_set_timesteps(sampler, 0, "{\"sigmas\": [2, 1]}"), DS_INVALID_VALUE, "sigmas");
+    BAD(ds_scheduler_set_timesteps(scheduler, 0, "{\"sigmas\": [2, 1], \"timesteps\": [20, 10]}"), DS_INVALID_VALUE,
+        "timesteps and sigmas");
+    BAD(ds_scheduler_set_timesteps(scheduler, 0, "{\"sigmas\": null}"), DS_INVALID_VALUE, "number of steps is 0");
     BAD(ds_scheduler_step_count(scheduler, &count), DS_TIMESTEPS_NOT_SET, "no timesteps");
     GOOD(ds_scheduler_set_timesteps(scheduler, 4, NULL));
     BAD(ds_scheduler_set_timesteps(scheduler, 0, NULL), DS_INVALID_VALUE, "number of steps is 0");
@@ -311,10 +330,9 @@ static void beside(void) {
     const ds_tensor x = {x_data, DS_FLOAT32, 3, shape}, e = {e_data, DS_FLOAT32, 3, shape}, turned = {e_data, DS_FLOAT32, 3, other};
     const ds_tensor out = {out_bytes[0], DS_FLOAT32, 3, shape}, shifted = {(char *)x_data + 4, DS_FLOAT32, 3, shape};
     const double timesteps[] = {999, 500, 1}, wrong[] = {999, 0.5}, beyond[] = {1000}, rates[] = {1, INFINITY};
-    ds_scheduler multistep, sampler, inverse;
+    ds_scheduler multistep, sampler;
     GOOD(ds_scheduler_create(JSON(deis), NULL, NULL, &multistep));
     GOOD(ds_scheduler_create(JSON(ddim), NULL, NULL, &sampler));
-    GOOD(ds_scheduler_create(JSON("{\"_class_name\": \"DDIMInverseScheduler\"}"), NULL, NULL, &inverse));
 
     BAD(ds_scheduler_add_noise(multistep, &x, &e, NULL, 1, &out, 0), DS_NULL_POINTER, "timesteps is NULL");
     BAD(ds_scheduler_add_noise(multistep, &x, &e, timesteps, 0, &out, 0), DS_WRONG_ELEMENT_COUNT, "1, or 2");
@@ -324,43 +342,170 @@ static void beside(void) {
     BAD(ds_scheduler_add_noise(sampler, &x, &e, wrong, 2, &out, 0), DS_UNKNOWN_TIMESTEP, "0.5");
     BAD(ds_scheduler_add_noise(multistep, &x, &turned, timesteps, 1, &out, 0), DS_SHAPE_MISMATCH, "noise");
     BAD(ds_scheduler_add_noise(multistep, &x, &e, timesteps, 1, &shifted, 0), DS_OVERLAP, "out overlaps sample");
-    BAD(ds_add_noise_at(&x, &e, NULL, rates, 1, &out, 0), DS_NULL_POINTER, "signal_rates is NULL");
-    BAD(ds_add_noise_at(&x, &e, rates, NULL, 1, &out, 0), DS_NULL_POINTER, "noise_rates is NULL");
-    BAD(ds_add_noise_at(&x, &e, rates, rates, 2, &out, 0), DS_INVALID_VALUE, "signal_rates[1] is inf");
-    BAD(ds_add_noise_at(&x, &e, rates, rates, 7, &out, 0), DS_WRONG_ELEMENT_COUNT, "1, or 2");
+    BAD(ds_combine_noise(&x, &e, NULL, rates, 1, &out, 0), DS_NULL_POINTER, "signal_rates is NULL");
+    BAD(ds_combine_noise(&x, &e, rates, NULL, 1, &out, 0), DS_NULL_POINTER, "noise_rates is NULL");
+    BAD(ds_combine_noise(&x, &e, rates, rates, 2, &out, 0), DS_INVALID_VALUE, "signal_rates[1] is inf");
+    BAD(ds_combine_noise(&x, &e, rates, rates, 7, &out, 0), DS_WRONG_ELEMENT_COUNT, "1, or 2");
     BAD(ds_scheduler_get_velocity(multistep, &x, &e, timesteps, 1, &out, 0), DS_UNSUPPORTED_OPERATION, "no velocity");
     BAD(ds_scheduler_get_velocity(sampler, &x, &e, beyond, 1, &out, 0), DS_UNKNOWN_TIMESTEP, "1000");
     BAD(ds_scheduler_scale_model_input(multistep, NULL, 1, &out, 0), DS_NULL_POINTER, "sample is NULL");
     BAD(ds_scheduler_scale_model_input(multistep, &x, 1, &shifted, 0), DS_OVERLAP, "out");
-    BAD(ds_ddim_step(multistep, 1, 0, false, &e, &x, NULL, &out, NULL, 0), DS_UNSUPPORTED_OPERATION, "DEISMultistepScheduler");
-    BAD(ds_ddim_step(sampler, 1, 0, false, &e, &x, NULL, &out, NULL, 0), DS_TIMESTEPS_NOT_SET, "no timesteps");
-    BAD(ds_ddim_inverse_step(inverse, 1, &e, &x, &out, NULL, 0), DS_TIMESTEPS_NOT_SET, "no timesteps");
-    BAD(ds_ddim_inverse_step(sampler, 1, &e, &x, &out, NULL, 0), DS_UNSUPPORTED_OPERATION, "inverse");
-    ds_row row;
-    BAD(ds_ddim_row(multistep, 1, 0, false, &row), DS_UNSUPPORTED_OPERATION, "DEISMultistepScheduler");
-    BAD(ds_ddim_row(sampler, 1, 0, false, &row), DS_TIMESTEPS_NOT_SET, "no timesteps");
-    BAD(ds_ddim_inverse_row(inverse, 1, &row), DS_TIMESTEPS_NOT_SET, "no timesteps");
-    BAD(ds_ddim_inverse_row(sampler, 1, &row), DS_UNSUPPORTED_OPERATION, "inverse");
-    GOOD(ds_scheduler_set_timesteps(sampler, 10, NULL));
-    GOOD(ds_scheduler_set_timesteps(inverse, 10, NULL));
-    BAD(ds_ddim_row(sampler, 1000, 0, false, &row), DS_UNKNOWN_TIMESTEP, "1000");
-    BAD(ds_ddim_row(sampler, 900, 2, false, &row), DS_INVALID_VALUE, "eta is 2");
-    BAD(ds_ddim_row(sampler, 900, 0, false, NULL), DS_NULL_POINTER, "row is NULL");
-    BAD(ds_ddim_inverse_row(inverse, 0.5, &row), DS_UNKNOWN_TIMESTEP, "0.5");
-    BAD(ds_ddim_inverse_row(inverse, 900, NULL), DS_NULL_POINTER, "row is NULL");
-    BAD(ds_ddim_step(sampler, 1000, 0, false, &e, &x, NULL, &out, NULL, 0), DS_UNKNOWN_TIMESTEP, "1000");
-    BAD(ds_ddim_step(sampler, NAN, 0, false, &e, &x, NULL, &out, NULL, 0), DS_UNKNOWN_TIMESTEP, "nan");
-    BAD(ds_ddim_step(sampler, 900, -1, false, &e, &x, NULL, &out, NULL, 0), DS_INVALID_VALUE, "eta is -1");
-    BAD(ds_ddim_step(sampler, 900, 1, false, &e, &x, NULL, &out, NULL, 0), DS_MISSING_NOISE, "stochastic");
-    BAD(ds_ddim_step(sampler, 900, 0, false, &turned, &x, NULL, &out, NULL, 0), DS_SHAPE_MISMATCH, "model_output");
-    BAD(ds_ddim_inverse_step(inverse, -1, &e, &x, &out, NULL, 0), DS_UNKNOWN_TIMESTEP, "-1");
     BAD(ds_rescale_noise_cfg(&x, &e, 1.5, &out, 0), DS_INVALID_VALUE, "guidance_rescale is 1.5");
     BAD(ds_rescale_noise_cfg(&x, &e, NAN, &out, 0), DS_INVALID_VALUE, "guidance_rescale is nan");
     BAD(ds_rescale_noise_cfg(&x, &turned, 0.7, &out, 0), DS_SHAPE_MISMATCH, "conditional");
     BAD(ds_rescale_noise_cfg(&x, NULL, 0.7, &out, 0), DS_NULL_POINTER, "conditional is NULL");
     GOOD(ds_scheduler_free(multistep));
     GOOD(ds_scheduler_free(sampler));
-    GOOD(ds_scheduler_free(inverse));
+}
+
+/* A row's step, with one thing wrong with the row. */
+static ds_row row_with(const ds_row *right, void (*change)(ds_row *)) {
+    ds_row row = *right;
+    change(&row);
+    return row;
+}
+static void endless_sample(ds_row *row) { row->next_sample.sample = INFINITY; }
+static void no_number_in_prediction(ds_row *row) { row->prediction.model_output = NAN; }
+static void no_number_in_slot(ds_row *row) { row->report.slots[5] = NAN; }
+static void no_number_in_store(ds_row *row) { row->stores[0].value.noise = NAN; }
+static void three_stores(ds_row *row) { row->n_stores = 3; }
+static void many_stores(ds_row *row) { row->n_stores = SIZE_MAX; }
+static void store_in_6(ds_row *row) { row->stores[0].slot = 6; }
+static void store_in_the_last(ds_row *row) { row->stores[0].slot = SIZE_MAX; }
+static void store_in_300(ds_row *row) { row->stores[0].slot = 300; }
+static void same_stores(ds_row *row) { row->n_stores = 2, row->stores[1] = row->stores[0]; }
+static void seven_reads(ds_row *row) { row->n_reads = 7; }
+static void read_of_6(ds_row *row) { row->n_reads = 1, row->reads[0] = 6; }
+static void read_of_the_last(ds_row *row) { row->n_reads = 2, row->reads[1] = SIZE_MAX; }
+static void prediction_of_slot(ds_row *row) { row->prediction.slots[0] = 1; }
+static void prediction_of_itself(ds_row *row) { row->prediction.prediction = 1; }
+static void noisy(ds_row *row) { row->next_sample.noise = 1; }
+static void two_stores(ds_row *row) { row->n_stores = 2, row->stores[1] = (ds_store){.slot = 4, .value.sample = 1}; }
+
+static void rows(void) {
+    static float x_data[N_ELEMENTS], e_data[N_ELEMENTS], slot_data[DS_MAX_SLOTS][N_ELEMENTS];
+    static double wide_data[N_ELEMENTS];
+    const int64_t shape[] = {2, 3, 4}, other[] = {3, 2, 4};
+    const ds_tensor x = {x_data, DS_FLOAT32, 3, shape}, e = {e_data, DS_FLOAT32, 3, shape}, turned = {e_data, DS_FLOAT32, 3, other};
+    const ds_tensor out = {out_bytes[0], DS_FLOAT32, 3, shape}, p = {out_bytes[1], DS_FLOAT32, 3, shape};
+    const ds_tensor wide = {wide_data, DS_FLOAT64, 3, shape}, odd = {(char *)x_data + 1, DS_FLOAT32, 3, shape};
+    ds_tensor slots[DS_MAX_SLOTS], wrong[DS_MAX_SLOTS];
+    for (int i = 0; i < DS_MAX_SLOTS; i++) slots[i] = (ds_tensor){out_bytes[2], DS_FLOAT32, 3, shape};
+    /* Slot 0 is stored, slots 1 and 2 are read, slot 3 isn't used. */
+    slots[1].data = slot_data[1];
+    slots[2].data = slot_data[2];
+    slots[3] = (ds_tensor){NULL, (ds_element_type)99, SIZE_MAX, NULL};
+    ds_scheduler multistep, sampler, none = {0};
+    ds_row row = {0};
+    GOOD(ds_scheduler_create(JSON(deis), NULL, NULL, &multistep));
+    GOOD(ds_scheduler_create(JSON(ddim), NULL, NULL, &sampler));
+
+    BAD(ds_scheduler_row_at(none, 1, NULL, &row), DS_INVALID_HANDLE, "zero");
+    BAD(ds_scheduler_row_at(multistep, 1, NULL, &row), DS_UNSUPPORTED_OPERATION, "DEISMultistepScheduler");
+    BAD(ds_scheduler_row_at(sampler, 1, NULL, &row), DS_TIMESTEPS_NOT_SET, "no timesteps");
+    BAD(ds_scheduler_row_step(sampler, &row, &e, &x, NULL, NULL, 0, &out, NULL, 0), DS_TIMESTEPS_NOT_SET, "no timesteps");
+    GOOD(ds_scheduler_set_timesteps(multistep, 10, NULL));
+    GOOD(ds_scheduler_set_timesteps(sampler, 10, NULL));
+    BAD(ds_scheduler_row_at(multistep, 999, NULL, &row), DS_UNSUPPORTED_OPERATION, "DEISMultistepScheduler");
+    BAD(ds_scheduler_row_at(sampler, 1000, NULL, &row), DS_UNKNOWN_TIMESTEP, "1000");
+    BAD(ds_scheduler_row_at(sampler, 0.5, NULL, &row), DS_UNKNOWN_TIMESTEP, "0.5");
+    BAD(ds_scheduler_row_at(sampler, -1, NULL, &row), DS_UNKNOWN_TIMESTEP, "-1");
+    BAD(ds_scheduler_row_at(sampler, NAN, NULL, &row), DS_UNKNOWN_TIMESTEP, "nan");
+    BAD(ds_scheduler_row_at(sampler, 900, "{\"eta\": 2}", &row), DS_INVALID_VALUE, "eta is 2");
+    BAD(ds_scheduler_row_at(sampler, 900, "{\"eta\"", &row), DS_MALFORMED_JSON, "line 1");
+    BAD(ds_scheduler_row_at(sampler, 900, "{\"timesteps\": [1]}", &row), DS_INVALID_VALUE, "timesteps is given");
+    BAD(ds_scheduler_row_at(sampler, 900, NULL, NULL), DS_NULL_POINTER, "row is NULL");
+
+    /* Steps without slots. */
+    GOOD(ds_scheduler_row_at(sampler, 900, "{\"eta\": 1}", &row));
+    BAD(ds_scheduler_row_step(none, &row, &e, &x, &x, NULL, 0, &out, NULL, 0), DS_INVALID_HANDLE, "zero");
+    BAD(ds_scheduler_row_step(sampler, NULL, &e, &x, &x, NULL, 0, &out, NULL, 0), DS_NULL_POINTER, "row is NULL");
+    BAD(ds_scheduler_row_step(sampler, &row, NULL, &x, &x, NULL, 0, &out, NULL, 0), DS_NULL_POINTER, "model_output is NULL");
+    BAD(ds_scheduler_row_step(sampler, &row, &e, NULL, &x, NULL, 0, &out, NULL, 0), DS_NULL_POINTER, "sample is NULL");
+    BAD(ds_scheduler_row_step(sampler, &row, &e, &x, NULL, NULL, 0, &out, NULL, 0), DS_MISSING_NOISE, "stochastic");
+    BAD(ds_scheduler_row_step(sampler, &row, &e, &x, &x, NULL, 0, NULL, NULL, 0), DS_NULL_POINTER, "prev_sample is NULL");
+    BAD(ds_scheduler_row_step(sampler, &row, &e, &x, &x, NULL, 0, &out, &out, 0), DS_OVERLAP, "pred_original_sample");
+    BAD(ds_scheduler_row_step(sampler, &row, &turned, &x, &x, NULL, 0, &out, NULL, 0), DS_SHAPE_MISMATCH, "model_output");
+    BAD(ds_scheduler_row_step(sampler, &row, &e, &x, &wide, NULL, 0, &out, NULL, 0), DS_WRONG_ELEMENT_TYPE, "noise");
+    BAD(ds_scheduler_row_step(sampler, &row, &e, &x, &x, NULL, 7, &out, NULL, 0), DS_INVALID_VALUE, "n_slots is 7");
+    BAD(ds_scheduler_row_step(sampler, &row, &e, &x, &x, NULL, SIZE_MAX, &out, NULL, 0), DS_INVALID_VALUE, "18446744073709551615");
+    BAD(ds_scheduler_row_step(sampler, &row, &e, &x, &x, NULL, 1, &out, NULL, 0), DS_NULL_POINTER, "slots is NULL");
+    GOOD(ds_scheduler_row_step(sampler, &row, &e, &x, &x, slots + 3, 1, &out, &p, 0)); /* a slot that isn't used may be anything */
+    GOOD(ds_scheduler_row_step(sampler, &row, &e, &x, &x, NULL, 0, &x, &e, 0));
+
+    /* Steps with slots. */
+    ds_row right = {.prediction.sample = 1,
+                    .next_sample = {.sample = 1, .model_output = 0.5, .slots = {0, 0.25, -1}},
+                    .n_stores = 1,
+                    .stores = {{.slot = 0, .value.model_output = 1}},
+                    .report.prediction = 1,
+                    .n_reads = 2,
+                    .reads = {2, 1}};
+#define STEP(row, slots, n_slots) ds_scheduler_row_step(multistep, row, &e, &x, NULL, slots, n_slots, &out, &p, 0)
+#define CHANGED(change, part)                                                                                                      \
+    do {                                                                                                                           \
+        const ds_row changed = row_with(&right, change);                                                                           \
+        BAD(STEP(&changed, slots, DS_MAX_SLOTS), DS_INVALID_VALUE, part);                                                          \
+    } while (0)
+    CHANGED(endless_sample, "finite");
+    CHANGED(no_number_in_prediction, "finite");
+    CHANGED(no_number_in_store, "finite");
+    CHANGED(three_stores, "n_stores is 3");
+    CHANGED(many_stores, "n_stores is 18446744073709551615");
+    CHANGED(store_in_6, "stores[0].slot is 6");
+    CHANGED(store_in_the_last, "stores[0].slot is 18446744073709551615");
+    CHANGED(store_in_300, "stores[0].slot is 300");
+    CHANGED(same_stores, "different");
+    CHANGED(seven_reads, "n_reads is 7");
+    CHANGED(read_of_6, "reads[0] is 6");
+    CHANGED(read_of_the_last, "reads[1] is 18446744073709551615");
+    CHANGED(prediction_of_slot, "prediction of the row");
+    CHANGED(prediction_of_itself, "prediction of the row");
+    row = row_with(&right, no_number_in_slot);
+    wrong[0] = slots[0], wrong[1] = slots[1], wrong[2] = slots[2], wrong[3] = slots[3], wrong[4] = slots[3], wrong[5] = slots[1];
+    BAD(STEP(&row, wrong, DS_MAX_SLOTS), DS_INVALID_VALUE, "finite");
+    row = row_with(&right, noisy);
+    BAD(STEP(&row, slots, DS_MAX_SLOTS), DS_MISSING_NOISE, "stochastic");
+    BAD(STEP(&right, NULL, 3), DS_NULL_POINTER, "slots is NULL");
+    BAD(STEP(&right, NULL, 0), DS_INVALID_VALUE, "slot 0 is missing");
+    BAD(STEP(&right, slots, 2), DS_INVALID_VALUE, "slot 2 is missing");
+#define WRONG(index, tensor, status, part)                                                                                         \
+    do {                                                                                                                           \
+        memcpy(wrong, slots, sizeof wrong);                                                                                        \
+        wrong[index] = (tensor);                                                                                                   \
+        BAD(STEP(&right, wrong, DS_MAX_SLOTS), status, part);                                                                      \
+    } while (0)
+    WRONG(1, slots[3], DS_UNKNOWN_ELEMENT_TYPE, "slots[1]");
+    WRONG(1, wide, DS_WRONG_ELEMENT_TYPE, "slots[1]");
+    WRONG(2, turned, DS_SHAPE_MISMATCH, "slots[2]");
+    WRONG(2, odd, DS_MISALIGNED, "slots[2]");
+    WRONG(0, ((ds_tensor){NULL, DS_FLOAT32, 3, shape}), DS_NULL_POINTER, "data of slots[0]");
+    WRONG(0, x, DS_OVERLAP, "slots[0] overlaps sample");
+    WRONG(0, e, DS_OVERLAP, "slots[0] overlaps model_output");
+    WRONG(0, out, DS_OVERLAP, "prev_sample overlaps slots[0]");
+    WRONG(0, p, DS_OVERLAP, "pred_original_sample overlaps slots[0]");
+    WRONG(0, slots[2], DS_OVERLAP, "slots[2] overlaps slots[0]");
+    WRONG(2, slots[0], DS_OVERLAP, "slots[2] overlaps slots[0]");
+    WRONG(1, out, DS_OVERLAP, "prev_sample overlaps slots[1]");
+    WRONG(1, ((ds_tensor){out_bytes[1] + 4, DS_FLOAT32, 3, shape}), DS_OVERLAP, "pred_original_sample overlaps slots[1]");
+    WRONG(2, ((ds_tensor){out_bytes[2] + 8, DS_FLOAT32, 3, shape}), DS_OVERLAP, "slots[2] overlaps slots[0]");
+    row = row_with(&right, noisy);
+    memcpy(wrong, slots, sizeof wrong);
+    BAD(ds_scheduler_row_step(multistep, &row, &e, &x, &slots[0], slots, DS_MAX_SLOTS, &out, NULL, 0), DS_OVERLAP,
+        "slots[0] overlaps noise");
+    /* Two stores: the report is computed first, so it can't be in place. */
+    row = row_with(&right, two_stores);
+    memcpy(wrong, slots, sizeof wrong);
+    wrong[4].data = out_bytes[3];
+    BAD(ds_scheduler_row_step(multistep, &row, &e, &x, NULL, wrong, DS_MAX_SLOTS, &out, &x, 0), DS_INVALID_VALUE, "pred_original_sample");
+    GOOD(STEP(&row, wrong, DS_MAX_SLOTS));
+    GOOD(STEP(&right, slots, 3));
+    /* What is read alone may be an input, or another slot that is read alone. */
+    memcpy(wrong, slots, sizeof wrong);
+    wrong[1] = x, wrong[2] = x;
+    GOOD(STEP(&right, wrong, 3));
+    GOOD(ds_scheduler_free(multistep));
+    GOOD(ds_scheduler_free(sampler));
 }
 
 static void states(void) {
@@ -439,23 +584,23 @@ static void serving(void) {
 
     const ds_session rows[] = {session, {0}}, same[] = {session, session}, finished[] = {session, last};
     const ds_session noisy_rows[] = {session, stochastic_session}, gone[] = {session, {1234567}};
-    BAD(ds_step_rows(NULL, 2, &e, NULL, NULL, &x, NULL, &out, NULL, 0), DS_NULL_POINTER, "sessions is NULL");
-    BAD(ds_step_rows(rows, 2, &e, NULL, NULL, NULL, NULL, &out, NULL, 0), DS_NULL_POINTER, "sample is NULL");
-    BAD(ds_step_rows(rows, 3, &e, NULL, NULL, &x, NULL, &out, NULL, 0), DS_INVALID_VALUE, "n_rows is 3");
-    BAD(ds_step_rows(rows, SIZE_MAX, &e, NULL, NULL, &x, NULL, &out, NULL, 0), DS_INVALID_VALUE, "n_rows is 18446744073709551615");
-    BAD(ds_step_rows(rows, 1, &scalar, NULL, NULL, &scalar, NULL, &out, NULL, 0), DS_INVALID_VALUE, "n_rows is 1");
-    BAD(ds_step_rows(same, 2, &e, NULL, NULL, &x, NULL, &out, NULL, 0), DS_INVALID_VALUE, "sessions[1]");
-    BAD(ds_step_rows(gone, 2, &e, NULL, NULL, &x, NULL, &out, NULL, 0), DS_INVALID_HANDLE, "1234567");
-    BAD(ds_step_rows(finished, 2, &e, NULL, NULL, &x, NULL, &out, NULL, 0), DS_STEP_PAST_END,
+    BAD(ds_sessions_step(NULL, 2, &e, NULL, NULL, &x, NULL, &out, NULL, 0), DS_NULL_POINTER, "sessions is NULL");
+    BAD(ds_sessions_step(rows, 2, &e, NULL, NULL, NULL, NULL, &out, NULL, 0), DS_NULL_POINTER, "sample is NULL");
+    BAD(ds_sessions_step(rows, 3, &e, NULL, NULL, &x, NULL, &out, NULL, 0), DS_INVALID_VALUE, "n_rows is 3");
+    BAD(ds_sessions_step(rows, SIZE_MAX, &e, NULL, NULL, &x, NULL, &out, NULL, 0), DS_INVALID_VALUE, "n_rows is 18446744073709551615");
+    BAD(ds_sessions_step(rows, 1, &scalar, NULL, NULL, &scalar, NULL, &out, NULL, 0), DS_INVALID_VALUE, "n_rows is 1");
+    BAD(ds_sessions_step(same, 2, &e, NULL, NULL, &x, NULL, &out, NULL, 0), DS_INVALID_VALUE, "sessions[1]");
+    BAD(ds_sessions_step(gone, 2, &e, NULL, NULL, &x, NULL, &out, NULL, 0), DS_INVALID_HANDLE, "1234567");
+    BAD(ds_sessions_step(finished, 2, &e, NULL, NULL, &x, NULL, &out, NULL, 0), DS_STEP_PAST_END,
         "row 1: all 3 steps have been taken: call ds_session_reset");
-    BAD(ds_step_rows(noisy_rows, 2, &e, NULL, NULL, &x, NULL, &out, NULL, 0), DS_MISSING_NOISE, "row 1: step 0");
-    BAD(ds_step_rows(noisy_rows, 2, &e, NULL, each, &x, &x, &out, NULL, 0), DS_INVALID_VALUE, "row 1: guidance");
-    BAD(ds_step_rows(noisy_rows, 2, &e, &e, wrong, &x, &x, &out, NULL, 0), DS_INVALID_VALUE, "row 1: guidance rescale is -1");
-    BAD(ds_step_rows(rows, 2, &two, NULL, NULL, &x, NULL, &out, NULL, 0), DS_WRONG_ELEMENT_COUNT, "row 0: model_output has");
+    BAD(ds_sessions_step(noisy_rows, 2, &e, NULL, NULL, &x, NULL, &out, NULL, 0), DS_MISSING_NOISE, "row 1: step 0");
+    BAD(ds_sessions_step(noisy_rows, 2, &e, NULL, each, &x, &x, &out, NULL, 0), DS_INVALID_VALUE, "row 1: guidance");
+    BAD(ds_sessions_step(noisy_rows, 2, &e, &e, wrong, &x, &x, &out, NULL, 0), DS_INVALID_VALUE, "row 1: guidance rescale is -1");
+    BAD(ds_sessions_step(rows, 2, &two, NULL, NULL, &x, NULL, &out, NULL, 0), DS_WRONG_ELEMENT_COUNT, "row 0: model_output has");
     GOOD(ds_session_step_index(session, &index));
     if (index != 0) n_failures++, printf("a call that failed has taken a step\n");
-    GOOD(ds_step_rows(noisy_rows, 2, &e, &e, each, &x, &x, &out, NULL, 0));
-    GOOD(ds_step_rows(rows, 2, &e, NULL, NULL, &x, NULL, &x, NULL, 0));
+    GOOD(ds_sessions_step(noisy_rows, 2, &e, &e, each, &x, &x, &out, NULL, 0));
+    GOOD(ds_sessions_step(rows, 2, &e, NULL, NULL, &x, NULL, &x, NULL, 0));
     GOOD(ds_session_step_index(session, &index));
     if (index != 2) n_failures++, printf("after two steps of rows a session stands at %zu\n", index);
 
@@ -471,8 +616,8 @@ static void serving(void) {
     BAD(ds_session_create_on_plan(JSON("{\"version\": 9}"), 0, &on_plan), DS_INVALID_VALUE, "plan.version is 9");
     if (on_plan.handle != 0) n_failures++, printf("a handle was written by a call that failed\n");
     GOOD(ds_session_create_on_plan(plan, length, 0, &on_plan));
-    BAD(ds_session_restore_beside(on_plan, NULL, 3, &last), DS_NULL_POINTER, "bytes is NULL");
-    BAD(ds_session_restore_beside(on_plan, plan, length, &last), DS_DAMAGED_STATE, "damaged");
+    BAD(ds_session_restore_like(on_plan, NULL, 3, &last), DS_NULL_POINTER, "bytes is NULL");
+    BAD(ds_session_restore_like(on_plan, plan, length, &last), DS_DAMAGED_STATE, "damaged");
     BAD(ds_session_convert_model_output(on_plan, &e, &x, &out, 0), DS_UNSUPPORTED_OPERATION, "a session without a scheduler");
     GOOD(ds_session_step(on_plan, &e, &x, NULL, &out, NULL, 0));
     GOOD(ds_session_free(on_plan));
@@ -530,6 +675,7 @@ int main(void) {
     plans();
     tensors();
     beside();
+    rows();
     states();
     serving();
     noises();

@@ -59,7 +59,9 @@ static void one_step(float *x) {
     const ds_tensor sample = {x, DS_FLOAT32, 1, shape}, output = {e, DS_FLOAT32, 1, shape};
     fill(x, 1);
     fill(e, 0.3f);
-    check(ds_ddim_step(ddim, 700, 0, false, &output, &sample, NULL, &sample, NULL, 1));
+    ds_row row;
+    check(ds_scheduler_row_at(ddim, 700, NULL, &row));
+    check(ds_scheduler_row_step(ddim, &row, &output, &sample, NULL, NULL, 0, &sample, NULL, 1));
 }
 
 static void *work(void *argument) {

@@ -171,6 +171,7 @@ static const char *text(void) {
         ("{\"_class_name\": \"DEISMultistepScheduler\", \"use_flow_sigmas\": true, \"prediction_type\": \"flow_prediction\", "
          "\"use_dynamic_shifting\": true}"),
         "{\"_class_name\": \"DDIMScheduler\", \"num_train_timesteps\": 10}",
+        "{\"_class_name\": \"DDIMScheduler\", \"rescale_betas_zero_snr\": true, \"timestep_spacing\": \"trailing\"}",
         "{\"solver_order\": 1}",
         "{",
         "",
@@ -180,7 +181,90 @@ static const char *text(void) {
 
 static const char *class_name(void) {
     const uint8_t kind = byte();
-    return kind < 200 ? NULL : kind == 255 ? "\xff" : kind == 254 ? "Nope" : ds_supported_class_name(kind % 5);
+    size_t count = 0;
+    while (ds_supported_class_name(count)) count++;
+    return kind < 200 ? NULL : kind == 255 ? "\xff" : kind == 254 ? "Nope" : ds_supported_class_name(kind % count);
+}
+
+/* What a run is asked for with: NULL, one of a few texts, or a text of numbers and of any bytes. */
+static const char *arguments(void) {
+    static const char *const texts[] = {
+        "{}",
+        "{\"eta\": 1}",
+        "{\"eta\": 0.5, \"use_clipped_model_output\": true}",
+        "{\"eta\": null}",
+        "{\"mu\": 0.5}",
+        "{\"timesteps\": [900, 500, 20]}",
+        "{\"timesteps\": [7, 3, 0], \"eta\": 1}",
+        "{\"sigmas\": [10, 2, 0.5]}",
+        "{\"sigmas\": [1, 0.5], \"mu\": 1}",
+        "{\"timesteps\": [900, 20], \"sigmas\": [1, 0.5]}",
+        "{\"timesteps\": []}",
+        "{\"s_churn\": 1}",
+        "[1]",
+        "{",
+    };
+    static char made[512];
+    const uint8_t kind = byte();
+    if (kind < 100) return NULL;
+    if (kind < 200) return texts[kind % (sizeof texts / sizeof *texts)];
+    static const char *const keys[] = {"timesteps", "sigmas", "mu", "eta", "use_clipped_model_output", "solver_order", "\xff", ""};
+    int length = 0;
+    for (int member = 0; member < 1 + kind % 2; member++) {
+        length += snprintf(made + length, sizeof made - (size_t)length, "%s\"%s\": ", member ? ", " : "{", keys[byte() % 8]);
+        const int count = kind < 240 ? byte() % 6 : -1;
+        for (int i = 0; i < count; i++)
+            length += snprintf(made + length, sizeof made - (size_t)length, "%s%.17g", i ? ", " : "[", real());
+        length += count < 0    ? snprintf(made + length, sizeof made - (size_t)length, "%.17g", real())
+                  : count == 0 ? snprintf(made + length, sizeof made - (size_t)length, "[]")
+                               : snprintf(made + length, sizeof made - (size_t)length, "]");
+    }
+    snprintf(made + length, sizeof made - (size_t)length, "}");
+    if (kind > 250) made[byte() % strlen(made)] = (char)(1 + byte() % 255);
+    return made;
+}
+
+static void must_be_finite(const ds_combination *combination) {
+    MUST(isfinite(combination->sample) && isfinite(combination->model_output) && isfinite(combination->noise));
+    MUST(isfinite(combination->prediction));
+    for (size_t slot = 0; slot < DS_MAX_SLOTS; slot++) MUST(isfinite(combination->slots[slot]));
+}
+
+/* A row that the library gave. */
+static void check_row(const ds_row *row) {
+    MUST(row->n_reads <= DS_MAX_SLOTS && row->n_stores <= DS_MAX_STORES && row->n_noise_draws <= 2);
+    must_be_finite(&row->prediction);
+    must_be_finite(&row->next_sample);
+    must_be_finite(&row->report);
+    for (size_t i = 0; i < row->n_reads; i++) MUST(row->reads[i] < DS_MAX_SLOTS);
+    for (size_t i = 0; i < row->n_stores; i++) {
+        MUST(row->stores[i].slot < DS_MAX_SLOTS);
+        must_be_finite(&row->stores[i].value);
+    }
+}
+
+/* A combination of the caller's. */
+static ds_combination combination(void) {
+    ds_combination made = {.sample = byte() < 128 ? 0.5 : real()};
+    const uint8_t with = byte();
+    if (with & 1) made.model_output = real();
+    if (with & 2) made.noise = real();
+    if (with & 4) made.prediction = real();
+    if (with & 8) made.slots[with >> 4 & 7 ? (with >> 4 & 7) % DS_MAX_SLOTS : 0] = real();
+    return made;
+}
+
+static void change_row(ds_row *row) {
+    switch (byte() % 8) {
+    case 0: row->prediction = combination(); break;
+    case 1: row->next_sample = combination(); break;
+    case 2: row->report = combination(); break;
+    case 3: row->n_stores = number(); break;
+    case 4: row->stores[byte() % DS_MAX_STORES] = (ds_store){number(), combination()}; break;
+    case 5: row->n_reads = number(); break;
+    case 6: row->reads[byte() % DS_MAX_SLOTS] = number(); break;
+    case 7: break;
+    }
 }
 
 static void check(ds_status status) {
@@ -230,22 +314,27 @@ static void call(void) {
     }
     case 2:
     case 3: {
-        const double mu = real();
-        const bool has_mu = byte() > 220;
         size_t n_steps = number();
         if (n_steps > 40 && n_steps <= 100000) n_steps = 40; /* larger plans are for the tests of the limits */
-        status = ds_scheduler_set_timesteps((ds_scheduler){handle()}, n_steps, has_mu ? &mu : NULL);
+        const ds_scheduler scheduler = {handle()};
+        status = ds_scheduler_set_timesteps(scheduler, n_steps, arguments());
         break;
     }
     case 4: {
-        for (int i = 0; i < 24; i++) numbers[i] = real();
-        size_t n = number();
-        if (n > 24 && n <= 100000) n = 24;
-        status = operation < 128 ? ds_scheduler_set_custom_timesteps((ds_scheduler){handle()}, numbers, n)
-                                 : ds_scheduler_set_custom_sigmas((ds_scheduler){handle()}, numbers, n);
+        const ds_scheduler scheduler = {handle()};
+        status = ds_scheduler_set_timesteps(scheduler, 0, arguments());
         break;
     }
-    case 5: status = ds_ddim_set_timesteps((ds_scheduler){handle()}, number() % 50, real(), byte() & 1); break;
+    case 5: {
+        char description[64];
+        memset(description, 0x5A, sizeof description);
+        const size_t capacity = byte() % 65;
+        const char *name = class_name();
+        status = ds_class_description(name, description, capacity, &size);
+        MUST(status != DS_OK || (size > 100 && capacity == 0));
+        for (size_t i = 0; i < sizeof description; i++) MUST(description[i] == 0x5A);
+        break;
+    }
     case 6: {
         ds_session made = {0};
         const ds_scheduler scheduler = {handle()};
@@ -340,7 +429,7 @@ static void call(void) {
         make_tensors();
         for (int i = 0; i < 24; i++) numbers[i] = real();
         size_t n = number() % 13;
-        status = ds_add_noise_at(places[0].pointer, places[1].pointer, numbers, numbers + 12, n, places[2].pointer, 0);
+        status = ds_combine_noise(places[0].pointer, places[1].pointer, numbers, numbers + 12, n, places[2].pointer, 0);
         free_tensors(status);
         break;
     }
@@ -350,17 +439,33 @@ static void call(void) {
         free_tensors(status);
         break;
     case 26:
+    case 27: {
+        /* A row of the library's or of the caller's own; slots in the tensors, also in those of the call. */
+        const ds_scheduler scheduler = {handle()};
+        memset(&row, 0, sizeof row);
+        const uint8_t with = byte();
+        status = operation % 36 == 26 ? ds_scheduler_row_at(scheduler, real(), arguments(), &row)
+                                      : ds_scheduler_row(scheduler, with % 8, number(), &row);
+        if (status == DS_OK) check_row(&row);
+        while (byte() > 160) change_row(&row);
         make_tensors();
-        status = ds_ddim_step((ds_scheduler){handle()}, real(), real(), byte() & 1, places[0].pointer, places[1].pointer,
-                              byte() & 1 ? NULL : places[2].pointer, places[3].pointer, byte() & 1 ? NULL : places[4].pointer, 1);
+        ds_tensor slots[DS_MAX_SLOTS];
+        for (int i = 0; i < DS_MAX_SLOTS; i++) slots[i] = places[byte() % N_TENSORS].tensor;
+        if (with & 1) /* of the sample's shape, in memory of their own */
+            for (int i = 0; i < DS_MAX_SLOTS; i++) {
+                static double memory[DS_MAX_SLOTS][N_MOST_ELEMENTS];
+                slots[i] = places[1].tensor;
+                slots[i].data = memory[i];
+            }
+        size_t n_slots = with & 2 ? DS_MAX_SLOTS : number();
+        if (n_slots > DS_MAX_SLOTS && n_slots < SIZE_MAX / 2) n_slots = DS_MAX_SLOTS;
+        if ((with & 1) && !places[1].tensor.data) n_slots = 0; /* says that it is larger than the slots' memory */
+        status = ds_scheduler_row_step(scheduler, &row, places[0].pointer, places[1].pointer, with & 4 ? NULL : places[2].pointer,
+                                       with & 8 ? NULL : slots, n_slots, with & 16 ? places[1].pointer : places[3].pointer,
+                                       with & 32 ? NULL : places[4].pointer, with >> 6);
         free_tensors(status);
         break;
-    case 27:
-        make_tensors();
-        status = ds_ddim_inverse_step((ds_scheduler){handle()}, real(), places[0].pointer, places[1].pointer, places[2].pointer,
-                                      byte() & 1 ? NULL : places[3].pointer, 1);
-        free_tensors(status);
-        break;
+    }
     case 28:
         make_tensors();
         status = ds_rescale_noise_cfg(places[0].pointer, places[1].pointer, real(), places[2].pointer, 1);
@@ -396,7 +501,13 @@ static void call(void) {
         break;
     }
     case 33: status = ds_scheduler_plan_properties((ds_scheduler){handle()}, byte() > 250 ? NULL : &properties); break;
-    case 34: status = ds_scheduler_row((ds_scheduler){handle()}, number(), number(), &row); break;
+    case 34: {
+        const ds_scheduler scheduler = {handle()};
+        const size_t index = number(), age = number();
+        status = ds_scheduler_row(scheduler, index, age, &row);
+        if (status == DS_OK) check_row(&row);
+        break;
+    }
     case 35: {
         /* Texts and numbers in buffers of all sizes. */
         const ds_scheduler scheduler = {handle()};
@@ -446,7 +557,7 @@ static void call(void) {
         size_t n_rows =
             with & 16 && places[0].tensor.rank >= 1 && places[0].tensor.rank <= DS_MAX_RANK ? (size_t)places[0].shape[0] : number();
         if (n_rows > 6) n_rows = 6;
-        status = ds_step_rows(sessions, n_rows, places[0].pointer, with & 1 ? NULL : places[1].pointer, with & 2 ? NULL : guidance,
+        status = ds_sessions_step(sessions, n_rows, places[0].pointer, with & 1 ? NULL : places[1].pointer, with & 2 ? NULL : guidance,
                               places[2].pointer, with & 4 ? NULL : places[3].pointer,
                               with & 8 ? places[2].pointer : places[4].pointer, NULL, with >> 5);
         free_tensors(status);
@@ -475,14 +586,16 @@ static void call(void) {
         ds_session restored = {0};
         slot = new_handle();
         const uint64_t old = *slot;
-        status = ds_session_restore_beside(other, bytes, size, &restored);
+        status = ds_session_restore_like(other, bytes, size, &restored);
         check_made(status, restored.handle, slot);
         if (status == DS_OK && old) free_handle(old);
         break;
     }
     case 40:
-        status = byte() & 1 ? ds_ddim_row((ds_scheduler){handle()}, real(), real(), byte() & 1, &row)
-                            : ds_ddim_inverse_row((ds_scheduler){handle()}, real(), &row);
+        memset(&row, 0, sizeof row);
+        single = real();
+        status = ds_scheduler_row_at((ds_scheduler){handle()}, single, arguments(), byte() > 250 ? NULL : &row);
+        if (status == DS_OK) check_row(&row);
         break;
     }
     check(status);

@@ -172,16 +172,18 @@ const char *ds_supported_class_name(size_t index);
  *
  *     class_name               the name
  *     compatible_class_names   the classes whose configurations this one can be made from
- *     parameters               in the order of diffusers' constructor: key, type (Python's name of it), default, summary; words, where the
- *                              value is one of these; override_name, where diffusers doesn't know the key
- *     options                  likewise, what a run may be told: see ds_scheduler_set_timesteps
- *     report                   diffusers' name of what a step gives besides the next sample
+ *     parameters               objects in the order of diffusers' constructor, with the members key, type (Python's name), default and
+ *                              summary. A parameter with words allows only these. One with an override_name is unknown to diffusers.
+ *     options                  the run options of ds_scheduler_set_timesteps, in the same form
+ *     report                   diffusers' name of a step's second result
  *     returns_report           whether diffusers' step returns it as well
  *     result_type              the next sample's element type in diffusers where those of sample and model output differ: promoted,
  *                              model_output, sample, or converted, which is the type of what the solver extrapolates
  *     is_stateless             whether ds_scheduler_row_at works
  *     has_velocity             whether ds_scheduler_get_velocity works
  *     adds_noise_at_training_levels   whether ds_scheduler_add_noise takes training timesteps where timesteps have been set, too
+ *
+ * Later versions may add members. A default may be a bare Infinity.
  *
  * Errors: DS_NULL_POINTER, DS_UNSUPPORTED_SCHEDULER, DS_BUFFER_TOO_SMALL.
  */
@@ -248,15 +250,16 @@ ds_status ds_scheduler_init_noise_sigma(ds_scheduler scheduler, double *sigma);
 /*
  * ds_scheduler_set_timesteps plans a run. Existing sessions keep the plan that they were created with.
  *
- * n_steps    from 1 to 100,000; some schedulers allow at most the number of training timesteps. 0 where `arguments` has timesteps or
- *            sigmas
+ * n_steps    from 1 to 100,000; some schedulers allow at most the number of training timesteps. With timesteps or sigmas in
+ *            `arguments`: 0, or their number.
  * arguments  NULL, or a JSON object. Its members are diffusers' arguments of set_timesteps:
  *
  *                "timesteps": [...]   the model's timesteps
  *                "sigmas": [...]      the noise levels; the scheduler's convention says whether the last one is among them
  *                "mu": number         the exponent of dynamic shifting
  *
- *            and the scheduler's run options by their names, such as "eta" or "s_churn": see ds_class_description.
+ *            and the scheduler's run options by their names, such as "eta": see ds_class_description. A null counts as absent for
+ *            these three. Any other member is an error.
  *
  * Complexity: O(n_steps), a few microseconds for 20 steps.
  * Errors: DS_INVALID_HANDLE, DS_MALFORMED_JSON, DS_INVALID_VALUE, DS_UNREPRESENTABLE_PLAN.
@@ -312,7 +315,7 @@ ds_status ds_scheduler_sigmas(ds_scheduler scheduler, double *buffer, size_t cap
 ds_status ds_scheduler_signal_rates(ds_scheduler scheduler, double *buffer, size_t capacity, size_t *count);
 ds_status ds_scheduler_noise_rates(ds_scheduler scheduler, double *buffer, size_t capacity, size_t *count);
 
-/* What the sample is multiplied with to become the model's input at each step, [n_steps]. */
+/* The input scale of each step, [n_steps]: the model's input is input_scale * sample. */
 ds_status ds_scheduler_input_scales(ds_scheduler scheduler, double *buffer, size_t capacity, size_t *count);
 
 enum {
@@ -345,7 +348,7 @@ typedef struct ds_store {
  */
 typedef struct ds_row {
     size_t n_reads;
-    size_t reads[DS_MAX_SLOTS]; /* the slots that the row reads, in the order in which they are summed */
+    size_t reads[DS_MAX_SLOTS]; /* the slots that the row reads, in the order of summation; others follow by their numbers */
     ds_combination prediction;
     ds_combination next_sample;
     size_t n_stores;
@@ -417,6 +420,7 @@ ds_status ds_session_needs_noise(ds_session session, bool *needs_noise);
  * pred_original_sample  NULL, or receives the predicted clean sample after the clamp
  *
  * An output may be the memory of sample, model_output (unless it holds variances) or noise. The two outputs may not share memory.
+ * At a step that stores two slots, pred_original_sample needs memory of its own.
  *
  * Complexity: one pass over memory (more with thresholding); the call itself takes about 0.1 microseconds. It takes no lock and
  * allocates nothing but the slots: at the first step, and at the first one after a copy.
@@ -455,7 +459,7 @@ ds_status ds_session_step_guided(ds_session session, const ds_tensor *conditiona
                                  const ds_tensor *prev_sample, const ds_tensor *pred_original_sample, unsigned max_threads);
 
 /*
- * ds_step_rows takes the next step of many sessions at once: index i of axis 0 of each tensor belongs to sessions[i]. It serves
+ * ds_sessions_step takes the next step of many sessions at once: index i of axis 0 of each tensor belongs to sessions[i]. It serves
  * engines that run one model for many requests: each session has its own plan, step, solver and order, and sessions may come and go
  * between calls. Every row gets the same bits as in a call of its own. All rows share one parallel region.
  *
@@ -471,7 +475,7 @@ ds_status ds_session_step_guided(ds_session session, const ds_tensor *conditiona
  * Allocates about 600 bytes per row. Errors: as ds_session_step_guided, with the row at the start of the message; DS_INVALID_VALUE
  * if a session occurs twice. After an error no session and no tensor has changed.
  */
-ds_status ds_step_rows(const ds_session *sessions, size_t n_rows, const ds_tensor *model_output, const ds_tensor *unconditional,
+ds_status ds_sessions_step(const ds_session *sessions, size_t n_rows, const ds_tensor *model_output, const ds_tensor *unconditional,
                        const ds_guidance *guidance, const ds_tensor *sample, const ds_tensor *noise, const ds_tensor *prev_sample,
                        const ds_tensor *pred_original_sample, unsigned max_threads);
 
@@ -482,8 +486,8 @@ ds_status ds_step_rows(const ds_session *sessions, size_t n_rows, const ds_tenso
  * model_output, sample  as for ds_session_step
  * converted             shaped like sample; may be the memory of either input
  *
- * Errors: as ds_session_step; DS_UNSUPPORTED_OPERATION for DDIM and its inverse, which extrapolate nothing, and for sessions of
- * ds_session_create_on_plan.
+ * Errors: as ds_session_step; DS_UNSUPPORTED_OPERATION for schedulers that don't extrapolate model outputs, such as DDIM, and for
+ * sessions of ds_session_create_on_plan.
  */
 ds_status ds_session_convert_model_output(ds_session session, const ds_tensor *model_output, const ds_tensor *sample,
                                           const ds_tensor *converted, unsigned max_threads);
@@ -536,9 +540,9 @@ ds_status ds_session_restore(ds_scheduler scheduler, const void *bytes, size_t l
  */
 ds_status ds_session_create_on_plan(const char *json, size_t length, size_t begin_index, ds_session *session);
 
-/* ds_session_restore_beside is ds_session_restore with another session's plan instead of a scheduler's. Errors: as
+/* ds_session_restore_like is ds_session_restore with another session's plan instead of a scheduler's. Errors: as
  * ds_session_restore without DS_TIMESTEPS_NOT_SET. */
-ds_status ds_session_restore_beside(ds_session other, const void *bytes, size_t length, ds_session *session);
+ds_status ds_session_restore_like(ds_session other, const void *bytes, size_t length, ds_session *session);
 
 /* ---- Other operations. They don't change the scheduler. Errors: those of handles and tensors (see ds_session_step), and those
  * listed with each function. */
@@ -547,7 +551,8 @@ ds_status ds_session_restore_beside(ds_session other, const void *bytes, size_t 
  * ds_scheduler_add_noise computes out = signal_rate * sample + noise_rate * noise with the rates of each batch item's timestep.
  *
  * timesteps  [n_timesteps] one for all elements, or one for each index of axis 0. Once timesteps are set, they must belong to the
- *            plan (the first step with the timestep decides). Before that, and always for DDIM, they are training timesteps.
+ *            plan (the first step with the timestep decides). Before that, and always for schedulers that step between whole
+ *            training timesteps, such as DDIM, they are training timesteps.
  * out        may be the memory of sample or noise
  *
  * Errors: DS_UNKNOWN_TIMESTEP, DS_WRONG_ELEMENT_COUNT.
@@ -556,14 +561,14 @@ ds_status ds_scheduler_add_noise(ds_scheduler scheduler, const ds_tensor *sample
                                  size_t n_timesteps, const ds_tensor *out, unsigned max_threads);
 
 /*
- * ds_add_noise_at computes the same sum with the caller's rates, for example those that ds_scheduler_signal_rates and
+ * ds_combine_noise computes the same sum with the caller's rates, for example those that ds_scheduler_signal_rates and
  * ds_scheduler_noise_rates list for each step. `out` may be the memory of sample or noise.
  *
  * signal_rates, noise_rates  [n_rates] finite; one for all elements, or one for each index of axis 0
  *
  * Errors: DS_INVALID_VALUE, DS_WRONG_ELEMENT_COUNT.
  */
-ds_status ds_add_noise_at(const ds_tensor *sample, const ds_tensor *noise, const double *signal_rates, const double *noise_rates,
+ds_status ds_combine_noise(const ds_tensor *sample, const ds_tensor *noise, const double *signal_rates, const double *noise_rates,
                           size_t n_rates, const ds_tensor *out, unsigned max_threads);
 
 /*
@@ -581,9 +586,9 @@ ds_status ds_scheduler_scale_model_input(ds_scheduler scheduler, const ds_tensor
                                          unsigned max_threads);
 
 /*
- * ds_scheduler_row_at gives the scalars of the step at a training timestep, in or out of the plan. Only schedulers have it whose steps
- * depend on nothing but their arguments and the number of steps that has been set: DDIM is one. Any thread may take any step in any
- * order.
+ * ds_scheduler_row_at gives the scalars of the step at a training timestep, in or out of the plan. It works for stateless
+ * schedulers, such as DDIM: their steps depend only on the arguments and the number of steps that has been set. Any thread may take
+ * any step in any order. The row reads and stores no slots.
  *
  * timestep   a training timestep: a whole number from 0 to T - 1
  * arguments  NULL, or a JSON object of run options, as for ds_scheduler_set_timesteps
@@ -596,16 +601,19 @@ ds_status ds_scheduler_row_at(ds_scheduler scheduler, double timestep, const cha
 
 /*
  * ds_scheduler_row_step executes a row with the caller's tensors as slots: a step without a session. The clamp is that of the
- * scheduler's plan.
+ * scheduler's plan. A run whose slots keep their memory has the bits of a session's run.
  *
- * row                     of ds_scheduler_row or ds_scheduler_row_at, or the caller's own
- * slots                   [n_slots] the slots' tensors, of the sample's type and shape; NULL where n_slots is 0. Those that the row reads
- *                         have their contents; those that it stores receive theirs, and may not overlap another tensor of the call.
- *                         The others may have any address.
- * model_output, sample, noise, prev_sample, pred_original_sample, max_threads   as for ds_session_step
+ * row      of ds_scheduler_row or ds_scheduler_row_at, or the caller's own. Its n_noise_draws isn't read.
+ * slots    [n_slots] by the slots' numbers; NULL if n_slots is 0. A slot that the row reads or stores is a tensor like sample; the
+ *          others aren't looked at. No output may overlap a slot. A stored slot may not overlap any tensor of the call.
+ * n_slots  at most DS_MAX_SLOTS; n_slots of ds_plan_properties is enough for the rows of the plan
+ * others   as for ds_session_step
  *
- * Errors: DS_INVALID_HANDLE, DS_TIMESTEPS_NOT_SET, DS_MISSING_NOISE, DS_INVALID_VALUE (a coefficient that isn't finite, a slot that isn't
- * given, a row that no plan may have) and the errors of tensors.
+ * Complexity: as ds_session_step; the call itself takes about 0.2 microseconds. It takes no lock. For a row without slots it
+ * allocates nothing (more with thresholding).
+ * Errors: DS_INVALID_HANDLE, DS_TIMESTEPS_NOT_SET, DS_MISSING_NOISE, DS_OUT_OF_MEMORY (with thresholding), DS_INVALID_VALUE (a
+ * coefficient that isn't finite, a number of a slot or of slots out of range, a slot that isn't given, a prediction of slots or of
+ * itself) and the errors of tensors.
  */
 ds_status ds_scheduler_row_step(ds_scheduler scheduler, const ds_row *row, const ds_tensor *model_output, const ds_tensor *sample,
                                 const ds_tensor *noise, const ds_tensor *slots, size_t n_slots, const ds_tensor *prev_sample,

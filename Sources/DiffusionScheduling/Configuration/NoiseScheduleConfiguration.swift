@@ -78,11 +78,6 @@ extension ThresholdingConfiguration {
             (0...1).contains(dynamicThresholdingRatio))
         try require("sample_max_value", sampleMaxValue, "greater than 0", sampleMaxValue > 0)
     }
-
-    /// What the plan does to predictions.
-    var clamp: PredictionClamp {
-        thresholding ? .dynamicThreshold(ratio: dynamicThresholdingRatio, maximum: sampleMaxValue) : .none
-    }
 }
 
 /// The keys that space noise levels anew between two ends.
@@ -241,5 +236,27 @@ extension ZeroTerminalSNRConfiguration {
                 "rescale_betas_zero_snr", \.rescaleBetasZeroSNR,
                 "Whether the variances are rescaled so that the last timestep has no signal.")
         ]
+    }
+}
+
+extension NoiseSchedule {
+    /// Builds the tables of a configuration.
+    ///
+    /// - Parameter floorsSignal: whether ς is that of ᾱ = 2⁻²⁴ wherever it wouldn't be finite; for schedulers that step in ᾱ.
+    /// - Throws: `invalidValue` if ᾱ becomes so small that ς isn't finite in float32.
+    /// - Complexity: O(T).
+    public init(
+        _ configuration: some NoiseScheduleConfiguration, floorsSignal: Bool = false
+    ) throws(SchedulerError) {
+        let host = FloatingPointEnvironment.begin()
+        defer { host.end() }
+        let betas =
+            configuration.trainedBetas?.map { Float($0) }
+            ?? configuration.betaSchedule.betas(
+                from: configuration.betaStart, to: configuration.betaEnd, count: configuration.numTrainTimesteps)
+        try self.init(
+            betas: betas, key: configuration.trainedBetas == nil ? "beta_end" : "trained_betas",
+            rescales: (configuration as? any ZeroTerminalSNRConfiguration)?.rescaleBetasZeroSNR ?? false,
+            floorsSignal: floorsSignal)
     }
 }

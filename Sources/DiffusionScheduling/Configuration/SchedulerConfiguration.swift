@@ -153,9 +153,10 @@ extension SchedulerConfiguration {
 }
 
 extension JSONValue {
-    func members() throws(SchedulerError) -> [String: JSONValue] {
+    /// - Parameter text: what the value is, for the message.
+    func members(of text: String = "a configuration") throws(SchedulerError) -> [String: JSONValue] {
         guard case .object(let members) = self else {
-            throw .malformedJSON(line: 1, column: 1, reason: "a configuration must be an object in braces")
+            throw .malformedJSON(line: 1, column: 1, reason: "\(text) must be an object in braces")
         }
         return members
     }

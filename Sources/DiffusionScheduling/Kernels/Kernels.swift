@@ -159,33 +159,6 @@ enum Kernels {
         try check(dsk_step(items, itemCount, threads))
     }
 
-    /// Executes a row of its own.
-    ///
-    /// - Parameters:
-    ///   - slots: addresses by the slots' numbers; nil for those that the row doesn't use.
-    ///   - slotOrder: slots in the order of summation.
-    static func step(
-        _ row: PlanRow, clamp: PredictionClamp, _ tensors: StepTensors, slots: [UnsafeMutableRawPointer?] = [],
-        slotOrder: SlotOrder = SlotOrder(), batchSize: Int, workspace: StepWorkspace?, maximumThreads: Int = 0
-    ) throws(SchedulerError) {
-        let kernelRow = KernelRow(row, clamp: clamp, slotOrder: slotOrder)
-        // An address that isn't read or written stands for the slots that aren't used.
-        let addresses = slots.map { $0 ?? StepTensors.nowhere }
-        var failure: SchedulerError?
-        withUnsafePointer(to: kernelRow) { row in
-            addresses.withUnsafeBufferPointer { addresses in
-                do throws(SchedulerError) {
-                    try step(
-                        row, tensors, slots: addresses.isEmpty ? nil : addresses.baseAddress, batchSize: batchSize,
-                        workspace: workspace, maximumThreads: maximumThreads)
-                } catch {
-                    failure = error
-                }
-            }
-        }
-        if let failure { throw failure }
-    }
-
     /// Σ coefficient · tensor over at most six tensors of one size.
     static func combine<Element: TensorElement>(
         _ terms: [(coefficient: Double, tensor: [Element])]

@@ -88,7 +88,7 @@ public struct SamplingPlan: Sendable, Equatable {
         for (index, choices) in rows.enumerated() {
             let expected = min(index, warmUp) + 1
             try require("number of rows of evaluation \(index)", choices.count, "\(expected)", choices.count == expected)
-            for row in choices { try Self.validate(row, of: index, slotCount: slotCount) }
+            for row in choices { try row.validate(at: index, slotCount: slotCount) }
         }
         self.grid = grid
         levels = grid.levels
@@ -113,45 +113,6 @@ public struct SamplingPlan: Sendable, Equatable {
 
     /// The greatest `warmUp`: no solver looks back further than over its slots, by some evaluations for each.
     static let maximumWarmUp = 16
-
-    /// Everything that can be wrong with one row.
-    static func validate(_ row: PlanRow, of index: Int, slotCount: Int) throws(SchedulerError) {
-        guard row.prediction.isFinite, row.nextSample.isFinite, row.report?.isFinite ?? true,
-            row.stores.allSatisfy(\.value.isFinite)
-        else { throw .unrepresentablePlan(step: index) }
-        // p is computed first, from what the model was asked with and what it said.
-        try require(
-            "prediction of evaluation \(index)", "a combination of slots or of itself", "one of sample, model output and noise",
-            row.prediction.prediction == 0 && row.prediction.slotSet == 0)
-        try require(
-            "number of stores of evaluation \(index)", row.stores.count, "at most \(PlanRow.maximumStoreCount)",
-            row.stores.count <= PlanRow.maximumStoreCount)
-        for store in row.stores {
-            try require(
-                "slot that evaluation \(index) stores", store.slot, "one of the plan's \(slotCount) slots, counted from 0",
-                (0..<slotCount).contains(store.slot))
-        }
-        try require(
-            "slots that evaluation \(index) stores", "the same", "different",
-            row.stores.count < 2 || row.stores[0].slot != row.stores[1].slot)
-        // The order of summation depends on the order of the stores, which the coded form doesn't tell.
-        try require(
-            "slots that evaluation \(index) stores", "in descending order", "in ascending order",
-            row.stores.count < 2 || row.stores[0].slot < row.stores[1].slot)
-        func validate(_ combination: Combination) throws(SchedulerError) {
-            try require(
-                "number of slot coefficients of evaluation \(index)", combination.slots.count,
-                "at most the number of slots, \(slotCount)",
-                combination.slots.count <= slotCount)
-        }
-        try validate(row.nextSample)
-        if let report = row.report { try validate(report) }
-        for store in row.stores { try validate(store.value) }
-        try require("number of noise draws of evaluation \(index)", row.drawCount, "from 0 to 2", (0...2).contains(row.drawCount))
-        try require(
-            "number of noise draws of evaluation \(index)", row.drawCount, "at least 1 where noise is read",
-            row.drawCount > 0 || !row.needsNoise)
-    }
 
     /// What the model is told at each evaluation.
     public var timesteps: [Double] { grid.timesteps }

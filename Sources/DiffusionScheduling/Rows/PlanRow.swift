@@ -60,6 +60,57 @@ public struct PlanRow: Sendable, Equatable {
         stores.reduce(nextSample.slotSet | (report?.slotSet ?? 0)) { $0 | $1.value.slotSet }
     }
     var storeSet: UInt8 { stores.reduce(0) { $0 | 1 << UInt8($1.slot) } }
+
+    /// Whether the row reads or stores a slot.
+    package func usesSlot(_ slot: Int) -> Bool { (readSet | storeSet) >> UInt8(slot) & 1 != 0 }
+
+    /// Whether the row stores a slot.
+    package func storesSlot(_ slot: Int) -> Bool { storeSet >> UInt8(slot) & 1 != 0 }
+}
+
+// MARK: - Checks
+
+extension PlanRow {
+    /// Everything that can be wrong with a row.
+    ///
+    /// - Parameter evaluation: the row's place in its plan; nil for a row without a plan.
+    /// - Throws: `invalidValue`; `unrepresentablePlan` for coefficients of a plan that aren't finite.
+    func validate(at evaluation: Int?, slotCount: Int) throws(SchedulerError) {
+        func name() -> String { evaluation.map { "evaluation \($0)" } ?? "the row" }
+        guard prediction.isFinite, nextSample.isFinite, report?.isFinite ?? true, stores.allSatisfy(\.value.isFinite) else {
+            if let evaluation { throw .unrepresentablePlan(step: evaluation) }
+            throw .invalidValue(key: "a coefficient of the row", value: "infinite or not a number", allowed: "finite")
+        }
+        // p is computed first, from what the model was asked with and what it said.
+        try require(
+            "prediction of \(name())", "a combination of slots or of itself", "one of sample, model output and noise",
+            prediction.prediction == 0 && prediction.slotSet == 0)
+        try require(
+            "number of stores of \(name())", stores.count, "at most \(Self.maximumStoreCount)",
+            stores.count <= Self.maximumStoreCount)
+        for store in stores {
+            try require(
+                "slot that \(name()) stores", store.slot, "one of the plan's \(slotCount) slots, counted from 0",
+                (0..<slotCount).contains(store.slot))
+        }
+        try require(
+            "slots that \(name()) stores", "the same", "different", stores.count < 2 || stores[0].slot != stores[1].slot)
+        // The order of summation depends on the order of the stores, which the coded form doesn't tell.
+        try require(
+            "slots that \(name()) stores", "in descending order", "in ascending order",
+            stores.count < 2 || stores[0].slot < stores[1].slot)
+        func validate(_ combination: Combination) throws(SchedulerError) {
+            try require(
+                "number of slot coefficients of \(name())", combination.slots.count,
+                "at most the number of slots, \(slotCount)", combination.slots.count <= slotCount)
+        }
+        try validate(nextSample)
+        if let report { try validate(report) }
+        for store in stores { try validate(store.value) }
+        try require("number of noise draws of \(name())", drawCount, "from 0 to 2", (0...2).contains(drawCount))
+        try require(
+            "number of noise draws of \(name())", drawCount, "at least 1 where noise is read", drawCount > 0 || !needsNoise)
+    }
 }
 
 /// What is done to the predicted clean sample.

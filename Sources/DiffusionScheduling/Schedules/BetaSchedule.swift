@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /// How β, the variance of the noise that one training timestep adds, runs over the timesteps.
-public enum BetaSchedule: String, ConfigurationKeyword {
+public enum BetaSchedule: String, CaseIterable, Sendable {
     /// β_j evenly spaced from `beta_start` to `beta_end` (Ho et al. 2020, arXiv:2006.11239, section 4).
     case linear
     /// √β_j evenly spaced: the schedule of latent diffusion (Rombach et al. 2022, arXiv:2112.10752).
@@ -34,7 +34,7 @@ public enum BetaSchedule: String, ConfigurationKeyword {
             Self.betas(ofSignal: Self.laplace, count: count)
         case .sigmoid:
             Self.linspace(-6, 6, count: count).map { x in
-                let sigmoid = 1 / (1 + Self.exponential(-x))
+                let sigmoid = 1 / (1 + Self.torchExponential(-x))
                 return sigmoid * Float(end - start) + Float(start)
             }
         }
@@ -60,7 +60,7 @@ public enum BetaSchedule: String, ConfigurationKeyword {
 
     /// eˣ as torch's sigmoid has it, SLEEF's `expf_u10` (Shibata and Petrogalli 2020, doi:10.1109/TPDS.2019.2960333): not always the
     /// float32 number that is nearest.
-    private static func exponential(_ x: Float) -> Float {
+    private static func torchExponential(_ x: Float) -> Float {
         let exponent = (x * 1.442695).rounded(.toNearestOrEven)
         let s = x.addingProduct(exponent, -0.693145751953125).addingProduct(exponent, -1.428606765330187e-06)
         var u: Float = 0.000198527617812653846

@@ -48,7 +48,7 @@ enum FlowShift: Equatable {
 }
 
 /// How `mu` becomes a shift.
-public enum FlowTimeShiftType: String, ConfigurationKeyword {
+public enum FlowTimeShiftType: String, CaseIterable, Sendable {
     /// w = e^mu.
     case exponential
     /// w = mu.

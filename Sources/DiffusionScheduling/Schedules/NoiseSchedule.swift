@@ -24,25 +24,18 @@ public struct NoiseSchedule: Sendable, Equatable {
     /// The number of timesteps, T.
     public var count: Int { sigmas.count }
 
-    /// Builds the tables of a configuration.
+    /// Builds the tables of β.
     ///
     /// Where the betas are rescaled to a zero terminal signal-to-noise ratio, ᾱ_{T−1} is 0 and ς_{T−1} is that of ᾱ = 2⁻²⁴, 4,096.
     ///
-    /// - Parameter floorsSignal: whether ς is that of ᾱ = 2⁻²⁴ wherever it wouldn't be finite; for schedulers that step in ᾱ.
+    /// - Parameters:
+    ///   - key: the name of what the betas depend on, for the error.
+    ///   - rescales: whether the betas are rescaled to a zero terminal signal-to-noise ratio.
+    ///   - floorsSignal: whether ς is that of ᾱ = 2⁻²⁴ wherever it wouldn't be finite; for schedulers that step in ᾱ.
     /// - Throws: `invalidValue` if ᾱ becomes so small that ς isn't finite in float32.
     /// - Complexity: O(T).
-    public init(
-        _ configuration: some NoiseScheduleConfiguration, floorsSignal: Bool = false
-    ) throws(SchedulerError) {
-        let host = FloatingPointEnvironment.begin()
-        defer { host.end() }
-        var betas =
-            configuration.trainedBetas?.map { Float($0) }
-            ?? configuration.betaSchedule.betas(
-                from: configuration.betaStart, to: configuration.betaEnd, count: configuration.numTrainTimesteps)
-        let rescales = (configuration as? any ZeroTerminalSNRConfiguration)?.rescaleBetasZeroSNR ?? false
-        if rescales { betas = Self.rescaledToZeroTerminalSNR(betas) }
-
+    init(betas: [Float], key: String, rescales: Bool, floorsSignal: Bool) throws(SchedulerError) {
+        let betas = rescales ? Self.rescaledToZeroTerminalSNR(betas) : betas
         let alphasCumprod = Self.cumulativeProduct(betas)
         let sigmas = alphasCumprod.map { alpha in
             let sigma = ((1 - alpha) / alpha).squareRoot()
@@ -51,8 +44,7 @@ public struct NoiseSchedule: Sendable, Equatable {
         }
         if let timestep = sigmas.firstIndex(where: { !$0.isFinite }) {
             throw .invalidValue(
-                key: configuration.trainedBetas == nil ? "beta_end" : "trained_betas",
-                value: "so large that no signal is left at timestep \(timestep)",
+                key: key, value: "so large that no signal is left at timestep \(timestep)",
                 allowed: "small enough that the product of 1 - beta over all timesteps stays above 1e-38")
         }
         process = .variancePreserving
@@ -104,7 +96,8 @@ public struct NoiseSchedule: Sendable, Equatable {
             return rescaled * rescaled
         }
         return alphasCumprod.indices.map { j in
-            1 - (j == 0 ? alphasCumprod[0] : alphasCumprod[j] / alphasCumprod[j - 1])
+            // Squares of small roots may vanish before the last one does.
+            1 - (j == 0 ? alphasCumprod[0] : alphasCumprod[j] == 0 ? 0 : alphasCumprod[j] / alphasCumprod[j - 1])
         }
     }
 
@@ -150,7 +143,7 @@ public struct NoiseSchedule: Sendable, Equatable {
     }
 
     /// The same for a float32 level, with the roundings that diffusers' float32 arithmetic has there.
-    func timestep(atSigma sigma: Float) -> Double {
+    func timestep(atFloat32Sigma sigma: Float) -> Double {
         guard count > 1 else { return 0 }
         let logSigma = Float(logarithm(max(Double(sigma), 1e-10)))
         let lower = min(lastIndex(notAbove: Double(logSigma)), count - 2)

@@ -59,7 +59,7 @@ enum SigmaSpacing: Equatable {
 }
 
 /// The noise level after the last step, for schedulers with a choice.
-public enum FinalSigmasType: String, ConfigurationKeyword {
+public enum FinalSigmasType: String, CaseIterable, Sendable {
     /// 0: the last step removes all noise.
     case zero
     /// The least noise level of the training.

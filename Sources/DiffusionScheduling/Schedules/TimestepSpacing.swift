@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /// How the steps' timesteps are spread over the T training timesteps (Lin et al. 2023, arXiv:2305.08891, table 2).
-public enum TimestepSpacing: String, ConfigurationKeyword {
+public enum TimestepSpacing: String, CaseIterable, Sendable {
     /// Evenly spaced from the first to the last training timestep, rounded.
     case linspace
     /// Multiples of a whole stride from 0 on, plus `steps_offset`; the noisiest timesteps may be left out.

@@ -130,7 +130,7 @@ public struct EulerDiscreteConfiguration: VarianceExplodingDefinition, SigmaSpac
             try require("number of sigmas", custom.count, "at least 2: the last one is the level after the last step", custom.count > 1)
             try requireOrdered("sigmas", custom, by: >=, within: 0...Double(Float.greatestFiniteMagnitude), "finite and at least 0")
             sigmas = custom.map(\.roundedToFloat32)
-            timesteps = sigmas.dropLast().map { noise.timestep(atSigma: Float($0)).roundedToFloat32 }
+            timesteps = sigmas.dropLast().map { noise.timestep(atFloat32Sigma: Float($0)).roundedToFloat32 }
         } else {
             if isContinuous, case .timesteps = request {
                 throw .invalidValue(key: "timesteps", value: "given", allowed: "left out where timestep_type is continuous")

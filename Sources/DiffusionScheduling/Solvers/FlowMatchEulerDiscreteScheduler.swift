@@ -58,13 +58,15 @@ public struct FlowMatchEulerDiscreteConfiguration: SchedulerDefinition, SigmaSpa
             .init("max_shift", \.maxShift, "mu at max_image_seq_len, for pipelines."),
             .init("base_image_seq_len", \.baseImageSeqLen, "The number of image tokens that base_shift belongs to."),
             .init("max_image_seq_len", \.maxImageSeqLen, "The number of image tokens that max_shift belongs to."),
-            .init("invert_sigmas", \.invertSigmas, "Whether levels ascend from 0 to 1, for models whose level is the share of data."),
+            .init(
+                "invert_sigmas", \.invertSigmas, "Whether levels ascend from 0 to 1, for models whose level is the share of data."),
             .init("shift_terminal", \.shiftTerminal, "Stretches the levels so that the last step begins here."),
             .init("use_karras_sigmas", \.useKarrasSigmas, "Whether the levels follow Karras et al. 2022."),
             .init("use_exponential_sigmas", \.useExponentialSigmas, "Whether the levels are evenly spaced in their logarithm."),
             .init("use_beta_sigmas", \.useBetaSigmas, "Whether the levels are the quantiles of a beta distribution."),
             .init("time_shift_type", \.timeShiftType, "How mu shifts: by its exponential, or linear."),
-            .init("stochastic_sampling", \.stochasticSampling, "Whether each step replaces the noise in the sample by fresh noise."),
+            .init(
+                "stochastic_sampling", \.stochasticSampling, "Whether each step replaces the noise in the sample by fresh noise."),
         ]
     }
 
@@ -80,7 +82,7 @@ public struct FlowMatchEulerDiscreteConfiguration: SchedulerDefinition, SigmaSpa
         try require("max_image_seq_len", maxImageSeqLen, "at least 1", maxImageSeqLen >= 1)
         try validateShiftTerminal(shiftTerminal)
         try validateSigmaSpacing()
-        if invertSigmas, let sigmaMax {
+        if invertSigmas, spacing != .timesteps, let sigmaMax {
             try require("sigma_max", sigmaMax, "at most 1 where invert_sigmas is true", sigmaMax <= 1)
         }
     }
@@ -133,7 +135,7 @@ public struct FlowMatchEulerDiscreteConfiguration: SchedulerDefinition, SigmaSpa
             try requireStepCount(steps)
             let even = linspace(noise.sigmas[noise.count - 1] * count, noise.sigmas[0] * count, count: steps).map { $0 / count }
             levels = shift.levels(even, terminal: shiftTerminal)
-        case .timesteps(let custom):
+        case .timesteps(let custom, _):
             try requireOrdered("timesteps", custom, by: >, within: 0...count, "from 0 to \(noise.count)")
             timesteps = custom.map { Float($0) }
             levels = shift.levels(custom.map { Float($0) / Float(count) }, terminal: shiftTerminal).map(Double.init)
@@ -177,13 +179,20 @@ public struct FlowMatchEulerDiscreteConfiguration: SchedulerDefinition, SigmaSpa
         if spacing == .timesteps { return levels }
         let last = sigmaMin ?? levels[levels.count - 1]
         try require(
-            "sigmas[\(levels.count - 1)]", last, "greater than 0 where use_exponential_sigmas is true", last > 0 || spacing != .exponential)
+            "sigmas[\(levels.count - 1)]", last, "greater than 0 where use_exponential_sigmas is true",
+            last > 0 || spacing != .exponential)
         return spacing.sigmas(count: levels.count, from: sigmaMax ?? levels[0], to: last, trainingCount: numTrainTimesteps)
     }
 
     /// The table's, or t/T between its timesteps.
     public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
         try require("timestep", timestep, "from 0 to \(noise.count)", (0...Double(noise.count)).contains(timestep))
-        return NoiseLevel(sigma: (timestep / Double(noise.count)).roundedToFloat32, process: .flow)
+        var index = 0, end = noise.count - 1
+        while index < end {
+            let middle = (index + end) / 2
+            if noise.timesteps[middle] < timestep { index = middle + 1 } else { end = middle }
+        }
+        let isInTable = noise.timesteps[index] == timestep
+        return NoiseLevel(sigma: isInTable ? noise.sigmas[index] : timestep / Double(noise.count), process: .flow)
     }
 }

@@ -1,16 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// What a model's output means.
-public enum PredictionType: String, ConfigurationKeyword {
-    /// The noise in the sample.
-    case epsilon
-    /// The clean sample.
-    case sample
-    /// A·noise − S·clean sample (Salimans and Ho 2022, arXiv:2202.00512, section 4).
-    case vPrediction = "v_prediction"
-    /// The velocity noise − clean sample of flow matching.
-    case flowPrediction = "flow_prediction"
-
+extension PredictionType {
     /// The clean sample as a combination of the sample x and the model output e at a noise level with rates A and S:
     ///
     ///     epsilon  (x − S e)/A      sample  e      v_prediction  A x − S e      flow_prediction  x − ς e

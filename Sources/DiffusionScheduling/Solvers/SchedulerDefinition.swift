@@ -178,15 +178,16 @@ public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedSchedule
         guard Definition.isStateless else {
             throw .unsupportedOperation("step outside of a run", className: Definition.className)
         }
-        guard let plan else { throw .timestepsNotSet }
+        guard session != nil else { throw .timestepsNotSet }
         let host = FloatingPointEnvironment.begin()
         defer { host.end() }
         try options.validate()
-        return try configuration.row(at: timestep, of: plan, options: options, noise: noiseSchedule)
+        // In its place: copying a plan takes longer than the row.
+        return try configuration.row(at: timestep, of: session!.plan, options: options, noise: noiseSchedule)
     }
 
     public func row(at timestep: Double, optionValues: [String: JSONValue]) throws(SchedulerError) -> PlanRow {
-        try row(at: timestep, options: Definition.Options(values: optionValues))
+        try row(at: timestep, options: optionValues.isEmpty ? .init() : Definition.Options(values: optionValues))
     }
 
     public func trainingLevel(atTimestep timestep: Double) throws(SchedulerError) -> NoiseLevel {
@@ -260,45 +261,4 @@ extension DefinedScheduler where Definition: VelocityDefinition {
             noise.span, with: &span, timesteps: timesteps, sampleRate: { -$0.noiseRate }, noiseRate: { $0.signalRate })
         return velocity
     }
-}
-
-extension PlanRow {
-    /// Executes the row on memory of the caller's: aligned, and overlapping only where an output is an input.
-    ///
-    /// - Parameters:
-    ///   - slots: addresses by the slots' numbers; nil for those that aren't given.
-    ///   - order: slots in the order in which they are summed; those that aren't in it follow by their numbers.
-    package func step(
-        clamp: PredictionClamp, _ tensors: StepTensors, slots: [UnsafeMutableRawPointer?] = [], order: [Int] = [], batchSize: Int,
-        modelLearnsVariance: Bool = false, maximumThreads: Int = 0
-    ) throws(SchedulerError) {
-        try tensors.validate(batchSize: batchSize, modelLearnsVariance: modelLearnsVariance)
-        if tensors.noise == nil, needsNoise { throw .missingNoise(step: nil) }
-        let workspace = try Kernels.workspace(clamp: clamp, for: tensors, batchSize: batchSize)
-        if readSet | storeSet == 0 {
-            return try Kernels.step(
-                self, clamp: clamp, tensors, batchSize: batchSize, workspace: workspace, maximumThreads: maximumThreads)
-        }
-        try SamplingPlan.validate(self, of: 0, slotCount: Combination.maximumSlotCount)
-        for slot in 0..<Combination.maximumSlotCount where usesSlot(slot) {
-            try require("slot \(slot)", "missing", "given, as the row uses it", slot < slots.count && slots[slot] != nil)
-        }
-        var summed = SlotOrder()
-        for slot in (0..<Combination.maximumSlotCount).reversed() { summed.store(slot) }
-        for slot in order.reversed() {
-            try require(
-                "slot to read", slot, "from 0 to \(Combination.maximumSlotCount - 1)",
-                (0..<Combination.maximumSlotCount).contains(slot))
-            summed.store(slot)
-        }
-        try Kernels.step(
-            self, clamp: clamp, tensors, slots: slots, slotOrder: summed, batchSize: batchSize, workspace: workspace,
-            maximumThreads: maximumThreads)
-    }
-
-    /// Whether the row reads or stores a slot.
-    package func usesSlot(_ slot: Int) -> Bool { (readSet | storeSet) >> UInt8(slot) & 1 != 0 }
-
-    /// Whether the row stores a slot.
-    package func storesSlot(_ slot: Int) -> Bool { storeSet >> UInt8(slot) & 1 != 0 }
 }

@@ -2,6 +2,9 @@
 
 """What the tests share."""
 
+import os
+import random
+
 import diffusion_scheduling as ds
 import numpy as np
 import pytest
@@ -18,9 +21,17 @@ def cls(request):
     return request.param
 
 
+@pytest.fixture(scope="session")
+def seed():
+    """As in the Swift tests: fixed, unless the variable holds another number, or ``random`` for another one in every run."""
+    text = os.environ.get("DIFFUSION_SCHEDULING_TEST_SEED", "20240607")
+    return random.randrange(10**9) if text == "random" else int(text)
+
+
 @pytest.fixture
-def rng():
-    return np.random.default_rng(20240607)
+def rng(seed):
+    print(f"DIFFUSION_SCHEDULING_TEST_SEED={seed}")  # shown if the test fails
+    return np.random.default_rng(seed)
 
 
 def noise(x):

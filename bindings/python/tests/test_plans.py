@@ -3,6 +3,7 @@
 """The coded form of plans: its members are those of docs/PLAN.md, and the examples that run it agree with the library."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -84,7 +85,7 @@ def test_clamps_are_the_documented_ones():
     assert plan_of(ds.DEISMultistepScheduler())["clamp"] == {"none": {}}
     assert plan_of(ds.DDIMScheduler(clip_sample_range=1.5))["clamp"] == {"range": {"limit": 1.5}}
     threshold = plan_of(ds.DEISMultistepScheduler(thresholding=True, sample_max_value=2.0))["clamp"]
-    assert threshold == {"dynamicThreshold": {"ratio": 0.995, "maximum": 2}}
+    assert threshold == {"dynamic_threshold": {"ratio": 0.995, "maximum": 2}}
 
 
 @pytest.mark.parametrize("program", ["run_with_numpy.py", "run_with_torch.py"])
@@ -93,7 +94,7 @@ def test_examples_agree_with_the_library(program):
         pytest.importorskip("torch")
     run = subprocess.run(
         [sys.executable, ROOT / "Examples/Plans" / program],
-        env={"PYTHONPATH": str(Path(ds.__file__).parents[1])},
+        env=os.environ | {"PYTHONPATH": str(Path(ds.__file__).parents[1])},
         capture_output=True,
         text=True,
     )

@@ -473,11 +473,11 @@ def test_rescaled_guidance_keeps_the_contrast(x, rng):
 # ---- Memory and threads
 
 
-def test_recycled_memory_is_never_somebodys():
+def test_recycled_memory_is_never_somebodys(rng):
     size = (1, 4, 512, 512)
     assert np.prod(size) * 4 >= _memory.SMALLEST
     scheduler = ds.DDIMScheduler(clip_sample=False)
-    x = np.random.default_rng(1).standard_normal(size).astype(np.float32)
+    x = rng.standard_normal(size).astype(np.float32)
     kept, copies, views = [], [], []
     for sample in loop_outputs(scheduler, x, 12):
         kept.append(sample)
@@ -556,8 +556,8 @@ def test_threads_may_share_a_stateless_scheduler(kind, x):
     assert not faults
 
 
-def test_results_do_not_depend_on_threads(cls):
-    x = np.random.default_rng(3).standard_normal((2, 4, 128, 128)).astype(np.float32)
+def test_results_do_not_depend_on_threads(cls, rng):
+    x = rng.standard_normal((2, 4, 128, 128)).astype(np.float32)
     scheduler = cls()
     scheduler.max_threads = 1
     assert np.array_equal(loop(scheduler, x, 5)[-1], loop(cls(), x, 5)[-1])

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// Ancestral Euler: each step goes further down than its level and returns with new noise (k-diffusion's `sample_euler_ancestral`; the
+/// ancestral sampling of Song et al. 2020, arXiv:2011.13456, appendix F, for the variance-exploding process).
+///
+/// From ς to τ, with the derivative d and standard normal noise z:
+///
+///     σ_up² = τ² (ς² − τ²)/ς²        σ_down = τ²/ς        x' = x + (σ_down − ς) d + σ_up z
+///
+/// A generator draws noise at every step, also at the last one, which adds none.
+///
+/// The class of that name in diffusers is the reference; see the README for where this one differs.
+public typealias EulerAncestralDiscreteScheduler = DefinedScheduler<EulerAncestralDiscreteConfiguration>
+
+/// The parameters of `EulerAncestralDiscreteScheduler`, with diffusers' defaults.
+public struct EulerAncestralDiscreteConfiguration: VarianceExplodingDefinition, ZeroTerminalSNRConfiguration {
+    public static let className = "EulerAncestralDiscreteScheduler"
+    public static let compatibleClassNames = multistepCompatibleClassNames
+    static let predictionTypes: [PredictionType] = [.epsilon, .vPrediction]
+
+    public var numTrainTimesteps = 1000
+    public var betaStart = 0.0001
+    public var betaEnd = 0.02
+    public var betaSchedule = BetaSchedule.linear
+    public var trainedBetas: [Double]?
+    public var predictionType = PredictionType.epsilon
+    public var timestepSpacing = TimestepSpacing.linspace
+    public var stepsOffset = 0
+    public var rescaleBetasZeroSNR = false
+
+    public var origin = ConfigurationOrigin()
+
+    public init() {}
+
+    public static var parameters: [ConfigurationParameter<Self>] {
+        noiseScheduleParameters + [
+            .init("prediction_type", \.predictionType, among: predictionTypes, "What the model's output means."),
+            .init("timestep_spacing", \.timestepSpacing, "How the timesteps are spread over those of the training."),
+            .init("steps_offset", \.stepsOffset, "What is added to the timesteps of the spacing leading."),
+        ] + zeroTerminalSNRParameters
+    }
+
+    public func validate() throws(SchedulerError) {
+        try validateVarianceExploding()
+        try require("prediction_type", predictionType, among: Self.predictionTypes)
+    }
+
+    // MARK: The plan
+
+    public func grid(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> TimestepGrid {
+        if case .timesteps = request {
+            throw .invalidValue(key: "timesteps", value: "given", allowed: "left out: this scheduler chooses them itself")
+        }
+        let timesteps = try timesteps(request, noise: noise)
+        return TimestepGrid(
+            timesteps: timesteps, sigmas: timesteps.map(noise.sigma(atTimestep:)) + [0], process: noise.process)
+    }
+
+    public func plan(
+        on grid: TimestepGrid, for request: TimestepRequest, options: NoRunOptions
+    ) throws(SchedulerError) -> SamplingPlan {
+        let solver = VarianceExplodingSolver(predictionType: predictionType)
+        let rows = grid.timesteps.indices.map { index in
+            let sigma = grid.sigmas[index], target = grid.sigmas[index + 1]
+            // A step up, as from the floor of a zero terminal signal-to-noise ratio, has no noise to renew.
+            let ratio = sigma > 0 ? min(target / sigma, 1) : 1
+            var next = solver.step(from: sigma, to: target * ratio)
+            next.noise = target * ((1 - ratio) * (1 + ratio)).squareRoot()
+            return PlanRow(prediction: solver.prediction(at: sigma), nextSample: next, drawCount: 1)
+        }
+        return try plan(on: grid, rows: rows)
+    }
+}

@@ -1,0 +1,107 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+
+"""Checks which folder of Sources/DiffusionScheduling names which: `allowed` is the table.
+
+    python3 Tests/check-folders.py
+
+A folder names another one where its code, outside of comments and texts, contains a type that the other one declares at the top level.
+Prints every name that is out of order with its place; fails if there are any.
+"""
+
+import pathlib
+import re
+import sys
+
+root = pathlib.Path(__file__).resolve().parent.parent
+sources = root / "Sources" / "DiffusionScheduling"
+
+# Each folder with those that it may name, beside itself and the basic types in the top folder.
+allowed = {
+    "Schedules": set(),
+    "Configuration": {"Schedules"},
+    "Rows": set(),
+    "Guidance": {"Kernels", "Rows"},
+    "Kernels": {"Guidance", "Rows"},
+    "Noise": {"Kernels"},
+    "Plan": {"Configuration", "Guidance", "Kernels", "Rows", "Schedules"},
+    "Solvers": {"Configuration", "Guidance", "Kernels", "Noise", "Plan", "Rows", "Schedules"},
+}
+# The top folder's files that stand above all folders; its other files are below them.
+above = {"SchedulerCatalog.swift"}
+# The one folder that calls C.
+importer = "Kernels"
+# What wraps C and has nothing to do with tensors: whoever computes scalars may name it.
+everywhere = {"FloatingPointEnvironment"}
+
+declaration = re.compile(
+    r"^(?:@\w+(?:\([^)]*\))?\s+)*(?:(?:public|package|internal|private|fileprivate|final|indirect|nonisolated)\s+)*"
+    r"(struct|class|enum|protocol|actor|typealias)\s+(\w+)",
+    re.MULTILINE,
+)
+
+
+def code_of(path):
+    """The file without comments and without the characters of texts, line by line as it was."""
+    text, out, place, nesting = path.read_text(), [], 0, []
+    while place < len(text):
+        if nesting and nesting[-1] == '"' and text[place] == "\\" and text[place + 1 : place + 2] == "(":
+            nesting.append("(")  # an interpolation: code again
+            place += 2
+        elif nesting and nesting[-1] in ('"', '"""'):
+            if text.startswith(nesting[-1], place):
+                place += len(nesting.pop())
+            else:
+                out.append("\n" if text[place] == "\n" else " ")
+                place += 2 if text[place] == "\\" else 1
+        elif text.startswith("//", place):
+            place = text.find("\n", place) if "\n" in text[place:] else len(text)
+        elif text.startswith("/*", place):
+            end = text.index("*/", place) + 2
+            out.append("\n" * text.count("\n", place, end))
+            place = end
+        elif text[place] == '"':
+            nesting.append('"""' if text.startswith('"""', place) else '"')
+            place += len(nesting[-1])
+        else:
+            if nesting and text[place] == "(":
+                nesting.append("(")
+            elif nesting and text[place] == ")":
+                nesting.pop()
+            out.append(text[place])
+            place += 1
+    return "".join(out)
+
+
+files = {path: code_of(path) for path in sorted(sources.rglob("*.swift"))}
+
+
+def folder_of(path):
+    return path.parent.relative_to(sources).parts[0] if path.parent != sources else path.name if path.name in above else ""
+
+
+homes, faults = {}, []
+for path, code in files.items():
+    for match in declaration.finditer(code):
+        name, folder = match[2], folder_of(path)
+        if homes.setdefault(name, folder) != folder:
+            faults.append(f"{path.relative_to(root)}: {name} is declared in {homes[name] or 'the top folder'} too")
+    if folder_of(path) not in allowed and folder_of(path) not in above and folder_of(path):
+        faults.append(f"{path.relative_to(root)}: the folder is not in the table of {pathlib.Path(__file__).name}")
+
+word = re.compile(r"\b[A-Z]\w*\b")
+for path, code in files.items():
+    folder = folder_of(path)
+    for number, line in enumerate(code.split("\n"), 1):
+        place = f"{path.relative_to(root)}:{number}"
+        if re.search(r"\bimport\s+CKernels\b", line) and folder != importer:
+            faults.append(f"{place}: only {importer} imports CKernels")
+        if folder in above or folder not in allowed:
+            continue
+        for name in sorted(set(word.findall(line))):
+            home = homes.get(name, "")
+            if home and home != folder and home not in allowed[folder] and name not in everywhere:
+                faults.append(f"{place}: {folder} names {name} of {home}")
+
+print("\n".join(faults) if faults else f"check-folders: {len(files)} files, {len(homes)} types, each where it may be named")
+sys.exit(1 if faults else 0)
