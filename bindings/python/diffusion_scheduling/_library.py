@@ -215,9 +215,9 @@ _HANDLE, _HANDLE_OUT = c_uint64, POINTER(c_uint64)
 _TENSOR, _DOUBLES, _SIZE_OUT = POINTER(Tensor), POINTER(c_double), POINTER(c_size_t)
 
 # Each of these names stands here only.
-_SESSIONS_STEP = "ds_step_rows"
-_RESTORE_ON_PLAN = "ds_session_restore_beside"
-_MIX = "ds_add_noise_at"
+_SESSIONS_STEP = "ds_sessions_step"
+_RESTORE_ON_PLAN = "ds_session_restore_like"
+_MIX = "ds_combine_noise"
 
 _SIGNATURES: dict[str, list[Any]] = {
     "ds_class_description": [c_char_p, c_void_p, c_size_t, _SIZE_OUT],
