@@ -15,6 +15,7 @@ public typealias EulerAncestralDiscreteScheduler = DefinedScheduler<EulerAncestr
 /// The parameters of `EulerAncestralDiscreteScheduler`, with diffusers' defaults.
 public struct EulerAncestralDiscreteConfiguration: VarianceExplodingDefinition, ZeroTerminalSNRConfiguration {
     public static let className = "EulerAncestralDiscreteScheduler"
+    public static let resultType = ResultType.modelOutput
     public static let compatibleClassNames = multistepCompatibleClassNames
     static let predictionTypes: [PredictionType] = [.epsilon, .vPrediction]
 

@@ -95,10 +95,10 @@ def deliver(result: Array, target: Array, layout: None = None) -> Array:
 def quick_step(call: StepCall, sample: Array, model_output: Array, has_report: bool) -> Callable[..., tuple[Array, ...] | None]:
     """A function that takes steps of arrays like these, which the library takes as they are, by nothing but the call.
 
-    Its arguments are the call's subject, model output, sample, noise or None, and the array to write to or None. It returns what
-    ``step`` returns as a tuple; or None where the arrays have another form, and then nothing has been done.
+    Its arguments are the step's row or None, model output, sample, noise or None, and the array to write to or None. It returns
+    what ``step`` returns as a tuple; or None where the arrays have another form, and then nothing has been done.
     """
-    tensors, function, before, after = call
+    tensors, function, arguments, place = call
     te, tx, tz = tensors.model_output, tensors.sample, tensors.noise
     ty, tp = tensors.prev_sample, tensors.pred_original_sample
     has_noise = tensors.references[2] is not None
@@ -109,7 +109,7 @@ def quick_step(call: StepCall, sample: Array, model_output: Array, has_report: b
     # Threads may step with one stateless scheduler at once: one that finds the structs in use takes the general way.
     unused = [tensors]
 
-    def take(subject: Any, e: Array, x: Array, z: Array | None, out: Array | None) -> tuple[Array, ...] | None:
+    def take(row: Any, e: Array, x: Array, z: Array | None, out: Array | None) -> tuple[Array, ...] | None:
         try:
             if (
                 e.dtype is not model_dtype
@@ -147,7 +147,9 @@ def quick_step(call: StepCall, sample: Array, model_output: Array, has_report: b
             tz.data = z_data
         if has_report:
             tp.data = p_data
-        status = function(*before, subject, *after)
+        if place is not None:
+            place.contents = row
+        status = function(*arguments)
         unused.append(tensors)
         if status:
             raise _library.error(status)

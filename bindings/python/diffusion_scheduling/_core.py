@@ -12,7 +12,7 @@ form.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from ctypes import byref, c_size_t, c_uint
+from ctypes import byref, c_size_t, c_uint, pointer
 from typing import Any, ClassVar
 
 from . import _library
@@ -26,8 +26,8 @@ Options = tuple[Any, ...]
 _session_step = _library.unchecked("ds_session_step")
 _row_step = _library.unchecked("ds_scheduler_row_step")
 
-MOST_ROWS = 10_000
-"""How many rows a stateless scheduler keeps at most."""
+MOST_ROWS, MOST_OPTIONS = 1000, 100
+"""How many rows a stateless scheduler keeps at most, and for how many options."""
 
 
 def no_quick_step(*arguments: Any) -> None:
@@ -108,9 +108,9 @@ class Core:
     def _take(
         self,
         function: Callable[..., int],
-        before: tuple[Any, ...],
-        subject: Any,
+        subject: tuple[Any, ...],
         slots: tuple[Any, ...],
+        row: Any,
         model_output: Tensor,
         sample: Tensor,
         noise: Tensor | None,
@@ -121,7 +121,8 @@ class Core:
     ) -> tuple[Tensor, ...]:
         """Takes a step of any tensors that the library can reach, and makes the quick step for the next ones.
 
-        function  its arguments are `before`, `subject`, model output, sample, noise, `slots`, next sample, report, threads
+        function  its arguments are `subject`, model output, sample, noise, `slots`, next sample, report, threads
+        row       the pointer among them to the step's row, if it has one
         dtype     of the results
         work      which the library computes in
         layout    likewise
@@ -141,9 +142,9 @@ class Core:
             results.append(t.result_arrays(x.shape, dtype, work, None))
             tensors.pred_original_sample.data = t.address(results[1][1])
         te, tx, tz, ty, tp = tensors.references
-        after = te, tx, tz, *slots, ty, tp if has_report else None, self._threads
-        check(function(*before, subject, *after))
-        call = StepCall(tensors, function, before, after)
+        arguments = *subject, te, tx, tz, *slots, ty, tp if has_report else None, self._threads
+        check(function(*arguments))
+        call = StepCall(tensors, function, arguments, row)
         self._quick = t.quick_step(call, x, e, has_report) if as_given else no_quick_step
         return tuple(t.deliver(result, target, layout) for result, target in results)
 
@@ -179,20 +180,28 @@ class Core:
 class Stateless(Core):
     """Steps that depend on nothing but their arguments. Threads may take them at once, at any timestep of the training."""
 
+    _planned_rows: tuple[Plan | None, str] = None, ""
+    """The plan and the request that the rows belong to: rows of an equal plan stay."""
+
     def _read_plan(self) -> None:
         super()._read_plan()
-        self._rows: dict[Any, tuple[Any, Row]] = {}
+        planned = self._plan, self._plan.request_text
+        if planned != self._planned_rows:
+            self._planned_rows = planned
+            self._rows: dict[Options, dict[float, tuple[Row, int]]] = {}
 
-    def _row(self, timestep: Any, options: Options) -> tuple[Any, Row]:
-        """The row of the step at a timestep: by reference, and itself. Rows are kept."""
+    def _row(self, timestep: float, options: Options) -> tuple[Row, int]:
+        """The row of the step at a timestep, and how many tensors of noise it draws. Rows are kept."""
         plan = self._ready()
         assert plan.request is not None
-        own = {name: value for name, value in plan.request[1].items() if name in self.description.option_names}
-        timestep = float(timestep)  # An array of one can't be looked up.
-        row = plan.row_at(timestep, {**own, **self._given(options)})
-        if len(self._rows) >= MOST_ROWS:
+        told = {**plan.request[1], **self._given(options)}
+        told = {each.key: told[each.key] for each in self.description.options if told.get(each.key, each.default) != each.default}
+        row = plan.row_at(timestep, told)
+        rows = self._rows.setdefault(options, {})
+        if len(rows) >= MOST_ROWS or len(self._rows) > MOST_OPTIONS:
             self._rows.clear()
-        found = self._rows[timestep, options] = byref(row), row
+            rows = self._rows[options] = {}
+        found = rows[timestep] = row, row.n_noise_draws
         return found
 
     def _step(
@@ -206,18 +215,18 @@ class Stateless(Core):
         out: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """The next sample, and the report."""
+        timestep = float(timestep)  # Which is quicker to look up than NumPy's numbers.
         try:
-            reference, row = self._rows[timestep, options]
-        except (KeyError, AttributeError, TypeError):
-            reference, row = self._row(timestep, options)
-        draws = row.n_noise_draws
+            row, draws = self._rows[options][timestep]
+        except (KeyError, AttributeError):
+            row, draws = self._row(timestep, options)
         if draws:
             if generator is not None and noise is not None:
                 raise _library.InvalidValueError("generator and variance_noise are both given, but at most one may be")
             noise = self._draw(draws, generator, noise, model_output, sample)
         else:
             noise = None
-        result: tuple[Tensor, ...] | None = self._quick(reference, model_output, sample, noise, out)
+        result: tuple[Tensor, ...] | None = self._quick(row, model_output, sample, noise, out)
         if result is not None:
             return result
         t = self._tensors
@@ -225,13 +234,14 @@ class Stateless(Core):
         dtype = self._result_type(e, x)
         if noise is not None:
             dtype = t.common_type(t.as_given(noise), x, e)
-        return self._general_step(row, reference, e, x, noise, out, dtype)
+        return self._general_step(row, e, x, noise, out, dtype)
 
     def _general_step(
-        self, row: Row, reference: Any, e: Tensor, x: Tensor, noise: Tensor | None, out: Tensor | None, dtype: Any
+        self, row: Row, e: Tensor, x: Tensor, noise: Tensor | None, out: Tensor | None, dtype: Any
     ) -> tuple[Tensor, ...]:
-        work, layout, before = self._tensors.computing_type(dtype), self._tensors.layout(e, x), (self._plan.argument,)
-        return self._take(_row_step, before, reference, (None, c_size_t(0)), e, x, noise, out, dtype, work, layout)
+        work, layout, place = self._tensors.computing_type(dtype), self._tensors.layout(e, x), pointer(row)
+        subject, slots = (self._plan.argument, place), (None, c_size_t(0))
+        return self._take(_row_step, subject, slots, place, e, x, noise, out, dtype, work, layout)
 
 
 class Ordered(Core):
@@ -242,8 +252,6 @@ class Ordered(Core):
     """
 
     _session: Session | None = None
-    _subject: Any = None
-    """The session as an argument of the quick step's."""
     _index: int | None = None
     _begin_index: int | None = None
     _work: Any = None
@@ -266,7 +274,7 @@ class Ordered(Core):
 
     def _restart(self) -> None:
         """Goes to before the first step, with empty slots."""
-        self._session = self._subject = self._index = self._work = None
+        self._session = self._index = self._work = None
         self._quick, self._is_plain = no_quick_step, False
         self._session_options = self._unset
 
@@ -323,7 +331,7 @@ class Ordered(Core):
         draws = 0 if self._is_quiet and options == self._unset else self._draw_count(index, options)
         noise = self._draw(draws, generator, noise, model_output, sample)
         if self._session is not None and options == self._session_options:
-            result: tuple[Tensor, ...] | None = self._quick(self._subject, model_output, sample, noise, out)
+            result: tuple[Tensor, ...] | None = self._quick(None, model_output, sample, noise, out)
             if result is not None:
                 self._index = index + 1
                 return result
@@ -340,9 +348,9 @@ class Ordered(Core):
         begins = self._work is None
         work = t.computing_type(t.common_type(e, x)) if begins else self._work
         layout = t.layout(e, x) if begins else self._layout
-        result = self._take(_session_step, (), session.argument, (), e, x, noise, out, dtype, work, layout)
+        result = self._take(_session_step, (session.argument,), (), None, e, x, noise, out, dtype, work, layout)
         self._session, self._session_options, self._work, self._layout = session, options, work, layout
-        self._subject, self._is_plain = session.argument, self._is_quiet and options == self._unset
+        self._is_plain = self._is_quiet and options == self._unset
         return result
 
     # ---- The parts of a step that diffusers documents

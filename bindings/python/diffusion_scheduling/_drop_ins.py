@@ -180,7 +180,7 @@ class DropIn(Core):
 
     # ---- Copies: each makes its own plan, which holds no memory of this one's.
 
-    _transient = ("_quick", "_properties", "_plan", "_plans", "_rows", "_session", "_subject")
+    _transient = ("_quick", "_properties", "_plan", "_plans", "_rows", "_planned_rows", "_session")
 
     def __getstate__(self) -> dict[str, Any]:
         state = {key: value for key, value in self.__dict__.items() if key not in self._transient}
@@ -218,11 +218,9 @@ class StatelessDropIn(DropIn, Stateless):
         value = value if value >= 0 else value + int(self.config.num_train_timesteps)
         return super()._step(model_output, value, sample, options, generator, noise)
 
-    def _general_step(
-        self, row: Row, reference: Any, e: Tensor, x: Tensor, noise: Tensor | None, out: None, dtype: Any
-    ) -> tuple[Tensor, ...]:
+    def _general_step(self, row: Row, e: Tensor, x: Tensor, noise: Tensor | None, out: None, dtype: Any) -> tuple[Tensor, ...]:
         if not is_beyond_reach(e, x):
-            return super()._general_step(row, reference, e, x, noise, out, dtype)
+            return super()._general_step(row, e, x, noise, out, dtype)
         results, _ = step_by_row(row, self._properties, e, x, noise, {}, self.description.returns_report)
         return tuple(result.to(dtype) for result in results)
 
@@ -287,7 +285,7 @@ class OrderedDropIn(DropIn, Ordered):
         out: None = None,
     ) -> tuple[Tensor, ...]:
         if self._is_plain and options == self._unset:
-            result: tuple[Tensor, ...] | None = self._quick(self._subject, model_output, sample, None, None)
+            result: tuple[Tensor, ...] | None = self._quick(None, model_output, sample, None, None)
             if result is not None:
                 self._index += 1  # type: ignore[operator]
                 return result
@@ -315,7 +313,6 @@ class OrderedDropIn(DropIn, Ordered):
         super().__setstate__(state)
         if saved is not None:
             self._session = Session.restore(self._plan_with(self._session_options), saved)
-            self._subject = self._session.argument
 
 
 # ---- Methods for the classes whose originals have them

@@ -44,6 +44,8 @@ class Plan(Handle):
 
     request: tuple[int, dict[str, Any]] | None = None
     """The planning call, so that a copy of the scheduler can make it again."""
+    request_text = ""
+    """The same to compare with."""
 
     @classmethod
     def make(cls: type[P], values: Mapping[str, Any], class_name: str, overrides: Mapping[str, Any] | None = None) -> P:
@@ -74,8 +76,9 @@ class Plan(Handle):
         """Plans a run of `count` steps, 0 where the arguments say how many; they are diffusers' and the run's options."""
         if not 0 <= count < MOST_STEPS:
             raise _library.InvalidValueError(f"number of steps is {count}, but must be at least 1")
-        check(library.ds_scheduler_set_timesteps(self.value, count, _configuration.text(arguments).encode()))
-        self.request = count, arguments
+        text = _configuration.text(arguments)
+        check(library.ds_scheduler_set_timesteps(self.value, count, text.encode()))
+        self.request, self.request_text = (count, arguments), f"{count} {text}"
 
     def again(self, arguments: dict[str, Any]) -> Plan:
         """Another plan of the same configuration and request, with these arguments besides."""

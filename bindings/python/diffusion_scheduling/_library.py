@@ -215,9 +215,9 @@ _HANDLE, _HANDLE_OUT = c_uint64, POINTER(c_uint64)
 _TENSOR, _DOUBLES, _SIZE_OUT = POINTER(Tensor), POINTER(c_double), POINTER(c_size_t)
 
 # Each of these names stands here only.
-_SESSIONS_STEP = "ds_step_rows"
-_RESTORE_ON_PLAN = "ds_session_restore_beside"
-_MIX = "ds_add_noise_at"
+_SESSIONS_STEP = "ds_sessions_step"
+_RESTORE_ON_PLAN = "ds_session_restore_like"
+_MIX = "ds_combine_noise"
 
 _SIGNATURES: dict[str, list[Any]] = {
     "ds_class_description": [c_char_p, c_void_p, c_size_t, _SIZE_OUT],
@@ -406,10 +406,10 @@ class StepTensors:
 
 
 class StepCall(NamedTuple):
-    """A call that takes a step, made again and again: each time the addresses are written to the tensors, and
-    ``function(*before, subject, *after)`` returns a status. The subject is a session, or a row by reference."""
+    """A call that takes a step, made again and again: each time the addresses are written to the tensors, and where steps have rows
+    of their own, the row to ``row.contents``; then ``function(*arguments)`` returns a status."""
 
     tensors: StepTensors
     function: Callable[..., int]
-    before: tuple[Any, ...]
-    after: tuple[Any, ...]
+    arguments: tuple[Any, ...]
+    row: Any

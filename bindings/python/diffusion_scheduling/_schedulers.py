@@ -264,7 +264,7 @@ class StatelessScheduler(ArrayScheduler, Stateless):
 
     def row_at(self, timestep: float, **options: Any) -> Row:
         """The scalars of the step at any timestep of the training, for engines whose tensors live elsewhere."""
-        return self._row(timestep, tuple(options.pop(name, None) for name in self.description.option_names))[1]
+        return self._row(float(timestep), tuple(options.pop(name, None) for name in self.description.option_names))[0]
 
 
 class OrderedScheduler(ArrayScheduler, Ordered):
@@ -306,7 +306,7 @@ class OrderedScheduler(ArrayScheduler, Ordered):
         out: Array | None = None,
     ) -> tuple[Array, ...]:
         if self._is_plain and timestep == self._upcoming[self._index] and options == self._unset:  # type: ignore[index]
-            result: tuple[Array, ...] | None = self._quick(self._subject, model_output, sample, None, out)
+            result: tuple[Array, ...] | None = self._quick(None, model_output, sample, None, out)
             if result is not None:
                 self._index += 1  # type: ignore[operator]
                 return result
@@ -333,7 +333,7 @@ class OrderedScheduler(ArrayScheduler, Ordered):
         saved, options, index, work, begin_index = state["run"]
         if saved is not None:
             self._session = Session.restore(self._plan_with(options), saved)
-            self._session_options, self._index, self._work, self._subject = options, index, work, self._session.argument
+            self._session_options, self._index, self._work = options, index, work
         self._begin_index = begin_index
 
 

@@ -117,10 +117,10 @@ def is_beyond_reach(*tensors: Tensor) -> bool:
 def quick_step(call: StepCall, sample: Tensor, model_output: Tensor, has_report: bool) -> Callable[..., tuple[Tensor, ...] | None]:
     """A function that takes steps of tensors like these, which the library takes as they are, by nothing but the call.
 
-    Its arguments are the call's subject, model output, sample, noise or None, and None. It returns what ``step`` returns as a
+    Its arguments are the step's row or None, model output, sample, noise or None, and None. It returns what ``step`` returns as a
     tuple; or None where the tensors have another form, and then nothing has been done.
     """
-    tensors, function, before, after = call
+    tensors, function, arguments, place = call
     te, tx, tz = tensors.model_output, tensors.sample, tensors.noise
     ty, tp = tensors.prev_sample, tensors.pred_original_sample
     has_noise = tensors.references[2] is not None
@@ -131,7 +131,7 @@ def quick_step(call: StepCall, sample: Tensor, model_output: Tensor, has_report:
     # Threads may step with one stateless scheduler at once: one that finds the structs in use takes the general way.
     unused = [tensors]
 
-    def take(subject: Any, e: Tensor, x: Tensor, z: Tensor | None, out: None) -> tuple[Tensor, ...] | None:
+    def take(row: Any, e: Tensor, x: Tensor, z: Tensor | None, out: None) -> tuple[Tensor, ...] | None:
         if (
             e.dtype is not model_dtype
             or x.dtype is not dtype
@@ -160,7 +160,9 @@ def quick_step(call: StepCall, sample: Tensor, model_output: Tensor, has_report:
             tz.data = z.data_ptr()
         if p is not None:
             tp.data = p.data_ptr()
-        status = function(*before, subject, *after)
+        if place is not None:
+            place.contents = row
+        status = function(*arguments)
         unused.append(tensors)
         if status:
             raise _library.error(status)

@@ -5,6 +5,7 @@
 import copy
 import inspect
 import math
+import os
 import pickle
 import subprocess
 import sys
@@ -171,6 +172,6 @@ def test_the_stubs_are_up_to_date():
     script = Path(__file__).resolve().parents[1] / "make_stubs.py"
     if not script.exists():
         pytest.skip("the repository isn't there")
-    environment = {"PYTHONPATH": str(Path(ds.__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(ds.__file__).parents[1])}
     run = subprocess.run([sys.executable, script, "--check"], env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr

@@ -130,7 +130,7 @@ def test_mixed_types_are_promoted(cls, x, model, sample, result):
     scheduler.set_timesteps(4)
     exact.set_timesteps(4)
     y, z = x.astype(sample), x.astype(sample).astype("f8")
-    result = model if cls.description.result_type == "model_output" else result
+    result = {"model_output": model, "sample": sample}.get(cls.description.result_type, result)
     for t in scheduler.timesteps[:3]:
         e, drawn = np.tanh(scheduler.scale_model_input(y, t)).astype(model), noise(x).astype(model)
         y = scheduler.step(e, t, y, variance_noise=drawn).prev_sample
