@@ -45,6 +45,8 @@ class DropIn(Core):
     _original: ClassVar[type[Any]]
     _output: ClassVar[type[Any]]
     """What ``step`` returns."""
+    _steps_unplanned = False
+    """Whether the original steps through all timesteps of the training where none have been set."""
     _plan_text = ""
     _planned_timesteps: Tensor | None = None
     """The tensor that `timesteps` was when the plan was made."""
@@ -117,6 +119,15 @@ class DropIn(Core):
         self.timesteps = self._planned_timesteps = table.to(device or "cpu")
         self.num_inference_steps = min(count or len(timesteps), len(timesteps))
         self._read_plan()
+
+    def _ready(self) -> Plan:
+        if self.num_inference_steps is not None or not self._steps_unplanned:
+            return super()._ready()
+        if self._plan is None or self._plan.request is None:
+            self._ask(None, int(self.config.num_train_timesteps), {})
+            self.num_inference_steps = None
+        plan: Plan = self._plan
+        return plan
 
     def _value(self, timestep: Any) -> float:
         """The number that a timestep is. One of this scheduler's own needn't be read back from a device."""
@@ -312,7 +323,10 @@ class OrderedDropIn(DropIn, Ordered):
 
 def scale_model_input(self: Any, sample: Tensor, timestep: Any = None) -> Tensor:
     """The model's input at a timestep: most schedulers' models are asked with the sample as it is."""
-    if self.num_inference_steps is None or not self._scales_inputs:
+    if self.num_inference_steps is None and not self._steps_unplanned:
+        return sample
+    self._ready()
+    if not self._scales_inputs:
         return sample
     self._index = self._next_index(timestep)
     scaled: Tensor = self._scaled(sample, self._index)
@@ -414,6 +428,7 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
         "step": step,
         "set_timesteps": set_timesteps,
         "_original": original,
+        "_steps_unplanned": "num_inference_steps is None" not in inspect.getsource(original.step),
         "_output": output,
         "_unset": tuple(each.default if each.key in given else None for each in description.options),
         **{name: method for name, method in optional.items() if hasattr(original, name)},

@@ -14,8 +14,8 @@ FOLDER = Path(__file__).resolve().parents[3] / "Tests/Goldens"
 SHAPE = (2, 3, 2, 2)
 J = np.arange(np.prod(SHAPE)).reshape(SHAPE)
 TOLERANCE = 1e-4
-"""Relative to max(1, |x|), besides ten times what diffusers' own float32 run is off by: the records' levels are float32 numbers by torch,
-some of which differ from ours in their last bit."""
+"""Relative to max(1, |x|), besides ten times what diffusers' own float32 run is off by: the records' levels are float32 numbers by
+torch, some of which differ from ours in their last bit."""
 
 
 def records():
@@ -58,8 +58,8 @@ def finish(scheduler, record, convert=lambda array: array):
 
 
 def differs_on_purpose(record, config):
-    """LCM's last step never adds noise here; sigma_max of another scheduler isn't taken where levels are inverted; mu is refused beside
-    timesteps; and PNDM, where a run begins late, takes each step once."""
+    """LCM's last step never adds noise here; sigma_max of another scheduler isn't taken where levels are inverted; mu is refused
+    beside timesteps; and PNDM, where a run begins late, takes each step once."""
     request = record["request"].keys()
     return (
         {"timesteps", "strength"} <= request
@@ -71,8 +71,8 @@ def differs_on_purpose(record, config):
 
 
 def is_another_run(scheduler, record):
-    """Whether a timestep has been rounded to the neighbour, where torch's own unrounded value lies at the edge; or diffusers has more
-    than were asked for."""
+    """Whether a timestep has been rounded to the neighbour, where torch's own unrounded value lies at the edge; or diffusers has
+    more than were asked for."""
     scheduler.set_timesteps(**request_of(record))
     if len(scheduler.timesteps) < len(record["timesteps"]):
         return True
