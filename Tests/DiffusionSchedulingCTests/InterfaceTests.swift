@@ -111,7 +111,13 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
         #expect(properties.init_noise_sigma == plan.initNoiseSigma)
         #expect(properties.learns_variance == plan.modelLearnsVariance)
         #expect(properties.is_stochastic == plan.isStochastic)
-        #expect(properties.process == (plan.grid.process == .flow ? DS_FLOW : DS_VARIANCE_PRESERVING))
+        let process =
+            switch plan.grid.process {
+            case .variancePreserving: DS_VARIANCE_PRESERVING
+            case .varianceExploding: DS_VARIANCE_EXPLODING
+            case .flow: DS_FLOW
+            }
+        #expect(properties.process == process)
         switch plan.clamp {
         case .none: #expect(properties.clamp == DS_CLAMP_NONE)
         case .range(let limit): #expect(properties.clamp == DS_CLAMP_RANGE && properties.clamp_range == limit)
@@ -124,6 +130,8 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
                 var row = ds_row()
                 try call(ds_scheduler_row(handle, index, age, &row))
                 Self.compare(row, with: plan.row(at: index, age: age), clamp: plan.clamp)
+                let reads = [row.reads.0, row.reads.1, row.reads.2, row.reads.3, row.reads.4, row.reads.5]
+                #expect(Array(reads.prefix(row.n_reads)) == plan.reads(at: index, age: age))
             }
         }
     }
