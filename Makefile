@@ -156,6 +156,7 @@ python: lib out/python/bin/auditwheel
 	install -D -m 644 $(HEADER) $(PYTHON_PACKAGE)/include/$(notdir $(HEADER))
 	@echo 'INPUT($(SONAME))' >$(PYTHON_PACKAGE)/lib/$(LIBRARY)
 	packaging/development-files.sh $(VERSION) $(SONAME) $(PYTHON_PACKAGE)/lib
+	PYTHONPATH=bindings/python out/python/bin/python bindings/python/make_stubs.py
 	@for file in LICENSE NOTICE; do if [ -f $$file ]; then install -m 644 $$file bindings/python; fi; done
 	out/python/bin/pip wheel -q --no-deps --no-build-isolation -w out/python/wheels bindings/python
 	@rm -rf bindings/python/build bindings/python/*.egg-info bindings/python/LICENSE bindings/python/NOTICE
@@ -209,5 +210,5 @@ out/python/bin/twine: | out/python/bin/auditwheel
 
 clean:
 	rm -rf out .build .build-* Examples/*/.build benchmarks/.build
-	rm -rf $(PYTHON_PACKAGE)/lib $(PYTHON_PACKAGE)/include bindings/python/.*_cache
+	rm -rf $(PYTHON_PACKAGE)/lib $(PYTHON_PACKAGE)/include $(PYTHON_PACKAGE)/*.pyi bindings/python/.*_cache
 	find bindings/python -name __pycache__ -prune -exec rm -rf {} +

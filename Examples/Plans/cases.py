@@ -54,7 +54,7 @@ def compare(scheduler, samples, outputs, noises):
             return magnitude, sum(c * error for c, _, error in terms) + (len(terms) + 2) * u * magnitude
 
         size, error = total(row["prediction"], tensors)
-        if "dynamicThreshold" in plan.clamp:
+        if "dynamic_threshold" in plan.clamp:
             worst = np.max(error, axis=tuple(range(1, np.ndim(error))), keepdims=True)
             size, error = np.ones_like(size), error + worst + 4 * u
         tensors["prediction"] = (size, error)

@@ -16,8 +16,8 @@ def clamp(prediction, how):
     if "range" in how:
         return np.clip(prediction, -how["range"]["limit"], how["range"]["limit"])
     items = np.abs(prediction).reshape(len(prediction), -1)
-    s = np.quantile(items, how["dynamicThreshold"]["ratio"], axis=1)
-    s = np.clip(s, 1, how["dynamicThreshold"]["maximum"]).astype(prediction.dtype).reshape(-1, *[1] * (prediction.ndim - 1))
+    s = np.quantile(items, how["dynamic_threshold"]["ratio"], axis=1)
+    s = np.clip(s, 1, how["dynamic_threshold"]["maximum"]).astype(prediction.dtype).reshape(-1, *[1] * (prediction.ndim - 1))
     return np.clip(prediction, -s, s) / s
 
 

@@ -18,8 +18,8 @@ def clamp(prediction, how):
     if "range" in how:
         return prediction.clamp(-how["range"]["limit"], how["range"]["limit"])
     items = prediction.abs().reshape(len(prediction), -1)
-    s = torch.quantile(items, how["dynamicThreshold"]["ratio"], dim=1)
-    s = s.clamp(1, how["dynamicThreshold"]["maximum"]).reshape(-1, *[1] * (prediction.ndim - 1))
+    s = torch.quantile(items, how["dynamic_threshold"]["ratio"], dim=1)
+    s = s.clamp(1, how["dynamic_threshold"]["maximum"]).reshape(-1, *[1] * (prediction.ndim - 1))
     return torch.minimum(torch.maximum(prediction, -s), s) / s
 
 

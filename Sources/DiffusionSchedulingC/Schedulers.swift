@@ -171,6 +171,16 @@ public func ds_scheduler_config_json(
     status { try deliver(scheduler.state.scheduler.configuration.jsonText, to: buffer, capacity, length) }
 }
 
+@c(ds_scheduler_defaulted_keys) @implementation
+public func ds_scheduler_defaulted_keys(
+    _ scheduler: ds_scheduler, _ buffer: UnsafeMutablePointer<CChar>!, _ capacity: Int, _ length: UnsafeMutablePointer<Int>!
+) -> ds_status {
+    status {
+        let keys = try scheduler.state.scheduler.configuration.defaultedKeys
+        try deliver(JSONValue.array(keys.map { .string($0) }).text, to: buffer, capacity, length)
+    }
+}
+
 @c(ds_scheduler_unused_keys) @implementation
 public func ds_scheduler_unused_keys(
     _ scheduler: ds_scheduler, _ buffer: UnsafeMutablePointer<CChar>!, _ capacity: Int, _ length: UnsafeMutablePointer<Int>!

@@ -55,6 +55,8 @@ import Testing
         #expect(plan.timesteps == [1000, 500])
         #expect(plan.sigmas == [1, 0.75, 0])
         let both = try make { $0.shift = 3 }.plan(.timestepsAndSigmas([900, 400], [1, 0.5]))
+        let dynamic = try make { $0.useDynamicShifting = true }.plan(.timesteps([1000, 500], mu: 0))
+        #expect(dynamic.sigmas == [1, 0.5, 0])
         #expect(both.timesteps == [900, 400])
         #expect(both.sigmas == [1, 0.75, 0])
     }

@@ -16,7 +16,7 @@ import Testing
         arguments: [
             (1, 50, 1, [999.0]), (2, 50, 1, [999, 499]), (4, 50, 1, [999, 759, 499, 259]),
             (8, 50, 1, [999, 879, 759, 639, 499, 379, 259, 139]), (4, 100, 1, [999, 749, 499, 249]),
-            (4, 50, 0.5, [499, 379, 249, 129]),
+            (4, 100, 0.5, [499, 379, 249, 129]),
         ] as [(Int, Int, Double, [Double])])
     func theTimestepsAreDiffusers(_ count: Int, _ original: Int, _ strength: Double, _ timesteps: [Double]) throws {
         let scheduler = try Self.make()

@@ -89,8 +89,9 @@ import Testing
             for y in [-30, -5, -2.0, -1.999999, -1, -1e-3, 0, 1e-9, 0.5, 1.999999, 2, 5.0, 30] {
                 // φ_k(y) = y φ_{k+1}(y) + 1/k!, with whichever way each was computed.
                 let factorial = (1...k).reduce(1.0) { $0 * Double($1) }
-                let phi = ExponentialIntegrator.phi(k, y)
-                let expected = y * ExponentialIntegrator.phi(k + 1, y) + 1 / factorial
+                let exponent = exponentialMinusOne(y)
+                let phi = ExponentialIntegrator.phi(k, y, exponent: exponent)
+                let expected = y * ExponentialIntegrator.phi(k + 1, y, exponent: exponent) + 1 / factorial
                 #expect(abs(phi - expected) <= 1e-13 * max(abs(expected), 1 / factorial), "k \(k), y \(y): \(phi), \(expected)")
             }
         }
@@ -230,6 +231,9 @@ import Testing
         expectInvalid("sigma_min", "-1.0", allowed: "greater than 0") { _ = try make { $0.sigmaMin = -1 } }
         expectInvalid("solver_p", "{}", allowed: "another scheduler") {
             _ = try UniPCMultistepConfiguration(json: #"{"solver_p": {}}"#)
+        }
+        expectInvalid("sigmas", "given", allowed: "use_beta_sigmas") {
+            _ = try make { $0.useBetaSigmas = true }.plan(.sigmas([0.9, 0.5]))
         }
         expectInvalid("sigmas[0]", "1.5", allowed: "at most 1") { _ = try make { $0.useFlowSigmas = true }.plan(.sigmas([1.5])) }
     }

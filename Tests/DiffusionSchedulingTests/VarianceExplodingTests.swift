@@ -189,7 +189,7 @@ import Testing
         expectInvalid("beta_schedule", "\"exp\"", allowed: "linear, scaled_linear, squaredcos_cap_v2") {
             _ = try Self.euler(#""beta_schedule": "exp""#)
         }
-        expectInvalid("beta_schedule", "\"exp\"", allowed: "squaredcos_cap_v2") {
+        expectInvalid("beta_schedule", "exp", allowed: "squaredcos_cap_v2") {
             var configuration = EulerDiscreteConfiguration()
             configuration.betaSchedule = .exponential
             _ = try EulerDiscreteScheduler(configuration)

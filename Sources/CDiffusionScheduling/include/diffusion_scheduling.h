@@ -176,8 +176,12 @@ const char *ds_supported_class_name(size_t index);
  *                              summary. A parameter with words allows only these. One with an override_name is unknown to diffusers.
  *     options                  the run options of ds_scheduler_set_timesteps, in the same form
  *     report                   diffusers' name of a step's second result
+ *     returns_report           whether diffusers' step returns it as well
+ *     result_type              the next sample's element type in diffusers where those of sample and model output differ: promoted,
+ *                              model_output, sample, or converted, which is the type of what the solver extrapolates
  *     is_stateless             whether ds_scheduler_row_at works
  *     has_velocity             whether ds_scheduler_get_velocity works
+ *     adds_noise_at_training_levels   whether ds_scheduler_add_noise takes training timesteps where timesteps have been set, too
  *
  * Later versions may add members. A default may be a bare Infinity.
  *
@@ -228,6 +232,9 @@ ds_status ds_scheduler_config_json(ds_scheduler scheduler, char *buffer, size_t 
 
 /* The configuration's keys that have no effect on this scheduler, sorted, as a JSON array of strings. */
 ds_status ds_scheduler_unused_keys(ds_scheduler scheduler, char *buffer, size_t capacity, size_t *length);
+
+/* The configuration's keys that nobody has set, as a JSON array of strings: diffusers' "_use_default_values". */
+ds_status ds_scheduler_defaulted_keys(ds_scheduler scheduler, char *buffer, size_t capacity, size_t *length);
 
 /* T, the number of timesteps that the model was trained with; len(scheduler) in diffusers. */
 ds_status ds_scheduler_num_train_timesteps(ds_scheduler scheduler, size_t *count);

@@ -44,6 +44,11 @@ extension SchedulerConfiguration {
         return origin.otherKeys.keys.filter { !$0.hasPrefix("_") && !effective.contains($0) }.sorted()
     }
 
+    /// The parameters that nobody has set, in their order: diffusers' `_use_default_values`.
+    public var defaultedKeys: [String] {
+        Self.parameters.filter { $0.overrideName == nil && origin.givenValues[$0.key] == nil }.map(\.key)
+    }
+
     // MARK: Reading
 
     /// Reads a file, or `scheduler_config.json` in a folder or in a folder's subfolder, as diffusers' `from_pretrained`.

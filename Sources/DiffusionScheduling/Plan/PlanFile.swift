@@ -79,14 +79,14 @@ extension PredictionClamp {
         case .none: ["none": [:]]
         case .range(let limit): ["range": ["limit": JSONValue(limit)]]
         case .dynamicThreshold(let ratio, let maximum):
-            ["dynamicThreshold": ["ratio": JSONValue(ratio), "maximum": JSONValue(maximum)]]
+            ["dynamic_threshold": ["ratio": JSONValue(ratio), "maximum": JSONValue(maximum)]]
         }
     }
 
     fileprivate init(_ clamp: PlanMember) throws(SchedulerError) {
         if let range = clamp.optionalMember("range") {
             self = .range(try range.member("limit").number())
-        } else if let threshold = clamp.optionalMember("dynamicThreshold") {
+        } else if let threshold = clamp.optionalMember("dynamic_threshold") {
             self = .dynamicThreshold(
                 ratio: try threshold.member("ratio").number(), maximum: try threshold.member("maximum").number())
         } else {

@@ -96,7 +96,8 @@ public struct NoiseSchedule: Sendable, Equatable {
             return rescaled * rescaled
         }
         return alphasCumprod.indices.map { j in
-            1 - (j == 0 ? alphasCumprod[0] : alphasCumprod[j] / alphasCumprod[j - 1])
+            // Squares of small roots may vanish before the last one does.
+            1 - (j == 0 ? alphasCumprod[0] : alphasCumprod[j] == 0 ? 0 : alphasCumprod[j] / alphasCumprod[j - 1])
         }
     }
 

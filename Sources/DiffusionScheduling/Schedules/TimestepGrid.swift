@@ -46,8 +46,8 @@ public struct TimestepGrid: Sendable, Equatable {
 public enum TimestepRequest: Sendable, Equatable {
     /// n steps; `mu` shifts flow sigmas by e^mu where the configuration allows it.
     case count(Int, mu: Double? = nil)
-    /// These timesteps, noisiest first.
-    case timesteps([Double])
+    /// These timesteps, noisiest first; `mu` shifts their levels where the configuration allows it.
+    case timesteps([Double], mu: Double? = nil)
     /// These noise levels, greatest first; whether they contain the one after the last step is the scheduler's convention.
     case sigmas([Double], mu: Double? = nil)
     /// These timesteps for the model at these noise levels.
@@ -59,8 +59,7 @@ public enum TimestepRequest: Sendable, Equatable {
     /// `mu`, where it is given.
     public var mu: Double? {
         switch self {
-        case .count(_, let mu), .sigmas(_, let mu), .timestepsAndSigmas(_, _, let mu): mu
-        case .timesteps: nil
+        case .count(_, let mu), .timesteps(_, let mu), .sigmas(_, let mu), .timestepsAndSigmas(_, _, let mu): mu
         }
     }
 

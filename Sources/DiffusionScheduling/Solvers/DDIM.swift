@@ -36,7 +36,8 @@ struct DDIMSolver {
             nextSample: Combination(
                 sample: signal * clean.sample + kept * noise.sample,
                 modelOutput: signal * clean.modelOutput + kept * noise.modelOutput, noise: drawn,
-                prediction: signal * clean.prediction + kept * noise.prediction))
+                prediction: signal * clean.prediction + kept * noise.prediction),
+            drawCount: eta > 0 ? 1 : 0)
     }
 }
 

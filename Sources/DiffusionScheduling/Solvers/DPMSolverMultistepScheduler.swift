@@ -38,6 +38,7 @@ public struct DPMSolverMultistepConfiguration: DPMSolverConfiguration, DynamicSh
 {
     public static let className = "DPMSolverMultistepScheduler"
     public static let compatibleClassNames = multistepCompatibleClassNames
+    public static let resultType = ResultType.converted
 
     public var numTrainTimesteps = 1000
     public var betaStart = 0.0001

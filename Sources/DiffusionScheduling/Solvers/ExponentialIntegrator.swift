@@ -15,6 +15,8 @@ struct ExponentialIntegrator {
     private let source: NoiseLevel
     private let h: Double
     private let y: Double
+    /// e^y − 1, of the levels themselves: the exponential of a logarithm would lose digits where there is far to go.
+    private let exponent: Double
     /// The factor of the integral: A_t h or −S_t h.
     private let factor: Double
     /// The factor of x.
@@ -25,6 +27,7 @@ struct ExponentialIntegrator {
         source = s
         h = NoiseLevel.lambdaDifference(from: s, to: t)
         y = predictsCleanSample ? -h : h
+        exponent = predictsCleanSample ? t.noiseToSignal / s.noiseToSignal - 1 : s.noiseToSignal / t.noiseToSignal - 1
         factor = predictsCleanSample ? t.signalRate * h : -t.noiseRate * h
         sampleRate = predictsCleanSample ? t.noiseRate / s.noiseRate : t.signalRate / s.signalRate
     }
@@ -33,7 +36,7 @@ struct ExponentialIntegrator {
     ///
     /// - Precondition: the levels differ from one another.
     func weights(through levels: [NoiseLevel]) -> [Double] {
-        let moments = levels.indices.map { Self.factorial($0) * Self.phi($0 + 1, y) }
+        let moments = levels.indices.map { Self.factorial($0) * phi($0 + 1) }
         return levels.indices.map { j in
             // The coefficients of the Lagrange polynomial ℓ_j in v.
             var polynomial = [1.0]
@@ -47,9 +50,9 @@ struct ExponentialIntegrator {
         }
     }
 
-    /// The weights of the output at s and of another one, whose difference counts half: `share` φ₁(y)/2 or `share` ½ per unit of v.
+    /// The weights of the output at s and of another one, whose difference counts half of φ₁(y), or half, over its distance in v.
     func halfWeights(with other: NoiseLevel, scalesWithExponential: Bool) -> [Double] {
-        let phi = Self.phi(1, y)
+        let phi = phi(1)
         let share = factor * (scalesWithExponential ? phi : 1) / (2 * position(of: other))
         return [factor * phi - share, share]
     }
@@ -57,8 +60,10 @@ struct ExponentialIntegrator {
     /// v at a level.
     private func position(of level: NoiseLevel) -> Double { NoiseLevel.lambdaDifference(from: source, to: level) / h }
 
+    private func phi(_ k: Int) -> Double { Self.phi(k, y, exponent: exponent) }
+
     /// φ₁(y) = (e^y − 1)/y, φ_{k+1}(y) = (φ_k(y) − 1/k!)/y; by the series Σ yᵐ/(m + k)! where these would cancel.
-    static func phi(_ k: Int, _ y: Double) -> Double {
+    static func phi(_ k: Int, _ y: Double, exponent: Double) -> Double {
         if abs(y) < 2 {
             var term = 1 / factorial(k), sum = term, m = 0.0
             // The sums are at least a seventh of their first term: what follows is too little to change them.
@@ -69,7 +74,7 @@ struct ExponentialIntegrator {
             }
             return sum
         }
-        return (1..<k).reduce(exponentialMinusOne(y) / y) { phi, j in (phi - 1 / factorial(j)) / y }
+        return (1..<k).reduce(exponent / y) { phi, j in (phi - 1 / factorial(j)) / y }
     }
 
     private static func factorial(_ k: Int) -> Double { (0..<k).reduce(1) { $0 * Double($1 + 1) } }

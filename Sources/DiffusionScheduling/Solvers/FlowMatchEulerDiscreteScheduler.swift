@@ -26,6 +26,8 @@ public typealias FlowMatchEulerDiscreteScheduler = DefinedScheduler<FlowMatchEul
 /// The parameters of `FlowMatchEulerDiscreteScheduler`, with diffusers' defaults.
 public struct FlowMatchEulerDiscreteConfiguration: SchedulerDefinition, SigmaSpacingConfiguration {
     public static let className = "FlowMatchEulerDiscreteScheduler"
+    public static let resultType = ResultType.modelOutput
+    public static let returnsReport = false
     public static let compatibleClassNames = ["FlowMatchEulerDiscreteScheduler"]
 
     public var numTrainTimesteps = 1000
@@ -80,7 +82,7 @@ public struct FlowMatchEulerDiscreteConfiguration: SchedulerDefinition, SigmaSpa
         try require("max_image_seq_len", maxImageSeqLen, "at least 1", maxImageSeqLen >= 1)
         try validateShiftTerminal(shiftTerminal)
         try validateSigmaSpacing()
-        if invertSigmas, let sigmaMax {
+        if invertSigmas, spacing != .timesteps, let sigmaMax {
             try require("sigma_max", sigmaMax, "at most 1 where invert_sigmas is true", sigmaMax <= 1)
         }
     }
@@ -133,7 +135,7 @@ public struct FlowMatchEulerDiscreteConfiguration: SchedulerDefinition, SigmaSpa
             try requireStepCount(steps)
             let even = linspace(noise.sigmas[noise.count - 1] * count, noise.sigmas[0] * count, count: steps).map { $0 / count }
             levels = shift.levels(even, terminal: shiftTerminal)
-        case .timesteps(let custom):
+        case .timesteps(let custom, _):
             try requireOrdered("timesteps", custom, by: >, within: 0...count, "from 0 to \(noise.count)")
             timesteps = custom.map { Float($0) }
             levels = shift.levels(custom.map { Float($0) / Float(count) }, terminal: shiftTerminal).map(Double.init)

@@ -141,7 +141,7 @@ public struct LCMConfiguration:
             "original_inference_steps", original, "from 1 to num_train_timesteps = \(numTrainTimesteps)",
             (1...numTrainTimesteps).contains(original))
         guard case .count(let count, _) = request else {
-            guard case .timesteps(let timesteps) = request else { return [] }
+            guard case .timesteps(let timesteps, _) = request else { return [] }
             try requireTrainingTimesteps(timesteps)
             let used = Int(Double(timesteps.count) * options.strength)
             try require("strength", options.strength, "at least 1/\(timesteps.count), so that a timestep is left", used > 0)

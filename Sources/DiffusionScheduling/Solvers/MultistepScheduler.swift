@@ -75,6 +75,7 @@ func highestOrder(atStep index: Int, of stepCount: Int, lowerOrderFinal: Bool, f
 }
 
 extension MultistepDefinition {
+    public static var returnsReport: Bool { false }
     public var modelLearnsVariance: Bool { false }
 
     public func plan(

@@ -25,6 +25,7 @@ public typealias PNDMScheduler = DefinedScheduler<PNDMConfiguration>
 /// The parameters of `PNDMScheduler`, with diffusers' defaults.
 public struct PNDMConfiguration: TimestepSpacingConfiguration, FinalAlphaConfiguration {
     public static let className = "PNDMScheduler"
+    public static let returnsReport = false
     public static let compatibleClassNames = multistepCompatibleClassNames
     public static let predictionTypes: [PredictionType] = [.epsilon, .vPrediction]
 

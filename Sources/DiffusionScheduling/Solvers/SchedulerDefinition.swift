@@ -33,6 +33,12 @@ public protocol SchedulerDefinition: SchedulerConfiguration {
     /// diffusers' name of what a step gives besides the next sample.
     static var reportName: String { get }
 
+    /// Whether diffusers' `step` returns the report beside the next sample; otherwise it is computed on request only.
+    static var returnsReport: Bool { get }
+
+    /// The element type that diffusers' `step` gives the next sample where sample and model output differ in theirs.
+    static var resultType: ResultType { get }
+
     /// Whether steps depend on nothing but their arguments, so that they may be taken at any training timestep in any order.
     static var isStateless: Bool { get }
 
@@ -43,11 +49,26 @@ public protocol SchedulerDefinition: SchedulerConfiguration {
     static var addsNoiseAtTrainingLevels: Bool { get }
 }
 
+/// The element type of a next sample where sample and model output differ in theirs.
+public enum ResultType: String, Sendable {
+    /// The type that holds both.
+    case promoted
+    /// The model output's.
+    case modelOutput = "model_output"
+    /// The sample's.
+    case sample
+    /// The type of what the solver extrapolates: the model output's where that is the model output itself, else `promoted`. Noise is
+    /// drawn in float32.
+    case converted
+}
+
 /// A scheduler that computes the velocity v = A noise − S sample, which models of `vPrediction` are trained on.
 public protocol VelocityDefinition: SchedulerDefinition {}
 
 extension SchedulerDefinition {
     public static var reportName: String { "pred_original_sample" }
+    public static var returnsReport: Bool { true }
+    public static var resultType: ResultType { .promoted }
     public static var isStateless: Bool { false }
     public static var addsNoiseAtTrainingLevels: Bool { isStateless }
 

@@ -11,8 +11,11 @@ extension SchedulerDefinition {
     /// `override_name` where diffusers doesn't know the key |
     /// | `options` | what a run may be told, likewise: `key`, `type`, `default`, `summary` |
     /// | `report` | diffusers' name of what a step gives besides the next sample |
+    /// | `returns_report` | whether diffusers' `step` returns it |
+    /// | `result_type` | the next sample's element type where the others differ: see ``ResultType`` |
     /// | `is_stateless` | whether steps depend on nothing but their arguments |
     /// | `has_velocity` | whether it computes the velocity that models are trained on |
+    /// | `adds_noise_at_training_levels` | whether noise is added at training timesteps where there is a plan, too |
     public static var schedulerDescription: JSONValue {
         [
             "class_name": .string(className),
@@ -20,8 +23,11 @@ extension SchedulerDefinition {
             "parameters": .array(parameters.map { $0.description(of: Self()) }),
             "options": .array(Options.parameters.map { $0.description(of: Options()) }),
             "report": .string(reportName),
+            "returns_report": .bool(returnsReport),
+            "result_type": .string(resultType.rawValue),
             "is_stateless": .bool(isStateless),
             "has_velocity": .bool(Self.self is any VelocityDefinition.Type),
+            "adds_noise_at_training_levels": .bool(addsNoiseAtTrainingLevels),
         ]
     }
 }

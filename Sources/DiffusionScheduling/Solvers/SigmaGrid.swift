@@ -27,7 +27,7 @@ extension SigmaGridConfiguration {
         let timesteps: [Double], sigmas: [Double]
         var repeatsLast = true
         switch request {
-        case .timesteps(let custom):
+        case .timesteps(let custom, _):
             try requireOrdered("timesteps", custom, by: >, within: 0...Double(noise.count - 1), "from 0 to \(noise.count - 1)")
             timesteps = custom
             sigmas = custom.map { customSigma(atTimestep: $0, noise: noise) }
@@ -74,7 +74,7 @@ extension SigmaGridConfiguration {
     ) throws(SchedulerError) -> TimestepGrid {
         var timesteps: [Double], sigmas: [Double]
         switch request {
-        case .timesteps(let custom):
+        case .timesteps(let custom, _):
             try requireOrdered("timesteps", custom, by: <, within: 0...Double(noise.count - 1), "from 0 to \(noise.count - 1)")
             timesteps = custom
             sigmas = custom.map { customSigma(atTimestep: $0, noise: noise) }

@@ -25,9 +25,7 @@ extension TimestepRequest {
         case (nil, nil): self = .count(count, mu: mu)
         case (nil, let sigmas?): self = .sigmas(sigmas, mu: mu)
         case (let timesteps?, let sigmas?): self = .timestepsAndSigmas(timesteps, sigmas, mu: mu)
-        case (let timesteps?, nil):
-            if let mu { throw .invalidValue(key: "mu", value: "\(mu)", allowed: "left out where timesteps are given") }
-            self = .timesteps(timesteps)
+        case (let timesteps?, nil): self = .timesteps(timesteps, mu: mu)
         }
     }
 }

@@ -103,7 +103,7 @@ extension TimestepSpacingConfiguration {
     func denoisingTimesteps(_ request: TimestepRequest) throws(SchedulerError) -> [Double] {
         try requireTimestepRequest(request)
         if case .count(let count, _) = request { return try denoisingTimesteps(count: count) }
-        guard case .timesteps(let timesteps) = request else { return [] }
+        guard case .timesteps(let timesteps, _) = request else { return [] }
         try requireTrainingTimesteps(timesteps)
         return timesteps
     }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// UniPC: a unified predictor and corrector, the scheduler of Wan and Cosmos (Zhao et al. 2023, arXiv:2302.04867, algorithms 1 and 2
-/// and equation 5; in the variant B(h) of section 3.2).
+/// UniPC: a unified predictor and corrector, the scheduler of Wan and Cosmos (Zhao et al. 2023, arXiv:2302.04867, algorithms 1 to 4).
 ///
 /// The output at a level corrects the step that led there, at no further call of the model. With the outputs m₀ of this step and
 /// m₁, m₂ … of those before, a step from ς to τ is
@@ -29,6 +28,8 @@ public struct UniPCMultistepConfiguration: SchedulerDefinition, SigmaGridConfigu
     ZeroTerminalSNRConfiguration
 {
     public static let className = "UniPCMultistepScheduler"
+    public static let returnsReport = false
+    public static let resultType = ResultType.sample
     public static let compatibleClassNames = multistepCompatibleClassNames
 
     public var numTrainTimesteps = 1000
@@ -110,6 +111,9 @@ public struct UniPCMultistepConfiguration: SchedulerDefinition, SigmaGridConfigu
     /// Levels that a request names are shifted as the levels of a count are. `mu` is ignored without dynamic shifting.
     func grid(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> TimestepGrid {
         let shift = try FlowShift(constant: flowShift, isDynamic: useDynamicShifting, type: timeShiftType, mu: request.mu)
+        if case .sigmas = request, let key = chosenSpacings.first {
+            throw .invalidValue(key: "sigmas", value: "given", allowed: "left out where \(key) is true, which spaces the levels itself")
+        }
         var spacing = sigmaSpacing(flowShift: flowShift)
         switch spacing {
         case .karras where useFlowSigmas: spacing = .karrasFlow

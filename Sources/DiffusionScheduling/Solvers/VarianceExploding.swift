@@ -51,7 +51,7 @@ extension VarianceExplodingDefinition {
         case .count(let count, _):
             try requireStepCount(count)
             return timestepSpacing.explodingTimesteps(count: count, trainingCount: noise.count, offset: stepsOffset)
-        case .timesteps(let custom):
+        case .timesteps(let custom, _):
             try requireOrdered("timesteps", custom, by: >=, within: 0...Double(noise.count - 1), "from 0 to \(noise.count - 1)")
             return custom.map(\.roundedToFloat32)
         case .sigmas, .timestepsAndSigmas:

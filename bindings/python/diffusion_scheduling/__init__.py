@@ -14,12 +14,14 @@
 The classes here take NumPy arrays. ``diffusion_scheduling.diffusers`` has drop-in replacements for diffusers' own classes.
 """
 
+from . import schedulers
 from ._configuration import Configuration
 from ._development import get_cmake_dir, get_include, get_lib_dir, get_library, get_pkgconfig_dir
 from ._library import (
     FileAccessError,
     InvalidValueError,
     KernelError,
+    MalformedError,
     MemoryExhaustedError,
     SchedulerError,
     StateError,
@@ -31,15 +33,8 @@ from ._library import (
     library as _library_handle,
 )
 from ._noise import NoiseSource
-from ._schedulers import DDIMSchedulerOutput, SchedulerOutput
 from .guidance import rescale_noise_cfg
-from .schedulers import (
-    DDIMInverseScheduler,
-    DDIMScheduler,
-    DEISMultistepScheduler,
-    DPMSolverMultistepInverseScheduler,
-    DPMSolverMultistepScheduler,
-)
+from .schedulers import *  # noqa: F403
 from .serving import Guidance, Session, step_rows
 
 __version__ = "0.1.0"
@@ -53,20 +48,14 @@ def runtime_description() -> str:
 
 __all__ = [
     "Configuration",
-    "DDIMInverseScheduler",
-    "DDIMScheduler",
-    "DDIMSchedulerOutput",
-    "DEISMultistepScheduler",
-    "DPMSolverMultistepInverseScheduler",
-    "DPMSolverMultistepScheduler",
     "FileAccessError",
     "Guidance",
     "InvalidValueError",
     "KernelError",
+    "MalformedError",
     "MemoryExhaustedError",
     "NoiseSource",
     "SchedulerError",
-    "SchedulerOutput",
     "Session",
     "StateError",
     "StepPastEndError",
@@ -81,3 +70,4 @@ __all__ = [
     "runtime_description",
     "step_rows",
 ]
+__all__ += schedulers.__all__

@@ -1,16 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Configurations: what a constructor was given, and the dictionary that ``scheduler.config`` is."""
+"""Configurations: the dictionary that ``scheduler.config`` is, and the text that the library reads."""
 
 from __future__ import annotations
 
-import functools
-import inspect
 import json
-from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar, cast
-
-Constructor = TypeVar("Constructor", bound=Callable[..., None])
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 
 class Configuration(dict[str, Any]):
@@ -32,32 +28,11 @@ class Configuration(dict[str, Any]):
         return Configuration, (dict(self),)
 
 
-def text(values: dict[str, Any]) -> str:
-    """The JSON of values, which may hold NumPy's arrays and numbers, and infinities."""
-    return json.dumps(values, default=lambda value: value.tolist())
+def _plain(value: Any) -> Any:
+    """The list or number of an array or a tensor; of other objects a text, which the library refuses in words."""
+    return value.tolist() if hasattr(value, "tolist") else repr(value)
 
 
-def takes_configuration(initialise: Constructor) -> Constructor:
-    """Makes a constructor whose parameters are the keys of a configuration.
-
-    The values that are given become the configuration; the library fills in the others, and `initialise` itself has nothing
-    left to do. Its signature is what people and ``from_config`` read.
-    """
-    signature = inspect.signature(initialise)
-
-    @functools.wraps(initialise)
-    def constructor(self: Any, *arguments: Any, **keywords: Any) -> None:
-        given = dict(signature.bind(self, *arguments, **keywords).arguments)
-        given.pop("self")
-        others = given.pop("others", {})
-        if "set_alpha_to_zero" in others:
-            given["set_alpha_to_one"] = others["set_alpha_to_zero"]
-        self._configure(text(given), given.keys(), {})
-
-    return cast(Constructor, constructor)
-
-
-def parameters(cls: type) -> list[str]:
-    """The keys that a class takes, in the order of its constructor."""
-    found = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
-    return [each.name for each in found if each.name != "self" and each.kind is not each.VAR_KEYWORD]
+def text(values: Mapping[str, Any]) -> str:
+    """The JSON of values, which may hold arrays, NumPy's numbers and infinities."""
+    return json.dumps(dict(values), default=_plain)

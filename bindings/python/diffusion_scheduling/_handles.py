@@ -7,17 +7,20 @@ An object frees its handle when it goes. The schedulers of NumPy and those of to
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Mapping, Sequence
-from ctypes import byref, c_bool, c_double, c_size_t, c_uint, c_uint64
-from typing import Any
+import os
+from collections.abc import Callable, Mapping, Sequence
+from ctypes import byref, c_double, c_size_t, c_uint64
+from typing import Any, TypeVar
 
 from . import _configuration, _library
-from ._library import PlanProperties, Row, StepCall, StepTensors, check, library
+from ._library import PlanProperties, Row, check, library
 
-_session_step = _library.unchecked("ds_session_step")
-_ddim_step = _library.unchecked("ds_ddim_step")
-_ddim_inverse_step = _library.unchecked("ds_ddim_inverse_step")
+P = TypeVar("P", bound="Plan")
+
+MOST_STEPS = 2**63
+"""Numbers from here on would arrive in C as others."""
 
 
 class Handle:
@@ -37,49 +40,50 @@ class Handle:
 
 
 class Plan(Handle):
-    """A configuration and, once timesteps have been set, a plan.
+    """A configuration and, once timesteps have been set, a plan."""
 
-    text        the JSON of a configuration
-    class_name  the class that is wanted; None: the one that the text names
-    overrides   values that replace those of the text
-    """
+    request: tuple[int, dict[str, Any]] | None = None
+    """The planning call, so that a copy of the scheduler can make it again."""
 
-    def __init__(self, text: str, class_name: str | None = None, overrides: Mapping[str, Any] | None = None) -> None:
+    @classmethod
+    def make(cls: type[P], values: Mapping[str, Any], class_name: str, overrides: Mapping[str, Any] | None = None) -> P:
+        """The scheduler of a class with these values; `overrides` replace some of them."""
+        raw = _configuration.text(values).encode()
+        return cls._made(library.ds_scheduler_create, (raw, len(raw)), class_name, overrides)
+
+    @classmethod
+    def load(
+        cls: type[P],
+        path: str | os.PathLike[str],
+        subfolder: str | None,
+        class_name: str,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> P:
+        """The scheduler of a class with the values of a file, or of the file in a folder."""
+        where = os.fsencode(path), None if subfolder is None else os.fsencode(subfolder)
+        return cls._made(library.ds_scheduler_load, where, class_name, overrides)
+
+    @classmethod
+    def _made(cls: type[P], function: Callable[..., int], source: Any, class_name: str, overrides: Mapping[str, Any] | None) -> P:
         handle = c_uint64()
-        raw = text.encode()
-        check(
-            library.ds_scheduler_create(
-                raw,
-                len(raw),
-                class_name.encode() if class_name is not None else None,
-                _configuration.text(dict(overrides)).encode() if overrides else None,
-                byref(handle),
-            )
-        )
-        super().__init__(handle)
+        changes = _configuration.text(overrides).encode() if overrides else None
+        check(function(*source, class_name.encode(), changes, byref(handle)))
+        return cls(handle)
 
-    # Each planning call is kept, so that a copy of the scheduler can make it again.
-    request: tuple[str, tuple[Any, ...]] | None = None
-
-    def ask(self, name: str, *arguments: Any) -> None:
-        """Calls the planning method of that name."""
-        getattr(self, name)(*arguments)
-        self.request = name, arguments
-
-    def set_steps(self, count: int, mu: float | None) -> None:
-        """Plans `count` steps, with flow sigmas shifted by e^mu."""
-        if count < 0:
+    def ask(self, count: int, arguments: dict[str, Any]) -> None:
+        """Plans a run of `count` steps, 0 where the arguments say how many; they are diffusers' and the run's options."""
+        if not 0 <= count < MOST_STEPS:
             raise _library.InvalidValueError(f"number of steps is {count}, but must be at least 1")
-        check(library.ds_scheduler_set_timesteps(self.value, count, None if mu is None else byref(c_double(mu))))
+        check(library.ds_scheduler_set_timesteps(self.value, count, _configuration.text(arguments).encode()))
+        self.request = count, arguments
 
-    def set_custom_timesteps(self, timesteps: Sequence[float]) -> None:
-        check(library.ds_scheduler_set_custom_timesteps(self.value, _library.doubles(timesteps), len(timesteps)))
-
-    def set_custom_sigmas(self, sigmas: Sequence[float]) -> None:
-        check(library.ds_scheduler_set_custom_sigmas(self.value, _library.doubles(sigmas), len(sigmas)))
-
-    def set_ddim_steps(self, count: int, eta: float, use_clipped_model_output: bool) -> None:
-        check(library.ds_ddim_set_timesteps(self.value, count, eta, use_clipped_model_output))
+    def again(self, arguments: dict[str, Any]) -> Plan:
+        """Another plan of the same configuration and request, with these arguments besides."""
+        assert self.request is not None
+        config = self.config
+        other = Plan.make(config, config["_class_name"])
+        other.ask(self.request[0], {**self.request[1], **arguments})
+        return other
 
     @property
     def config(self) -> dict[str, Any]:
@@ -91,6 +95,12 @@ class Plan(Handle):
     def config_text(self) -> str:
         """The text of a scheduler_config.json."""
         return _library.text_of(library.ds_scheduler_config_json, self.value)
+
+    @property
+    def defaulted_keys(self) -> list[str]:
+        """The parameters that nobody has set."""
+        keys: list[str] = json.loads(_library.text_of(library.ds_scheduler_defaulted_keys, self.value))
+        return keys
 
     @property
     def unused_keys(self) -> list[str]:
@@ -128,12 +138,30 @@ class Plan(Handle):
         return _library.doubles_of(library.ds_scheduler_sigmas, self.value)
 
     @property
-    def signal_rates(self) -> list[float]:
-        return _library.doubles_of(library.ds_scheduler_signal_rates, self.value)
+    def rates(self) -> tuple[list[float], list[float]]:
+        """The signal rates and the noise rates of the plan's levels."""
+        functions = library.ds_scheduler_signal_rates, library.ds_scheduler_noise_rates
+        signal, noise = (_library.doubles_of(function, self.value) for function in functions)
+        return signal, noise
 
-    @property
-    def noise_rates(self) -> list[float]:
-        return _library.doubles_of(library.ds_scheduler_noise_rates, self.value)
+    def rates_at(self, timesteps: Sequence[float]) -> tuple[list[float], list[float]]:
+        """The signal rates and the noise rates that noise is added with at timesteps: what becomes of a 1 without noise, and of
+        the noise 1 without a signal."""
+        count = len(timesteps)
+        given, ones, zeros = _library.doubles(timesteps), _library.doubles([1.0] * count), _library.doubles([0.0] * count)
+        results = []
+        for sample, noise in ((ones, zeros), (zeros, ones)):
+            result = _library.doubles([0.0] * count)
+            x, z, y = (_library.tensor(_library.address_of(each), _library.FLOAT64, (count,)) for each in (sample, noise, result))
+            check(library.ds_scheduler_add_noise(self.value, byref(x), byref(z), given, count, byref(y), 1))
+            results.append(result[:])
+        signal, noisy = results
+        return signal, noisy
+
+    @functools.cached_property
+    def training_rates(self) -> tuple[list[float], list[float]]:
+        """`rates_at` all timesteps of the training, where noise is added at those."""
+        return self.rates_at(range(self.num_train_timesteps))
 
     @property
     def properties(self) -> PlanProperties:
@@ -151,29 +179,12 @@ class Plan(Handle):
         check(library.ds_scheduler_row(self.value, index, age, byref(row)))
         return row
 
-    def ddim_row(self, timestep: float, eta: float, use_clipped_model_output: bool) -> Row:
-        """The scalars of DDIM's step from any timestep of the training."""
+    def row_at(self, timestep: float, options: dict[str, Any]) -> Row:
+        """The scalars of the step at any timestep of the training, where steps depend on nothing but their arguments."""
         row = Row()
-        check(library.ds_ddim_row(self.value, timestep, eta, use_clipped_model_output, byref(row)))
+        arguments = _configuration.text(options).encode() if options else None
+        check(library.ds_scheduler_row_at(self.value, timestep, arguments, byref(row)))
         return row
-
-    def ddim_inverse_row(self, timestep: float) -> Row:
-        """The scalars of the inverse's step to any timestep of the training."""
-        row = Row()
-        check(library.ds_ddim_inverse_row(self.value, timestep, byref(row)))
-        return row
-
-    def ddim_step(self, tensors: StepTensors, eta: float, use_clipped_model_output: bool, threads: c_uint) -> StepCall:
-        """DDIM's step."""
-        timestep = c_double()
-        arguments = self.argument, timestep, c_double(eta), c_bool(use_clipped_model_output), *tensors.references, threads
-        return StepCall(tensors, _ddim_step, arguments, timestep)
-
-    def ddim_inverse_step(self, tensors: StepTensors, threads: c_uint) -> StepCall:
-        """The inverse's step."""
-        timestep = c_double()
-        e, x, _, y, p = tensors.references
-        return StepCall(tensors, _ddim_inverse_step, (self.argument, timestep, e, x, y, p, threads), timestep)
 
 
 class Session(Handle):
@@ -194,11 +205,6 @@ class Session(Handle):
         handle = c_uint64()
         check(library.ds_session_restore(plan.value, state, len(state), byref(handle)))
         return cls(handle)
-
-    def step(self, tensors: StepTensors, threads: c_uint) -> StepCall:
-        """The next step."""
-        e, x, z, y, _ = tensors.references
-        return StepCall(tensors, _session_step, (self.argument, e, x, z, y, None, threads), None)
 
     def save(self) -> bytes:
         """The state, in the same form on every machine."""

@@ -53,6 +53,10 @@ class FileAccessError(SchedulerError, OSError):
     """A configuration file can't be read."""
 
 
+class MalformedError(InvalidValueError, OSError):
+    """The text isn't the JSON that diffusers writes."""
+
+
 class TimestepError(SchedulerError, ValueError):
     """The call doesn't accept this timestep, or no timesteps have been set."""
 
@@ -83,7 +87,7 @@ EXCEPTIONS: dict[int, type[SchedulerError]] = {
     2: InvalidValueError,
     3: UnsupportedError,
     4: FileAccessError,
-    5: InvalidValueError,
+    5: MalformedError,
     6: TimestepError,
     7: TimestepError,
     8: StepPastEndError,
@@ -177,6 +181,8 @@ class Row(ctypes.Structure):
     """``ds_row``: the scalars of one step."""
 
     _fields_ = [
+        ("n_reads", c_size_t),
+        ("reads", c_size_t * MAX_SLOTS),
         ("prediction", Combination),
         ("next_sample", Combination),
         ("n_stores", c_size_t),
@@ -184,6 +190,11 @@ class Row(ctypes.Structure):
         ("report", Combination),
         ("n_noise_draws", c_size_t),
     ]
+
+    @property
+    def read(self) -> list[int]:
+        """The slots that the row reads, in the order in which they are summed."""
+        return list(self.reads[: self.n_reads])
 
     @property
     def stored(self) -> dict[int, Combination]:
@@ -203,20 +214,24 @@ class Guidance(ctypes.Structure):
 _HANDLE, _HANDLE_OUT = c_uint64, POINTER(c_uint64)
 _TENSOR, _DOUBLES, _SIZE_OUT = POINTER(Tensor), POINTER(c_double), POINTER(c_size_t)
 
+# Each of these names stands here only.
+_SESSIONS_STEP = "ds_step_rows"
+_RESTORE_ON_PLAN = "ds_session_restore_beside"
+_MIX = "ds_add_noise_at"
+
 _SIGNATURES: dict[str, list[Any]] = {
+    "ds_class_description": [c_char_p, c_void_p, c_size_t, _SIZE_OUT],
     "ds_scheduler_create": [c_char_p, c_size_t, c_char_p, c_char_p, _HANDLE_OUT],
     "ds_scheduler_load": [c_char_p, c_char_p, c_char_p, c_char_p, _HANDLE_OUT],
     "ds_scheduler_free": [_HANDLE],
     "ds_scheduler_class_name": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
     "ds_scheduler_config_json": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
+    "ds_scheduler_defaulted_keys": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
     "ds_scheduler_unused_keys": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
     "ds_scheduler_num_train_timesteps": [_HANDLE, _SIZE_OUT],
     "ds_scheduler_alphas_cumprod": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
     "ds_scheduler_init_noise_sigma": [_HANDLE, _DOUBLES],
-    "ds_scheduler_set_timesteps": [_HANDLE, c_size_t, _DOUBLES],
-    "ds_scheduler_set_custom_timesteps": [_HANDLE, _DOUBLES, c_size_t],
-    "ds_scheduler_set_custom_sigmas": [_HANDLE, _DOUBLES, c_size_t],
-    "ds_ddim_set_timesteps": [_HANDLE, c_size_t, c_double, c_bool],
+    "ds_scheduler_set_timesteps": [_HANDLE, c_size_t, c_char_p],
     "ds_scheduler_plan_properties": [_HANDLE, POINTER(PlanProperties)],
     "ds_scheduler_timesteps": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
     "ds_scheduler_sigmas": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
@@ -224,6 +239,10 @@ _SIGNATURES: dict[str, list[Any]] = {
     "ds_scheduler_noise_rates": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
     "ds_scheduler_input_scales": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
     "ds_scheduler_row": [_HANDLE, c_size_t, c_size_t, POINTER(Row)],
+    "ds_scheduler_row_at": [_HANDLE, c_double, c_char_p, POINTER(Row)],
+    "ds_scheduler_row_step": [
+        *(_HANDLE, POINTER(Row), _TENSOR, _TENSOR, _TENSOR, _TENSOR, c_size_t, _TENSOR, _TENSOR, c_uint),
+    ],
     "ds_scheduler_plan_json": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
     "ds_session_create": [_HANDLE, c_size_t, _HANDLE_OUT],
     "ds_session_free": [_HANDLE],
@@ -233,21 +252,17 @@ _SIGNATURES: dict[str, list[Any]] = {
     "ds_session_timestep": [_HANDLE, _DOUBLES],
     "ds_session_needs_noise": [_HANDLE, POINTER(c_bool)],
     "ds_session_create_on_plan": [c_char_p, c_size_t, c_size_t, _HANDLE_OUT],
-    "ds_session_restore_beside": [_HANDLE, c_void_p, c_size_t, _HANDLE_OUT],
+    _RESTORE_ON_PLAN: [_HANDLE, c_void_p, c_size_t, _HANDLE_OUT],
     "ds_session_step_guided": [_HANDLE, _TENSOR, _TENSOR, POINTER(Guidance), _TENSOR, _TENSOR, _TENSOR, _TENSOR, c_uint],
-    "ds_step_rows": [POINTER(c_uint64), c_size_t, _TENSOR, _TENSOR, POINTER(Guidance), _TENSOR, _TENSOR, _TENSOR, _TENSOR, c_uint],
+    _SESSIONS_STEP: [POINTER(c_uint64), c_size_t, _TENSOR, _TENSOR, POINTER(Guidance), _TENSOR, _TENSOR, _TENSOR, _TENSOR, c_uint],
     "ds_session_step": [_HANDLE, _TENSOR, _TENSOR, _TENSOR, _TENSOR, _TENSOR, c_uint],
     "ds_session_convert_model_output": [_HANDLE, _TENSOR, _TENSOR, _TENSOR, c_uint],
     "ds_session_update": [_HANDLE, c_uint, _TENSOR, c_size_t, _TENSOR, _TENSOR, _TENSOR, c_uint],
     "ds_session_save": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
     "ds_session_restore": [_HANDLE, c_void_p, c_size_t, _HANDLE_OUT],
-    "ds_add_noise_at": [_TENSOR, _TENSOR, _DOUBLES, _DOUBLES, c_size_t, _TENSOR, c_uint],
+    _MIX: [_TENSOR, _TENSOR, _DOUBLES, _DOUBLES, c_size_t, _TENSOR, c_uint],
     "ds_scheduler_add_noise": [_HANDLE, _TENSOR, _TENSOR, _DOUBLES, c_size_t, _TENSOR, c_uint],
     "ds_scheduler_get_velocity": [_HANDLE, _TENSOR, _TENSOR, _DOUBLES, c_size_t, _TENSOR, c_uint],
-    "ds_ddim_step": [_HANDLE, c_double, c_double, c_bool, _TENSOR, _TENSOR, _TENSOR, _TENSOR, _TENSOR, c_uint],
-    "ds_ddim_inverse_step": [_HANDLE, c_double, _TENSOR, _TENSOR, _TENSOR, _TENSOR, c_uint],
-    "ds_ddim_row": [_HANDLE, c_double, c_double, c_bool, POINTER(Row)],
-    "ds_ddim_inverse_row": [_HANDLE, c_double, POINTER(Row)],
     "ds_rescale_noise_cfg": [_TENSOR, _TENSOR, c_double, _TENSOR, c_uint],
     "ds_noise_create": [c_int, c_uint64, _HANDLE_OUT],
     "ds_noise_create_torch_cuda": [c_uint64, c_uint64, c_uint, c_uint, _HANDLE_OUT],
@@ -282,6 +297,9 @@ def _load() -> ctypes.CDLL:
 
 
 library = _load()
+sessions_step = getattr(library, _SESSIONS_STEP)
+session_restore_on_plan = getattr(library, _RESTORE_ON_PLAN)
+mix = getattr(library, _MIX)
 
 
 def unchecked(name: str) -> Callable[..., int]:
@@ -318,13 +336,13 @@ def check(status: int, **names: str) -> None:
         raise error(status, **names)
 
 
-def text_of(function: Callable[..., int], handle: int) -> str:
-    """What a function of the library that fills a buffer with text has to say."""
-    return bytes_of(function, handle, terminated=True).decode()
+def text_of(function: Callable[..., int], subject: int | bytes) -> str:
+    """The text that a function of the library writes about a handle, or about a class's name."""
+    return bytes_of(function, subject, terminated=True).decode()
 
 
-def bytes_of(function: Callable[..., int], handle: int, *, terminated: bool = False) -> bytes:
-    """What a function of the library that fills a buffer with bytes has to say."""
+def bytes_of(function: Callable[..., int], handle: int | bytes, *, terminated: bool = False) -> bytes:
+    """The bytes that a function of the library writes."""
     length = c_size_t()
     status = function(handle, None, 0, byref(length))
     if status not in (OK, BUFFER_TOO_SMALL):
@@ -348,6 +366,11 @@ def doubles_of(function: Callable[..., int], handle: int) -> list[float]:
 def doubles(values: Sequence[float]) -> ctypes.Array[c_double]:
     """An array of doubles to hand over."""
     return (c_double * len(values))(*values)
+
+
+def address_of(array: ctypes.Array[c_double]) -> int:
+    """Where the numbers of an array are."""
+    return ctypes.addressof(array)
 
 
 def element_types() -> set[int]:
@@ -383,11 +406,10 @@ class StepTensors:
 
 
 class StepCall(NamedTuple):
-    """A call that takes a step, made again and again: each time the addresses are written to the tensors, for DDIM the timestep
-    too, and ``function(*arguments)`` returns a status."""
+    """A call that takes a step, made again and again: each time the addresses are written to the tensors, and
+    ``function(*before, subject, *after)`` returns a status. The subject is a session, or a row by reference."""
 
     tensors: StepTensors
     function: Callable[..., int]
-    arguments: tuple[Any, ...]
-    timestep: c_double | None
-    """Where the timestep goes; None where the session knows it."""
+    before: tuple[Any, ...]
+    after: tuple[Any, ...]

@@ -1,128 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The schedulers for NumPy arrays: what all of them have in common.
-
-A step has a fast way, for arrays as the step before had them, and a general one, which brings the arrays into the form that
-the library takes: contiguous, of one shape and one element type.
-"""
+"""The schedulers for NumPy arrays: what all of them have in common, and how each is made of its description."""
 
 from __future__ import annotations
 
-import json
+import collections
+import inspect
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
-from ctypes import addressof, byref, c_char, c_uint
-from functools import partial
+from collections.abc import Mapping, Sequence
+from ctypes import byref, c_uint
+from inspect import Parameter
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
-from . import _configuration, _library, _memory
+from . import _arrays, _library
+from ._arrays import Array
 from ._configuration import Configuration
+from ._core import Core, Options, Ordered, Stateless, parts
+from ._description import DESCRIPTIONS, Description, function
 from ._handles import Plan, Session
-from ._library import StepCall, StepTensors, check, library
+from ._library import Row, check, library
 
-Array = npt.NDArray[Any]
-S = TypeVar("S", bound="Scheduler")
-Options: TypeAlias = tuple[Any, ...]
-QuickStep: TypeAlias = Callable[..., "tuple[Array, ...] | None"]
+S = TypeVar("S", bound="ArrayScheduler")
 
 CONFIG_NAME = "scheduler_config.json"
-
-ELEMENT_TYPES: dict[np.dtype[Any], int] = {
-    np.dtype(name): number
-    for name, number in {
-        "float32": _library.FLOAT32,
-        "float64": _library.FLOAT64,
-        "float16": _library.FLOAT16,
-    }.items()
-    if number in _library.element_types()
-}
-"""The library's element types, by the types of the arrays that it takes as they are."""
-
-
-class SchedulerOutput(NamedTuple):
-    """What ``step`` returns."""
-
-    prev_sample: Array
-    """The next sample: the previous one on the way from data to noise."""
-
-
-class DDIMSchedulerOutput(NamedTuple):
-    """What ``step`` of the DDIM schedulers returns."""
-
-    prev_sample: Array
-    """The next sample: the previous one on the way from data to noise."""
-    pred_original_sample: Array
-    """The predicted clean sample, after clipping or thresholding."""
-
-
-# ---- Arrays
-
-
-def address(array: Array) -> int:
-    """Where the elements of a contiguous array are; ``array.ctypes.data`` in a third of the time."""
-    try:
-        return addressof(c_char.from_buffer(array))
-    except (TypeError, ValueError, BufferError):  # It can't be written to, or has no elements.
-        return array.ctypes.data
-
-
-def common_type(*arrays: Array) -> np.dtype[Any]:
-    """The type that NumPy and torch promote these to."""
-    dtype = np.result_type(*(array.dtype for array in arrays))
-    if dtype.itemsize > 8 or any(array.dtype.kind != "f" for array in arrays):
-        raise _library.InvalidValueError(
-            f"arrays have the types {', '.join(array.dtype.name for array in arrays)}, but must have float16, float32 or float64"
-        )
-    return dtype
-
-
-def computing_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The type that the library computes a result of `dtype` in."""
-    return dtype if dtype in ELEMENT_TYPES else np.dtype(np.float32)
-
-
-def as_tensor(array: Array) -> _library.Tensor:
-    """The library's view of a contiguous array."""
-    return _library.tensor(address(array), ELEMENT_TYPES[array.dtype], array.shape)
-
-
-def matched(model_output: Array, sample: Array, learns_variance: bool) -> tuple[Array, Array]:
-    """The two broadcast to one shape, unless the model output holds a variance besides."""
-    if model_output.shape == sample.shape or learns_variance:
-        return model_output, sample
-    e, x = np.broadcast_arrays(model_output, sample)
-    return e, x
-
-
-def result_arrays(shape: tuple[int, ...], dtype: np.dtype[Any], work: np.dtype[Any], out: Array | None) -> tuple[Array, Array]:
-    """The array to return, and the contiguous one of the computing type to write to: the same where possible."""
-    if out is None:
-        result = _memory.empty(shape, dtype)
-    elif out.shape == shape and out.dtype == dtype and out.flags.writeable:
-        result = out
-    else:
-        raise _library.InvalidValueError(
-            f"out is {out.dtype.name}{list(out.shape)}, but must be a writeable {dtype.name}{list(shape)}"
-        )
-    return result, result if work == dtype and result.flags.c_contiguous else _memory.empty(shape, work)
-
-
-def deliver(result: Array, target: Array) -> Array:
-    """The array to return, once the other one has been written to."""
-    if result is not target:
-        np.copyto(result, target, casting="same_kind")
-    return result
-
-
-def sample_argument(arguments: tuple[Any, ...], sample: Any) -> Any:
-    """The sample: by keyword, or the last positional argument; diffusers once had timesteps before it."""
-    if sample is None and not arguments:
-        raise _library.InvalidValueError("sample is missing: pass it by keyword, or after the model output")
-    return arguments[-1] if sample is None else sample
 
 
 def whole_numbers(values: Sequence[float]) -> Array:
@@ -132,79 +35,7 @@ def whole_numbers(values: Sequence[float]) -> Array:
     return integers if np.array_equal(integers, array) else array
 
 
-def _no_quick_step(*arguments: Any) -> None:
-    """Placeholder until the first step: always takes the general path."""
-
-
-def quick_step(call: StepCall, options: Options, sample: Array, model_output: Array, has_clean: bool) -> QuickStep:
-    """A function that takes steps of arrays like these, which the library takes as they are, by nothing but the call.
-
-    It is given options, timestep, model output, sample, noise or None, and the array to write to or None. It returns what
-    ``step`` returns as a tuple; or None where the options are others or the arrays of another form, and then nothing has been
-    done.
-    """
-    tensors, function, arguments, at = call
-    te, tx, tz = tensors.model_output, tensors.sample, tensors.noise
-    ty, tp = tensors.prev_sample, tensors.pred_original_sample
-    has_noise = tensors.references[2] is not None
-    shape, dtype, model_shape, model_dtype = sample.shape, sample.dtype, model_output.shape, model_output.dtype
-    empty: Callable[..., Array] = np.empty if sample.nbytes < _memory.SMALLEST else _memory.empty
-    # This fails for arrays that aren't contiguous or can't be written to.
-    buffer = c_char.from_buffer
-    # Threads may step with one DDIM scheduler at once: one that finds the structs in use takes the general way.
-    unused = [tensors]
-
-    def take(given: Options, timestep: float, e: Array, x: Array, z: Array | None, out: Array | None) -> tuple[Array, ...] | None:
-        try:
-            if (
-                e.dtype is not model_dtype
-                or x.dtype is not dtype
-                or x.shape != shape
-                or e.shape != model_shape
-                or (z is None) is has_noise
-                or given != options
-            ):
-                return None
-            x_data = addressof(buffer(x))
-            if out is None:
-                y = empty(shape, dtype)
-                y_data = addressof(buffer(y))
-            elif out is x:
-                y, y_data = x, x_data
-            elif out.dtype is dtype and out.shape == shape:
-                y = out
-                y_data = addressof(buffer(y))
-            else:
-                return None
-            e_data = addressof(buffer(e))
-            if z is not None:
-                z = z if z.dtype is dtype else z.astype(dtype)
-                if z.shape != shape:
-                    return None
-                z_data = addressof(buffer(z))
-            if has_clean:
-                p = empty(shape, dtype)
-                p_data = addressof(buffer(p))
-            unused.pop()
-        except (AttributeError, TypeError, ValueError, BufferError, IndexError):
-            return None
-        te.data, tx.data, ty.data = e_data, x_data, y_data
-        if has_noise:
-            tz.data = z_data
-        if has_clean:
-            tp.data = p_data
-        if at is not None:
-            at.value = timestep
-        status = function(*arguments)
-        unused.append(tensors)
-        if status:
-            raise _library.error(status)
-        return (y, p) if has_clean else (y,)
-
-    return take
-
-
-class Scheduler:
+class ArrayScheduler(Core):
     """A configuration, a plan, and a run through it.
 
     Tensors are NumPy arrays [batch, channels, ...] of float16, float32 or float64, contiguous or not; types may be mixed and
@@ -212,41 +43,46 @@ class Scheduler:
     returned.
     """
 
-    order = 1
-    """How often the model is asked at each step."""
     config: Configuration
     """The configuration, by key or attribute."""
     timesteps: Array
-    """What the model is told at each step, [num_inference_steps]; before they have been set those of the training."""
+    """What the model is told at each step; before they have been set those of the training."""
     sigmas: Array
-    """The noise levels that the steps lead between, [num_inference_steps + 1], float32."""
+    """The noise levels that the steps lead between, one more than timesteps, float32."""
     init_noise_sigma: float
     """The standard deviation of the noise that a run starts with."""
     num_inference_steps: int | None
     """The number of steps that has been set."""
 
-    _plan: Plan
-    _quick: QuickStep = staticmethod(_no_quick_step)
-    """Takes steps of arrays such as the step before had."""
-    _learns_variance = False
-    """Whether a model output may hold a variance besides the prediction."""
-    _extra_keys: Mapping[str, str] = {}
-    """Overrides that diffusers has no key for, and what they are called in configuration files."""
+    _tensors = _arrays
+    _output: ClassVar[type[tuple[Any, ...]]]
+    """What ``step`` returns."""
 
     # ---- Configurations
 
-    def _configure(self, text: str, given: Collection[str], overrides: Mapping[str, Any]) -> None:
-        """Makes the scheduler of a configuration, in which `given` are the keys that somebody has set."""
-        self._plan = Plan(text, type(self).__name__, overrides)
-        values = self._plan.config
-        names = _configuration.parameters(type(self))
-        defaults = [name for name in names if name not in given and name not in overrides]
-        if defaults:
-            values["_use_default_values"] = defaults
-        self.config = Configuration(values)
+    def _adopt(self, plan: Plan) -> None:
+        """Makes this the scheduler of a configuration, which the library has read."""
+        self._plan = plan
+        defaults = plan.defaulted_keys
+        self.config = Configuration({**plan.config, **({"_use_default_values": defaults} if defaults else {})})
         self._threads = c_uint(0)
+        self._unset = (None,) * len(self.description.options)
         self.num_inference_steps = None
-        self._read_plan()
+        self._read_timesteps()
+
+    @classmethod
+    def _from(cls: type[S], plan: Plan, return_unused_kwargs: bool, others: Mapping[str, Any]) -> Any:
+        scheduler = cls.__new__(cls)
+        scheduler._adopt(plan)
+        if not return_unused_kwargs:
+            return scheduler
+        known = {"_class_name", "_use_default_values", *cls._argument_names()}
+        return scheduler, {key: value for key, value in {**scheduler.config, **others}.items() if key not in known}
+
+    @classmethod
+    def _argument_names(cls) -> set[str]:
+        """The configuration's keys, and the other names that some have as arguments."""
+        return {name for each in cls.description.parameters for name in (each.key, each.name)}
 
     @classmethod
     def from_config(cls: type[S], config: Mapping[str, Any], return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
@@ -262,15 +98,8 @@ class Scheduler:
             raise _library.InvalidValueError(
                 f"config is a {type(config).__name__}, but must be a dictionary; from_pretrained reads files"
             )
-        values = dict(config)
-        known = {*_configuration.parameters(cls), *cls._extra_keys}
-        given = values.keys() - set(values.get("_use_default_values", ()))
-        scheduler = cls.__new__(cls)
-        scheduler._configure(_configuration.text(values), given, {key: value for key, value in kwargs.items() if key in known})
-        if not return_unused_kwargs:
-            return scheduler
-        own = {"_class_name", "_use_default_values"}
-        return scheduler, {key: value for key, value in {**values, **kwargs}.items() if key not in known | own}
+        overrides = {key: value for key, value in kwargs.items() if key in cls._argument_names()}
+        return cls._from(Plan.make(config, cls.description.class_name, overrides), return_unused_kwargs, kwargs)
 
     @classmethod
     def from_pretrained(
@@ -285,17 +114,11 @@ class Scheduler:
         pretrained_model_name_or_path  the file, or the folder with it, or with the subfolder with it
         kwargs, return_unused_kwargs   see from_config
 
-        Raises FileAccessError, an OSError.
+        Raises FileAccessError, MalformedError (both are OSErrors).
         """
-        path = Path(pretrained_model_name_or_path)
-        if path.is_dir():
-            inner = path / (subfolder or "") / CONFIG_NAME
-            path = inner if inner.exists() else path / CONFIG_NAME
-        try:
-            values = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise _library.FileAccessError(f"{path}: {error}") from None
-        return cls.from_config(values, return_unused_kwargs, **kwargs)
+        overrides = {key: value for key, value in kwargs.items() if key in cls._argument_names()}
+        plan = Plan.load(pretrained_model_name_or_path, subfolder, cls.description.class_name, overrides)
+        return cls._from(plan, return_unused_kwargs, kwargs)
 
     def save_config(self, save_directory: str | os.PathLike[str]) -> None:
         """Writes ``scheduler_config.json`` to a folder, which is made if there is none."""
@@ -318,17 +141,24 @@ class Scheduler:
 
     # ---- Plans
 
-    def _set(self, name: str, *arguments: Any) -> None:
-        """Plans by the method of that name of ``Plan``."""
-        self._plan.ask(name, *arguments)
+    def _set_timesteps(self, num_inference_steps: int | None, arguments: dict[str, Any]) -> None:
+        """``set_timesteps``; arguments that are None count as left out."""
+        arguments = {name: value for name, value in arguments.items() if value is not None}
+        lists = [name for name in ("timesteps", "sigmas") if name in arguments]
+        if (num_inference_steps is None) == (not lists):
+            raise _library.InvalidValueError("set_timesteps needs either num_inference_steps, or timesteps or sigmas")
+        self._plan.ask(int(num_inference_steps or 0), arguments)
+        self._read_timesteps()
+        count = len(self.timesteps)
+        self.num_inference_steps = count if num_inference_steps is None else min(int(num_inference_steps), count)
         self._read_plan()
-        self.num_inference_steps = len(self.timesteps)
 
-    def _read_plan(self) -> None:
+    def _read_timesteps(self) -> None:
         self.timesteps = whole_numbers(self._plan.timesteps)
         self.sigmas = np.array(self._plan.sigmas, np.float32)
         self.init_noise_sigma = self._plan.init_noise_sigma
         self._known_timesteps: list[float] = self.timesteps.tolist()
+        self._upcoming = [*self._known_timesteps, None]
 
     @property
     def alphas_cumprod(self) -> Array:
@@ -344,7 +174,7 @@ class Scheduler:
     def max_threads(self, count: int) -> None:
         self._threads.value = count
 
-    def row(self, index: int, age: int | None = None) -> _library.Row:
+    def row(self, index: int, age: int | None = None) -> Row:
         """The scalars of step `index`, for engines whose tensors live elsewhere.
 
         age  how many steps the run has taken before; None: as in a run from the start
@@ -365,176 +195,6 @@ class Scheduler:
         """The whole plan as JSON."""
         return self._plan.text
 
-    # ---- Steps
-
-    def _take(
-        self,
-        make_call: Callable[[StepTensors], StepCall],
-        options: Options,
-        timestep: float,
-        model_output: Array,
-        sample: Array,
-        noise: Array | None,
-        out: Array | None,
-        dtype: np.dtype[Any],
-        work: np.dtype[Any],
-        has_clean: bool,
-    ) -> tuple[Array, ...]:
-        """Takes a step of any arrays, and makes the quick step for the next ones.
-
-        make_call  makes the call of the step with these tensors, of the scheduler's own and `options`
-        dtype      of the results
-        work       which the library computes in
-        has_clean  whether the predicted clean sample is a result, too
-        """
-        e, x = np.asarray(model_output), np.asarray(sample)
-        model_type = e.dtype if e.dtype in ELEMENT_TYPES else work
-        as_given = x.dtype == dtype == work and e.dtype == model_type
-        e, x = matched(e, x, self._learns_variance)
-        e, x = np.asarray(e, model_type, order="C"), np.asarray(x, work, order="C")
-        z = None if noise is None else np.asarray(np.broadcast_to(noise, x.shape), work, order="C")
-        tensors = StepTensors(x.shape, ELEMENT_TYPES[work], e.shape, ELEMENT_TYPES[model_type], z is not None)
-        results = [result_arrays(x.shape, dtype, work, out)]
-        tensors.model_output.data, tensors.sample.data, tensors.prev_sample.data = address(e), address(x), address(results[0][1])
-        if z is not None:
-            tensors.noise.data = address(z)
-        if has_clean:
-            results.append(result_arrays(x.shape, dtype, work, None))
-            tensors.pred_original_sample.data = address(results[1][1])
-        call = make_call(tensors)
-        if call.timestep is not None:
-            call.timestep.value = timestep
-        check(call.function(*call.arguments))
-        self._quick = quick_step(call, options, x, e, has_clean) if as_given else _no_quick_step
-        return tuple(deliver(result, target) for result, target in results)
-
-    # ---- Beside the steps
-
-    def scale_model_input(self, sample: Array, *args: Any, **kwargs: Any) -> Array:
-        """The sample: these models are asked with the sample as it is."""
-        return sample
-
-    def _mix(self, first: Array, second: Array, rates: tuple[Sequence[float], Sequence[float]], out: Array | None) -> Array:
-        """rates[0] * first + rates[1] * second, with one rate for all or one for each batch item."""
-        dtype = common_type(np.asarray(first), np.asarray(second))
-        work = computing_type(dtype)
-        a, b = (np.asarray(each, work, order="C") for each in np.broadcast_arrays(first, second))
-        result, target = result_arrays(a.shape, dtype, work, out)
-        ta, tb, to = as_tensor(a), as_tensor(b), as_tensor(target)
-        ra, rb = (_library.doubles(each) for each in rates)
-        check(library.ds_add_noise_at(byref(ta), byref(tb), ra, rb, len(ra), byref(to), self.max_threads))
-        return deliver(result, target)
-
-    def _mix_by_training(
-        self, function: Callable[..., int], first: Array, second: Array, timesteps: Any, out: Array | None
-    ) -> Array:
-        """As `_mix`, with the rates at timesteps of the training: one for all, or one for each batch item."""
-        dtype = common_type(np.asarray(first), np.asarray(second))
-        work = computing_type(dtype)
-        a, b = (np.asarray(each, work, order="C") for each in np.broadcast_arrays(first, second))
-        result, target = result_arrays(a.shape, dtype, work, out)
-        ta, tb, to = as_tensor(a), as_tensor(b), as_tensor(target)
-        values = _library.doubles(np.ravel(timesteps).tolist())
-        check(function(self._plan.value, byref(ta), byref(tb), values, len(values), byref(to), self.max_threads))
-        return deliver(result, target)
-
-    # ---- Copies
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {
-            "config": self._plan.config_text,
-            "defaults": self.config.get("_use_default_values", []),
-            "request": self._plan.request,
-            "max_threads": self.max_threads,
-        }
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        text = state["config"]
-        self._configure(text, json.loads(text).keys() - set(state["defaults"]), {})
-        self.max_threads = state["max_threads"]
-        if state["request"] is not None:
-            name, arguments = state["request"]
-            self._set(name, *arguments)
-
-
-class MultistepScheduler(Scheduler):
-    """What the multistep schedulers have in common: a run that keeps model outputs in slots and counts its steps.
-
-    The steps of a run are taken in their order. A run may begin at any timestep of the plan, which is how a picture is changed
-    rather than made (image to image): ``add_noise`` at that timestep, then step from there.
-
-    A run is one thread's at a time; threads that sample at once have a scheduler each, a copy for instance.
-    """
-
-    # ---- Plans
-
-    def set_timesteps(
-        self,
-        num_inference_steps: int | None = None,
-        device: object = None,
-        mu: float | None = None,
-        timesteps: Sequence[float] | Array | None = None,
-        sigmas: Sequence[float] | Array | None = None,
-    ) -> None:
-        """Plans a run and goes to its start. One of these says which:
-
-        num_inference_steps  so many steps, spaced as the configuration says
-        timesteps            these, noisiest first (the other way round for the inverse)
-        sigmas               these noise levels, likewise, without the one after the last step
-
-        mu      by how much to shift flow sigmas, by e^mu, with ``use_dynamic_shifting``
-        device  passed over: arrays are the host's
-
-        Raises ValueError.
-        """
-        if sum(choice is not None for choice in (num_inference_steps, timesteps, sigmas)) != 1:
-            raise _library.InvalidValueError("set_timesteps needs exactly one of num_inference_steps, timesteps and sigmas")
-        if num_inference_steps is not None:
-            self._set("set_steps", int(num_inference_steps), None if mu is None else float(mu))
-        elif mu is not None:
-            raise _library.InvalidValueError(f"mu is {mu}, but must be left out without num_inference_steps")
-        elif timesteps is not None:
-            self._set("set_custom_timesteps", [float(t) for t in timesteps])
-        elif sigmas is not None:
-            self._set("set_custom_sigmas", [float(s) for s in sigmas])
-
-    def _read_plan(self) -> None:
-        super()._read_plan()
-        self._begin_index: int | None = None
-        self._restart()
-
-    # ---- Runs
-
-    def _restart(self) -> None:
-        """Goes to the start of the run, with empty slots."""
-        self._session: Session | None = None
-        self._index: int | None = None
-        self._expected: float | None = None
-        self._quick = _no_quick_step
-        self._work: np.dtype[Any] | None = None
-
-    @property
-    def step_index(self) -> int | None:
-        """The step that comes next; None before the first one."""
-        return self._index
-
-    @property
-    def begin_index(self) -> int | None:
-        """Where ``set_begin_index`` makes the run begin."""
-        return self._begin_index
-
-    def set_begin_index(self, begin_index: int = 0) -> None:
-        """Makes the run begin at this step, whatever timestep its first step is given.
-
-        Raises ValueError where there is no such step.
-        """
-        if not 0 <= begin_index < (self.num_inference_steps or 0):
-            if self.num_inference_steps is None:
-                raise _library.InvalidValueError("no timesteps have been set: call set_timesteps first")
-            raise _library.InvalidValueError(f"begin_index is {begin_index}, but must be from 0 to {self.num_inference_steps - 1}")
-        self._begin_index = begin_index
-        self._restart()
-
     def index_for_timestep(self, timestep: float) -> int:
         """The first step at a timestep. Raises TimestepError, a ValueError."""
         try:
@@ -542,188 +202,283 @@ class MultistepScheduler(Scheduler):
         except ValueError:
             raise _library.TimestepError(f"timestep is {timestep}, but must be one of {self._known_timesteps}") from None
 
-    def _session_at(self, timestep: float) -> tuple[Session, int]:
-        """The session that takes the step from a timestep, and the index of that step."""
-        if self._session is not None and self._index is not None:
-            if timestep != self._expected and self._expected is not None:
-                raise _library.TimestepError(f"timestep is {timestep}, but must be {self._expected} at step {self._index}")
-            return self._session, self._index
-        if self.num_inference_steps is None:
-            raise _library.TimestepError("no timesteps have been set: call set_timesteps first")
-        index = self.index_for_timestep(timestep) if self._begin_index is None else self._begin_index
-        return Session.begin(self._plan, index), index
-
-    @property
-    def _learns_variance(self) -> bool:  # type: ignore[override]
-        return self.config.get("variance_type") in ("learned", "learned_range")
-
-    def _next_session(self) -> Session:
-        """A session whose next step is this run's."""
-        if self._session is not None:
-            return self._session
-        if self.num_inference_steps is None:
-            raise _library.TimestepError("no timesteps have been set: call set_timesteps first")
-        return Session.begin(self._plan, self._begin_index or 0)
-
-    def _result_type(self, model_output: Array, sample: Array) -> np.dtype[Any]:
-        """The type of a next sample."""
-        return common_type(model_output, sample)
-
-    def _step(
-        self, model_output: Array, timestep: float, sample: Array, noise: Array | None = None, out: Array | None = None
-    ) -> tuple[Array, ...]:
-        """The next sample, as a tuple."""
-        if timestep == self._expected:
-            result = self._quick((), timestep, model_output, sample, noise, out)
-            if result is not None:
-                self._advance()
-                return result
-        session, index = self._session_at(timestep)
-        e, x = np.asarray(model_output), np.asarray(sample)
-        dtype = self._result_type(e, x)
-        # A run's slots have the type that it began with.
-        work = self._work or computing_type(common_type(e, x))
-        make_call = partial(session.step, threads=self._threads)
-        result = self._take(make_call, (), timestep, e, x, noise, out, dtype, work, False)
-        self._session, self._index, self._work = session, index, work
-        self._advance()
-        return result
-
-    def _advance(self) -> None:
-        """The step has been taken."""
-        index = self._index = self._index + 1  # type: ignore[operator]
-        known = self._known_timesteps
-        self._expected = known[index] if index < len(known) else None
-
-    # ---- The parts of a step
-
-    def _convert(self, model_output: Array, arguments: tuple[Any, ...], sample: Array | None, out: Array | None) -> Array:
-        session = self._next_session()
-        e, x = np.asarray(model_output), np.asarray(sample_argument(arguments, sample))
-        dtype = common_type(e, x)
-        work = computing_type(dtype)
-        e, x = matched(e, x, self._learns_variance)
-        e, x = np.asarray(e, work, order="C"), np.asarray(x, work, order="C")
-        result, target = result_arrays(x.shape, dtype, work, out)
-        te, tx, ty = as_tensor(e), as_tensor(x), as_tensor(target)
-        check(library.ds_session_convert_model_output(session.value, byref(te), byref(tx), byref(ty), self.max_threads))
-        return deliver(result, target)
-
-    def _update(
-        self,
-        order: int,
-        model_outputs: Sequence[Array],
-        arguments: tuple[Any, ...],
-        sample: Array | None,
-        noise: Array | None,
-        out: Array | None,
-    ) -> Array:
-        session = self._next_session()
-        x = np.asarray(sample_argument(arguments, sample))
-        outputs = [np.asarray(output) for output in model_outputs[-order:]]
-        dtype = common_type(*outputs, x)
-        work = computing_type(dtype)
-        x = np.asarray(x, work, order="C")
-        outputs = [np.asarray(np.broadcast_to(output, x.shape), work, order="C") for output in outputs]
-        result, target = result_arrays(x.shape, dtype, work, out)
-        tensors = (_library.Tensor * len(outputs))(*[as_tensor(output) for output in outputs])
-        tx, ty = as_tensor(x), as_tensor(target)
-        z = None if noise is None else np.asarray(np.broadcast_to(noise, x.shape), work, order="C")
-        tz = None if z is None else byref(as_tensor(z))
-        check(library.ds_session_update(session.value, order, tensors, len(outputs), byref(tx), tz, byref(ty), self.max_threads))
-        return deliver(result, target)
-
     # ---- Beside the steps
 
+    def scale_model_input(self, sample: Array, timestep: float | None = None) -> Array:
+        """The model's input at a timestep of the plan: most schedulers' models are asked with the sample as it is."""
+        if self.num_inference_steps is None or not self._scales_inputs:
+            return sample
+        return self._scaled(sample, self._next_index(timestep))
+
+    def _next_index(self, timestep: Any) -> int:
+        return self.index_for_timestep(timestep)
+
     def add_noise(
-        self,
-        original_samples: Array,
-        noise: Array,
-        timesteps: float | Sequence[float] | Array,
-        *,
-        out: Array | None = None,
+        self, original_samples: Array, noise: Array, timesteps: float | Sequence[float] | Array, *, out: Array | None = None
     ) -> Array:
         """signal_rate * original_samples + noise_rate * noise, with the rates of each batch item's timestep.
 
-        timesteps  one for all, or [batch]: of the plan, or of the training where there is none. Where set_begin_index has been
-                   called, all items get the level of the step that comes next instead, as in diffusers.
+        timesteps  one for all, or [batch]: of the plan, or of the training where there is none. Stateless schedulers take those of
+                   the training. Where set_begin_index has been called, all items get the level of the step that comes next
+                   instead, as in diffusers.
 
         Raises TimestepError, a ValueError, for a timestep that there isn't.
         """
-        if self.num_inference_steps is None:
-            return self._mix_by_training(library.ds_scheduler_add_noise, original_samples, noise, timesteps, out)
-        values = np.ravel(timesteps).tolist()
-        if self._begin_index is None:
-            indices = [self.index_for_timestep(t) for t in values]
-        else:
-            indices = [self._begin_index if self._index is None else self._index] * len(values)
-        signal, noisy = self._plan.signal_rates, self._plan.noise_rates
-        rates = [signal[i] for i in indices], [noisy[i] for i in indices]
-        return self._mix(original_samples, noise, rates, out)
+        return self._noisy(library.ds_scheduler_add_noise, original_samples, noise, timesteps, out)
+
+    def scale_noise(
+        self, sample: Array, timestep: float | Sequence[float] | Array, noise: Array, *, out: Array | None = None
+    ) -> Array:
+        """`add_noise` with the name and the order of arguments that diffusers' flow-matching schedulers have."""
+        return self.add_noise(sample, noise, timestep, out=out)
+
+    def _noisy(self, function: Any, first: Array, second: Array, timesteps: Any, out: Array | None) -> Array:
+        """Two arrays combined with the rates of timesteps: one for all, or one for each batch item."""
+        dtype = _arrays.common_type(np.asarray(first), np.asarray(second))
+        work = _arrays.computing_type(dtype)
+        a, b = (_arrays.contiguous(each, work) for each in np.broadcast_arrays(first, second))
+        result, target = _arrays.result_arrays(a.shape, dtype, work, out)
+        ta, tb, to = _arrays.as_tensor(a), _arrays.as_tensor(b), _arrays.as_tensor(target)
+        values = _library.doubles(np.ravel(timesteps).tolist())
+        check(function(self._plan.value, byref(ta), byref(tb), values, len(values), byref(to), self.max_threads))
+        return _arrays.deliver(result, target)
 
     # ---- Copies
 
     def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
-        state["session"] = (self._session.save(), self._index, self._work) if self._session is not None else None
-        state["begin_index"] = self._begin_index
-        return state
+        request = self._plan.request
+        return {"config": dict(self.config), "request": request, "steps": self.num_inference_steps, "threads": self.max_threads}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._begin_index = state["begin_index"]
-        if state["session"] is not None:
-            saved, index, self._work = state["session"]
-            self._session, self._index = Session.restore(self._plan, saved), index - 1
-            self._advance()
+        self._adopt(Plan.make(state["config"], self.description.class_name))
+        self.max_threads = state["threads"]
+        if state["request"] is not None:
+            self._plan.ask(*state["request"])
+            self._read_timesteps()
+            self.num_inference_steps = state["steps"]
+            self._read_plan()
 
 
-class DDIMBase(Scheduler):
-    """What DDIM and its inverse have in common: steps that depend on nothing but their arguments. Threads may take them at once."""
+class StatelessScheduler(ArrayScheduler, Stateless):
+    """Steps may be taken at any timestep of the training, in any order, by many threads at once."""
 
-    def set_timesteps(
-        self,
-        num_inference_steps: int | None = None,
-        device: object = None,
-        timesteps: Sequence[float] | Array | None = None,
-    ) -> None:
-        """Plans a run. One of these says which:
+    def row_at(self, timestep: float, **options: Any) -> Row:
+        """The scalars of the step at any timestep of the training, for engines whose tensors live elsewhere."""
+        return self._row(timestep, tuple(options.pop(name, None) for name in self.description.option_names))[1]
 
-        num_inference_steps  so many steps, spaced as the configuration says
-        timesteps            these, whole numbers, noisiest first (the other way round for the inverse)
 
-        device  passed over: arrays are the host's
+class OrderedScheduler(ArrayScheduler, Ordered):
+    """The steps of a run are taken in their order. A run may begin at any timestep of the plan: add noise, then step from there.
 
-        Raises ValueError.
+    A run is one thread's at a time; threads that sample at once have a scheduler each, a copy for instance.
+    """
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Makes the run begin at this step, whatever timestep its first step is given.
+
+        Raises ValueError where there is no such step.
         """
-        if (num_inference_steps is None) == (timesteps is None):
-            raise _library.InvalidValueError("set_timesteps needs exactly one of num_inference_steps and timesteps")
-        if num_inference_steps is not None:
-            self._set("set_steps", int(num_inference_steps), None)
-        elif timesteps is not None:
-            self._set("set_custom_timesteps", [float(t) for t in timesteps])
+        if self.num_inference_steps is None:
+            raise _library.InvalidValueError("no timesteps have been set: call set_timesteps first")
+        if not 0 <= begin_index < len(self.timesteps):
+            raise _library.InvalidValueError(f"begin_index is {begin_index}, but must be from 0 to {len(self.timesteps) - 1}")
+        self._restart()
+        self._begin_index = begin_index
+
+    def _next_index(self, timestep: Any) -> int:
+        index = self._index
+        if index is None:
+            return self.index_for_timestep(timestep) if self._begin_index is None else self._begin_index
+        if index == len(self._known_timesteps):
+            raise _library.StepPastEndError(f"all {index} steps have been taken: call set_timesteps again")
+        if timestep != self._known_timesteps[index]:
+            raise _library.TimestepError(f"timestep is {timestep}, but must be {self._known_timesteps[index]} at step {index}")
+        return index
 
     def _step(
         self,
-        timestep: float,
-        options: Options,
         model_output: Array,
+        timestep: Any,
         sample: Array,
+        options: Options,
+        generator: Any,
         noise: Array | None,
-        out: Array | None,
+        out: Array | None = None,
     ) -> tuple[Array, ...]:
-        """The next sample and the predicted clean one.
+        if self._is_plain and timestep == self._upcoming[self._index] and options == self._unset:  # type: ignore[index]
+            result: tuple[Array, ...] | None = self._quick(self._subject, model_output, sample, None, out)
+            if result is not None:
+                self._index += 1  # type: ignore[operator]
+                return result
+        return super()._step(model_output, timestep, sample, options, generator, noise, out)
 
-        options  what the step depends on besides, as `_call` takes it
-        """
-        result = self._quick(options, timestep, model_output, sample, noise, out)
-        if result is not None:
-            return result
-        e, x = np.asarray(model_output), np.asarray(sample)
-        dtype = common_type(e, x) if noise is None else common_type(e, x, np.asarray(noise))
-        work = computing_type(dtype)
-        return self._take(partial(self._call, options), options, timestep, e, x, noise, out, dtype, work, True)
+    def add_noise(
+        self, original_samples: Array, noise: Array, timesteps: float | Sequence[float] | Array, *, out: Array | None = None
+    ) -> Array:
+        if self._begin_index is None or self.description.adds_noise_at_training_levels:
+            return super().add_noise(original_samples, noise, timesteps, out=out)
+        index = self._begin_index if self._index is None else self._index
+        signal, noisy = self._plan.rates
+        return self._mix(original_samples, noise, signal[index : index + 1], noisy[index : index + 1], out)
 
-    def _call(self, options: Options, tensors: StepTensors) -> StepCall:
-        """The call of a step with these tensors and options."""
-        raise NotImplementedError
+    add_noise.__doc__ = ArrayScheduler.add_noise.__doc__
+
+    def __getstate__(self) -> dict[str, Any]:
+        session = None if self._session is None else self._session.save()
+        run = session, self._session_options, self._index, self._work, self._begin_index
+        return {**super().__getstate__(), "run": run}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        saved, options, index, work, begin_index = state["run"]
+        if saved is not None:
+            self._session = Session.restore(self._plan_with(options), saved)
+            self._session_options, self._index, self._work, self._subject = options, index, work, self._session.argument
+        self._begin_index = begin_index
+
+
+def get_velocity(
+    self: ArrayScheduler,
+    sample: Array,
+    noise: Array,
+    timesteps: float | Sequence[float] | Array,
+    *,
+    out: Array | None = None,
+) -> Array:
+    """signal_rate * noise - noise_rate * sample, which models of v_prediction predict; timesteps as for ``add_noise``."""
+    return self._noisy(library.ds_scheduler_get_velocity, sample, noise, timesteps, out)
+
+
+# ---- Classes
+
+
+def _outputs(report: str | None) -> type[tuple[Any, ...]]:
+    """The class of what ``step`` returns."""
+    name = "".join(word.capitalize() for word in (report or "scheduler").split("_")) + "Output"
+    fields = ["prev_sample", *([report] if report else [])]
+    made: type[tuple[Any, ...]] = collections.namedtuple(name, fields, module=MODULE)  # type: ignore[misc]
+    made.__doc__ = "What ``step`` returns: the next sample, the previous one on the way from data to noise" + (
+        f", and {report}." if report else "."
+    )
+    return made
+
+
+MODULE = __name__.replace("._", ".")
+"""Where people find the classes."""
+
+REPORTS = {each.report if each.returns_report else None for each in DESCRIPTIONS.values()}
+OUTPUTS = {report: _outputs(report) for report in sorted(REPORTS, key=str)}
+"""The classes of what ``step`` returns, by the name of the report."""
+
+
+def constructor_parameters(description: Description) -> list[Parameter]:
+    """Those of diffusers in their order, then by keyword those that diffusers doesn't know."""
+    return [
+        Parameter(
+            each.name, Parameter.KEYWORD_ONLY if each.override_name else Parameter.POSITIONAL_OR_KEYWORD, default=each.default,
+            annotation=each.type,
+        )
+        for each in sorted(description.parameters, key=lambda each: each.override_name is not None)
+    ]  # fmt: skip
+
+
+def option_parameters(description: Description) -> list[Parameter]:
+    """Options of a run; None stands for what has been set, or for the default."""
+    return [
+        Parameter(each.key, Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=each.type.removesuffix(" | None") + " | None")
+        for each in description.options
+    ]
+
+
+def planning_parameters(description: Description) -> list[Parameter]:
+    annotations = {
+        "num_inference_steps": "int | None",
+        "device": "object",
+        "timesteps": "Sequence[float] | Array | None",
+        "sigmas": "Sequence[float] | Array | None",
+        "mu": "float | None",
+    }
+    kind = Parameter.POSITIONAL_OR_KEYWORD
+    first = [Parameter(name, kind, default=None, annotation=annotation) for name, annotation in annotations.items()]
+    return first + [each.replace(kind=Parameter.KEYWORD_ONLY) for each in option_parameters(description)]
+
+
+def step_parameters(description: Description) -> list[Parameter]:
+    first = [("model_output", "Array"), ("timestep", "float"), ("sample", "Array")]
+    last = [
+        ("generator", "Generator | Sequence[Generator] | None", None),
+        ("variance_noise", "Array | None", None),
+        ("return_dict", "bool", True),
+        ("out", "Array | None", None),
+    ]
+    return [
+        *(Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, annotation=annotation) for name, annotation in first),
+        *option_parameters(description),
+        *(Parameter(name, Parameter.KEYWORD_ONLY, default=value, annotation=annotation) for name, annotation, value in last),
+    ]
+
+
+def _constructor(description: Description) -> Any:
+    signature = inspect.Signature(constructor_parameters(description))
+    extra = {each.name for each in description.parameters if each.override_name}
+
+    def __init__(self: ArrayScheduler, *arguments: Any, **keywords: Any) -> None:
+        given = signature.bind(*arguments, **keywords).arguments
+        overrides = {name: given.pop(name) for name in extra & given.keys()}
+        self._adopt(Plan.make(given, description.class_name, overrides))
+
+    own = Parameter("self", Parameter.POSITIONAL_OR_KEYWORD)
+    __init__.__signature__ = inspect.Signature([own, *signature.parameters.values()])  # type: ignore[attr-defined]
+    __init__.__doc__ = "\n".join(each.text for each in description.parameters)
+    return __init__
+
+
+PLANNING = """Plans a run and goes to its start.
+
+num_inference_steps  so many steps, spaced as the configuration says
+timesteps            these instead, noisiest first (the other way round for an inverse)
+sigmas               these noise levels instead, likewise
+mu                   the exponent of dynamic shifting
+device               passed over: arrays are the host's
+{}
+Which of them a scheduler takes depends on it. Raises ValueError."""
+
+STEP = """Takes the step from the sample at a timestep to the next sample.
+
+timestep        {}
+{}generator       where noise comes from, if the step draws any: one or [batch]; None: anywhere
+variance_noise  that noise itself, shaped as the sample
+return_dict     False: returns a plain tuple
+out             where the next sample is written
+
+Raises TimestepError, StepPastEndError (an IndexError), InvalidValueError."""
+
+
+def make_class(description: Description) -> type[ArrayScheduler]:
+    """The scheduler of a description."""
+    names = description.option_names
+    told = "".join(f"{each.text}\n" for each in description.options)
+    when = "of the training" if description.is_stateless else "of the plan; a run may begin at any, then they come in order"
+    arguments = f"model_output, timestep, sample, ({''.join(f'{name}, ' for name in names)}), generator, variance_noise, out"
+    asked = "".join(f"{name!r}: {name}, " for name in ["timesteps", "sigmas", "mu", *names])
+    output = OUTPUTS[description.report if description.returns_report else None]
+    summary = f"diffusers' {description.class_name}, on NumPy arrays.\n\n" + _constructor(description).__doc__
+    members = {
+        "__doc__": summary,
+        "__init__": _constructor(description),
+        "description": description,
+        "_output": output,
+        "set_timesteps": function(
+            "set_timesteps", planning_parameters(description), f"self._set_timesteps(num_inference_steps, {{{asked}}})",
+            PLANNING.format(told), None,
+        ),
+        "step": function(
+            "step", step_parameters(description),
+            f"self._output._make(self._step({arguments})) if return_dict else self._step({arguments})", STEP.format(when, told),
+            f"{output.__name__} | tuple[Array, ...]",
+        ),
+        **({"get_velocity": get_velocity} if description.has_velocity else {}),
+        **parts(description.class_name),
+    }  # fmt: skip
+    base = StatelessScheduler if description.is_stateless else OrderedScheduler
+    return type(description.class_name, (base,), {**members, "__module__": MODULE})

@@ -8,8 +8,8 @@ from ctypes import byref
 
 import numpy as np
 
+from ._arrays import Array, as_tensor, common_type, computing_type, deliver, result_arrays
 from ._library import check, library
-from ._schedulers import Array, as_tensor, common_type, computing_type, deliver, result_arrays
 
 
 def rescale_noise_cfg(

@@ -21,8 +21,9 @@ from typing import NamedTuple
 import numpy as np
 
 from . import _handles, _library
+from ._arrays import ELEMENT_TYPES, Array, as_tensor, common_type, deliver, result_arrays
 from ._library import check, library
-from ._schedulers import ELEMENT_TYPES, Array, Scheduler, as_tensor, common_type, deliver, result_arrays
+from ._schedulers import ArrayScheduler
 
 
 class Guidance(NamedTuple):
@@ -68,11 +69,11 @@ class _Arguments:
 class Session:
     """One request on its way through a plan.
 
-    scheduler    one whose timesteps have been set; DDIM's sessions take deterministic steps (eta 0)
+    scheduler    one whose timesteps have been set; with the options of the run
     begin_index  the first step to take; later ones than 0 are for image-to-image
     """
 
-    def __init__(self, scheduler: Scheduler, begin_index: int = 0) -> None:
+    def __init__(self, scheduler: ArrayScheduler, begin_index: int = 0) -> None:
         if begin_index < 0:
             raise _library.InvalidValueError(f"begin_index is {begin_index}, but must be at least 0")
         self._handle = _handles.Session.begin(scheduler._plan, begin_index)
@@ -142,7 +143,7 @@ class Session:
         Raises StateError for bytes that are damaged, or were saved with another plan.
         """
         handle = c_uint64()
-        check(library.ds_session_restore_beside(self._handle.value, state, len(state), byref(handle)))
+        check(_library.session_restore_on_plan(self._handle.value, state, len(state), byref(handle)))
         return self._of(handle, self.max_threads)
 
     def step(
@@ -210,7 +211,7 @@ def step_rows(
             raise _library.InvalidValueError(f"guidance has {len(guidance)} elements, but must have {count}: one per session")
         options = (_library.Guidance * count)(*(_library.Guidance(*(each or (1.0, 0.0))) for each in guidance))
     e, u, x, z, y = arguments.references
-    check(library.ds_step_rows(handles, count, e, u, options, x, z, y, None, max_threads))
+    check(_library.sessions_step(handles, count, e, u, options, x, z, y, None, max_threads))
     if arguments.target is not arguments.sample:
         for row, session in enumerate(sessions):
             if session is None:

@@ -9,13 +9,11 @@ import diffusion_scheduling as ds
 import numpy as np
 import pytest
 
-CLASSES = [
-    ds.DEISMultistepScheduler,
-    ds.DPMSolverMultistepScheduler,
-    ds.DPMSolverMultistepInverseScheduler,
-    ds.DDIMScheduler,
-    ds.DDIMInverseScheduler,
-]
+CLASSES = [cls for cls in map(ds.schedulers.__dict__.get, ds.schedulers.__all__) if hasattr(cls, "description")]
+STATELESS = [cls for cls in CLASSES if cls.description.is_stateless]
+ORDERED = [cls for cls in CLASSES if not cls.description.is_stateless]
+PARTED = [cls for cls in CLASSES if hasattr(cls, "convert_model_output")]
+"""The classes whose parts of a step diffusers documents."""
 
 
 @pytest.fixture(params=CLASSES, ids=lambda cls: cls.__name__)
@@ -36,10 +34,22 @@ def rng(seed):
     return np.random.default_rng(seed)
 
 
+def noise(x):
+    """Numbers for the steps that need noise."""
+    return np.cos(np.arange(np.size(x))).reshape(np.shape(x)).astype(np.float32)
+
+
+def step(scheduler, x, t, given=None, **arguments):
+    """A step with a model that isn't linear, returned as a tuple. `given` has the values of `x` in another form."""
+    e = np.tanh(scheduler.scale_model_input(x, t))
+    arguments = {"variance_noise": None if "generator" in arguments else noise(x), "return_dict": False, **arguments}
+    return scheduler.step(e, t, x if given is None else given, **arguments)
+
+
 def loop(scheduler, x, steps=6, **arguments):
-    """A run with a model that isn't linear; returns all samples."""
+    """A run; returns all samples."""
     scheduler.set_timesteps(steps)
     samples = [x]
     for t in scheduler.timesteps:
-        samples.append(scheduler.step(np.tanh(samples[-1]), t, samples[-1], return_dict=False, **arguments)[0])
+        samples.append(step(scheduler, samples[-1], t, **arguments)[0])
     return samples

@@ -6,19 +6,37 @@ import copy
 import inspect
 import math
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import diffusion_scheduling as ds
 import numpy as np
 import pytest
-from conftest import loop
+from conftest import CLASSES, loop, step
 
 
-def test_defaults_are_the_librarys(cls):
-    parameters = inspect.signature(cls.__init__).parameters
+def test_signatures_are_the_descriptions(cls):
+    parameters = inspect.signature(cls).parameters
+    described = cls.description.parameters
+    assert list(parameters) == [each.key for each in described if not each.override_name] + [
+        each.override_name for each in described if each.override_name
+    ]
     config = cls().config
-    for name, parameter in parameters.items():
-        if name not in ("self", "others"):
-            assert config[name] == parameter.default, name
+    for each in described:
+        assert parameters[each.name].default == each.default, each.name
+        assert each.override_name or config[each.key] == each.default, each.key
+        assert each.summary in cls.__doc__
+    assert set(config["_use_default_values"]) == {each.key for each in described if not each.override_name}
+    step = inspect.signature(cls.step).parameters
+    assert list(step)[1:4] == ["model_output", "timestep", "sample"] and set(cls.description.option_names) <= set(step)
+
+
+def test_a_value_may_be_given_by_position_or_by_name(cls):
+    by_position, by_name = cls(1000), cls(num_train_timesteps=1000)
+    for scheduler in (by_position, by_name):
+        assert "num_train_timesteps" not in scheduler.config["_use_default_values"]
+    assert by_position.config == by_name.config
 
 
 def test_values_are_kept_and_read_by_key_and_attribute():
@@ -32,11 +50,11 @@ def test_values_are_kept_and_read_by_key_and_attribute():
 def test_configurations_cannot_be_changed(cls):
     config = cls().config
     with pytest.raises(TypeError):
-        config["beta_start"] = 1
+        config["num_train_timesteps"] = 1
     with pytest.raises(TypeError):
-        config.update(beta_start=1)
+        config.update(num_train_timesteps=1)
     with pytest.raises(TypeError):
-        config.beta_start = 1
+        config.num_train_timesteps = 1
 
 
 def test_unknown_arguments_and_values_are_refused():
@@ -47,10 +65,6 @@ def test_unknown_arguments_and_values_are_refused():
     with pytest.raises(ds.InvalidValueError) as caught:
         ds.DDIMScheduler(beta_schedule="cubic")
     assert caught.value.status == 1
-
-
-def test_the_inverse_takes_an_old_name_and_passes_over_others():
-    assert ds.DDIMInverseScheduler(set_alpha_to_zero=False, thresholding=True).config.set_alpha_to_one is False
 
 
 def test_what_nobody_set_gets_the_other_classs_default():
@@ -72,7 +86,7 @@ def test_foreign_keys_are_kept_for_the_way_back():
 
 
 def test_files_come_back(cls, tmp_path):
-    scheduler = cls(beta_schedule="scaled_linear", beta_end=0.012)
+    scheduler = cls(num_train_timesteps=900)
     scheduler.save_pretrained(tmp_path / "model" / "scheduler")
     for again in (
         cls.from_pretrained(tmp_path / "model", subfolder="scheduler"),
@@ -80,7 +94,7 @@ def test_files_come_back(cls, tmp_path):
         cls.from_pretrained(tmp_path / "model" / "scheduler" / "scheduler_config.json"),
     ):
         assert {k: v for k, v in again.config.items() if k[0] != "_"} == {k: v for k, v in scheduler.config.items() if k[0] != "_"}
-    assert cls.from_pretrained(tmp_path / "model", "scheduler", beta_end=0.02).config.beta_end == 0.02
+    assert cls.from_pretrained(tmp_path / "model", "scheduler", num_train_timesteps=800).config.num_train_timesteps == 800
 
 
 def test_infinities_come_back(tmp_path):
@@ -90,30 +104,73 @@ def test_infinities_come_back(tmp_path):
 
 
 def test_missing_and_damaged_files_are_told(tmp_path):
-    with pytest.raises(OSError):
+    with pytest.raises(ds.FileAccessError):
         ds.DDIMScheduler.from_pretrained(tmp_path)
-    (tmp_path / "scheduler_config.json").write_text("{")
-    with pytest.raises(OSError):
-        ds.DDIMScheduler.from_pretrained(tmp_path)
+    for text in ("{", "[" * 100_000, '{"a":' * 100_000):
+        (tmp_path / "scheduler_config.json").write_text(text)
+        with pytest.raises(ds.MalformedError) as caught:
+            ds.DDIMScheduler.from_pretrained(tmp_path)
+        assert isinstance(caught.value, OSError) and isinstance(caught.value, ValueError)
+
+
+def test_a_byte_order_mark_is_read_or_refused_in_words(tmp_path):
+    (tmp_path / "scheduler_config.json").write_bytes(b"\xef\xbb\xbf" + b'{"beta_end": 0.012}')
+    try:
+        assert ds.DDIMScheduler.from_pretrained(tmp_path).config.beta_end == 0.012
+    except ds.MalformedError as error:
+        assert "byte order mark" in str(error)
+
+
+def test_what_nobody_had_set_in_a_file_gets_the_classs_default(tmp_path):
+    (tmp_path / "scheduler_config.json").write_text(
+        '{"beta_end": 0.012, "timestep_spacing": "trailing", "_use_default_values": ["timestep_spacing"]}'
+    )
+    for cls, spacing in ((ds.DDIMScheduler, "leading"), (ds.DEISMultistepScheduler, "linspace")):
+        scheduler, unused = cls.from_pretrained(tmp_path, return_unused_kwargs=True, nonsense=1)
+        assert scheduler.config.timestep_spacing == spacing and scheduler.config.beta_end == 0.012
+        assert "timestep_spacing" in scheduler.config["_use_default_values"]
+        assert "beta_end" not in scheduler.config["_use_default_values"] and unused == {"nonsense": 1}
 
 
 def test_deis_may_end_without_noise():
-    scheduler = ds.DEISMultistepScheduler.from_config({}, final_sigmas_type="zero")
-    scheduler.set_timesteps(5)
-    assert scheduler.sigmas[-1] == 0
-    assert scheduler.config.diffusion_scheduling_final_sigmas_type == "zero"
+    for scheduler in (
+        ds.DEISMultistepScheduler.from_config({}, final_sigmas_type="zero"),
+        ds.DEISMultistepScheduler(final_sigmas_type="zero"),
+    ):
+        scheduler.set_timesteps(5)
+        assert scheduler.sigmas[-1] == 0
+        assert scheduler.config.diffusion_scheduling_final_sigmas_type == "zero"
 
 
 @pytest.mark.parametrize("make_copy", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
 def test_copies_go_their_own_way_from_where_the_original_stands(cls, rng, make_copy):
     scheduler = cls()
-    x = rng.standard_normal((2, 3, 4, 4)).astype(np.float32)
-    samples = loop(scheduler, x)
+    samples = loop(scheduler, rng.standard_normal((2, 3, 4, 4)).astype(np.float32))
     scheduler.set_timesteps(6)
-    for t, sample in list(zip(scheduler.timesteps, samples))[:3]:
-        scheduler.step(np.tanh(sample), t, sample)
+    steps = list(zip(scheduler.timesteps, samples, samples[1:]))
+    for t, sample, _ in steps[:3]:
+        step(scheduler, sample, t)
     other = make_copy(scheduler)
     for each in (other, scheduler):
-        for t, sample, following in list(zip(scheduler.timesteps, samples, samples[1:]))[3:]:
-            assert np.array_equal(each.step(np.tanh(sample), t, sample).prev_sample, following)
-    assert other.config == scheduler.config
+        for t, sample, following in steps[3:]:
+            assert np.array_equal(step(each, sample, t)[0], following)
+    assert other.config == scheduler.config and other.num_inference_steps == scheduler.num_inference_steps
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda cls: cls.__name__)
+def test_classes_and_outputs_are_importable_by_name(kind):
+    scheduler = kind()
+    scheduler.set_timesteps(5)
+    x = np.zeros(4, np.float32)
+    output = scheduler.step(x, scheduler.timesteps[0], x, variance_noise=x)
+    assert getattr(ds, kind.__name__) is kind and pickle.loads(pickle.dumps(kind)) is kind
+    assert type(pickle.loads(pickle.dumps(output))) is type(output)
+
+
+def test_the_stubs_are_up_to_date():
+    script = Path(__file__).resolve().parents[1] / "make_stubs.py"
+    if not script.exists():
+        pytest.skip("the repository isn't there")
+    environment = {"PYTHONPATH": str(Path(ds.__file__).parents[1])}
+    run = subprocess.run([sys.executable, script, "--check"], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr

@@ -85,7 +85,7 @@ def test_clamps_are_the_documented_ones():
     assert plan_of(ds.DEISMultistepScheduler())["clamp"] == {"none": {}}
     assert plan_of(ds.DDIMScheduler(clip_sample_range=1.5))["clamp"] == {"range": {"limit": 1.5}}
     threshold = plan_of(ds.DEISMultistepScheduler(thresholding=True, sample_max_value=2.0))["clamp"]
-    assert threshold == {"dynamicThreshold": {"ratio": 0.995, "maximum": 2}}
+    assert threshold == {"dynamic_threshold": {"ratio": 0.995, "maximum": 2}}
 
 
 @pytest.mark.parametrize("program", ["run_with_numpy.py", "run_with_torch.py"])

@@ -9,10 +9,8 @@ import threading
 import diffusion_scheduling as ds
 import numpy as np
 import pytest
-from conftest import CLASSES, loop
+from conftest import ORDERED, PARTED, STATELESS, loop, noise, step
 from diffusion_scheduling import _memory
-
-MULTISTEP, DDIM = CLASSES[:3], CLASSES[3:]
 
 
 @pytest.fixture
@@ -42,7 +40,8 @@ def test_sigmas_are_float32_and_one_more_than_timesteps(cls):
     scheduler = cls()
     assert len(scheduler.timesteps) == len(scheduler) == 1000
     scheduler.set_timesteps(7)
-    assert scheduler.sigmas.dtype == np.float32 and scheduler.sigmas.shape == (8,)
+    assert scheduler.sigmas.dtype == np.float32 and len(scheduler.sigmas) == len(scheduler.timesteps) + 1
+    assert scheduler.num_inference_steps == 7
 
 
 def test_plans_of_ones_own():
@@ -74,24 +73,24 @@ def test_outputs_have_names_and_tuples_their_lengths(cls, x):
     scheduler = cls()
     scheduler.set_timesteps(4)
     t = scheduler.timesteps[0]
-    named = scheduler.step(x, t, x)
+    named = scheduler.step(x, t, x, variance_noise=x)
     scheduler.set_timesteps(4)
-    plain = scheduler.step(x, t, x, return_dict=False)
-    assert len(plain) == (2 if cls in DDIM else 1) and type(plain) is tuple
+    plain = scheduler.step(x, t, x, return_dict=False, variance_noise=x)
+    assert len(plain) == 1 + cls.description.returns_report and type(plain) is tuple
     assert np.array_equal(named.prev_sample, plain[0]) and np.array_equal(named[0], plain[0])
-    if cls in DDIM:
-        assert np.array_equal(named.pred_original_sample, plain[1])
+    if cls.description.returns_report:
+        assert np.array_equal(getattr(named, cls.description.report), plain[1])
 
 
 def test_a_step_is_the_sum_of_its_row(cls, x):
-    scheduler = cls() if cls is not ds.DDIMScheduler else cls(clip_sample=False)
-    if cls is ds.DDIMInverseScheduler:
-        scheduler = cls(clip_sample=False)
+    scheduler = cls.from_config({"clip_sample": False})
     scheduler.set_timesteps(4)
-    e = np.tanh(x)
-    row = scheduler.row(0).next_sample
-    result = scheduler.step(e, scheduler.timesteps[0], x).prev_sample
-    assert np.allclose(result, row.sample * x + row.model_output * e, rtol=1e-6, atol=1e-6)
+    t, x = scheduler.timesteps[0], x.astype(np.float64)
+    e, row = np.tanh(scheduler.scale_model_input(x, t)), scheduler.row(0)
+    values = {"sample": x, "model_output": e, "noise": noise(x)}
+    for name, combination in (("prediction", row.prediction), ("next_sample", row.next_sample)):
+        values[name] = sum(getattr(combination, stream) * value for stream, value in [*values.items()])
+    assert np.allclose(step(scheduler, x, t)[0], values["next_sample"], rtol=1e-6, atol=1e-6)
 
 
 def test_results_do_not_depend_on_the_form_of_the_arrays(cls, x):
@@ -107,18 +106,19 @@ def test_results_do_not_depend_on_the_form_of_the_arrays(cls, x):
         scheduler = cls()
         scheduler.set_timesteps(6)
         for t, before, after in zip(scheduler.timesteps, expected, expected[1:]):
-            result = scheduler.step(np.tanh(before), t, form(before)).prev_sample
+            result = step(scheduler, before, t, form(before))[0]
             assert np.array_equal(result, after), name
             assert result.flags.c_contiguous and result.dtype == np.float32
 
 
 def test_models_may_answer_with_broadcastable_shapes(cls, x):
     a, b = cls(), cls()
-    a.set_timesteps(3)
-    b.set_timesteps(3)
+    a.set_timesteps(5)
+    b.set_timesteps(5)
     e = x[:, :1]
-    t = a.timesteps[0]
-    assert np.array_equal(a.step(e, t, x).prev_sample, b.step(np.broadcast_to(e, x.shape), t, x).prev_sample)
+    t, z = a.timesteps[0], noise(x)
+    found, expected = a.step(e, t, x, variance_noise=z), b.step(np.broadcast_to(e, x.shape), t, x, variance_noise=z)
+    assert np.array_equal(found.prev_sample, expected.prev_sample)
 
 
 @pytest.mark.parametrize(
@@ -130,10 +130,11 @@ def test_mixed_types_are_promoted(cls, x, model, sample, result):
     scheduler.set_timesteps(4)
     exact.set_timesteps(4)
     y, z = x.astype(sample), x.astype(sample).astype("f8")
+    result = model if cls.description.result_type == "model_output" else result
     for t in scheduler.timesteps[:3]:
-        e = np.tanh(y).astype(model)
-        y = scheduler.step(e, t, y).prev_sample
-        z = exact.step(e.astype("f8"), t, z).prev_sample
+        e, drawn = np.tanh(scheduler.scale_model_input(y, t)).astype(model), noise(x).astype(model)
+        y = scheduler.step(e, t, y, variance_noise=drawn).prev_sample
+        z = exact.step(e.astype("f8"), t, z, variance_noise=drawn.astype("f8")).prev_sample
         assert y.dtype == np.dtype(result)
         unit = {"f2": 2.0**-10, "f4": 2.0**-23, "f8": 2.0**-52}[result]
         assert np.allclose(y, z, rtol=0, atol=32 * unit * max(1, np.abs(z).max()))
@@ -148,7 +149,7 @@ def test_the_dpm_solvers_result_has_the_type_of_what_it_extrapolates(x):
 
 def test_other_types_are_refused(cls, x):
     scheduler = cls()
-    scheduler.set_timesteps(3)
+    scheduler.set_timesteps(5)
     with pytest.raises(ValueError, match="float16"):
         scheduler.step(x.astype(int), scheduler.timesteps[0], x)
 
@@ -164,7 +165,7 @@ def test_arrays_may_change_their_form_within_a_run(cls, x):
     scheduler, out = cls(), np.empty_like(x)
     scheduler.set_timesteps(8)
     for index, (t, before, after) in enumerate(zip(scheduler.timesteps, expected, expected[1:])):
-        result = scheduler.step(np.tanh(before), t, forms[index % 4](before), out=out if index in (0, 3, 7) else None).prev_sample
+        result = step(scheduler, before, t, forms[index % 4](before), out=out if index in (0, 3, 7) else None)[0]
         assert np.array_equal(result, after)
 
 
@@ -180,6 +181,37 @@ def test_options_may_change_from_step_to_step(x):
             assert all(np.array_equal(a, b) for a, b in zip(expected, found))
 
 
+def test_options_of_the_run_hold_for_steps_that_say_nothing(x):
+    told, asked = ds.DDIMScheduler(), ds.DDIMScheduler()
+    told.set_timesteps(10, eta=0.5)
+    asked.set_timesteps(10)
+    assert told.plan_properties.is_stochastic and not asked.plan_properties.is_stochastic
+    for t in told.timesteps:
+        assert np.array_equal(step(told, x, t)[0], step(asked, x, t, eta=0.5)[0])
+        assert np.array_equal(step(told, x, t, eta=0.0)[0], step(asked, x, t)[0])
+    with pytest.raises(ds.InvalidValueError, match="eta"):
+        told.set_timesteps(10, eta=2.0)
+    with pytest.raises(TypeError):
+        told.set_timesteps(10, s_churn=2.0)
+
+
+@pytest.mark.parametrize("kind", ORDERED)
+def test_options_of_a_step_make_another_plan(kind, x):
+    options = {each.key: each.default for each in kind.description.options if each.type == "float"}
+    for name, default in options.items():
+        told, asked = kind(), kind()
+        value = {"s_churn": 5.0, "s_noise": 1.1}.get(name)
+        if value is None:
+            continue
+        told.set_timesteps(6, **{name: value})
+        asked.set_timesteps(6)
+        y = x
+        for index, t in enumerate(told.timesteps):
+            expected = step(told, y, t)[0]
+            assert np.array_equal(step(asked, y, t, **{name: value})[0], expected) and asked.step_index == index + 1
+            y = expected
+
+
 @pytest.mark.parametrize("eta", [0.0, 0.7])
 def test_the_row_at_any_timestep_is_that_of_the_step(x, eta):
     z = np.tanh(x)
@@ -187,7 +219,7 @@ def test_the_row_at_any_timestep_is_that_of_the_step(x, eta):
     for scheduler in (ddim, inverse):
         scheduler.set_timesteps(10)
     for t in (900, 517, 3):
-        row = ddim.row_at(t, eta)
+        row = ddim.row_at(t, eta=eta)
         following, clean = ddim.step(np.tanh(x), t, x, eta, variance_noise=z if eta else None, return_dict=False)
         p = row.prediction.sample * x + row.prediction.model_output * np.tanh(x)
         y = sum(a * b for a, b in zip((row.next_sample.sample, row.next_sample.model_output), (x, np.tanh(x))))
@@ -208,7 +240,7 @@ def test_out_is_written_and_returned(cls, x):
         scheduler = cls()
         scheduler.set_timesteps(6)
         for t, before, after in zip(scheduler.timesteps, expected, expected[1:]):
-            assert scheduler.step(np.tanh(before), t, before, out=out).prev_sample is out
+            assert step(scheduler, before, t, out=out)[0] is out
             assert np.array_equal(out, after)
 
 
@@ -217,25 +249,25 @@ def test_a_run_in_place_gives_the_same(cls, x):
     scheduler, y = cls(), x.copy()
     scheduler.set_timesteps(6)
     for t, after in zip(scheduler.timesteps, expected[1:]):
-        scheduler.step(np.tanh(y), t, y, out=y)
+        step(scheduler, y, t, out=y)
         assert np.array_equal(y, after)
 
 
 def test_out_of_another_form_is_refused(cls, x):
     scheduler = cls()
-    scheduler.set_timesteps(3)
+    scheduler.set_timesteps(5)
     for out in (np.empty(5, np.float32), np.empty(x.shape, np.float64), np.broadcast_to(np.float32(0), x.shape)):
         with pytest.raises(ValueError, match="out"):
-            scheduler.step(x, scheduler.timesteps[0], x, out=out)
+            step(scheduler, x, scheduler.timesteps[0], out=out)
 
 
 def test_empty_and_plain_tensors_work(cls):
     for shape in ((0,), (2, 0, 4), (5,), ()):
-        sample = loop(cls(), np.ones(shape, np.float32), 3)[-1]
+        sample = loop(cls(), np.ones(shape, np.float32), 5)[-1]
         assert sample.shape == shape and np.isfinite(sample).all()
 
 
-@pytest.mark.parametrize("kind", MULTISTEP)
+@pytest.mark.parametrize("kind", ORDERED)
 def test_runs_keep_their_order(kind, x):
     scheduler = kind()
     with pytest.raises(ds.TimestepError):
@@ -244,18 +276,21 @@ def test_runs_keep_their_order(kind, x):
     with pytest.raises(ds.TimestepError):
         scheduler.step(x, 7, x)
     assert scheduler.step_index is None
-    first, second, third, last = scheduler.timesteps
+    first, second, third, last = scheduler.timesteps[:4]
+    if len(set(scheduler.timesteps)) < len(scheduler.timesteps):
+        return  # The order of those that repeat is a matter of the class.
     scheduler.step(x, second, x)
     assert scheduler.step_index == 2
     with pytest.raises(ds.TimestepError):
         scheduler.step(x, last, x)
     scheduler.step(x, third, x)
     scheduler.step(x, float(last), x)
-    with pytest.raises(IndexError):
-        scheduler.step(x, last, x)
+    if len(scheduler.timesteps) == 4:
+        with pytest.raises(IndexError):
+            scheduler.step(x, last, x)
 
 
-@pytest.mark.parametrize("kind", MULTISTEP)
+@pytest.mark.parametrize("kind", ORDERED)
 def test_a_failed_step_changes_nothing(kind, x):
     expected = loop(kind(), x, 4)
     scheduler = kind()
@@ -263,7 +298,7 @@ def test_a_failed_step_changes_nothing(kind, x):
     for t, before, after in zip(scheduler.timesteps, expected, expected[1:]):
         with pytest.raises(ValueError):
             scheduler.step(np.ones((2, 3, 5, 5), np.float32), t, before)
-        assert np.array_equal(scheduler.step(np.tanh(before), t, before).prev_sample, after)
+        assert np.array_equal(step(scheduler, before, t)[0], after)
 
 
 def test_a_begin_index_is_where_a_run_begins(x):
@@ -286,8 +321,8 @@ def test_repeated_timesteps_skip_no_noise_level(x):
     assert scheduler.step_index == 20 and np.isfinite(samples[-1]).all()
 
 
-@pytest.mark.parametrize("kind", DDIM)
-def test_ddim_steps_anywhere_in_the_training(kind, x):
+@pytest.mark.parametrize("kind", STATELESS)
+def test_stateless_schedulers_step_anywhere_in_the_training(kind, x):
     scheduler = kind()
     with pytest.raises(ds.SchedulerError):
         scheduler.step(x, 500, x)
@@ -364,7 +399,7 @@ def test_the_inverse_has_no_use_for_noise(x):
 # ---- The parts of a step
 
 
-@pytest.mark.parametrize("kind", MULTISTEP)
+@pytest.mark.parametrize("kind", PARTED)
 def test_the_parts_make_the_step(kind, x):
     solver = "deis" if kind is ds.DEISMultistepScheduler else "dpm_solver"
     names = (f"{solver}_first_order_update", f"multistep_{solver}_second_order_update", f"multistep_{solver}_third_order_update")
@@ -412,8 +447,20 @@ def test_adding_noise_in_float16_keeps_the_noise():
     assert noisy.dtype == np.float16 and np.all(noisy == 1)
 
 
-def test_inputs_are_not_scaled(cls, x):
-    assert cls().scale_model_input(x, 500) is x
+def test_inputs_are_scaled_as_the_plan_says(cls, x):
+    scheduler = cls()
+    assert scheduler.scale_model_input(x, 500) is x
+    scheduler.set_timesteps(5)
+    scale = scheduler._plan.input_scales[0]
+    found = scheduler.scale_model_input(x, scheduler.timesteps[0])
+    assert found is x if scale == 1 else np.allclose(found, scale * x, rtol=1e-6)
+
+
+def test_noise_is_added_alike_by_both_names(cls, x):
+    scheduler = cls()
+    scheduler.set_timesteps(5)
+    t, z = scheduler.timesteps[2], noise(x)
+    assert np.array_equal(scheduler.add_noise(x, z, t), scheduler.scale_noise(x, t, z))
 
 
 def test_rescaled_guidance_keeps_the_contrast(x, rng):
@@ -481,19 +528,18 @@ def test_schedulers_run_on_threads_of_their_own(cls, x):
     assert all(np.array_equal(result, expected) for result in results)
 
 
-@pytest.mark.parametrize("kind", DDIM)
-def test_threads_may_share_a_ddim_scheduler(kind, x):
+@pytest.mark.parametrize("kind", STATELESS)
+def test_threads_may_share_a_stateless_scheduler(kind, x):
     scheduler = kind()
     scheduler.set_timesteps(20)
     inputs = [(x * np.float32(1 + i / 8), int(t)) for i, t in enumerate(scheduler.timesteps[:8])]
-    expected = [scheduler.step(np.tanh(sample), t, sample, return_dict=False) for sample, t in inputs]
+    expected = [step(scheduler, sample, t) for sample, t in inputs]
     faults = []
 
     def work(slot):
         sample, t = inputs[slot]
-        e = np.tanh(sample)
         for _ in range(300):
-            found = scheduler.step(e, t, sample, return_dict=False)
+            found = step(scheduler, sample, t)
             if not all(np.array_equal(a, b) for a, b in zip(expected[slot], found)):
                 faults.append(slot)
 
@@ -514,4 +560,4 @@ def test_results_do_not_depend_on_threads(cls, rng):
     x = rng.standard_normal((2, 4, 128, 128)).astype(np.float32)
     scheduler = cls()
     scheduler.max_threads = 1
-    assert np.array_equal(loop(scheduler, x, 3)[-1], loop(cls(), x, 3)[-1])
+    assert np.array_equal(loop(scheduler, x, 5)[-1], loop(cls(), x, 5)[-1])

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The library's descriptions of its classes, and functions with the signatures that follow from them."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from . import _library
+from ._library import library
+
+
+class Parameter(NamedTuple):
+    """A key of a configuration, or an option of a run."""
+
+    key: str
+    """The key in files, and the argument's name where diffusers knows it."""
+    type: str
+    """Python's name of the type."""
+    default: Any
+    summary: str
+    words: list[str] | None = None
+    """The allowed values, where they are words."""
+    override_name: str | None = None
+    """The argument's name, where diffusers doesn't know the key."""
+
+    @property
+    def name(self) -> str:
+        """The argument's name."""
+        return self.override_name or self.key
+
+    @property
+    def text(self) -> str:
+        """A line about the parameter."""
+        return f"{self.name}: {self.summary}" + (f" One of {', '.join(self.words)}." if self.words else "")
+
+
+class Description(NamedTuple):
+    """A class of the library: the members of ``ds_class_description``."""
+
+    class_name: str
+    compatible_class_names: list[str]
+    parameters: list[Parameter]
+    options: list[Parameter]
+    report: str
+    returns_report: bool
+    result_type: str
+    is_stateless: bool
+    has_velocity: bool
+    adds_noise_at_training_levels: bool
+
+    @property
+    def option_names(self) -> list[str]:
+        return [option.key for option in self.options]
+
+    @property
+    def defaults(self) -> tuple[Any, ...]:
+        """The options' defaults."""
+        return tuple(option.default for option in self.options)
+
+
+def _parameters(members: list[dict[str, Any]]) -> list[Parameter]:
+    found = []
+    for member in members:
+        if member["type"].startswith("float") and isinstance(member["default"], int):
+            member["default"] = float(member["default"])  # JSON writes 1.0 as 1.
+        found.append(Parameter(**member))
+    return found
+
+
+def describe(class_name: str) -> Description:
+    """The description of a class. Members that this version of the package doesn't know are passed over."""
+    members = json.loads(_library.text_of(library.ds_class_description, class_name.encode()))
+    known = {field: members[field] for field in Description._fields}
+    return Description(**{**known, "parameters": _parameters(known["parameters"]), "options": _parameters(known["options"])})
+
+
+def _class_names() -> list[str]:
+    names: list[str] = []
+    while name := library.ds_supported_class_name(len(names)):
+        names.append(name.decode())
+    return names
+
+
+DESCRIPTIONS = {name: describe(name) for name in _class_names()}
+"""The descriptions of all classes, by name."""
+
+
+def function(
+    name: str, parameters: list[inspect.Parameter], body: str, documentation: str, returns: Any = inspect.Signature.empty
+) -> Callable[..., Any]:
+    """A method with these parameters after ``self``, which returns the value of `body`, an expression in their names.
+
+    It is compiled from its text, as the methods of data classes are: a function that takes ``*arguments`` and sorts them out takes
+    longer than a small step.
+    """
+    defaults = {f"default_{each.name}": each.default for each in parameters if each.default is not each.empty}
+    arguments = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
+    for each in parameters:
+        default = each.empty if each.default is each.empty else _Text(f"default_{each.name}")
+        arguments.append(each.replace(annotation=each.empty, default=default))
+    scope: dict[str, Any] = {}
+    exec(f"def {name}{inspect.Signature(arguments)}:\n    return {body}", defaults, scope)
+    made: Callable[..., Any] = scope[name]
+    made.__doc__ = documentation
+    made.__annotations__ = {each.name: each.annotation for each in parameters if each.annotation is not each.empty}
+    if returns is not inspect.Signature.empty:
+        made.__annotations__["return"] = returns
+    return made
+
+
+class _Text(str):
+    """A text that a signature shows without quotation marks."""
+
+    __repr__ = str.__str__

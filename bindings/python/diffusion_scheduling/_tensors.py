@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""torch's tensors as those of the library, and rows by torch's operations for tensors that the library can't reach."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from . import _library, _memory
+from ._library import Combination, PlanProperties, Row, StepCall
+
+ELEMENT_TYPES: dict[torch.dtype, int] = {
+    dtype: number
+    for dtype, number in {
+        torch.float32: _library.FLOAT32,
+        torch.float64: _library.FLOAT64,
+        torch.float16: _library.FLOAT16,
+        torch.bfloat16: _library.BFLOAT16,
+    }.items()
+    if number in _library.element_types()
+}
+"""The library's element types, by those of the tensors that it takes as they are."""
+
+
+def as_given(tensor: Tensor) -> Tensor:
+    """The tensor itself."""
+    return tensor
+
+
+def address(tensor: Tensor) -> int:
+    """Where the elements of a contiguous tensor are."""
+    return tensor.data_ptr()
+
+
+def common_type(*tensors: Tensor) -> torch.dtype:
+    """The type that torch promotes these to."""
+    dtype = tensors[0].dtype
+    for tensor in tensors[1:]:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype
+
+
+def computing_type(dtype: torch.dtype) -> torch.dtype:
+    """The type that the library computes a result of `dtype` in."""
+    return dtype if dtype in ELEMENT_TYPES else torch.float32
+
+
+def as_tensor(tensor: Tensor) -> _library.Tensor:
+    """The library's view of a contiguous tensor on the host."""
+    return _library.tensor(tensor.data_ptr(), ELEMENT_TYPES[tensor.dtype], tensor.shape)
+
+
+def broadcast(first: Tensor, second: Tensor) -> Sequence[Tensor]:
+    """The two in one shape."""
+    pair: Sequence[Tensor] = torch.broadcast_tensors(first, second)
+    return pair
+
+
+def layout(*tensors: Tensor) -> bool:
+    """Whether all are pictures with their channels last, which are contiguous with the batch first in another order of axes."""
+    # A variance beside the prediction has to lie behind it, on axis 1.
+    return len({tensor.shape for tensor in tensors}) == 1 and all(
+        tensor.ndim == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
+        for tensor in tensors
+    )
+
+
+def contiguous(tensor: Tensor, dtype: torch.dtype, channels_last: bool | None = None, shape: Sequence[int] | None = None) -> Tensor:
+    """The tensor as the library can read it, expanded to `shape` if one is given: the tensor itself where it is so."""
+    tensor = tensor if shape is None else tensor.expand(shape)
+    tensor = tensor.permute(0, 2, 3, 1) if channels_last else tensor
+    return tensor.detach().to("cpu", dtype).contiguous()
+
+
+def result_arrays(shape: Sequence[int], dtype: torch.dtype, work: torch.dtype, out: None) -> tuple[torch.dtype, Tensor]:
+    """The type of the tensor to return, and an uninitialised contiguous one on the host; a large one in memory used before."""
+    count = math.prod(shape) * work.itemsize
+    if count < _memory.SMALLEST:
+        return dtype, torch.empty(shape, dtype=work, device="cpu")
+    storage = torch.from_numpy(_memory.empty_bytes(count)).untyped_storage()
+    return dtype, torch.empty(0, dtype=work, device="cpu").set_(storage, 0, tuple(shape))
+
+
+def deliver(dtype: torch.dtype, target: Tensor, channels_last: bool | None = None) -> Tensor:
+    """The tensor to return, once the other one has been written to."""
+    return (target.permute(0, 3, 1, 2) if channels_last else target).to(dtype)
+
+
+def draw(generator: Any, model_output: Tensor, sample: Tensor, result_type: str) -> Tensor:
+    """A step's noise, of the type that diffusers draws."""
+    dtype = torch.float32 if result_type == "converted" else model_output.dtype
+    noise: Tensor = randn_tensor(sample.shape, generator=generator, device=model_output.device, dtype=dtype)
+    return noise
+
+
+def place(tensor: Tensor) -> torch.device:
+    """The device of a tensor."""
+    return tensor.device
+
+
+def moved(tensor: Tensor, place: torch.device) -> Tensor:
+    """The tensor on a device."""
+    return tensor.to(place)
+
+
+def is_beyond_reach(*tensors: Tensor) -> bool:
+    """Whether the library can't work on these: they are on other devices, or need gradients."""
+    return any(not tensor.is_cpu or (tensor.requires_grad and torch.is_grad_enabled()) for tensor in tensors)
+
+
+def quick_step(call: StepCall, sample: Tensor, model_output: Tensor, has_report: bool) -> Callable[..., tuple[Tensor, ...] | None]:
+    """A function that takes steps of tensors like these, which the library takes as they are, by nothing but the call.
+
+    Its arguments are the call's subject, model output, sample, noise or None, and None. It returns what ``step`` returns as a
+    tuple; or None where the tensors have another form, and then nothing has been done.
+    """
+    tensors, function, before, after = call
+    te, tx, tz = tensors.model_output, tensors.sample, tensors.noise
+    ty, tp = tensors.prev_sample, tensors.pred_original_sample
+    has_noise = tensors.references[2] is not None
+    shape, dtype, model_shape, model_dtype = sample.shape, sample.dtype, model_output.shape, model_output.dtype
+    needs_gradients = torch.is_grad_enabled
+    is_small = sample.nbytes < _memory.SMALLEST
+    like: Callable[[Tensor], Tensor] = torch.empty_like if is_small else lambda sample: result_arrays(shape, dtype, dtype, None)[1]
+    # Threads may step with one stateless scheduler at once: one that finds the structs in use takes the general way.
+    unused = [tensors]
+
+    def take(subject: Any, e: Tensor, x: Tensor, z: Tensor | None, out: None) -> tuple[Tensor, ...] | None:
+        if (
+            e.dtype is not model_dtype
+            or x.dtype is not dtype
+            or x.shape != shape
+            or e.shape != model_shape
+            or not x.is_cpu
+            or not e.is_cpu
+            or not x.is_contiguous()
+            or not e.is_contiguous()
+            or (z is None) is has_noise
+            or (needs_gradients() and (x.requires_grad or e.requires_grad))
+        ):
+            return None
+        if z is not None:
+            z = z if z.dtype is dtype else z.to(dtype)
+            if z.shape != shape or not z.is_cpu or not z.is_contiguous():
+                return None
+        y = like(x)
+        p = like(x) if has_report else None
+        try:
+            unused.pop()
+        except IndexError:
+            return None
+        te.data, tx.data, ty.data = e.data_ptr(), x.data_ptr(), y.data_ptr()
+        if z is not None:
+            tz.data = z.data_ptr()
+        if p is not None:
+            tp.data = p.data_ptr()
+        status = function(*before, subject, *after)
+        unused.append(tensors)
+        if status:
+            raise _library.error(status)
+        return (y,) if p is None else (y, p)
+
+    return take
+
+
+# ---- Rows by torch's operations
+
+
+def combine(combination: Combination, tensors: dict[str, Tensor | None], slots: dict[int, Tensor], order: Sequence[int]) -> Tensor:
+    """The sum of tensors with a combination's coefficients, in the order of summation of plans.
+
+    order  the slots that are read, in the order in which they are summed
+    """
+    terms = [(getattr(combination, name), tensors.get(name)) for name in ("sample", "model_output", "noise")]
+    terms += [(combination.slots[slot], slots.get(slot)) for slot in order]
+    terms.append((combination.prediction, tensors.get("prediction")))
+    total: Tensor | None = None
+    for coefficient, tensor in terms:
+        if coefficient == 0:
+            continue
+        if tensor is None:
+            raise _library.InvalidValueError("the step is stochastic, but noise is missing")
+        total = tensor * coefficient if total is None else total.add(tensor, alpha=coefficient)
+    if total is None:
+        sample = tensors["sample"]
+        assert sample is not None
+        return torch.zeros_like(sample)
+    return total
+
+
+def clamped(prediction: Tensor, properties: PlanProperties) -> Tensor:
+    """The predicted clean sample after the clamp of a plan."""
+    if properties.clamp == _library.CLAMP_RANGE:
+        return prediction.clamp(-properties.clamp_range, properties.clamp_range)
+    if properties.clamp == _library.CLAMP_THRESHOLD:
+        items = prediction.flatten(1) if prediction.ndim > 1 else prediction[None]
+        limit = torch.quantile(items.abs(), properties.threshold_ratio, dim=1, keepdim=True)
+        limit = limit.clamp(min=1).clamp(max=properties.threshold_maximum)
+        return (items.clamp(-limit, limit) / limit).reshape(prediction.shape)
+    return prediction
+
+
+def step_by_row(
+    row: Row,
+    properties: PlanProperties,
+    model_output: Tensor,
+    sample: Tensor,
+    noise: Tensor | None,
+    slots: dict[int, Tensor],
+    has_report: bool,
+) -> tuple[tuple[Tensor, ...], dict[int, Tensor]]:
+    """The next sample and, if that is wanted, the report, in float32 or float64; and the slots after the step.
+
+    slots  by their numbers, as they were before the step
+    """
+    axis = 1 if sample.ndim > 1 else 0
+    if properties.learns_variance and model_output.shape[axis] == 2 * sample.shape[axis]:
+        model_output = model_output.narrow(axis, 0, sample.shape[axis])
+    work = torch.promote_types(common_type(model_output, sample), torch.float32)
+    e, x = torch.broadcast_tensors(model_output.to(work), sample.to(work))
+    tensors = {"sample": x, "model_output": e, "noise": None if noise is None else noise.to(work)}
+    stored, order = row.stored, row.read
+    if any(combination.prediction for combination in (row.next_sample, row.report, *stored.values())):
+        tensors["prediction"] = clamped(combine(row.prediction, tensors, {}, ()), properties)
+    wanted = (row.next_sample, row.report) if has_report else (row.next_sample,)
+    results = tuple(combine(combination, tensors, slots, order) for combination in wanted)
+    return results, {**slots, **{slot: combine(combination, tensors, slots, order) for slot, combination in stored.items()}}

@@ -1,0 +1,103 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+
+"""Writes the types of the classes that are made at import, for type checkers and editors: ``schedulers.pyi`` and ``diffusers.pyi``.
+
+``make python`` runs this, and the wheel contains the files. With ``--check``, says whether they are as they would be written.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from diffusion_scheduling import _core, _schedulers
+from diffusion_scheduling._description import DESCRIPTIONS, Description
+
+PACKAGE = Path(_schedulers.__file__).parent
+
+HEAD = "# Made by make_stubs.py.\n\n"
+IMPORTS = """from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ._arrays import Array
+from ._noise import Generator
+from ._schedulers import OrderedScheduler, StatelessScheduler
+
+"""
+
+
+def annotation(text: str) -> str:
+    """A type of the library's as one of Python's; of another library's class nothing is known."""
+    words = text.replace("list[float]", "Sequence[float] | Array").split(" | ")
+    return " | ".join("Any" if word.endswith("Mixin") else word for word in words)
+
+
+def parameter(each: inspect.Parameter) -> str:
+    default = "" if each.default is each.empty else " = ..."
+    return f"{each.name}: {annotation(each.annotation)}{default}"
+
+
+def method(name: str, parameters: Iterable[inspect.Parameter], returns: str) -> str:
+    texts, is_keyword = ["self"], False
+    for each in parameters:
+        if each.kind is each.KEYWORD_ONLY and not is_keyword:
+            texts.append("*")
+            is_keyword = True
+        texts.append(parameter(each))
+    return f"    def {name}({', '.join(texts)}) -> {returns}: ...\n"
+
+
+def part(name: str, made: Callable[..., object]) -> str:
+    first = next(each for each in inspect.signature(made).parameters if each != "self")
+    rest = "*args: Any, sample: Array | None = ..., out: Array | None = ..., **others: Any"
+    return f"    def {name}(self, {first}: Any, {rest}) -> Array: ...\n"
+
+
+def array_class(description: Description) -> str:
+    name = description.class_name
+    output = _schedulers.OUTPUTS[description.report if description.returns_report else None].__name__
+    base = "StatelessScheduler" if description.is_stateless else "OrderedScheduler"
+    velocity = "    def get_velocity(self, sample: Array, noise: Array, timesteps: Any, *, out: Array | None = ...) -> Array: ...\n"
+    return (
+        f"class {name}({base}):\n"
+        + method("__init__", _schedulers.constructor_parameters(description), "None")
+        + method("set_timesteps", _schedulers.planning_parameters(description), "None")
+        + method("step", _schedulers.step_parameters(description), f"{output} | tuple[Array, ...]")
+        + (velocity if description.has_velocity else "")
+        + "".join(part(name, made) for name, made in _core.parts(name).items())
+    )
+
+
+def output_class(report: str | None) -> str:
+    fields = "".join(f"    {name}: Array\n" for name in ["prev_sample", *([report] if report else [])])
+    return f"class {_schedulers.OUTPUTS[report].__name__}(NamedTuple):\n{fields}"
+
+
+def stubs() -> dict[Path, str]:
+    """The texts by their paths."""
+    outputs = [output_class(report) for report in _schedulers.OUTPUTS]
+    names = [each.__name__ for each in _schedulers.OUTPUTS.values()]
+    arrays = HEAD + IMPORTS + "\n".join([*outputs, *map(array_class, DESCRIPTIONS.values())])
+    drop_ins = HEAD + "import diffusers\n\n" + "".join(f"class {name}(diffusers.{name}): ...\n" for name in DESCRIPTIONS)
+    return {
+        PACKAGE / "schedulers.pyi": f"{arrays}\n__all__ = {[*names, *DESCRIPTIONS]!r}\n",
+        PACKAGE / "diffusers.pyi": f"{drop_ins}\n__all__ = {[*DESCRIPTIONS]!r}\n",
+    }
+
+
+def main() -> int:
+    stale = [path for path, text in stubs().items() if not path.exists() or path.read_text("utf-8") != text]
+    if "--check" in sys.argv:
+        for path in stale:
+            print(f"{path} is out of date: run `make python`")
+        return int(bool(stale))
+    for path, text in stubs().items():
+        path.write_text(text, "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
