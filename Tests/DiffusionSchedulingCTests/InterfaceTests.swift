@@ -130,6 +130,8 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
                 var row = ds_row()
                 try call(ds_scheduler_row(handle, index, age, &row))
                 Self.compare(row, with: plan.row(at: index, age: age), clamp: plan.clamp)
+                let reads = [row.reads.0, row.reads.1, row.reads.2, row.reads.3, row.reads.4, row.reads.5]
+                #expect(Array(reads.prefix(row.n_reads)) == plan.reads(at: index, age: age))
             }
         }
     }
