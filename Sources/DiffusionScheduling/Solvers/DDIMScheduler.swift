@@ -16,7 +16,7 @@
 /// terminal signal-to-noise ratio: `rescaleBetasZeroSNR`, `vPrediction`, the spacing `trailing`, and rescaled guidance (Lin et al.
 /// 2023, arXiv:2305.08891).
 ///
-/// The class of that name in diffusers is the reference; see the README for where this one differs.
+/// The class of that name in diffusers is the reference; docs/DIFFERENCES.md lists where this one differs.
 public typealias DDIMScheduler = DefinedScheduler<DDIMConfiguration>
 
 /// DDIM backwards in time: from a picture to the noise that `DDIMScheduler` makes the picture of (Song, Meng and Ermon 2020,

@@ -15,7 +15,7 @@
 /// unconditional sampling; order 1 is DDIM. Thresholding is for models of pixels, not of latents. Models that were trained as
 /// Stable Diffusion was want `stepsOffset` 1.
 ///
-/// The class of that name in diffusers is the reference; see the README for where this one differs.
+/// The class of that name in diffusers is the reference; docs/DIFFERENCES.md lists where this one differs.
 public typealias DEISMultistepScheduler = DefinedScheduler<DEISMultistepConfiguration>
 
 /// The parameters of `DEISMultistepScheduler`, with diffusers' defaults.

@@ -15,7 +15,7 @@
 /// The stochastic algorithms need noise at each step. Thresholding is for models of pixels, not of latents. Models that were
 /// trained as Stable Diffusion was want `stepsOffset` 1, and with the cosine schedule `lambdaMinClipped` −5.1.
 ///
-/// The class of that name in diffusers is the reference; see the README for where this one differs.
+/// The class of that name in diffusers is the reference; docs/DIFFERENCES.md lists where this one differs.
 public typealias DPMSolverMultistepScheduler = DefinedScheduler<DPMSolverMultistepConfiguration>
 
 /// DPM-Solver backwards in time: from a picture to the noise that `DPMSolverMultistepScheduler` makes the picture of

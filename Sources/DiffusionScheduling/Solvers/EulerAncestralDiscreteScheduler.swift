@@ -9,7 +9,7 @@
 ///
 /// A generator draws noise at every step, also at the last one, which adds none.
 ///
-/// The class of that name in diffusers is the reference; see the README for where this one differs.
+/// The class of that name in diffusers is the reference; docs/DIFFERENCES.md lists where this one differs.
 public typealias EulerAncestralDiscreteScheduler = DefinedScheduler<EulerAncestralDiscreteConfiguration>
 
 /// The parameters of `EulerAncestralDiscreteScheduler`, with diffusers' defaults.

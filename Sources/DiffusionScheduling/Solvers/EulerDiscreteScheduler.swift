@@ -20,7 +20,7 @@
 /// }
 /// ```
 ///
-/// The class of that name in diffusers is the reference; see the README for where this one differs.
+/// The class of that name in diffusers is the reference; docs/DIFFERENCES.md lists where this one differs.
 public typealias EulerDiscreteScheduler = DefinedScheduler<EulerDiscreteConfiguration>
 
 /// The parameters of `EulerDiscreteScheduler`, with diffusers' defaults.

@@ -9,7 +9,7 @@
 /// So each step evaluates the model twice; the last one, to τ = 0, once. ``SamplingPlan/timesteps`` lists evaluations, 2n − 1 for n steps,
 /// and a run may begin at the first one of a step. The first evaluation keeps x + h/2 d for the second.
 ///
-/// The class of that name in diffusers is the reference; see the README for where this one differs.
+/// The class of that name in diffusers is the reference; docs/DIFFERENCES.md lists where this one differs.
 public typealias HeunDiscreteScheduler = DefinedScheduler<HeunDiscreteConfiguration>
 
 /// The parameters of `HeunDiscreteScheduler`, with diffusers' defaults.
