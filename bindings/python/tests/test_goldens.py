@@ -58,8 +58,8 @@ def finish(scheduler, record, convert=lambda array: array):
 
 
 def differs_on_purpose(record, config):
-    """LCM's last step never adds noise here; sigma_max of another scheduler isn't taken where levels are inverted; and PNDM, where a
-    run begins late, takes each step once."""
+    """LCM's last step never adds noise here; sigma_max of another scheduler isn't taken where levels are inverted; and PNDM takes
+    each step once, also where a run begins late."""
     request = record["request"].keys()
     return (
         {"timesteps", "strength"} <= request
