@@ -5,7 +5,7 @@
 
     python3 Tests/check-folders.py
 
-A folder names another one where its code, outside of comments and texts, contains a type that the other one declares at the top level.
+A folder names another one where its code, outside of comments and texts, contains a type that the other declares at the top level.
 Prints every name that is out of order with its place; fails if there are any.
 """
 

@@ -56,8 +56,10 @@ import Testing
             guard let sigmas = record.sigmas else { return }
             // Grids between two levels are off by as much as these are, where torch's roots are one unit off.
             let last = plan.stepCount - 1
-            let inherited = record.isSpaced ? max(relative(plan.sigmas[0], sigmas[0]), relative(plan.sigmas[last], sigmas[last])) : 0
-            let ends = record.isLogarithmic ? Tolerance.luSigma : record.isInterpolated ? Tolerance.interpolatedSigma : Tolerance.sigma
+            let inherited =
+                record.isSpaced ? max(relative(plan.sigmas[0], sigmas[0]), relative(plan.sigmas[last], sigmas[last])) : 0
+            let ends =
+                record.isLogarithmic ? Tolerance.luSigma : record.isInterpolated ? Tolerance.interpolatedSigma : Tolerance.sigma
             #expect(inherited <= ends, "\(place), the ends of the grid")
             for (i, (ours, theirs)) in zip(plan.sigmas, sigmas).enumerated() where i < plan.stepCount || !record.isCut {
                 if record.loose.contains(i), plan.timesteps[i] != record.timesteps[i] { continue }
@@ -85,14 +87,17 @@ import Testing
             let (plan, tolerance) = try comparablePlan(record, scheduler)
             // Where diffusers in float64 is off, the loop is badly conditioned: short steps of high order, say.
             let own = record.finalFloat64.deviation(from: record.finalExact), allowed = tolerance + 2 * own
-            var session = SamplingSession(plan: plan, beginIndex: record.beginIndex), oracle = PlainOracle(plan: plan, beginIndex: record.beginIndex)
+            var session = SamplingSession(plan: plan, beginIndex: record.beginIndex),
+                oracle = PlainOracle(plan: plan, beginIndex: record.beginIndex)
             var x = record.start, plain = x, report: [Double] = []
             while let timestep = session.timestep {
                 let noise = GoldenProblem.noise(step: session.stepIndex), scale = session.inputScale
                 func model(_ x: [Double]) -> [Double] {
                     x.map { GoldenProblem.model($0 * scale, timestep: timestep, trainingCount: scheduler.count) }
                 }
-                plain = oracle.step(modelOutput: model(plain), sample: plain, noise: noise, batchSize: GoldenProblem.batchSize).nextSample
+                plain =
+                    oracle.step(modelOutput: model(plain), sample: plain, noise: noise, batchSize: GoldenProblem.batchSize)
+                    .nextSample
                 let output = try session.step(
                     modelOutput: plan.withVariance(model(x)), sample: x, noise: noise, batchSize: GoldenProblem.batchSize,
                     predictingOriginalSample: true)
@@ -125,7 +130,8 @@ import Testing
             if theirs.isFinite, theirs > 0, ours > 0 { ratios.append(logarithm(ours / theirs)) }
         }
         let mean = exponential(ratios.reduce(0, +) / Double(ratios.count))
-        print("\(file): float32 loops nearer to the exact result than diffusers': \(nearer) of \(total), with \(mean) of their error")
+        print(
+            "\(file): float32 loops nearer to the exact result than diffusers': \(nearer) of \(total), with \(mean) of their error")
         let isShort = ["euler", "euler_ancestral", "heun", "flow_match_euler"].contains(file)
         #expect(Double(nearer) >= (isShort ? Tolerance.nearerShareOfShortSums : Tolerance.nearerShare) * Double(total))
         #expect(mean < 1, "the geometric mean of our error over diffusers'")
@@ -162,7 +168,8 @@ import Testing
     /// A plan on the reference's own noise levels, so that only the coefficients differ, and how far its loops may be off.
     private func comparablePlan(_ record: ClassRecord, _ scheduler: any PlannedScheduler) throws -> (SamplingPlan, Double) {
         let plan = try scheduler.plan(record.request, optionValues: record.optionValues)
-        guard let sigmas = record.sigmas?.prefix(plan.stepCount + 1), plan.sigmas != Array(sigmas) || plan.timesteps != record.timesteps
+        guard let sigmas = record.sigmas?.prefix(plan.stepCount + 1),
+            plan.sigmas != Array(sigmas) || plan.timesteps != record.timesteps
         else { return (plan, Tolerance.loop) }
         let grid = TimestepGrid(timesteps: record.timesteps, sigmas: Array(sigmas), process: plan.grid.process)
         if let definition = scheduler.configuration as? any VarianceExplodingDefinition {
@@ -313,7 +320,8 @@ struct ClassRecord: Decodable {
     var refusedKey: String? {
         switch className {
         case "FlowMatchEulerDiscreteScheduler" where isTrue("invert_sigmas"): "sigma_max"
-        case "FlowMatchEulerDiscreteScheduler" where arguments["mu"] != nil && arguments["timesteps"] != nil && arguments["sigmas"] == nil:
+        case "FlowMatchEulerDiscreteScheduler"
+        where arguments["mu"] != nil && arguments["timesteps"] != nil && arguments["sigmas"] == nil:
             "mu"
         case "UniPCMultistepScheduler" where isTrue("use_flow_sigmas") && isTrue("use_beta_sigmas") && arguments["sigmas"] != nil:
             "sigmas"

@@ -95,7 +95,9 @@ enum RandomConfigurations {
         c.sampleMaxValue = .random(in: 0.1...4, using: &generator)
     }
 
-    private static func drawSpacing(_ c: inout some SigmaSpacingConfiguration & VarianceExplodingDefinition, _ generator: inout SeededGenerator) {
+    private static func drawSpacing(
+        _ c: inout some SigmaSpacingConfiguration & VarianceExplodingDefinition, _ generator: inout SeededGenerator
+    ) {
         switch Int.random(in: 0...6, using: &generator) {
         case 1: c.useKarrasSigmas = true
         case 2: c.useExponentialSigmas = c.betaStart > 0 && c.trainedBetas == nil

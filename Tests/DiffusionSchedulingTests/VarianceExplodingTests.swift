@@ -16,8 +16,10 @@ import Testing
     // MARK: Numbers
 
     /// The step from ς = 2.5546913147 to τ = 1.4623570442 of the default run of 10 steps.
-    @Test(arguments: [("epsilon", 1, -1.092334270477295), ("v_prediction", 0.6292305507457325, -0.39816266519737226),
-        ("sample", 0.5724202512479525, 0.4275797487520475), ("original_sample", 0.5724202512479525, 0.4275797487520475)])
+    @Test(arguments: [
+        ("epsilon", 1, -1.092334270477295), ("v_prediction", 0.6292305507457325, -0.39816266519737226),
+        ("sample", 0.5724202512479525, 0.4275797487520475), ("original_sample", 0.5724202512479525, 0.4275797487520475),
+    ])
     func eulerStepsAreTheFormulas(type: String, sample: Double, output: Double) throws {
         let plan = try Self.euler("\"prediction_type\": \"\(type)\"").plan(.count(10))
         let row = plan.row(at: 5, age: 5)
@@ -57,7 +59,8 @@ import Testing
 
     @Test func churnRaisesTheNoise() throws {
         let row = try Self.euler().plan(.count(10), optionValues: ["s_churn": 3]).row(at: 5, age: 5)
-        #expect(abs(row.nextSample.noise - 2.1220859837053854) < 1e-6 && abs(row.nextSample.modelOutput + 1.8587416648864745) < 1e-6)
+        #expect(
+            abs(row.nextSample.noise - 2.1220859837053854) < 1e-6 && abs(row.nextSample.modelOutput + 1.8587416648864745) < 1e-6)
         #expect(row.nextSample.sample == 1 && row.prediction.noise == row.nextSample.noise && row.drawCount == 1)
     }
 
@@ -76,7 +79,8 @@ import Testing
         let plan = try Self.euler(#""interpolation_type": "log_linear""#).plan(.count(5))
         let expected = [157.407257, 22.7840710, 3.29790330, 0.477358431, 0.0690957233, 0.0100013297]
         #expect(plan.sigmas.count == 6 && zip(plan.sigmas, expected).allSatisfy { abs($0 - $1) <= Tolerance.luSigma * $1 })
-        let row = try Self.euler(#""interpolation_type": "log_linear""#).plan(.count(5), optionValues: ["s_churn": 0.6]).row(at: 0, age: 0)
+        let row = try Self.euler(#""interpolation_type": "log_linear""#).plan(.count(5), optionValues: ["s_churn": 0.6]).row(
+            at: 0, age: 0)
         #expect(abs(row.nextSample.noise - plan.sigmas[0] * (0.1 * 2.1).squareRoot()) < 1e-9, "of six levels")
     }
 
@@ -86,7 +90,8 @@ import Testing
             let row = plan.row(at: index, age: index)
             #expect(row.nextSample == Combination(.sample))
         }
-        let degenerate = try Self.heun("\"prediction_type\": \"\(type)\", \"beta_start\": 0.0, \"clip_sample\": true").plan(.count(4))
+        let degenerate = try Self.heun("\"prediction_type\": \"\(type)\", \"beta_start\": 0.0, \"clip_sample\": true").plan(
+            .count(4))
         #expect(degenerate.sigmas.filter { $0 == 0 }.count == 3)
         var session = SamplingSession(plan: degenerate), x = goldenStart
         try session.run(&x)
@@ -110,7 +115,8 @@ import Testing
     }
 
     /// Measured on normally distributed data, whose probability flow is known.
-    @Test(arguments: [("EulerDiscreteScheduler", 1.0), ("HeunDiscreteScheduler", 2)], [PredictionType.epsilon, .sample, .vPrediction])
+    @Test(
+        arguments: [("EulerDiscreteScheduler", 1.0), ("HeunDiscreteScheduler", 2)], [PredictionType.epsilon, .sample, .vPrediction])
     func errorFallsWithTheOrder(_ expected: (name: String, order: Double), type: PredictionType) throws {
         let configuration = try Self.scheduler(expected.name, "\"prediction_type\": \"\(type.rawValue)\"").configuration
         let points = try [200, 300, 450, 680, 1000].map { count in

@@ -177,8 +177,10 @@ static void plans(void) {
     BAD(ds_scheduler_set_timesteps(scheduler, 0, "{\"timesteps\": [10, 20]}"), DS_INVALID_VALUE, "timesteps[1] is 20");
     BAD(ds_scheduler_set_timesteps(scheduler, 0, "{\"timesteps\": [NaN, 1]}"), DS_INVALID_VALUE, "timesteps[0] is nan");
     BAD(ds_scheduler_set_timesteps(scheduler, 0, "{\"timesteps\": [20, \"10\"]}"), DS_INVALID_VALUE, "timesteps is");
-    BAD(ds_scheduler_set_timesteps(scheduler, 4, "{\"timesteps\": [20, 10]}"), DS_INVALID_VALUE, "number of steps is 4, but must be 0, or 2");
-    BAD(ds_scheduler_set_timesteps(scheduler, 4, "{\"sigmas\": [2, 1]}"), DS_INVALID_VALUE, "number of steps is 4, but must be 0, or 2");
+    BAD(ds_scheduler_set_timesteps(scheduler, 4, "{\"timesteps\": [20, 10]}"), DS_INVALID_VALUE,
+        "number of steps is 4, but must be 0, or 2");
+    BAD(ds_scheduler_set_timesteps(scheduler, 4, "{\"sigmas\": [2, 1]}"), DS_INVALID_VALUE,
+        "number of steps is 4, but must be 0, or 2");
     BAD(ds_scheduler_set_timesteps(scheduler, 0, "{\"sigmas\": [1, 2]}"), DS_INVALID_VALUE, "sigmas[1] is 2");
     BAD(ds_scheduler_set_timesteps(sampler, 0, "{\"sigmas\": [2, 1]}"), DS_INVALID_VALUE, "sigmas");
     BAD(ds_scheduler_set_timesteps(scheduler, 0, "{\"sigmas\": [2, 1], \"timesteps\": [20, 10]}"), DS_INVALID_VALUE,
@@ -442,10 +444,10 @@ static void rows(void) {
                     .n_reads = 2,
                     .reads = {2, 1}};
 #define STEP(row, slots, n_slots) ds_scheduler_row_step(multistep, row, &e, &x, NULL, slots, n_slots, &out, &p, 0)
-#define CHANGED(change, part)                                                                                                      \
-    do {                                                                                                                           \
-        const ds_row changed = row_with(&right, change);                                                                           \
-        BAD(STEP(&changed, slots, DS_MAX_SLOTS), DS_INVALID_VALUE, part);                                                          \
+#define CHANGED(change, part)                                             \
+    do {                                                                  \
+        const ds_row changed = row_with(&right, change);                  \
+        BAD(STEP(&changed, slots, DS_MAX_SLOTS), DS_INVALID_VALUE, part); \
     } while (0)
     CHANGED(endless_sample, "finite");
     CHANGED(no_number_in_prediction, "finite");
@@ -469,11 +471,11 @@ static void rows(void) {
     BAD(STEP(&right, NULL, 3), DS_NULL_POINTER, "slots is NULL");
     BAD(STEP(&right, NULL, 0), DS_INVALID_VALUE, "slot 0 is missing");
     BAD(STEP(&right, slots, 2), DS_INVALID_VALUE, "slot 2 is missing");
-#define WRONG(index, tensor, status, part)                                                                                         \
-    do {                                                                                                                           \
-        memcpy(wrong, slots, sizeof wrong);                                                                                        \
-        wrong[index] = (tensor);                                                                                                   \
-        BAD(STEP(&right, wrong, DS_MAX_SLOTS), status, part);                                                                      \
+#define WRONG(index, tensor, status, part)                    \
+    do {                                                      \
+        memcpy(wrong, slots, sizeof wrong);                   \
+        wrong[index] = (tensor);                              \
+        BAD(STEP(&right, wrong, DS_MAX_SLOTS), status, part); \
     } while (0)
     WRONG(1, slots[3], DS_UNKNOWN_ELEMENT_TYPE, "slots[1]");
     WRONG(1, wide, DS_WRONG_ELEMENT_TYPE, "slots[1]");
@@ -497,7 +499,8 @@ static void rows(void) {
     row = row_with(&right, two_stores);
     memcpy(wrong, slots, sizeof wrong);
     wrong[4].data = out_bytes[3];
-    BAD(ds_scheduler_row_step(multistep, &row, &e, &x, NULL, wrong, DS_MAX_SLOTS, &out, &x, 0), DS_INVALID_VALUE, "pred_original_sample");
+    BAD(ds_scheduler_row_step(multistep, &row, &e, &x, NULL, wrong, DS_MAX_SLOTS, &out, &x, 0), DS_INVALID_VALUE,
+        "pred_original_sample");
     GOOD(STEP(&row, wrong, DS_MAX_SLOTS));
     GOOD(STEP(&right, slots, 3));
     /* What is read alone may be an input, or another slot that is read alone. */
@@ -587,7 +590,8 @@ static void serving(void) {
     BAD(ds_sessions_step(NULL, 2, &e, NULL, NULL, &x, NULL, &out, NULL, 0), DS_NULL_POINTER, "sessions is NULL");
     BAD(ds_sessions_step(rows, 2, &e, NULL, NULL, NULL, NULL, &out, NULL, 0), DS_NULL_POINTER, "sample is NULL");
     BAD(ds_sessions_step(rows, 3, &e, NULL, NULL, &x, NULL, &out, NULL, 0), DS_INVALID_VALUE, "n_rows is 3");
-    BAD(ds_sessions_step(rows, SIZE_MAX, &e, NULL, NULL, &x, NULL, &out, NULL, 0), DS_INVALID_VALUE, "n_rows is 18446744073709551615");
+    BAD(ds_sessions_step(rows, SIZE_MAX, &e, NULL, NULL, &x, NULL, &out, NULL, 0), DS_INVALID_VALUE,
+        "n_rows is 18446744073709551615");
     BAD(ds_sessions_step(rows, 1, &scalar, NULL, NULL, &scalar, NULL, &out, NULL, 0), DS_INVALID_VALUE, "n_rows is 1");
     BAD(ds_sessions_step(same, 2, &e, NULL, NULL, &x, NULL, &out, NULL, 0), DS_INVALID_VALUE, "sessions[1]");
     BAD(ds_sessions_step(gone, 2, &e, NULL, NULL, &x, NULL, &out, NULL, 0), DS_INVALID_HANDLE, "1234567");

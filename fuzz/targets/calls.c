@@ -557,9 +557,9 @@ static void call(void) {
         size_t n_rows =
             with & 16 && places[0].tensor.rank >= 1 && places[0].tensor.rank <= DS_MAX_RANK ? (size_t)places[0].shape[0] : number();
         if (n_rows > 6) n_rows = 6;
-        status = ds_sessions_step(sessions, n_rows, places[0].pointer, with & 1 ? NULL : places[1].pointer, with & 2 ? NULL : guidance,
-                              places[2].pointer, with & 4 ? NULL : places[3].pointer,
-                              with & 8 ? places[2].pointer : places[4].pointer, NULL, with >> 5);
+        status = ds_sessions_step(sessions, n_rows, places[0].pointer, with & 1 ? NULL : places[1].pointer,
+                                  with & 2 ? NULL : guidance, places[2].pointer, with & 4 ? NULL : places[3].pointer,
+                                  with & 8 ? places[2].pointer : places[4].pointer, NULL, with >> 5);
         free_tensors(status);
         break;
     }

@@ -476,8 +476,8 @@ ds_status ds_session_step_guided(ds_session session, const ds_tensor *conditiona
  * if a session occurs twice. After an error no session and no tensor has changed.
  */
 ds_status ds_sessions_step(const ds_session *sessions, size_t n_rows, const ds_tensor *model_output, const ds_tensor *unconditional,
-                       const ds_guidance *guidance, const ds_tensor *sample, const ds_tensor *noise, const ds_tensor *prev_sample,
-                       const ds_tensor *pred_original_sample, unsigned max_threads);
+                           const ds_guidance *guidance, const ds_tensor *sample, const ds_tensor *noise,
+                           const ds_tensor *prev_sample, const ds_tensor *pred_original_sample, unsigned max_threads);
 
 /*
  * ds_session_convert_model_output converts a model output at the next step to the solver's prediction: the predicted noise for DEIS
@@ -569,7 +569,7 @@ ds_status ds_scheduler_add_noise(ds_scheduler scheduler, const ds_tensor *sample
  * Errors: DS_INVALID_VALUE, DS_WRONG_ELEMENT_COUNT.
  */
 ds_status ds_combine_noise(const ds_tensor *sample, const ds_tensor *noise, const double *signal_rates, const double *noise_rates,
-                          size_t n_rates, const ds_tensor *out, unsigned max_threads);
+                           size_t n_rates, const ds_tensor *out, unsigned max_threads);
 
 /*
  * ds_scheduler_get_velocity computes out = signal_rate * noise - noise_rate * sample, the training target of v_prediction models.

@@ -99,7 +99,8 @@ extension SigmaSpacingConfiguration {
     static var sigmaSpacingParameters: [ConfigurationParameter<Self>] {
         [
             .init("use_karras_sigmas", \.useKarrasSigmas, "Whether the noise levels follow Karras et al. 2022."),
-            .init("use_exponential_sigmas", \.useExponentialSigmas, "Whether the noise levels are evenly spaced in their logarithm."),
+            .init(
+                "use_exponential_sigmas", \.useExponentialSigmas, "Whether the noise levels are evenly spaced in their logarithm."),
             .init("use_beta_sigmas", \.useBetaSigmas, "Whether the noise levels are quantiles of a beta distribution."),
         ]
     }

@@ -7,7 +7,6 @@ struct KernelRow {
     /// The coefficients of an output.
     typealias Terms = (Double, Double, Double, Double, Double, Double, Double, Double, Double, Double, Double)
 
-
     /// Its outputs are the next sample, what is stored, and the report where at most one slot is stored. It comes first, so that its
     /// address is this one's.
     let row: dsk_row

@@ -62,7 +62,8 @@ enum Kernels {
         func run(_ pass: StepPass, _ kernelRow: UnsafePointer<dsk_row>) throws(SchedulerError) {
             if let workspace {
                 let itemBytes = tensors.elementCount / batchSize * tensors.elementType.size
-                return try step(count: batchSize, tensors, pass: pass, workspace: workspace, maximumThreads: maximumThreads) { index in
+                return try step(count: batchSize, tensors, pass: pass, workspace: workspace, maximumThreads: maximumThreads) {
+                    index in
                     StepItem(
                         row: row, kernelRow: kernelRow, slots: slots, slotOffset: index * itemBytes, guidance: guidance,
                         thresholds: workspace.thresholdWorkspace(of: index))

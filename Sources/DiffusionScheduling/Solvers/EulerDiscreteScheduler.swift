@@ -57,12 +57,13 @@ public struct EulerDiscreteConfiguration: VarianceExplodingDefinition, SigmaSpac
             .init("interpolation_type", \.interpolationType, "How noise levels run between those of the training."),
         ] + sigmaSpacingParameters + [
             .init("sigma_min", \.sigmaMin, "The least level of Karras, exponential and beta spacings; None: the last timestep's."),
-            .init("sigma_max", \.sigmaMax, "The greatest level of Karras, exponential and beta spacings; None: the first timestep's."),
+            .init(
+                "sigma_max", \.sigmaMax, "The greatest level of Karras, exponential and beta spacings; None: the first timestep's."),
             .init("timestep_spacing", \.timestepSpacing, "How the timesteps are spread over those of the training."),
             .init("timestep_type", \.timestepType, "What a model of v_prediction is told: the training timestep, or ln ς/4."),
             .init("steps_offset", \.stepsOffset, "What is added to the timesteps of the spacing leading."),
         ] + zeroTerminalSNRParameters + [
-            .init("final_sigmas_type", \.finalSigmasType, "The noise level after the last step: zero, or the training's least."),
+            .init("final_sigmas_type", \.finalSigmasType, "The noise level after the last step: zero, or the training's least.")
         ]
     }
 
@@ -127,7 +128,8 @@ public struct EulerDiscreteConfiguration: VarianceExplodingDefinition, SigmaSpac
     public func grid(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> TimestepGrid {
         var timesteps: [Double], sigmas: [Double]
         if case .sigmas(let custom, nil) = request {
-            try require("number of sigmas", custom.count, "at least 2: the last one is the level after the last step", custom.count > 1)
+            try require(
+                "number of sigmas", custom.count, "at least 2: the last one is the level after the last step", custom.count > 1)
             try requireOrdered("sigmas", custom, by: >=, within: 0...Double(Float.greatestFiniteMagnitude), "finite and at least 0")
             sigmas = custom.map(\.roundedToFloat32)
             timesteps = sigmas.dropLast().map { noise.timestep(atFloat32Sigma: Float($0)).roundedToFloat32 }

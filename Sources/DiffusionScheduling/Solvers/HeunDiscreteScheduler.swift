@@ -41,7 +41,7 @@ public struct HeunDiscreteConfiguration: VarianceExplodingDefinition, SigmaSpaci
 
     public static var parameters: [ConfigurationParameter<Self>] {
         noiseScheduleParameters + [
-            .init("prediction_type", \.predictionType, among: predictionTypes, "What the model's output means."),
+            .init("prediction_type", \.predictionType, among: predictionTypes, "What the model's output means.")
         ] + sigmaSpacingParameters + [
             .init("clip_sample", \.clipSample, "Clips the predicted clean sample, for models of pixels."),
             .init("clip_sample_range", \.clipSampleRange, "The limit of the clipping."),
@@ -64,7 +64,8 @@ public struct HeunDiscreteConfiguration: VarianceExplodingDefinition, SigmaSpaci
         let (timesteps, sigmas) = try spacedLevels(request, noise: noise)
         func twice(_ values: ArraySlice<Double>) -> [Double] { values.flatMap { [$0, $0] } }
         return TimestepGrid(
-            timesteps: timesteps.prefix(1) + twice(timesteps.dropFirst()), sigmas: sigmas.prefix(1) + twice(sigmas.dropFirst()) + [0],
+            timesteps: timesteps.prefix(1) + twice(timesteps.dropFirst()),
+            sigmas: sigmas.prefix(1) + twice(sigmas.dropFirst()) + [0],
             process: noise.process)
     }
 

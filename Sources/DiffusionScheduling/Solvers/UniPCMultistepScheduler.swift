@@ -77,7 +77,7 @@ public struct UniPCMultistepConfiguration: SchedulerDefinition, SigmaGridConfigu
             .init("disable_corrector", \.disableCorrector, "The steps, counted from 0, whose results aren't corrected."),
             .init("solver_p", \.solverP, "Another scheduler in the predictor's place; not supported."),
         ] + sigmaSpacingParameters + flowSigmaParameters + timestepSpacingParameters + [
-            .init("final_sigmas_type", \.finalSigmasType, "The noise level after the last step."),
+            .init("final_sigmas_type", \.finalSigmasType, "The noise level after the last step.")
         ] + zeroTerminalSNRParameters + [
             .init("use_dynamic_shifting", \.useDynamicShifting, "Whether each run brings its own shift, mu."),
             .init("time_shift_type", \.timeShiftType, "How mu shifts: by its exponential, or linear."),
@@ -112,7 +112,8 @@ public struct UniPCMultistepConfiguration: SchedulerDefinition, SigmaGridConfigu
     func grid(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> TimestepGrid {
         let shift = try FlowShift(constant: flowShift, isDynamic: useDynamicShifting, type: timeShiftType, mu: request.mu)
         if case .sigmas = request, let key = chosenSpacings.first {
-            throw .invalidValue(key: "sigmas", value: "given", allowed: "left out where \(key) is true, which spaces the levels itself")
+            throw .invalidValue(
+                key: "sigmas", value: "given", allowed: "left out where \(key) is true, which spaces the levels itself")
         }
         var spacing = sigmaSpacing(flowShift: flowShift)
         switch spacing {
