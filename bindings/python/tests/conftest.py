@@ -4,6 +4,7 @@
 
 import os
 import random
+from pathlib import Path
 
 import diffusion_scheduling as ds
 import numpy as np
@@ -14,6 +15,12 @@ STATELESS = [cls for cls in CLASSES if cls.description.is_stateless]
 ORDERED = [cls for cls in CLASSES if not cls.description.is_stateless]
 PARTED = [cls for cls in CLASSES if hasattr(cls, "convert_model_output")]
 """The classes whose parts of a step diffusers documents."""
+
+
+BUILT = pytest.mark.skipif(
+    not (Path(ds.__file__).parent / "include").is_dir(), reason="make python hasn't put the library's files into the package"
+)
+"""For tests of what ``make python`` makes beside the sources."""
 
 
 @pytest.fixture(params=CLASSES, ids=lambda cls: cls.__name__)

@@ -11,6 +11,7 @@ from pathlib import Path
 import diffusion_scheduling as ds
 import numpy as np
 import pytest
+from conftest import BUILT
 from diffusion_scheduling import _library
 
 HEADER = Path(__file__).resolve().parents[3] / "Sources/CDiffusionScheduling/include/diffusion_scheduling.h"
@@ -111,6 +112,7 @@ def test_messages_quote_configurations_word_for_word():
 # ---- Paths for compilers
 
 
+@BUILT
 def test_the_package_has_what_a_compiler_needs(header):
     assert (Path(ds.get_include()) / "diffusion_scheduling.h").read_text() == header
     assert Path(ds.get_library()).parent == Path(ds.get_lib_dir())
@@ -120,6 +122,7 @@ def test_the_package_has_what_a_compiler_needs(header):
     assert f"Version: {ds.__version__}\n" in (Path(ds.get_pkgconfig_dir()) / "diffusion_scheduling.pc").read_text()
 
 
+@BUILT
 def test_the_package_names_its_own_library_whichever_is_loaded(tmp_path):
     other = tmp_path / "other.so"
     other.write_bytes(Path(ds.get_library()).read_bytes())
