@@ -46,13 +46,15 @@ static void plan(ds_scheduler scheduler, size_t n_steps) {
         MUST(strlen(ds_error_message()) > 8);
         return;
     }
-    MUST(ds_scheduler_step_count(scheduler, &count) == DS_OK && count >= 1 && count <= n_steps);
+    /* Heun evaluates the model 2n - 1 times, PNDM n + 9 times. */
+    MUST(ds_scheduler_step_count(scheduler, &count) == DS_OK && count >= 1 && count <= 2 * n_steps + 9);
     MUST(ds_scheduler_sigmas(scheduler, NULL, 0, &n_rates) == DS_OK && n_rates == count + 1);
     MUST((numbers = malloc(n_rates * sizeof *numbers)));
     MUST(ds_scheduler_sigmas(scheduler, numbers, n_rates, NULL) == DS_OK);
     for (size_t i = 0; i < n_rates; i++) MUST(isfinite(numbers[i]) && numbers[i] >= 0);
     MUST(ds_scheduler_timesteps(scheduler, numbers, n_rates, &count) == DS_OK && count + 1 == n_rates);
-    for (size_t i = 0; i < count; i++) MUST(isfinite(numbers[i]) && numbers[i] >= 0);
+    /* The continuous timesteps of some models are logarithms. */
+    for (size_t i = 0; i < count; i++) MUST(isfinite(numbers[i]));
     free(numbers);
     for (size_t i = 0; i < count; i++)
         for (size_t age = 0; age < 3; age++) {
