@@ -609,7 +609,7 @@ ds_status ds_scheduler_row_at(ds_scheduler scheduler, double timestep, const cha
  * n_slots  at most DS_MAX_SLOTS; n_slots of ds_plan_properties is enough for the rows of the plan
  * others   as for ds_session_step
  *
- * Complexity: as ds_session_step; the call itself takes about 0.2 microseconds. It takes no lock. For a row without slots it
+ * Complexity: as ds_session_step; the call itself takes about 0.5 microseconds. It takes no lock. For a row without slots it
  * allocates nothing (more with thresholding).
  * Errors: DS_INVALID_HANDLE, DS_TIMESTEPS_NOT_SET, DS_MISSING_NOISE, DS_OUT_OF_MEMORY (with thresholding), DS_INVALID_VALUE (a
  * coefficient that isn't finite, a number of a slot or of slots out of range, a slot that isn't given, a prediction of slots or of
