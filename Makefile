@@ -58,7 +58,7 @@ server: deps
 check-docs:
 	python3 Tests/check-docs.py
 
-# Which folder of the Swift library names which.
+# Folders of the Swift library may name each other one way only.
 check-folders:
 	python3 Tests/check-folders.py
 

@@ -9,37 +9,13 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-work=$(mktemp -d "${TMPDIR:-/tmp}/check-c-abi.XXXXXX")
-trap 'rm -rf "$work"' EXIT
+source "$(dirname "${BASH_SOURCE[0]}")/checks.sh"
 
 cc=${CC:-cc}
 cxx=${CXX:-c++}
 python=${PYTHON:-$root/out/reference/bin/python}
 command -v "$python" >/dev/null || python=python3
 warnings=(-Wall -Wextra -Wpedantic -Werror)
-
-passed=0
-failed=0
-
-# check NAME COMMAND...: passes if the command succeeds; shows what it printed if it doesn't.
-check() {
-    local name=$1
-    shift
-    if "$@" >"$work/log" 2>&1; then
-        echo "ok    $name"
-        passed=$((passed + 1))
-    else
-        echo "FAIL  $name"
-        sed 's/^/      /' "$work/log"
-        failed=$((failed + 1))
-    fi
-}
-
-finish() {
-    echo "check-c-abi: $passed passed, $failed failed"
-    [ "$failed" -eq 0 ]
-    exit
-}
 
 if [ "$(uname -s)" != Linux ]; then
     echo "skip  the self-contained library is made on Linux only"

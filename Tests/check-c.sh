@@ -18,8 +18,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 sources=$here/../Sources/CKernels
 include=$sources/include
 program=$here/c/steps.c
-work=$(mktemp -d "${TMPDIR:-/tmp}/check-c.XXXXXX")
-trap 'rm -rf "$work"' EXIT
+source "$(dirname "${BASH_SOURCE[0]}")/checks.sh"
 
 clang=${CC_CLANG:-clang}
 gcc=${CC_GCC:-gcc}
@@ -29,31 +28,6 @@ warnings=(-Wall -Wextra -Wpedantic -Werror)
 
 # The checksum of Tests/c/steps.c, on every processor. It changes only when the program or the documented arithmetic does.
 checksum=77f5ffdfcf913b7a
-
-passed=0
-failed=0
-
-# check NAME COMMAND...: passes if the command succeeds; shows what it printed if it doesn't.
-check() {
-    local name=$1 start=$SECONDS
-    shift
-    if "$@" >"$work/log" 2>&1; then
-        echo "ok    $name ($((SECONDS - start)) s)"
-        passed=$((passed + 1))
-    else
-        echo "FAIL  $name"
-        sed 's/^/      /' "$work/log"
-        failed=$((failed + 1))
-    fi
-}
-
-finish() {
-    echo "check-c: $passed passed, $failed failed"
-    [ "$failed" -eq 0 ]
-    exit
-}
-
-# (What `check` calls is part of a condition, where bash doesn't stop at a failure by itself: hence every `|| return`.)
 
 # objects NAME COMPILER FLAGS...: compiles every source file into the objects of that name, side by side.
 objects() {

@@ -20,28 +20,10 @@ core=$root/Sources/CKernels
 swift=${SWIFT:-swift}
 # The sanitizers' runtimes have to fit the compiler.
 clang=$(dirname "$(readlink -f "$(command -v "$swift")")")/clang
-work=$(mktemp -d "${TMPDIR:-/tmp}/check-variants.XXXXXX")
-trap 'rm -rf "$work"' EXIT
+source "$(dirname "${BASH_SOURCE[0]}")/checks.sh"
 export OMP_WAIT_POLICY=passive
 # Every failure prints the seed that repeats it.
 if [ "$mode" = full ]; then export DIFFUSION_SCHEDULING_TEST_SEED=${DIFFUSION_SCHEDULING_TEST_SEED:-random}; fi
-
-passed=0
-failed=0
-
-# check NAME COMMAND...: passes if the command succeeds; shows the end of what it printed if it doesn't.
-check() {
-    local name=$1 start=$SECONDS
-    shift
-    if "$@" >"$work/log" 2>&1; then
-        echo "ok    $name ($((SECONDS - start)) s)"
-        passed=$((passed + 1))
-    else
-        echo "FAIL  $name"
-        tail -n 60 "$work/log" | sed 's/^/      /'
-        failed=$((failed + 1))
-    fi
-}
 
 checksum=$(sed -nE 's/^checksum=([0-9a-f]+)$/\1/p' "$here/check-c.sh")
 
@@ -130,5 +112,4 @@ fi
 
 if [ "$mode" = full ]; then check "Python: drawn seeds" make -C "$root" python-test; fi
 
-echo "check-variants $mode: $passed passed, $failed failed"
-[ "$failed" -eq 0 ]
+finish "check-variants $mode"

@@ -9,37 +9,13 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-work=$(mktemp -d "${TMPDIR:-/tmp}/check-wheel.XXXXXX")
-trap 'rm -rf "$work"' EXIT
+source "$(dirname "${BASH_SOURCE[0]}")/checks.sh"
 
 cc=${CC:-cc}
 python=${PYTHON:-python3}
 tools=$root/out/python/bin
 warnings=(-Wall -Wextra -Wpedantic -Werror)
 unset LD_LIBRARY_PATH LD_PRELOAD PYTHONPATH PYTHONHOME PKG_CONFIG_PATH CMAKE_PREFIX_PATH DIFFUSION_SCHEDULING_LIBRARY
-
-passed=0
-failed=0
-
-# check NAME COMMAND...: passes if the command succeeds; shows what it printed if it doesn't.
-check() {
-    local name=$1
-    shift
-    if "$@" >"$work/log" 2>&1; then
-        echo "ok    $name"
-        passed=$((passed + 1))
-    else
-        echo "FAIL  $name"
-        sed 's/^/      /' "$work/log"
-        failed=$((failed + 1))
-    fi
-}
-
-finish() {
-    echo "check-wheel: $passed passed, $failed failed"
-    [ "$failed" -eq 0 ]
-    exit
-}
 
 wheels=("$root"/out/wheels/diffusion_scheduling-*.whl)
 wheel=$(realpath "${1:-${wheels[0]}}")

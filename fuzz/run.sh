@@ -56,7 +56,7 @@ for target in "${targets[@]}"; do
     # Memory that nobody wrote is NaN in every element type.
     status=0
     {
-        time SWIFT_BACKTRACE=enable=no ASAN_OPTIONS=allocator_may_return_null=1:detect_leaks=0:malloc_fill_byte=255:max_malloc_fill_size=65536 UBSAN_OPTIONS=print_stacktrace=1 "$build/$target" \
+        time SWIFT_BACKTRACE=enable=no ASAN_OPTIONS=detect_leaks=0:malloc_fill_byte=255:max_malloc_fill_size=65536 UBSAN_OPTIONS=print_stacktrace=1 "$build/$target" \
             -max_total_time="$seconds" -timeout=20 -rss_limit_mb=2560 -max_len=8192 -print_final_stats=1 \
             -artifact_prefix="$findings/" ${dictionary[@]+"${dictionary[@]}"} "$corpus" "${known[@]}" >"$out/$target.log" 2>&1
     } 2>"$out/time" || status=$?

@@ -152,11 +152,23 @@ import Testing
         }
     }
 
-    /// The number of elements in the bytes of a session that remembers none is nothing that has to be there, but it has to be a size.
-    @Test func elementsOfSavedSessions() throws {
-        let plan = try DDIMScheduler().plan(.count(4))
+    /// A saved session without live slots takes no memory for its elements, but their number has to be a size: of a plan without slots,
+    /// after a whole step of Heun, and at the end of a run of DEIS.
+    @Test(arguments: [
+        (#"{"_class_name": "DDIMScheduler"}"#, 1), (#"{"_class_name": "HeunDiscreteScheduler"}"#, 2),
+        (#"{"_class_name": "DEISMultistepScheduler"}"#, 4),
+    ]) func elementsOfSavedSessions(configuration: String, steps: Int) throws {
+        let plan = try SchedulerCatalog.makeScheduler(json: configuration).plan(.count(4))
         var session = SamplingSession(plan: plan), sample: [Float] = [1, 2]
-        try session.step(modelOutput: [0, 0], sample: &sample)
+        for _ in 0..<steps { try session.step(modelOutput: [0, 0], sample: &sample) }
+        // The slots that come again hold what they would have held.
+        var resumed = try SamplingSession(plan: plan, restoring: session.savedState()), copy = sample
+        var original = session, other = sample
+        while original.timestep != nil {
+            try original.step(modelOutput: [0.5, -1], sample: &other)
+            try resumed.step(modelOutput: [0.5, -1], sample: &copy)
+        }
+        #expect(copy == other && resumed.savedState() == original.savedState())
         func restored(elementCount: UInt64) throws -> SamplingSession {
             var bytes = session.savedState()
             bytes.withUnsafeMutableBytes { bytes in

@@ -332,7 +332,7 @@ typedef struct ds_combination {
     double slots[DS_MAX_SLOTS]; /* of what earlier steps stored there */
 } ds_combination;
 
-/* What a slot holds after a step. */
+/* The contents of a slot after a step. */
 typedef struct ds_store {
     size_t slot; /* from 0 on */
     ds_combination value;

@@ -12,7 +12,7 @@
  * A `dsk_row` holds the scalars of that map, a `dsk_item` holds the tensors' addresses, and `dsk_step` executes any number of
  * items. The kernels don't know the solver behind the scalars, so a new solver needs no new kernel.
  *
- * The same map covers related operations: adding noise is out = a x + s z, scaling is out = c x.
+ * Adding noise and scaling are maps of this form too: out = a x + s z and out = c x.
  *
  * Memory      A step reads each input stream once and writes each output stream once. Nothing is ever allocated.
  * Types       Each tensor has its own element type, also within an item: engines run models in float16 or bfloat16 and keep samples

@@ -24,7 +24,7 @@ public struct ConfigurationParameter<Configuration>: Sendable {
     public let key: String
     /// A second name that overrides may use.
     public let overrideName: String?
-    /// What the key does, as a sentence.
+    /// A sentence on the key's effect.
     public let summary: String
     /// The type of the value, and the words that it may be.
     public let typeName: String

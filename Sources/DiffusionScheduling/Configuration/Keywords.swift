@@ -7,7 +7,7 @@ extension FinalSigmasType: ConfigurationKeyword {}
 extension FlowTimeShiftType: ConfigurationKeyword {}
 extension TimestepSpacing: ConfigurationKeyword {}
 
-/// What a model's output means.
+/// The meaning of a model's output.
 public enum PredictionType: String, ConfigurationKeyword {
     /// The noise in the sample.
     case epsilon

@@ -10,7 +10,7 @@ struct KernelRow {
     /// Its outputs are the next sample, what is stored, and the report where at most one slot is stored. It comes first, so that its
     /// address is this one's.
     let row: dsk_row
-    /// What the row reports, as an output's coefficients: rows that store two slots have no output left for it.
+    /// The report's coefficients. Rows that store two slots have no output left for them.
     let report: Terms
     /// The slots that stand for the kernel's inputs from `DSK_SLOT_1` on, in the order of summation.
     private(set) var slots: InlineArray<6, UInt8> = .init(repeating: 0)

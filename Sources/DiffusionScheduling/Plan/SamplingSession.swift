@@ -253,16 +253,16 @@ public struct SamplingSession: Sendable {
         if needsWorkspace(for: tensors, guidance: guidance, batchSize: batchSize) {
             try makeWorkspace(for: tensors, batchSize: batchSize)
         }
-        if elementType == nil {
-            if plan.slotCount > 0 {
+        if plan.slotCount > 0 {
+            if slots == nil {
                 slots = try SlotStorage(
                     slotCount: plan.slotCount, elementCount: tensors.elementCount, elementType: tensors.elementType)
+            } else if !isKnownUniquelyReferenced(&slots) {
+                slots = try slots?.copy(live: plan.kernelRows.row(at: stepIndex, age: age).pointee.live)
             }
-            elementType = tensors.elementType
-            elementCount = tensors.elementCount
-        } else if slots != nil, !isKnownUniquelyReferenced(&slots) {
-            slots = try slots?.copy(live: plan.kernelRows.row(at: stepIndex, age: age).pointee.live)
         }
+        elementType = tensors.elementType
+        elementCount = tensors.elementCount
     }
 
     @inline(never)

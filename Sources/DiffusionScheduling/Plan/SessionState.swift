@@ -106,7 +106,8 @@ extension SamplingSession {
         guard saved.slots == UInt64(liveSlots), (saved.elementType != nil) == hasBegun else {
             throw .damagedState(reason: "it holds other slots than step \(stepIndex) of a run from step \(beginIndex) needs")
         }
-        guard let elementType, plan.slotCount > 0 else { return }
+        // Slots that nobody reads any more get their memory at the next step, whose tensors vouch for the number of elements.
+        guard let elementType, liveSlots != 0 else { return }
         let slots = try SlotStorage(slotCount: plan.slotCount, elementCount: elementCount, elementType: elementType)
         forEachSlot(in: liveSlots) { slot, range in
             let target = UnsafeMutableRawBufferPointer(start: slots.addresses[slot], count: range.count)

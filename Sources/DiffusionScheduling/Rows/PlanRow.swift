@@ -15,7 +15,7 @@ public struct PlanRow: Sendable, Equatable {
     /// How many slots a row may store.
     public static let maximumStoreCount = 2
 
-    /// What a slot holds after the row. A row may read the slot that it stores.
+    /// A slot and its contents after the row. A row may read the slot that it stores.
     public struct Store: Sendable, Equatable {
         public var slot: Int
         public var value: Combination
