@@ -131,7 +131,7 @@ import Testing
     }
 
     @Test func whatDDPMRefuses() throws {
-        expectInvalid("prediction_type", "flow_prediction", allowed: "epsilon, sample or v_prediction") {
+        expectInvalid("prediction_type", "flow_prediction", allowed: "epsilon, sample, v_prediction") {
             _ = try Self.make { $0.predictionType = .flowPrediction }
         }
         let scheduler = try Self.make()

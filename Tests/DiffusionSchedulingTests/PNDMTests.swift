@@ -118,7 +118,7 @@ import Testing
     // MARK: Faults
 
     @Test func whatPNDMRefuses() throws {
-        expectInvalid("prediction_type", "sample", allowed: "epsilon or v_prediction") {
+        expectInvalid("prediction_type", "sample", allowed: "epsilon, v_prediction") {
             _ = try Self.make { $0.predictionType = .sample }
         }
         let scheduler = try Self.make()

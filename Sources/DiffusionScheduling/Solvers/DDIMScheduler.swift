@@ -226,7 +226,7 @@ extension DDIMFamilyConfiguration {
         try validateNoiseSchedule()
         try validatePredictionType()
         try validateClipping()
-        try validateStepsOffset()
+        try validateStepsOffset(upTo: numTrainTimesteps - 1)
     }
 }
 

@@ -20,7 +20,8 @@ public typealias DDPMScheduler = DefinedScheduler<DDPMConfiguration>
 
 /// The parameters of `DDPMScheduler`, with diffusers' defaults.
 public struct DDPMConfiguration:
-    TimestepSpacingConfiguration, ClippingConfiguration, ThresholdingConfiguration, ZeroTerminalSNRConfiguration, VelocityDefinition
+    TrainingTimestepDefinition, TimestepSpacingConfiguration, ClippingConfiguration, ThresholdingConfiguration,
+    ZeroTerminalSNRConfiguration, VelocityDefinition
 {
     public static let className = "DDPMScheduler"
     public static let compatibleClassNames = multistepCompatibleClassNames
@@ -62,7 +63,7 @@ public struct DDPMConfiguration:
         try validatePredictionType()
         try validateClipping()
         try validateThresholding()
-        try validateStepsOffset()
+        try validateStepsOffset(upTo: numTrainTimesteps - 1)
     }
 
     // MARK: The plan

@@ -60,7 +60,7 @@ public struct DEISMultistepConfiguration: MultistepDefinition, DynamicShiftingCo
     public static var parameters: [ConfigurationParameter<Self>] {
         noiseScheduleParameters + [
             .init("solver_order", \.solverOrder, "How many model outputs a step combines: 1, 2 or 3."),
-            .init("prediction_type", \.predictionType, "What the model predicts."),
+            predictionTypeParameter,
         ] + thresholdingParameters + [
             .init("algorithm_type", \.algorithmType, "deis; the names of the DPM-Solvers' algorithms stand for it."),
             .init("solver_type", \.solverType, "logrho; the names of other solvers' types stand for it."),

@@ -195,7 +195,7 @@ extension DPMSolverConfiguration {
     static var solverParameters: [ConfigurationParameter<Self>] {
         noiseScheduleParameters + [
             .init("solver_order", \.solverOrder, "How many model outputs a step combines: 1, 2 or 3."),
-            .init("prediction_type", \.predictionType, "What the model predicts."),
+            predictionTypeParameter,
         ] + thresholdingParameters + [
             .init("algorithm_type", \.algorithmType, "The integral that the solver approximates."),
             .init("solver_type", \.solverType, "How a step of order 2 approximates it."),

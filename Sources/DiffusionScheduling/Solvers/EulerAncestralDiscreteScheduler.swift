@@ -13,11 +13,13 @@
 public typealias EulerAncestralDiscreteScheduler = DefinedScheduler<EulerAncestralDiscreteConfiguration>
 
 /// The parameters of `EulerAncestralDiscreteScheduler`, with diffusers' defaults.
-public struct EulerAncestralDiscreteConfiguration: VarianceExplodingDefinition, ZeroTerminalSNRConfiguration {
+public struct EulerAncestralDiscreteConfiguration: VarianceExplodingDefinition, PredictionTypeConfiguration,
+    ZeroTerminalSNRConfiguration
+{
     public static let className = "EulerAncestralDiscreteScheduler"
     public static let resultType = ResultType.modelOutput
     public static let compatibleClassNames = multistepCompatibleClassNames
-    static let predictionTypes: [PredictionType] = [.epsilon, .vPrediction]
+    public static let predictionTypes: [PredictionType] = [.epsilon, .vPrediction]
 
     public var numTrainTimesteps = 1000
     public var betaStart = 0.0001
@@ -34,16 +36,12 @@ public struct EulerAncestralDiscreteConfiguration: VarianceExplodingDefinition, 
     public init() {}
 
     public static var parameters: [ConfigurationParameter<Self>] {
-        noiseScheduleParameters + [
-            .init("prediction_type", \.predictionType, among: predictionTypes, "What the model's output means."),
-            .init("timestep_spacing", \.timestepSpacing, "How the timesteps are spread over those of the training."),
-            .init("steps_offset", \.stepsOffset, "What is added to the timesteps of the spacing leading."),
-        ] + zeroTerminalSNRParameters
+        noiseScheduleParameters + [predictionTypeParameter] + timestepSpacingParameters + zeroTerminalSNRParameters
     }
 
     public func validate() throws(SchedulerError) {
         try validateVarianceExploding()
-        try require("prediction_type", predictionType, among: Self.predictionTypes)
+        try validatePredictionType()
     }
 
     // MARK: The plan

@@ -53,15 +53,15 @@ public struct EulerDiscreteConfiguration: VarianceExplodingDefinition, SigmaSpac
 
     public static var parameters: [ConfigurationParameter<Self>] {
         noiseScheduleParameters + [
-            .init("prediction_type", \.predictionType, "What the model's output means."),
+            .init("prediction_type", \.predictionType, "What the model predicts."),
             .init("interpolation_type", \.interpolationType, "How noise levels run between those of the training."),
         ] + sigmaSpacingParameters + [
             .init("sigma_min", \.sigmaMin, "The least level of Karras, exponential and beta spacings; None: the last timestep's."),
             .init(
                 "sigma_max", \.sigmaMax, "The greatest level of Karras, exponential and beta spacings; None: the first timestep's."),
-            .init("timestep_spacing", \.timestepSpacing, "How the timesteps are spread over those of the training."),
+            timestepSpacingParameter,
             .init("timestep_type", \.timestepType, "What a model of v_prediction is told: the training timestep, or ln ς/4."),
-            .init("steps_offset", \.stepsOffset, "What is added to the timesteps of the spacing leading."),
+            stepsOffsetParameter,
         ] + zeroTerminalSNRParameters + [
             .init("final_sigmas_type", \.finalSigmasType, "The noise level after the last step: zero, or the training's least.")
         ]

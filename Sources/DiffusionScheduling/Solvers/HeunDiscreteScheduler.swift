@@ -13,11 +13,13 @@
 public typealias HeunDiscreteScheduler = DefinedScheduler<HeunDiscreteConfiguration>
 
 /// The parameters of `HeunDiscreteScheduler`, with diffusers' defaults.
-public struct HeunDiscreteConfiguration: VarianceExplodingDefinition, SigmaSpacingConfiguration {
+public struct HeunDiscreteConfiguration: VarianceExplodingDefinition, PredictionTypeConfiguration, SigmaSpacingConfiguration,
+    ClippingConfiguration
+{
     public static let className = "HeunDiscreteScheduler"
     public static let compatibleClassNames = multistepCompatibleClassNames
     public static let betaSchedules = [BetaSchedule.linear, .scaledLinear, .squaredcosCapV2, .exponential]
-    static let predictionTypes: [PredictionType] = [.epsilon, .sample, .vPrediction]
+    public static let predictionTypes: [PredictionType] = [.epsilon, .sample, .vPrediction]
 
     public var numTrainTimesteps = 1000
     public var betaStart = 0.00085
@@ -28,9 +30,7 @@ public struct HeunDiscreteConfiguration: VarianceExplodingDefinition, SigmaSpaci
     public var useKarrasSigmas = false
     public var useExponentialSigmas = false
     public var useBetaSigmas = false
-    /// Whether the predicted clean sample is clipped to ±`clipSampleRange`; for models of pixels, not of latents.
     public var clipSample = false
-    /// The limit of `clipSample`, > 0.
     public var clipSampleRange = 1.0
     public var timestepSpacing = TimestepSpacing.linspace
     public var stepsOffset = 0
@@ -40,21 +40,15 @@ public struct HeunDiscreteConfiguration: VarianceExplodingDefinition, SigmaSpaci
     public init() {}
 
     public static var parameters: [ConfigurationParameter<Self>] {
-        noiseScheduleParameters + [
-            .init("prediction_type", \.predictionType, among: predictionTypes, "What the model's output means.")
-        ] + sigmaSpacingParameters + [
-            .init("clip_sample", \.clipSample, "Clips the predicted clean sample, for models of pixels."),
-            .init("clip_sample_range", \.clipSampleRange, "The limit of the clipping."),
-            .init("timestep_spacing", \.timestepSpacing, "How the timesteps are spread over those of the training."),
-            .init("steps_offset", \.stepsOffset, "What is added to the timesteps of the spacing leading."),
-        ]
+        noiseScheduleParameters + [predictionTypeParameter] + sigmaSpacingParameters
+            + [clipSampleParameter, clipSampleRangeParameter] + timestepSpacingParameters
     }
 
     public func validate() throws(SchedulerError) {
         try validateVarianceExploding()
         try validateSigmaSpacing()
-        try require("prediction_type", predictionType, among: Self.predictionTypes)
-        try require("clip_sample_range", clipSampleRange, "greater than 0", clipSampleRange > 0)
+        try validatePredictionType()
+        try validateClipping()
     }
 
     // MARK: The plan
@@ -90,7 +84,7 @@ public struct HeunDiscreteConfiguration: VarianceExplodingDefinition, SigmaSpaci
             return PlanRow(prediction: prediction, nextSample: Combination(.slot(0)) + correction)
         }
         return try plan(
-            on: grid, clamp: clipSample ? .range(clipSampleRange) : .none, slotCount: grid.timesteps.count > 1 ? 1 : 0,
+            on: grid, clamp: clipping, slotCount: grid.timesteps.count > 1 ? 1 : 0,
             steps: evaluations.map { $0 / 2 }, rows: rows)
     }
 }

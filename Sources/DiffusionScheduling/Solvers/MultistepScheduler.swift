@@ -3,7 +3,9 @@
 /// A scheduler with a linear multistep solver: what DEIS and the DPM-Solvers have in common.
 ///
 /// A conforming definition says which solver it has, on which grid and of which order; the plan follows.
-public protocol MultistepDefinition: SchedulerDefinition, SigmaGridConfiguration, ThresholdingConfiguration {
+public protocol MultistepDefinition: SchedulerDefinition, PredictionTypeConfiguration, SigmaGridConfiguration,
+    ThresholdingConfiguration
+{
     associatedtype Solver: MultistepSolver
     var solver: Solver { get }
     /// How many model outputs a step combines at most.

@@ -55,7 +55,7 @@ public struct PNDMConfiguration: TimestepSpacingConfiguration, FinalAlphaConfigu
     public func validate() throws(SchedulerError) {
         try validateNoiseSchedule()
         try validatePredictionType()
-        try validateStepsOffset()
+        try validateStepsOffset(upTo: numTrainTimesteps - 1)
     }
 
     // MARK: The plan

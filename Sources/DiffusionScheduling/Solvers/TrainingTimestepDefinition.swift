@@ -3,29 +3,11 @@
 /// A scheduler that steps between whole training timesteps of the variance-preserving process: DDIM, DDPM, LCM and PNDM.
 ///
 /// Steps are made of the signal variances ᾱ. Noise is added at the levels of training timesteps, in or out of a plan.
-public protocol TrainingTimestepDefinition: SchedulerDefinition, NoiseScheduleConfiguration {
-    /// What the model predicts.
-    var predictionType: PredictionType { get set }
-    static var predictionTypes: [PredictionType] { get }
-}
+public protocol TrainingTimestepDefinition: SchedulerDefinition, NoiseScheduleConfiguration, PredictionTypeConfiguration {}
 
 extension TrainingTimestepDefinition {
     public static var predictionTypes: [PredictionType] { [.epsilon, .sample, .vPrediction] }
     public static var addsNoiseAtTrainingLevels: Bool { true }
-
-    static var predictionTypeParameter: ConfigurationParameter<Self> {
-        let words = predictionTypes.map(\.rawValue)
-        return .init(
-            "prediction_type", \.predictionType, among: predictionTypes,
-            "What the model predicts: \(words.dropLast().joined(separator: ", ")) or \(words.last!).")
-    }
-
-    func validatePredictionType() throws(SchedulerError) {
-        let words = Self.predictionTypes.map(\.rawValue)
-        try require(
-            "prediction_type", predictionType.rawValue, "\(words.dropLast().joined(separator: ", ")) or \(words.last!)",
-            Self.predictionTypes.contains(predictionType))
-    }
 
     /// The tables. Steps are made of ᾱ, so a level may be without signal: its ς is that of ᾱ = 2⁻²⁴.
     public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule { try NoiseSchedule(self, floorsSignal: true) }
@@ -77,28 +59,7 @@ extension PredictionType {
     func floored(_ alphaCumprod: Double) -> Double { self == .epsilon && alphaCumprod == 0 ? 0x1p-24 : alphaCumprod }
 }
 
-/// The keys that spread the timesteps of a run.
-public protocol TimestepSpacingConfiguration: TrainingTimestepDefinition {
-    /// How the timesteps are spread over those of the training.
-    var timestepSpacing: TimestepSpacing { get set }
-    /// Added to the timesteps of the spacing `leading`; 1 for Stable Diffusion.
-    var stepsOffset: Int { get set }
-}
-
-extension TimestepSpacingConfiguration {
-    static var timestepSpacingParameter: ConfigurationParameter<Self> {
-        .init("timestep_spacing", \.timestepSpacing, "How the timesteps are spread over those of the training.")
-    }
-
-    static var stepsOffsetParameter: ConfigurationParameter<Self> {
-        .init("steps_offset", \.stepsOffset, "What is added to the timesteps of the spacing leading.")
-    }
-
-    func validateStepsOffset() throws(SchedulerError) {
-        try require(
-            "steps_offset", stepsOffset, "from 0 to \(numTrainTimesteps - 1)", (0..<numTrainTimesteps).contains(stepsOffset))
-    }
-
+extension TrainingTimestepDefinition where Self: TimestepSpacingConfiguration {
     /// The timesteps of a run, noisiest first.
     func denoisingTimesteps(_ request: TimestepRequest) throws(SchedulerError) -> [Double] {
         try requireTimestepRequest(request)
@@ -128,36 +89,6 @@ extension TimestepSpacingConfiguration {
             return TimestepSpacing.trailingTimesteps(count: n, trainingCount: trainingCount, usedCount: trainingCount)
         }
     }
-}
-
-/// The keys that clip the predicted clean sample.
-public protocol ClippingConfiguration: SchedulerConfiguration {
-    /// Whether the predicted clean sample is clipped to ±`clipSampleRange`; for models of pixels, not of latents.
-    var clipSample: Bool { get set }
-    /// The limit of `clipSample`, > 0.
-    var clipSampleRange: Double { get set }
-}
-
-extension ClippingConfiguration {
-    static var clipSampleParameter: ConfigurationParameter<Self> {
-        .init("clip_sample", \.clipSample, "Whether the predicted clean sample is clipped; for models of pixels.")
-    }
-
-    static var clipSampleRangeParameter: ConfigurationParameter<Self> {
-        .init("clip_sample_range", \.clipSampleRange, "The limit of clip_sample.")
-    }
-
-    func validateClipping() throws(SchedulerError) {
-        try require("clip_sample_range", clipSampleRange, "greater than 0", clipSampleRange > 0)
-    }
-
-    /// What clipping does to predictions.
-    var clipping: PredictionClamp { clipSample ? .range(clipSampleRange) : .none }
-}
-
-extension ClippingConfiguration where Self: ThresholdingConfiguration {
-    /// What the plan does to predictions. Thresholding takes the place of clipping.
-    public var predictionClamp: PredictionClamp { thresholding ? clamp : clipping }
 }
 
 /// The key that says what lies below timestep 0.

@@ -24,8 +24,8 @@
 public typealias UniPCMultistepScheduler = DefinedScheduler<UniPCMultistepConfiguration>
 
 /// The parameters of `UniPCMultistepScheduler`, with diffusers' defaults.
-public struct UniPCMultistepConfiguration: SchedulerDefinition, SigmaGridConfiguration, ThresholdingConfiguration,
-    ZeroTerminalSNRConfiguration
+public struct UniPCMultistepConfiguration: SchedulerDefinition, PredictionTypeConfiguration, SigmaGridConfiguration,
+    ThresholdingConfiguration, ZeroTerminalSNRConfiguration
 {
     public static let className = "UniPCMultistepScheduler"
     public static let returnsReport = false
@@ -69,7 +69,7 @@ public struct UniPCMultistepConfiguration: SchedulerDefinition, SigmaGridConfigu
     public static var parameters: [ConfigurationParameter<Self>] {
         noiseScheduleParameters + [
             .init("solver_order", \.solverOrder, "How many model outputs a step combines, from 1 to \(highestOrder)."),
-            .init("prediction_type", \.predictionType, "What the model's output means."),
+            predictionTypeParameter,
         ] + thresholdingParameters + [
             .init("predict_x0", \.predictX0, "Whether the solver extrapolates the clean sample rather than the noise."),
             .init("solver_type", \.solverType, "The B(h) of the paper, which matters for order 2 and the first correction."),

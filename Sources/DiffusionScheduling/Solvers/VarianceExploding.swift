@@ -4,10 +4,7 @@
 /// their kin have in common.
 ///
 /// The model is asked with x/√(1 + ς²), as it was trained. A conforming definition says on which grid it runs and which rows it makes there.
-public protocol VarianceExplodingDefinition: SchedulerDefinition, NoiseScheduleConfiguration {
-    var timestepSpacing: TimestepSpacing { get set }
-    /// Added to the timesteps of the spacing `leading`; 1 for Stable Diffusion.
-    var stepsOffset: Int { get set }
+public protocol VarianceExplodingDefinition: SchedulerDefinition, NoiseScheduleConfiguration, TimestepSpacingConfiguration {
     /// The timesteps and noise levels of a run.
     func grid(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> TimestepGrid
     /// Compiles a plan on the grid of a request.
@@ -25,9 +22,7 @@ extension VarianceExplodingDefinition {
 
     func validateVarianceExploding() throws(SchedulerError) {
         try validateNoiseSchedule()
-        try require(
-            "steps_offset", stepsOffset, "from 0 to \(NoiseSchedule.maximumTimesteps)",
-            (0...NoiseSchedule.maximumTimesteps).contains(stepsOffset))
+        try validateStepsOffset()
     }
 
     /// The plan of rows that don't depend on the run's age.
