@@ -33,14 +33,7 @@ import Testing
     @Test(arguments: [(PredictionType.epsilon, 0.337188959), (.vPrediction, 0.263059795)])
     func meansAreUpstreams(_ type: PredictionType, _ mean: Double) throws {
         var scheduler = try Self.make { $0.predictionType = type }
-        try scheduler.setTimesteps(1000)
-        var generator = TorchCPUNoise(seed: 0), x = UpstreamTests.sample.map { Float($0) }
-        for timestep in scheduler.timesteps {
-            let factor = Float(timestep) / Float(timestep + 1)
-            try scheduler.step(
-                modelOutput: x.map { $0 * factor }, timestep: timestep, sample: &x, generator: &generator, batchSize: 4)
-        }
-        let found = x.map { abs(Double($0)) }.reduce(0, +) / Double(x.count)
+        let found = try UpstreamTests.meanWithNoise(&scheduler, steps: 1000)
         #expect(abs(found - mean) <= 1e-5, "\(found)")
     }
 

@@ -38,14 +38,7 @@ import Testing
     /// diffusers' loops with a generator of the seed 0.
     @Test(arguments: [(1, 0.0243615601), (10, 0.257502139)]) func meansAreUpstreams(_ count: Int, _ mean: Double) throws {
         var scheduler = try Self.make()
-        try scheduler.setTimesteps(count)
-        var generator = TorchCPUNoise(seed: 0), x = UpstreamTests.sample.map { Float($0) }
-        for timestep in scheduler.timesteps {
-            let factor = Float(timestep) / Float(timestep + 1)
-            try scheduler.step(
-                modelOutput: x.map { $0 * factor }, timestep: timestep, sample: &x, generator: &generator, batchSize: 4)
-        }
-        let found = x.map { abs(Double($0)) }.reduce(0, +) / Double(x.count)
+        let found = try UpstreamTests.meanWithNoise(&scheduler, steps: count)
         #expect(abs(found - mean) <= 1e-5, "\(found)")
     }
 

@@ -27,6 +27,18 @@ import Testing
 
     static func mean(_ x: [Double]) -> Double { x.map { abs($0) }.reduce(0, +) / Double(x.count) }
 
+    /// The mean of a float32 loop that draws noise with a generator of the seed 0.
+    static func meanWithNoise(_ scheduler: inout some PlannedScheduler, steps: Int) throws -> Double {
+        try scheduler.setTimesteps(steps)
+        var generator = TorchCPUNoise(seed: 0), x = sample.map { Float($0) }
+        for timestep in scheduler.timesteps {
+            let factor = Float(timestep) / Float(timestep + 1)
+            try scheduler.step(
+                modelOutput: x.map { $0 * factor }, timestep: timestep, sample: &x, generator: &generator, batchSize: 4)
+        }
+        return mean(x.map { Double($0) })
+    }
+
     @Test func theFixtureIsUpstreams() {
         #expect(Self.sample[3 * 192 + 2 * 64 + 7 * 8 + 7] == 767.0 / 768)
         #expect(Self.sample[1] == 4.0 / 768 && Self.sample[192] == 1.0 / 768)

@@ -909,13 +909,33 @@ def count_coverage(coverage, record, scheduler):
     add("n", next(label for limit, label in STEP_BUCKETS if record["n"] <= limit))
 
 
-def write_file(path, header, coverage, records):
+def write_records(path, seed, started, coverage, redrawn, records):
+    """Writes a file of records with what they were made by, and says so."""
+
     def compact(value):
         return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
+    header = {
+        "diffusers": diffusers.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "mpmath": mpmath.__version__,
+        "seed": seed,
+        "redrawn": {"total": sum(redrawn.values()), **dict(sorted(redrawn.items()))},
+    }
     lines = ",\n".join(compact(r) for r in records)
     ordered = {key: dict(sorted(values.items())) for key, values in sorted(coverage.items())}
     path.write_text(f'{{"generator":{compact(header)},\n"coverage":{compact(ordered)},\n"records":[\n{lines}\n]}}\n')
+    print(f"{path.name}: {len(records)} records, {path.stat().st_size} bytes, {time.monotonic() - started:.0f} s")
+    print(f"  redrawn: {json.dumps(header['redrawn'])}")
+
+
+def spread(values):
+    """The median and the greatest of some gaps, and how many aren't finite."""
+    finite = [v for v in values if math.isfinite(v)]
+    lost = f" ({len(values) - len(finite)} not finite)" if len(finite) < len(values) else ""
+    return f"median {statistics.median(values):.1e} max {max(finite, default=math.nan):.1e}{lost}"
 
 
 def allowed_deviation(name, scheduler):
@@ -947,19 +967,7 @@ def generate(key, seed, count, folder):
         count_coverage(coverage, record, scheduler)
         checks.append((gaps, allowed_deviation(name, scheduler), record, dict(scheduler.config)))
 
-    header = {
-        "diffusers": diffusers.__version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "scipy": scipy.__version__,
-        "mpmath": mpmath.__version__,
-        "seed": seed,
-        "redrawn": {"total": sum(redrawn.values()), **dict(sorted(redrawn.items()))},
-    }
-    path = folder / f"{key}.json"
-    write_file(path, header, coverage, records)
-    print(f"{path.name}: {len(records)} records, {path.stat().st_size} bytes, {time.monotonic() - started:.0f} s")
-    print(f"  redrawn: {json.dumps(header['redrawn'])}")
+    write_records(folder / f"{key}.json", seed, started, coverage, redrawn, records)
     return check(checks)
 
 
@@ -972,13 +980,7 @@ def check(checks):
             label += ", thresholding"
         groups.setdefault(label, []).append(gaps)
     for label, members in sorted(groups.items()):
-        parts = []
-        for kind in members[0]:
-            values = [gaps[kind] for gaps in members]
-            finite = [v for v in values if math.isfinite(v)]
-            parts.append(f"{kind} median {statistics.median(values):.1e} max {max(finite):.1e}")
-            if len(finite) < len(values):
-                parts[-1] += f" ({len(values) - len(finite)} not finite)"
+        parts = [f"{kind} {spread([gaps[kind] for gaps in members])}" for kind in members[0]]
         print(f"  {label}: {len(members)} records, " + ", ".join(parts))
     failures = 0
     for gaps, limit, record, config in checks:
@@ -989,10 +991,11 @@ def check(checks):
     return failures
 
 
-def main():
-    parser = argparse.ArgumentParser(description="Writes the golden vectors of the scheduler tests.")
-    parser.add_argument("--only", nargs="+", choices=list(FILES), default=list(FILES), help="files to write")
-    parser.add_argument("--seed", type=int, default=20240607)
+def main(description, files, seed, generate):
+    """The command line of a script that writes one file a key, with a function that returns the number of faults in it."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--only", nargs="+", choices=list(files), default=list(files), help="files to write")
+    parser.add_argument("--seed", type=int, default=seed)
     parser.add_argument("--count", type=int, help="number of records per file; by default all")
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent, help="folder to write to")
     arguments = parser.parse_args()
@@ -1004,8 +1007,8 @@ def main():
 
     failures = sum(generate(key, arguments.seed, arguments.count, arguments.out) for key in arguments.only)
     if failures:
-        sys.exit(f"{failures} records disagree with the reference")
+        sys.exit(f"{failures} records or values are not as they should be")
 
 
 if __name__ == "__main__":
-    main()
+    main("Writes the golden vectors of the seed schedulers.", FILES, 20240607, generate)

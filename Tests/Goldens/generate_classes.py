@@ -73,27 +73,21 @@ Record fields
 The header lists why configurations were drawn anew, with the number of times; digits in messages are replaced by #.
 """
 
-import argparse
 import copy
 import dataclasses
 import json
-import logging
 import math
 import random
 import re
-import statistics
 import sys
 import time
 import unittest.mock
-import warnings
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 
 import diffusers
 import mpmath
 import numpy as np
-import scipy
 import torch
 from generate import (
     BATCH,
@@ -110,6 +104,7 @@ from generate import (
     draw_noise_table,
     floats,
     initial_values,
+    main,
     model_exact,
     model_tensor,
     noise_estimate,
@@ -120,8 +115,9 @@ from generate import (
     probe_indices,
     replaced_arguments,
     saved_text,
+    spread,
     threshold_exact,
-    write_file,
+    write_records,
 )
 from mpmath import mpf
 
@@ -1325,19 +1321,7 @@ def generate(key, seed, count, folder):
         count_coverage(coverage, record, scheduler)
         checks.append((gaps, record, dict(scheduler.config)))
 
-    header = {
-        "diffusers": diffusers.__version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "scipy": scipy.__version__,
-        "mpmath": mpmath.__version__,
-        "seed": seed,
-        "redrawn": {"total": sum(redrawn.values()), **dict(sorted(redrawn.items()))},
-    }
-    path = folder / f"{key}.json"
-    write_file(path, header, coverage, records)
-    print(f"{path.name}: {len(records)} records, {path.stat().st_size} bytes, {time.monotonic() - started:.0f} s")
-    print(f"  redrawn: {json.dumps(header['redrawn'])}")
+    write_records(folder / f"{key}.json", seed, started, coverage, redrawn, records)
     missing = list(missing_values(family, coverage)) if count is None else []
     for value in missing:
         print(f"  NOT COVERED: {value}")
@@ -1348,10 +1332,8 @@ def check(family, checks):
     """Prints how well the reference and the exact evaluation agree; returns the number of records beyond the limit."""
     for kind in ("float64", "report", "float32"):
         values = [gaps[kind] for gaps, _, _ in checks if kind in gaps]
-        finite = [v for v in values if math.isfinite(v)]
-        if finite:
-            lost = f" ({len(values) - len(finite)} not finite)" if len(finite) < len(values) else ""
-            print(f"  {kind}: median {statistics.median(values):.1e} max {max(finite):.1e}{lost}")
+        if values:
+            print(f"  {kind}: {spread(values)}")
     failures = 0
     for gaps, record, config in checks:
         worst = max(gaps["float64"], gaps.get("report", 0))
@@ -1363,23 +1345,5 @@ def check(family, checks):
     return failures
 
 
-def main():
-    parser = argparse.ArgumentParser(description="Writes the golden vectors of eight scheduler classes.")
-    parser.add_argument("--only", nargs="+", choices=list(CLASSES), default=list(CLASSES), help="files to write")
-    parser.add_argument("--seed", type=int, default=20261107)
-    parser.add_argument("--count", type=int, help="records per file instead of the full number")
-    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent, help="folder to write to")
-    arguments = parser.parse_args()
-
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
-    np.seterr(all="ignore")
-    diffusers.utils.logging.set_verbosity(logging.CRITICAL)
-
-    failures = sum(generate(key, arguments.seed, arguments.count, arguments.out) for key in arguments.only)
-    if failures:
-        sys.exit(f"{failures} records or values are not as they should be")
-
-
 if __name__ == "__main__":
-    main()
+    main("Writes the golden vectors of eight scheduler classes.", CLASSES, 20261107, generate)
