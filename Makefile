@@ -6,7 +6,7 @@ SWIFT ?= swift
 PACKAGES = libomp-dev libcairo2-dev fonts-dejavu-core libopenblas-dev pkgconf gcc g++ valgrind locales
 # Goldens are made with these versions of the reference; see Tests/Goldens.
 TORCH = torch==2.15.0
-REFERENCE = diffusers==0.42.1 $(TORCH) transformers numpy scipy mpmath gmpy2 pytest
+REFERENCE = diffusers==0.42.1 $(TORCH) torchsde==0.2.6 transformers numpy scipy mpmath gmpy2 pytest
 # Where make install puts the C library; DESTDIR comes before it, for packagers.
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib

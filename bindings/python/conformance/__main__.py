@@ -130,6 +130,8 @@ def main() -> int:
             )
             for test in result["lost"]:
                 say(f"lost: {test}")
+            for test, reason in result["beyond"].items():
+                say(f"beyond float32: {test}: {reason}")
     if "pipelines" in parts:
         results = pipelines.check()
         report["pipelines"] = results

@@ -11,7 +11,7 @@ from typing import Any
 
 import diffusion_scheduling.diffusers as drop_ins
 
-PREFIXES = ("set_timesteps", "step", "convert_model_output", "index_for_timestep", "add_noise", "get_velocity", "scale_model_input")
+METHODS = ("step", "convert_model_output", "index_for_timestep", "add_noise", "get_velocity", "scale_model_input")
 PARTS = ("_update", "_convert_to_", "_sigma_to_t", "_threshold_sample", "_init_step_index")
 
 
@@ -24,14 +24,18 @@ def _refuse(name: str) -> Any:
 
 @contextlib.contextmanager
 def disabled() -> Iterator[int]:
-    """Makes the originals' methods raise: planning, steps, conversions, updates and noise. Yields how many there are."""
+    """Makes the originals' methods raise: steps, conversions, updates and noise. Yields how many there are.
+
+    Their ``set_timesteps`` runs: the drop-ins take attributes from it that have no counterpart in a plan, but neither timesteps nor
+    noise levels.
+    """
     with contextlib.ExitStack() as stack:
         count = 0
         for name in drop_ins.__all__:
             ancestors = getattr(drop_ins, name).__mro__[1:]
             (base,) = [ancestor for ancestor in ancestors if ancestor.__name__ == name]
             for method in list(vars(base)):
-                if method in PREFIXES or any(part in method for part in PARTS):
+                if method in METHODS or any(part in method for part in PARTS):
                     stack.enter_context(unittest.mock.patch.object(base, method, _refuse(f"{name}.{method}")))
                     count += 1
         yield count

@@ -18,6 +18,13 @@ NAMES = "ddim ddim_inverse ddpm deis dpm_multi dpm_multi_inverse euler euler_anc
 FILES = [*(f"test_scheduler_{name}.py" for name in NAMES), "test_schedulers.py"]
 """Those of the classes that the library has, or is going to have: the others are run on the originals both times."""
 
+BEYOND = {
+    "tests.schedulers.test_scheduler_ddpm.DDPMSchedulerTest.test_full_loop_with_noise": (
+        "expects 387.9466 within 0.01, where the original in float64 ends at 387.9676: its float32 cancels in 1 - alpha"
+    ),
+}
+"""Tests that the originals pass by their own float32 errors, with what shows it."""
+
 
 def run() -> dict[str, Any] | None:
     """The numbers of tests, and those that pass on the originals alone; None where there is no checkout."""
@@ -26,9 +33,10 @@ def run() -> dict[str, Any] | None:
         return None
     originals, drop_ins = outcomes(Path(source), drop_ins=False), outcomes(Path(source), drop_ins=True)
     passed = {test for test, outcome in originals.items() if outcome == "passed"}
-    lost = sorted(test for test in passed if drop_ins.get(test) != "passed")
+    lost = sorted(test for test in passed if drop_ins.get(test) != "passed" and test not in BEYOND)
     gained = sorted(test for test, outcome in drop_ins.items() if outcome == "passed" and test not in passed)
-    return {"tests": len(originals), "passed_by_originals": len(passed), "lost": lost, "gained": gained}
+    beyond = {test: reason for test, reason in BEYOND.items() if drop_ins.get(test) != "passed"}
+    return {"tests": len(originals), "passed_by_originals": len(passed), "lost": lost, "beyond": beyond, "gained": gained}
 
 
 def outcomes(source: Path, *, drop_ins: bool) -> dict[str, str]:

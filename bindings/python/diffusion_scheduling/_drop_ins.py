@@ -4,10 +4,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import inspect
-import math
 import os
 import sys
 from collections.abc import Sequence
@@ -47,6 +47,8 @@ class DropIn(Core):
     """What ``step`` returns."""
     _steps_unplanned = False
     """Whether the original steps through all timesteps of the training where none have been set."""
+    _is_made = False
+    """Whether the constructor has ended."""
     _plan_text = ""
     _planned_timesteps: Tensor | None = None
     """The tensor that `timesteps` was when the plan was made."""
@@ -69,6 +71,9 @@ class DropIn(Core):
         if values.get("beta_end", 0) >= 1 and values.get("trained_betas") is None:
             # The original lets signal variances turn negative, at the end of a range that nothing is left of anyway.
             values["trained_betas"] = self.betas.clamp(max=1 - 2.0**-24).tolist()
+        variance = values.get("variance_type")
+        if variance is not None and not str(variance).startswith(("fixed", "learned")):
+            values["variance_type"] = "fixed_small"  # As which the originals take any other word.
         text = _configuration.text(values)
         if self._plan is None or text != self._plan_text:
             self._plan, self._plan_text, self._quick = Plan.make(values, self.description.class_name), text, no_quick_step
@@ -83,29 +88,51 @@ class DropIn(Core):
             if value is not default and value != default and value != self.config.get(name, default):
                 raise _library.UnsupportedError(f"{name} is {value}, but must be left out: it isn't supported")
 
-    def _set_timesteps(self, num_inference_steps: int | None, device: str | torch.device | None, arguments: dict[str, Any]) -> None:
-        """``set_timesteps``; arguments that are None count as left out."""
+    def _set_timesteps(
+        self, num_inference_steps: int | None, device: str | torch.device | None, arguments: dict[str, Any], given: dict[str, Any]
+    ) -> None:
+        """``set_timesteps``; arguments that are None count as left out.
+
+        given  the arguments by the original's names
+        """
         arguments = {name: value for name, value in arguments.items() if value is not None}
         lists = [name for name in ("timesteps", "sigmas") if name in arguments]
         if (num_inference_steps is None) == (not lists):
             raise _library.InvalidValueError("set_timesteps needs exactly one of num_inference_steps and timesteps or sigmas")
         if arguments.get("mu") is not None:
             arguments["mu"] = float(arguments["mu"])
-        self._ask(device, 0 if num_inference_steps is None else int(num_inference_steps), arguments)
+        try:
+            self._ask(device, 0 if num_inference_steps is None else int(num_inference_steps), arguments)
+        except _library.InvalidValueError:
+            # Originals whose constructors set timesteps can be made of what they can't step with.
+            if self._is_made:
+                raise
+        else:
+            self._leave_out_repetitions(device)
+        planned = "timesteps", "sigmas", "num_inference_steps"
+        ours = {name: value for name, value in self.__dict__.items() if name in planned}
+        with contextlib.suppress(Exception):
+            # The original may fail on what the library can plan. It sets attributes that only it knows, such as prk_timesteps, and
+            # the configuration's flow_shift where mu is given.
+            self._original.set_timesteps(self, **given)
+        if self._plan is not None:
+            self.__dict__.update(ours)
+
+    def _leave_out_repetitions(self, device: str | torch.device | None) -> None:
+        """Plans an inversion that doesn't ask the model at a timestep again.
+
+        The original keeps the noise levels of the steps that it leaves out, and so ends some levels early.
+        """
         known = self._known_timesteps
         unique = list(dict.fromkeys(known))
         # On the other grids timesteps aren't whole until they are cast, after the original has looked for repetitions.
         is_cast = any(self.config.get(f"use_{name}_sigmas") for name in ("exponential", "beta", "flow"))
-        if len(unique) < len(known) and known[0] < known[-1] and not is_cast:
-            # An inversion doesn't ask the model at a timestep again. The original keeps the noise levels of the steps that it
-            # leaves out, and so ends some levels early.
-            if self.config.get("use_karras_sigmas"):
-                self._ask(device, 0, {"sigmas": [float(self.sigmas[known.index(t)]) for t in unique]})
-            else:
-                self._ask(device, 0, {"timesteps": unique})
-        if arguments.get("mu") is not None and "flow_shift" in self.config:
-            # It stays for later runs.
-            self.config.flow_shift = math.exp(arguments["mu"])
+        if len(unique) == len(known) or known[0] >= known[-1] or is_cast:
+            return
+        if self.config.get("use_karras_sigmas"):
+            self._ask(device, 0, {"sigmas": [float(self.sigmas[known.index(t)]) for t in unique]})
+        else:
+            self._ask(device, 0, {"timesteps": unique})
 
     def _ask(self, device: str | torch.device | None, count: int, arguments: dict[str, Any]) -> None:
         plan = self._planned()
@@ -374,6 +401,7 @@ def _constructor(original: type[Any], class_name: str) -> Any:
             given = inspect.signature(original).bind(*args, **kwargs).arguments
             Plan.make({key: value for key, value in given.items() if key != "kwargs"}, class_name)
         original.__init__(self, *args, **kwargs)
+        self._is_made = True
 
     return __init__
 
@@ -413,7 +441,9 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
     step, given = remade("step", known, f"self._output(*self._step({arguments})) if return_dict else self._step({arguments})")
     asked = "".join(f"{name!r}: <{name}>, " for name in ["timesteps", "sigmas", "mu", *names])
     known = {"num_inference_steps", "device", "timesteps", "sigmas", "mu", *names}
-    set_timesteps, _ = remade("set_timesteps", known, f"self._set_timesteps(num_inference_steps, device, {{{asked}}})")
+    given_pairs = "".join(f"{name!r}: {name}, " for name in inspect.signature(original.set_timesteps).parameters if name != "self")
+    body = f"self._set_timesteps(<num_inference_steps>, <device>, {{{asked}}}, {{{given_pairs}}})"
+    set_timesteps, _ = remade("set_timesteps", known, body)
     optional: dict[str, Any] = {each.__name__: each for each in (scale_model_input, add_noise, scale_noise)}
     if description.has_velocity:
         optional["get_velocity"] = get_velocity

@@ -503,6 +503,45 @@ def test_steps_without_a_plan_are_taken_where_the_original_takes_them(name):
 # ---- Files and values that the originals fail at
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_attributes_of_planning_are_the_originals(name):
+    original, drop_in = make(name)
+    for scheduler in (original, drop_in):
+        scheduler.set_timesteps(7)
+    assert not {key for key in vars(original)} - set(dir(drop_in))
+    for key, value in vars(original).items():
+        # Tables are rounded once where the original rounds each operation.
+        if isinstance(value, torch.Tensor):
+            assert torch.allclose(getattr(drop_in, key), value, rtol=2e-7, atol=1e-7), key
+        elif isinstance(value, np.ndarray):
+            assert np.array_equal(getattr(drop_in, key), value), key
+
+
+def test_runge_kutta_steps_of_pndm_are_the_originals():
+    finals = []
+    for scheduler in make("PNDMScheduler"):
+        scheduler.set_timesteps(10)
+        x = sample()
+        for t in scheduler.prk_timesteps:
+            x = scheduler.step_prk(torch.tanh(x), t, x).prev_sample
+        for t in scheduler.plms_timesteps:
+            x = scheduler.step_plms(torch.tanh(x), t, x).prev_sample
+        finals.append(x)
+    assert torch.equal(*finals)
+
+
+def test_constructors_take_tables_that_nothing_can_be_planned_with():
+    original, drop_in = make("HeunDiscreteScheduler", trained_betas=[0.1, 0.3])
+    assert torch.equal(original.betas, drop_in.betas)
+    with pytest.raises(ValueError, match="trained_betas is a list of 2, but must be a list of num_train_timesteps = 1000 numbers"):
+        drop_in.set_timesteps(5)
+
+
+def test_unknown_variances_are_the_least():
+    finals = [run(scheduler, sample())[-1] for scheduler in make("DDPMScheduler", variance_type="other")]
+    assert torch.allclose(*finals, rtol=1e-4, atol=1e-4)
+
+
 def test_files_that_the_original_cannot_read_are_told_in_words(tmp_path):
     for text in ("[" * 100_000, '{"a":' * 100_000):
         (tmp_path / "scheduler_config.json").write_text(text)
