@@ -108,11 +108,8 @@ extension Combination {
             sample: combination.sample, modelOutput: combination.model_output, noise: combination.noise,
             prediction: combination.prediction)
         withUnsafeBytes(of: combination.slots) { bytes in
-            let slots = bytes.assumingMemoryBound(to: Double.self)
-            // Without slots there is no array to make.
-            var count = slots.count
-            while count > 0, slots[count - 1] == 0 { count -= 1 }
-            if count > 0 { self.slots = Array(slots[..<count]) }
+            let coefficients = bytes.assumingMemoryBound(to: Double.self)
+            for slot in coefficients.indices { slots[slot] = coefficients[slot] }
         }
     }
 }
@@ -192,23 +189,21 @@ public func ds_scheduler_row_step(
     _ prev_sample: UnsafePointer<ds_tensor>!, _ pred_original_sample: UnsafePointer<ds_tensor>!, _ max_threads: UInt32
 ) -> ds_status {
     status {
-        let plan = try scheduler.state.sharedProperties, given = try require(row, "row")
+        let plan = try scheduler.state.plan, given = try require(row, "row")
         let row = try PlanRow(given)
         let sample = try Tensor(sample, .sample)
         let tensors = try StepTensors(
             sample: sample, modelOutput: model_output, noise: noise, nextSample: prev_sample, report: pred_original_sample,
             modelLearnsVariance: plan.modelLearnsVariance)
-        var rowSlots = try RowSlots(
-            of: row, slots, count: n_slots, sample: sample, modelOutput: model_output, noise: noise, nextSample: prev_sample,
-            report: pred_original_sample)
+        var rowSlots = RowSlots()
         let readCount = given.pointee.n_reads
         try requireAtMost(Combination.maximumSlotCount, readCount, "n_reads")
-        if readCount > 0 {
+        if n_slots != 0 || readCount != 0 {
+            rowSlots = try RowSlots(
+                of: row, slots, count: n_slots, sample: sample, modelOutput: model_output, noise: noise, nextSample: prev_sample,
+                report: pred_original_sample)
             let reads = UnsafeRawPointer(given).advanced(by: MemoryLayout<ds_row>.offset(of: \.reads)!)
-            try rowSlots.setOrder(
-                UnsafeBufferPointer(start: reads.assumingMemoryBound(to: Int.self), count: readCount))
-        } else if n_slots > 0 {
-            try rowSlots.setOrder(UnsafeBufferPointer(start: nil, count: 0))
+            try rowSlots.setOrder(UnsafeBufferPointer(start: reads.assumingMemoryBound(to: Int.self), count: readCount))
         }
         try row.step(
             clamp: plan.clamp, tensors, slots: rowSlots, batchSize: sample.batchSize,

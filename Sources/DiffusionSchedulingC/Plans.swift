@@ -120,30 +120,33 @@ extension ds_combination {
         prediction = combination.prediction
         withUnsafeMutableBytes(of: &slots) { slots in
             let slots = slots.bindMemory(to: Double.self)
-            for (slot, coefficient) in combination.slots.enumerated() { slots[slot] = coefficient }
+            for slot in slots.indices { slots[slot] = combination.slots[slot] }
         }
     }
 }
 
-extension ds_row {
-    fileprivate init(_ row: PlanRow, clamp: PredictionClamp, reads: [Int]) {
-        self.init()
-        n_reads = reads.count
-        withUnsafeMutableBytes(of: &self.reads) { bytes in
+extension UnsafeMutablePointer<ds_row> {
+    /// Writes a row in place.
+    ///
+    /// - Parameter reads: the slots that the row reads, in the order of summation.
+    fileprivate func write(_ row: PlanRow, clamp: PredictionClamp, reads: [Int] = []) {
+        pointee = ds_row()
+        pointee.n_reads = reads.count
+        withUnsafeMutableBytes(of: &pointee.reads) { bytes in
             let places = bytes.bindMemory(to: Int.self)
             for (place, slot) in reads.enumerated() { places[place] = slot }
         }
-        prediction = ds_combination(row.prediction)
-        next_sample = ds_combination(row.nextSample)
-        n_stores = row.stores.count
-        withUnsafeMutableBytes(of: &stores) { stores in
-            let stores = stores.bindMemory(to: ds_store.self)
+        pointee.prediction = ds_combination(row.prediction)
+        pointee.next_sample = ds_combination(row.nextSample)
+        pointee.n_stores = row.stores.count
+        withUnsafeMutableBytes(of: &pointee.stores) { bytes in
+            let stores = bytes.bindMemory(to: ds_store.self)
             for (place, store) in row.stores.enumerated() {
                 stores[place] = ds_store(slot: store.slot, value: ds_combination(store.value))
             }
         }
-        report = ds_combination(row.report ?? (clamp == .none ? row.prediction : Combination(prediction: 1)))
-        n_noise_draws = row.drawCount
+        pointee.report = ds_combination(row.report ?? (clamp == .none ? row.prediction : Combination(prediction: 1)))
+        pointee.n_noise_draws = row.drawCount
     }
 }
 
@@ -159,7 +162,7 @@ public func ds_scheduler_row(
         }
         // C's numbers above Int.max arrive as negative ones.
         let age = age < 0 ? Int.max : age
-        out.pointee = ds_row(plan.row(at: index, age: age), clamp: plan.clamp, reads: plan.reads(at: index, age: age))
+        out.write(plan.row(at: index, age: age), clamp: plan.clamp, reads: plan.reads(at: index, age: age))
     }
 }
 
@@ -170,7 +173,7 @@ public func ds_scheduler_row_at(
     status {
         let state = try scheduler.state, out = try require(row, "row")
         let row = try state.scheduler.row(at: timestep, optionValues: members(arguments))
-        out.pointee = try ds_row(row, clamp: state.sharedProperties.clamp, reads: [])
+        try out.write(row, clamp: state.plan.clamp)
     }
 }
 

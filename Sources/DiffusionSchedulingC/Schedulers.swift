@@ -6,26 +6,19 @@ import DiffusionScheduling
 /// An immutable scheduler, before or after `setTimesteps`.
 final class PlannedState: Sendable {
     let scheduler: any PlannedScheduler
-    /// What steps without a session need of the plan, which is large to copy; nil before `setTimesteps`.
-    private let shared: (clamp: PredictionClamp, modelLearnsVariance: Bool)?
+    /// nil before `setTimesteps`. The scheduler has the plan too, but only as a copy of all its tables.
+    private let planned: SamplingPlan?
 
     init(_ scheduler: any PlannedScheduler) {
         self.scheduler = scheduler
-        shared = scheduler.plan.map { ($0.clamp, $0.modelLearnsVariance) }
+        planned = scheduler.plan
     }
 
-    /// The plan's clamp, and whether its model outputs may hold variances.
-    var sharedProperties: (clamp: PredictionClamp, modelLearnsVariance: Bool) {
-        get throws {
-            guard let shared else { throw SchedulerError.timestepsNotSet }
-            return shared
-        }
-    }
-
+    @inline(__always)
     var plan: SamplingPlan {
         get throws {
-            guard let plan = scheduler.plan else { throw SchedulerError.timestepsNotSet }
-            return plan
+            guard let planned else { throw SchedulerError.timestepsNotSet }
+            return planned
         }
     }
 

@@ -112,6 +112,23 @@ public func ds_session_step(
     }
 }
 
+@c(ds_session_step_with_input) @implementation
+public func ds_session_step_with_input(
+    _ session: ds_session, _ model_output: UnsafePointer<ds_tensor>!, _ sample: UnsafePointer<ds_tensor>!,
+    _ noise: UnsafePointer<ds_tensor>!, _ prev_sample: UnsafePointer<ds_tensor>!,
+    _ pred_original_sample: UnsafePointer<ds_tensor>!, _ model_input: UnsafePointer<ds_tensor>!, _ max_threads: UInt32
+) -> ds_status {
+    status {
+        let holder = try session.holder
+        let sample = try Tensor(sample, .sample), modelInput = try Tensor(model_input, .modelInput)
+        let tensors = try StepTensors(
+            sample: sample, modelOutput: model_output, noise: noise, nextSample: prev_sample, report: pred_original_sample,
+            modelInput: modelInput, modelLearnsVariance: holder.pointee.session.plan.modelLearnsVariance)
+        holder.pointee.session.maximumThreads = Int(max_threads)
+        try holder.pointee.session.step(tensors, batchSize: sample.batchSize)
+    }
+}
+
 extension Guidance {
     fileprivate init(_ guidance: ds_guidance) { self.init(scale: guidance.scale, rescale: guidance.rescale) }
 }

@@ -5,7 +5,7 @@ import DiffusionScheduling
 
 /// The tensors that calls take, by the names of their arguments in C.
 enum TensorName: UInt8 {
-    case sample, modelOutput, noise, nextSample, report, converted, output, guided, conditional, unconditional
+    case sample, modelOutput, noise, nextSample, report, modelInput, converted, output, guided, conditional, unconditional
     case slot0, slot1, slot2, slot3, slot4, slot5
 
     static func slot(_ index: Int) -> TensorName { TensorName(rawValue: slot0.rawValue + UInt8(index))! }
@@ -17,6 +17,7 @@ enum TensorName: UInt8 {
         case .noise: "noise"
         case .nextSample: "prev_sample"
         case .report: "pred_original_sample"
+        case .modelInput: "model_input"
         case .converted: "converted"
         case .output: "out"
         case .guided: "guided"
@@ -192,7 +193,8 @@ extension StepTensors {
     init(
         sample: Tensor, modelOutput: UnsafePointer<ds_tensor>?, called outputName: TensorName = .modelOutput,
         unconditional: Tensor? = nil, noise: UnsafePointer<ds_tensor>?, nextSample: UnsafePointer<ds_tensor>?,
-        nextCalled nextName: TensorName = .nextSample, report: UnsafePointer<ds_tensor>?, modelLearnsVariance: Bool
+        nextCalled nextName: TensorName = .nextSample, report: UnsafePointer<ds_tensor>?, modelInput: Tensor? = nil,
+        modelLearnsVariance: Bool
     ) throws {
         let modelOutput = try Tensor(modelOutput, outputName, like: sample)
         let isTwice = try modelOutput.requireShape(of: sample, orTwiceAlong: modelLearnsVariance)
@@ -207,11 +209,17 @@ extension StepTensors {
             try inputs.check(report)
             try report.requireNoOverlap(with: nextSample)
         }
+        if let modelInput {
+            try modelInput.requireTypeAndShape(of: sample)
+            for other in [sample, modelOutput, unconditional, noise, nextSample, report] {
+                if let other { try modelInput.requireNoOverlap(with: other, orInPlace: false) }
+            }
+        }
         self.init(
             elementType: sample.elementType, elementCount: sample.elementCount, sample: sample.address,
             modelOutput: modelOutput.address, modelOutputType: modelOutput.elementType, modelOutputCount: modelOutput.elementCount,
             unconditional: unconditional?.address, noise: noise?.address, nextSample: nextSample.address,
-            report: report?.address)
+            report: report?.address, modelInput: modelInput?.address)
     }
 
     /// The inputs that outputs are checked against.

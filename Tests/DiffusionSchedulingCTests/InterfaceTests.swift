@@ -394,6 +394,37 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
         #expect(try session.step(modelOutput: output, sample: sample, batchSize: 2).prevSample == next)
     }
 
+    /// UniPC stores two slots, so that its input takes a pass of its own.
+    @Test(arguments: ["EulerDiscreteScheduler", "HeunDiscreteScheduler", "UniPCMultistepScheduler"])
+    func stepsWriteTheNextModelInput(_ className: String) throws {
+        let json = #"{"_class_name": "\#(className)"}"#, count = 24, shape: [Int64] = [2, 3, 4]
+        let scheduler = try makeScheduler(json)
+        defer { ds_scheduler_free(scheduler) }
+        try call(ds_scheduler_set_timesteps(scheduler, 4, nil))
+        let plan = try SessionStateTests.plan(json, steps: 4)
+        var handle = ds_session(), session = SamplingSession(plan: plan)
+        try call(ds_session_create(scheduler, 0, &handle))
+        defer { ds_session_free(handle) }
+        var sample = Self.tensor(1, count: count), expected = sample, input = [Float](repeating: .nan, count: count), told = input
+        while session.timestep != nil {
+            var output = Self.tensor(10 + session.stepIndex, count: count)
+            try withTensor(&output, shape: shape) { e in
+                try withTensor(&sample, shape: shape) { x in
+                    try withTensor(&told, shape: shape) { p in
+                        try withTensor(&input, shape: shape) { u in
+                            try call(ds_session_step_with_input(handle, e, x, nil, x, p, u, 0))
+                        }
+                    }
+                }
+            }
+            try session.step(modelOutput: output, sample: &expected, batchSize: 2)
+            #expect(sample == expected)
+            let scale = session.timestep == nil ? 1 : plan.inputScales[session.stepIndex]
+            // Scaled before it is rounded; the sample has been rounded before.
+            for (u, x) in zip(input, expected) { #expect(abs(Double(u) - scale * Double(x)) <= 0x1p-23 * abs(scale * Double(x))) }
+        }
+    }
+
     @Test(arguments: [configurations[1], configurations[2], configurations[3]]) func partsOfSteps(_ json: String) throws {
         let handle = try makeScheduler(json)
         defer { ds_scheduler_free(handle) }

@@ -146,7 +146,7 @@ extension BFloat16: TestedElement {
                 (size: exact.map(abs).max()!, bound: bound), (size: e.map(abs).max()!, bound: outputU * e.map(abs).max()!),
             ]
             func combined(_ c: Combination) -> (size: Double, bound: Double) {
-                let terms = zip([c.sample, c.modelOutput] + c.slots, inputs + slots)
+                let terms = zip([c.sample, c.modelOutput] + c.slotCoefficients, inputs + slots)
                 let size = terms.reduce(0) { $0 + abs($1.0) * ($1.1.size + $1.1.bound) }
                 return (size, terms.reduce(0) { $0 + abs($1.0) * $1.1.bound } + (u + 0x1p-20) * size)
             }

@@ -508,7 +508,7 @@ import Testing
         expectInvalid("slots that evaluation 1 stores", "in descending order", allowed: "in ascending order") {
             try plan([[row], [reversed]], slotCount: 2)
         }
-        expectInvalid("number of slot coefficients of evaluation 0", "1", allowed: "0") {
+        expectInvalid("slot that evaluation 0 reads", "0", allowed: "0 slots") {
             try plan([[PlanRow(prediction: .init(), nextSample: .init(slots: [1]))], [row]])
         }
         for prediction in [Combination(prediction: 1), Combination(slots: [1])] {

@@ -84,8 +84,8 @@ import Testing
         }
         // From the beginning the second evaluation repeats the step of the first, and isn't remembered.
         #expect(plan.row(at: 1, age: 1).nextSample.sample == 0)
-        #expect(plan.row(at: 4, age: 4).nextSample.slots.filter { $0 != 0 }.count == 3)
-        #expect(plan.row(at: 3, age: 3).nextSample.slots.filter { $0 != 0 }.count == 2)
+        #expect(plan.row(at: 4, age: 4).nextSample.slotCoefficients.filter { $0 != 0 }.count == 3)
+        #expect(plan.row(at: 3, age: 3).nextSample.slotCoefficients.filter { $0 != 0 }.count == 2)
     }
 
     /// A model that sees no noise leaves DDIM's factor √(ᾱ_end/ᾱ_start), wherever a run begins: no step is taken twice.

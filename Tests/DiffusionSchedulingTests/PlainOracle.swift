@@ -40,7 +40,7 @@ struct PlainOracle {
         stepIndex += 1
         return Result(
             nextSample: next, prediction: p, report: report, magnitudes: magnitudes,
-            terms: 4 + row.nextSample.slots.filter { $0 != 0 }.count)
+            terms: 4 + row.nextSample.slotCoefficients.filter { $0 != 0 }.count)
     }
 
     private func evaluate(
@@ -48,7 +48,9 @@ struct PlainOracle {
     ) -> [Double] {
         streams.x.indices.map { i in
             var terms = [c.sample * streams.x[i], c.modelOutput * streams.e[i], c.noise * streams.z[i], c.prediction * p[i]]
-            for (coefficient, slot) in zip(c.slots, slots) where coefficient != 0 { terms.append(coefficient * (slot?[i] ?? .nan)) }
+            for (coefficient, slot) in zip(c.slotCoefficients, slots) where coefficient != 0 {
+                terms.append(coefficient * (slot?[i] ?? .nan))
+            }
             return terms.reduce(0) { $0 + (magnitudes ? abs($1) : $1) }
         }
     }
@@ -79,4 +81,9 @@ extension SamplingPlan {
         while history.last == 0 { history.removeLast() }
         return history
     }
+}
+
+extension Combination {
+    /// The coefficients of the slots, by their numbers.
+    var slotCoefficients: [Double] { slots.indices.map { slots[$0] } }
 }

@@ -399,8 +399,8 @@ import Testing
                 let row = plan.row(at: index, age: 2).nextSample
                 let s = plan.levels[index], t = plan.levels[index + 1]
                 // The integral of the constant 1: the coefficients of the outputs sum to A_t (ρ_t − ρ_s) exactly.
-                let sum = row.modelOutput + row.slots.reduce(0, +)
-                let terms = abs(row.modelOutput) + row.slots.map { abs($0) }.reduce(0, +)
+                let sum = row.modelOutput + row.slotCoefficients.reduce(0, +)
+                let terms = abs(row.modelOutput) + row.slotCoefficients.map { abs($0) }.reduce(0, +)
                 let exact = t.signalRate * (t.noiseToSignal - s.noiseToSignal)
                 #expect(abs(sum - exact) <= Tolerance.coefficient * terms, "\(grid), step \(index): \(sum), exact \(exact)")
             }

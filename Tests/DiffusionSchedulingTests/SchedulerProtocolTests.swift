@@ -400,7 +400,8 @@ func sampleWithAny(from start: [Float], with scheduler: any Scheduler, steps: In
                 // The same outputs for both, so that only the steps' own roundings are left, carried on by a = A_t/A_s.
                 let row = plan.row(at: wide.stepIndex - 1, age: order - 1).nextSample
                 let size =
-                    before.map { abs($0) }.max()! * row.sample + 1.5 * row.slots.map { abs($0) }.reduce(abs(row.modelOutput), +)
+                    before.map { abs($0) }.max()! * row.sample + 1.5
+                    * row.slotCoefficients.map { abs($0) }.reduce(abs(row.modelOutput), +)
                 bound = bound * row.sample + Tolerance.float32Step(terms: 6, magnitude: size)
                 let error = zip(x, y).map { abs($0 - Double($1)) }.max()!
                 #expect(error <= bound, "order \(order), step \(wide.stepIndex - 1)")

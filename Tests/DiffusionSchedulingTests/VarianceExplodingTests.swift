@@ -57,6 +57,24 @@ import Testing
         #expect(abs(sum - 152.3192) < 1e-2 && abs(sum / Double(x.count) - 0.1983) < 1e-3, "\(sum)")
     }
 
+    @Test func stepsWriteTheNextModelInput() throws {
+        let plan = try Self.euler().plan(.count(5))
+        var session = SamplingSession(plan: plan), x: [Double] = [3, -2, 0.5], input = [Double](repeating: .nan, count: 3)
+        while session.timestep != nil {
+            var sample = x.mutableSpan, next = input.mutableSpan
+            try session.step(modelOutput: [0.25, -1, 2].span, sample: &sample, nextModelInput: &next)
+            let scale = session.timestep == nil ? 1 : plan.inputScales[session.stepIndex]
+            for (u, v) in zip(input, x) { #expect(abs(u - scale * v) <= 0x1p-52 * abs(u)) }
+        }
+        session.reset()
+        let few = fault {
+            var sample = x.mutableSpan, input = [1.0, 2.0], next = input.mutableSpan
+            try session.step(modelOutput: [0.25, -1, 2].span, sample: &sample, nextModelInput: &next)
+        }
+        #expect(few == .wrongElementCount(argument: "nextModelInput", count: 2, expected: "3, as the sample"))
+        #expect(session.stepIndex == 0)
+    }
+
     @Test func churnRaisesTheNoise() throws {
         let row = try Self.euler().plan(.count(10), optionValues: ["s_churn": 3]).row(at: 5, age: 5)
         #expect(

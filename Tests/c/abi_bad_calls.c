@@ -279,6 +279,11 @@ static void tensors(void) {
     BAD(ds_session_step(session, &e, &x, NULL, &out, &shifted, 0), DS_OVERLAP, "overlaps");
     BAD(ds_session_step(session, &e, &out, NULL, &shifted, NULL, 0), DS_OVERLAP, "prev_sample overlaps sample");
     BAD(ds_session_step(session, &shifted, &x, NULL, &out, NULL, 0), DS_OVERLAP, "prev_sample overlaps model_output");
+    BAD(ds_session_step_with_input(session, &e, &x, NULL, &out, NULL, NULL, 0), DS_NULL_POINTER, "model_input is NULL");
+    BAD(ds_session_step_with_input(session, &e, &x, NULL, &out, NULL, &less, 0), DS_SHAPE_MISMATCH, "model_input");
+    BAD(ds_session_step_with_input(session, &e, &x, NULL, &out, NULL, &wide, 0), DS_WRONG_ELEMENT_TYPE, "model_input");
+    BAD(ds_session_step_with_input(session, &e, &x, NULL, &out, NULL, &x, 0), DS_OVERLAP, "model_input overlaps sample");
+    BAD(ds_session_step_with_input(session, &e, &x, NULL, &out, NULL, &shifted, 0), DS_OVERLAP, "model_input overlaps prev_sample");
     BAD(ds_session_step(session, &much, &much, NULL, &much, NULL, 0), DS_OUT_OF_MEMORY, "slots of");
     BAD(ds_session_convert_model_output(session, &e, &x, &less, 0), DS_SHAPE_MISMATCH, "converted");
     BAD(ds_session_update(session, 0, &e, 1, &x, NULL, &out, 0), DS_INVALID_VALUE, "order is 0");

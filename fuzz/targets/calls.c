@@ -373,8 +373,15 @@ static void call(void) {
     case 18: {
         make_tensors();
         const uint8_t with = byte();
-        status = ds_session_step((ds_session){handle()}, places[0].pointer, places[1].pointer, with & 1 ? NULL : places[2].pointer,
-                                 with & 2 ? places[1].pointer : places[3].pointer, with & 4 ? NULL : places[4].pointer, with >> 5);
+        const ds_session session = {handle()};
+        const ds_tensor *const noise = with & 1 ? NULL : places[2].pointer;
+        const ds_tensor *const next = with & 2 ? places[1].pointer : places[3].pointer;
+        if (with & 8)
+            status = ds_session_step_with_input(session, places[0].pointer, places[1].pointer, noise, next,
+                                                with & 4 ? NULL : places[2].pointer, places[4].pointer, with >> 5);
+        else
+            status = ds_session_step(session, places[0].pointer, places[1].pointer, noise, next,
+                                     with & 4 ? NULL : places[4].pointer, with >> 5);
         free_tensors(status);
         break;
     }

@@ -432,6 +432,21 @@ ds_status ds_session_step(ds_session session, const ds_tensor *model_output, con
                           const ds_tensor *prev_sample, const ds_tensor *pred_original_sample, unsigned max_threads);
 
 /*
+ * ds_session_step_with_input takes the next step as ds_session_step does, and writes the model's input at the step after it: the next
+ * sample times that step's input scale, which diffusers' scale_model_input gives; after the last step the next sample.
+ *
+ * model_input  like prev_sample; memory of its own
+ *
+ * Where the step has an output left for it, which only a step that stores two slots or tells pred_original_sample doesn't, the
+ * scaling costs no pass over memory. The input is scaled before it is rounded, so it may differ in the last bit from that of
+ * ds_scheduler_scale_model_input.
+ * Errors: as ds_session_step.
+ */
+ds_status ds_session_step_with_input(ds_session session, const ds_tensor *model_output, const ds_tensor *sample,
+                                     const ds_tensor *noise, const ds_tensor *prev_sample, const ds_tensor *pred_original_sample,
+                                     const ds_tensor *model_input, unsigned max_threads);
+
+/*
  * Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598, equation 6), optionally rescaled (Lin et al. 2023,
  * arXiv:2305.08891, section 3.4). With the model's conditional output e_c and its unconditional output e_u, a guided step uses
  *

@@ -163,7 +163,7 @@ extension dsk_row {
             terms[Int(DSK_MODEL_OUTPUT.rawValue)] = combination.modelOutput
             terms[Int(DSK_NOISE.rawValue)] = combination.noise
             terms[Int(DSK_PREDICTION.rawValue)] = combination.prediction
-            for place in 0..<count where Int(slots[place]) < combination.slots.count {
+            for place in 0..<count {
                 terms[Int(DSK_SLOT_1.rawValue) + place] = combination.slots[Int(slots[place])]
             }
         }

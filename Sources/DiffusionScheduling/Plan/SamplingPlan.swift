@@ -17,35 +17,61 @@
 /// reaches back, so each evaluation has a row for every *age*, the number of evaluations since the run began, up to `warmUp`: a run may
 /// begin later, for image-to-image say, and warms up from there.
 public struct SamplingPlan: Sendable, Equatable {
+    /// All copies of a plan share its table: every session holds a plan.
+    private let storage: Storage
+
+    private struct Table {
+        let grid: TimestepGrid
+        let levels: [NoiseLevel]
+        let initNoiseSigma: Double
+        let inputScales: [Double]
+        let clamp: PredictionClamp
+        let slotCount: Int
+        let warmUp: Int
+        let steps: [Int]
+        let reportName: String
+        let modelLearnsVariance: Bool
+        let isStochastic: Bool
+        let scalesInputs: Bool
+        let rows: [[PlanRow]]
+        let kernelRows: KernelRows
+    }
+
+    private final class Storage: Sendable {
+        let table: Table
+
+        init(_ table: Table) { self.table = table }
+    }
+
     /// The timesteps and noise levels.
-    public let grid: TimestepGrid
+    public var grid: TimestepGrid { storage.table.grid }
     /// The signal and noise rates at each of the grid's levels.
-    public let levels: [NoiseLevel]
+    public var levels: [NoiseLevel] { storage.table.levels }
     /// The standard deviation of the noise that a run starts with.
-    public let initNoiseSigma: Double
+    public var initNoiseSigma: Double { storage.table.initNoiseSigma }
     /// What the sample is multiplied with to become the model's input, at each evaluation.
-    public let inputScales: [Double]
+    public var inputScales: [Double] { storage.table.inputScales }
     /// What is done to predicted clean samples.
-    public let clamp: PredictionClamp
+    public var clamp: PredictionClamp { storage.table.clamp }
     /// How many slots the rows store and read.
-    public let slotCount: Int
+    public var slotCount: Int { storage.table.slotCount }
     /// The age from which on the rows don't depend on it any more.
-    public let warmUp: Int
+    public var warmUp: Int { storage.table.warmUp }
     /// The number of the step that each evaluation belongs to, from 0 on. A run may begin at the first evaluation of a step.
-    public let steps: [Int]
+    public var steps: [Int] { storage.table.steps }
     /// diffusers' name of what a step reports besides the next sample.
-    public let reportName: String
+    public var reportName: String { storage.table.reportName }
     /// Whether each batch item of the model output may hold, after the prediction, as many numbers that predict its variance;
     /// they are passed over.
-    public let modelLearnsVariance: Bool
+    public var modelLearnsVariance: Bool { storage.table.modelLearnsVariance }
     /// Whether any row adds noise.
-    public let isStochastic: Bool
+    public var isStochastic: Bool { storage.table.isStochastic }
     /// Whether an input scale is not 1.
-    public let scalesInputs: Bool
+    public var scalesInputs: Bool { storage.table.scalesInputs }
     /// `rows[i][k]`: evaluation i at the age k, k ≤ min(i, warmUp).
-    private let rows: [[PlanRow]]
+    private var rows: [[PlanRow]] { storage.table.rows }
     /// The same rows as the kernels read them.
-    let kernelRows: KernelRows
+    var kernelRows: KernelRows { storage.table.kernelRows }
 
     /// Makes a plan of rows.
     ///
@@ -90,25 +116,18 @@ public struct SamplingPlan: Sendable, Equatable {
             try require("number of rows of evaluation \(index)", choices.count, "\(expected)", choices.count == expected)
             for row in choices { try row.validate(at: index, slotCount: slotCount) }
         }
-        self.grid = grid
-        levels = grid.levels
-        self.initNoiseSigma = initNoiseSigma
-        self.inputScales = inputScales
-        self.clamp = clamp
-        self.slotCount = slotCount
-        self.warmUp = warmUp
-        self.steps = steps
-        self.reportName = reportName
-        self.modelLearnsVariance = modelLearnsVariance
-        scalesInputs = inputScales.contains { $0 != 1 }
-        isStochastic = rows.contains { $0.contains(where: \.needsNoise) }
-        self.rows = rows
         let flow = try SlotFlow(rows: rows, warmUp: warmUp, steps: steps)
-        kernelRows = KernelRows(count: count, choices: warmUp + 1) { index, age in
+        let kernelRows = KernelRows(count: count, choices: warmUp + 1) { index, age in
             let age = min(age, rows[index].count - 1)
             return KernelRow(
                 rows[index][age], clamp: clamp, slotOrder: flow.order(at: index, age: age), live: flow.live(at: index, age: age))
         }
+        storage = Storage(
+            Table(
+                grid: grid, levels: grid.levels, initNoiseSigma: initNoiseSigma, inputScales: inputScales, clamp: clamp,
+                slotCount: slotCount, warmUp: warmUp, steps: steps, reportName: reportName,
+                modelLearnsVariance: modelLearnsVariance, isStochastic: rows.contains { $0.contains(where: \.needsNoise) },
+                scalesInputs: inputScales.contains { $0 != 1 }, rows: rows, kernelRows: kernelRows))
     }
 
     /// The greatest `warmUp`: no solver looks back further than over its slots, by some evaluations for each.
@@ -160,7 +179,8 @@ public struct SamplingPlan: Sendable, Equatable {
     }
 
     public static func == (a: SamplingPlan, b: SamplingPlan) -> Bool {
-        a.grid == b.grid && a.initNoiseSigma == b.initNoiseSigma && a.inputScales == b.inputScales && a.clamp == b.clamp
+        if a.storage === b.storage { return true }
+        return a.grid == b.grid && a.initNoiseSigma == b.initNoiseSigma && a.inputScales == b.inputScales && a.clamp == b.clamp
             && a.slotCount == b.slotCount && a.warmUp == b.warmUp && a.steps == b.steps && a.reportName == b.reportName
             && a.modelLearnsVariance == b.modelLearnsVariance && a.rows == b.rows
     }

@@ -25,17 +25,23 @@ public struct Combination: Sendable, Equatable {
     public var modelOutput: Double
     public var noise: Double
     public var prediction: Double
-    /// By the number of the slot; slots beyond the last one have the coefficient 0.
-    public var slots: [Double]
+    /// By the number of the slot. In place rather than in an array, so that combinations and rows are copied without counting references.
+    public var slots: InlineArray<6, Double>
 
-    public init(
-        sample: Double = 0, modelOutput: Double = 0, noise: Double = 0, prediction: Double = 0, slots: [Double] = []
-    ) {
+    public init(sample: Double = 0, modelOutput: Double = 0, noise: Double = 0, prediction: Double = 0) {
         self.sample = sample
         self.modelOutput = modelOutput
         self.noise = noise
         self.prediction = prediction
-        self.slots = slots
+        slots = .init(repeating: 0)
+    }
+
+    /// - Precondition: at most ``maximumSlotCount`` slots; those beyond the last one have the coefficient 0.
+    public init(
+        sample: Double = 0, modelOutput: Double = 0, noise: Double = 0, prediction: Double = 0, slots: [Double]
+    ) {
+        self.init(sample: sample, modelOutput: modelOutput, noise: noise, prediction: prediction)
+        for (slot, coefficient) in slots.enumerated() { self.slots[slot] = coefficient }
     }
 
     public subscript(stream: Stream) -> Double {
@@ -45,7 +51,7 @@ public struct Combination: Sendable, Equatable {
             case .modelOutput: modelOutput
             case .noise: noise
             case .prediction: prediction
-            case .slot(let slot): slot < slots.count ? slots[slot] : 0
+            case .slot(let slot): slots[slot]
             }
         }
         set {
@@ -54,9 +60,7 @@ public struct Combination: Sendable, Equatable {
             case .modelOutput: modelOutput = newValue
             case .noise: noise = newValue
             case .prediction: prediction = newValue
-            case .slot(let slot):
-                if slot >= slots.count { slots += Array(repeating: 0, count: slot + 1 - slots.count) }
-                slots[slot] = newValue
+            case .slot(let slot): slots[slot] = newValue
             }
         }
     }
@@ -74,37 +78,40 @@ public struct Combination: Sendable, Equatable {
     }
 
     var isFinite: Bool {
-        sample.isFinite && modelOutput.isFinite && noise.isFinite && prediction.isFinite && slots.allSatisfy(\.isFinite)
+        // A difference of infinities or of what isn't a number is not 0.
+        var sum = (sample - sample) + (modelOutput - modelOutput) + (noise - noise) + (prediction - prediction)
+        for slot in slots.indices { sum += slots[slot] - slots[slot] }
+        return sum == 0
     }
 
     /// The slots that are read: bit k for slot k.
     var slotSet: UInt8 {
         var set: UInt8 = 0
-        for (slot, coefficient) in slots.enumerated() where coefficient != 0 { set |= 1 << UInt8(slot) }
+        for slot in slots.indices where slots[slot] != 0 { set |= 1 << UInt8(slot) }
         return set
     }
 
     public static func == (a: Combination, b: Combination) -> Bool {
-        guard a.sample == b.sample, a.modelOutput == b.modelOutput, a.noise == b.noise, a.prediction == b.prediction else {
-            return false
-        }
-        if a.slots == b.slots { return true }
-        return (0..<max(a.slots.count, b.slots.count)).allSatisfy { a[.slot($0)] == b[.slot($0)] }
+        a.sample == b.sample && a.modelOutput == b.modelOutput && a.noise == b.noise && a.prediction == b.prediction
+            && a.slots.indices.allSatisfy { a.slots[$0] == b.slots[$0] }
     }
 
     // MARK: Arithmetic
 
     public static func + (a: Combination, b: Combination) -> Combination {
-        Combination(
+        var sum = Combination(
             sample: a.sample + b.sample, modelOutput: a.modelOutput + b.modelOutput, noise: a.noise + b.noise,
-            prediction: a.prediction + b.prediction,
-            slots: (0..<max(a.slots.count, b.slots.count)).map { a[.slot($0)] + b[.slot($0)] })
+            prediction: a.prediction + b.prediction)
+        for slot in sum.slots.indices { sum.slots[slot] = a.slots[slot] + b.slots[slot] }
+        return sum
     }
 
     public static func * (factor: Double, a: Combination) -> Combination {
-        Combination(
+        var product = Combination(
             sample: factor * a.sample, modelOutput: factor * a.modelOutput, noise: factor * a.noise,
-            prediction: factor * a.prediction, slots: a.slots.map { factor * $0 })
+            prediction: factor * a.prediction)
+        for slot in product.slots.indices { product.slots[slot] = factor * a.slots[slot] }
+        return product
     }
 
     /// The combination with another one put in the place of a stream.

@@ -99,14 +99,10 @@ extension PlanRow {
         try require(
             "slots that \(name()) stores", "in descending order", "in ascending order",
             stores.count < 2 || stores[0].slot < stores[1].slot)
-        func validate(_ combination: Combination) throws(SchedulerError) {
-            try require(
-                "number of slot coefficients of \(name())", combination.slots.count,
-                "at most the number of slots, \(slotCount)", combination.slots.count <= slotCount)
-        }
-        try validate(nextSample)
-        if let report { try validate(report) }
-        for store in stores { try validate(store.value) }
+        let beyond = readSet >> UInt8(slotCount)
+        try require(
+            "slot that \(name()) reads", slotCount + beyond.trailingZeroBitCount,
+            "one of the plan's \(slotCount) slots, counted from 0", beyond == 0)
         try require("number of noise draws of \(name())", drawCount, "from 0 to 2", (0...2).contains(drawCount))
         try require(
             "number of noise draws of \(name())", drawCount, "at least 1 where noise is read", drawCount > 0 || !needsNoise)
