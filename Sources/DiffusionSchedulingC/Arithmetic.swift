@@ -35,34 +35,6 @@ enum Arithmetic {
         return moments.map { ($0.variance_a, $0.variance_b) }
     }
 
-    /// out = update of the sample, the newest outputs first, and noise.
-    static func apply(
-        _ update: MultistepUpdate, sample: Tensor, outputs: [Tensor], noise: Tensor?, into out: Tensor, maximumThreads: UInt32
-    ) throws {
-        var row = dsk_row(), item = dsk_item()
-        row.outputs.0.0 = update.sample
-        row.outputs.0.3 = update.noise
-        item.inputs.0 = UnsafeRawPointer(sample.address)
-        item.inputs.3 = noise.map { UnsafeRawPointer($0.address) }
-        item.outputs.0 = out.address
-        item.n_elements = sample.elementCount
-        let type = sample.kernelType
-        item.input_types = (type, type, type, type, type, type, type, type, type, type)
-        item.output_types = (type, type, type)
-        withUnsafeMutableBytes(of: &row.outputs.0) { coefficients in
-            let coefficients = coefficients.bindMemory(to: Double.self)
-            for (age, coefficient) in update.outputs.enumerated() { coefficients[Int(DSK_SLOT_1.rawValue) + age] = coefficient }
-        }
-        withUnsafeMutableBytes(of: &item.inputs) { inputs in
-            let inputs = inputs.bindMemory(to: UnsafeRawPointer?.self)
-            for (age, output) in outputs.enumerated() { inputs[Int(DSK_SLOT_1.rawValue) + age] = UnsafeRawPointer(output.address) }
-        }
-        try withUnsafePointer(to: &row) { row in
-            item.row = row
-            try check(dsk_step(&item, 1, maximumThreads))
-        }
-    }
-
     private static func check(_ status: dsk_status) throws {
         guard status == DSK_OK else {
             throw SchedulerError.kernelFailure(reason: String(cString: dsk_status_message(status)))

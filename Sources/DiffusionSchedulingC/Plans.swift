@@ -150,16 +150,20 @@ extension UnsafeMutablePointer<ds_row> {
     }
 }
 
+private func requireStep(_ index: Int, of plan: SamplingPlan) throws {
+    guard (0..<plan.stepCount).contains(index) else {
+        throw SchedulerError.invalidValue(
+            key: "index", value: "\(UInt(bitPattern: index))", allowed: "less than the number of steps, \(plan.stepCount)")
+    }
+}
+
 @c(ds_scheduler_row) @implementation
 public func ds_scheduler_row(
     _ scheduler: ds_scheduler, _ index: Int, _ age: Int, _ row: UnsafeMutablePointer<ds_row>!
 ) -> ds_status {
     status {
         let plan = try scheduler.state.plan, out = try require(row, "row")
-        guard (0..<plan.stepCount).contains(index) else {
-            throw SchedulerError.invalidValue(
-                key: "index", value: "\(UInt(bitPattern: index))", allowed: "less than the number of steps, \(plan.stepCount)")
-        }
+        try requireStep(index, of: plan)
         // C's numbers above Int.max arrive as negative ones.
         let age = age < 0 ? Int.max : age
         out.write(plan.row(at: index, age: age), clamp: plan.clamp, reads: plan.reads(at: index, age: age))
@@ -174,6 +178,23 @@ public func ds_scheduler_row_at(
         let state = try scheduler.state, out = try require(row, "row")
         let row = try state.scheduler.row(at: timestep, optionValues: members(arguments))
         try out.write(row, clamp: state.plan.clamp)
+    }
+}
+
+@c(ds_scheduler_part_row) @implementation
+public func ds_scheduler_part_row(
+    _ scheduler: ds_scheduler, _ index: Int, _ order: UInt32, _ row: UnsafeMutablePointer<ds_row>!
+) -> ds_status {
+    status {
+        let state = try scheduler.state, plan = try state.plan, out = try require(row, "row")
+        guard let multistep = state.scheduler as? any MultistepScheduler else {
+            throw SchedulerError.unsupportedOperation("parts of a step", className: state.className)
+        }
+        try requireStep(index, of: plan)
+        try out.write(
+            order == 0 ? multistep.conversion(ofStep: index) : multistep.update(order: Int(order), ofStep: index),
+            clamp: plan.clamp,
+            reads: Array(0..<max(Int(order) - 1, 0)))
     }
 }
 

@@ -6,15 +6,10 @@ import DiffusionScheduling
 /// The object behind a session's handle.
 struct SessionHolder {
     var session: SamplingSession
-    /// The scheduler that the session was made with, for the parts of a step; nil for a session without a scheduler.
-    let state: PlannedState?
     /// Whether the current ds_sessions_step already has the session.
     var isTaken = false
 
-    init(session: SamplingSession, state: PlannedState?) {
-        self.session = session
-        self.state = state
-    }
+    init(session: SamplingSession) { self.session = session }
 }
 
 let sessions = HandleTable<SessionHolder>(kind: "session", number: 2)
@@ -41,10 +36,10 @@ public func ds_session_create(
     _ scheduler: ds_scheduler, _ begin_index: Int, _ session: UnsafeMutablePointer<ds_session>!
 ) -> ds_status {
     status {
-        let state = try scheduler.state, plan = try state.plan, out = try require(session, "session")
+        let plan = try scheduler.state.plan, out = try require(session, "session")
         try requireBeginIndex(begin_index, in: plan)
         out.pointee.handle = try sessions.insert(
-            SessionHolder(session: SamplingSession(plan: plan, beginIndex: begin_index), state: state))
+            SessionHolder(session: SamplingSession(plan: plan, beginIndex: begin_index)))
     }
 }
 
@@ -195,64 +190,6 @@ public func ds_sessions_step(
     }
 }
 
-/// The session's multistep scheduler, at the session's step.
-private func multistepScheduler(_ holder: SessionHolder, for operation: String) throws -> any MultistepScheduler {
-    guard var scheduler = holder.state?.scheduler as? any MultistepScheduler else {
-        throw SchedulerError.unsupportedOperation(operation, className: holder.state?.className ?? "a session without a scheduler")
-    }
-    scheduler.session = holder.session
-    return scheduler
-}
-
-@c(ds_session_convert_model_output) @implementation
-public func ds_session_convert_model_output(
-    _ session: ds_session, _ model_output: UnsafePointer<ds_tensor>!, _ sample: UnsafePointer<ds_tensor>!,
-    _ converted: UnsafePointer<ds_tensor>!, _ max_threads: UInt32
-) -> ds_status {
-    status {
-        let holder = try session.holder.pointee
-        let scheduler = try multistepScheduler(holder, for: "conversion of model outputs")
-        let plan = holder.session.plan
-        let sample = try Tensor(sample, .sample)
-        let tensors = try StepTensors(
-            sample: sample, modelOutput: model_output, noise: nil, nextSample: converted, nextCalled: .converted, report: nil,
-            modelLearnsVariance: plan.modelLearnsVariance)
-        try scheduler.conversionOfNextStep().step(
-            clamp: plan.clamp, tensors, batchSize: sample.batchSize, modelLearnsVariance: plan.modelLearnsVariance,
-            maximumThreads: Int(max_threads))
-    }
-}
-
-@c(ds_session_update) @implementation
-public func ds_session_update(
-    _ session: ds_session, _ order: UInt32, _ model_outputs: UnsafePointer<ds_tensor>!, _ n_model_outputs: Int,
-    _ sample: UnsafePointer<ds_tensor>!, _ noise: UnsafePointer<ds_tensor>!, _ prev_sample: UnsafePointer<ds_tensor>!,
-    _ max_threads: UInt32
-) -> ds_status {
-    status {
-        let holder = try session.holder.pointee
-        let scheduler = try multistepScheduler(holder, for: "update of an order")
-        guard (1...3).contains(order) else {
-            throw SchedulerError.invalidValue(key: "order", value: "\(order)", allowed: "1, 2 or 3")
-        }
-        let outputs = try require(model_outputs, "model_outputs")
-        // C's numbers above Int.max arrive as negative ones.
-        let update = try scheduler.updateOfNextStep(order: Int(order), modelOutputCount: n_model_outputs)
-        let sample = try Tensor(sample, .sample), noise = try Tensor.optional(noise, .noise)
-        let next = try Tensor(prev_sample, .nextSample)
-        let newestFirst = try (0..<Int(order)).map { try Tensor(outputs + (n_model_outputs - 1 - $0), .modelOutput) }
-        try next.requireTypeAndShape(of: sample)
-        for tensor in newestFirst + (noise.map { [$0] } ?? []) {
-            try tensor.requireTypeAndShape(of: sample)
-            try next.requireNoPartialOverlap(with: tensor)
-        }
-        try next.requireNoPartialOverlap(with: sample)
-        if update.noise != 0, noise == nil { throw SchedulerError.missingNoise(step: holder.session.stepIndex) }
-        try Arithmetic.apply(
-            update, sample: sample, outputs: newestFirst, noise: noise, into: next, maximumThreads: max_threads)
-    }
-}
-
 // MARK: - Saving
 
 @c(ds_session_save) @implementation
@@ -272,11 +209,11 @@ public func ds_session_restore(
     _ scheduler: ds_scheduler, _ bytes: UnsafeRawPointer!, _ length: Int, _ session: UnsafeMutablePointer<ds_session>!
 ) -> ds_status {
     status {
-        let state = try scheduler.state, plan = try state.plan
+        let plan = try scheduler.state.plan
         let saved = UnsafeRawBufferPointer(start: try require(bytes, "bytes"), count: max(length, 0))
         let out = try require(session, "session")
         out.pointee.handle = try sessions.insert(
-            SessionHolder(session: SamplingSession(plan: plan, restoring: saved), state: state))
+            SessionHolder(session: SamplingSession(plan: plan, restoring: saved)))
     }
 }
 
@@ -285,11 +222,11 @@ public func ds_session_restore_like(
     _ other: ds_session, _ bytes: UnsafeRawPointer!, _ length: Int, _ session: UnsafeMutablePointer<ds_session>!
 ) -> ds_status {
     status {
-        let holder = try other.holder.pointee
+        let plan = try other.holder.pointee.session.plan
         let saved = UnsafeRawBufferPointer(start: try require(bytes, "bytes"), count: max(length, 0))
         let out = try require(session, "session")
         out.pointee.handle = try sessions.insert(
-            SessionHolder(session: SamplingSession(plan: holder.session.plan, restoring: saved), state: holder.state))
+            SessionHolder(session: SamplingSession(plan: plan, restoring: saved)))
     }
 }
 
@@ -302,6 +239,6 @@ public func ds_session_create_on_plan(
         let plan = try SamplingPlan(jsonBytes: Array(text)), out = try require(session, "session")
         try requireBeginIndex(begin_index, in: plan)
         out.pointee.handle = try sessions.insert(
-            SessionHolder(session: SamplingSession(plan: plan, beginIndex: begin_index), state: nil))
+            SessionHolder(session: SamplingSession(plan: plan, beginIndex: begin_index)))
     }
 }

@@ -5,7 +5,7 @@ import DiffusionScheduling
 
 /// The tensors that calls take, by the names of their arguments in C.
 enum TensorName: UInt8 {
-    case sample, modelOutput, noise, nextSample, report, modelInput, converted, output, guided, conditional, unconditional
+    case sample, modelOutput, noise, nextSample, report, modelInput, output, guided, conditional, unconditional
     case slot0, slot1, slot2, slot3, slot4, slot5
 
     static func slot(_ index: Int) -> TensorName { TensorName(rawValue: slot0.rawValue + UInt8(index))! }
@@ -18,7 +18,6 @@ enum TensorName: UInt8 {
         case .nextSample: "prev_sample"
         case .report: "pred_original_sample"
         case .modelInput: "model_input"
-        case .converted: "converted"
         case .output: "out"
         case .guided: "guided"
         case .conditional: "conditional"
@@ -193,7 +192,7 @@ extension StepTensors {
     init(
         sample: Tensor, modelOutput: UnsafePointer<ds_tensor>?, called outputName: TensorName = .modelOutput,
         unconditional: Tensor? = nil, noise: UnsafePointer<ds_tensor>?, nextSample: UnsafePointer<ds_tensor>?,
-        nextCalled nextName: TensorName = .nextSample, report: UnsafePointer<ds_tensor>?, modelInput: Tensor? = nil,
+        report: UnsafePointer<ds_tensor>?, modelInput: Tensor? = nil,
         modelLearnsVariance: Bool
     ) throws {
         let modelOutput = try Tensor(modelOutput, outputName, like: sample)
@@ -202,7 +201,7 @@ extension StepTensors {
         let noise = try Tensor.optional(noise, .noise, like: sample)
         try noise?.requireTypeAndShape(of: sample)
         let inputs = Inputs(sample: sample, modelOutput: modelOutput, unconditional: unconditional, noise: noise, isTwice: isTwice)
-        let nextSample = try Tensor(nextSample, nextName, like: sample)
+        let nextSample = try Tensor(nextSample, .nextSample, like: sample)
         try inputs.check(nextSample)
         let report = try Tensor.optional(report, .report, like: sample)
         if let report {

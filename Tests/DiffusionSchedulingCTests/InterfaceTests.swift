@@ -386,7 +386,6 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
         try withTensor(&output, shape: [2, 6, 4]) { e in
             try withTensor(&sample, shape: [2, 3, 4]) { x in
                 try withTensor(&next, shape: [2, 3, 4]) { out in
-                    try call(ds_session_convert_model_output(handle, e, x, out, 0))
                     try call(ds_session_step(handle, e, x, nil, out, nil, 0))
                 }
             }
@@ -435,15 +434,14 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
         }
         try scheduler.setTimesteps(6)
         try scheduler.setBeginIndex(3)
-        var session = ds_session()
-        try call(ds_session_create(handle, 3, &session))
-        defer { ds_session_free(session) }
+        var row = ds_row()
         var sample = Self.tensor(1, count: 8), out = sample, noise = Self.tensor(9, count: 8)
         var outputs = (2...4).map { Self.tensor($0, count: 8) }
         let converted = try scheduler.convertModelOutput(outputs[0], sample: sample, batchSize: 2)
+        try call(ds_scheduler_part_row(handle, 3, 0, &row))
         try withTensor(&outputs[0], shape: [2, 4]) { e in
             try withTensor(&sample, shape: [2, 4]) { x in
-                try withTensor(&out, shape: [2, 4]) { try call(ds_session_convert_model_output(session, e, x, $0, 0)) }
+                try withTensor(&out, shape: [2, 4]) { try call(ds_scheduler_row_step(handle, &row, e, x, nil, nil, 0, $0, nil, 0)) }
             }
         }
         #expect(out == converted)
@@ -455,7 +453,7 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
         let shape: [Int64] = [8]
         for order in 1...3 {
             try shape.withUnsafeBufferPointer { shape in
-                let tensors = outputs.map { values in
+                let newestFirst = outputs.reversed().map { values in
                     // Kept by `outputs`, which nobody changes meanwhile.
                     values.withUnsafeBufferPointer {
                         ds_tensor(
@@ -465,7 +463,13 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
                 }
                 try withTensor(&sample) { x in
                     try withTensor(&noise) { z in
-                        try withTensor(&out) { try call(ds_session_update(session, UInt32(order), tensors, 3, x, z, $0, 0)) }
+                        try call(ds_scheduler_part_row(handle, 3, UInt32(order), &row))
+                        let older = Array(newestFirst.dropFirst())
+                        try withTensor(&out) { out in
+                            try withUnsafePointer(to: newestFirst[0]) {
+                                try call(ds_scheduler_row_step(handle, &row, $0, x, z, older, order - 1, out, nil, 0))
+                            }
+                        }
                     }
                 }
             }

@@ -62,7 +62,7 @@ import Testing
         var tables: [Double] = []
         var levels: [NoiseLevel] = []
         var step: PlanRow?
-        var update: MultistepUpdate?
+        var update: PlanRow?
         var factor = 0.0
 
         init(_ json: String) throws {
@@ -79,8 +79,8 @@ import Testing
             } else if let inverse = scheduler as? DDIMInverseScheduler {
                 step = try inverse.row(to: 2, stepCount: 2)
             } else if let multistep = scheduler as? any MultistepScheduler {
-                step = try multistep.conversionOfNextStep()
-                update = try multistep.updateOfNextStep(order: 1, modelOutputCount: 1)
+                step = try multistep.conversion(ofStep: 0)
+                update = try multistep.update(order: 1, ofStep: 0)
             }
             factor = guidanceFactor(guidedVariance: 0.3, conditionalVariance: 0.7, guidanceRescale: 0.7)
         }

@@ -8,6 +8,7 @@
 #include <diffusion_scheduling.h>
 
 #include <ctype.h>
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -248,7 +249,9 @@ static void tensors(void) {
 
     ds_scheduler scheduler;
     ds_session session, again;
+    ds_row part;
     GOOD(ds_scheduler_create(JSON(deis), NULL, NULL, &scheduler));
+    BAD(ds_scheduler_part_row(scheduler, 0, 0, &part), DS_TIMESTEPS_NOT_SET, "no timesteps");
     GOOD(ds_scheduler_set_timesteps(scheduler, 3, NULL));
     GOOD(ds_session_create(scheduler, 0, &session));
 
@@ -285,12 +288,15 @@ static void tensors(void) {
     BAD(ds_session_step_with_input(session, &e, &x, NULL, &out, NULL, &x, 0), DS_OVERLAP, "model_input overlaps sample");
     BAD(ds_session_step_with_input(session, &e, &x, NULL, &out, NULL, &shifted, 0), DS_OVERLAP, "model_input overlaps prev_sample");
     BAD(ds_session_step(session, &much, &much, NULL, &much, NULL, 0), DS_OUT_OF_MEMORY, "slots of");
-    BAD(ds_session_convert_model_output(session, &e, &x, &less, 0), DS_SHAPE_MISMATCH, "converted");
-    BAD(ds_session_update(session, 0, &e, 1, &x, NULL, &out, 0), DS_INVALID_VALUE, "order is 0");
-    BAD(ds_session_update(session, 4, &e, 1, &x, NULL, &out, 0), DS_INVALID_VALUE, "order is 4");
-    BAD(ds_session_update(session, 2, &e, 1, &x, NULL, &out, 0), DS_INVALID_VALUE, "at least 2");
-    BAD(ds_session_update(session, 1, NULL, 1, &x, NULL, &out, 0), DS_NULL_POINTER, "model_outputs is NULL");
-    BAD(ds_session_update(session, 1, &turned, 1, &x, NULL, &out, 0), DS_SHAPE_MISMATCH, "model_output");
+    BAD(ds_scheduler_part_row(scheduler, 0, 4, &part), DS_INVALID_VALUE, "order is 4");
+    BAD(ds_scheduler_part_row(scheduler, 0, UINT_MAX, &part), DS_INVALID_VALUE, "order is 4294967295");
+    BAD(ds_scheduler_part_row(scheduler, 0, 2, &part), DS_INVALID_VALUE, "at least 1 for an update of order 2");
+    BAD(ds_scheduler_part_row(scheduler, 3, 0, &part), DS_INVALID_VALUE, "index is 3");
+    BAD(ds_scheduler_part_row(scheduler, 0, 1, NULL), DS_NULL_POINTER, "row is NULL");
+    GOOD(ds_scheduler_part_row(scheduler, 0, 1, &part));
+    GOOD(ds_scheduler_row_step(scheduler, &part, &e, &x, NULL, NULL, 0, &out, NULL, 0));
+    GOOD(ds_scheduler_part_row(scheduler, 1, 2, &part));
+    BAD(ds_scheduler_row_step(scheduler, &part, &e, &x, NULL, NULL, 0, &out, NULL, 0), DS_INVALID_VALUE, "slot 0 is missing");
     BAD(ds_session_step_index(session, NULL), DS_NULL_POINTER, "index is NULL");
     BAD(ds_session_timestep(session, NULL), DS_NULL_POINTER, "timestep is NULL");
     BAD(ds_session_copy(session, NULL), DS_NULL_POINTER, "copy is NULL");
@@ -306,7 +312,6 @@ static void tensors(void) {
     GOOD(ds_session_step(session, &e, &x, NULL, &e, NULL, 0));
     BAD(ds_session_step(session, &e, &x, NULL, &out, NULL, 0), DS_STEP_PAST_END, "all 3 steps");
     BAD(ds_session_timestep(session, numbers), DS_STEP_PAST_END, "all 3 steps");
-    BAD(ds_session_convert_model_output(session, &e, &x, &out, 0), DS_STEP_PAST_END, "all 3 steps");
     GOOD(ds_session_reset(session));
     GOOD(ds_session_step(session, &nothing, &nothing, NULL, &nothing, NULL, 0));
     GOOD(ds_session_free(session));
@@ -316,7 +321,8 @@ static void tensors(void) {
     GOOD(ds_scheduler_set_timesteps(scheduler, 3, NULL));
     GOOD(ds_session_create(scheduler, 1, &again));
     BAD(ds_session_step(again, &e, &x, NULL, &out, NULL, 0), DS_MISSING_NOISE, "step 1 is stochastic");
-    BAD(ds_session_update(again, 1, &e, 1, &x, NULL, &out, 0), DS_MISSING_NOISE, "noise");
+    GOOD(ds_scheduler_part_row(scheduler, 1, 1, &part));
+    BAD(ds_scheduler_row_step(scheduler, &part, &e, &x, NULL, NULL, 0, &out, NULL, 0), DS_MISSING_NOISE, "noise");
     GOOD(ds_session_free(again));
     GOOD(ds_scheduler_free(scheduler));
 
@@ -414,6 +420,7 @@ static void rows(void) {
     GOOD(ds_scheduler_set_timesteps(multistep, 10, NULL));
     GOOD(ds_scheduler_set_timesteps(sampler, 10, NULL));
     BAD(ds_scheduler_row_at(multistep, 999, NULL, &row), DS_UNSUPPORTED_OPERATION, "DEISMultistepScheduler");
+    BAD(ds_scheduler_part_row(sampler, 0, 0, &row), DS_UNSUPPORTED_OPERATION, "DDIMScheduler");
     BAD(ds_scheduler_row_at(sampler, 1000, NULL, &row), DS_UNKNOWN_TIMESTEP, "1000");
     BAD(ds_scheduler_row_at(sampler, 0.5, NULL, &row), DS_UNKNOWN_TIMESTEP, "0.5");
     BAD(ds_scheduler_row_at(sampler, -1, NULL, &row), DS_UNKNOWN_TIMESTEP, "-1");
@@ -627,7 +634,6 @@ static void serving(void) {
     GOOD(ds_session_create_on_plan(plan, length, 0, &on_plan));
     BAD(ds_session_restore_like(on_plan, NULL, 3, &last), DS_NULL_POINTER, "bytes is NULL");
     BAD(ds_session_restore_like(on_plan, plan, length, &last), DS_DAMAGED_STATE, "damaged");
-    BAD(ds_session_convert_model_output(on_plan, &e, &x, &out, 0), DS_UNSUPPORTED_OPERATION, "a session without a scheduler");
     GOOD(ds_session_step(on_plan, &e, &x, NULL, &out, NULL, 0));
     GOOD(ds_session_free(on_plan));
     GOOD(ds_session_free(session));

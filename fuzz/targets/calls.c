@@ -385,22 +385,6 @@ static void call(void) {
         free_tensors(status);
         break;
     }
-    case 19:
-        make_tensors();
-        status =
-            ds_session_convert_model_output((ds_session){handle()}, places[0].pointer, places[1].pointer, places[2].pointer, 1);
-        free_tensors(status);
-        break;
-    case 20: {
-        make_tensors();
-        const ds_tensor outputs[] = {places[0].tensor, places[1].tensor};
-        size_t n = number();
-        if (n > 2 && n <= SIZE_MAX / 2) n = 2;
-        status = ds_session_update((ds_session){handle()}, byte() % 5, outputs, n, places[2].pointer, places[3].pointer,
-                                   places[4].pointer, 1);
-        free_tensors(status);
-        break;
-    }
     case 21: {
         uint64_t from = handle(), *slot;
         size_t length;
@@ -445,14 +429,19 @@ static void call(void) {
         status = ds_scheduler_scale_model_input((ds_scheduler){handle()}, places[0].pointer, real(), places[1].pointer, 0);
         free_tensors(status);
         break;
+    case 19:
+    case 20:
     case 26:
     case 27: {
         /* A row of the library's or of the caller's own; slots in the tensors, also in those of the call. */
         const ds_scheduler scheduler = {handle()};
         memset(&row, 0, sizeof row);
         const uint8_t with = byte();
-        status = operation % 36 == 26 ? ds_scheduler_row_at(scheduler, real(), arguments(), &row)
-                                      : ds_scheduler_row(scheduler, with % 8, number(), &row);
+        if (operation % 36 < 26)
+            status = ds_scheduler_part_row(scheduler, with % 8, byte() % 5, &row);
+        else
+            status = operation % 36 == 26 ? ds_scheduler_row_at(scheduler, real(), arguments(), &row)
+                                          : ds_scheduler_row(scheduler, with % 8, number(), &row);
         if (status == DS_OK) check_row(&row);
         while (byte() > 160) change_row(&row);
         make_tensors();

@@ -495,34 +495,6 @@ ds_status ds_sessions_step(const ds_session *sessions, size_t n_rows, const ds_t
                            const ds_tensor *prev_sample, const ds_tensor *pred_original_sample, unsigned max_threads);
 
 /*
- * ds_session_convert_model_output converts a model output at the next step to the solver's prediction: the predicted noise for DEIS
- * and DPM-Solver, the predicted clean sample for DPM-Solver++, after the clamp. The session doesn't change.
- *
- * model_output, sample  as for ds_session_step
- * converted             shaped like sample; may be the memory of either input
- *
- * Errors: as ds_session_step; DS_UNSUPPORTED_OPERATION for schedulers that don't extrapolate model outputs, such as DDIM, and for
- * sessions of ds_session_create_on_plan.
- */
-ds_status ds_session_convert_model_output(ds_session session, const ds_tensor *model_output, const ds_tensor *sample,
-                                          const ds_tensor *converted, unsigned max_threads);
-
-/*
- * ds_session_update computes the next sample from converted model outputs with an update of a given order: diffusers'
- * dpm_solver_first_order_update, multistep_dpm_solver_second_order_update, ... The session doesn't change.
- *
- * order          1, 2 or 3, at most 1 more than the step's index
- * model_outputs  [n_model_outputs] converted outputs, oldest first, this step's last. At least `order` of them; the last `order`
- *                are read.
- * noise          for stochastic solvers, else NULL
- * prev_sample    receives the next sample; may be the memory of any input
- *
- * Errors: as ds_session_convert_model_output, and DS_INVALID_VALUE for the order and the number of outputs.
- */
-ds_status ds_session_update(ds_session session, unsigned order, const ds_tensor *model_outputs, size_t n_model_outputs,
-                            const ds_tensor *sample, const ds_tensor *noise, const ds_tensor *prev_sample, unsigned max_threads);
-
-/*
  * ds_session_save writes the session's state: its steps, slots, element type and number of elements, and a fingerprint of its
  * plan; with a checksum, in the same form on every machine. The size is 72 bytes and the elements of the slots that are still read.
  *
@@ -615,10 +587,24 @@ ds_status ds_scheduler_scale_model_input(ds_scheduler scheduler, const ds_tensor
 ds_status ds_scheduler_row_at(ds_scheduler scheduler, double timestep, const char *arguments, ds_row *row);
 
 /*
+ * ds_scheduler_part_row gives a part of step `index` as a row, for the parts that diffusers documents: convert_model_output,
+ * dpm_solver_first_order_update, multistep_dpm_solver_second_order_update, ... The schedulers have them that extrapolate model
+ * outputs: DEIS and the DPM-Solvers. The next sample of the row is the part's result.
+ *
+ * order  0: converts model_output to the solver's prediction: the predicted noise for DEIS and DPM-Solver, the predicted clean
+ *           sample for DPM-Solver++, after the clamp
+ *        1, 2, 3: the update of that order, at most index + 1. model_output is the converted output of the step, slot k that of
+ *           k + 1 steps before; so n_slots is order - 1.
+ *
+ * Errors: as ds_scheduler_row; DS_UNSUPPORTED_OPERATION for other schedulers; DS_INVALID_VALUE for the order.
+ */
+ds_status ds_scheduler_part_row(ds_scheduler scheduler, size_t index, unsigned order, ds_row *row);
+
+/*
  * ds_scheduler_row_step executes a row with the caller's tensors as slots: a step without a session. The clamp is that of the
  * scheduler's plan. A run whose slots keep their memory has the bits of a session's run.
  *
- * row      of ds_scheduler_row or ds_scheduler_row_at, or the caller's own. Its n_noise_draws isn't read.
+ * row      of ds_scheduler_row, ds_scheduler_row_at or ds_scheduler_part_row, or the caller's own. Its n_noise_draws isn't read.
  * slots    [n_slots] by the slots' numbers; NULL if n_slots is 0. A slot that the row reads or stores is a tensor like sample; the
  *          others aren't looked at. No output may overlap a slot. A stored slot may not overlap any tensor of the call.
  * n_slots  at most DS_MAX_SLOTS; n_slots of ds_plan_properties is enough for the rows of the plan

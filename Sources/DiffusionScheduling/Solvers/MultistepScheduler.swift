@@ -17,13 +17,19 @@ public protocol MultistepDefinition: SchedulerDefinition, PredictionTypeConfigur
     func highestOrder(atStep index: Int, of stepCount: Int) -> Int
 }
 
-/// What a scheduler with a multistep solver offers besides stepping: the parts of a step that diffusers documents, for the step that comes
-/// next.
+/// What a scheduler with a multistep solver offers besides stepping: the parts of a step that diffusers documents, as rows.
 public protocol MultistepScheduler: PlannedScheduler {
-    /// The row whose next sample is the converted output of the step that comes next.
-    func conversionOfNextStep() throws(SchedulerError) -> PlanRow
-    /// The update of an order that the step that comes next makes of so many converted outputs.
-    func updateOfNextStep(order: Int, modelOutputCount: Int) throws(SchedulerError) -> MultistepUpdate
+    /// The row whose next sample is the converted model output of a step of the plan.
+    ///
+    /// - Throws: `timestepsNotSet`; `invalidValue` for an index that isn't a step's.
+    func conversion(ofStep index: Int) throws(SchedulerError) -> PlanRow
+
+    /// The row whose next sample is an update from converted outputs at a step of the plan. Its model output is that of the step itself,
+    /// slot k that of k + 1 steps before.
+    ///
+    /// - Parameter order: how many converted outputs the update combines, from 1 to 3 and at most `index` + 1.
+    /// - Throws: as `conversion(ofStep:)`.
+    func update(order: Int, ofStep index: Int) throws(SchedulerError) -> PlanRow
 }
 
 extension DefinedScheduler: MultistepScheduler where Definition: MultistepDefinition {
@@ -49,22 +55,34 @@ extension DefinedScheduler: MultistepScheduler where Definition: MultistepDefini
         return try configuration.plan(grid: grid)
     }
 
-    public func conversionOfNextStep() throws(SchedulerError) -> PlanRow {
+    public func conversion(ofStep index: Int) throws(SchedulerError) -> PlanRow {
         let host = FloatingPointEnvironment.begin()
         defer { host.end() }
-        let (plan, index) = try nextStep()
-        let level = plan.levels[index]
+        let plan = try plan(with: index), level = plan.levels[index]
         return PlanRow(
             prediction: solver.prediction(at: level), nextSample: solver.conversion(at: level, clamped: plan.clamp != .none))
     }
 
-    public func updateOfNextStep(order: Int, modelOutputCount: Int) throws(SchedulerError) -> MultistepUpdate {
-        let (plan, index) = try nextStep()
-        try require("number of model outputs", modelOutputCount, "at least \(order)", modelOutputCount >= order)
-        try require("step index", index, "at least \(order - 1) for an update of order \(order)", index >= order - 1)
+    public func update(order: Int, ofStep index: Int) throws(SchedulerError) -> PlanRow {
         let host = FloatingPointEnvironment.begin()
         defer { host.end() }
-        return solver.update(order: order, at: index, of: plan.levels, remembered: order - 1)
+        let plan = try plan(with: index)
+        try require("order", order, "1, 2 or 3", (1...3).contains(order))
+        try require("step index", index, "at least \(order - 1) for an update of order \(order)", index >= order - 1)
+        let update = solver.update(order: order, at: index, of: plan.levels, remembered: order - 1)
+        return PlanRow(
+            prediction: Combination(),
+            nextSample: Combination(
+                sample: update.sample, modelOutput: update.outputs.first ?? 0, noise: update.noise,
+                slots: Array(update.outputs.dropFirst())),
+            report: Combination())
+    }
+
+    /// The plan, once it is known to have a step.
+    private func plan(with index: Int) throws(SchedulerError) -> SamplingPlan {
+        guard let plan else { throw .timestepsNotSet }
+        try require("step index", index, "less than the number of steps, \(plan.stepCount)", plan.timesteps.indices.contains(index))
+        return plan
     }
 }
 
@@ -132,8 +150,7 @@ extension MultistepScheduler {
         _ modelOutput: [Element], sample: [Element], batchSize: Int = 1
     ) throws(SchedulerError) -> [Element] {
         let (plan, index) = try nextStep()
-        let level = plan.levels[index]
-        let conversion = try conversionOfNextStep()
+        let level = plan.levels[index], conversion = try conversion(ofStep: index)
         let grid = TimestepGrid(
             timesteps: [plan.timesteps[index]], sigmas: [level.sigma, level.sigma], process: plan.grid.process)
         var session = SamplingSession(
@@ -167,12 +184,15 @@ extension MultistepScheduler {
     private func update<Element: TensorElement>(
         order: Int, modelOutputs: [[Element]], sample: [Element], noise: [Element]?
     ) throws(SchedulerError) -> [Element] {
-        let update = try updateOfNextStep(order: order, modelOutputCount: modelOutputs.count)
-        var terms = [(update.sample, sample)]
-        for (coefficient, output) in zip(update.outputs, modelOutputs.reversed()) { terms.append((coefficient, output)) }
-        if update.noise != 0 {
+        try require("number of model outputs", modelOutputs.count, "at least \(order)", modelOutputs.count >= order)
+        let row = try update(order: order, ofStep: nextStep().1).nextSample
+        var terms = [(row.sample, sample), (row.modelOutput, modelOutputs[modelOutputs.count - 1])]
+        if row.noise != 0 {
             guard let noise else { throw .missingNoise(step: stepIndex) }
-            terms.append((update.noise, noise))
+            terms.append((row.noise, noise))
+        }
+        for (slot, output) in modelOutputs.reversed().dropFirst().prefix(order - 1).enumerated() {
+            terms.append((row.slots[slot], output))
         }
         for (_, tensor) in terms where tensor.count != sample.count {
             throw .wrongElementCount(

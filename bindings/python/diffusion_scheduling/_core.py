@@ -355,22 +355,7 @@ class Ordered(Core):
 
     # ---- The parts of a step that diffusers documents
 
-    def _next_session(self) -> Session:
-        """A session whose next step is this run's."""
-        return self._session or Session.begin(self._ready(), self._index or self._begin_index or 0)
-
-    def _convert(self, model_output: Tensor, arguments: tuple[Any, ...], sample: Tensor | None, out: Tensor | None) -> Tensor:
-        session, t = self._next_session(), self._tensors
-        e, x = t.as_given(model_output), t.as_given(sample_argument(arguments, sample))
-        dtype = t.common_type(e, x)
-        work = t.computing_type(dtype)
-        device, (e, x) = t.place(x), (t.contiguous(each, work) for each in self._matched(e, x))
-        result, target = t.result_arrays(x.shape, dtype, work, out)
-        te, tx, ty = t.as_tensor(e), t.as_tensor(x), t.as_tensor(target)
-        check(library.ds_session_convert_model_output(session.value, byref(te), byref(tx), byref(ty), self._threads))
-        return t.moved(t.deliver(result, target), device)
-
-    def _update(
+    def _part(
         self,
         order: int,
         model_outputs: Sequence[Tensor],
@@ -379,19 +364,26 @@ class Ordered(Core):
         noise: Tensor | None,
         out: Tensor | None,
     ) -> Tensor:
-        session, t = self._next_session(), self._tensors
+        """The conversion of a model output at the step that comes next (order 0), or its update of an order from converted ones."""
+        plan, t, row = self._ready(), self._tensors, Row()
+        check(library.ds_scheduler_part_row(plan.value, self._index or self._begin_index or 0, order, byref(row)))
+        if len(model_outputs) < order:
+            raise _library.InvalidValueError(f"the number of model outputs is {len(model_outputs)}, but must be at least {order}")
         x = t.as_given(sample_argument(arguments, sample))
-        outputs = [t.as_given(output) for output in model_outputs[-order:]]
-        dtype = t.common_type(*outputs, x)
-        work, device, shape = t.computing_type(dtype), t.place(x), x.shape
-        x = t.contiguous(x, work)
-        outputs = [t.contiguous(output, work, None, shape) for output in outputs]
+        newest, *older = (t.as_given(output) for output in reversed(model_outputs[-max(order, 1) :]))
+        dtype = t.common_type(newest, *older, x)
+        work, device = t.computing_type(dtype), t.place(x)
+        e, x = (t.contiguous(each, work) for each in self._matched(newest, x))
+        kept = [t.contiguous(each, work, None, x.shape) for each in (*older, *([] if noise is None else [noise]))]
         result, target = t.result_arrays(x.shape, dtype, work, out)
-        tensors = (_library.Tensor * len(outputs))(*[t.as_tensor(output) for output in outputs])
-        tx, ty = t.as_tensor(x), t.as_tensor(target)
-        z = None if noise is None else t.contiguous(noise, work, None, shape)
-        tz = None if z is None else byref(t.as_tensor(z))
-        check(library.ds_session_update(session.value, order, tensors, len(outputs), byref(tx), tz, byref(ty), self._threads))
+        te, tx, ty, *others = map(t.as_tensor, (e, x, target, *kept))
+        tz = None if noise is None else byref(others.pop())
+        slots = (_library.Tensor * len(others))(*others)
+        check(
+            library.ds_scheduler_row_step(
+                plan.value, byref(row), byref(te), byref(tx), tz, slots, len(slots), byref(ty), None, self._threads
+            )
+        )
         return t.moved(t.deliver(result, target), device)
 
 
@@ -400,7 +392,7 @@ def convert_model_output(
 ) -> Tensor:
     """The quantity that the solver extrapolates, from a model output at the step that comes next: the predicted noise, or the
     predicted clean sample for algorithms whose names end in ++; thresholded if so configured."""
-    return self._convert(model_output, args, sample, out)
+    return self._part(0, [model_output], args, sample, None, out)
 
 
 def _update(name: str, order: int) -> Callable[..., Tensor]:
@@ -413,7 +405,7 @@ def _update(name: str, order: int) -> Callable[..., Tensor]:
         out: Tensor | None = None,
         **others: Any,
     ) -> Tensor:
-        return self._update(order, [model_output_list] if order == 1 else model_output_list, args, sample, noise, out)
+        return self._part(order, [model_output_list] if order == 1 else model_output_list, args, sample, noise, out)
 
     update.__name__ = update.__qualname__ = name
     counted = (

@@ -240,6 +240,7 @@ _SIGNATURES: dict[str, list[Any]] = {
     "ds_scheduler_input_scales": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
     "ds_scheduler_row": [_HANDLE, c_size_t, c_size_t, POINTER(Row)],
     "ds_scheduler_row_at": [_HANDLE, c_double, c_char_p, POINTER(Row)],
+    "ds_scheduler_part_row": [_HANDLE, c_size_t, c_uint, POINTER(Row)],
     "ds_scheduler_row_step": [
         *(_HANDLE, POINTER(Row), _TENSOR, _TENSOR, _TENSOR, _TENSOR, c_size_t, _TENSOR, _TENSOR, c_uint),
     ],
@@ -256,8 +257,6 @@ _SIGNATURES: dict[str, list[Any]] = {
     "ds_session_step_guided": [_HANDLE, _TENSOR, _TENSOR, POINTER(Guidance), _TENSOR, _TENSOR, _TENSOR, _TENSOR, c_uint],
     _SESSIONS_STEP: [POINTER(c_uint64), c_size_t, _TENSOR, _TENSOR, POINTER(Guidance), _TENSOR, _TENSOR, _TENSOR, _TENSOR, c_uint],
     "ds_session_step": [_HANDLE, _TENSOR, _TENSOR, _TENSOR, _TENSOR, _TENSOR, c_uint],
-    "ds_session_convert_model_output": [_HANDLE, _TENSOR, _TENSOR, _TENSOR, c_uint],
-    "ds_session_update": [_HANDLE, c_uint, _TENSOR, c_size_t, _TENSOR, _TENSOR, _TENSOR, c_uint],
     "ds_session_save": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
     "ds_session_restore": [_HANDLE, c_void_p, c_size_t, _HANDLE_OUT],
     _MIX: [_TENSOR, _TENSOR, _DOUBLES, _DOUBLES, c_size_t, _TENSOR, c_uint],
