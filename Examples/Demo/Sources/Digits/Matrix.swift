@@ -47,6 +47,11 @@ public struct Matrix<Scalar: BinaryFloatingPoint & Sendable>: Sendable {
         return sums.map { $0 / Scalar(rows) }
     }
 
+    @inlinable
+    public func scaled(by factor: Scalar) -> Matrix {
+        factor == 1 ? self : Matrix(rows: rows, columns: columns, elements: elements.map { factor * $0 })
+    }
+
     /// Multiplies column j by `factors[j]`.
     func scalingColumns(by factors: [Scalar]) -> Matrix {
         var result = self

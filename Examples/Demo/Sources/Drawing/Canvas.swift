@@ -14,10 +14,12 @@ struct Color {
     static let faint = Color(gray: 0.45)
     static let grid = Color(gray: 0.89)
 
-    /// From Okabe and Ito's palette: told apart by colour-blind people too.
+    /// From Okabe and Ito's palette, told apart by colour-blind people too; but brown for yellow, which is faint on paper.
     static let series = [
         Color(red: 0.0, green: 0.45, blue: 0.70), Color(red: 0.84, green: 0.37, blue: 0.0),
         Color(red: 0.0, green: 0.62, blue: 0.45), Color(red: 0.80, green: 0.47, blue: 0.65),
+        Color(red: 0.90, green: 0.62, blue: 0.0), Color(red: 0.34, green: 0.71, blue: 0.91),
+        Color(gray: 0.2), Color(red: 0.52, green: 0.32, blue: 0.13),
     ]
 
     init(red: Double, green: Double, blue: Double) { (self.red, self.green, self.blue) = (red, green, blue) }

@@ -15,6 +15,8 @@ public struct LogLogPlot {
         public init(series: Int, isDashed: Bool = false, label: String = "", points: [(x: Double, y: Double)]) {
             (self.series, self.isDashed, self.label, self.points) = (series, isDashed, label, points)
         }
+
+        fileprivate var color: Color { Color.series[series % Color.series.count] }
     }
 
     /// A horizontal arrow between two points of the same height.
@@ -36,7 +38,8 @@ public struct LogLogPlot {
     }
 
     public func draw() -> Canvas {
-        let canvas = Canvas(width: 900, height: 640)
+        let labelWidth = lines.map { Canvas.width(of: $0.label, bold: true) }.max() ?? 0
+        let canvas = Canvas(width: max(900, Int(800 + Self.labelGap + labelWidth)), height: 640)
         let xAxis = LogAxis(values: lines.flatMap { $0.points.map(\.x) }, from: 100, to: 800)
         let yAxis = LogAxis(values: lines.flatMap { $0.points.map(\.y) }, from: 570, to: 60)
 
@@ -56,13 +59,14 @@ public struct LogLogPlot {
 
         for arrow in arrows { draw(arrow, on: canvas, xAxis, yAxis) }
         for line in lines {
-            let color = Color.series[line.series % Color.series.count]
             let points = line.points.map { Point(x: xAxis[$0.x], y: yAxis[$0.y]) }
-            canvas.line(points, color, width: line.isDashed ? 1.5 : 2.5, dashed: line.isDashed)
-            for point in points { canvas.disc(at: point, radius: line.isDashed ? 2.5 : 4.5, color) }
-            if let last = points.last {
-                canvas.text(line.label, at: Point(x: last.x + 12, y: last.y), color, bold: true)
-            }
+            canvas.line(points, line.color, width: line.isDashed ? 1.5 : 2.5, dashed: line.isDashed)
+            for point in points { canvas.disc(at: point, radius: line.isDashed ? 2.5 : 4.5, line.color) }
+        }
+        let labelled = lines.filter { !$0.label.isEmpty && !$0.points.isEmpty }
+        let ends = labelled.map { $0.points[$0.points.count - 1] }
+        for (line, (end, y)) in zip(labelled, zip(ends, spread(ends.map { yAxis[$0.y] }, by: 19))) {
+            canvas.text(line.label, at: Point(x: xAxis[end.x] + Self.labelGap, y: y), line.color, bold: true)
         }
         return canvas
     }
@@ -75,6 +79,9 @@ public struct LogLogPlot {
         canvas.line([Point(x: end, y: y), Point(x: end, y: yAxis.from)], .faint)
         canvas.text(arrow.label, at: Point(x: end + 6, y: yAxis.from - 12), size: 13, .faint)
     }
+
+    /// Between a line and its label.
+    private static let labelGap = 12.0
 
     private func tickLabel(_ value: Double) -> String {
         String(format: "%g", value)
@@ -90,9 +97,12 @@ private struct LogAxis {
     ///   - from: the pixel of the axis's low end
     ///   - to: the pixel of its high end
     init(values: [Double], from: Double, to: Double) {
-        let positive = values.filter { $0 > 0 && $0.isFinite }
+        let logarithms = values.filter { $0 > 0 && $0.isFinite }.map { log($0) }
+        let (least, greatest) = (logarithms.min() ?? 0, logarithms.max() ?? log(10))
+        // Labels must not touch the other axis, even where many decades make a factor narrow.
+        let margin = max(log(1.15), 0.04 * (greatest - least))
         (self.from, self.to) = (from, to)
-        (low, high) = (log((positive.min() ?? 1) / 1.15), log((positive.max() ?? 10) * 1.15))
+        (low, high) = (least - margin, greatest + margin)
     }
 
     subscript(value: Double) -> Double {
@@ -107,4 +117,24 @@ private struct LogAxis {
         return decades.flatMap { decade in mantissas.map { $0 * pow(10, Double(decade)) } }
             .filter { (low...high).contains(log($0)) }
     }
+}
+
+/// Moves positions apart to the given distance from each other, in their order, by as little as possible in mean square.
+private func spread(_ positions: [Double], by distance: Double) -> [Double] {
+    let order = positions.indices.sorted { positions[$0] < positions[$1] }
+    // Positions less the distances before them must not fall. Where they do, neighbours share their mean.
+    var pools: [(sum: Double, count: Int)] = []
+    for (rank, index) in order.enumerated() {
+        pools.append((positions[index] - Double(rank) * distance, 1))
+        while let last = pools.last, let before = pools.dropLast().last,
+            before.sum / Double(before.count) > last.sum / Double(last.count)
+        {
+            pools.removeLast(2)
+            pools.append((before.sum + last.sum, before.count + last.count))
+        }
+    }
+    var result = positions
+    let means = pools.flatMap { Array(repeating: $0.sum / Double($0.count), count: $0.count) }
+    for (rank, index) in order.enumerated() { result[index] = means[rank] + Double(rank) * distance }
+    return result
 }

@@ -25,16 +25,6 @@ struct Convergence: Experiment {
     let sheetSteps: [Int]
     let columns: Int
 
-    struct Measurement {
-        let order: Int
-        let steps: Int
-        let run: Sampler.Run
-        /// To the converged solution, over the compared samples; nil for stochastic runs, which don't converge to one.
-        let error: ErrorSummary?
-        /// To the data, or of inverse runs to noise; nil where too few samples were drawn.
-        let frechetDistance: Double?
-    }
-
     /// How many evaluations order 1 needs for what a higher order reaches.
     struct Match {
         let measurement: Measurement
@@ -96,10 +86,9 @@ struct Convergence: Experiment {
             solver.plan(order: solver.orders.max() ?? 1, steps: mostSteps), from: compared, "\(mostSteps) steps")
 
         func measure(_ run: Sampler.Run, order: Int, steps: Int) -> Measurement {
-            let distances = run.samples.prefix(compared.rows).rootMeanSquareDistances(to: converged.samples)
-            return Measurement(
-                order: order, steps: steps, run: run, error: solver.isStochastic ? nil : ErrorSummary(distances),
-                frechetDistance: run.samples.rows < Self.sampleCount ? nil : run.samples.frechetDistance(to: goal))
+            Measurement(
+                run, order: order, steps: steps, converged: solver.isStochastic ? nil : converged.samples,
+                goal: run.samples.rows < Self.sampleCount ? nil : goal)
         }
         func measure(_ start: Matrix<Float>, order: Int, steps: Int) throws -> Measurement {
             let run = try run(solver.plan(order: order, steps: steps), from: start, "order \(order), \(steps) steps")

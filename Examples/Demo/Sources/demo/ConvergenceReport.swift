@@ -28,14 +28,10 @@ extension Convergence {
         lines += [
             "Fréchet distance to \(goalName), and the time it took: of \(Self.sampleCount) samples.",
             "",
-            "order  evaluations  " + (solver.isStochastic ? "" : "  RMSE  median  ") + "Fréchet  scheduler s  model s",
+            "order  " + Measurement.head(withErrors: !solver.isStochastic),
         ]
-        for found in findings.measurements {
-            guard let distance = found.frechetDistance else { continue }
-            let errors = found.error.map { String(format: "%6.4f  %6.4f  ", $0.rootMeanSquare, $0.median) } ?? ""
-            lines.append(
-                String(format: "%5d  %11d  ", found.order, found.run.evaluations) + errors
-                    + String(format: "%7.3f  %11.4f  %7.2f", distance, found.run.schedulerSeconds, found.run.modelSeconds))
+        lines += findings.measurements.filter { $0.frechetDistance != nil }.map {
+            String(format: "%5d  ", $0.order) + $0.row(withErrors: !solver.isStochastic)
         }
         lines += ["", String(format: "A perfect sampler's Fréchet distance: %.3f.", findings.exactFrechetDistance)]
         if !solver.isInverse {
@@ -64,9 +60,7 @@ extension Convergence {
     /// Grouped by the number of steps, so that the orders stand one below the other.
     private func sheet(_ findings: Findings) -> SampleSheet {
         func row(_ label: String, _ samples: Matrix<Float>, _ error: ErrorSummary? = nil) -> SampleSheet.Row {
-            .init(
-                label: label, remark: error.map { String(format: "%.4f", $0.rootMeanSquare) } ?? "",
-                images: (0..<columns).map { Array(samples.row($0)) })
+            .init(label, samples, count: columns, error: error)
         }
         var groups = solver.isInverse ? [[row("picture", findings.start)]] : []
         groups += sheetSteps.map { steps in

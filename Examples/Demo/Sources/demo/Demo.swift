@@ -14,6 +14,7 @@ struct Demo: ParsableCommand {
             for each of 1,797 images, so every error seen is the scheduler's.
 
             convergence  how few model evaluations a scheduler needs: samples.png, convergence.png
+            schedulers   all the classes side by side: schedulers.png, scheduler_samples.png
             ancestral    DDIM against ancestral sampling
             inversion    from a digit to its noise and back: inversion.png
             guidance     to a digit, weak and strong: guidance.png
@@ -21,7 +22,7 @@ struct Demo: ParsableCommand {
             """)
 
     enum ExperimentName: String, CaseIterable, ExpressibleByArgument {
-        case convergence, ancestral, inversion, guidance
+        case convergence, schedulers, ancestral, inversion, guidance
         case zeroSNR = "zero-snr"
     }
 
@@ -53,7 +54,7 @@ struct Demo: ParsableCommand {
     @Option(parsing: .upToNextOption, help: "For convergence: solver orders to compare. (default: all)")
     var order: [Int] = []
 
-    @Option(help: "For convergence: number of samples in each row of samples.png, up to 64.")
+    @Option(help: "Number of samples in each row of samples.png and scheduler_samples.png, up to 64.")
     var count = 16
 
     func validate() throws {
@@ -69,6 +70,10 @@ struct Demo: ParsableCommand {
             let experiment: any Experiment =
                 switch name {
                 case .convergence: try convergence(digits, mixture)
+                case .schedulers:
+                    SchedulerComparison(
+                        configuration: try defaultConfigurationPath(), digits: digits, mixture: mixture, seed: seed,
+                        columns: count)
                 case .ancestral: AncestralSampling(digits: digits, mixture: mixture, seed: seed)
                 case .inversion: Inversion(digits: digits, bandwidth: Self.bandwidth, seed: seed)
                 case .guidance: GuidedDigits(digits: digits, mixture: mixture, seed: seed)

@@ -26,3 +26,11 @@ extension DigitMixture {
         return output
     }
 }
+
+extension NoiseLevel {
+    /// The level of a sample after the plan's input scale: a variance-exploding sample becomes the variance-preserving one that
+    /// the model was trained with.
+    var ofModelInput: NoiseLevel {
+        process == .varianceExploding ? NoiseLevel(sigma: sigma, process: .variancePreserving) : self
+    }
+}

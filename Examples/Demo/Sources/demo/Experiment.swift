@@ -18,19 +18,6 @@ struct Report {
     }
 }
 
-/// How far some samples are from where they should be.
-struct ErrorSummary {
-    /// Over all pixels of all samples. The few samples that end as another digit have the greatest part in it.
-    let rootMeanSquare: Double
-    /// The median of the samples' own root mean squares.
-    let median: Double
-
-    init(_ errors: [Double]) {
-        rootMeanSquare = (errors.reduce(0) { $0 + $1 * $1 } / Double(errors.count)).squareRoot()
-        median = errors.median
-    }
-}
-
-extension [Double] {
-    var median: Double { sorted()[count / 2] }
+extension String {
+    func padded(to width: Int) -> String { self + String(repeating: " ", count: max(width - count, 0)) }
 }

@@ -183,7 +183,3 @@ struct Inversion: Experiment {
         zip(pictures, others).map { picture, other in zip(picture, other).map { 2 * 10 * abs($0 - $1) - 1 } }
     }
 }
-
-extension String {
-    fileprivate func padded(to width: Int) -> String { self + String(repeating: " ", count: max(width - count, 0)) }
-}

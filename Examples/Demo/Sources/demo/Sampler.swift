@@ -18,7 +18,7 @@ struct Sampler {
     ///
     /// - Parameters:
     ///   - plan: making it counts as the scheduler's time.
-    ///   - start: `[sample, pixel]`; noise has deviation 1, which is the `initNoiseSigma` of all the schedulers here.
+    ///   - start: `[sample, pixel]`; noise has deviation 1, and is scaled to the plan's `initNoiseSigma`.
     ///   - seed: of the noise that stochastic steps add.
     ///   - activity: what the progress bar says.
     func run(
@@ -32,11 +32,13 @@ struct Sampler {
         var modelTime = Duration.zero
 
         var noise = TorchCPUNoise(seed: seed)
-        var x = start
+        var x = start.scaled(by: Float(session.plan.initNoiseSigma))
         // A network would be told the timestep. The exact model takes the noise level itself, which lies between timesteps.
         for level in session.plan.levels.dropLast() {
-            var modelOutput = x
-            modelTime += clock.measure { modelOutput = mixture.predict(type, from: x, at: level) }
+            var input = x
+            schedulerTime += clock.measure { input = x.scaled(by: Float(session.inputScale)) }
+            var modelOutput = input
+            modelTime += clock.measure { modelOutput = mixture.predict(type, from: input, at: level.ofModelInput) }
             schedulerTime += try clock.measure {
                 let needsNoise = session.plan.needsNoise(at: session.stepIndex, age: session.age)
                 try session.step(

@@ -2,6 +2,14 @@
 
 import DiffusionScheduling
 
+extension PlannedScheduler {
+    /// What the model has to predict. The class for flow matching has no key for it.
+    var predictionType: PredictionType {
+        if noiseSchedule.process == .flow { return .flowPrediction }
+        return configuration.json["prediction_type"].flatMap(PredictionType.init(json:)) ?? .epsilon
+    }
+}
+
 /// A scheduler's configuration file, to be run with various orders and numbers of steps.
 struct Solver {
     /// The scheduler's name in diffusers.
@@ -23,7 +31,7 @@ struct Solver {
         scheduler = try SchedulerCatalog.makeScheduler(contentsOf: path)
         let configuration = scheduler.configuration
         name = type(of: configuration).className
-        predictionType = configuration.json["prediction_type"].flatMap(PredictionType.init(json:)) ?? .epsilon
+        predictionType = scheduler.predictionType
         example = try scheduler.plan(.count(2))
         isStochastic = example.isStochastic
         isInverse = example.sigmas[0] < example.sigmas[example.stepCount]
