@@ -117,11 +117,8 @@ extension Combination {
 extension PlanRow.Store {
     /// - Throws: `invalidValue` for a number that isn't a slot's.
     fileprivate init(_ store: ds_store, place: Int) throws {
-        guard (0..<Combination.maximumSlotCount).contains(store.slot) else {
-            throw SchedulerError.invalidValue(
-                key: "stores[\(place)].slot", value: "\(UInt(bitPattern: store.slot))",
-                allowed: "from 0 to \(Combination.maximumSlotCount - 1)")
-        }
+        let last = Combination.maximumSlotCount - 1
+        try require(store.slot, in: 0..<last + 1, "stores[\(place)].slot", "from 0 to \(last)")
         self.init(slot: store.slot, value: Combination(store.value))
     }
 }
@@ -141,11 +138,7 @@ extension PlanRow {
 
 @inline(__always)
 private func requireAtMost(_ most: Int, _ count: Int, _ argument: StaticString) throws {
-    // C's numbers above Int.max arrive as negative ones.
-    guard (0...most).contains(count) else {
-        throw SchedulerError.invalidValue(
-            key: "\(argument)", value: "\(UInt(bitPattern: count))", allowed: "at most \(most)")
-    }
+    try require(count, in: 0..<most + 1, "\(argument)", "at most \(most)")
 }
 
 extension RowSlots {

@@ -156,6 +156,16 @@ private func setErrorText(_ text: String) {
     buffer[count] = 0
 }
 
+/// Checks a number of C's. Those above Int.max arrive as negative ones.
+@inline(__always)
+func require(
+    _ number: Int, in range: Range<Int>, _ argument: @autoclosure () -> String, _ allowed: @autoclosure () -> String
+) throws {
+    guard range.contains(number) else {
+        throw SchedulerError.invalidValue(key: argument(), value: "\(UInt(bitPattern: number))", allowed: allowed())
+    }
+}
+
 /// A required pointer argument.
 @inline(__always)
 func require<Pointer>(_ pointer: Pointer?, _ argument: StaticString) throws -> Pointer {

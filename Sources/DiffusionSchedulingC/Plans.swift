@@ -25,11 +25,7 @@ public func ds_scheduler_set_timesteps(
 ) -> ds_status {
     status {
         let holder = try scheduler.holder
-        // C's numbers above Int.max arrive as negative ones.
-        guard n_steps >= 0 else {
-            throw SchedulerError.invalidValue(
-                key: "number of steps", value: "\(UInt(bitPattern: n_steps))", allowed: "at most \(TimestepRequest.maximumSteps)")
-        }
+        try require(n_steps, in: 0..<Int.max, "number of steps", "at most \(TimestepRequest.maximumSteps)")
         var options = try members(arguments)
         let request = try TimestepRequest(count: n_steps, takingFrom: &options)
         try holder.replan { try $0.plan(request, optionValues: options) }
@@ -151,10 +147,7 @@ extension UnsafeMutablePointer<ds_row> {
 }
 
 private func requireStep(_ index: Int, of plan: SamplingPlan) throws {
-    guard (0..<plan.stepCount).contains(index) else {
-        throw SchedulerError.invalidValue(
-            key: "index", value: "\(UInt(bitPattern: index))", allowed: "less than the number of steps, \(plan.stepCount)")
-    }
+    try require(index, in: 0..<plan.stepCount, "index", "less than the number of steps, \(plan.stepCount)")
 }
 
 @c(ds_scheduler_row) @implementation

@@ -24,10 +24,7 @@ extension ds_session {
 // MARK: - Making
 
 private func requireBeginIndex(_ index: Int, in plan: SamplingPlan) throws {
-    guard (0...plan.stepCount).contains(index) else {
-        throw SchedulerError.invalidValue(
-            key: "begin_index", value: "\(UInt(bitPattern: index))", allowed: "at most the number of steps, \(plan.stepCount)")
-    }
+    try require(index, in: 0..<plan.stepCount + 1, "begin_index", "at most the number of steps, \(plan.stepCount)")
     try plan.requireStart(index, "begin_index")
 }
 
@@ -90,21 +87,36 @@ public func ds_session_needs_noise(_ session: ds_session, _ needs_noise: UnsafeM
 
 // MARK: - Steps
 
+extension Guidance {
+    fileprivate init(_ guidance: ds_guidance) { self.init(scale: guidance.scale, rescale: guidance.rescale) }
+}
+
+extension ds_session {
+    /// Takes a step in any of its forms.
+    @inline(__always)
+    fileprivate func step(
+        _ modelOutput: UnsafePointer<ds_tensor>?, called name: TensorName = .modelOutput, unconditional: Tensor? = nil,
+        guidance: Guidance? = nil, _ sample: UnsafePointer<ds_tensor>?, _ noise: UnsafePointer<ds_tensor>?,
+        into nextSample: UnsafePointer<ds_tensor>?, _ report: UnsafePointer<ds_tensor>?, modelInput: Tensor? = nil,
+        maximumThreads: UInt32
+    ) throws {
+        let holder = try holder, sample = try Tensor(sample, .sample)
+        let tensors = try StepTensors(
+            sample: sample, modelOutput: modelOutput, called: name, unconditional: unconditional, noise: noise,
+            nextSample: nextSample, report: report, modelInput: modelInput,
+            modelLearnsVariance: holder.pointee.session.plan.modelLearnsVariance)
+        holder.pointee.session.maximumThreads = Int(maximumThreads)
+        try holder.pointee.session.step(tensors, guidance: guidance, batchSize: sample.batchSize)
+    }
+}
+
 @c(ds_session_step) @implementation
 public func ds_session_step(
     _ session: ds_session, _ model_output: UnsafePointer<ds_tensor>!, _ sample: UnsafePointer<ds_tensor>!,
     _ noise: UnsafePointer<ds_tensor>!, _ prev_sample: UnsafePointer<ds_tensor>!,
     _ pred_original_sample: UnsafePointer<ds_tensor>!, _ max_threads: UInt32
 ) -> ds_status {
-    status {
-        let holder = try session.holder
-        let sample = try Tensor(sample, .sample)
-        let tensors = try StepTensors(
-            sample: sample, modelOutput: model_output, noise: noise, nextSample: prev_sample, report: pred_original_sample,
-            modelLearnsVariance: holder.pointee.session.plan.modelLearnsVariance)
-        holder.pointee.session.maximumThreads = Int(max_threads)
-        try holder.pointee.session.step(tensors, batchSize: sample.batchSize)
-    }
+    status { try session.step(model_output, sample, noise, into: prev_sample, pred_original_sample, maximumThreads: max_threads) }
 }
 
 @c(ds_session_step_with_input) @implementation
@@ -114,18 +126,10 @@ public func ds_session_step_with_input(
     _ pred_original_sample: UnsafePointer<ds_tensor>!, _ model_input: UnsafePointer<ds_tensor>!, _ max_threads: UInt32
 ) -> ds_status {
     status {
-        let holder = try session.holder
-        let sample = try Tensor(sample, .sample), modelInput = try Tensor(model_input, .modelInput)
-        let tensors = try StepTensors(
-            sample: sample, modelOutput: model_output, noise: noise, nextSample: prev_sample, report: pred_original_sample,
-            modelInput: modelInput, modelLearnsVariance: holder.pointee.session.plan.modelLearnsVariance)
-        holder.pointee.session.maximumThreads = Int(max_threads)
-        try holder.pointee.session.step(tensors, batchSize: sample.batchSize)
+        try session.step(
+            model_output, sample, noise, into: prev_sample, pred_original_sample, modelInput: Tensor(model_input, .modelInput),
+            maximumThreads: max_threads)
     }
-}
-
-extension Guidance {
-    fileprivate init(_ guidance: ds_guidance) { self.init(scale: guidance.scale, rescale: guidance.rescale) }
 }
 
 @c(ds_session_step_guided) @implementation
@@ -135,14 +139,10 @@ public func ds_session_step_guided(
     _ prev_sample: UnsafePointer<ds_tensor>!, _ pred_original_sample: UnsafePointer<ds_tensor>!, _ max_threads: UInt32
 ) -> ds_status {
     status {
-        let holder = try session.holder, guidance = try require(guidance, "guidance")
-        let sample = try Tensor(sample, .sample), other = try Tensor(unconditional, .unconditional)
-        let tensors = try StepTensors(
-            sample: sample, modelOutput: conditional, called: .conditional, unconditional: other, noise: noise,
-            nextSample: prev_sample,
-            report: pred_original_sample, modelLearnsVariance: holder.pointee.session.plan.modelLearnsVariance)
-        holder.pointee.session.maximumThreads = Int(max_threads)
-        try holder.pointee.session.step(tensors, guidance: Guidance(guidance.pointee), batchSize: sample.batchSize)
+        try session.step(
+            conditional, called: .conditional, unconditional: Tensor(unconditional, .unconditional),
+            guidance: Guidance(require(guidance, "guidance").pointee), sample, noise, into: prev_sample, pred_original_sample,
+            maximumThreads: max_threads)
     }
 }
 
