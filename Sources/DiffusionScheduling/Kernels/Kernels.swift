@@ -17,23 +17,33 @@ enum Kernels {
         keepsModelOutput: Bool = false, nextInputScale: Double = 1, guidance: Guidance? = nil, batchSize: Int,
         workspace: StepWorkspace?, maximumThreads: Int = 0
     ) throws(SchedulerError) {
-        let call = StepCall(
-            row: row, tensors: tensors, slots: slots, keepsModelOutput: keepsModelOutput, guidance: guidance, batchSize: batchSize,
-            workspace: workspace, maximumThreads: maximumThreads)
         if tensors.modelInput == nil, tensors.report == nil || row.pointee.storeCount < 2 {
-            return try call.run(.step, UnsafeRawPointer(row).assumingMemoryBound(to: dsk_row.self))
+            return try run(
+                .step, UnsafeRawPointer(row).assumingMemoryBound(to: dsk_row.self), of: row, tensors, slots,
+                keepsModelOutput: keepsModelOutput, guidance: guidance, batchSize: batchSize, workspace: workspace,
+                maximumThreads: maximumThreads)
         }
-        try stepWithExtras(call, nextInputScale: nextInputScale)
+        try stepWithExtras(
+            row, tensors, slots, keepsModelOutput: keepsModelOutput, nextInputScale: nextInputScale, guidance: guidance,
+            batchSize: batchSize, workspace: workspace, maximumThreads: maximumThreads)
     }
 
     /// A step that writes the next model input, or that has no output left for what else is wanted.
     @inline(never)
-    private static func stepWithExtras(_ call: StepCall, nextInputScale: Double) throws(SchedulerError) {
-        let row = call.row, tensors = call.tensors
+    private static func stepWithExtras(
+        _ row: UnsafePointer<KernelRow>, _ tensors: StepTensors, _ slots: UnsafePointer<UnsafeMutableRawPointer>?,
+        keepsModelOutput: Bool, nextInputScale: Double, guidance: Guidance?, batchSize: Int, workspace: StepWorkspace?,
+        maximumThreads: Int
+    ) throws(SchedulerError) {
+        func run(_ pass: StepPass, _ kernelRow: UnsafePointer<dsk_row>) throws(SchedulerError) {
+            try Self.run(
+                pass, kernelRow, of: row, tensors, slots, keepsModelOutput: keepsModelOutput, guidance: guidance,
+                batchSize: batchSize, workspace: workspace, maximumThreads: maximumThreads)
+        }
         let takesTwoPasses = row.pointee.storeCount == 2 || (tensors.report != nil && tensors.modelInput != nil)
         let extended = row.pointee.withModelInput(nextInputScale, beside: takesTwoPasses)
         if !takesTwoPasses {
-            return try withUnsafePointer(to: extended) { (extended) throws(SchedulerError) in try call.run(.step, extended) }
+            return try withUnsafePointer(to: extended) { (extended) throws(SchedulerError) in try run(.step, extended) }
         }
         // They come first, as the step may be in place.
         for (name, address) in [("pred_original_sample", tensors.report), ("the next model input", tensors.modelInput)] {
@@ -42,46 +52,42 @@ enum Kernels {
                 key: name, value: "the memory of an input",
                 allowed: "memory of its own where a step takes a second pass: it stores two slots, or both of these are wanted")
         }
-        try withUnsafePointer(to: extended) { (extended) throws(SchedulerError) in try call.run(.extras, extended) }
-        try call.run(.stepAlone, UnsafeRawPointer(row).assumingMemoryBound(to: dsk_row.self))
+        try withUnsafePointer(to: extended) { (extended) throws(SchedulerError) in try run(.extras, extended) }
+        try run(.stepAlone, UnsafeRawPointer(row).assumingMemoryBound(to: dsk_row.self))
     }
 
-    /// The arguments of a step.
-    private struct StepCall {
-        let row: UnsafePointer<KernelRow>
-        let tensors: StepTensors
-        let slots: UnsafePointer<UnsafeMutableRawPointer>?
-        let keepsModelOutput: Bool
-        let guidance: Guidance?
-        let batchSize: Int
-        let workspace: StepWorkspace?
-        let maximumThreads: Int
-
-        /// - Parameter kernelRow: the row whose outputs the pass writes.
-        @inline(__always)
-        func run(_ pass: StepPass, _ kernelRow: UnsafePointer<dsk_row>) throws(SchedulerError) {
-            if let workspace {
-                let itemBytes = tensors.elementCount / batchSize * tensors.elementType.size
-                return try step(count: batchSize, tensors, pass: pass, workspace: workspace, maximumThreads: maximumThreads) {
-                    index in
-                    StepItem(
-                        row: row, kernelRow: kernelRow, slots: slots, slotOffset: index * itemBytes, guidance: guidance,
-                        thresholds: workspace.thresholdWorkspace(of: index))
-                }
+    /// A pass of a step.
+    ///
+    /// The tensors come as an argument rather than as a member of the call: copying them would wait for the stores that have just
+    /// written them.
+    ///
+    /// - Parameter kernelRow: the row whose outputs the pass writes.
+    @inline(__always)
+    private static func run(
+        _ pass: StepPass, _ kernelRow: UnsafePointer<dsk_row>, of row: UnsafePointer<KernelRow>, _ tensors: StepTensors,
+        _ slots: UnsafePointer<UnsafeMutableRawPointer>?, keepsModelOutput: Bool, guidance: Guidance?, batchSize: Int,
+        workspace: StepWorkspace?, maximumThreads: Int
+    ) throws(SchedulerError) {
+        if let workspace {
+            let itemBytes = tensors.elementCount / batchSize * tensors.elementType.size
+            return try step(count: batchSize, tensors, pass: pass, workspace: workspace, maximumThreads: maximumThreads) { index in
+                StepItem(
+                    row: row, kernelRow: kernelRow, slots: slots, slotOffset: index * itemBytes, guidance: guidance,
+                    thresholds: workspace.thresholdWorkspace(of: index))
             }
-            var item = dsk_item()
-            item.set(tensors, row, slots, pass: pass, keepsModelOutput: keepsModelOutput)
-            if let guidance {
-                var guided = dsk_row()
-                dsk_guide_row(kernelRow, guidance.scale, 1, &guided)
-                try withUnsafePointer(to: &guided) { (guided) throws(SchedulerError) in
-                    item.row = guided
-                    try check(dsk_step(&item, 1, UInt32(clamping: maximumThreads)))
-                }
-            } else {
-                item.row = kernelRow
+        }
+        var item = dsk_item()
+        item.set(tensors, row, slots, pass: pass, keepsModelOutput: keepsModelOutput)
+        if let guidance {
+            var guided = dsk_row()
+            dsk_guide_row(kernelRow, guidance.scale, 1, &guided)
+            try withUnsafePointer(to: &guided) { (guided) throws(SchedulerError) in
+                item.row = guided
                 try check(dsk_step(&item, 1, UInt32(clamping: maximumThreads)))
             }
+        } else {
+            item.row = kernelRow
+            try check(dsk_step(&item, 1, UInt32(clamping: maximumThreads)))
         }
     }
 

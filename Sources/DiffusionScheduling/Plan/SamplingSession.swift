@@ -208,8 +208,8 @@ public struct SamplingSession: Sendable {
             consuming != nil && row.pointee.keptOutput >= 0 && tensors.modelOutputType == tensors.elementType
             && tensors.modelOutputParts == 1
         try Kernels.step(
-            row, tensors, slots: slots?.addresses, keepsModelOutput: keepsModelOutput, nextInputScale: nextInputScale,
-            guidance: guidance, batchSize: batchSize,
+            row, tensors, slots: slots?.addresses, keepsModelOutput: keepsModelOutput,
+            nextInputScale: tensors.modelInput == nil ? 1 : nextInputScale, guidance: guidance, batchSize: batchSize,
             workspace: needsWorkspace(for: tensors, guidance: guidance, batchSize: batchSize) ? workspace : nil,
             maximumThreads: maximumThreads)
         if keepsModelOutput, let slots, let consuming {
