@@ -10,7 +10,7 @@ The checks are those of ``configurations``, with these additions:
 * runs may begin late, with our ``add_noise``.
 
 The reference steps on our noise levels and timesteps here too. Ours differs on purpose in the cases of `is_cut`,
-`adds_noise_at_the_end` and `refused_key`.
+`adds_noise_at_the_end`, `adds_noise_otherwise` and `refused_key`.
 """
 
 from __future__ import annotations
@@ -104,6 +104,12 @@ class Case:
         """Whether the original adds noise after the last step: LCM with timesteps and a strength. Ours never does."""
         request = self.run.request
         return self.name == "LCMScheduler" and "timesteps" in request and request.get("strength", 1) < 1
+
+    @property
+    def adds_noise_otherwise(self) -> bool:
+        """Whether flow levels lie above 1. The original's ``scale_noise`` takes a level for a share of noise; ours adds noise of that
+        deviation, as to a variance-exploding process."""
+        return self.name == "FlowMatchEulerDiscreteScheduler" and bool(self.reference.sigmas.max() > 1)
 
     @property
     def refused_key(self) -> str | None:
@@ -318,7 +324,7 @@ def compare_table(outcome: Outcome, case: Case, ours: Any) -> None:
 
 def compare_start(outcome: Outcome, case: Case, ours: Any, reference: Any) -> None:
     """The start of a run that begins late, by our ``add_noise`` in float64."""
-    if not case.begin:
+    if not case.begin or case.adds_noise_otherwise:
         return
     exact = generate.floats(case.family.loop(reference, case.begin, case.run.options).start())
     clean = np.array(generate.initial_values()).reshape(generate.SHAPE)
@@ -477,7 +483,9 @@ def compare_loops(outcome: Outcome, case: Case, ours: Any, reference: Any, start
     if double_report is not None:
         ends.append((generate.floats(exact_report), double_report))
     theirs = max(generate.deviation(*pair) for pair in ends)
-    if not theirs <= case.family.limit:
+    # An evaluation has some ten roundings of values that are as large as the start, where the end is small.
+    roundings = 10 * 2.0**-53 * len(draws) * max(map(abs, start))
+    if not theirs <= max(case.family.limit, roundings):
         outcome.faults.append(f"diffusers' float64 loop ends {theirs:.2e} from the exact one: the exact recurrence is another")
 
     begin_run(case, ours)
