@@ -2,8 +2,8 @@
 
 """Compares the Python classes with diffusers: ``make conformance``.
 
-(a) random configurations, (b) diffusers' own tests, (c) whole pipelines; see the files of those names. Writes ``report.json`` and
-``report.txt``, and fails if anything is off.
+(a) random configurations of all classes, (b) diffusers' own tests, (c) whole pipelines; see the files of those names, and
+``classes``. Writes ``report.json`` and ``report.txt``, and fails if anything is off.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ import torch
 from . import classes, configurations, pipelines, upstream
 from .goldens import generate
 
-SEEDS = ["deis", "dpmsolver", "dpmsolver_inverse", "ddim", "ddim_inverse"]
-NAMES = {**{key: generate.FILES[key][0] for key in SEEDS}, **{key: family.name for key, family in classes.CLASSES.items()}}
-KEYS = list(NAMES)
+CHECKS = {
+    **dict.fromkeys(["deis", "dpmsolver", "dpmsolver_inverse", "ddim", "ddim_inverse"], configurations.check),
+    **dict.fromkeys(classes.CLASSES, classes.check),
+}
+KEYS = list(CHECKS)
 
 
 def check_configurations(count: int, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -37,15 +39,15 @@ def check_configurations(count: int, seed: int) -> tuple[list[dict[str, Any]], l
     started = time.monotonic()
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), context, configurations.prepare_process) as pool:
-        checks = [configurations.check if key in SEEDS else classes.check for key in KEYS]
-        turns = [(i % len(KEYS), i // len(KEYS)) for i in range(count)]
-        jobs = [pool.submit(checks[place], KEYS[place], seed, index) for place, index in turns]
+        turns = [(KEYS[i % len(KEYS)], i // len(KEYS)) for i in range(count)]
+        jobs = [pool.submit(CHECKS[key], key, seed, index) for key, index in turns]
         for job in concurrent.futures.as_completed(jobs):
             outcomes.append(job.result())
             if len(outcomes) % 500 == 0:
                 print(f"  {len(outcomes)} of {count} configurations, {time.monotonic() - started:.0f} s", flush=True)
     rows = []
-    for name in NAMES.values():
+    for key in KEYS:
+        name = classes.CLASSES[key].name if key in classes.CLASSES else generate.FILES[key][0]
         mine = [outcome for outcome in outcomes if outcome.name == name]
         steps, refused = sum(o.steps for o in mine), sum(o.refused for o in mine)
         loops = len(mine) - refused

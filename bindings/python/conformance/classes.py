@@ -107,8 +107,8 @@ class Case:
 
     @property
     def adds_noise_otherwise(self) -> bool:
-        """Whether flow levels lie above 1. The original's ``scale_noise`` takes a level for a share of noise; ours adds noise of that
-        deviation, as to a variance-exploding process."""
+        """Whether flow levels lie above 1. The original's ``scale_noise`` takes a level for a share of noise; ours adds noise of
+        that deviation, as to a variance-exploding process."""
         return self.name == "FlowMatchEulerDiscreteScheduler" and bool(self.reference.sigmas.max() > 1)
 
     @property

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Part (a): random configurations against live diffusers.
+"""Part (a): random configurations against live diffusers, here of the classes of ``generate.py``. ``classes`` has the others.
 
 Each configuration is drawn as those of the golden vectors are, from a seed of its own. Then
 
@@ -272,7 +272,7 @@ def model(x: np.ndarray, t: float, train_steps: int) -> np.ndarray:
 
 
 def prepare_process() -> None:
-    """Makes a process of the pool quiet, and leaves the other cores to the others."""
+    """Makes a process of the pool quiet, and lets it use one core."""
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     np.seterr(all="ignore")
