@@ -2,8 +2,8 @@
 
 """Compares the Python classes with diffusers: ``make conformance``.
 
-(a) random configurations, (b) diffusers' own tests, (c) whole pipelines; see the files of those names. Writes ``report.json`` and
-``report.txt``, and fails if anything is off.
+(a) random configurations of all classes, (b) diffusers' own tests, (c) whole pipelines; see the files of those names, and
+``classes``. Writes ``report.json`` and ``report.txt``, and fails if anything is off.
 """
 
 from __future__ import annotations
@@ -23,10 +23,14 @@ import diffusers
 import diffusion_scheduling
 import torch
 
-from . import configurations, pipelines, upstream
+from . import classes, configurations, pipelines, upstream
 from .goldens import generate
 
-KEYS = ["deis", "dpmsolver", "dpmsolver_inverse", "ddim", "ddim_inverse"]
+CHECKS = {
+    **dict.fromkeys(["deis", "dpmsolver", "dpmsolver_inverse", "ddim", "ddim_inverse"], configurations.check),
+    **dict.fromkeys(classes.CLASSES, classes.check),
+}
+KEYS = list(CHECKS)
 
 
 def check_configurations(count: int, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -34,24 +38,28 @@ def check_configurations(count: int, seed: int) -> tuple[list[dict[str, Any]], l
     outcomes: list[configurations.Outcome] = []
     started = time.monotonic()
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
-        jobs = [pool.submit(configurations.check, KEYS[i % len(KEYS)], seed, i // len(KEYS)) for i in range(count)]
+    with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), context, configurations.prepare_process) as pool:
+        turns = [(KEYS[i % len(KEYS)], i // len(KEYS)) for i in range(count)]
+        jobs = [pool.submit(CHECKS[key], key, seed, index) for key, index in turns]
         for job in concurrent.futures.as_completed(jobs):
             outcomes.append(job.result())
             if len(outcomes) % 500 == 0:
                 print(f"  {len(outcomes)} of {count} configurations, {time.monotonic() - started:.0f} s", flush=True)
     rows = []
     for key in KEYS:
-        name = generate.FILES[key][0]
+        name = classes.CLASSES[key].name if key in classes.CLASSES else generate.FILES[key][0]
         mine = [outcome for outcome in outcomes if outcome.name == name]
-        steps, loops = sum(o.steps for o in mine), len(mine)
+        steps, refused = sum(o.steps for o in mine), sum(o.refused for o in mine)
+        loops = len(mine) - refused
         rows.append(
             {
                 "class": name,
-                "configurations": loops,
+                "configurations": len(mine),
+                "refused_on_purpose": refused,
                 "off": sum(bool(o.faults) for o in mine),
                 "timesteps_off_by_one_at_an_edge": sum(o.loose_timesteps for o in mine),
                 "grids_that_differ_on_purpose": sum(o.other_grid for o in mine),
+                "ends_that_differ_on_purpose": sum(o.other_end for o in mine),
                 "steps": steps,
                 "steps_nearer_than_float32_original": share(sum(o.steps_nearer for o in mine), steps),
                 "steps_equally_near": share(sum(o.steps_equal for o in mine), steps),

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Part (a): random configurations against live diffusers.
+"""Part (a): random configurations against live diffusers, here of the classes of ``generate.py``. ``classes`` has the others.
 
 Each configuration is drawn as those of the golden vectors are, from a seed of its own. Then
 
@@ -58,6 +58,10 @@ class Outcome:
     faults: list[str] = field(default_factory=list)
     loose_timesteps: int = 0
     other_grid: bool = False
+    other_end: bool = False
+    """Whether the original adds noise after the last step, and ours on purpose doesn't."""
+    refused: bool = False
+    """Whether ours refuses the configuration on purpose."""
     steps: int = 0
     steps_nearer: int = 0
     steps_equal: int = 0
@@ -267,12 +271,16 @@ def model(x: np.ndarray, t: float, train_steps: int) -> np.ndarray:
     return answer
 
 
-def check(key: str, seed: int, index: int) -> Outcome:
-    """Draws a configuration and checks it."""
+def prepare_process() -> None:
+    """Makes a process of the pool quiet, and lets it use one core."""
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     np.seterr(all="ignore")
     diffusers.utils.logging.set_verbosity(50)
+
+
+def check(key: str, seed: int, index: int) -> Outcome:
+    """Draws a configuration and checks it."""
     config, hidden, n, extra, reference, timesteps, redraws, _ = draw(key, seed, index)
     name = generate.FILES[key][0]
     outcome = Outcome(name, index, seed, n, redraws=redraws, config={**config, **hidden, **extra})

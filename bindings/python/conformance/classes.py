@@ -1,0 +1,544 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Part (a) for the classes of ``generate_classes.py``: Euler and its kin, UniPC, PNDM, DDPM and LCM.
+
+The checks are those of ``configurations``, with these additions:
+
+* each evaluation has to draw as many noise tensors as the reference's, and the drop-in has to leave a generator in the state that
+  the original leaves it in;
+* the scaled model input and the second output of a step have bounds of their own;
+* runs may begin late, with our ``add_noise``.
+
+The reference steps on our noise levels and timesteps here too. Ours differs on purpose in the cases of `is_cut`,
+`adds_noise_at_the_end`, `adds_noise_otherwise` and `refused_key`.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+import math
+import random
+import sys
+import unittest.mock
+from dataclasses import dataclass
+from typing import Any
+
+import diffusers
+import diffusion_scheduling
+import diffusion_scheduling.diffusers as drop_ins
+import numpy as np
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from diffusion_scheduling import _library, _tensors
+
+from .configurations import LOOP, LU_SIGMA, ROUNDOFF, SIGMA, Outcome, model, relative, rms, step_bound
+from .goldens import generate, generate_classes
+
+CLASSES: dict[str, Any] = generate_classes.CLASSES
+VARIANCE_EXPLODING = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler")
+NO_BEGIN = ("PNDMScheduler",)
+"""The original counts its calls from wherever a run begins, and ours its steps; so runs begin at the start."""
+
+Bounded = tuple[np.ndarray, np.ndarray]
+"""A value in float64, and how far its float32 counterpart may be off."""
+
+
+@dataclass
+class Case:
+    """A drawn run, and the reference that has planned it."""
+
+    key: str
+    run: Any
+    begin: int
+    reference: Any
+    redraws: int
+
+    @property
+    def family(self) -> Any:
+        return CLASSES[self.key]
+
+    @property
+    def name(self) -> str:
+        return str(self.family.name)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return dict(self.reference.config)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Those of set_timesteps."""
+        return {"num_inference_steps" if key == "n" else key: value for key, value in self.run.request.items()}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Those of a step. The original's flow-matching Euler takes the churn's four and ignores them; ours doesn't take them."""
+        return {} if self.name == "FlowMatchEulerDiscreteScheduler" else self.run.options
+
+    def prepared(self, scheduler: Any) -> Any:
+        """The scheduler at the start of the run."""
+        generate_classes.prepare(scheduler, self.run.request, self.begin)
+        return scheduler
+
+    def built(self, module: Any) -> Any:
+        """The class of a module with the drawn configuration, at the start of the run."""
+        return self.prepared(generate.build(getattr(module, self.name), self.run.config, self.run.hidden))
+
+    # ---- Where ours differs on purpose
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether NumPy's ``arange`` gave one timestep more than were asked for, -1. Ours leaves it out."""
+        n, timesteps = self.run.request.get("n"), self.reference.timesteps.tolist()
+        return n is not None and timesteps[-1] == -1 and len(timesteps) in (n + 1, 2 * n + 1)
+
+    @property
+    def count(self) -> int:
+        """Our number of evaluations. Heun takes two for the timestep -1."""
+        return len(self.reference.timesteps) - self.is_cut * (2 if self.name == "HeunDiscreteScheduler" else 1)
+
+    @property
+    def adds_noise_at_the_end(self) -> bool:
+        """Whether the original adds noise after the last step: LCM with timesteps and a strength. Ours never does."""
+        request = self.run.request
+        return self.name == "LCMScheduler" and "timesteps" in request and request.get("strength", 1) < 1
+
+    @property
+    def adds_noise_otherwise(self) -> bool:
+        """Whether flow levels lie above 1. The original's ``scale_noise`` takes a level for a share of noise; ours adds noise of
+        that deviation, as to a variance-exploding process."""
+        return self.name == "FlowMatchEulerDiscreteScheduler" and bool(self.reference.sigmas.max() > 1)
+
+    @property
+    def refused_key(self) -> str | None:
+        """The key that ours refuses and the original accepts: inverted flow levels above 1, and UniPC's levels in a request where
+        the configuration spaces them otherwise."""
+        config, request = self.config, self.run.request
+        is_spaced = any(config.get(f"use_{grid}_sigmas") for grid in ("karras", "exponential", "beta"))
+        if self.name == "FlowMatchEulerDiscreteScheduler":
+            return "sigma_max" if config["invert_sigmas"] and (config.get("sigma_max") or 0) > 1 else None
+        return "sigmas" if self.name == "UniPCMultistepScheduler" and is_spaced and "sigmas" in request else None
+
+    # ---- What the reference's own float32 arithmetic allows
+
+    @property
+    def is_logarithmic(self) -> bool:
+        return self.config.get("interpolation_type") == "log_linear"
+
+    @property
+    def is_spaced(self) -> bool:
+        """Whether the levels are spread between two of the training's."""
+        grids = ("karras", "exponential", "beta")
+        return self.is_logarithmic or any(self.config.get(f"use_{grid}_sigmas") for grid in grids)
+
+    @property
+    def level_tolerance(self) -> float:
+        """Relative, before what a grid inherits from its ends. Interpolated levels add a rounding of ours and one of theirs."""
+        if self.is_logarithmic:
+            return LU_SIGMA
+        return 2 * SIGMA if any(t != round(t) for t in self.reference.timesteps.tolist()) else SIGMA
+
+    def timestep_tolerance(self, timestep: float) -> float:
+        """How far a timestep may be off that is looked up at a level: four units in the last place of float32 logarithms.
+
+        NumPy and torch don't round these logarithms correctly, and torch doesn't round the roots in them correctly. A flow's
+        timestep is its level times a number. Where levels are spread out, timesteps may be off by as much.
+        """
+        config = self.config
+        if self.name == "FlowMatchEulerDiscreteScheduler" and self.is_spaced:
+            return self.level_tolerance * timestep + unit(timestep)
+        if self.name not in VARIANCE_EXPLODING:
+            return 0
+        if config.get("timestep_type") == "continuous" and config["prediction_type"] == "v_prediction":
+            return 4 * unit(max(abs(timestep), 0.25))
+        if not self.is_spaced and "sigmas" not in self.run.request:
+            return 0
+        alphas = self.reference.alphas_cumprod.double().numpy()
+        lower = min(int(timestep), len(alphas) - 2)
+        low, high = (0.5 * math.log((1 - a) / a) for a in alphas[lower : lower + 2])
+        return min(4 * unit(max(abs(low), abs(high), 1)) / abs(high - low), 1) + unit(timestep)
+
+
+def unit(value: float) -> float:
+    """The unit in the last place of a float32 number."""
+    return float(np.spacing(np.float32(abs(value))))
+
+
+def draw(key: str, seed: int, index: int) -> Case:
+    """A run that the reference has an answer for."""
+    family = CLASSES[key]
+    rng = random.Random(f"{seed}/{key}/{index}")
+    redraws = 0
+    while True:
+        run = generate_classes.draw_run(rng, family)
+        try:
+            case = Case(key, run, 0, generate.build(getattr(diffusers, family.name), run.config, run.hidden), redraws)
+            case.prepared(case.reference)
+            check_defined(case)
+            if run.late and family.name not in NO_BEGIN:
+                case.begin = rng.choice(range(family.stride, case.count, family.stride) or [0])
+                case.prepared(case.reference)
+            reference_loop(case, case.reference, start_of(case, case.reference), torch.float64)
+        except (generate.Redraw, ValueError, IndexError, RuntimeError):
+            redraws += 1
+            continue
+        return case
+
+
+def check_defined(case: Case) -> None:
+    """Raises Redraw if a level isn't a number, or a step asks for the clean sample of pure noise."""
+    reference, config, timesteps = case.reference, case.config, case.reference.timesteps.tolist()
+    if not issubclass(case.family.loop, generate_classes.ProductLoop):
+        if not torch.isfinite(reference.sigmas).all():
+            raise generate.Redraw("not finite")
+        return
+    if min(timesteps) < 0:
+        raise generate.Redraw("negative timestep")
+    if config["prediction_type"] == "epsilon" and (config.get("thresholding") or not config.get("clip_sample")):
+        if any(reference.alphas_cumprod[t] == 0 for t in timesteps):
+            raise generate.Redraw("clean sample undefined without signal")
+
+
+def start_of(case: Case, reference: Any) -> list[float]:
+    """What a run starts with, rounded to float32: the roundings of the start aren't the steps'."""
+    if case.begin:
+        wide = copy.deepcopy(reference)
+        generate_classes.widen(wide)
+        values = generate_classes.late_start(wide, case.begin)
+    else:
+        values = [float(getattr(reference, "init_noise_sigma", 1)) * v for v in generate.initial_values()]
+    return [float(np.float32(v)) for v in values]
+
+
+def reference_loop(case: Case, reference: Any, start: list[float], dtype: torch.dtype) -> tuple[Any, ...]:
+    """Where the reference's loop ends, its last report, and the noise tensors drawn by each evaluation."""
+    copied = copy.deepcopy(reference)
+    if dtype == torch.float64:
+        generate_classes.widen(copied)
+    result: tuple[Any, ...] = generate_classes.run_reference(copied, case.begin, start, case.run.options, dtype)
+    return result
+
+
+def on_levels_of(case: Case, ours: Any) -> Any:
+    """A reference that steps on our noise levels and timesteps."""
+    reference = copy.deepcopy(case.reference)
+    if hasattr(reference, "sigmas"):
+        # Euler's log_linear levels have one that is never reached. The churn's share depends on their number.
+        unreached = len(reference.sigmas) - len(reference.timesteps) - 1
+        reference.sigmas = torch.from_numpy(np.append(ours.sigmas, np.zeros(unreached, np.float32)))
+        reference.timesteps = torch.from_numpy(ours.timesteps).to(reference.timesteps.dtype)
+    if case.adds_noise_at_the_end:
+        reference.num_inference_steps = len(ours.timesteps)
+    return reference
+
+
+def check(key: str, seed: int, index: int) -> Outcome:
+    """Draws a run and checks it."""
+    case = draw(key, seed, index)
+    run = case.run
+    outcome = Outcome(case.name, index, seed, len(case.reference.timesteps), redraws=case.redraws)
+    outcome.config = {**run.config, **run.hidden, **run.request, **run.options, "begin": case.begin}
+    try:
+        compare(outcome, case)
+    except Exception as error:  # A configuration that raises is off; the others still count.
+        outcome.faults.append(f"{type(error).__name__}: {error}")
+    return outcome
+
+
+def compare(outcome: Outcome, case: Case) -> None:
+    saved = json.loads(generate.saved_text(case.reference))
+    try:
+        ours = getattr(diffusion_scheduling, case.name).from_config(saved)
+        begin_run(case, ours)
+    except diffusion_scheduling.InvalidValueError as error:
+        if case.refused_key is None or case.refused_key not in str(error):
+            raise
+        outcome.refused = True
+        return
+    if case.refused_key is not None:
+        outcome.faults.append(f"{case.refused_key} is accepted")
+    outcome.other_grid, outcome.other_end = case.is_cut, case.adds_noise_at_the_end
+    compare_grids(outcome, case, ours)
+    if len(ours.timesteps) != case.count:
+        return
+    reference = on_levels_of(case, ours)
+    start = start_of(case, reference)
+    compare_start(outcome, case, ours, reference)
+    final, magnitudes = compare_steps(outcome, case, ours, reference, start)
+    compare_loops(outcome, case, ours, reference, start, final, magnitudes)
+
+
+def begin_run(case: Case, ours: Any) -> None:
+    """Plans the run and goes to its start."""
+    ours.set_timesteps(**case.arguments, **case.options)
+    if hasattr(ours, "set_begin_index"):
+        ours.set_begin_index(case.begin)
+
+
+def compare_grids(outcome: Outcome, case: Case, ours: Any) -> None:
+    """Timesteps and noise levels."""
+    reference = case.reference
+    mine, timesteps = ours.timesteps.tolist(), reference.timesteps.tolist()
+    count = case.count
+    if len(mine) != count:
+        outcome.faults.append(f"{len(mine)} timesteps, allowed {count}, reference {len(timesteps)}")
+        return
+    loose = generate_classes.loose_timesteps(reference, case.run.request)
+    for i, (own, theirs) in enumerate(zip(mine, timesteps)):
+        distance = abs(own - theirs)
+        if i in loose and distance == 1:
+            outcome.loose_timesteps += 1
+        elif distance > case.timestep_tolerance(theirs):
+            outcome.faults.append(f"timestep {i} is {own}, reference {theirs}")
+    factor = getattr(reference, "init_noise_sigma", None)
+    if factor is not None and relative(ours.init_noise_sigma, float(factor)) > case.level_tolerance + SIGMA:
+        outcome.faults.append(f"init_noise_sigma is {ours.init_noise_sigma}, reference {float(factor)}")
+    if hasattr(reference, "alphas_cumprod"):
+        compare_table(outcome, case, ours)
+    if not hasattr(reference, "sigmas"):
+        return
+    own_levels, their_levels = ours.sigmas.astype(float), reference.sigmas.double().numpy()
+    inherited = 0.0
+    if case.is_spaced:
+        inherited = max(relative(own_levels[i], their_levels[i]) for i in (0, count - 1))
+    if inherited > case.level_tolerance:
+        outcome.faults.append(f"the ends of the grid are off by {inherited:.2e}")
+    for i, (a, b) in enumerate(zip(own_levels[: count if case.is_cut else count + 1], their_levels)):
+        if i in loose and mine[i] != timesteps[i]:
+            continue
+        if relative(a, b) > case.level_tolerance + inherited:
+            outcome.faults.append(f"sigma {i} is {a}, reference {b}")
+
+
+def compare_table(outcome: Outcome, case: Case, ours: Any) -> None:
+    """Signal variances.
+
+    For a zero terminal signal-to-noise ratio, diffusers' classes with noise levels write 2^-24 over the last one. Ours keep the 0
+    in the table and floor it where they make levels of it, so there only the levels are compared.
+    """
+    own, theirs = ours.alphas_cumprod, case.reference.alphas_cumprod.numpy()
+    if case.config.get("rescale_betas_zero_snr") and hasattr(case.reference, "sigmas"):
+        own, theirs = own[:-1], theirs[:-1]
+    if not np.array_equal(own, theirs):
+        outcome.faults.append("alphas_cumprod has other bits")
+
+
+def compare_start(outcome: Outcome, case: Case, ours: Any, reference: Any) -> None:
+    """The start of a run that begins late, by our ``add_noise`` in float64."""
+    if not case.begin or case.adds_noise_otherwise:
+        return
+    exact = generate.floats(case.family.loop(reference, case.begin, case.run.options).start())
+    clean = np.array(generate.initial_values()).reshape(generate.SHAPE)
+    noise = np.array(generate.noise_values(len(reference.timesteps))).reshape(generate.SHAPE)
+    own = generate.deviation(exact, ours.add_noise(clean, noise, ours.timesteps[case.begin]).ravel().tolist())
+    if not own <= LOOP:
+        outcome.faults.append(f"add_noise is {own:.2e} off")
+
+
+class Bound:
+    """How far float32 steps may be off: the roundings of the sums that our rows describe.
+
+    A sum inherits the errors of its terms times their coefficients, and adds `step_bound`. Slots keep their bounds between steps.
+    The coefficients are ours; loops in float64 compare them with the exact ones.
+    """
+
+    def __init__(self, ours: Any) -> None:
+        self.ours = ours
+        self.slots: dict[int, Bounded] = {}
+        self.magnitudes: list[np.ndarray] = []
+        """The sums of the magnitudes of each step's terms, and at least the sample's."""
+
+    def step(self, row: Any, x: np.ndarray, e: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The bounds of the next sample and of the report."""
+        terms = {"sample": (x, np.zeros_like(x)), "model_output": (e, np.zeros_like(e)), "noise": (z, np.zeros_like(z))}
+        self.magnitudes.append(np.abs(x))
+        terms["prediction"] = self.clamped(*self.sum(row.prediction, terms))
+        (_, next_sample), (_, report) = self.sum(row.next_sample, terms), self.sum(row.report, terms)
+        self.slots = {**self.slots, **{slot: self.sum(stored, terms) for slot, stored in row.stored.items()}}
+        return next_sample, report
+
+    def sum(self, combination: Any, terms: dict[str, Bounded]) -> Bounded:
+        parts = [(getattr(combination, name), *term) for name, term in terms.items()]
+        parts += [(combination.slots[slot], *term) for slot, term in self.slots.items()]
+        parts = [part for part in parts if part[0] != 0]
+        zeros = np.zeros(generate.SHAPE)
+        value = sum((c * v for c, v, _ in parts), zeros)
+        magnitude = sum((abs(c) * np.abs(v) for c, v, _ in parts), zeros)
+        inherited = sum((abs(c) * error for c, _, error in parts), zeros)
+        self.magnitudes[-1] = np.maximum(self.magnitudes[-1], magnitude)
+        return value, step_bound(len(parts), magnitude) + 1.01 * inherited
+
+    def clamped(self, value: np.ndarray, error: np.ndarray) -> Bounded:
+        """A prediction after the plan's clamp.
+
+        Clamping to a fixed range adds nothing. A threshold s is off by d: as much as the item's elements, and four roundings of the
+        interpolation between two of them. Both the clamped value, which is at most s, and its divisor are off then: 2 d / s.
+        """
+        properties = self.ours.plan_properties
+        if properties.clamp == _library.CLAMP_RANGE:
+            return value.clip(-properties.clamp_range, properties.clamp_range), error
+        if properties.clamp != _library.CLAMP_THRESHOLD:
+            return value, error
+        axes = tuple(range(1, value.ndim))
+        quantile = np.quantile(np.abs(value), properties.threshold_ratio, axis=axes, keepdims=True)
+        s = quantile.clip(1, max(1, properties.threshold_maximum))
+        d = np.max(error, axis=axes, keepdims=True) + 4 * ROUNDOFF * np.max(np.abs(value), axis=axes, keepdims=True)
+        result = value.clip(-s, s) / s
+        return result, 1.01 * ((error + 2 * d) / s + ROUNDOFF * np.abs(result))
+
+
+class Noise:
+    """Stands for ``randn_tensor``: draws from the generator, but returns the noise of the test problem."""
+
+    index = 0
+
+    def __call__(self, shape: Any, dtype: Any = None, **arguments: Any) -> Any:
+        randn_tensor(shape, dtype=dtype, **arguments)
+        return generate.as_tensor(generate.noise_values(self.index), dtype).reshape(shape)
+
+
+def accepted(method: Any, **arguments: Any) -> dict[str, Any]:
+    """The arguments that a method has."""
+    known = inspect.signature(method).parameters
+    return {name: value for name, value in arguments.items() if name in known}
+
+
+def compare_steps(
+    outcome: Outcome, case: Case, ours: Any, reference: Any, start: list[float]
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Compares single float32 steps from the same inputs. Returns where our loop ends, and the magnitudes of each step's terms."""
+    drop_in, followed = case.built(drop_ins), copy.deepcopy(reference)
+    if hasattr(drop_in, "_step_index") and not hasattr(drop_in, "set_begin_index"):
+        # Where timesteps repeat, looking the first one up would begin at the second.
+        drop_in._step_index = 0
+    if drop_in.timesteps.tolist() != reference.timesteps.tolist():
+        outcome.faults.append("the drop-in has other timesteps")
+    module = sys.modules[type(followed).__module__]
+    noise = Noise()
+    patches = [unittest.mock.patch.object(_tensors, "randn_tensor", noise)]
+    if hasattr(module, "randn_tensor"):
+        patches.append(unittest.mock.patch.object(module, "randn_tensor", noise))
+    for patch in patches:
+        patch.start()
+    try:
+        return take_steps(outcome, case, ours, drop_in, followed, noise, start)
+    finally:
+        for patch in patches:
+            patch.stop()
+
+
+def take_steps(
+    outcome: Outcome, case: Case, ours: Any, drop_in: Any, followed: Any, noise: Noise, start: list[float]
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    exact, bound = case.family.loop(followed, case.begin, case.run.options), Bound(ours)
+    generators = [torch.Generator().manual_seed(0) for _ in range(2)]
+    mine, original = (accepted(each.step, generator=generator) for each, generator in zip((drop_in, followed), generators))
+    x = np.array(start, np.float32).reshape(generate.SHAPE)
+    for i in range(case.begin, len(ours.timesteps)):
+        noise.index, t, told = i, ours.timesteps[i], followed.timesteps[i]
+        z = np.array(generate.noise_values(i)).reshape(generate.SHAPE)
+        scaled = np.asarray(ours.scale_model_input(x, t))
+        compare_inputs(outcome, i, exact, drop_in, followed, x, scaled, told)
+        e = model(scaled, float(told), case.config["num_train_timesteps"])
+        results = ours.step(e, t, x, variance_noise=z.astype(np.float32))
+        same = drop_in.step(torch.from_numpy(e), told, torch.from_numpy(x), **mine, **case.options)
+        theirs = followed.step(torch.from_numpy(e), told, torch.from_numpy(x), **original, **case.run.options)
+        true, report, drawn = exact.step(i, x.ravel().tolist(), e.ravel().tolist())
+        row = ours.row(i, i - case.begin)
+        if row.n_noise_draws != drawn:
+            outcome.faults.append(f"step {i} draws {row.n_noise_draws} noise tensors, the exact one {drawn}")
+        if not torch.equal(*(generator.get_state() for generator in generators)):
+            outcome.faults.append(f"step {i}: the drop-in leaves the generator another way")
+        if not all(np.array_equal(a, b.numpy()) for a, b in zip(results, same.values())):
+            outcome.faults.append(f"step {i}: the drop-in has other bits")
+        limits = bound.step(row, x.astype(float), e.astype(float), z)
+        for what, values, expected, limit in zip(("sample", "report"), results, (true, report), limits):
+            error = np.abs([float(float(v) - w) for v, w in zip(values.ravel(), expected)])
+            share = float(np.max(error / limit.ravel()))
+            outcome.worst_share_of_bound = max(outcome.worst_share_of_bound, share)
+            if not share <= 1:
+                outcome.faults.append(f"step {i}: the {what} is off by {share:.2f} of its bound")
+        own_error, their_error = (rms(v.ravel().tolist(), true) for v in (results.prev_sample, theirs.prev_sample))
+        outcome.steps += 1
+        outcome.steps_nearer += own_error < their_error
+        outcome.steps_equal += own_error == their_error
+        x = results.prev_sample
+    return x, bound.magnitudes
+
+
+def compare_inputs(
+    outcome: Outcome, i: int, exact: Any, drop_in: Any, followed: Any, x: np.ndarray, scaled: np.ndarray, timestep: Any
+) -> None:
+    """The model's input: a rounded product with a rounded factor."""
+    true = exact.model_input(i, [generate.mpf(v) for v in x.ravel().tolist()])
+    error = np.abs([float(float(v) - w) for v, w in zip(scaled.ravel(), true)])
+    if not np.all(error <= step_bound(1, np.abs(generate.floats(true)))):
+        outcome.faults.append(f"step {i}: the scaled input is off")
+    if hasattr(followed, "scale_model_input"):
+        followed.scale_model_input(torch.from_numpy(x), timestep)
+        if not np.array_equal(drop_in.scale_model_input(torch.from_numpy(x), timestep).numpy(), scaled):
+            outcome.faults.append(f"step {i}: the drop-in scales inputs to other bits")
+
+
+def rounded_end(case: Case, reference: Any, start: list[float], magnitudes: list[np.ndarray]) -> list[float]:
+    """Where the exact loop ends if each evaluation is off by ten float64 roundings of its terms, with signs that alternate.
+
+    UniPC without predict_x0 keeps the quotient of two signal rates of the sample, which is 20,291 where a run starts at that level.
+    Our rows fold the noise estimate in, so their terms are smaller.
+    """
+    loop = case.family.loop(reference, case.begin, case.run.options)
+    x = [generate.mpf(v) for v in start]
+    for i, magnitude in enumerate(magnitudes, case.begin):
+        e = generate.model_exact(loop.model_input(i, x), loop.timesteps[i], case.config["num_train_timesteps"])
+        if not case.config.get("predict_x0", True):
+            magnitude = magnitude * float(max(1, loop.level(i + 1)[0] / loop.level(i)[0]))
+        x, _, _ = loop.step(i, x, e)
+        off = [10 * 2.0**-53 * m for m in magnitude.ravel().tolist()]
+        x = [v + d if (i + j) % 2 else v - d for j, (v, d) in enumerate(zip(x, off))]
+    ends: list[float] = generate.floats(x)
+    return ends
+
+
+def compare_loops(
+    outcome: Outcome, case: Case, ours: Any, reference: Any, start: list[float], final: np.ndarray, magnitudes: list[np.ndarray]
+) -> None:
+    """Where loops in float64 and float32 end.
+
+    final       where ours in float32 has ended
+    magnitudes  of each step's terms
+    """
+    exact, exact_report, exact_draws = case.family.loop(reference, case.begin, case.run.options).run(start)
+    double, double_report, draws = reference_loop(case, reference, start, torch.float64)
+    if draws != exact_draws:
+        outcome.faults.append("diffusers draws another number of noise tensors than the exact loop")
+    ends = [(generate.floats(exact), double)]
+    if double_report is not None:
+        ends.append((generate.floats(exact_report), double_report))
+    theirs = max(generate.deviation(*pair) for pair in ends)
+    allowed = case.family.limit
+    if theirs > allowed:
+        allowed = generate.deviation(ends[0][0], rounded_end(case, reference, start, magnitudes))
+    if not theirs <= allowed:
+        outcome.faults.append(f"diffusers' float64 loop ends {theirs:.2e} from the exact one: the exact recurrence is another")
+
+    begin_run(case, ours)
+    x = np.array(start).reshape(generate.SHAPE)
+    results: Any = ()
+    for i in range(case.begin, len(ours.timesteps)):
+        t = ours.timesteps[i]
+        e = model(np.asarray(ours.scale_model_input(x, t)), float(reference.timesteps[i]), case.config["num_train_timesteps"])
+        results = ours.step(e, t, x, variance_noise=np.array(generate.noise_values(i)).reshape(generate.SHAPE))
+        x = results.prev_sample
+    for what, values, (true, other) in zip(("sample", "report"), results, ends):
+        own = generate.deviation(true, values.ravel().tolist())
+        if not own <= LOOP + 2 * generate.deviation(true, other):
+            outcome.faults.append(f"the float64 loop's {what} ends {own:.2e} from the exact one")
+
+    single, _, _ = reference_loop(case, reference, start, torch.float32)
+    if not np.isfinite(final).all():
+        outcome.faults.append("the float32 loop isn't finite")
+    own_error, their_error = rms(final.ravel().tolist(), exact), rms(single, exact)
+    outcome.loop_nearer = int(own_error < their_error or math.isnan(their_error))
+    outcome.loop_equal = int(own_error == their_error)
