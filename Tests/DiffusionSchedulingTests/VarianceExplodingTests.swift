@@ -57,6 +57,28 @@ import Testing
         #expect(abs(sum - 152.3192) < 1e-2 && abs(sum / Double(x.count) - 0.1983) < 1e-3, "\(sum)")
     }
 
+    /// For 62 numbers of steps, NumPy's `arange` gives `trailing` a timestep below 0. The spaced levels end at its level.
+    @Test func spacedLevelsEndBelowTheLastTimestep() throws {
+        let members = #""timestep_spacing": "trailing", "use_karras_sigmas": true"#
+        let euler = try Self.euler(members).plan(.count(61)), heun = try Self.heun(members).plan(.count(61))
+        #expect(abs(euler.sigmas[60] - 0.010001) < 1e-6 && euler.timesteps[60] == 0 && euler.stepCount == 61)
+        #expect(abs(heun.sigmas[heun.stepCount - 1] - 0.0291) < 1e-4 && heun.timesteps[heun.stepCount - 1] == 0)
+        // Of 60 steps the last is at timestep 16.
+        #expect(try Self.euler(members).plan(.count(60)).timesteps[59] > 10)
+    }
+
+    /// SDXL-Turbo's only step adds no noise, but diffusers draws for it.
+    @Test func stepsDrawNoiseThatTheyDoNotAdd() throws {
+        for json in [
+            #"{"_class_name": "EulerAncestralDiscreteScheduler"}"#,
+            #"{"_class_name": "FlowMatchEulerDiscreteScheduler", "stochastic_sampling": true}"#,
+            #"{"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"}"#,
+        ] {
+            let plan = try SchedulerCatalog.makeScheduler(json: json).plan(.count(1))
+            #expect(plan.row(at: 0, age: 0).drawCount == 1 && !plan.row(at: 0, age: 0).needsNoise && plan.isStochastic, "\(json)")
+        }
+    }
+
     @Test func stepsWriteTheNextModelInput() throws {
         let plan = try Self.euler().plan(.count(5))
         var session = SamplingSession(plan: plan), x: [Double] = [3, -2, 0.5], input = [Double](repeating: .nan, count: 3)

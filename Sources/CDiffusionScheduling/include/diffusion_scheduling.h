@@ -292,7 +292,7 @@ typedef struct ds_plan_properties {
     double threshold_ratio;   /* for DS_CLAMP_THRESHOLD, else 0 */
     double threshold_maximum; /* for DS_CLAMP_THRESHOLD, else 0 */
     bool learns_variance;     /* the model output may also hold a predicted variance, see ds_session_step */
-    bool is_stochastic;       /* at least one step adds noise */
+    bool is_stochastic;       /* diffusers draws noise for at least one step, see n_noise_draws of ds_row */
     ds_process process;
 } ds_plan_properties;
 

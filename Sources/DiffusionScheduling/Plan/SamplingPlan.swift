@@ -64,7 +64,7 @@ public struct SamplingPlan: Sendable, Equatable {
     /// Whether each batch item of the model output may hold, after the prediction, as many numbers that predict its variance;
     /// they are passed over.
     public var modelLearnsVariance: Bool { storage.table.modelLearnsVariance }
-    /// Whether any row adds noise.
+    /// Whether a generator draws noise for any row, even where it has the coefficient 0.
     public var isStochastic: Bool { storage.table.isStochastic }
     /// Whether an input scale is not 1.
     public var scalesInputs: Bool { storage.table.scalesInputs }
@@ -126,7 +126,7 @@ public struct SamplingPlan: Sendable, Equatable {
             Table(
                 grid: grid, levels: grid.levels, initNoiseSigma: initNoiseSigma, inputScales: inputScales, clamp: clamp,
                 slotCount: slotCount, warmUp: warmUp, steps: steps, reportName: reportName,
-                modelLearnsVariance: modelLearnsVariance, isStochastic: rows.contains { $0.contains(where: \.needsNoise) },
+                modelLearnsVariance: modelLearnsVariance, isStochastic: rows.contains { $0.contains { $0.drawCount > 0 } },
                 scalesInputs: inputScales.contains { $0 != 1 }, rows: rows, kernelRows: kernelRows))
     }
 

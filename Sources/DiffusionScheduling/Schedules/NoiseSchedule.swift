@@ -26,7 +26,8 @@ public struct NoiseSchedule: Sendable, Equatable {
 
     /// Builds the tables of β.
     ///
-    /// Where the betas are rescaled to a zero terminal signal-to-noise ratio, ᾱ_{T−1} is 0 and ς_{T−1} is that of ᾱ = 2⁻²⁴, 4,096.
+    /// Where the betas are rescaled to a zero terminal signal-to-noise ratio, ς_{T−1} is that of ᾱ = 2⁻²⁴, 4,096, and so is ᾱ_{T−1}; for
+    /// schedulers that step in ᾱ, ᾱ_{T−1} is 0.
     ///
     /// - Parameters:
     ///   - key: the name of what the betas depend on, for the error.
@@ -36,7 +37,7 @@ public struct NoiseSchedule: Sendable, Equatable {
     /// - Complexity: O(T).
     init(betas: [Float], key: String, rescales: Bool, floorsSignal: Bool) throws(SchedulerError) {
         let betas = rescales ? Self.rescaledToZeroTerminalSNR(betas) : betas
-        let alphasCumprod = Self.cumulativeProduct(betas)
+        var alphasCumprod = Self.cumulativeProduct(betas)
         let sigmas = alphasCumprod.map { alpha in
             let sigma = ((1 - alpha) / alpha).squareRoot()
             let isFloored = (rescales && alpha == 0) || (floorsSignal && !sigma.isFinite)
@@ -48,6 +49,8 @@ public struct NoiseSchedule: Sendable, Equatable {
                 allowed: "small enough that the product of 1 - beta over all timesteps stays above 1e-38")
         }
         process = .variancePreserving
+        // Schedulers that don't step in ᾱ have the floor in its table too, as in diffusers.
+        if rescales, !floorsSignal, alphasCumprod[alphasCumprod.count - 1] == 0 { alphasCumprod[alphasCumprod.count - 1] = 0x1p-24 }
         timesteps = (0..<alphasCumprod.count).map(Double.init)
         self.alphasCumprod = alphasCumprod.map(Double.init)
         self.sigmas = sigmas.map(Double.init)

@@ -67,4 +67,10 @@ public enum TimestepSpacing: String, CaseIterable, Sendable {
         let count = min(n, Int((last / stride).rounded(.up)))
         return (0..<count).map { max(roundedHalfToEven(last + Double($0) * difference) - 1, 0) }
     }
+
+    /// Whether NumPy's `arange` gives one timestep more than n, which is left out.
+    func goesBelowZero(count n: Int, trainingCount: Int) -> Bool {
+        let last = Double(trainingCount)
+        return self == .trailing && (last / (last / Double(n))).rounded(.up) > Double(n)
+    }
 }

@@ -32,6 +32,8 @@ public struct DPMSolver: MultistepSolver {
         self.predictionType = predictionType
     }
 
+    public var isStochastic: Bool { algorithmType.isStochastic }
+
     public func prediction(at level: NoiseLevel) -> Combination {
         if algorithmType.predictsCleanSample || level.process != .flow || predictionType != .vPrediction {
             return predictionType.cleanSample(at: level)

@@ -123,8 +123,7 @@ extension MultistepDefinition {
                     stores: ring > 0 ? [.init(slot: index % ring, value: conversion)] : [])
             }
         }
-        // A stochastic solver draws at every step in diffusers, also at the last one, which may add no noise.
-        if rows.contains(where: { $0.contains(where: \.needsNoise) }) {
+        if solver.isStochastic, levels[0].sigma > levels[levels.count - 1].sigma {
             for index in rows.indices { for age in rows[index].indices { rows[index][age].drawCount = 1 } }
         }
         return try SamplingPlan(

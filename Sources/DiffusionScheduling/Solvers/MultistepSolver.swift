@@ -51,6 +51,9 @@ public struct MultistepUpdate: Sendable, Equatable {
 
 /// What distinguishes one linear multistep solver from another: a conversion and an update.
 public protocol MultistepSolver: Sendable {
+    /// Whether diffusers draws noise at every step that denoises, even where it adds none.
+    var isStochastic: Bool { get }
+
     /// p, the predicted clean sample, as a combination of x and e.
     func prediction(at level: NoiseLevel) -> Combination
 
@@ -62,6 +65,8 @@ public protocol MultistepSolver: Sendable {
 }
 
 extension MultistepSolver {
+    public var isStochastic: Bool { false }
+
     /// The update of at most the given order from step i of a grid, for a run that remembers that many steps.
     ///
     /// A step between equal levels is the identity, and a level that equals one of its successors carries no information, so

@@ -68,7 +68,14 @@ extension VarianceExplodingDefinition where Self: SigmaSpacingConfiguration {
         if case .timesteps = request {
             throw .invalidValue(key: "timesteps", value: "given", allowed: "left out where \(grid) is true")
         }
-        let greatest = sigmaMax ?? levels[0], least = sigmaMin ?? levels[levels.count - 1]
+        var least = sigmaMin ?? levels[levels.count - 1]
+        if case .count(let count, _) = request, sigmaMin == nil,
+            timestepSpacing.goesBelowZero(count: count, trainingCount: noise.count)
+        {
+            // The timestep below 0 isn't a step, but its level is where diffusers' spacing ends.
+            least = noise.sigmas[0]
+        }
+        let greatest = sigmaMax ?? levels[0]
         if useExponentialSigmas { try requireLogarithm(least) }
         let spacing: SigmaSpacing = useKarrasSigmas ? .karras : useExponentialSigmas ? .exponential : .beta
         let sigmas = spacing.sigmas(count: timesteps.count, from: greatest, to: least, trainingCount: noise.count)
