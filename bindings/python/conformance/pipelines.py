@@ -134,6 +134,42 @@ def inpainting(scheduler: Any, **options: Any) -> np.ndarray:
     return run(pipe, options, image=picture(5), mask_image=mask, strength=0.9, **SQUARE, **prompt())
 
 
+def consistency(scheduler: Any, **options: Any) -> np.ndarray:
+    pipe = stable_diffusion("LatentConsistencyModelPipeline", scheduler, time_cond_proj_dim=8)
+    return run(pipe, options, height=16, width=16, num_inference_steps=4, prompt_embeds=prompt()["prompt_embeds"])
+
+
+def consistency_image_to_image(scheduler: Any, **options: Any) -> np.ndarray:
+    pipe = stable_diffusion("LatentConsistencyModelImg2ImgPipeline", scheduler, time_cond_proj_dim=8)
+    return run(pipe, options, image=picture(4), num_inference_steps=4, prompt_embeds=prompt()["prompt_embeds"])
+
+
+def stable_diffusion_xl(kind: str, scheduler: Any) -> Any:
+    # Besides the time: six numbers about the picture's size, of 8 channels each, and the pooled prompt, of 16.
+    added: dict[str, Any] = dict(
+        addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + 16
+    )
+    return make(kind, scheduler, vae=autoencoder(), unet=unet(**added), add_watermarker=False)
+
+
+def xl_text_to_image(scheduler: Any, **options: Any) -> np.ndarray:
+    return run(stable_diffusion_xl("StableDiffusionXLPipeline", scheduler), options, **SQUARE, **prompt(pooled=True))
+
+
+def xl_image_to_image(scheduler: Any, **options: Any) -> np.ndarray:
+    pipe = stable_diffusion_xl("StableDiffusionXLImg2ImgPipeline", scheduler)
+    return run(pipe, options, image=picture(4), strength=0.6, num_inference_steps=10, **prompt(pooled=True))
+
+
+def xl_base_and_refiner(scheduler: Any, **options: Any) -> np.ndarray:
+    """A run that one pipeline begins and another one ends, with the same scheduler."""
+    base = stable_diffusion_xl("StableDiffusionXLPipeline", scheduler)
+    base.set_progress_bar_config(disable=True)
+    start = dict(denoising_end=0.6, output_type="latent", generator=torch.Generator().manual_seed(10))
+    latents = base(**SQUARE, **prompt(pooled=True), **start)[0]
+    return xl_image_to_image(scheduler, image=latents, denoising_start=0.6, num_inference_steps=8, **options)
+
+
 def flux_pipeline(kind: str, scheduler: Any) -> Any:
     transformer = network(
         "FluxTransformer2DModel",
@@ -163,6 +199,10 @@ def ddim(scheduler: Any, **options: Any) -> np.ndarray:
     # This pipeline makes a scheduler of its own from the configuration of the one that it is given.
     pipe.scheduler = scheduler
     return run(pipe, options, num_inference_steps=10, batch_size=2)
+
+
+def ddpm(scheduler: Any, **options: Any) -> np.ndarray:
+    return run(make("DDPMPipeline", scheduler, unet=pixel_unet()), options, num_inference_steps=10, batch_size=2)
 
 
 def dit(scheduler: Any, **options: Any) -> np.ndarray:
@@ -196,11 +236,15 @@ class Case(NamedTuple):
 
 
 DEIS, DPM, DDIM = "DEISMultistepScheduler", "DPMSolverMultistepScheduler", "DDIMScheduler"
+PNDM, EULER, ANCESTRAL = "PNDMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"
+HEUN, UNIPC, DDPM, LCM = "HeunDiscreteScheduler", "UniPCMultistepScheduler", "DDPMScheduler", "LCMScheduler"
 
 # Configurations as published models have them.
 LATENT: dict[str, Any] = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
 UNCLIPPED: dict[str, Any] = dict(**LATENT, clip_sample=False)
 LATENT_DDIM: dict[str, Any] = dict(**UNCLIPPED, set_alpha_to_one=False)
+LATENT_PNDM: dict[str, Any] = dict(**LATENT, skip_prk_steps=True, set_alpha_to_one=False)
+LEADING: dict[str, Any] = dict(**LATENT, timestep_spacing="leading")
 FLOW: dict[str, Any] = dict(use_flow_sigmas=True, prediction_type="flow_prediction")
 
 CASES = [
@@ -210,15 +254,41 @@ CASES = [
     Case("text to image, DPM-Solver++, stochastic", text_to_image, DPM, {**LATENT, "algorithm_type": "sde-dpmsolver++"}),
     Case("text to image, DDIM", text_to_image, DDIM, LATENT_DDIM),
     Case("text to image, DDIM, eta 1", text_to_image, DDIM, LATENT_DDIM, {"eta": 1.0}),
+    Case("text to image, PNDM", text_to_image, PNDM, LATENT_PNDM),
+    Case("text to image, PNDM, Runge-Kutta steps", text_to_image, PNDM, {**LATENT_PNDM, "skip_prk_steps": False}),
+    Case("text to image, Euler", text_to_image, EULER, LEADING),
+    Case("text to image, Euler, velocity", text_to_image, EULER, {**LEADING, "prediction_type": "v_prediction"}),
+    Case("text to image, Euler, Karras", text_to_image, EULER, {**LEADING, "use_karras_sigmas": True}),
+    Case("text to image, Euler, ancestral", text_to_image, ANCESTRAL, LEADING),
+    Case("text to image, Heun", text_to_image, HEUN, LEADING),
+    Case("text to image, UniPC", text_to_image, UNIPC, LATENT),
+    Case("text to image, UniPC, third order", text_to_image, UNIPC, {**LATENT, "solver_order": 3}),
+    Case("text to image, DDPM", text_to_image, DDPM, UNCLIPPED),
+    Case("text to image, LCM", text_to_image, LCM, UNCLIPPED, {"num_inference_steps": 4}),
     Case("image to image, DEIS", image_to_image, DEIS, LATENT),
     Case("image to image, DPM-Solver++", image_to_image, DPM, LATENT),
     Case("image to image, DDIM", image_to_image, DDIM, UNCLIPPED),
+    # A PNDM run from a later step differs on purpose: see PNDMScheduler.swift.
+    Case("image to image, PNDM, all steps", image_to_image, PNDM, LATENT_PNDM, {"strength": 1.0}),
+    Case("image to image, Euler", image_to_image, EULER, LEADING),
+    Case("image to image, Heun", image_to_image, HEUN, LEADING),
+    Case("image to image, UniPC", image_to_image, UNIPC, LATENT),
     Case("inpainting, DEIS", inpainting, DEIS, LATENT),
     Case("inpainting, DPM-Solver++", inpainting, DPM, LATENT),
     Case("inpainting, DDIM", inpainting, DDIM, UNCLIPPED),
+    Case("inpainting, Euler", inpainting, EULER, LEADING),
+    Case("latent consistency, LCM", consistency, LCM, UNCLIPPED),
+    Case("latent consistency, image to image, LCM", consistency_image_to_image, LCM, UNCLIPPED),
+    Case("SDXL, Euler", xl_text_to_image, EULER, LEADING),
+    Case("SDXL, Euler, timesteps given", xl_text_to_image, EULER, LEADING, {"timesteps": [999, 850, 680, 455, 230, 70]}),
+    Case("SDXL, Euler, sigmas given", xl_text_to_image, EULER, LEADING, {"sigmas": [14.6, 6.3, 2.9, 1.2, 0.5, 0.1]}),
+    Case("SDXL, image to image, Euler", xl_image_to_image, EULER, LEADING),
+    Case("SDXL, base and refiner, Euler", xl_base_and_refiner, EULER, LEADING),
     Case("Flux, DEIS, flow matching", flux, DEIS, {**FLOW, "use_dynamic_shifting": True}),
     Case("DDIM pipeline", ddim, DDIM),
     Case("DDIM pipeline, eta 0.5, clipped output", ddim, DDIM, {}, {"eta": 0.5, "use_clipped_model_output": True}),
+    Case("DDPM pipeline", ddpm, DDPM),
+    Case("DDPM pipeline, large variance", ddpm, DDPM, {"variance_type": "fixed_large"}),
     Case("DiT, DDIM", dit, DDIM, {"clip_sample": False}),
     Case("DiT, DPM-Solver++", dit, DPM),
 ]
