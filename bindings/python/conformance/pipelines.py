@@ -13,6 +13,7 @@ import diffusers
 import diffusion_scheduling.diffusers as drop_ins
 import numpy as np
 import torch
+import transformers
 
 from .originals import disabled
 
@@ -170,6 +171,32 @@ def xl_base_and_refiner(scheduler: Any, **options: Any) -> np.ndarray:
     return xl_image_to_image(scheduler, image=latents, denoising_start=0.6, num_inference_steps=8, **options)
 
 
+def stable_diffusion_3(kind: str, scheduler: Any) -> Any:
+    transformer = network(
+        "SD3Transformer2DModel",
+        sample_size=8,
+        patch_size=1,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        joint_attention_dim=32,
+        caption_projection_dim=32,
+        pooled_projection_dim=32,
+    )
+    return make(kind, scheduler, vae=autoencoder(), transformer=transformer)
+
+
+def sd3_text_to_image(scheduler: Any, **options: Any) -> np.ndarray:
+    return run(stable_diffusion_3("StableDiffusion3Pipeline", scheduler), options, **SQUARE, **prompt(32, pooled=True))
+
+
+def sd3_image_to_image(scheduler: Any, **options: Any) -> np.ndarray:
+    pipe = stable_diffusion_3("StableDiffusion3Img2ImgPipeline", scheduler)
+    return run(pipe, options, image=picture(4), strength=0.6, **SQUARE, **prompt(32, pooled=True))
+
+
 def flux_pipeline(kind: str, scheduler: Any) -> Any:
     transformer = network(
         "FluxTransformer2DModel",
@@ -192,6 +219,83 @@ FLUX_PROMPT: dict[str, Any] = dict(prompt_embeds=embeddings(2, 1, 7, 32), pooled
 
 def flux(scheduler: Any, **options: Any) -> np.ndarray:
     return run(flux_pipeline("FluxPipeline", scheduler), options, **SQUARE, **FLUX_PROMPT)
+
+
+def flux_image_to_image(scheduler: Any, **options: Any) -> np.ndarray:
+    pipe = flux_pipeline("FluxImg2ImgPipeline", scheduler)
+    return run(pipe, options, image=picture(4), strength=0.6, **SQUARE, **FLUX_PROMPT)
+
+
+def qwen_image(scheduler: Any, **options: Any) -> np.ndarray:
+    transformer = network(
+        "QwenImageTransformer2DModel",
+        in_channels=16,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        axes_dims_rope=(8, 4, 4),
+    )
+    vae = network(
+        "AutoencoderKLQwenImage",
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 2],
+        num_res_blocks=1,
+        temperal_downsample=[False],
+        latents_mean=[0.0] * 4,
+        latents_std=[1.0] * 4,
+    )
+    pipe = make("QwenImagePipeline", scheduler, vae=vae, transformer=transformer)
+    texts = prompt()
+    del texts["guidance_scale"]
+    masks = {f"{name}_mask": torch.ones(1, 7, dtype=torch.int64) for name in texts}
+    return run(pipe, options, true_cfg_scale=2.0, **SQUARE, **texts, **masks)
+
+
+def wan(scheduler: Any, **options: Any) -> np.ndarray:
+    transformer = network(
+        "WanTransformer3DModel",
+        num_attention_heads=2,
+        attention_head_dim=12,
+        text_dim=16,
+        freq_dim=16,
+        ffn_dim=32,
+        num_layers=2,
+        rope_max_seq_len=32,
+    )
+    vae = network("AutoencoderKLWan", seed=1, base_dim=3, dim_mult=[1, 1, 1, 1], num_res_blocks=1)
+    pipe = make("WanPipeline", scheduler, vae=vae, transformer=transformer)
+    return run(pipe, options, num_frames=5, **SQUARE, **prompt())
+
+
+def video(scheduler: Any, **options: Any) -> np.ndarray:
+    frames_unet = network(
+        "UNetSpatioTemporalConditionModel",
+        block_out_channels=(32, 32),
+        layers_per_block=1,
+        sample_size=8,
+        down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
+        up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
+        cross_attention_dim=16,
+        num_attention_heads=2,
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=3 * 8,
+    )
+    vae = network("AutoencoderKLTemporalDecoder", 1, down_block_types=["DownEncoderBlock2D"] * 2, block_out_channels=[32, 32])
+    torch.manual_seed(2)
+    sizes: dict[str, Any] = dict(image_size=16, patch_size=8, hidden_size=16, intermediate_size=16, projection_dim=16)
+    vision = transformers.CLIPVisionConfig(**sizes, num_hidden_layers=1, num_attention_heads=2)
+    pipe = make(
+        "StableVideoDiffusionPipeline",
+        scheduler,
+        vae=vae,
+        unet=frames_unet,
+        image_encoder=transformers.CLIPVisionModelWithProjection(vision).eval(),
+        feature_extractor=transformers.CLIPImageProcessor(),
+    )
+    return run(pipe, options, image=picture(4), num_frames=2, **SQUARE)
 
 
 def ddim(scheduler: Any, **options: Any) -> np.ndarray:
@@ -238,6 +342,7 @@ class Case(NamedTuple):
 DEIS, DPM, DDIM = "DEISMultistepScheduler", "DPMSolverMultistepScheduler", "DDIMScheduler"
 PNDM, EULER, ANCESTRAL = "PNDMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"
 HEUN, UNIPC, DDPM, LCM = "HeunDiscreteScheduler", "UniPCMultistepScheduler", "DDPMScheduler", "LCMScheduler"
+FLOW_EULER = "FlowMatchEulerDiscreteScheduler"
 
 # Configurations as published models have them.
 LATENT: dict[str, Any] = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
@@ -245,7 +350,22 @@ UNCLIPPED: dict[str, Any] = dict(**LATENT, clip_sample=False)
 LATENT_DDIM: dict[str, Any] = dict(**UNCLIPPED, set_alpha_to_one=False)
 LATENT_PNDM: dict[str, Any] = dict(**LATENT, skip_prk_steps=True, set_alpha_to_one=False)
 LEADING: dict[str, Any] = dict(**LATENT, timestep_spacing="leading")
+VIDEO: dict[str, Any] = dict(
+    **LEADING,
+    prediction_type="v_prediction",
+    sigma_min=0.002,
+    sigma_max=700.0,
+    timestep_type="continuous",
+    use_karras_sigmas=True,
+)
 FLOW: dict[str, Any] = dict(use_flow_sigmas=True, prediction_type="flow_prediction")
+SD3: dict[str, Any] = dict(shift=3.0)
+FLUX: dict[str, Any] = dict(
+    use_dynamic_shifting=True, shift=3.0, base_shift=0.5, max_shift=1.15, base_image_seq_len=256, max_image_seq_len=4096
+)
+QWEN: dict[str, Any] = dict(
+    use_dynamic_shifting=True, base_shift=0.5, max_shift=0.9, base_image_seq_len=256, max_image_seq_len=8192, shift_terminal=0.02
+)
 
 CASES = [
     Case("text to image, DEIS", text_to_image, DEIS, {**LATENT, "solver_order": 3}),
@@ -284,7 +404,15 @@ CASES = [
     Case("SDXL, Euler, sigmas given", xl_text_to_image, EULER, LEADING, {"sigmas": [14.6, 6.3, 2.9, 1.2, 0.5, 0.1]}),
     Case("SDXL, image to image, Euler", xl_image_to_image, EULER, LEADING),
     Case("SDXL, base and refiner, Euler", xl_base_and_refiner, EULER, LEADING),
+    Case("SD3, flow matching", sd3_text_to_image, FLOW_EULER, SD3),
+    Case("SD3, flow matching, sigmas given", sd3_text_to_image, FLOW_EULER, SD3, {"sigmas": [1.0, 0.7, 0.4, 0.2]}),
+    Case("SD3, image to image, flow matching", sd3_image_to_image, FLOW_EULER, SD3),
+    Case("Flux, flow matching", flux, FLOW_EULER, FLUX),
+    Case("Flux, image to image, flow matching", flux_image_to_image, FLOW_EULER, FLUX),
     Case("Flux, DEIS, flow matching", flux, DEIS, {**FLOW, "use_dynamic_shifting": True}),
+    Case("Qwen-Image, flow matching", qwen_image, FLOW_EULER, QWEN),
+    Case("Wan, UniPC, flow matching", wan, UNIPC, {**FLOW, "flow_shift": 3.0}),
+    Case("Stable Video Diffusion, Euler, continuous", video, EULER, VIDEO),
     Case("DDIM pipeline", ddim, DDIM),
     Case("DDIM pipeline, eta 0.5, clipped output", ddim, DDIM, {}, {"eta": 0.5, "use_clipped_model_output": True}),
     Case("DDPM pipeline", ddpm, DDPM),
