@@ -37,6 +37,7 @@ class DropIn(Core):
     """What all drop-ins have in common. The original's class comes after it, and its constructor is used as it is."""
 
     _index: int | None
+    num_inference_steps: int | None = None
     timesteps: Tensor
     sigmas: Tensor
     betas: Tensor
@@ -367,7 +368,10 @@ def add_noise(self: Any, original_samples: Tensor, noise: Tensor, timesteps: Ten
         mixed: Tensor = self._mix_at(original_samples, noise, timesteps, is_velocity=False)
         return mixed
     plan, values = self._plan or self._planned(), flat(timesteps)
-    if self.num_inference_steps is None:
+    if self.num_inference_steps is None and not hasattr(self, "betas"):
+        # Timesteps of flow matching are real numbers.
+        rates, positions = plan.rates_at(values.tolist()), list(range(len(values)))
+    elif self.num_inference_steps is None:
         rates, most = plan.training_rates, plan.num_train_timesteps - 1
         positions = [min(max(int(t), 0), most) for t in values.tolist()]
     elif self._begin_index is None:

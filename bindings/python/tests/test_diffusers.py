@@ -236,6 +236,18 @@ def test_begin_indices_and_noise_are_the_originals():
     assert torch.allclose(found[1], original.get_velocity(x, z, t), atol=1e-6)
 
 
+@pytest.mark.parametrize("config", [{}, {"shift": 3.0}, {"shift": 3.0, "use_dynamic_shifting": True}])
+def test_noise_of_flow_matching_is_the_originals_before_timesteps_are_set(config):
+    x, z = sample(), torch.tanh(sample()) * 2
+    original, drop_in = make("FlowMatchEulerDiscreteScheduler", **config)
+    assert drop_in.num_inference_steps is None
+    for indices in ([0, 999], [314, 315], [500]):
+        t = original.timesteps[indices]
+        with disabled():
+            found = drop_in.scale_noise(x, t, z)
+        assert torch.allclose(found, original.scale_noise(x, t, z), atol=1e-6)
+
+
 def test_the_parts_of_a_step_are_the_originals():
     original, drop_in = make("DEISMultistepScheduler", solver_order=3, lower_order_final=False)
     names = ["deis_first_order_update", "multistep_deis_second_order_update", "multistep_deis_third_order_update"]
