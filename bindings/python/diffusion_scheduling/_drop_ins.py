@@ -41,6 +41,9 @@ class DropIn(Core):
     timesteps: Tensor
     sigmas: Tensor
     betas: Tensor
+    shift: float
+    sigma_min: float
+    sigma_max: float
 
     _tensors = _tensors
     _original: ClassVar[type[Any]]
@@ -69,6 +72,8 @@ class DropIn(Core):
         # Values may have been set as attributes, which is what dynamic shifting does. Which keys nobody has set doesn't matter: all
         # have values here.
         values = {key: getattr(self.config, key, value) for key, value in self.config.items() if not key.startswith("_")}
+        if "shift" in values:
+            values["shift"] = self.shift  # set_shift leaves the configuration as it is.
         if values.get("beta_end", 0) >= 1 and values.get("trained_betas") is None:
             # The original lets signal variances turn negative, at the end of a range that nothing is left of anyway.
             values["trained_betas"] = self.betas.clamp(max=1 - 2.0**-24).tolist()
@@ -102,8 +107,14 @@ class DropIn(Core):
             raise _library.InvalidValueError("set_timesteps needs exactly one of num_inference_steps and timesteps or sigmas")
         if arguments.get("mu") is not None:
             arguments["mu"] = float(arguments["mu"])
+        count = 0 if num_inference_steps is None else int(num_inference_steps)
+        if count and "shift" in self.config and self.shift != self.config["shift"]:
+            # As in the original, set_shift's value shifts a range that the constructor's value has shifted before.
+            evenly = torch.linspace(self.sigma_max, self.sigma_min, count, dtype=torch.float64, device="cpu")
+            arguments["sigmas"] = evenly.tolist()
+            count = 0
         try:
-            self._ask(device, 0 if num_inference_steps is None else int(num_inference_steps), arguments)
+            self._ask(device, count, arguments)
         except _library.InvalidValueError:
             # Originals whose constructors set timesteps can be made of what they can't step with.
             if self._is_made:

@@ -281,6 +281,20 @@ def test_a_shift_stays_for_later_runs():
     assert torch.allclose(original.sigmas, drop_in.sigmas, rtol=2e-7, atol=0)
 
 
+@pytest.mark.parametrize("config", [{}, {"use_karras_sigmas": True}, {"shift_terminal": 0.02}, {"use_dynamic_shifting": True}])
+@pytest.mark.parametrize("asked", [{"num_inference_steps": 7}, {"sigmas": [1.0, 0.6, 0.3]}])
+def test_a_shift_that_is_set_is_the_originals(config, asked):
+    original, drop_in = make("FlowMatchEulerDiscreteScheduler", shift=3.0, **config)
+    for shift in (5.0, 0.5, 3.0):
+        for scheduler in (original, drop_in):
+            scheduler.set_shift(shift)
+            scheduler.set_timesteps(**asked, mu=1.1 if "use_dynamic_shifting" in config else None)
+        assert drop_in.shift == shift and drop_in.config.shift == 3.0
+        for found in (drop_in, copy.deepcopy(drop_in)):
+            assert torch.allclose(original.sigmas, found.sigmas, atol=1e-6)
+            assert torch.allclose(original.timesteps, found.timesteps, atol=1e-3)
+
+
 def test_repeated_timesteps_of_the_inverse_are_left_out():
     for config in ({}, {"use_karras_sigmas": True}):
         original, drop_in = make("DPMSolverMultistepInverseScheduler", **config)
