@@ -103,6 +103,10 @@ class DropIn(Core):
         """
         arguments = {name: value for name, value in arguments.items() if value is not None}
         lists = [name for name in ("timesteps", "sigmas") if name in arguments]
+        # Flow matching may be given the number of its levels too, and UniPC a number that it doesn't read.
+        is_counted = "shift" in self.config and {len(arguments[name]) for name in lists} == {num_inference_steps}
+        if is_counted or self.config.get("use_flow_sigmas") and "sigmas" in lists:
+            num_inference_steps = None
         if (num_inference_steps is None) == (not lists):
             raise _library.InvalidValueError("set_timesteps needs exactly one of num_inference_steps and timesteps or sigmas")
         if arguments.get("mu") is not None:

@@ -295,6 +295,25 @@ def test_a_shift_that_is_set_is_the_originals(config, asked):
             assert torch.allclose(original.timesteps, found.timesteps, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
+        ("UniPCMultistepScheduler", {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0}),
+    ],
+)
+def test_levels_of_a_flow_may_be_given_with_their_number(name, config):
+    for scheduler in (pair := make(name, **config)):
+        scheduler.set_timesteps(3, sigmas=np.array([1.0, 0.6, 0.3]))
+    original, drop_in = pair
+    assert torch.allclose(original.sigmas, drop_in.sigmas, atol=1e-6) and drop_in.num_inference_steps == 3
+    assert torch.allclose(original.timesteps, drop_in.timesteps)
+    if name == "FlowMatchEulerDiscreteScheduler":
+        for scheduler in pair:
+            with pytest.raises(ValueError, match="num_inference_steps"):
+                scheduler.set_timesteps(4, sigmas=[1.0, 0.6, 0.3])
+
+
 def test_repeated_timesteps_of_the_inverse_are_left_out():
     for config in ({}, {"use_karras_sigmas": True}):
         original, drop_in = make("DPMSolverMultistepInverseScheduler", **config)
