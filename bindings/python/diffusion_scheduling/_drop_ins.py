@@ -37,9 +37,13 @@ class DropIn(Core):
     """What all drop-ins have in common. The original's class comes after it, and its constructor is used as it is."""
 
     _index: int | None
+    num_inference_steps: int | None = None
     timesteps: Tensor
     sigmas: Tensor
     betas: Tensor
+    shift: float
+    sigma_min: float
+    sigma_max: float
 
     _tensors = _tensors
     _original: ClassVar[type[Any]]
@@ -68,6 +72,8 @@ class DropIn(Core):
         # Values may have been set as attributes, which is what dynamic shifting does. Which keys nobody has set doesn't matter: all
         # have values here.
         values = {key: getattr(self.config, key, value) for key, value in self.config.items() if not key.startswith("_")}
+        if "shift" in values:
+            values["shift"] = self.shift  # set_shift leaves the configuration as it is.
         if values.get("beta_end", 0) >= 1 and values.get("trained_betas") is None:
             # The original lets signal variances turn negative, at the end of a range that nothing is left of anyway.
             values["trained_betas"] = self.betas.clamp(max=1 - 2.0**-24).tolist()
@@ -97,12 +103,22 @@ class DropIn(Core):
         """
         arguments = {name: value for name, value in arguments.items() if value is not None}
         lists = [name for name in ("timesteps", "sigmas") if name in arguments]
+        # Flow matching may be given the number of its levels too, and UniPC a number that it doesn't read.
+        is_counted = "shift" in self.config and {len(arguments[name]) for name in lists} == {num_inference_steps}
+        if is_counted or self.config.get("use_flow_sigmas") and "sigmas" in lists:
+            num_inference_steps = None
         if (num_inference_steps is None) == (not lists):
             raise _library.InvalidValueError("set_timesteps needs exactly one of num_inference_steps and timesteps or sigmas")
         if arguments.get("mu") is not None:
             arguments["mu"] = float(arguments["mu"])
+        count = 0 if num_inference_steps is None else int(num_inference_steps)
+        if count and "shift" in self.config and self.shift != self.config["shift"]:
+            # As in the original, set_shift's value shifts a range that the constructor's value has shifted before.
+            evenly = torch.linspace(self.sigma_max, self.sigma_min, count, dtype=torch.float64, device="cpu")
+            arguments["sigmas"] = evenly.tolist()
+            count = 0
         try:
-            self._ask(device, 0 if num_inference_steps is None else int(num_inference_steps), arguments)
+            self._ask(device, count, arguments)
         except _library.InvalidValueError:
             # Originals whose constructors set timesteps can be made of what they can't step with.
             if self._is_made:
@@ -367,7 +383,10 @@ def add_noise(self: Any, original_samples: Tensor, noise: Tensor, timesteps: Ten
         mixed: Tensor = self._mix_at(original_samples, noise, timesteps, is_velocity=False)
         return mixed
     plan, values = self._plan or self._planned(), flat(timesteps)
-    if self.num_inference_steps is None:
+    if self.num_inference_steps is None and not hasattr(self, "betas"):
+        # Timesteps of flow matching are real numbers.
+        rates, positions = plan.rates_at(values.tolist()), list(range(len(values)))
+    elif self.num_inference_steps is None:
         rates, most = plan.training_rates, plan.num_train_timesteps - 1
         positions = [min(max(int(t), 0), most) for t in values.tolist()]
     elif self._begin_index is None:

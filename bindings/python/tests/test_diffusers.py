@@ -236,6 +236,18 @@ def test_begin_indices_and_noise_are_the_originals():
     assert torch.allclose(found[1], original.get_velocity(x, z, t), atol=1e-6)
 
 
+@pytest.mark.parametrize("config", [{}, {"shift": 3.0}, {"shift": 3.0, "use_dynamic_shifting": True}])
+def test_noise_of_flow_matching_is_the_originals_before_timesteps_are_set(config):
+    x, z = sample(), torch.tanh(sample()) * 2
+    original, drop_in = make("FlowMatchEulerDiscreteScheduler", **config)
+    assert drop_in.num_inference_steps is None
+    for indices in ([0, 999], [314, 315], [500]):
+        t = original.timesteps[indices]
+        with disabled():
+            found = drop_in.scale_noise(x, t, z)
+        assert torch.allclose(found, original.scale_noise(x, t, z), atol=1e-6)
+
+
 def test_the_parts_of_a_step_are_the_originals():
     original, drop_in = make("DEISMultistepScheduler", solver_order=3, lower_order_final=False)
     names = ["deis_first_order_update", "multistep_deis_second_order_update", "multistep_deis_third_order_update"]
@@ -267,6 +279,39 @@ def test_a_shift_stays_for_later_runs():
         scheduler.set_timesteps(5, mu=0.8)
         scheduler.set_timesteps(7)
     assert torch.allclose(original.sigmas, drop_in.sigmas, rtol=2e-7, atol=0)
+
+
+@pytest.mark.parametrize("config", [{}, {"use_karras_sigmas": True}, {"shift_terminal": 0.02}, {"use_dynamic_shifting": True}])
+@pytest.mark.parametrize("asked", [{"num_inference_steps": 7}, {"sigmas": [1.0, 0.6, 0.3]}])
+def test_a_shift_that_is_set_is_the_originals(config, asked):
+    original, drop_in = make("FlowMatchEulerDiscreteScheduler", shift=3.0, **config)
+    for shift in (5.0, 0.5, 3.0):
+        for scheduler in (original, drop_in):
+            scheduler.set_shift(shift)
+            scheduler.set_timesteps(**asked, mu=1.1 if "use_dynamic_shifting" in config else None)
+        assert drop_in.shift == shift and drop_in.config.shift == 3.0
+        for found in (drop_in, copy.deepcopy(drop_in)):
+            assert torch.allclose(original.sigmas, found.sigmas, atol=1e-6)
+            assert torch.allclose(original.timesteps, found.timesteps, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
+        ("UniPCMultistepScheduler", {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0}),
+    ],
+)
+def test_levels_of_a_flow_may_be_given_with_their_number(name, config):
+    for scheduler in (pair := make(name, **config)):
+        scheduler.set_timesteps(3, sigmas=np.array([1.0, 0.6, 0.3]))
+    original, drop_in = pair
+    assert torch.allclose(original.sigmas, drop_in.sigmas, atol=1e-6) and drop_in.num_inference_steps == 3
+    assert torch.allclose(original.timesteps, drop_in.timesteps)
+    if name == "FlowMatchEulerDiscreteScheduler":
+        for scheduler in pair:
+            with pytest.raises(ValueError, match="num_inference_steps"):
+                scheduler.set_timesteps(4, sigmas=[1.0, 0.6, 0.3])
 
 
 def test_repeated_timesteps_of_the_inverse_are_left_out():
