@@ -314,15 +314,11 @@ struct ClassRecord: Decodable {
     /// Whether the samples are others on purpose. PNDM counts its calls wherever a run begins; ours counts from the run's start.
     var isAnotherLoop: Bool { isCut || addsNoiseAtTheEnd || (className == "PNDMScheduler" && beginIndex > 0) }
 
-    /// The key that ours refuses where the original goes on: inverted flow levels above 1; `mu` that comes with timesteps, as a
-    /// ``TimestepRequest`` of timesteps has no place for it yet; and UniPC's flow levels in a request where the configuration spaces them
-    /// otherwise.
+    /// The key that ours refuses where the original goes on: inverted flow levels above 1, and UniPC's flow levels in a request where the
+    /// configuration spaces them otherwise.
     var refusedKey: String? {
         switch className {
         case "FlowMatchEulerDiscreteScheduler" where isTrue("invert_sigmas"): "sigma_max"
-        case "FlowMatchEulerDiscreteScheduler"
-        where arguments["mu"] != nil && arguments["timesteps"] != nil && arguments["sigmas"] == nil:
-            "mu"
         case "UniPCMultistepScheduler" where isTrue("use_flow_sigmas") && isTrue("use_beta_sigmas") && arguments["sigmas"] != nil:
             "sigmas"
         default: nil

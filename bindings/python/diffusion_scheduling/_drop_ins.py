@@ -275,6 +275,8 @@ class OrderedDropIn(DropIn, Ordered):
     """The tensors that steps have stored, where torch's operations take the steps; else the session has them."""
     _age: int = 0
     """How many steps torch's operations have taken."""
+    _repeated: float | None = None
+    """The timestep that a run has begun with, where the evaluation before has it too but no run can begin there."""
 
     def _read_plan(self) -> None:
         super()._read_plan()
@@ -285,7 +287,7 @@ class OrderedDropIn(DropIn, Ordered):
 
     def _restart(self) -> None:
         super()._restart()
-        self._slots, self._age = None, 0
+        self._slots, self._age, self._repeated = None, 0, None
 
     @property
     def _step_index(self) -> int | None:
@@ -309,7 +311,12 @@ class OrderedDropIn(DropIn, Ordered):
 
     def _first_index(self, timestep: Any) -> int:
         """The step that a run begins with."""
-        return self.index_for_timestep(timestep) if self._begin_index is None else self._begin_index
+        if self._begin_index is not None:
+            return self._begin_index
+        index, known = self.index_for_timestep(timestep), self._known_timesteps
+        if index > 1 and known[index] == known[index - 1] and not self._plan.begins_at(index - 1):
+            self._repeated = known[index]
+        return index
 
     def _next_index(self, timestep: Any) -> int:
         index = self._first_index(timestep) if self._index is None else self._index
@@ -327,7 +334,12 @@ class OrderedDropIn(DropIn, Ordered):
         noise: Tensor | None,
         out: None = None,
     ) -> tuple[Tensor, ...]:
-        if self._is_plain and options == self._unset:
+        if self._repeated is not None and self._index is not None:
+            # The run has left out an evaluation that its caller counts: PNDM's second one, which belongs to the first step.
+            repeated, self._repeated = self._repeated, None
+            if self._value(timestep) == repeated:
+                return (sample,)
+        if self._is_plain and options == self._unset and self._repeated is None:
             result: tuple[Tensor, ...] | None = self._quick(None, model_output, sample, None, None)
             if result is not None:
                 self._index += 1  # type: ignore[operator]

@@ -176,6 +176,14 @@ class Plan(Handle):
     def input_scales(self) -> list[float]:
         return _library.doubles_of(library.ds_scheduler_input_scales, self.value)
 
+    def begins_at(self, index: int) -> bool:
+        """Whether a run may begin at an evaluation: not at the later ones of a step."""
+        try:
+            Session.begin(self, index)
+        except _library.InvalidValueError:
+            return False
+        return True
+
     def row(self, index: int, age: int) -> Row:
         """The scalars of step `index` in a run that has taken `age` steps before."""
         row = Row()

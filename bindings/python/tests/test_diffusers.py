@@ -177,6 +177,8 @@ def test_no_copy_is_made_of_tensors_on_the_host(monkeypatch):
         ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, {}),
         ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver", "final_sigmas_type": "sigma_min"}, {}),
         ("DDIMScheduler", {}, {"eta": 0.7}),
+        ("EulerAncestralDiscreteScheduler", {}, {}),
+        ("EulerAncestralDiscreteScheduler", {}, {"steps": 1}),
     ],
 )
 @pytest.mark.parametrize("as_list", [False, True])
@@ -573,6 +575,19 @@ def test_runge_kutta_steps_of_pndm_are_the_originals():
             x = scheduler.step_plms(torch.tanh(x), t, x).prev_sample
         finals.append(x)
     assert torch.equal(*finals)
+
+
+def test_pndm_may_begin_where_its_timestep_repeats():
+    # As image to image does with 10 steps at a strength of 0.9.
+    _, drop_in = make("PNDMScheduler", skip_prk_steps=True)
+    drop_in.set_timesteps(10)
+    x, expected = sample(), sample()
+    for t in drop_in.timesteps[1:]:
+        x = drop_in.step(torch.tanh(x), t, x).prev_sample
+    drop_in.set_timesteps(10)
+    for t in drop_in.timesteps[2:]:
+        expected = drop_in.step(torch.tanh(expected), t, expected).prev_sample
+    assert torch.equal(x, expected)
 
 
 def test_constructors_take_tables_that_nothing_can_be_planned_with():

@@ -63,8 +63,6 @@ def differs_on_purpose(record, config):
     request = record["request"].keys()
     return (
         {"timesteps", "strength"} <= request
-        or {"timesteps", "mu"} <= request
-        and "sigmas" not in request
         or ("skip_prk_steps" in config and record["begin_index"] > 0)
         or (config.get("invert_sigmas") and config.get("sigma_max", 0) > 1)
     )
