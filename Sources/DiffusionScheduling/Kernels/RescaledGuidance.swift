@@ -31,10 +31,3 @@ public func rescaleNoiseCFG<Element: TensorElement>(
     }
     try Kernels.scale(&guided, by: factors)
 }
-
-/// The factor of e, φ σ(e_c)/σ(e) + (1 − φ); 1 if e is constant.
-package func guidanceFactor(guidedVariance: Double, conditionalVariance: Double, guidanceRescale: Double) -> Double {
-    let host = FloatingPointEnvironment.begin()
-    defer { host.end() }
-    return guidedVariance > 0 ? guidanceRescale * (conditionalVariance / guidedVariance).squareRoot() + (1 - guidanceRescale) : 1
-}
