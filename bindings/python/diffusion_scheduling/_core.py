@@ -215,7 +215,10 @@ class Stateless(Core):
         out: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """The next sample, and the report."""
-        timestep = float(timestep)  # Which is quicker to look up than NumPy's numbers.
+        try:
+            timestep = float(timestep)  # Which is quicker to look up than NumPy's numbers.
+        except TypeError:
+            timestep = float(timestep.item())  # An array [1].
         try:
             row, draws = self._rows[options][timestep]
         except (KeyError, AttributeError):

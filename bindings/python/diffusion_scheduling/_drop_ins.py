@@ -211,10 +211,14 @@ class DropIn(Core):
         """Sample and noise with the rates of timesteps of the training; the velocity has them the other way round."""
         timesteps = flat(timesteps)
         signal, noisy = (self._plan or self._planned()).training_rates
+        count = len(signal)
         pair = (noise, sample) if is_velocity else (sample, noise)
         sign = -1 if is_velocity else 1
         if timesteps.is_cpu and not is_beyond_reach(sample, noise):
             indices = [int(t) for t in timesteps.tolist()]
+            for index in indices:
+                if not -count <= index < count:
+                    raise _library.TimestepError(f"timesteps contain {index}, but must be from 0 to {count - 1}")
             return self._mix(*pair, [signal[t] for t in indices], [sign * noisy[t] for t in indices])
         # The rates are looked up where the timesteps are.
         work = torch.promote_types(_tensors.common_type(sample, noise), torch.float32)

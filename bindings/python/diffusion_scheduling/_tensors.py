@@ -39,11 +39,11 @@ def address(tensor: Tensor) -> int:
 
 
 def common_type(*tensors: Tensor) -> torch.dtype:
-    """The type that torch promotes these to."""
+    """The type that torch promotes these to together with a floating-point number."""
     dtype = tensors[0].dtype
     for tensor in tensors[1:]:
         dtype = torch.promote_types(dtype, tensor.dtype)
-    return dtype
+    return dtype if dtype.is_floating_point or dtype.is_complex else torch.get_default_dtype()
 
 
 def computing_type(dtype: torch.dtype) -> torch.dtype:

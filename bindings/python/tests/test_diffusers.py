@@ -577,6 +577,22 @@ def test_runge_kutta_steps_of_pndm_are_the_originals():
     assert torch.equal(*finals)
 
 
+def test_integer_tensors_become_floating_point_ones():
+    x, found = torch.arange(8).reshape(1, 2, 2, 2), []
+    for scheduler in make("DDIMScheduler", clip_sample=False):
+        scheduler.set_timesteps(10)
+        found.append(scheduler.step(x, 500, x).prev_sample)
+    assert found[1].dtype == found[0].dtype == torch.float32 and torch.allclose(*found, atol=1e-5)
+    # The original makes the rates integers.
+    assert scheduler.add_noise(x, torch.ones_like(x), torch.tensor([500])).dtype == torch.float32
+
+
+def test_noise_at_timesteps_beyond_the_training_is_refused_in_words():
+    _, drop_in = make("DDIMScheduler")
+    with pytest.raises(ds.TimestepError, match="timesteps contain 1000, but must be from 0 to 999"):
+        drop_in.add_noise(sample(), sample(), torch.tensor([1000]))
+
+
 def test_pndm_may_begin_where_its_timestep_repeats():
     # As image to image does with 10 steps at a strength of 0.9.
     _, drop_in = make("PNDMScheduler", skip_prk_steps=True)

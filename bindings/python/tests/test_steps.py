@@ -396,6 +396,13 @@ def test_the_inverse_has_no_use_for_noise(x):
     assert np.array_equal(a, b)
 
 
+def test_a_timestep_may_be_an_array_of_one_number(x):
+    scheduler = ds.DDIMScheduler()
+    scheduler.set_timesteps(10)
+    expected = scheduler.step(x, 600, x).prev_sample
+    assert np.array_equal(scheduler.step(x, np.array([600]), x).prev_sample, expected)
+
+
 # ---- The parts of a step
 
 
