@@ -81,8 +81,8 @@ class Core:
         """Options by name; None stands for the plan's own."""
         return {name: value for name, value in zip(self.description.option_names, options) if value is not None}
 
-    def _next_index(self, timestep: Any) -> int:
-        """The step that comes next when a run is asked for a timestep."""
+    def _next_index(self, timestep: Any) -> int | None:
+        """The step that comes next when a run is asked for a timestep; None if nothing is left to do there."""
         raise NotImplementedError
 
     # ---- Steps
@@ -180,6 +180,8 @@ class Core:
 class Stateless(Core):
     """Steps that depend on nothing but their arguments. Threads may take them at once, at any timestep of the training."""
 
+    _number: Callable[..., float] = staticmethod(float)
+    """The number that a timestep is."""
     _planned_rows: tuple[Plan | None, str] = None, ""
     """The plan and the request that the rows belong to: rows of an equal plan stay."""
 
@@ -216,7 +218,7 @@ class Stateless(Core):
     ) -> tuple[Tensor, ...]:
         """The next sample, and the report."""
         try:
-            timestep = float(timestep)  # Which is quicker to look up than NumPy's numbers.
+            timestep = self._number(timestep)  # Floats are quicker to look up than NumPy's numbers.
         except TypeError:
             timestep = float(timestep.item())  # An array [1].
         try:
@@ -265,6 +267,10 @@ class Ordered(Core):
     """The options that the session's plan was made with."""
     _is_plain = False
     """Whether the next step may be tried by the quick way at once: there is a session, on the plan itself, and no noise."""
+    _is_lenient = False
+    """Whether a run that has begun passes over the timesteps that it is asked for."""
+    _upcoming: list[Any] = []
+    """The known timesteps and, for the end of the run, None."""
 
     # ---- Plans
 
@@ -329,8 +335,17 @@ class Ordered(Core):
         out: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """The next sample, and the report if diffusers' step returns it."""
+        if (
+            self._is_plain and options == self._unset and (self._is_lenient or timestep == self._upcoming[self._index])  # type: ignore[index]
+        ):
+            quick: tuple[Tensor, ...] | None = self._quick(None, model_output, sample, None, out)
+            if quick is not None:
+                self._index += 1  # type: ignore[operator]
+                return quick
         self._ready()
         index, t = self._next_index(timestep), self._tensors
+        if index is None:
+            return (sample,)
         draws = 0 if self._is_quiet and options == self._unset else self._draw_count(index, options)
         noise = self._draw(draws, generator, noise, model_output, sample)
         if self._session is not None and options == self._session_options:

@@ -250,20 +250,10 @@ class DropIn(Core):
 class StatelessDropIn(DropIn, Stateless):
     """The drop-ins whose steps depend on nothing but their arguments."""
 
-    def _step(
-        self,
-        model_output: Tensor,
-        timestep: Any,
-        sample: Tensor,
-        options: Options,
-        generator: Any,
-        noise: Tensor | None,
-        out: None = None,
-    ) -> tuple[Tensor, ...]:
+    def _number(self, timestep: Any) -> float:
         # Negative timesteps count from the training's end.
         value = int(self._value(timestep))
-        value = value if value >= 0 else value + int(self.config.num_train_timesteps)
-        return super()._step(model_output, value, sample, options, generator, noise)
+        return float(value if value >= 0 else value + int(self.config.num_train_timesteps))
 
     def _general_step(self, row: Row, e: Tensor, x: Tensor, noise: Tensor | None, out: None, dtype: Any) -> tuple[Tensor, ...]:
         if not is_beyond_reach(e, x):
@@ -275,6 +265,7 @@ class StatelessDropIn(DropIn, Stateless):
 class OrderedDropIn(DropIn, Ordered):
     """The drop-ins that count their steps, as the originals do, in the attributes that the originals have."""
 
+    _is_lenient = True
     _slots: dict[int, Tensor] | None = None
     """The tensors that steps have stored, where torch's operations take the steps; else the session has them."""
     _age: int = 0
@@ -322,33 +313,16 @@ class OrderedDropIn(DropIn, Ordered):
             self._repeated = known[index]
         return index
 
-    def _next_index(self, timestep: Any) -> int:
-        index = self._first_index(timestep) if self._index is None else self._index
-        if index >= len(self._known_timesteps):
-            raise _library.StepPastEndError(f"all {len(self._known_timesteps)} steps have been taken: call set_timesteps again")
-        return index
-
-    def _step(
-        self,
-        model_output: Tensor,
-        timestep: Any,
-        sample: Tensor,
-        options: Options,
-        generator: Any,
-        noise: Tensor | None,
-        out: None = None,
-    ) -> tuple[Tensor, ...]:
+    def _next_index(self, timestep: Any) -> int | None:
         if self._repeated is not None and self._index is not None:
             # The run has left out an evaluation that its caller counts: PNDM's second one, which belongs to the first step.
             repeated, self._repeated = self._repeated, None
             if self._value(timestep) == repeated:
-                return (sample,)
-        if self._is_plain and options == self._unset and self._repeated is None:
-            result: tuple[Tensor, ...] | None = self._quick(None, model_output, sample, None, None)
-            if result is not None:
-                self._index += 1  # type: ignore[operator]
-                return result
-        return super()._step(model_output, timestep, sample, options, generator, noise)
+                return None
+        index = self._first_index(timestep) if self._index is None else self._index
+        if index >= len(self._known_timesteps):
+            raise _library.StepPastEndError(f"all {len(self._known_timesteps)} steps have been taken: call set_timesteps again")
+        return index
 
     def _general_step(
         self, index: int, options: Options, e: Tensor, x: Tensor, noise: Tensor | None, out: None, dtype: Any
@@ -362,7 +336,9 @@ class OrderedDropIn(DropIn, Ordered):
             raise _library.InvalidValueError(
                 "the tensors have changed device or need gradients since the first step, but must stay as they were"
             )
-        return super()._general_step(index, options, e, x, noise, out, dtype)
+        result: tuple[Tensor, ...] = super()._general_step(index, options, e, x, noise, out, dtype)
+        self._is_plain = self._is_plain and self._repeated is None
+        return result
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_saved": None if self._session is None else self._session.save()}

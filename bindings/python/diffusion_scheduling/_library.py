@@ -82,35 +82,19 @@ INACCESSIBLE_FILE = 4
 STEP_PAST_END = 8
 BUFFER_TOO_SMALL = 23
 
-EXCEPTIONS: dict[int, type[SchedulerError]] = {
-    1: InvalidValueError,
-    2: InvalidValueError,
-    3: UnsupportedError,
-    4: FileAccessError,
-    5: MalformedError,
-    6: TimestepError,
-    7: TimestepError,
-    8: StepPastEndError,
-    9: InvalidValueError,
-    10: InvalidValueError,
-    11: InvalidValueError,
-    12: InvalidValueError,
-    13: StateError,
-    14: StateError,
-    15: SchedulerError,
-    16: SchedulerError,
-    17: InvalidValueError,
-    18: InvalidValueError,
-    19: InvalidValueError,
-    20: InvalidValueError,
-    21: InvalidValueError,
-    22: InvalidValueError,
-    23: SchedulerError,
-    24: UnsupportedError,
-    25: MemoryExhaustedError,
-    26: MemoryExhaustedError,
-    27: KernelError,
+_STATUSES: dict[type[SchedulerError], list[int]] = {
+    InvalidValueError: [1, 2, 9, 10, 11, 12, 17, 18, 19, 20, 21, 22],
+    UnsupportedError: [3, 24],
+    FileAccessError: [4],
+    MalformedError: [5],
+    TimestepError: [6, 7],
+    StepPastEndError: [8],
+    StateError: [13, 14],
+    SchedulerError: [15, 16, 23],
+    MemoryExhaustedError: [25, 26],
+    KernelError: [27],
 }
+EXCEPTIONS = {status: exception for exception, statuses in _STATUSES.items() for status in statuses}
 """The exception of each ``ds_status`` but ``DS_OK``."""
 
 NAMES = {

@@ -18,7 +18,7 @@ import numpy as np
 from . import _arrays, _library
 from ._arrays import Array
 from ._configuration import Configuration
-from ._core import Core, Options, Ordered, Stateless, parts
+from ._core import Core, Ordered, Stateless, parts
 from ._description import DESCRIPTIONS, Description, function
 from ._handles import Plan, Session
 from ._library import Row, check, library
@@ -294,23 +294,6 @@ class OrderedScheduler(ArrayScheduler, Ordered):
         if timestep != self._known_timesteps[index]:
             raise _library.TimestepError(f"timestep is {timestep}, but must be {self._known_timesteps[index]} at step {index}")
         return index
-
-    def _step(
-        self,
-        model_output: Array,
-        timestep: Any,
-        sample: Array,
-        options: Options,
-        generator: Any,
-        noise: Array | None,
-        out: Array | None = None,
-    ) -> tuple[Array, ...]:
-        if self._is_plain and timestep == self._upcoming[self._index] and options == self._unset:  # type: ignore[index]
-            result: tuple[Array, ...] | None = self._quick(None, model_output, sample, None, out)
-            if result is not None:
-                self._index += 1  # type: ignore[operator]
-                return result
-        return super()._step(model_output, timestep, sample, options, generator, noise, out)
 
     def add_noise(
         self, original_samples: Array, noise: Array, timesteps: float | Sequence[float] | Array, *, out: Array | None = None

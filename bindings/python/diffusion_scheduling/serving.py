@@ -102,6 +102,11 @@ class Session:
         check(library.ds_session_copy(self._handle.value, byref(handle)))
         return self._of(handle, self.max_threads)
 
+    __copy__ = copy
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Session:
+        return self.copy()
+
     def reset(self) -> None:
         """Goes back to the first step and forgets everything else, for another request."""
         check(library.ds_session_reset(self._handle.value))

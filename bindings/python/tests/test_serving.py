@@ -2,6 +2,8 @@
 
 """Sessions, guided steps, and steps of many sessions at once."""
 
+import copy
+
 import diffusion_scheduling as ds
 import numpy as np
 import pytest
@@ -129,3 +131,12 @@ def test_bad_calls_change_nothing(rng):
     with pytest.raises(ds.TimestepError):
         Session(ds.DDIMScheduler())
     assert session.step_index == 0
+
+
+def test_deep_copies_of_sessions_go_their_own_way(rng):
+    session, x = Session(planned(ds.DEISMultistepScheduler)), rng.standard_normal((2, 3, 4)).astype(np.float32)
+    y = session.step(x, x)
+    other = copy.deepcopy(session)
+    expected = session.step(y, y)
+    del session
+    assert np.array_equal(other.step(y, y), expected)
