@@ -314,8 +314,8 @@ class OrderedDropIn(DropIn, Ordered):
         return index
 
     def _next_index(self, timestep: Any) -> int | None:
-        if self._repeated is not None and self._index is not None:
-            # The run has left out an evaluation that its caller counts: PNDM's second one, which belongs to the first step.
+        if self._repeated is not None and (self._session is not None or self._slots is not None):
+            # The run has begun after an evaluation that its caller counts: PNDM's second one, which belongs to the first step.
             repeated, self._repeated = self._repeated, None
             if self._value(timestep) == repeated:
                 return None

@@ -606,6 +606,17 @@ def test_pndm_may_begin_where_its_timestep_repeats():
     assert torch.equal(x, expected)
 
 
+def test_heun_may_begin_at_any_of_its_steps():
+    finals = []
+    for scheduler in make("HeunDiscreteScheduler"):
+        scheduler.set_timesteps(6)
+        x = scheduler.add_noise(sample(), sample(), scheduler.timesteps[4:5])
+        for t in scheduler.timesteps[4:]:
+            x = step(scheduler, x, t)[0]
+        finals.append(x)
+    assert torch.allclose(*finals, rtol=1e-4, atol=1e-5)
+
+
 def test_constructors_take_tables_that_nothing_can_be_planned_with():
     original, drop_in = make("HeunDiscreteScheduler", trained_betas=[0.1, 0.3])
     assert torch.equal(original.betas, drop_in.betas)
