@@ -437,9 +437,8 @@ ds_status ds_session_step(ds_session session, const ds_tensor *model_output, con
  *
  * model_input  like prev_sample; memory of its own
  *
- * Where the step has an output left for it, which only a step that stores two slots or tells pred_original_sample doesn't, the
- * scaling costs no pass over memory. The input is scaled before it is rounded, so it may differ in the last bit from that of
- * ds_scheduler_scale_model_input.
+ * The scaling costs no pass over memory, unless the step stores two slots or pred_original_sample is wanted too. The input is scaled
+ * before it is rounded, so it may differ in the last bit from that of ds_scheduler_scale_model_input.
  * Errors: as ds_session_step.
  */
 ds_status ds_session_step_with_input(ds_session session, const ds_tensor *model_output, const ds_tensor *sample,

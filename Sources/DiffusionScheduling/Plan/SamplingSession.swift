@@ -99,8 +99,8 @@ public struct SamplingSession: Sendable {
 
     /// Takes the next step in place, and writes the model's input at the evaluation after it: input scale · next sample.
     ///
-    /// Where the step has an output left for it, which only UniPC's and its like don't, the scaling costs no pass over memory. The input
-    /// is scaled before it is rounded, so it may differ in the last bit from a scaled sample.
+    /// The scaling costs no pass over memory, unless the step stores two slots, as UniPC's do. The input is scaled before it is rounded,
+    /// so it may differ in the last bit from a scaled sample.
     ///
     /// - Parameter nextModelInput: as many elements as the sample, in other memory than it.
     /// - Throws: as `step(modelOutput:sample:noise:batchSize:)`.
