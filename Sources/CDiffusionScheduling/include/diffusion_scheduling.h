@@ -587,8 +587,8 @@ ds_status ds_scheduler_row_at(ds_scheduler scheduler, double timestep, const cha
 
 /*
  * ds_scheduler_part_row gives a part of step `index` as a row, for the parts that diffusers documents: convert_model_output,
- * dpm_solver_first_order_update, multistep_dpm_solver_second_order_update, ... The schedulers have them that extrapolate model
- * outputs: DEIS and the DPM-Solvers. The next sample of the row is the part's result.
+ * dpm_solver_first_order_update, multistep_dpm_solver_second_order_update, ... Only schedulers that extrapolate model outputs have
+ * parts: DEIS and the DPM-Solvers. The next sample of the row is the part's result.
  *
  * order  0: converts model_output to the solver's prediction: the predicted noise for DEIS and DPM-Solver, the predicted clean
  *           sample for DPM-Solver++, after the clamp

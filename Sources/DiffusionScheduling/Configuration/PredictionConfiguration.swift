@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// The key that says what the model predicts.
+/// The key of the prediction type.
 public protocol PredictionTypeConfiguration: SchedulerConfiguration {
-    /// What the model predicts.
+    /// The quantity that the model predicts.
     var predictionType: PredictionType { get set }
     /// The values that `predictionType` may have.
     static var predictionTypes: [PredictionType] { get }

@@ -171,11 +171,3 @@ func require(
     // The texts are made for faults only: making them would take longer than anything else that a plan does.
     if !holds { throw .invalidValue(key: key(), value: "\(value())", allowed: allowed()) }
 }
-
-/// The schedulers whose configurations the multistep schedulers and DDIM can be made from.
-let multistepCompatibleClassNames = [
-    "DDIMScheduler", "DDPMScheduler", "DEISMultistepScheduler", "DPMSolverMultistepScheduler", "DPMSolverSDEScheduler",
-    "DPMSolverSinglestepScheduler", "EDMEulerScheduler", "EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler",
-    "HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "KDPM2DiscreteScheduler", "LMSDiscreteScheduler",
-    "PNDMScheduler", "UniPCMultistepScheduler",
-]

@@ -64,13 +64,17 @@ public enum TimestepSpacing: String, CaseIterable, Sendable {
         let last = Double(usedCount)
         let stride = Double(trainingCount) / Double(n)
         let difference = (last - stride) - last
-        let count = min(n, Int((last / stride).rounded(.up)))
+        let count = min(n, trailingCount(n, trainingCount: trainingCount, usedCount: usedCount))
         return (0..<count).map { max(roundedHalfToEven(last + Double($0) * difference) - 1, 0) }
     }
 
-    /// Whether NumPy's `arange` gives one timestep more than n, which is left out.
-    func goesBelowZero(count n: Int, trainingCount: Int) -> Bool {
-        let last = Double(trainingCount)
-        return self == .trailing && (last / (last / Double(n))).rounded(.up) > Double(n)
+    /// How many timesteps NumPy's `arange` gives: n, or one more, and with L < T fewer.
+    private static func trailingCount(_ n: Int, trainingCount: Int, usedCount: Int) -> Int {
+        Int((Double(usedCount) / (Double(trainingCount) / Double(n))).rounded(.up))
+    }
+
+    /// Whether `trailing` leaves out a timestep below 0.
+    func leavesOutTimestep(count n: Int, trainingCount: Int) -> Bool {
+        self == .trailing && Self.trailingCount(n, trainingCount: trainingCount, usedCount: trainingCount) > n
     }
 }

@@ -29,7 +29,7 @@ public typealias DDIMInverseScheduler = DefinedScheduler<DDIMInverseConfiguratio
 /// The parameters of `DDIMScheduler`, with diffusers' defaults.
 public struct DDIMConfiguration: DDIMFamilyConfiguration, ThresholdingConfiguration, VelocityDefinition {
     public static let className = "DDIMScheduler"
-    public static let compatibleClassNames = multistepCompatibleClassNames
+    public static let compatibleClassNames = commonCompatibleClassNames
 
     public var numTrainTimesteps = 1000
     public var betaStart = 0.0001

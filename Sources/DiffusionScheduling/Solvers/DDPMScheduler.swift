@@ -24,7 +24,7 @@ public struct DDPMConfiguration:
     ZeroTerminalSNRConfiguration, VelocityDefinition
 {
     public static let className = "DDPMScheduler"
-    public static let compatibleClassNames = multistepCompatibleClassNames
+    public static let compatibleClassNames = commonCompatibleClassNames
     public static let isStateless = true
     public static let betaSchedules = BetaSchedule.allCases
 

@@ -21,7 +21,7 @@ public typealias DEISMultistepScheduler = DefinedScheduler<DEISMultistepConfigur
 /// The parameters of `DEISMultistepScheduler`, with diffusers' defaults.
 public struct DEISMultistepConfiguration: MultistepDefinition, DynamicShiftingConfiguration {
     public static let className = "DEISMultistepScheduler"
-    public static let compatibleClassNames = multistepCompatibleClassNames
+    public static let compatibleClassNames = commonCompatibleClassNames
 
     public var numTrainTimesteps = 1000
     public var betaStart = 0.0001

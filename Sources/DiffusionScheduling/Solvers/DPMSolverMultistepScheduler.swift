@@ -37,7 +37,7 @@ public struct DPMSolverMultistepConfiguration: DPMSolverConfiguration, DynamicSh
     LuLambdasConfiguration, ZeroTerminalSNRConfiguration
 {
     public static let className = "DPMSolverMultistepScheduler"
-    public static let compatibleClassNames = multistepCompatibleClassNames
+    public static let compatibleClassNames = commonCompatibleClassNames
     public static let resultType = ResultType.converted
 
     public var numTrainTimesteps = 1000

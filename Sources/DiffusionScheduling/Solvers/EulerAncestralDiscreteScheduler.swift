@@ -18,7 +18,7 @@ public struct EulerAncestralDiscreteConfiguration: VarianceExplodingDefinition, 
 {
     public static let className = "EulerAncestralDiscreteScheduler"
     public static let resultType = ResultType.modelOutput
-    public static let compatibleClassNames = multistepCompatibleClassNames
+    public static let compatibleClassNames = commonCompatibleClassNames
     public static let predictionTypes: [PredictionType] = [.epsilon, .vPrediction]
 
     public var numTrainTimesteps = 1000

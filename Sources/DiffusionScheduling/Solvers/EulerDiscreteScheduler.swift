@@ -27,7 +27,7 @@ public typealias EulerDiscreteScheduler = DefinedScheduler<EulerDiscreteConfigur
 public struct EulerDiscreteConfiguration: VarianceExplodingDefinition, SigmaSpacingConfiguration, ZeroTerminalSNRConfiguration {
     public static let className = "EulerDiscreteScheduler"
     public static let resultType = ResultType.modelOutput
-    public static let compatibleClassNames = multistepCompatibleClassNames
+    public static let compatibleClassNames = commonCompatibleClassNames
 
     public var numTrainTimesteps = 1000
     public var betaStart = 0.0001

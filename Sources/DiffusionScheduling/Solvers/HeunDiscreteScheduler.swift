@@ -17,7 +17,7 @@ public struct HeunDiscreteConfiguration: VarianceExplodingDefinition, Prediction
     ClippingConfiguration
 {
     public static let className = "HeunDiscreteScheduler"
-    public static let compatibleClassNames = multistepCompatibleClassNames
+    public static let compatibleClassNames = commonCompatibleClassNames
     public static let betaSchedules = [BetaSchedule.linear, .scaledLinear, .squaredcosCapV2, .exponential]
     public static let predictionTypes: [PredictionType] = [.epsilon, .sample, .vPrediction]
 

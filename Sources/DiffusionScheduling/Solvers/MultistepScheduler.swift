@@ -17,7 +17,7 @@ public protocol MultistepDefinition: SchedulerDefinition, PredictionTypeConfigur
     func highestOrder(atStep index: Int, of stepCount: Int) -> Int
 }
 
-/// What a scheduler with a multistep solver offers besides stepping: the parts of a step that diffusers documents, as rows.
+/// A scheduler whose steps have the parts that diffusers documents: a conversion and updates, as rows.
 public protocol MultistepScheduler: PlannedScheduler {
     /// The row whose next sample is the converted model output of a step of the plan.
     ///

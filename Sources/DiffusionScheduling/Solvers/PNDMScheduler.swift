@@ -26,7 +26,7 @@ public typealias PNDMScheduler = DefinedScheduler<PNDMConfiguration>
 public struct PNDMConfiguration: TimestepSpacingConfiguration, FinalAlphaConfiguration {
     public static let className = "PNDMScheduler"
     public static let returnsReport = false
-    public static let compatibleClassNames = multistepCompatibleClassNames
+    public static let compatibleClassNames = commonCompatibleClassNames
     public static let predictionTypes: [PredictionType] = [.epsilon, .vPrediction]
 
     public var numTrainTimesteps = 1000

@@ -262,3 +262,11 @@ extension DefinedScheduler where Definition: VelocityDefinition {
         return velocity
     }
 }
+
+/// The classes that can be made from each other's configurations: diffusers' `KarrasDiffusionSchedulers`.
+let commonCompatibleClassNames = [
+    "DDIMScheduler", "DDPMScheduler", "DEISMultistepScheduler", "DPMSolverMultistepScheduler", "DPMSolverSDEScheduler",
+    "DPMSolverSinglestepScheduler", "EDMEulerScheduler", "EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "KDPM2DiscreteScheduler", "LMSDiscreteScheduler",
+    "PNDMScheduler", "UniPCMultistepScheduler",
+]

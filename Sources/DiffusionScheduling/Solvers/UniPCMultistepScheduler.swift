@@ -30,7 +30,7 @@ public struct UniPCMultistepConfiguration: SchedulerDefinition, PredictionTypeCo
     public static let className = "UniPCMultistepScheduler"
     public static let returnsReport = false
     public static let resultType = ResultType.sample
-    public static let compatibleClassNames = multistepCompatibleClassNames
+    public static let compatibleClassNames = commonCompatibleClassNames
 
     public var numTrainTimesteps = 1000
     public var betaStart = 0.0001

@@ -70,7 +70,7 @@ extension VarianceExplodingDefinition where Self: SigmaSpacingConfiguration {
         }
         var least = sigmaMin ?? levels[levels.count - 1]
         if case .count(let count, _) = request, sigmaMin == nil,
-            timestepSpacing.goesBelowZero(count: count, trainingCount: noise.count)
+            timestepSpacing.leavesOutTimestep(count: count, trainingCount: noise.count)
         {
             // The timestep below 0 isn't a step, but its level is where diffusers' spacing ends.
             least = noise.sigmas[0]

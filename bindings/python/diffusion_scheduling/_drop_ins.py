@@ -41,7 +41,8 @@ class DropIn(Core):
     timesteps: Tensor
     sigmas: Tensor
     betas: Tensor
-    shift: float
+    _shift: float
+    """The shift of flow matching, which set_shift changes while the configuration stays; other originals have none."""
     sigma_min: float
     sigma_max: float
 
@@ -72,8 +73,8 @@ class DropIn(Core):
         # Values may have been set as attributes, which is what dynamic shifting does. Which keys nobody has set doesn't matter: all
         # have values here.
         values = {key: getattr(self.config, key, value) for key, value in self.config.items() if not key.startswith("_")}
-        if "shift" in values:
-            values["shift"] = self.shift  # set_shift leaves the configuration as it is.
+        if "_shift" in self.__dict__:
+            values["shift"] = self._shift
         if values.get("beta_end", 0) >= 1 and values.get("trained_betas") is None:
             # The original lets signal variances turn negative, at the end of a range that nothing is left of anyway.
             values["trained_betas"] = self.betas.clamp(max=1 - 2.0**-24).tolist()
@@ -104,7 +105,7 @@ class DropIn(Core):
         arguments = {name: value for name, value in arguments.items() if value is not None}
         lists = [name for name in ("timesteps", "sigmas") if name in arguments]
         # Flow matching may be given the number of its levels too, and UniPC a number that it doesn't read.
-        is_counted = "shift" in self.config and {len(arguments[name]) for name in lists} == {num_inference_steps}
+        is_counted = "_shift" in self.__dict__ and {len(arguments[name]) for name in lists} == {num_inference_steps}
         if is_counted or self.config.get("use_flow_sigmas") and "sigmas" in lists:
             num_inference_steps = None
         if (num_inference_steps is None) == (not lists):
@@ -112,7 +113,7 @@ class DropIn(Core):
         if arguments.get("mu") is not None:
             arguments["mu"] = float(arguments["mu"])
         count = 0 if num_inference_steps is None else int(num_inference_steps)
-        if count and "shift" in self.config and self.shift != self.config["shift"]:
+        if count and "_shift" in self.__dict__ and self._shift != self.config["shift"]:
             # As in the original, set_shift's value shifts a range that the constructor's value has shifted before.
             evenly = torch.linspace(self.sigma_max, self.sigma_min, count, dtype=torch.float64, device="cpu")
             arguments["sigmas"] = evenly.tolist()

@@ -606,6 +606,15 @@ def test_pndm_may_begin_where_its_timestep_repeats():
     assert torch.equal(x, expected)
 
 
+@pytest.mark.parametrize("name", ["DEISMultistepScheduler", "EulerDiscreteScheduler", "UniPCMultistepScheduler"])
+def test_planning_passes_over_the_keys_of_other_classes(name, recwarn):
+    config = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0).config
+    drop_in = getattr(drop_ins, name).from_config(config)
+    drop_in.set_timesteps(4)
+    # diffusers warns where a key of the configuration is read as an attribute of the scheduler.
+    assert not [warning for warning in recwarn if issubclass(warning.category, FutureWarning)]
+
+
 def test_heun_may_begin_at_any_of_its_steps():
     finals = []
     for scheduler in make("HeunDiscreteScheduler"):

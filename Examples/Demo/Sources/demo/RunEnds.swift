@@ -31,7 +31,7 @@ struct RunEnds: Hashable {
         return try UniPCMultistepScheduler(contentsOf: path, overrides: ends).plan(.count(steps))
     }
 
-    /// What the plan's model predicts.
+    /// The prediction type of the plan's model.
     var predictionType: PredictionType { beginsWithoutSignal ? .flowPrediction : .epsilon }
 
     /// How these ends differ from the usual ones.

@@ -3,7 +3,7 @@
 import DiffusionScheduling
 import Digits
 
-/// What does each scheduler make of the same noise with the same number of model evaluations?
+/// All schedulers side by side, from the same noise and with the same number of model evaluations.
 ///
 /// Runs every class that samples with one model. Where a run is deterministic it is compared with the converged solution between
 /// its own ends: see `RunEnds`.

@@ -3,7 +3,7 @@
 import DiffusionScheduling
 
 extension PlannedScheduler {
-    /// What the model has to predict. The class for flow matching has no key for it.
+    /// The prediction type that the model must have. The class for flow matching has no key for it.
     var predictionType: PredictionType {
         if noiseSchedule.process == .flow { return .flowPrediction }
         return configuration.json["prediction_type"].flatMap(PredictionType.init(json:)) ?? .epsilon
