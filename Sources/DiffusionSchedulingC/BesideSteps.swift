@@ -141,36 +141,64 @@ private func requireAtMost(_ most: Int, _ count: Int, _ argument: StaticString) 
     try require(count, in: 0..<most + 1, "\(argument)", "at most \(most)")
 }
 
+/// The tensors of a call to ds_scheduler_row_step, besides slots and stores.
+private struct RowTensors {
+    let sample: Tensor
+    let modelOutput, noise, nextSample, report: UnsafePointer<ds_tensor>?
+
+    /// Checks that a slot's tensor is like the sample and no output.
+    ///
+    /// Steps of two passes read slots after the first pass has written: outputs are in place of no slot.
+    func requireSlot(_ tensor: Tensor) throws {
+        try tensor.requireTypeAndShape(of: sample)
+        try Tensor(nextSample, .nextSample, like: sample).requireNoOverlap(with: tensor, orInPlace: false)
+        try Tensor.optional(report, .report, like: sample)?.requireNoOverlap(with: tensor, orInPlace: false)
+    }
+
+    /// Checks that a tensor that the row stores to shares no memory with the others.
+    func requireStore(_ tensor: Tensor) throws {
+        try tensor.requireNoOverlap(with: sample, orInPlace: false)
+        try tensor.requireNoOverlap(with: Tensor(modelOutput, .modelOutput, like: sample), orInPlace: false)
+        if let noise = try Tensor.optional(noise, .noise, like: sample) {
+            try tensor.requireNoOverlap(with: noise, orInPlace: false)
+        }
+    }
+}
+
 extension RowSlots {
-    /// The slots that a row uses, each checked and all checked against the call's other tensors, which are checked already.
+    /// The slots that a row uses and the tensors that it stores to, each checked and all checked against the call's other tensors, which
+    /// are checked already.
+    ///
+    /// - Parameters:
+    ///   - stores: nil where the row stores to its slots.
+    ///   - inOrder: whether they are in the order of the slots, as those of `row` are.
     fileprivate init(
-        of row: PlanRow, _ slots: UnsafePointer<ds_tensor>?, count: Int, sample: Tensor, modelOutput: UnsafePointer<ds_tensor>?,
-        noise: UnsafePointer<ds_tensor>?, nextSample: UnsafePointer<ds_tensor>?, report: UnsafePointer<ds_tensor>?
+        of row: PlanRow, _ slots: UnsafePointer<ds_tensor>?, count: Int, stores: UnsafePointer<ds_tensor>?, inOrder: Bool,
+        beside call: RowTensors
     ) throws {
         self.init()
         try requireAtMost(Combination.maximumSlotCount, count, "n_slots")
-        guard count > 0 else { return }
-        let slots = try require(slots, "slots")
-        var tensors = InlineArray<6, Tensor?>(repeating: nil)
-        for slot in 0..<count where row.usesSlot(slot) {
-            let tensor = try Tensor(slots + slot, .slot(slot), like: sample)
-            try tensor.requireTypeAndShape(of: sample)
-            // Steps of two passes read slots after the first pass has written: outputs are in place of no slot.
-            try Tensor(nextSample, .nextSample, like: sample).requireNoOverlap(with: tensor, orInPlace: false)
-            try Tensor.optional(report, .report, like: sample)?.requireNoOverlap(with: tensor, orInPlace: false)
-            let isStored = row.storesSlot(slot)
-            if isStored {
-                try tensor.requireNoOverlap(with: sample, orInPlace: false)
-                try tensor.requireNoOverlap(with: Tensor(modelOutput, .modelOutput, like: sample), orInPlace: false)
-                if let noise = try Tensor.optional(noise, .noise, like: sample) {
-                    try tensor.requireNoOverlap(with: noise, orInPlace: false)
-                }
-            }
-            for other in 0..<slot where isStored || row.storesSlot(other) {
+        let slots = count > 0 ? try require(slots, "slots") : slots
+        var tensors = InlineArray<8, Tensor?>(repeating: nil)
+        func add(_ tensor: Tensor, at place: Int, isStored: (Int) -> Bool) throws {
+            try call.requireSlot(tensor)
+            if isStored(place) { try call.requireStore(tensor) }
+            for other in 0..<place where isStored(place) || isStored(other) {
                 if let other = tensors[other] { try tensor.requireNoOverlap(with: other, orInPlace: false) }
             }
-            tensors[slot] = tensor
+            tensors[place] = tensor
+        }
+        for slot in 0..<count where stores == nil ? row.usesSlot(slot) : row.readsSlot(slot) {
+            let tensor = try Tensor(slots! + slot, .slot(slot), like: call.sample)
+            try add(tensor, at: slot) { stores == nil && row.storesSlot($0) }
             set(slot, to: tensor.address)
+        }
+        guard let stores else { return }
+        for place in row.stores.indices {
+            let given = inOrder ? place : row.stores.count - 1 - place
+            let tensor = try Tensor(stores + given, .store(given), like: call.sample)
+            try add(tensor, at: Combination.maximumSlotCount + place) { $0 >= Combination.maximumSlotCount }
+            setStore(place, to: tensor.address)
         }
     }
 }
@@ -179,7 +207,8 @@ extension RowSlots {
 public func ds_scheduler_row_step(
     _ scheduler: ds_scheduler, _ row: UnsafePointer<ds_row>!, _ model_output: UnsafePointer<ds_tensor>!,
     _ sample: UnsafePointer<ds_tensor>!, _ noise: UnsafePointer<ds_tensor>!, _ slots: UnsafePointer<ds_tensor>!, _ n_slots: Int,
-    _ prev_sample: UnsafePointer<ds_tensor>!, _ pred_original_sample: UnsafePointer<ds_tensor>!, _ max_threads: UInt32
+    _ stores: UnsafePointer<ds_tensor>!, _ prev_sample: UnsafePointer<ds_tensor>!,
+    _ pred_original_sample: UnsafePointer<ds_tensor>!, _ max_threads: UInt32
 ) -> ds_status {
     status {
         let plan = try scheduler.state.plan, given = try require(row, "row")
@@ -191,10 +220,12 @@ public func ds_scheduler_row_step(
         var rowSlots = RowSlots()
         let readCount = given.pointee.n_reads
         try requireAtMost(Combination.maximumSlotCount, readCount, "n_reads")
-        if n_slots != 0 || readCount != 0 {
+        if n_slots != 0 || readCount != 0 || stores != nil {
             rowSlots = try RowSlots(
-                of: row, slots, count: n_slots, sample: sample, modelOutput: model_output, noise: noise, nextSample: prev_sample,
-                report: pred_original_sample)
+                of: row, slots, count: n_slots, stores: stores,
+                inOrder: given.pointee.n_stores < 2 || given.pointee.stores.0.slot < given.pointee.stores.1.slot,
+                beside: RowTensors(
+                    sample: sample, modelOutput: model_output, noise: noise, nextSample: prev_sample, report: pred_original_sample))
             let reads = UnsafeRawPointer(given).advanced(by: MemoryLayout<ds_row>.offset(of: \.reads)!)
             try rowSlots.setOrder(UnsafeBufferPointer(start: reads.assumingMemoryBound(to: Int.self), count: readCount))
         }

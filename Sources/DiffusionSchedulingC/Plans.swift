@@ -27,8 +27,12 @@ public func ds_scheduler_set_timesteps(
         let holder = try scheduler.holder
         try require(n_steps, in: 0..<Int.max, "number of steps", "at most \(TimestepRequest.maximumSteps)")
         var options = try members(arguments)
-        let request = try TimestepRequest(count: n_steps, takingFrom: &options)
-        try holder.replan { try $0.plan(request, optionValues: options) }
+        if let grid = try TimestepGrid(takingFrom: &options, process: { try scheduler.state.plan.grid.process }) {
+            try holder.replan { try $0.plan(on: grid, optionValues: options) }
+        } else {
+            let request = try TimestepRequest(count: n_steps, takingFrom: &options)
+            try holder.replan { try $0.plan(request, optionValues: options) }
+        }
     }
 }
 
@@ -160,6 +164,18 @@ public func ds_scheduler_row(
         // C's numbers above Int.max arrive as negative ones.
         let age = age < 0 ? Int.max : age
         out.write(plan.row(at: index, age: age), clamp: plan.clamp, reads: plan.reads(at: index, age: age))
+    }
+}
+
+@c(ds_scheduler_attribute_row) @implementation
+public func ds_scheduler_attribute_row(
+    _ scheduler: ds_scheduler, _ index: Int, _ age: Int, _ row: UnsafeMutablePointer<ds_row>!
+) -> ds_status {
+    status {
+        let state = try scheduler.state, plan = try state.plan, out = try require(row, "row")
+        try requireStep(index, of: plan)
+        let row = try state.scheduler.attributeRow(at: index, age: age < 0 ? Int.max : age)
+        out.write(row, clamp: plan.clamp, reads: (0..<Int(DS_MAX_SLOTS)).filter(row.readsSlot))
     }
 }
 

@@ -7,8 +7,10 @@ import DiffusionScheduling
 enum TensorName: UInt8 {
     case sample, modelOutput, noise, nextSample, report, modelInput, output, guided, conditional, unconditional
     case slot0, slot1, slot2, slot3, slot4, slot5
+    case store0, store1
 
     static func slot(_ index: Int) -> TensorName { TensorName(rawValue: slot0.rawValue + UInt8(index))! }
+    static func store(_ index: Int) -> TensorName { index == 0 ? store0 : store1 }
 
     var text: String {
         switch self {
@@ -22,6 +24,8 @@ enum TensorName: UInt8 {
         case .guided: "guided"
         case .conditional: "conditional"
         case .unconditional: "unconditional"
+        case .store0: "stores[0]"
+        case .store1: "stores[1]"
         case .slot0, .slot1, .slot2, .slot3, .slot4, .slot5: "slots[\(rawValue - TensorName.slot0.rawValue)]"
         }
     }

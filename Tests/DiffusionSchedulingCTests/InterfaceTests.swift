@@ -441,7 +441,9 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
         try call(ds_scheduler_part_row(handle, 3, 0, &row))
         try withTensor(&outputs[0], shape: [2, 4]) { e in
             try withTensor(&sample, shape: [2, 4]) { x in
-                try withTensor(&out, shape: [2, 4]) { try call(ds_scheduler_row_step(handle, &row, e, x, nil, nil, 0, $0, nil, 0)) }
+                try withTensor(&out, shape: [2, 4]) {
+                    try call(ds_scheduler_row_step(handle, &row, e, x, nil, nil, 0, nil, $0, nil, 0))
+                }
             }
         }
         #expect(out == converted)
@@ -467,7 +469,7 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
                         let older = Array(newestFirst.dropFirst())
                         try withTensor(&out) { out in
                             try withUnsafePointer(to: newestFirst[0]) {
-                                try call(ds_scheduler_row_step(handle, &row, $0, x, z, older, order - 1, out, nil, 0))
+                                try call(ds_scheduler_row_step(handle, &row, $0, x, z, older, order - 1, nil, out, nil, 0))
                             }
                         }
                     }
@@ -577,7 +579,8 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
                             try withTensor(&next, shape: [2, 3]) { out in
                                 try withTensor(&clean, shape: [2, 3]) {
                                     try call(
-                                        ds_scheduler_row_step(handle, &row, e, x, arguments == nil ? nil : z, nil, 0, out, $0, 0))
+                                        ds_scheduler_row_step(
+                                            handle, &row, e, x, arguments == nil ? nil : z, nil, 0, nil, out, $0, 0))
                                 }
                             }
                         }

@@ -16,6 +16,12 @@ import Testing
             #"{"_class_name": "DPMSolverMultistepScheduler", "variance_type": "learned_range", "solver_order": 3}"#,
             #"{"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++", "solver_order": 2}"#,
             #"{"_class_name": "DDIMScheduler", "clip_sample": false, "thresholding": true}"#,
+            #"{"_class_name": "HeunDiscreteScheduler", "clip_sample": true}"#,
+            #"{"_class_name": "PNDMScheduler", "skip_prk_steps": true}"#,
+            #"{"_class_name": "UniPCMultistepScheduler", "solver_order": 1}"#,
+            #"{"_class_name": "UniPCMultistepScheduler", "solver_order": 3, "disable_corrector": [2]}"#,
+            #"{"_class_name": "UniPCMultistepScheduler", "solver_order": 5, "lower_order_final": false}"#,
+            #"{"_class_name": "UniPCMultistepScheduler", "solver_order": 6, "predict_x0": false}"#,
         ]
         // Classes that are added later are run as they are by default.
         + SchedulerCatalog.supportedClassNames.filter { name in
@@ -74,7 +80,7 @@ import Testing
                                 }
                                 try call(
                                     ds_scheduler_row_step(
-                                        scheduler, &row, e, y, needsNoise ? z : nil, tensors, properties.n_slots, y, q, 0))
+                                        scheduler, &row, e, y, needsNoise ? z : nil, tensors, properties.n_slots, nil, y, q, 0))
                             }
                         }
                     }
@@ -84,6 +90,130 @@ import Testing
             #expect(bytes == others, "step \(index) from \(beginIndex) in \(Element.self)")
         }
         #expect(!x.contains { $0.isNaN })
+    }
+
+    /// What diffusers' objects keep: tensors by name, and a list of them.
+    private struct Attributes {
+        let tensorCount: Int
+        var slots: [[Double]]
+
+        init(_ name: String, count: Int) throws {
+            guard case .object(let description) = try SchedulerCatalog.description(ofClass: name),
+                case .object(let attributes)? = description["attributes"], case .array(let tensors)? = attributes["tensors"]
+            else { throw SchedulerError.unsupportedScheduler(name: name, supported: []) }
+            tensorCount = tensors.count
+            slots = Array(repeating: Array(repeating: .nan, count: count), count: Int(DS_MAX_SLOTS))
+        }
+
+        /// A store to the first slot of the history moves its others back.
+        mutating func store(_ tensor: [Double], to slot: Int) {
+            if slot == tensorCount { slots.insert(tensor, at: slot) } else { slots[slot] = tensor }
+        }
+    }
+
+    /// Rows over diffusers' attributes, whose stores go to memory of their own, lead where the session's rows lead.
+    @Test(arguments: configurations, [0, 2]) func attributesGiveTheSameRun(_ json: String, _ beginIndex: Int) throws {
+        let count = 24, scheduler = try makeScheduler(json)
+        defer { ds_scheduler_free(scheduler) }
+        try call(ds_scheduler_set_timesteps(scheduler, 7, nil))
+        var properties = ds_plan_properties(), session = ds_session()
+        try call(ds_scheduler_plan_properties(scheduler, &properties))
+        guard ds_session_create(scheduler, beginIndex, &session) == DS_OK else { return }
+        defer { ds_session_free(session) }
+        var attributes = try Attributes(scheduler.state.className, count: count)
+        var x: [Double] = SessionStateTests.tensor(3, count: count), y = x
+        for index in beginIndex..<properties.n_steps {
+            var e: [Double] = SessionStateTests.tensor(index, count: count), next = x
+            var z: [Double] = SessionStateTests.tensor(100 + index, count: count)
+            var row = ds_row()
+            try call(ds_scheduler_attribute_row(scheduler, index, index - beginIndex, &row))
+            var stored = [Double](repeating: .nan, count: 2 * count)
+            try withTensor(&e, shape: Self.shape) { e in
+                try withTensor(&z, shape: Self.shape) { z in
+                    try withTensor(&x, shape: Self.shape) { try call(ds_session_step(session, e, $0, z, $0, nil, 0)) }
+                    try withTensor(&y, shape: Self.shape) { y in
+                        try withTensor(&next, shape: Self.shape) { next in
+                            func tensor(_ memory: inout [Double], _ offset: Int = 0) -> ds_tensor {
+                                // Kept by the arrays, whose memory nobody else has.
+                                memory.withUnsafeMutableBufferPointer {
+                                    ds_tensor(
+                                        data: $0.baseAddress! + offset, element_type: DS_FLOAT64, rank: 3, shape: y.pointee.shape)
+                                }
+                            }
+                            let slots = (0..<Int(DS_MAX_SLOTS)).map { tensor(&attributes.slots[$0]) }
+                            let stores = [tensor(&stored), tensor(&stored, count)]
+                            try call(
+                                ds_scheduler_row_step(
+                                    scheduler, &row, e, y, z, slots, Int(DS_MAX_SLOTS), stores, next, nil, 0))
+                        }
+                    }
+                }
+            }
+            y = next
+            let destinations = [row.stores.0.slot, row.stores.1.slot]
+            for place in 0..<row.n_stores {
+                attributes.store(Array(stored[place * count..<(place + 1) * count]), to: destinations[place])
+            }
+            if attributes.tensorCount == 0 {
+                #expect(y == x, "step \(index)")
+            } else {
+                let scale = x.map(abs).max()!
+                #expect(zip(x, y).allSatisfy { abs($0 - $1) <= 1e-12 * scale }, "step \(index)")
+            }
+        }
+        #expect(!y.contains { $0.isNaN })
+    }
+
+    /// Stores keep the order that the caller gave them, and may not lie over another tensor.
+    @Test func storesApartFromTheirSlots() throws {
+        let scheduler = try makeScheduler(#"{"_class_name": "DEISMultistepScheduler"}"#)
+        defer { ds_scheduler_free(scheduler) }
+        try call(ds_scheduler_set_timesteps(scheduler, 6, nil))
+        var row = ds_row(), x = [1.0, 2, 3], y = x, memory = [Double](repeating: 0, count: 6), slot = [5.0, 5, 5]
+        row.next_sample.sample = 1
+        row.n_stores = 2
+        row.stores.0 = ds_store(slot: 4, value: ds_combination())
+        row.stores.0.value.sample = 10
+        row.stores.1 = ds_store(slot: 1, value: ds_combination())
+        row.stores.1.value.slots.0 = 2
+        func step(second offset: Int) throws {
+            try withTensor(&x) { x in
+                try withTensor(&y) { y in
+                    try withTensor(&slot) { slot in
+                        try memory.withUnsafeMutableBufferPointer { memory in
+                            var stores = [x.pointee, x.pointee]
+                            stores[0].data = UnsafeMutableRawPointer(memory.baseAddress!)
+                            stores[1].data = UnsafeMutableRawPointer(memory.baseAddress! + offset)
+                            try call(ds_scheduler_row_step(scheduler, &row, x, x, nil, slot, 1, stores, y, nil, 0))
+                        }
+                    }
+                }
+            }
+        }
+        try step(second: 3)
+        #expect(memory == [10, 20, 30, 10, 10, 10] && slot == [5, 5, 5])
+        #expect(throws: (any Error).self) { try step(second: 2) }
+        #expect(memory == [10, 20, 30, 10, 10, 10])
+    }
+
+    /// Levels of the caller's replace those of a plan as they are.
+    @Test func levelsOfTheCallers() throws {
+        let scheduler = try makeScheduler(#"{"_class_name": "EulerDiscreteScheduler"}"#)
+        defer { ds_scheduler_free(scheduler) }
+        let levels = #"{"timesteps": [900, 400], "levels": [10.123456789, 2.5, 0]}"#
+        #expect(throws: (any Error).self) { try call(ds_scheduler_set_timesteps(scheduler, 0, levels)) }
+        try call(ds_scheduler_set_timesteps(scheduler, 4, nil))
+        try call(ds_scheduler_set_timesteps(scheduler, 0, levels))
+        var sigmas = [0.0, 0, 0], count = 0
+        try call(ds_scheduler_sigmas(scheduler, &sigmas, 3, &count))
+        #expect(sigmas == [10.123456789, 2.5, 0] && count == 3)
+        for wrong in [#"{"timesteps": [900], "levels": [10, 2, 0]}"#, #"{"timesteps": [900], "levels": [10, -1]}"#] {
+            #expect(throws: (any Error).self) { try call(ds_scheduler_set_timesteps(scheduler, 0, wrong)) }
+        }
+        let stateless = try makeScheduler(#"{"_class_name": "DDIMScheduler"}"#)
+        defer { ds_scheduler_free(stateless) }
+        try call(ds_scheduler_set_timesteps(stateless, 4, nil))
+        #expect(ds_scheduler_set_timesteps(stateless, 0, levels) == DS_UNSUPPORTED_OPERATION)
     }
 
     /// Slots beyond those of the plan: six that are read, two of them stored, by a row of the caller's; in NumPy's words the sums are
@@ -123,7 +253,7 @@ import Testing
                     try withTensor(&e) { e in
                         try withTensor(&next) { next in
                             try withTensor(&report) {
-                                try call(ds_scheduler_row_step(scheduler, &row, e, x, nil, tensors, 6, next, $0, 0))
+                                try call(ds_scheduler_row_step(scheduler, &row, e, x, nil, tensors, 6, nil, next, $0, 0))
                             }
                         }
                     }
@@ -153,7 +283,7 @@ import Testing
         var nothing: [Float] = []
         try withTensor(&nothing, shape: [0, 4]) { x in
             let slots = [ds_tensor](repeating: x.pointee, count: 6)
-            try call(ds_scheduler_row_step(scheduler, &row, x, x, nil, slots, 6, x, nil, 0))
+            try call(ds_scheduler_row_step(scheduler, &row, x, x, nil, slots, 6, nil, x, nil, 0))
         }
     }
 }

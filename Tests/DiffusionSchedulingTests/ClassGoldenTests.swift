@@ -175,11 +175,8 @@ import Testing
         if let definition = scheduler.configuration as? any VarianceExplodingDefinition {
             return (try self.plan(definition, on: grid, record), Tolerance.loop)
         }
-        if let definition = scheduler.configuration as? any MultistepDefinition {
-            return (try definition.plan(grid: grid), Tolerance.loop)
-        }
-        if let definition = scheduler.configuration as? UniPCMultistepConfiguration {
-            return (try definition.plan(grid: grid), Tolerance.loop)
+        if scheduler.configuration is any MultistepDefinition || scheduler.configuration is UniPCMultistepConfiguration {
+            return (try scheduler.plan(on: grid, optionValues: [:]), Tolerance.loop)
         }
         // Levels that are a unit in the last place off, and a model that is steep in none of its arguments.
         return (plan, 100 * Tolerance.sigma)

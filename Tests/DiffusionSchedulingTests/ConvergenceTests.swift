@@ -43,7 +43,7 @@ import Testing
     @Test(arguments: [1, 2, 3], [false, true]) func errorFallsWithTheOrder(order: Int, isFlow: Bool) throws {
         let scheduler = try Self.scheduler(order: order, isFlow: isFlow)
         let points = try [200, 300, 450, 680, 1000].map { count in
-            try (count: count, error: Self.problem.error(of: scheduler.plan(grid: Self.grid(count, isFlow: isFlow))))
+            try (count: count, error: Self.problem.error(of: scheduler.plan(on: Self.grid(count, isFlow: isFlow))))
         }
         let measured = Self.slope(points)
         #expect(abs(measured - Double(order)) <= Tolerance.measuredOrder, "order \(order): measured \(measured), \(points)")
@@ -52,14 +52,14 @@ import Testing
     /// A test of the test: a solver of a lower order doesn't pass.
     @Test func lowerOrdersAreTold() throws {
         let points = try [200, 1000].map { count in
-            try (count: count, error: Self.problem.error(of: Self.scheduler(order: 2).plan(grid: Self.grid(count))))
+            try (count: count, error: Self.problem.error(of: Self.scheduler(order: 2).plan(on: Self.grid(count))))
         }
         #expect(abs(Self.slope(points) - 3) > Tolerance.measuredOrder)
     }
 
     @Test func higherOrdersAreNearer() throws {
         for count in [20, 100] {
-            let errors = try (1...3).map { try Self.problem.error(of: Self.scheduler(order: $0).plan(grid: Self.grid(count))) }
+            let errors = try (1...3).map { try Self.problem.error(of: Self.scheduler(order: $0).plan(on: Self.grid(count))) }
             #expect(errors[0] > 2 * errors[1] && errors[1] > 2 * errors[2], "n = \(count): \(errors)")
         }
     }
@@ -68,10 +68,10 @@ import Testing
     @Test(arguments: [1, 2, 3]) func predictionTypesGiveTheSameRun(order: Int) throws {
         for isFlow in [false, true] {
             let grid = Self.grid(30, isFlow: isFlow)
-            let expected = try Self.problem.run(Self.scheduler(order: order, isFlow: isFlow).plan(grid: grid))
+            let expected = try Self.problem.run(Self.scheduler(order: order, isFlow: isFlow).plan(on: grid))
             // Each process has its velocity: diffusers gives either a meaning of its own in the other.
             for type in [PredictionType.sample, isFlow ? .flowPrediction : .vPrediction] {
-                let plan = try Self.scheduler(order: order, type, isFlow: isFlow).plan(grid: grid)
+                let plan = try Self.scheduler(order: order, type, isFlow: isFlow).plan(on: grid)
                 let deviation = try Self.problem.run(plan, type).deviation(from: expected)
                 #expect(deviation <= Tolerance.loop, "\(type), flow \(isFlow): \(deviation)")
             }
@@ -80,8 +80,8 @@ import Testing
 
     /// The process in x is another for flow matching, the one in y = x/A the same: so are the steps.
     @Test func flowMatchingStepsTheSameInDisguise() throws {
-        let plain = try Self.scheduler(order: 3).plan(grid: Self.grid(40))
-        let flow = try Self.scheduler(order: 3, isFlow: true).plan(grid: Self.grid(40, isFlow: true))
+        let plain = try Self.scheduler(order: 3).plan(on: Self.grid(40))
+        let flow = try Self.scheduler(order: 3, isFlow: true).plan(on: Self.grid(40, isFlow: true))
         let y = try zip(Self.problem.run(plain), Self.problem.run(flow)).map {
             ($0 / plain.levels[40].signalRate, $1 / flow.levels[40].signalRate)
         }

@@ -61,7 +61,7 @@ struct MultistepGoldens<Definition: MultistepDefinition> {
     /// A plan on the very noise levels that the reference had, so that only the coefficients differ.
     func plan(_ record: GoldenRecord, _ scheduler: S) throws -> SamplingPlan {
         try scheduler.plan(
-            grid: TimestepGrid(
+            on: TimestepGrid(
                 timesteps: record.timesteps, sigmas: record.sigmas,
                 process: scheduler.configuration.useFlowSigmas ? .flow : .variancePreserving))
     }

@@ -78,8 +78,8 @@ import Testing
         var points: [(x: Double, y: Double)] = []
         for n in [40, 60, 80, 120, 160] {
             let inverting = grid(n, from: -3, to: 3), denoising = grid(run.stepsBack * n, from: 3, to: -3)
-            let noise = try self.run(scheduler.plan(grid: inverting), from: Self.picture, model: GaussianModel())
-            let picture = try self.run(scheduler.plan(grid: denoising), from: noise, model: GaussianModel())
+            let noise = try self.run(scheduler.plan(on: inverting), from: Self.picture, model: GaussianModel())
+            let picture = try self.run(scheduler.plan(on: denoising), from: noise, model: GaussianModel())
             points.append((logarithm(Double(n)), logarithm(picture.rootMeanSquareError(from: Self.picture))))
         }
         let slope = slope(of: points)
@@ -227,7 +227,7 @@ import Testing
             let step = try ddim.row(from: from, to: to).nextSample
             let grid = TimestepGrid(
                 timesteps: [from], sigmas: [from, to].map(deis.noiseSchedule.sigma(atTimestep:)), process: .variancePreserving)
-            let row = try deis.plan(grid: grid).row(at: 0, age: 0).nextSample
+            let row = try deis.plan(on: grid).row(at: 0, age: 0).nextSample
             #expect(abs(step.sample - row.sample) <= 4 * Tolerance.sigma * abs(row.sample), "from \(from) to \(to)")
             #expect(abs(step.modelOutput - row.modelOutput) <= 4 * Tolerance.sigma * abs(row.sample), "from \(from) to \(to)")
         }

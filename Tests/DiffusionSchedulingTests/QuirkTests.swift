@@ -233,7 +233,7 @@ import Testing
             [1.5773961513445, -1.05832767463464, 0.603498362846264, -0.161953213949616],
         ]
         let plan = try Self.scheduler(.linspace, order: 3, lowerOrderFinal: false).plan(
-            grid: TimestepGrid(
+            on: TimestepGrid(
                 timesteps: [699, 599, 500], sigmas: [11.9395199, 6.13521004, 3.44296741, 2.04108739], process: .variancePreserving))
         for (remembered, coefficients) in expected.enumerated() {
             let row = plan.row(at: 2, age: remembered).nextSample

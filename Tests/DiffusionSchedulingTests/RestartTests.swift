@@ -179,7 +179,7 @@ import Testing
             let plan = try makeDEIS {
                 $0.solverOrder = 3
                 $0.lowerOrderFinal = false
-            }.plan(grid: rest)
+            }.plan(on: rest)
             let late = try SamplingSession.finalSample(of: whole, beginIndex: begin)
             #expect(bits(late) == bits(try SamplingSession.finalSample(of: plan)), "from step \(begin)")
         }

@@ -17,8 +17,8 @@ import Testing
         let scheduler = try make(), plan = try scheduler.plan(.count(10))
         var sigmas = plan.sigmas
         sigmas.replaceSubrange(3...6, with: [11.9395199, 6.13521004, 3.44296741, 2.04108739])
-        return try scheduler.configuration.plan(
-            grid: TimestepGrid(timesteps: plan.timesteps, sigmas: sigmas, process: .variancePreserving))
+        return try scheduler.plan(
+            on: TimestepGrid(timesteps: plan.timesteps, sigmas: sigmas, process: .variancePreserving))
     }
 
     private func expect(
@@ -264,7 +264,7 @@ import Testing
                 try (
                     count: count,
                     error: ConvergenceTests.problem.error(
-                        of: scheduler.configuration.plan(grid: ConvergenceTests.grid(count, isFlow: isFlow)))
+                        of: scheduler.plan(on: ConvergenceTests.grid(count, isFlow: isFlow)))
                 )
             }
             let measured = ConvergenceTests.slope(points)

@@ -149,6 +149,7 @@ static void plans(void) {
     BAD(ds_scheduler_step_count(scheduler, &count), DS_TIMESTEPS_NOT_SET, "no timesteps");
     BAD(ds_scheduler_plan_properties(scheduler, &properties), DS_TIMESTEPS_NOT_SET, "no timesteps");
     BAD(ds_scheduler_row(scheduler, 0, 0, &row), DS_TIMESTEPS_NOT_SET, "no timesteps");
+    BAD(ds_scheduler_attribute_row(scheduler, 0, 0, &row), DS_TIMESTEPS_NOT_SET, "no timesteps");
     BAD(ds_scheduler_input_scales(scheduler, numbers, 64, &count), DS_TIMESTEPS_NOT_SET, "no timesteps");
     BAD(ds_scheduler_plan_json(scheduler, text, sizeof text, &count), DS_TIMESTEPS_NOT_SET, "no timesteps");
     BAD(ds_scheduler_signal_rates(scheduler, numbers, 64, &count), DS_TIMESTEPS_NOT_SET, "no timesteps");
@@ -198,6 +199,9 @@ static void plans(void) {
     BAD(ds_scheduler_row(scheduler, 4, 0, &row), DS_INVALID_VALUE, "index is 4");
     BAD(ds_scheduler_row(scheduler, 0, 0, NULL), DS_NULL_POINTER, "row is NULL");
     GOOD(ds_scheduler_row(scheduler, 3, SIZE_MAX, &row));
+    BAD(ds_scheduler_attribute_row(scheduler, 4, 0, &row), DS_INVALID_VALUE, "index is 4");
+    BAD(ds_scheduler_attribute_row(scheduler, 0, 0, NULL), DS_NULL_POINTER, "row is NULL");
+    GOOD(ds_scheduler_attribute_row(scheduler, 3, SIZE_MAX, &row));
     BAD(ds_scheduler_plan_properties(scheduler, NULL), DS_NULL_POINTER, "properties is NULL");
     BAD(ds_scheduler_input_scales(scheduler, numbers, 3, &count), DS_BUFFER_TOO_SMALL, "room for 3, but needs 4");
     BAD(ds_scheduler_input_scales(scheduler, NULL, 4, &count), DS_NULL_POINTER, "buffer is NULL");
@@ -294,9 +298,9 @@ static void tensors(void) {
     BAD(ds_scheduler_part_row(scheduler, 3, 0, &part), DS_INVALID_VALUE, "index is 3");
     BAD(ds_scheduler_part_row(scheduler, 0, 1, NULL), DS_NULL_POINTER, "row is NULL");
     GOOD(ds_scheduler_part_row(scheduler, 0, 1, &part));
-    GOOD(ds_scheduler_row_step(scheduler, &part, &e, &x, NULL, NULL, 0, &out, NULL, 0));
+    GOOD(ds_scheduler_row_step(scheduler, &part, &e, &x, NULL, NULL, 0, NULL, &out, NULL, 0));
     GOOD(ds_scheduler_part_row(scheduler, 1, 2, &part));
-    BAD(ds_scheduler_row_step(scheduler, &part, &e, &x, NULL, NULL, 0, &out, NULL, 0), DS_INVALID_VALUE, "slot 0 is missing");
+    BAD(ds_scheduler_row_step(scheduler, &part, &e, &x, NULL, NULL, 0, NULL, &out, NULL, 0), DS_INVALID_VALUE, "slot 0 is missing");
     BAD(ds_session_step_index(session, NULL), DS_NULL_POINTER, "index is NULL");
     BAD(ds_session_timestep(session, NULL), DS_NULL_POINTER, "timestep is NULL");
     BAD(ds_session_copy(session, NULL), DS_NULL_POINTER, "copy is NULL");
@@ -322,7 +326,7 @@ static void tensors(void) {
     GOOD(ds_session_create(scheduler, 1, &again));
     BAD(ds_session_step(again, &e, &x, NULL, &out, NULL, 0), DS_MISSING_NOISE, "step 1 is stochastic");
     GOOD(ds_scheduler_part_row(scheduler, 1, 1, &part));
-    BAD(ds_scheduler_row_step(scheduler, &part, &e, &x, NULL, NULL, 0, &out, NULL, 0), DS_MISSING_NOISE, "noise");
+    BAD(ds_scheduler_row_step(scheduler, &part, &e, &x, NULL, NULL, 0, NULL, &out, NULL, 0), DS_MISSING_NOISE, "noise");
     GOOD(ds_session_free(again));
     GOOD(ds_scheduler_free(scheduler));
 
@@ -416,7 +420,7 @@ static void rows(void) {
     BAD(ds_scheduler_row_at(none, 1, NULL, &row), DS_INVALID_HANDLE, "zero");
     BAD(ds_scheduler_row_at(multistep, 1, NULL, &row), DS_UNSUPPORTED_OPERATION, "DEISMultistepScheduler");
     BAD(ds_scheduler_row_at(sampler, 1, NULL, &row), DS_TIMESTEPS_NOT_SET, "no timesteps");
-    BAD(ds_scheduler_row_step(sampler, &row, &e, &x, NULL, NULL, 0, &out, NULL, 0), DS_TIMESTEPS_NOT_SET, "no timesteps");
+    BAD(ds_scheduler_row_step(sampler, &row, &e, &x, NULL, NULL, 0, NULL, &out, NULL, 0), DS_TIMESTEPS_NOT_SET, "no timesteps");
     GOOD(ds_scheduler_set_timesteps(multistep, 10, NULL));
     GOOD(ds_scheduler_set_timesteps(sampler, 10, NULL));
     BAD(ds_scheduler_row_at(multistep, 999, NULL, &row), DS_UNSUPPORTED_OPERATION, "DEISMultistepScheduler");
@@ -432,20 +436,22 @@ static void rows(void) {
 
     /* Steps without slots. */
     GOOD(ds_scheduler_row_at(sampler, 900, "{\"eta\": 1}", &row));
-    BAD(ds_scheduler_row_step(none, &row, &e, &x, &x, NULL, 0, &out, NULL, 0), DS_INVALID_HANDLE, "zero");
-    BAD(ds_scheduler_row_step(sampler, NULL, &e, &x, &x, NULL, 0, &out, NULL, 0), DS_NULL_POINTER, "row is NULL");
-    BAD(ds_scheduler_row_step(sampler, &row, NULL, &x, &x, NULL, 0, &out, NULL, 0), DS_NULL_POINTER, "model_output is NULL");
-    BAD(ds_scheduler_row_step(sampler, &row, &e, NULL, &x, NULL, 0, &out, NULL, 0), DS_NULL_POINTER, "sample is NULL");
-    BAD(ds_scheduler_row_step(sampler, &row, &e, &x, NULL, NULL, 0, &out, NULL, 0), DS_MISSING_NOISE, "stochastic");
-    BAD(ds_scheduler_row_step(sampler, &row, &e, &x, &x, NULL, 0, NULL, NULL, 0), DS_NULL_POINTER, "prev_sample is NULL");
-    BAD(ds_scheduler_row_step(sampler, &row, &e, &x, &x, NULL, 0, &out, &out, 0), DS_OVERLAP, "pred_original_sample");
-    BAD(ds_scheduler_row_step(sampler, &row, &turned, &x, &x, NULL, 0, &out, NULL, 0), DS_SHAPE_MISMATCH, "model_output");
-    BAD(ds_scheduler_row_step(sampler, &row, &e, &x, &wide, NULL, 0, &out, NULL, 0), DS_WRONG_ELEMENT_TYPE, "noise");
-    BAD(ds_scheduler_row_step(sampler, &row, &e, &x, &x, NULL, 7, &out, NULL, 0), DS_INVALID_VALUE, "n_slots is 7");
-    BAD(ds_scheduler_row_step(sampler, &row, &e, &x, &x, NULL, SIZE_MAX, &out, NULL, 0), DS_INVALID_VALUE, "18446744073709551615");
-    BAD(ds_scheduler_row_step(sampler, &row, &e, &x, &x, NULL, 1, &out, NULL, 0), DS_NULL_POINTER, "slots is NULL");
-    GOOD(ds_scheduler_row_step(sampler, &row, &e, &x, &x, slots + 3, 1, &out, &p, 0)); /* a slot that isn't used may be anything */
-    GOOD(ds_scheduler_row_step(sampler, &row, &e, &x, &x, NULL, 0, &x, &e, 0));
+    BAD(ds_scheduler_row_step(none, &row, &e, &x, &x, NULL, 0, NULL, &out, NULL, 0), DS_INVALID_HANDLE, "zero");
+    BAD(ds_scheduler_row_step(sampler, NULL, &e, &x, &x, NULL, 0, NULL, &out, NULL, 0), DS_NULL_POINTER, "row is NULL");
+    BAD(ds_scheduler_row_step(sampler, &row, NULL, &x, &x, NULL, 0, NULL, &out, NULL, 0), DS_NULL_POINTER, "model_output is NULL");
+    BAD(ds_scheduler_row_step(sampler, &row, &e, NULL, &x, NULL, 0, NULL, &out, NULL, 0), DS_NULL_POINTER, "sample is NULL");
+    BAD(ds_scheduler_row_step(sampler, &row, &e, &x, NULL, NULL, 0, NULL, &out, NULL, 0), DS_MISSING_NOISE, "stochastic");
+    BAD(ds_scheduler_row_step(sampler, &row, &e, &x, &x, NULL, 0, NULL, NULL, NULL, 0), DS_NULL_POINTER, "prev_sample is NULL");
+    BAD(ds_scheduler_row_step(sampler, &row, &e, &x, &x, NULL, 0, NULL, &out, &out, 0), DS_OVERLAP, "pred_original_sample");
+    BAD(ds_scheduler_row_step(sampler, &row, &turned, &x, &x, NULL, 0, NULL, &out, NULL, 0), DS_SHAPE_MISMATCH, "model_output");
+    BAD(ds_scheduler_row_step(sampler, &row, &e, &x, &wide, NULL, 0, NULL, &out, NULL, 0), DS_WRONG_ELEMENT_TYPE, "noise");
+    BAD(ds_scheduler_row_step(sampler, &row, &e, &x, &x, NULL, 7, NULL, &out, NULL, 0), DS_INVALID_VALUE, "n_slots is 7");
+    BAD(ds_scheduler_row_step(sampler, &row, &e, &x, &x, NULL, SIZE_MAX, NULL, &out, NULL, 0), DS_INVALID_VALUE,
+        "18446744073709551615");
+    BAD(ds_scheduler_row_step(sampler, &row, &e, &x, &x, NULL, 1, NULL, &out, NULL, 0), DS_NULL_POINTER, "slots is NULL");
+    GOOD(ds_scheduler_row_step(sampler, &row, &e, &x, &x, slots + 3, 1, NULL, &out, &p,
+                               0)); /* a slot that isn't used may be anything */
+    GOOD(ds_scheduler_row_step(sampler, &row, &e, &x, &x, NULL, 0, NULL, &x, &e, 0));
 
     /* Steps with slots. */
     ds_row right = {.prediction.sample = 1,
@@ -455,7 +461,7 @@ static void rows(void) {
                     .report.prediction = 1,
                     .n_reads = 2,
                     .reads = {2, 1}};
-#define STEP(row, slots, n_slots) ds_scheduler_row_step(multistep, row, &e, &x, NULL, slots, n_slots, &out, &p, 0)
+#define STEP(row, slots, n_slots) ds_scheduler_row_step(multistep, row, &e, &x, NULL, slots, n_slots, NULL, &out, &p, 0)
 #define CHANGED(change, part)                                             \
     do {                                                                  \
         const ds_row changed = row_with(&right, change);                  \
@@ -505,13 +511,13 @@ static void rows(void) {
     WRONG(2, ((ds_tensor){out_bytes[2] + 8, DS_FLOAT32, 3, shape}), DS_OVERLAP, "slots[2] overlaps slots[0]");
     row = row_with(&right, noisy);
     memcpy(wrong, slots, sizeof wrong);
-    BAD(ds_scheduler_row_step(multistep, &row, &e, &x, &slots[0], slots, DS_MAX_SLOTS, &out, NULL, 0), DS_OVERLAP,
+    BAD(ds_scheduler_row_step(multistep, &row, &e, &x, &slots[0], slots, DS_MAX_SLOTS, NULL, &out, NULL, 0), DS_OVERLAP,
         "slots[0] overlaps noise");
     /* Two stores: the report is computed first, so it can't be in place. */
     row = row_with(&right, two_stores);
     memcpy(wrong, slots, sizeof wrong);
     wrong[4].data = out_bytes[3];
-    BAD(ds_scheduler_row_step(multistep, &row, &e, &x, NULL, wrong, DS_MAX_SLOTS, &out, &x, 0), DS_INVALID_VALUE,
+    BAD(ds_scheduler_row_step(multistep, &row, &e, &x, NULL, wrong, DS_MAX_SLOTS, NULL, &out, &x, 0), DS_INVALID_VALUE,
         "pred_original_sample");
     GOOD(STEP(&row, wrong, DS_MAX_SLOTS));
     GOOD(STEP(&right, slots, 3));

@@ -96,13 +96,13 @@ int main(int n_arguments, char **arguments) {
     check(ds_scheduler_set_timesteps(scheduler, N_STEPS, NULL));
     ds_row row;
     check(ds_scheduler_row_at(scheduler, 980, NULL, &row));
-    check(ds_scheduler_row_step(scheduler, &row, &e, &x, NULL, NULL, 0, &x, NULL, 1));
+    check(ds_scheduler_row_step(scheduler, &row, &e, &x, NULL, NULL, 0, NULL, &x, NULL, 1));
     long before = n_allocations;
     for (int round = 0; round < N_ROUNDS; round++) {
         double begin = now();
         for (int i = 0; i < 1000; i++) {
             if (ds_scheduler_row_at(scheduler, i, NULL, &row)) return EXIT_FAILURE;
-            if (ds_scheduler_row_step(scheduler, &row, &e, &x, NULL, NULL, 0, &x, NULL, 1)) return EXIT_FAILURE;
+            if (ds_scheduler_row_step(scheduler, &row, &e, &x, NULL, NULL, 0, NULL, &x, NULL, 1)) return EXIT_FAILURE;
         }
         row_time = best(row_time, (now() - begin) / 1000);
     }

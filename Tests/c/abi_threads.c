@@ -61,7 +61,7 @@ static void one_step(float *x) {
     fill(e, 0.3f);
     ds_row row;
     check(ds_scheduler_row_at(ddim, 700, NULL, &row));
-    check(ds_scheduler_row_step(ddim, &row, &output, &sample, NULL, NULL, 0, &sample, NULL, 1));
+    check(ds_scheduler_row_step(ddim, &row, &output, &sample, NULL, NULL, 0, NULL, &sample, NULL, 1));
 }
 
 static void *work(void *argument) {

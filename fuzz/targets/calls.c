@@ -441,6 +441,7 @@ static void call(void) {
             status = ds_scheduler_part_row(scheduler, with % 8, byte() % 5, &row);
         else
             status = operation % 36 == 26 ? ds_scheduler_row_at(scheduler, real(), arguments(), &row)
+                     : with & 64          ? ds_scheduler_attribute_row(scheduler, with % 8, number(), &row)
                                           : ds_scheduler_row(scheduler, with % 8, number(), &row);
         if (status == DS_OK) check_row(&row);
         while (byte() > 160) change_row(&row);
@@ -457,8 +458,9 @@ static void call(void) {
         if (n_slots > DS_MAX_SLOTS && n_slots < SIZE_MAX / 2) n_slots = DS_MAX_SLOTS;
         if ((with & 1) && !places[1].tensor.data) n_slots = 0; /* says that it is larger than the slots' memory */
         status = ds_scheduler_row_step(scheduler, &row, places[0].pointer, places[1].pointer, with & 4 ? NULL : places[2].pointer,
-                                       with & 8 ? NULL : slots, n_slots, with & 16 ? places[1].pointer : places[3].pointer,
-                                       with & 32 ? NULL : places[4].pointer, with >> 6);
+                                       with & 8 ? NULL : slots, n_slots, with & 128 ? slots + 4 : NULL,
+                                       with & 16 ? places[1].pointer : places[3].pointer, with & 32 ? NULL : places[4].pointer,
+                                       with >> 6);
         free_tensors(status);
         break;
     }

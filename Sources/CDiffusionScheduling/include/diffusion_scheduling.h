@@ -175,6 +175,8 @@ const char *ds_supported_class_name(size_t index);
  *     parameters               objects in the order of diffusers' constructor, with the members key, type (Python's name), default and
  *                              summary. A parameter with words allows only these. One with an override_name is unknown to diffusers.
  *     options                  the run options of ds_scheduler_set_timesteps, in the same form
+ *     attributes               what diffusers' object keeps between steps, see ds_scheduler_attribute_row: the names of `tensors`, of the
+ *                              list `history` and of the count `age`, which stands for the argument of that name; null for none
  *     report                   diffusers' name of a step's second result
  *     returns_report           whether diffusers' step returns it as well
  *     result_type              the next sample's element type in diffusers where those of sample and model output differ: promoted,
@@ -259,7 +261,10 @@ ds_status ds_scheduler_init_noise_sigma(ds_scheduler scheduler, double *sigma);
  *                "mu": number         the exponent of dynamic shifting
  *
  *            and the scheduler's run options by their names, such as "eta": see ds_class_description. A null counts as absent for
- *            these three. Any other member is an error.
+ *            these three. Any other member is an error. Where timesteps have been set, there may also be
+ *
+ *                "levels": [...]      noise levels like those of ds_scheduler_sigmas, one more than "timesteps", which both replace
+ *                                     those of the plan as they are: nothing is shifted, spaced or rounded
  *
  * Complexity: O(n_steps), a few microseconds for 20 steps.
  * Errors: DS_INVALID_HANDLE, DS_MALFORMED_JSON, DS_INVALID_VALUE, DS_UNREPRESENTABLE_PLAN.
@@ -363,6 +368,15 @@ typedef struct ds_row {
  * Errors: also DS_INVALID_VALUE for an index that is no step.
  */
 ds_status ds_scheduler_row(ds_scheduler scheduler, size_t index, size_t age, ds_row *row);
+
+/*
+ * ds_scheduler_attribute_row gives the same step for callers who keep what diffusers' objects keep in attributes, rather than a session's
+ * slots. The member `attributes` of ds_class_description names them. The slots of the row are: one for each of `tensors`, in that order,
+ * and from there on the tensors of the list `history`, newest first. A store to the first slot of the history becomes its newest element,
+ * and the others move back by one: ds_scheduler_row_step takes memory of its own for it.
+ * Errors: as ds_scheduler_row.
+ */
+ds_status ds_scheduler_attribute_row(ds_scheduler scheduler, size_t index, size_t age, ds_row *row);
 
 /*
  * The whole plan as JSON, with all rows of coefficients. The Swift library's SamplingPlan and ds_session_create_on_plan read it.
@@ -516,8 +530,7 @@ ds_status ds_session_restore(ds_scheduler scheduler, const void *bytes, size_t l
 
 /*
  * ds_session_create_on_plan makes a session without a scheduler, on a plan that ds_scheduler_plan_json wrote in any process. To
- * make more, copy it: copies share the plan. ds_session_convert_model_output and ds_session_update need a scheduler and return
- * DS_UNSUPPORTED_OPERATION.
+ * make more, copy it: copies share the plan.
  *
  * json         [length] no terminating zero is needed
  * begin_index  as for ds_session_create
@@ -603,10 +616,13 @@ ds_status ds_scheduler_part_row(ds_scheduler scheduler, size_t index, unsigned o
  * ds_scheduler_row_step executes a row with the caller's tensors as slots: a step without a session. The clamp is that of the
  * scheduler's plan. A run whose slots keep their memory has the bits of a session's run.
  *
- * row      of ds_scheduler_row, ds_scheduler_row_at or ds_scheduler_part_row, or the caller's own. Its n_noise_draws isn't read.
+ * row      of ds_scheduler_row, ds_scheduler_attribute_row, ds_scheduler_row_at or ds_scheduler_part_row, or the caller's own. Its
+ *          n_noise_draws isn't read.
  * slots    [n_slots] by the slots' numbers; NULL if n_slots is 0. A slot that the row reads or stores is a tensor like sample; the
  *          others aren't looked at. No output may overlap a slot. A stored slot may not overlap any tensor of the call.
  * n_slots  at most DS_MAX_SLOTS; n_slots of ds_plan_properties is enough for the rows of the plan
+ * stores   NULL: the row stores to its slots. Else [n_stores of the row]: tensors like sample that it stores to instead, in the order of
+ *          its stores; the slots stay as they were. They may not overlap any tensor of the call.
  * others   as for ds_session_step
  *
  * Complexity: as ds_session_step; the call itself takes about 0.5 microseconds. It takes no lock. For a row without slots it
@@ -616,8 +632,8 @@ ds_status ds_scheduler_part_row(ds_scheduler scheduler, size_t index, unsigned o
  * itself) and the errors of tensors.
  */
 ds_status ds_scheduler_row_step(ds_scheduler scheduler, const ds_row *row, const ds_tensor *model_output, const ds_tensor *sample,
-                                const ds_tensor *noise, const ds_tensor *slots, size_t n_slots, const ds_tensor *prev_sample,
-                                const ds_tensor *pred_original_sample, unsigned max_threads);
+                                const ds_tensor *noise, const ds_tensor *slots, size_t n_slots, const ds_tensor *stores,
+                                const ds_tensor *prev_sample, const ds_tensor *pred_original_sample, unsigned max_threads);
 
 /*
  * ds_rescale_noise_cfg rescales the guided output of each batch item so that guidance doesn't change the picture's contrast (Lin et

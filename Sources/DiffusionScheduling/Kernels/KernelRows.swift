@@ -23,8 +23,10 @@ struct KernelRow {
     /// The slots whose contents this row or a later one reads: bit k for slot k.
     let live: UInt8
 
-    /// - Parameter slotOrder: the slots that may be read, the most recently stored one first.
-    init(_ plan: PlanRow, clamp: PredictionClamp, slotOrder: SlotOrder, live: UInt8 = 0) {
+    /// - Parameters:
+    ///   - slotOrder: the slots that may be read, the most recently stored one first.
+    ///   - storesApart: whether the addresses of the stores follow those of the slots.
+    init(_ plan: PlanRow, clamp: PredictionClamp, slotOrder: SlotOrder, live: UInt8 = 0, storesApart: Bool = false) {
         let readSet = plan.readSet
         for place in 0..<slotOrder.count {
             let slot = slotOrder[place]
@@ -36,7 +38,7 @@ struct KernelRow {
         var row = dsk_row(prediction: plan.prediction, clamp: clamp)
         row.set(0, to: plan.nextSample, slots: slots, count: slotCount)
         for (place, store) in plan.stores.enumerated() {
-            stores[place] = UInt8(store.slot)
+            stores[place] = UInt8(storesApart ? Combination.maximumSlotCount + place : store.slot)
             row.set(1 + place, to: store.value, slots: slots, count: slotCount)
         }
         // Unclamped, p is a combination like others: beside a sample that doesn't use it, it needs no value of its own in the loop.

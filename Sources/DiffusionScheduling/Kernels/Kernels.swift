@@ -47,7 +47,7 @@ enum Kernels {
         }
         // They come first, as the step may be in place.
         for (name, address) in [("pred_original_sample", tensors.report), ("the next model input", tensors.modelInput)] {
-            guard let address, tensors.inputs(contain: UnsafeRawPointer(address)) else { continue }
+            guard let address, tensors.elementCount > 0, tensors.inputs(contain: UnsafeRawPointer(address)) else { continue }
             throw .invalidValue(
                 key: name, value: "the memory of an input",
                 allowed: "memory of its own where a step takes a second pass: it stores two slots, or both of these are wanted")

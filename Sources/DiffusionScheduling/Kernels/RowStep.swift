@@ -2,9 +2,12 @@
 
 /// The caller's tensors as the slots of a row.
 package struct RowSlots {
-    private var addresses: InlineArray<6, UnsafeMutableRawPointer>
+    /// Of the slots by their numbers, then those that the row's stores go to.
+    private var addresses: InlineArray<8, UnsafeMutableRawPointer>
     /// The slots that have an address: bit k for slot k.
     private(set) var given: UInt8 = 0
+    /// Whether the stores go to memory of their own rather than to their slots.
+    private(set) var storesApart = false
     private(set) var order = SlotOrder()
 
     /// No slots.
@@ -14,6 +17,12 @@ package struct RowSlots {
     package mutating func set(_ slot: Int, to address: UnsafeMutableRawPointer) {
         addresses[slot] = address
         given |= 1 << UInt8(slot)
+    }
+
+    /// Sets the address that the row's store of a place goes to. All stores have one, or none has.
+    package mutating func setStore(_ place: Int, to address: UnsafeMutableRawPointer) {
+        addresses[Combination.maximumSlotCount + place] = address
+        storesApart = true
     }
 
     /// Sets the order of summation: the listed slots first, then the others by their numbers.
@@ -33,7 +42,7 @@ package struct RowSlots {
     fileprivate func withAddresses(
         _ body: (UnsafePointer<UnsafeMutableRawPointer>?) throws(SchedulerError) -> Void
     ) throws(SchedulerError) {
-        if given == 0 { return try body(nil) }
+        if given == 0, !storesApart { return try body(nil) }
         try withUnsafePointer(to: addresses) { (addresses) throws(SchedulerError) in
             try body(UnsafeRawPointer(addresses).assumingMemoryBound(to: UnsafeMutableRawPointer.self))
         }
@@ -42,7 +51,7 @@ package struct RowSlots {
 
 extension PlanRow {
     /// Executes the row on memory of the caller's: aligned, and overlapping only where an output is an input. Slots overlap no output,
-    /// and the stored ones overlap nothing.
+    /// and what is stored overlaps nothing.
     ///
     /// - Throws: `invalidValue` for a row that no plan may have, or a slot that isn't given; `wrongElementCount`, `missingNoise`,
     ///   `outOfMemory`. Nothing has been written then.
@@ -51,12 +60,12 @@ extension PlanRow {
         modelLearnsVariance: Bool = false, maximumThreads: Int = 0
     ) throws(SchedulerError) {
         try validate(at: nil, slotCount: Combination.maximumSlotCount)
-        let missing = (readSet | storeSet) & ~slots.given
+        let missing = (slots.storesApart ? readSet : readSet | storeSet) & ~slots.given
         try require("slot \(missing.trailingZeroBitCount)", "missing", "given, as the row uses it", missing == 0)
         try tensors.validate(batchSize: batchSize, modelLearnsVariance: modelLearnsVariance)
         if tensors.noise == nil, needsNoise { throw .missingNoise(step: nil) }
         let workspace = try Kernels.workspace(clamp: clamp, for: tensors, batchSize: batchSize)
-        let row = KernelRow(self, clamp: clamp, slotOrder: slots.order)
+        let row = KernelRow(self, clamp: clamp, slotOrder: slots.order, storesApart: slots.storesApart)
         try withUnsafePointer(to: row) { (row) throws(SchedulerError) in
             try slots.withAddresses { (addresses) throws(SchedulerError) in
                 try Kernels.step(

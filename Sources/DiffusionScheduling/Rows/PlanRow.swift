@@ -61,8 +61,27 @@ public struct PlanRow: Sendable, Equatable {
     }
     var storeSet: UInt8 { stores.reduce(0) { $0 | 1 << UInt8($1.slot) } }
 
+    /// The row with other numbers for the slots that it reads and those that it stores.
+    func renumbering(reads: (Int) -> Int, stores: (Int) -> Int) -> PlanRow {
+        func moved(_ combination: Combination) -> Combination {
+            var result = combination
+            result.slots = .init(repeating: 0)
+            for slot in combination.slots.indices where combination.slots[slot] != 0 {
+                result.slots[reads(slot)] = combination.slots[slot]
+            }
+            return result
+        }
+        return PlanRow(
+            prediction: prediction, nextSample: moved(nextSample),
+            stores: self.stores.map { Store(slot: stores($0.slot), value: moved($0.value)) }, report: report.map(moved),
+            drawCount: drawCount)
+    }
+
     /// Whether the row reads or stores a slot.
     package func usesSlot(_ slot: Int) -> Bool { (readSet | storeSet) >> UInt8(slot) & 1 != 0 }
+
+    /// Whether the row reads a slot.
+    package func readsSlot(_ slot: Int) -> Bool { readSet >> UInt8(slot) & 1 != 0 }
 
     /// Whether the row stores a slot.
     package func storesSlot(_ slot: Int) -> Bool { storeSet >> UInt8(slot) & 1 != 0 }

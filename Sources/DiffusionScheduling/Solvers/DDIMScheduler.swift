@@ -38,6 +38,7 @@ public struct DDIMConfiguration: DDIMFamilyConfiguration, ThresholdingConfigurat
     public var trainedBetas: [Double]?
     public var clipSample = true
     public var setAlphaToOne = true
+    public var finalAlphaCumprod: Double?
     public var stepsOffset = 0
     public var predictionType = PredictionType.epsilon
     public var thresholding = false
@@ -160,6 +161,7 @@ public struct DDIMInverseConfiguration: DDIMFamilyConfiguration {
     public var trainedBetas: [Double]?
     public var clipSample = true
     public var setAlphaToOne = true
+    public var finalAlphaCumprod: Double?
     public var stepsOffset = 0
     public var predictionType = PredictionType.epsilon
     public var clipSampleRange = 1.0
@@ -220,6 +222,7 @@ extension DDIMFamilyConfiguration {
     ) -> [ConfigurationParameter<Self>] {
         noiseScheduleParameters + [clipSampleParameter, setAlphaToOneParameter, stepsOffsetParameter, predictionTypeParameter]
             + thresholding + [clipSampleRangeParameter] + sampleMaxValue + [timestepSpacingParameter] + zeroTerminalSNRParameters
+            + [finalAlphaCumprodParameter]
     }
 
     func validateDDIM() throws(SchedulerError) {
@@ -227,6 +230,7 @@ extension DDIMFamilyConfiguration {
         try validatePredictionType()
         try validateClipping()
         try validateStepsOffset(upTo: numTrainTimesteps - 1)
+        try validateFinalAlphaCumprod()
     }
 }
 

@@ -107,7 +107,11 @@ public struct FlowMatchEulerDiscreteConfiguration: SchedulerDefinition, SigmaSpa
     public func plan(
         _ request: TimestepRequest, options: NoRunOptions, noise: NoiseSchedule
     ) throws(SchedulerError) -> SamplingPlan {
-        let grid = try grid(request, noise: noise), end = invertSigmas ? 1.0 : 0
+        try plan(on: grid(request, noise: noise), options: options)
+    }
+
+    public func plan(on grid: TimestepGrid, options: NoRunOptions) throws(SchedulerError) -> SamplingPlan {
+        let end = invertSigmas ? 1.0 : 0
         let rows = zip(grid.sigmas, grid.sigmas.dropFirst()).map { source, target in
             let keep = 1 - target
             return stochasticSampling

@@ -87,4 +87,23 @@ public struct HeunDiscreteConfiguration: VarianceExplodingDefinition, Prediction
             on: grid, clamp: clipping, slotCount: grid.timesteps.count > 1 ? 1 : 0,
             steps: evaluations.map { $0 / 2 }, rows: rows)
     }
+
+    public static var attributes: StepAttributes { StepAttributes(tensors: ["prev_derivative", "sample"]) }
+
+    public func attributeRow(at index: Int, age: Int, of plan: SamplingPlan) -> PlanRow {
+        var row = plan.row(at: index, age: age)
+        let derivative = 0, start = 1
+        if index % 2 == 0, !row.stores.isEmpty {
+            let solver = VarianceExplodingSolver(predictionType: predictionType, clamps: clipSample), sigma = plan.sigmas[index]
+            row.stores = [
+                .init(slot: derivative, value: sigma == 0 ? Combination() : solver.derivative(at: sigma)),
+                .init(slot: start, value: Combination(.sample)),
+            ]
+        } else if index % 2 == 1 {
+            let half = (plan.sigmas[index] - plan.sigmas[index - 1]) / 2
+            row.nextSample = row.nextSample.replacing(
+                .slot(0), by: Combination(.slot(start)) + half * Combination(.slot(derivative)))
+        }
+        return row
+    }
 }

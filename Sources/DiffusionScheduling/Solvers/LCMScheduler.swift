@@ -36,6 +36,8 @@ public struct LCMConfiguration:
     public var clipSampleRange = 1.0
     /// Unused: no step leads below timestep 0.
     public var setAlphaToOne = true
+    /// Unused, likewise.
+    public var finalAlphaCumprod: Double?
     /// Unused: the model was distilled at other timesteps.
     public var stepsOffset = 0
     public var predictionType = PredictionType.epsilon

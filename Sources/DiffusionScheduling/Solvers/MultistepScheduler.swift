@@ -46,15 +46,6 @@ extension DefinedScheduler: MultistepScheduler where Definition: MultistepDefini
         return try configuration.grid(request, noise: noiseSchedule)
     }
 
-    /// Compiles a plan for a grid of one's own.
-    ///
-    /// - Complexity: O(n).
-    public func plan(grid: TimestepGrid) throws(SchedulerError) -> SamplingPlan {
-        let host = FloatingPointEnvironment.begin()
-        defer { host.end() }
-        return try configuration.plan(grid: grid)
-    }
-
     public func conversion(ofStep index: Int) throws(SchedulerError) -> PlanRow {
         let host = FloatingPointEnvironment.begin()
         defer { host.end() }
@@ -96,16 +87,17 @@ func highestOrder(atStep index: Int, of stepCount: Int, lowerOrderFinal: Bool, f
 
 extension MultistepDefinition {
     public static var returnsReport: Bool { false }
+    public static var attributes: StepAttributes { StepAttributes(history: "model_outputs", age: "lower_order_nums") }
     public var modelLearnsVariance: Bool { false }
 
     public func plan(
         _ request: TimestepRequest, options: Options, noise: NoiseSchedule
     ) throws(SchedulerError) -> SamplingPlan {
-        try plan(grid: grid(request, noise: noise))
+        try plan(on: grid(request, noise: noise), options: options)
     }
 
     /// Every step's conversion and update folded into combinations of tensors.
-    func plan(grid: TimestepGrid) throws(SchedulerError) -> SamplingPlan {
+    public func plan(on grid: TimestepGrid, options: Options) throws(SchedulerError) -> SamplingPlan {
         let levels = grid.levels, ring = highestSolverOrder - 1
         for (index, level) in levels.enumerated() {
             // ln ρ, in which these solvers extrapolate, is infinite there.

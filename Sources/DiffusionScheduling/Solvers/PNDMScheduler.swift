@@ -37,6 +37,7 @@ public struct PNDMConfiguration: TimestepSpacingConfiguration, FinalAlphaConfigu
     /// Whether a run begins without pseudo Runge-Kutta steps, as for Stable Diffusion.
     public var skipPRKSteps = false
     public var setAlphaToOne = false
+    public var finalAlphaCumprod: Double?
     public var predictionType = PredictionType.epsilon
     public var timestepSpacing = TimestepSpacing.leading
     public var stepsOffset = 0
@@ -49,6 +50,7 @@ public struct PNDMConfiguration: TimestepSpacingConfiguration, FinalAlphaConfigu
         noiseScheduleParameters + [
             .init("skip_prk_steps", \.skipPRKSteps, "Whether a run begins without pseudo Runge-Kutta steps."),
             setAlphaToOneParameter, predictionTypeParameter, timestepSpacingParameter, stepsOffsetParameter,
+            finalAlphaCumprodParameter,
         ]
     }
 
@@ -56,6 +58,7 @@ public struct PNDMConfiguration: TimestepSpacingConfiguration, FinalAlphaConfigu
         try validateNoiseSchedule()
         try validatePredictionType()
         try validateStepsOffset(upTo: numTrainTimesteps - 1)
+        try validateFinalAlphaCumprod()
     }
 
     // MARK: The plan
@@ -77,6 +80,18 @@ public struct PNDMConfiguration: TimestepSpacingConfiguration, FinalAlphaConfigu
             grid: grid(run.timesteps.map(Double.init), final: finalSigma(noise), noise: noise),
             slotCount: skipPRKSteps ? 3 : 5, warmUp: warmUp, steps: run.steps,
             rows: run.timesteps.indices.map { index in (0...min(index, warmUp)).map { solver.row(at: index, age: $0) } })
+    }
+
+    public static var attributes: StepAttributes {
+        StepAttributes(tensors: ["cur_sample", "cur_model_output"], history: "ets", age: "counter")
+    }
+
+    public func attributeRow(at index: Int, age: Int, of plan: SamplingPlan) -> PlanRow {
+        let step = plan.steps[index], isFirst = plan.isStart(index), ets = Self.attributes.tensors.count
+        // Slot 2 is the sample of Heun's step in its two evaluations.
+        func tensor(_ slot: Int) -> Int? { slot == 3 || (slot == 2 && skipPRKSteps && index < 2) ? 0 : slot == 4 ? 1 : nil }
+        return plan.row(at: index, age: age).renumbering(
+            reads: { tensor($0) ?? ets + ((isFirst ? step - 1 : step) - $0 + 3) % 3 }, stores: { tensor($0) ?? ets })
     }
 }
 

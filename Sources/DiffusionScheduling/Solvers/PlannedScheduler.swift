@@ -26,6 +26,14 @@ public protocol PlannedScheduler: Scheduler {
     /// Compiles a plan with options by their names.
     func plan(_ request: TimestepRequest, optionValues: [String: JSONValue]) throws(SchedulerError) -> SamplingPlan
 
+    /// Compiles a plan on timesteps and noise levels of the caller's, with options by their names.
+    func plan(on grid: TimestepGrid, optionValues: [String: JSONValue]) throws(SchedulerError) -> SamplingPlan
+
+    /// The row of an evaluation of the plan, for callers who keep diffusers' attributes: see ``SchedulerDefinition``.
+    ///
+    /// - Throws: `timestepsNotSet`, `invalidValue`.
+    func attributeRow(at index: Int, age: Int) throws(SchedulerError) -> PlanRow
+
     /// The row of the step at a training timestep, in or out of the plan, with options by their names.
     ///
     /// - Throws: `unsupportedOperation` for schedulers whose steps depend on the ones before.
@@ -50,6 +58,14 @@ extension PlannedScheduler {
 
     public func row(at timestep: Double, optionValues: [String: JSONValue]) throws(SchedulerError) -> PlanRow {
         throw .unsupportedOperation("step outside of a run", className: Configuration.className)
+    }
+
+    public func plan(on grid: TimestepGrid, optionValues: [String: JSONValue]) throws(SchedulerError) -> SamplingPlan {
+        throw .unsupportedOperation("plan on noise levels of the caller's", className: Configuration.className)
+    }
+
+    public func attributeRow(at index: Int, age: Int) throws(SchedulerError) -> PlanRow {
+        throw .unsupportedOperation("row over attributes", className: Configuration.className)
     }
 
     /// Reads the configuration from a file or a folder, as diffusers' `from_pretrained`.

@@ -30,6 +30,20 @@ public protocol SchedulerDefinition: SchedulerConfiguration {
         at timestep: Double, of plan: SamplingPlan, options: Options, noise: NoiseSchedule
     ) throws(SchedulerError) -> PlanRow
 
+    /// The attributes in which diffusers' object keeps between steps what later ones read.
+    static var attributes: StepAttributes { get }
+
+    /// The row of an evaluation for callers who keep those attributes instead of the plan's slots.
+    ///
+    /// The slots stand for ``attributes``: the first ones for the tensors, the others for the history, newest first. A store to the first
+    /// slot of the history becomes its newest element; the others move back by one.
+    func attributeRow(at index: Int, age: Int, of plan: SamplingPlan) -> PlanRow
+
+    /// Compiles a plan on timesteps and noise levels of the caller's, which are taken as they are.
+    ///
+    /// - Throws: `unsupportedOperation` for schedulers whose rows don't follow from noise levels alone.
+    func plan(on grid: TimestepGrid, options: Options) throws(SchedulerError) -> SamplingPlan
+
     /// diffusers' name of what a step gives besides the next sample.
     static var reportName: String { get }
 
@@ -47,6 +61,29 @@ public protocol SchedulerDefinition: SchedulerConfiguration {
 
     /// Whether noise is added at the levels of training timesteps, in or out of the plan, rather than at the plan's.
     static var addsNoiseAtTrainingLevels: Bool { get }
+}
+
+/// The attributes in which diffusers' object of a class keeps between steps what later ones read.
+public struct StepAttributes: Sendable, Equatable {
+    /// Those that hold a tensor each.
+    public var tensors: [String]
+    /// The one that holds a list of tensors, the newest last.
+    public var history: String?
+    /// The one that counts the steps of a run, as far as they matter.
+    public var age: String?
+
+    public init(tensors: [String] = [], history: String? = nil, age: String? = nil) {
+        self.tensors = tensors
+        self.history = history
+        self.age = age
+    }
+
+    var json: JSONValue {
+        [
+            "tensors": .array(tensors.map { .string($0) }), "history": history.map { .string($0) } ?? .null,
+            "age": age.map { .string($0) } ?? .null,
+        ]
+    }
 }
 
 /// The element type of a next sample where sample and model output differ in theirs.
@@ -71,6 +108,17 @@ extension SchedulerDefinition {
     public static var resultType: ResultType { .promoted }
     public static var isStateless: Bool { false }
     public static var addsNoiseAtTrainingLevels: Bool { isStateless }
+    public static var attributes: StepAttributes { StepAttributes() }
+
+    /// The row of a plan whose slots, if it has any, are a ring of what the evaluations extrapolate.
+    public func attributeRow(at index: Int, age: Int, of plan: SamplingPlan) -> PlanRow {
+        let ring = plan.slotCount
+        return plan.row(at: index, age: age).renumbering(reads: { (index - 1 - $0 + ring) % ring }, stores: { _ in 0 })
+    }
+
+    public func plan(on grid: TimestepGrid, options: Options) throws(SchedulerError) -> SamplingPlan {
+        throw .unsupportedOperation("plan on noise levels of the caller's", className: Self.className)
+    }
 
     public func row(
         at timestep: Double, of plan: SamplingPlan, options: Options, noise: NoiseSchedule
@@ -162,6 +210,31 @@ public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedSchedule
 
     public func plan(_ request: TimestepRequest, optionValues: [String: JSONValue]) throws(SchedulerError) -> SamplingPlan {
         try plan(request, options: Definition.Options(values: optionValues))
+    }
+
+    /// Compiles a plan on timesteps and noise levels of one's own, which are taken as they are: nothing is shifted, spaced or rounded.
+    ///
+    /// - Throws: `invalidValue`; `unsupportedOperation` for schedulers whose rows don't follow from noise levels alone.
+    /// - Complexity: O(n).
+    public func plan(on grid: TimestepGrid, options: Definition.Options = .init()) throws(SchedulerError) -> SamplingPlan {
+        let host = FloatingPointEnvironment.begin()
+        defer { host.end() }
+        try grid.validate()
+        try options.validate()
+        return try configuration.plan(on: grid, options: options)
+    }
+
+    public func plan(on grid: TimestepGrid, optionValues: [String: JSONValue]) throws(SchedulerError) -> SamplingPlan {
+        try plan(on: grid, options: Definition.Options(values: optionValues))
+    }
+
+    public func attributeRow(at index: Int, age: Int) throws(SchedulerError) -> PlanRow {
+        guard let plan else { throw .timestepsNotSet }
+        let host = FloatingPointEnvironment.begin()
+        defer { host.end() }
+        try require(
+            "index", index, "less than the number of steps, \(plan.stepCount)", plan.timesteps.indices.contains(index))
+        return configuration.attributeRow(at: index, age: min(age, index), of: plan)
     }
 
     /// Plans a run and goes to its start.

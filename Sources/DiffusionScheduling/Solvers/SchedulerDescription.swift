@@ -10,6 +10,7 @@ extension SchedulerDefinition {
     /// | `parameters` | in the order of diffusers' constructor: `key`, `type`, `default`, `words` where it is one of these, `summary`; \
     /// `override_name` where diffusers doesn't know the key |
     /// | `options` | what a run may be told, likewise: `key`, `type`, `default`, `summary` |
+    /// | `attributes` | what diffusers' object keeps between steps: `tensors`, `history`, `age`, see ``StepAttributes`` |
     /// | `report` | diffusers' name of what a step gives besides the next sample |
     /// | `returns_report` | whether diffusers' `step` returns it |
     /// | `result_type` | the next sample's element type where the others differ: see ``ResultType`` |
@@ -22,6 +23,7 @@ extension SchedulerDefinition {
             "compatible_class_names": .array(compatibleClassNames.map { .string($0) }),
             "parameters": .array(parameters.map { $0.description(of: Self()) }),
             "options": .array(Options.parameters.map { $0.description(of: Options()) }),
+            "attributes": attributes.json,
             "report": .string(reportName),
             "returns_report": .bool(returnsReport),
             "result_type": .string(resultType.rawValue),

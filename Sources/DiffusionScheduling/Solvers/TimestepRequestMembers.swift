@@ -1,5 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 
+private func take<Value: ConfigurationValue>(
+    _ key: String, as type: Value.Type, from members: inout [String: JSONValue]
+) throws(SchedulerError) -> Value? {
+    guard let json = members.removeValue(forKey: key), json != .null else { return nil }
+    guard let value = Value(json: json) else {
+        throw .invalidValue(key: key, value: json.text.quoted, allowed: Value.allowedValues)
+    }
+    return value
+}
+
+extension TimestepGrid {
+    /// The grid of the member `levels`, one noise level more than the member `timesteps` has; nil without it.
+    ///
+    /// - Parameters:
+    ///   - members: both are taken from them.
+    ///   - process: that of the levels.
+    package init?(takingFrom members: inout [String: JSONValue], process: () throws -> NoiseProcess) throws {
+        guard let levels = try take("levels", as: [Double].self, from: &members) else { return nil }
+        let timesteps = try take("timesteps", as: [Double].self, from: &members) ?? []
+        self.init(timesteps: timesteps, exactSigmas: levels, process: try process())
+    }
+}
+
 extension TimestepRequest {
     /// The request of diffusers' arguments of `set_timesteps`; what is left of the members are options of the run.
     ///
@@ -8,15 +31,8 @@ extension TimestepRequest {
     ///   - members: `timesteps`, `sigmas` and `mu` are taken from them. null stands for a member that isn't there.
     /// - Throws: `invalidValue` for members of another kind, or that exclude one another.
     package init(count: Int, takingFrom members: inout [String: JSONValue]) throws(SchedulerError) {
-        func take<Value: ConfigurationValue>(_ key: String, as type: Value.Type) throws(SchedulerError) -> Value? {
-            guard let json = members.removeValue(forKey: key), json != .null else { return nil }
-            guard let value = Value(json: json) else {
-                throw .invalidValue(key: key, value: json.text.quoted, allowed: Value.allowedValues)
-            }
-            return value
-        }
-        let timesteps = try take("timesteps", as: [Double].self), sigmas = try take("sigmas", as: [Double].self)
-        let mu = try take("mu", as: Double.self)
+        let timesteps = try take("timesteps", as: [Double].self, from: &members)
+        let sigmas = try take("sigmas", as: [Double].self, from: &members), mu = try take("mu", as: Double.self, from: &members)
         let given = timesteps?.count ?? sigmas?.count
         if let given, count != 0 {
             try require("number of steps", count, "0, or \(given) as the list has", count == given)

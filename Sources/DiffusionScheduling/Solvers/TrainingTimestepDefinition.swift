@@ -95,6 +95,8 @@ extension TrainingTimestepDefinition where Self: TimestepSpacingConfiguration {
 public protocol FinalAlphaConfiguration: TrainingTimestepDefinition {
     /// Whether the level before timestep 0 is the clean sample, ᾱ = 1, rather than timestep 0 itself.
     var setAlphaToOne: Bool { get set }
+    /// ᾱ of the level before timestep 0, where it is neither of these.
+    var finalAlphaCumprod: Double? { get set }
 }
 
 extension FinalAlphaConfiguration {
@@ -102,9 +104,28 @@ extension FinalAlphaConfiguration {
         .init("set_alpha_to_one", \.setAlphaToOne, "Whether the level before timestep 0 is the clean sample.")
     }
 
+    static var finalAlphaCumprodParameter: ConfigurationParameter<Self> {
+        .init(
+            "diffusion_scheduling_final_alpha_cumprod", overrideName: "final_alpha_cumprod", \.finalAlphaCumprod,
+            "The signal variance before timestep 0, greater than 0; null: as set_alpha_to_one says.")
+    }
+
+    func validateFinalAlphaCumprod() throws(SchedulerError) {
+        if let finalAlphaCumprod {
+            try require(
+                "final_alpha_cumprod", finalAlphaCumprod, "greater than 0 and at most 1",
+                finalAlphaCumprod > 0 && finalAlphaCumprod <= 1)
+        }
+    }
+
     /// ᾱ of the level before timestep 0.
-    func finalAlphaCumprod(_ noise: NoiseSchedule) -> Double { setAlphaToOne ? 1 : noise.alphasCumprod[0] }
+    func finalAlphaCumprod(_ noise: NoiseSchedule) -> Double {
+        finalAlphaCumprod ?? (setAlphaToOne ? 1 : noise.alphasCumprod[0])
+    }
 
     /// ς of the level before timestep 0.
-    func finalSigma(_ noise: NoiseSchedule) -> Double { setAlphaToOne ? 0 : noise.sigmas[0] }
+    func finalSigma(_ noise: NoiseSchedule) -> Double {
+        if let finalAlphaCumprod { return NoiseLevel(alphaCumprod: finalAlphaCumprod).sigma }
+        return setAlphaToOne ? 0 : noise.sigmas[0]
+    }
 }

@@ -130,49 +130,71 @@ public struct UniPCMultistepConfiguration: SchedulerDefinition, PredictionTypeCo
     public func plan(
         _ request: TimestepRequest, options: NoRunOptions, noise: NoiseSchedule
     ) throws(SchedulerError) -> SamplingPlan {
-        try plan(grid: grid(request, noise: noise))
+        try plan(on: grid(request, noise: noise), options: options)
     }
 
-    func plan(grid: TimestepGrid) throws(SchedulerError) -> SamplingPlan {
+    public func plan(on grid: TimestepGrid, options: NoRunOptions) throws(SchedulerError) -> SamplingPlan {
         let levels = grid.levels
         for (index, level) in levels.enumerated() {
             // λ is infinite there.
             try require("sigmas[\(index)]", level.sigma, "from 0 to less than 1", level.signalRate > 0)
         }
-        let uncorrected = Set(disableCorrector)
         let rows = levels.indices.dropLast().map { index in
-            (0...min(index, solverOrder)).map { row(at: index, age: $0, of: levels, uncorrected: uncorrected) }
+            (0...min(index, solverOrder)).map { age in
+                row(at: index, age: age, of: levels, partial: solverOrder - 1) { back in (index - back) % (solverOrder - 1) }
+            }
         }
         return try SamplingPlan(grid: grid, clamp: outputClamp, slotCount: solverOrder, warmUp: solverOrder, rows: rows)
+    }
+
+    public static var attributes: StepAttributes {
+        StepAttributes(tensors: ["last_sample"], history: "model_outputs", age: "lower_order_nums")
+    }
+
+    /// Corrects with x_c of the step before and the outputs m₁, m₂ … instead of with U. Order 6 has too few slots for that: there the last
+    /// sample is U.
+    public func attributeRow(at index: Int, age: Int, of plan: SamplingPlan) -> PlanRow {
+        row(
+            at: index, age: min(age, solverOrder), of: plan.levels, partial: 0, isPartial: solverOrder == Self.highestOrder
+        ) { max($0, 1) }
     }
 
     /// diffusers thresholds only where the solver extrapolates the clean sample.
     private var outputClamp: PredictionClamp { predictX0 ? clamp : .none }
 
     /// The row of a step in a run that has taken that many steps before it.
-    private func row(at index: Int, age: Int, of levels: [NoiseLevel], uncorrected: Set<Int>) -> PlanRow {
-        let partial = solverOrder - 1, ring = solverOrder - 1
+    ///
+    /// - Parameters:
+    ///   - partial: the slot that holds U, or else x_c of the step before.
+    ///   - isPartial: whether it is U.
+    ///   - slot: that of mₖ, or for k = 0 the one that m₀ is stored in.
+    private func row(
+        at index: Int, age: Int, of levels: [NoiseLevel], partial: Int, isPartial: Bool = true, slot: (Int) -> Int
+    ) -> PlanRow {
         // The conversions of the clean sample and of the noise are DPM-Solver's.
         let converter = DPMSolver(
             algorithmType: predictX0 ? .dpmsolverPlusPlus : .dpmsolver, solverType: .midpoint, predictionType: predictionType)
         let converted = converter.conversion(at: levels[index], clamped: outputClamp != .none)
         func combination(_ sample: Combination, _ update: Update) -> Combination {
             var sum = update.sampleRate * sample + (update.weights.first ?? 0) * converted
-            for (age, weight) in update.weights.enumerated().dropFirst() { sum[.slot((index - age) % ring)] += weight }
+            for (back, weight) in update.weights.enumerated().dropFirst() { sum[.slot(slot(back))] += weight }
             return sum
         }
 
         var corrected = Combination(.sample)
-        if age > 0, !uncorrected.contains(index - 1),
+        if age > 0, !disableCorrector.contains(index - 1),
             let correction = step(at: index - 1, age: age - 1, of: levels).correction
         {
-            corrected = Combination(.slot(partial)) + correction.newest * converted
+            corrected = (isPartial ? 1 : correction.known.sampleRate) * Combination(.slot(partial)) + correction.newest * converted
+            if !isPartial {
+                for (back, weight) in correction.known.weights.enumerated() { corrected[.slot(slot(back + 1))] += weight }
+            }
         }
         let step = step(at: index, age: age, of: levels)
         var stores: [PlanRow.Store] = []
-        if ring > 0 { stores.append(.init(slot: index % ring, value: converted)) }
-        if let correction = step.correction, index + 2 < levels.count, !uncorrected.contains(index) {
-            stores.append(.init(slot: partial, value: combination(corrected, correction.known)))
+        if !isPartial || solverOrder > 1 { stores.append(.init(slot: slot(0), value: converted)) }
+        if let correction = step.correction, index + 2 < levels.count, !disableCorrector.contains(index) {
+            stores.append(.init(slot: partial, value: isPartial ? combination(corrected, correction.known) : corrected))
         }
         return PlanRow(
             prediction: converter.prediction(at: levels[index]), nextSample: combination(corrected, step.predictor), stores: stores)

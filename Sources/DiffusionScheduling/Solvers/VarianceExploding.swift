@@ -20,6 +20,10 @@ extension VarianceExplodingDefinition {
         try plan(on: grid(request, noise: noise), for: request, options: options)
     }
 
+    public func plan(on grid: TimestepGrid, options: Options) throws(SchedulerError) -> SamplingPlan {
+        try plan(on: grid, for: .sigmas(grid.sigmas), options: options)
+    }
+
     func validateVarianceExploding() throws(SchedulerError) {
         try validateNoiseSchedule()
         try validateStepsOffset()
