@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _library, _memory, _noise
-from ._library import StepCall
 
 Array = npt.NDArray[Any]
 
@@ -92,76 +91,33 @@ def deliver(result: Array, target: Array, layout: None = None) -> Array:
     return result
 
 
-def quick_step(call: StepCall, sample: Array, model_output: Array, has_report: bool) -> Callable[..., tuple[Array, ...] | None]:
-    """A function that takes steps of arrays like these, which the library takes as they are, by nothing but the call.
+def address_if(array: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    """Where the elements of an array are that the library takes as it is. Raises TypeError or another error for others."""
+    if array.dtype is dtype and array.shape == shape:
+        return addressof(c_char.from_buffer(array))  # Fails for arrays that aren't contiguous or can't be written to.
+    raise TypeError
 
-    Its arguments are the step's row or None, model output, sample, noise or None, and the array to write to or None. It returns
-    what ``step`` returns as a tuple; or None where the arrays have another form, and then nothing has been done.
-    """
-    tensors, function, arguments, place = call
-    te, tx, tz = tensors.model_output, tensors.sample, tensors.noise
-    ty, tp = tensors.prev_sample, tensors.pred_original_sample
-    has_noise = tensors.references[2] is not None
-    shape, dtype, model_shape, model_dtype = sample.shape, sample.dtype, model_output.shape, model_output.dtype
-    empty: Callable[..., Array] = np.empty if sample.nbytes < _memory.SMALLEST else _memory.empty
-    # This fails for arrays that aren't contiguous or can't be written to.
-    buffer = c_char.from_buffer
-    # Threads may step with one stateless scheduler at once: one that finds the structs in use takes the general way.
-    unused = [tensors]
 
-    def take(row: Any, e: Array, x: Array, z: Array | None, out: Array | None) -> tuple[Array, ...] | None:
-        try:
-            if (
-                e.dtype is not model_dtype
-                or x.dtype is not dtype
-                or x.shape != shape
-                or e.shape != model_shape
-                or (z is None) is has_noise
-            ):
-                return None
-            x_data = addressof(buffer(x))
-            if out is None:
-                y = empty(shape, dtype)
-                y_data = addressof(buffer(y))
-            elif out is x:
-                y, y_data = x, x_data
-            elif out.dtype is dtype and out.shape == shape:
-                y = out
-                y_data = addressof(buffer(y))
-            else:
-                return None
-            e_data = addressof(buffer(e))
-            if z is not None:
-                z = z if z.dtype is dtype else z.astype(dtype)
-                if z.shape != shape:
-                    return None
-                z_data = addressof(buffer(z))
-            if has_report:
-                p = empty(shape, dtype)
-                p_data = addressof(buffer(p))
-            unused.pop()
-        except (AttributeError, TypeError, ValueError, BufferError, IndexError):
-            return None
-        te.data, tx.data, ty.data = e_data, x_data, y_data
-        if has_noise:
-            tz.data = z_data
-        if has_report:
-            tp.data = p_data
-        if place is not None:
-            place.contents = row
-        status = function(*arguments)
-        unused.append(tensors)
-        if status:
-            raise _library.error(status)
-        return (y, p) if has_report else (y,)
+def maker(like: Array) -> Callable[[Array], Array]:
+    """A function that makes uninitialised contiguous arrays like its argument, which is like this one."""
+    shape, dtype, empty = like.shape, like.dtype, np.empty if like.nbytes < _memory.SMALLEST else _memory.empty
+    return lambda like: empty(shape, dtype)
 
-    return take
+
+def counts_writes(value: Any) -> bool:
+    """Whether a value has a count of the writes to it: arrays have none."""
+    return False
 
 
 def draw(generator: Any, model_output: Array, sample: Array, result_type: str) -> Array:
     """A step's noise, of the type that diffusers draws."""
     dtype = np.dtype(np.float32) if result_type == "converted" else common_type(np.asarray(model_output))
     return _noise.draw(generator, np.shape(sample), dtype)
+
+
+def kept(array: Array) -> Array:
+    """The array as a later step reads it, whatever becomes of its memory."""
+    return np.array(array)
 
 
 def place(array: Array) -> None:

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""A configuration's plan and the steps through it, for tensors of any kind.
+"""Steps through a configuration's plan, for tensors of any kind.
 
 The operations on tensors are a module's: ``_arrays`` for NumPy, ``_tensors`` for torch. A class's description says which way of
 stepping it has: steps that depend on nothing but their arguments (`Stateless`), or steps of a run in their order (`Ordered`).
+
+All state is in attributes with diffusers' names: the tables, the step that comes next, and what earlier steps remember. A step
+reads them, runs one row of the plan on the caller's tensors, and writes them. Everything else that an object holds is a cache.
 
 A step has a quick way, for tensors as the step before had them, and a general one, which brings the tensors into the library's
 form.
@@ -12,22 +15,22 @@ form.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from ctypes import byref, c_size_t, c_uint, pointer
+from ctypes import byref, c_size_t, c_uint
+from operator import itemgetter
 from typing import Any, ClassVar
 
 from . import _library
 from ._description import Description
-from ._handles import Plan, Session
-from ._library import Row, StepCall, StepTensors, check, library
+from ._handles import Plan, StepRow
+from ._library import Row, StepTensors, check, library
 
 Tensor = Any
 Options = tuple[Any, ...]
+Results = tuple[tuple[Tensor, ...], Sequence[Tensor]]
+"""What a step returns, and the tensors that it stores."""
 
-_session_step = _library.unchecked("ds_session_step")
 _row_step = _library.unchecked("ds_scheduler_row_step")
-
-MOST_ROWS, MOST_OPTIONS = 1000, 100
-"""How many rows a stateless scheduler keeps at most, and for how many options."""
+_SLOTS, _NO_SLOTS = c_size_t(_library.MAX_SLOTS), c_size_t(0)
 
 
 def no_quick_step(*arguments: Any) -> None:
@@ -41,6 +44,84 @@ def sample_argument(arguments: tuple[Any, ...], sample: Any) -> Any:
     return arguments[-1] if sample is None else sample
 
 
+class Cache:
+    """What a scheduler has derived from its attributes. A copy of the scheduler derives it again, from its own."""
+
+    quick: Callable[..., Results | None] = staticmethod(no_quick_step)
+    """Takes steps of tensors such as the step before had."""
+    seen: tuple[Any, ...] = ()
+    """The attributes that the plan follows from, as they were."""
+    look: Callable[[dict[str, Any]], tuple[Any, ...]] = staticmethod(lambda state: (None,))
+    """Finds them."""
+    counted: Sequence[tuple[Any, int]] = ()
+    """Those that count the writes to them, with their counts as they were."""
+
+    def __init__(self) -> None:
+        self.plans: dict[Options, Plan] = {}
+        """The plan with the options of a step, where they aren't the plan's own."""
+
+    def __copy__(self) -> Cache:
+        return Cache()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Cache:
+        return Cache()
+
+    def __reduce__(self) -> tuple[type[Cache], tuple[()]]:
+        return Cache, ()
+
+
+def _quick_step(
+    t: Any, tensors: StepTensors, threads: c_uint, sample: Tensor, model_output: Tensor, has_report: bool
+) -> Callable[..., Results | None]:
+    """A function that takes steps of tensors like these, which the library takes as they are, by nothing but the call.
+
+    It has the arguments and the result of ``Core._run``. None: the tensors have another form, and nothing has been done.
+    """
+    te, tx, tz, ty, tp = tensors.e, tensors.x, tensors.z, tensors.y, tensors.p
+    view_e, view_x, view_y = tensors.model_output, tensors.sample, tensors.prev_sample
+    slot_views, slot_array, store_array = tensors.slots, tensors.slot_array, tensors.store_array
+    shape, dtype, model_shape, model_dtype = sample.shape, sample.dtype, model_output.shape, model_output.dtype
+    find, address, new, function = t.address_if, t.address, t.maker(sample), _row_step
+    # Threads may step with one stateless scheduler at once: one that finds the structs in use takes the general way.
+    unused = [tensors]
+
+    def take(
+        plan: Plan, row: StepRow, e: Tensor, x: Tensor, z: Tensor | None, slots: Sequence[Tensor], out: Tensor | None
+    ) -> Results | None:
+        try:
+            e_data, x_data = find(e, model_shape, model_dtype), find(x, shape, dtype)
+            places = [find(slot, shape, dtype) for slot in slots]
+            z_data = None if z is None else find(z, shape, dtype)
+            y = new(x) if out is None else out
+            y_data = address(y) if out is None else find(y, shape, dtype)
+            unused.pop()
+        except (AttributeError, TypeError, ValueError, BufferError, IndexError):
+            return None
+        view_e.data, view_x.data, view_y.data = e_data, x_data, y_data
+        for slot, data in zip(row.reads, places):
+            slot_views[slot].data = data
+        stored = []
+        for view in tensors.stores[: len(row.stores)]:
+            stored.append(made := new(x))
+            view.data = address(made)
+        results = (y,)
+        if has_report:
+            results = y, p = y, new(x)  # type: ignore[assignment]
+            tensors.pred_original_sample.data = address(p)
+        if z is not None:
+            tensors.noise.data = z_data
+        status = function(
+            plan.argument, row.reference, te, tx, tz if z is not None else None, slot_array, _SLOTS,
+            store_array if stored else None, ty, tp if has_report else None, threads,
+        )  # fmt: skip
+        unused.append(tensors)
+        if status:
+            raise _library.error(status)
+        return results, stored
+
+    return take
+
+
 class Core:
     """What all schedulers have in common. A binding adds how it plans, and how it finds the step at a timestep."""
 
@@ -51,31 +132,61 @@ class Core:
 
     num_inference_steps: int | None
     config: Any
+    timesteps: Any
     _plan: Any = None
     """A ``Plan``; None before the first one is asked for."""
-    _quick: Callable[..., Any] = staticmethod(no_quick_step)
-    """Takes steps of tensors such as the step before had."""
+    _cache: Cache = Cache()
     _threads = c_uint(0)
-    _known_timesteps: list[Any] = []
+    _known_timesteps: Sequence[Any] = ()
     _unset: Options = ()
     """The options of a step for which the plan's hold."""
+    _watched: ClassVar[Sequence[str]]
+    """The attributes that a plan follows from."""
 
     # ---- Plans
 
+    def _current(self) -> Any:
+        """The plan of the attributes as they are; None where there can't be any yet."""
+        cache = self._cache
+        try:
+            # Objects that are the same one count as equal at once; tables of several numbers are neither equal nor unequal.
+            if cache.look(self.__dict__) == cache.seen:
+                for watched, version in cache.counted:
+                    if watched._version != version:
+                        break
+                else:
+                    return self._plan
+        except (KeyError, RuntimeError, TypeError, ValueError):
+            pass
+        self._renew()
+        return self._plan
+
+    def _look(self) -> None:
+        """Remembers the attributes that the plan has been made for."""
+        cache, names = self._cache, [name for name in self._watched if name in self.__dict__]
+        cache.look, found = itemgetter(*names), [self.__dict__[name] for name in names]
+        cache.seen = tuple(found)
+        cache.counted = [(each, each._version) for each in found if self._tensors.counts_writes(each)]
+
+    def _renew(self) -> None:
+        """Makes the plan of the attributes as they are."""
+        raise NotImplementedError
+
     def _ready(self) -> Plan:
-        """The plan, once timesteps have been set."""
-        if self._plan is None or self.num_inference_steps is None:
-            raise _library.TimestepError("no timesteps have been set: call set_timesteps first")
-        plan: Plan = self._plan
+        """The plan of the attributes as they are, once timesteps have been set."""
+        plan: Plan | None = self._current()
+        if plan is None or self.num_inference_steps is None:
+            return self._plan_unasked()
         return plan
 
-    def _read_plan(self) -> None:
-        """Takes over what a new plan says."""
-        self._quick = no_quick_step
-        self._properties = self._plan.properties
-        self._is_quiet = not self._properties.is_stochastic
-        self._input_scales = self._plan.input_scales
-        self._scales_inputs = any(scale != 1 for scale in self._input_scales)
+    def _plan_unasked(self) -> Plan:
+        """The plan of a scheduler whose timesteps nobody has set."""
+        raise _library.TimestepError("no timesteps have been set: call set_timesteps first")
+
+    def _adopt_plan(self, plan: Plan) -> None:
+        """Takes over a new plan."""
+        self._plan = plan
+        self._cache = Cache()
 
     def _given(self, options: Options) -> dict[str, Any]:
         """Options by name; None stands for the plan's own."""
@@ -91,8 +202,9 @@ class Core:
         """The type of a next sample."""
         t, rule = self._tensors, self.description.result_type
         if rule == "converted":
-            kept = "sample" if self.config["algorithm_type"].endswith("++") else "epsilon"
-            if self.config["prediction_type"] == kept and (kept == "sample" or not self.config["thresholding"]):
+            config = self.config
+            kept = "sample" if config.algorithm_type.endswith("++") else "epsilon"
+            if config.prediction_type == kept and (kept == "sample" or not config.thresholding):
                 rule = "model_output"
         alone = {"model_output": model_output, "sample": sample}
         return t.common_type(alone[rule]) if rule in alone else t.common_type(model_output, sample)
@@ -105,52 +217,62 @@ class Core:
             noise = self._tensors.draw(generator, model_output, sample, self.description.result_type)
         return noise
 
-    def _take(
-        self,
-        function: Callable[..., int],
-        subject: tuple[Any, ...],
-        slots: tuple[Any, ...],
-        row: Any,
-        model_output: Tensor,
-        sample: Tensor,
-        noise: Tensor | None,
-        out: Tensor | None,
-        dtype: Any,
-        work: Any,
-        layout: Any,
-    ) -> tuple[Tensor, ...]:
-        """Takes a step of any tensors that the library can reach, and makes the quick step for the next ones.
+    def _run(
+        self, plan: Plan, row: StepRow, e: Tensor, x: Tensor, noise: Tensor | None, slots: Sequence[Tensor], out: Tensor | None
+    ) -> Results:
+        """Runs a row: the results of the step, and the tensors that the row stores.
 
-        function  its arguments are `subject`, model output, sample, noise, `slots`, next sample, report, threads
-        row       the pointer among them to the step's row, if it has one
-        dtype     of the results
-        work      which the library computes in
-        layout    likewise
+        slots  the tensors that the row reads, in the order of ``row.reads``
         """
+        cache = self._cache
+        results = cache.quick(plan, row, e, x, noise, slots, out)
+        if results is not None:
+            return results
+        e, x = self._tensors.as_given(e), self._tensors.as_given(x)
+        return self._general_run(plan, row, e, x, noise, slots, out)
+
+    def _general_run(
+        self, plan: Plan, row: StepRow, e: Tensor, x: Tensor, noise: Tensor | None, slots: Sequence[Tensor], out: Tensor | None
+    ) -> Results:
+        """`_run` for all tensors that the library can reach; makes the quick step for the next ones like these."""
         t, has_report = self._tensors, self.description.returns_report
-        model_type = model_output.dtype if model_output.dtype in t.ELEMENT_TYPES else work
-        as_given = not layout and sample.dtype == dtype == work and model_output.dtype == model_type
-        e, x = self._matched(model_output, sample)
+        dtype, common = self._result_type(e, x), t.common_type(e, x)
+        if noise is not None and self.description.is_stateless:
+            dtype = common = t.common_type(t.as_given(noise), x, e)
+        work, layout = t.computing_type(common), t.layout(e, x)
+        model_type = e.dtype if e.dtype in t.ELEMENT_TYPES else work
+        as_given = not layout and x.dtype == dtype == work and e.dtype == model_type
+        e, x = self._matched(plan, e, x)
         z = None if noise is None else t.contiguous(noise, work, layout, x.shape)
         e, x = t.contiguous(e, model_type, layout), t.contiguous(x, work, layout)
-        tensors = StepTensors(x.shape, t.ELEMENT_TYPES[work], e.shape, t.ELEMENT_TYPES[model_type], z is not None)
+        kept = [t.contiguous(each, work, layout) for each in slots]
+        tensors = StepTensors(x.shape, t.ELEMENT_TYPES[work], e.shape, t.ELEMENT_TYPES[model_type])
         results = [t.result_arrays(x.shape, dtype, work, out)]
-        tensors.model_output.data, tensors.sample.data, tensors.prev_sample.data = map(t.address, (e, x, results[0][1]))
-        if z is not None:
-            tensors.noise.data = t.address(z)
         if has_report:
             results.append(t.result_arrays(x.shape, dtype, work, None))
-            tensors.pred_original_sample.data = t.address(results[1][1])
-        te, tx, tz, ty, tp = tensors.references
-        arguments = *subject, te, tx, tz, *slots, ty, tp if has_report else None, self._threads
-        check(function(*arguments))
-        call = StepCall(tensors, function, arguments, row)
-        self._quick = t.quick_step(call, x, e, has_report) if as_given else no_quick_step
-        return tuple(t.deliver(result, target, layout) for result, target in results)
+        stored = [t.result_arrays(x.shape, work, work, None) for _ in row.stores]
+        tensors.model_output.data, tensors.sample.data = t.address(e), t.address(x)
+        if z is not None:
+            tensors.noise.data = t.address(z)
+        for view, (_, target) in zip((tensors.prev_sample, tensors.pred_original_sample), results):
+            view.data = t.address(target)
+        for slot, each in zip(row.reads, kept):
+            tensors.slots[slot].data = t.address(each)
+        for view, (_, target) in zip(tensors.stores, stored):
+            view.data = t.address(target)
+        check(
+            _row_step(
+                plan.argument, row.reference, tensors.e, tensors.x, None if z is None else tensors.z,
+                *((tensors.slot_array, _SLOTS) if kept else (None, _NO_SLOTS)), tensors.store_array if stored else None,
+                tensors.y, tensors.p if has_report else None, self._threads,
+            )
+        )  # fmt: skip
+        self._cache.quick = _quick_step(t, tensors, self._threads, x, e, has_report) if as_given else no_quick_step
+        return tuple(t.deliver(*each, layout) for each in results), [t.deliver(*each, layout) for each in stored]
 
-    def _matched(self, model_output: Tensor, sample: Tensor) -> Sequence[Tensor]:
+    def _matched(self, plan: Plan, model_output: Tensor, sample: Tensor) -> Sequence[Tensor]:
         """The two broadcast to one shape, unless the model output holds a variance besides."""
-        if model_output.shape == sample.shape or self._properties.learns_variance:
+        if model_output.shape == sample.shape or plan.properties.learns_variance:
             return model_output, sample
         pair: Sequence[Tensor] = self._tensors.broadcast(model_output, sample)
         return pair
@@ -172,9 +294,8 @@ class Core:
         check(_library.mix(byref(ta), byref(tb), ra, rb, len(ra), byref(to), self._threads))
         return t.deliver(result, target, layout)
 
-    def _scaled(self, sample: Tensor, index: int) -> Tensor:
-        """The model's input at a step."""
-        return self._mix(sample, sample, [self._input_scales[index]], [0.0])
+    def _scaled(self, sample: Tensor, scale: float) -> Tensor:
+        return self._mix(sample, sample, [scale], [0.0])
 
 
 class Stateless(Core):
@@ -182,29 +303,6 @@ class Stateless(Core):
 
     _number: Callable[..., float] = staticmethod(float)
     """The number that a timestep is."""
-    _planned_rows: tuple[Plan | None, str] = None, ""
-    """The plan and the request that the rows belong to: rows of an equal plan stay."""
-
-    def _read_plan(self) -> None:
-        super()._read_plan()
-        planned = self._plan, self._plan.request_text
-        if planned != self._planned_rows:
-            self._planned_rows = planned
-            self._rows: dict[Options, dict[float, tuple[Row, int]]] = {}
-
-    def _row(self, timestep: float, options: Options) -> tuple[Row, int]:
-        """The row of the step at a timestep, and how many tensors of noise it draws. Rows are kept."""
-        plan = self._ready()
-        assert plan.request is not None
-        told = {**plan.request[1], **self._given(options)}
-        told = {each.key: told[each.key] for each in self.description.options if told.get(each.key, each.default) != each.default}
-        row = plan.row_at(timestep, told)
-        rows = self._rows.setdefault(options, {})
-        if len(rows) >= MOST_ROWS or len(self._rows) > MOST_OPTIONS:
-            self._rows.clear()
-            rows = self._rows[options] = {}
-        found = rows[timestep] = row, row.n_noise_draws
-        return found
 
     def _step(
         self,
@@ -221,108 +319,125 @@ class Stateless(Core):
             timestep = self._number(timestep)  # Floats are quicker to look up than NumPy's numbers.
         except TypeError:
             timestep = float(timestep.item())  # An array [1].
+        plan = self._ready()
         try:
-            row, draws = self._rows[options][timestep]
-        except (KeyError, AttributeError):
-            row, draws = self._row(timestep, options)
-        if draws:
+            row = plan.rows_at[options][timestep]
+        except KeyError:
+            row = plan.row_at(timestep, options)
+        if row.draws:
             if generator is not None and noise is not None:
                 raise _library.InvalidValueError("generator and variance_noise are both given, but at most one may be")
-            noise = self._draw(draws, generator, noise, model_output, sample)
+            noise = self._draw(row.draws, generator, noise, model_output, sample)
         else:
             noise = None
-        result: tuple[Tensor, ...] | None = self._quick(row, model_output, sample, noise, out)
-        if result is not None:
-            return result
-        t = self._tensors
-        e, x = t.as_given(model_output), t.as_given(sample)
-        dtype = self._result_type(e, x)
-        if noise is not None:
-            dtype = t.common_type(t.as_given(noise), x, e)
-        return self._general_step(row, e, x, noise, out, dtype)
+        return self._run(plan, row, model_output, sample, noise, (), out)[0]
 
-    def _general_step(
-        self, row: Row, e: Tensor, x: Tensor, noise: Tensor | None, out: Tensor | None, dtype: Any
-    ) -> tuple[Tensor, ...]:
-        work, layout, place = self._tensors.computing_type(dtype), self._tensors.layout(e, x), pointer(row)
-        subject, slots = (self._plan.argument, place), (None, c_size_t(0))
-        return self._take(_row_step, subject, slots, place, e, x, noise, out, dtype, work, layout)
+
+def _element(value: Any, place: int | None) -> Any:
+    """An attribute, or one of its elements; None where there isn't any."""
+    if place is None:
+        return value
+    return value[place] if -place <= len(value) else None
 
 
 class Ordered(Core):
-    """Steps of a run in their order: a session counts them, and keeps in slots what later steps read.
+    """Steps of a run in their order. Attributes count them and keep what later steps read.
 
     A run may begin at any step of the plan, which is how a picture is changed rather than made (image to image). It is one thread's
     at a time; threads that sample at once have a scheduler each, a copy for instance.
     """
 
-    _session: Session | None = None
-    _index: int | None = None
+    _step_index: int | None = None
     _begin_index: int | None = None
-    _work: Any = None
-    """The type of the session's slots."""
-    _layout: Any = None
-    """That of the session's slots."""
-    _session_options: Options = ()
-    """The options that the session's plan was made with."""
-    _is_plain = False
-    """Whether the next step may be tried by the quick way at once: there is a session, on the plan itself, and no noise."""
-    _is_lenient = False
-    """Whether a run that has begun passes over the timesteps that it is asked for."""
-    _upcoming: list[Any] = []
-    """The known timesteps and, for the end of the run, None."""
+    _counter: ClassVar[str | None] = None
+    """The attribute that counts the steps that a run remembers."""
+    _history: ClassVar[str] = ""
+    """The attribute that holds a list of tensors."""
+    _most = 0
+    """How many tensors the list holds at most."""
+    _is_limited = False
+    """Whether no more steps are counted than that."""
 
-    # ---- Plans
+    # ---- Attributes
 
-    def _read_plan(self) -> None:
-        super()._read_plan()
-        self._begin_index = None
-        self._plans: dict[Options, Any] = {self._unset: self._plan}
-        self._draws: dict[Any, int] = {}
-        self._restart()
+    def _begin_run(self) -> None:
+        """Goes to before the first step, with nothing remembered."""
+        state, attributes = self.__dict__, self.description.attributes
+        state["_step_index"] = state["_begin_index"] = None
+        state.update({name: EMPTY.get(name) for name in attributes.tensors})
+        order = self.config.get("solver_order", 0)
+        if attributes.history:
+            state[attributes.history] = [None] * order
+        self._most, self._is_limited = order or LONGEST_HISTORY, order > 0
+        if attributes.age:
+            state[attributes.age] = 0
 
-    def _restart(self) -> None:
-        """Goes to before the first step, with empty slots."""
-        self._session = self._index = self._work = None
-        self._quick, self._is_plain = no_quick_step, False
-        self._session_options = self._unset
-
-    def _plan_with(self, options: Options) -> Plan:
-        """The plan with the options of a step, where they aren't the plan's own."""
-        plan: Plan | None = self._plans.get(options)
-        if plan is None:
-            if self._properties.n_slots:
+    def _remembered(self, plan: Plan, index: int) -> tuple[StepRow, Sequence[Tensor]]:
+        """The row of a step, and the tensors that it reads."""
+        state, counter = self.__dict__, self._counter
+        row = plan.attribute_rows.get((index, state[counter] if counter else 0))
+        if row is not None:
+            depth = row.depth
+            if depth is not None:
+                # The usual case: all that is read are the newest elements of a list.
+                slots = state[self._history][: -depth - 1 : -1] if depth else ()
+                if len(slots) == depth and not (slots and slots[-1] is None):
+                    return row, slots
+        age = min(state[counter], index) if counter else 0
+        while True:
+            row = plan.attribute_rows.get((index, age)) or plan.attribute_row(index, age)
+            slots = [_element(state[name], place) for name, place in row.sources]
+            if not any(each is None or isinstance(each, int) for each in slots):
+                return row, slots
+            if age == 0:
                 raise _library.InvalidValueError(
-                    f"the options of a step are {self._given(options)}, but must be those of the run: set_timesteps takes them"
+                    f"step {index} belongs to an evaluation of the model before it, so that no run may begin there"
                 )
-            plan = self._plans[options] = self._plan.again(self._given(options))
-        return plan
+            age -= 1  # As many steps are remembered as there are tensors of them.
+
+    def _remember(self, row: StepRow, stored: Sequence[Tensor], sample: Tensor) -> None:
+        """Keeps what a step has stored, and the sample where later steps read that."""
+        state, counter = self.__dict__, self._counter
+        for (name, place), tensor in zip(row.targets, stored):
+            if place is None:
+                state[name] = tensor
+            else:
+                held = state[name]
+                held.append(tensor)
+                if len(held) > self._most:
+                    del held[0]
+        for name in row.keeps:
+            state[name] = sample
+        for name in row.drops:
+            state[name] = EMPTY.get(name)
+        if counter:
+            count = state[counter] + 1
+            state[counter] = min(count, self._most) if self._is_limited else count
 
     # ---- Runs
 
     @property
     def step_index(self) -> int | None:
         """The step that comes next; None before the first one."""
-        return self._index
+        return self._step_index
 
     @property
     def begin_index(self) -> int | None:
         """Where ``set_begin_index`` makes the run begin."""
         return self._begin_index
 
-    def _session_at(self, index: int, options: Options) -> Session:
-        """The session whose next step is that one."""
-        if self._session is not None and options == self._session_options:
-            return self._session
-        return Session.begin(self._plan_with(options), index)
-
-    def _draw_count(self, index: int, options: Options) -> int:
-        """How many tensors of noise a step draws."""
-        key = index, options
-        if key not in self._draws:
-            plan = self._plan_with(options)
-            self._draws[key] = plan.row(index, index).n_noise_draws if plan.properties.is_stochastic else 0
-        return self._draws[key]
+    def _plan_with(self, plan: Plan, options: Options) -> Plan:
+        """The plan with the options of a step, where they aren't the plan's own."""
+        if options == self._unset:
+            return plan
+        plans = self._cache.plans
+        if options not in plans:
+            if plan.properties.n_slots:
+                raise _library.InvalidValueError(
+                    f"the options of a step are {self._given(options)}, but must be those of the run: set_timesteps takes them"
+                )
+            plans[options] = plan.again(self._given(options))
+        return plans[options]
 
     def _step(
         self,
@@ -335,41 +450,26 @@ class Ordered(Core):
         out: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """The next sample, and the report if diffusers' step returns it."""
-        if (
-            self._is_plain and options == self._unset and (self._is_lenient or timestep == self._upcoming[self._index])  # type: ignore[index]
-        ):
-            quick: tuple[Tensor, ...] | None = self._quick(None, model_output, sample, None, out)
-            if quick is not None:
-                self._index += 1  # type: ignore[operator]
-                return quick
-        self._ready()
-        index, t = self._next_index(timestep), self._tensors
-        if index is None:
-            return (sample,)
-        draws = 0 if self._is_quiet and options == self._unset else self._draw_count(index, options)
-        noise = self._draw(draws, generator, noise, model_output, sample)
-        if self._session is not None and options == self._session_options:
-            result: tuple[Tensor, ...] | None = self._quick(None, model_output, sample, noise, out)
-            if result is not None:
-                self._index = index + 1
-                return result
-        e, x = t.as_given(model_output), t.as_given(sample)
-        result = self._general_step(index, options, e, x, noise, out, self._result_type(e, x))
-        self._index = index + 1
-        return result
-
-    def _general_step(
-        self, index: int, options: Options, e: Tensor, x: Tensor, noise: Tensor | None, out: Tensor | None, dtype: Any
-    ) -> tuple[Tensor, ...]:
-        t, session = self._tensors, self._session_at(index, options)
-        # A run's slots have the type and the layout that it began with.
-        begins = self._work is None
-        work = t.computing_type(t.common_type(e, x)) if begins else self._work
-        layout = t.layout(e, x) if begins else self._layout
-        result = self._take(_session_step, (session.argument,), (), None, e, x, noise, out, dtype, work, layout)
-        self._session, self._session_options, self._work, self._layout = session, options, work, layout
-        self._is_plain = self._is_quiet and options == self._unset
-        return result
+        plan = self._ready()
+        if options != self._unset:
+            plan = self._plan_with(plan, options)
+        before = self._step_index
+        try:
+            index = self._next_index(timestep)
+            if index is None:
+                return (sample,)
+            row, slots = self._remembered(plan, index)
+            noise = self._draw(row.draws, generator, noise, model_output, sample) if row.draws else None
+            if row.keeps:
+                sample = self._tensors.kept(sample)  # The step may be in place.
+            results, stored = self._run(plan, row, model_output, sample, noise, slots, out)
+        except BaseException:
+            self._step_index = before
+            raise
+        if row.changes:
+            self._remember(row, stored, sample)
+        self._step_index = index + 1
+        return results
 
     # ---- The parts of a step that diffusers documents
 
@@ -384,14 +484,14 @@ class Ordered(Core):
     ) -> Tensor:
         """The conversion of a model output at the step that comes next (order 0), or its update of an order from converted ones."""
         plan, t, row = self._ready(), self._tensors, Row()
-        check(library.ds_scheduler_part_row(plan.value, self._index or self._begin_index or 0, order, byref(row)))
+        check(library.ds_scheduler_part_row(plan.value, self._step_index or self._begin_index or 0, order, byref(row)))
         if len(model_outputs) < order:
             raise _library.InvalidValueError(f"the number of model outputs is {len(model_outputs)}, but must be at least {order}")
         x = t.as_given(sample_argument(arguments, sample))
         newest, *older = (t.as_given(output) for output in reversed(model_outputs[-max(order, 1) :]))
         dtype = t.common_type(newest, *older, x)
         work, device = t.computing_type(dtype), t.place(x)
-        e, x = (t.contiguous(each, work) for each in self._matched(newest, x))
+        e, x = (t.contiguous(each, work) for each in self._matched(plan, newest, x))
         kept = [t.contiguous(each, work, None, x.shape) for each in (*older, *([] if noise is None else [noise]))]
         result, target = t.result_arrays(x.shape, dtype, work, out)
         te, tx, ty, *others = map(t.as_tensor, (e, x, target, *kept))
@@ -399,10 +499,17 @@ class Ordered(Core):
         slots = (_library.Tensor * len(others))(*others)
         check(
             library.ds_scheduler_row_step(
-                plan.value, byref(row), byref(te), byref(tx), tz, slots, len(slots), byref(ty), None, self._threads
+                plan.value, byref(row), byref(te), byref(tx), tz, slots, len(slots), None, byref(ty), None, self._threads
             )
         )
         return t.moved(t.deliver(result, target), device)
+
+
+EMPTY = {"cur_model_output": 0}
+"""What diffusers has in the place of a tensor, where that isn't None: here a sum that it adds to."""
+
+LONGEST_HISTORY = 4
+"""How many tensors a history holds whose scheduler has no order."""
 
 
 def convert_model_output(

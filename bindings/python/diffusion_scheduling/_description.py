@@ -38,6 +38,16 @@ class Parameter(NamedTuple):
         return f"{self.name}: {self.summary}" + (f" One of {', '.join(self.words)}." if self.words else "")
 
 
+class Attributes(NamedTuple):
+    """What an object keeps between steps, by the names of its attributes."""
+
+    tensors: list[str]
+    history: str | None
+    """A list of tensors, the newest last."""
+    age: str | None
+    """How many steps the run remembers."""
+
+
 class Description(NamedTuple):
     """A class of the library: the members of ``ds_class_description``."""
 
@@ -45,6 +55,7 @@ class Description(NamedTuple):
     compatible_class_names: list[str]
     parameters: list[Parameter]
     options: list[Parameter]
+    attributes: Attributes
     report: str
     returns_report: bool
     result_type: str
@@ -75,7 +86,8 @@ def describe(class_name: str) -> Description:
     """The description of a class. Members that this version of the package doesn't know are passed over."""
     members = json.loads(_library.text_of(library.ds_class_description, class_name.encode()))
     known = {field: members[field] for field in Description._fields}
-    return Description(**{**known, "parameters": _parameters(known["parameters"]), "options": _parameters(known["options"])})
+    lists = {name: _parameters(known[name]) for name in ("parameters", "options")}
+    return Description(**{**known, **lists, "attributes": Attributes(**known["attributes"])})
 
 
 def _class_names() -> list[str]:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import inspect
 import os
@@ -14,14 +13,14 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
+from diffusers.configuration_utils import FrozenDict
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
-from . import _configuration, _library, _tensors
-from ._core import Core, Options, Ordered, Stateless, no_quick_step, parts
+from . import _library, _tensors
+from ._core import Core, Ordered, Results, Stateless, parts
 from ._description import Description, function
-from ._handles import Plan, Session
-from ._library import Row
+from ._handles import Plan, StepRow
 from ._tensors import is_beyond_reach, step_by_row
 
 LARGEST = 1_000_000
@@ -33,14 +32,29 @@ def flat(timesteps: Any) -> Tensor:
     return (timesteps if isinstance(timesteps, Tensor) else torch.tensor(timesteps, device="cpu")).reshape(-1)
 
 
+class Configuration(FrozenDict):
+    """A configuration that counts how often an attribute has been set, which diffusers' own lets people do."""
+
+    _version = 0
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        self.__dict__["_version"] = self._version + 1
+
+
 class DropIn(Core):
     """What all drop-ins have in common. The original's class comes after it, and its constructor is used as it is."""
 
-    _index: int | None
+    _step_index: int | None
+    _begin_index: int | None
     num_inference_steps: int | None = None
     timesteps: Tensor
     sigmas: Tensor
     betas: Tensor
+    alphas_cumprod: Tensor
+    final_alpha_cumprod: Tensor
+    dt: float | None
+    _internal_dict: Any
     _shift: float
     """The shift of flow matching, which set_shift changes while the configuration stays; other originals have none."""
     sigma_min: float
@@ -52,11 +66,18 @@ class DropIn(Core):
     """What ``step`` returns."""
     _steps_unplanned = False
     """Whether the original steps through all timesteps of the training where none have been set."""
+    _has_sigmas = False
+    """Whether the original has noise levels besides its timesteps."""
+    _spans_by_count = False
+    """Whether steps span as many timesteps as the number of steps says, rather than to the next timestep of a list."""
     _is_made = False
     """Whether the constructor has ended."""
-    _plan_text = ""
-    _planned_timesteps: Tensor | None = None
-    """The tensor that `timesteps` was when the plan was made."""
+    _request: tuple[int, dict[str, Any]] | None = None
+    """How a plan was asked for."""
+    _trained: Tensor | None = None
+    """The signal variances that the constructor made, where it made any."""
+    _own_timesteps: Tensor | None = None
+    """The timesteps that the plan's own are, which may be looked up without reading them."""
 
     # ---- Configurations
 
@@ -68,26 +89,86 @@ class DropIn(Core):
         except (RecursionError, ValueError):
             return Plan.load(json_file, None, cls.description.class_name).config
 
-    def _planned(self) -> Plan:
-        """The plan of the configuration as it is now, which a caller may have changed."""
-        # Values may have been set as attributes, which is what dynamic shifting does. Which keys nobody has set doesn't matter: all
-        # have values here.
-        values = {key: getattr(self.config, key, value) for key, value in self.config.items() if not key.startswith("_")}
-        if "_shift" in self.__dict__:
+    def register_to_config(self, **values: Any) -> None:
+        super().register_to_config(**values)  # type: ignore[misc]
+        self._internal_dict = Configuration(self._internal_dict)
+
+    def _values(self, *, reads_table: bool = True) -> dict[str, Any]:
+        """The configuration as it is now, which a caller may have changed, and the table of signal variances."""
+        # Values may have been set as attributes. Which keys nobody has set doesn't matter: all have values here.
+        config, state = self._internal_dict, self.__dict__
+        values = {key: getattr(config, key, value) for key, value in config.items() if not key.startswith("_")}
+        if "_shift" in state:
             values["shift"] = self._shift
-        if values.get("beta_end", 0) >= 1 and values.get("trained_betas") is None:
-            # The original lets signal variances turn negative, at the end of a range that nothing is left of anyway.
-            values["trained_betas"] = self.betas.clamp(max=1 - 2.0**-24).tolist()
         variance = values.get("variance_type")
         if variance is not None and not str(variance).startswith(("fixed", "learned")):
             values["variance_type"] = "fixed_small"  # As which the originals take any other word.
-        text = _configuration.text(values)
-        if self._plan is None or text != self._plan_text:
-            self._plan, self._plan_text, self._quick = Plan.make(values, self.description.class_name), text, no_quick_step
-        plan: Plan = self._plan
-        return plan
+        if reads_table and self._trained is not None and not torch.equal(self.alphas_cumprod.cpu(), self._trained):
+            table = self.alphas_cumprod.double().cpu()
+            values["trained_betas"] = (1 - table / torch.cat([torch.ones(1, dtype=table.dtype), table[:-1]])).tolist()
+            values["num_train_timesteps"] = len(table)
+            values.pop("rescale_betas_zero_snr", None)
+        elif values.get("beta_end", 0) >= 1 and values.get("trained_betas") is None:
+            # The original lets signal variances turn negative, at the end of a range that nothing is left of anyway.
+            values["trained_betas"] = self.betas.clamp(max=1 - 2.0**-24).tolist()
+        if "set_alpha_to_one" in values and "final_alpha_cumprod" in state:
+            final = float(self.final_alpha_cumprod)
+            values["set_alpha_to_one"] = final == 1
+            if final not in (1.0, float(self.alphas_cumprod[0])):
+                values["diffusion_scheduling_final_alpha_cumprod"] = final
+        return values
 
     # ---- Plans
+
+    def _renew(self) -> None:
+        if not isinstance(self._internal_dict, Configuration):
+            attributes = vars(self._internal_dict)
+            self._internal_dict = Configuration(self._internal_dict)
+            self._internal_dict.__dict__.update(attributes)
+        # Noise levels that the constructor made of signal variances stay what they are.
+        values, name = self._values(reads_table=self._request is not None or not self._has_sigmas), self.description.class_name
+        request, steps = self._request, self.num_inference_steps
+        if self._spans_by_count and steps is not None and (request is None or request[0]):
+            request = steps, {} if request is None else request[1]
+        if request is None:
+            self._adopt_plan(Plan.of_run(values, name))
+            self._look()
+            return
+        plan = Plan.of_run(values, name, *request)
+        if (
+            not self.description.is_stateless
+            and not self._has_sigmas
+            and steps != min(request[0] or len(plan.timesteps), len(plan.timesteps))
+        ):
+            raise _library.UnsupportedError(
+                f"num_inference_steps is {steps}, but must be as it was set: call set_timesteps({steps})"
+            )
+        self._known_timesteps, self._own_timesteps = self._tables_of(plan)[0].tolist(), None
+        if self._tables_differ(plan):
+            self._known_timesteps = self.timesteps.tolist()
+            plan = self._plan_of_tables(plan)
+        else:
+            self._own_timesteps = self.timesteps
+        self._adopt_plan(plan)
+        self._look()
+
+    def _tables_of(self, plan: Plan) -> tuple[Tensor, Tensor]:
+        """The timesteps and the noise levels of a plan, as the original has them."""
+        # Whole numbers but for the schedulers that scale the model's input, or are made for flows.
+        is_whole = plan.properties.process == _library.VARIANCE_PRESERVING or self.config.get("use_flow_sigmas")
+        # On the host unless a device is named, whatever torch's default device is: as the original.
+        timesteps = torch.tensor(plan.timesteps, dtype=torch.float64, device="cpu").to(torch.int64 if is_whole else torch.float32)
+        return timesteps, torch.tensor(plan.sigmas, dtype=torch.float32, device="cpu")
+
+    def _tables_differ(self, plan: Plan) -> bool:
+        """Whether a caller has put other tables in the place of those of the plan."""
+        timesteps, sigmas = self._tables_of(plan)
+        own = self.__dict__.get("sigmas")
+        return not _are_equal(self.timesteps, timesteps) or (own is not None and not _are_equal(own, sigmas))
+
+    def _plan_of_tables(self, plan: Plan) -> Plan:
+        """The plan of the tables that a caller has put in the place of those of another one."""
+        raise NotImplementedError
 
     def _only_defaults(self, given: dict[str, tuple[Any, Any]]) -> None:
         """Refuses arguments of the original's that the library has no use for, where they say something."""
@@ -102,7 +183,9 @@ class DropIn(Core):
 
         given  the arguments by the original's names
         """
-        arguments = {name: value for name, value in arguments.items() if value is not None}
+        arguments = {
+            name: value.tolist() if hasattr(value, "tolist") else value for name, value in arguments.items() if value is not None
+        }
         lists = [name for name in ("timesteps", "sigmas") if name in arguments]
         # Flow matching may be given the number of its levels too, and UniPC a number that it doesn't read.
         is_counted = "_shift" in self.__dict__ and {len(arguments[name]) for name in lists} == {num_inference_steps}
@@ -119,74 +202,82 @@ class DropIn(Core):
             arguments["sigmas"] = evenly.tolist()
             count = 0
         try:
-            self._ask(device, count, arguments)
+            plan = self._without_repetitions(Plan.of_run(self._values(), self.description.class_name, count, arguments))
         except _library.InvalidValueError:
             # Originals whose constructors set timesteps can be made of what they can't step with.
             if self._is_made:
                 raise
-        else:
-            self._leave_out_repetitions(device)
-        planned = "timesteps", "sigmas", "num_inference_steps"
-        ours = {name: value for name, value in self.__dict__.items() if name in planned}
+            plan = None
         with contextlib.suppress(Exception):
             # The original may fail on what the library can plan. It sets attributes that only it knows, such as prk_timesteps, and
             # the configuration's flow_shift where mu is given.
             self._original.set_timesteps(self, **given)
-        if self._plan is not None:
-            self.__dict__.update(ours)
+        if plan is not None:
+            self._set_tables(plan, device, min(count or len(plan.timesteps), len(plan.timesteps)))
 
-    def _leave_out_repetitions(self, device: str | torch.device | None) -> None:
-        """Plans an inversion that doesn't ask the model at a timestep again.
+    def _set_tables(self, plan: Plan, device: str | torch.device | None, count: int | None) -> None:
+        """Makes a plan the present one, and its tables the attributes."""
+        table = self._tables_of(plan)[0]
+        self.timesteps = self._own_timesteps = table.to(device or "cpu")
+        self._known_timesteps = table.tolist()
+        self.num_inference_steps, self._request = count, plan.request
+        self._adopt_plan(plan)
+        self._look()
+
+    def _without_repetitions(self, plan: Plan) -> Plan:
+        """The plan of an inversion that doesn't ask the model at a timestep again.
 
         The original keeps the noise levels of the steps that it leaves out, and so ends some levels early.
         """
-        known = self._known_timesteps
+        known = self._tables_of(plan)[0].tolist()
         unique = list(dict.fromkeys(known))
         # On the other grids timesteps aren't whole until they are cast, after the original has looked for repetitions.
         is_cast = any(self.config.get(f"use_{name}_sigmas") for name in ("exponential", "beta", "flow"))
         if len(unique) == len(known) or known[0] >= known[-1] or is_cast:
-            return
+            return plan
         if self.config.get("use_karras_sigmas"):
-            self._ask(device, 0, {"sigmas": [float(self.sigmas[known.index(t)]) for t in unique]})
-        else:
-            self._ask(device, 0, {"timesteps": unique})
+            return plan.run(0, {"sigmas": [plan.sigmas[known.index(t)] for t in unique]})
+        return plan.run(0, {"timesteps": unique})
 
-    def _ask(self, device: str | torch.device | None, count: int, arguments: dict[str, Any]) -> None:
-        plan = self._planned()
-        plan.ask(count, arguments)
-        # As in the originals: whole numbers but for the schedulers that scale the model's input, or are made for flows.
-        is_whole = plan.properties.process == _library.VARIANCE_PRESERVING or self.config.get("use_flow_sigmas")
-        dtype, timesteps = torch.int64 if is_whole else torch.float32, plan.timesteps
-        # On the host unless a device is named, whatever torch's default device is: as the original.
-        table = torch.tensor(timesteps, dtype=torch.float64, device="cpu").to(dtype)
-        self._known_timesteps = table.tolist()
-        self.timesteps = self._planned_timesteps = table.to(device or "cpu")
-        self.num_inference_steps = min(count or len(timesteps), len(timesteps))
-        self._read_plan()
-
-    def _ready(self) -> Plan:
-        if self.num_inference_steps is not None or not self._steps_unplanned:
-            return super()._ready()
-        if self._plan is None or self._plan.request is None:
-            self._ask(None, int(self.config.num_train_timesteps), {})
-            self.num_inference_steps = None
-        plan: Plan = self._plan
+    def _plan_unasked(self) -> Plan:
+        if not self._steps_unplanned:
+            return super()._plan_unasked()
+        plan = self._plan
+        if plan is None or plan.request is None:
+            plan = Plan.of_run(self._values(), self.description.class_name, int(self.config.num_train_timesteps), {})
+            self._set_tables(plan, None, None)
         return plan
 
     def _value(self, timestep: Any) -> float:
         """The number that a timestep is. One of this scheduler's own needn't be read back from a device."""
         if not isinstance(timestep, Tensor):
             return timestep
-        planned = self._planned_timesteps
+        own = self._own_timesteps
         if (
             timestep.is_cpu
-            or planned is None
-            or timestep.device != planned.device
-            or timestep.dtype != planned.dtype
-            or timestep.untyped_storage().data_ptr() != planned.untyped_storage().data_ptr()
+            or own is None
+            or timestep.device != own.device
+            or timestep.dtype != own.dtype
+            or timestep.untyped_storage().data_ptr() != own.untyped_storage().data_ptr()
         ):
             return timestep.item()
         return self._known_timesteps[timestep.storage_offset()]
+
+    # ---- Steps
+
+    def _general_run(
+        self, plan: Plan, row: StepRow, e: Tensor, x: Tensor, noise: Tensor | None, slots: Sequence[Tensor], out: None
+    ) -> Results:
+        if not is_beyond_reach(e, x, *slots):
+            return super()._general_run(plan, row, e, x, noise, slots, out)
+        common = _tensors.common_type(e, x)
+        dtype = self._result_type(e, x)
+        if noise is not None and self.description.is_stateless:
+            dtype = _tensors.common_type(noise, x, e)
+        by_number = dict(zip(row.reads, slots))
+        results, stored = step_by_row(row.row, plan.properties, e, x, noise, by_number, self.description.returns_report)
+        work = _tensors.computing_type(common)
+        return tuple(result.to(dtype) for result in results), [each.to(work) for each in stored]
 
     # ---- Beside the steps
 
@@ -211,7 +302,7 @@ class DropIn(Core):
     def _mix_at(self, sample: Tensor, noise: Tensor, timesteps: Any, *, is_velocity: bool) -> Tensor:
         """Sample and noise with the rates of timesteps of the training; the velocity has them the other way round."""
         timesteps = flat(timesteps)
-        signal, noisy = (self._plan or self._planned()).training_rates
+        signal, noisy = self._current().training_rates
         count = len(signal)
         pair = (noise, sample) if is_velocity else (sample, noise)
         sign = -1 if is_velocity else 1
@@ -226,26 +317,9 @@ class DropIn(Core):
         a, b = (torch.tensor(rates, dtype=work, device=sample.device)[timesteps.to(sample.device)] for rates in (signal, noisy))
         return self._sum(*pair, a, sign * b)
 
-    # ---- Copies: each makes its own plan, which holds no memory of this one's.
 
-    _transient = ("_quick", "_properties", "_plan", "_plans", "_rows", "_planned_rows", "_session")
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = {key: value for key, value in self.__dict__.items() if key not in self._transient}
-        return {**state, "_request": None if self._plan is None else self._plan.request}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        request = state.pop("_request")
-        self.__dict__.update(state)
-        if request is not None:
-            self._planned().ask(*request)
-            self._read_plan()
-            self.__dict__.update(state)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        other = type(self).__new__(type(self))
-        other.__setstate__(copy.deepcopy(self.__getstate__(), memo))
-        return other
+def _are_equal(own: Any, table: Tensor) -> bool:
+    return isinstance(own, Tensor) and own.shape == table.shape and torch.equal(own.to("cpu", table.dtype), table)
 
 
 class StatelessDropIn(DropIn, Stateless):
@@ -256,44 +330,42 @@ class StatelessDropIn(DropIn, Stateless):
         value = int(self._value(timestep))
         return float(value if value >= 0 else value + int(self.config.num_train_timesteps))
 
-    def _general_step(self, row: Row, e: Tensor, x: Tensor, noise: Tensor | None, out: None, dtype: Any) -> tuple[Tensor, ...]:
-        if not is_beyond_reach(e, x):
-            return super()._general_step(row, e, x, noise, out, dtype)
-        results, _ = step_by_row(row, self._properties, e, x, noise, {}, self.description.returns_report)
-        return tuple(result.to(dtype) for result in results)
+    def _plan_of_tables(self, plan: Plan) -> Plan:
+        return plan if self._spans_by_count else plan.run(0, {"timesteps": self._known_timesteps})
 
 
 class OrderedDropIn(DropIn, Ordered):
     """The drop-ins that count their steps, as the originals do, in the attributes that the originals have."""
 
-    _is_lenient = True
-    _slots: dict[int, Tensor] | None = None
-    """The tensors that steps have stored, where torch's operations take the steps; else the session has them."""
-    _age: int = 0
-    """How many steps torch's operations have taken."""
     _repeated: float | None = None
     """The timestep that a run has begun with, where the evaluation before has it too but no run can begin there."""
 
-    def _read_plan(self) -> None:
-        super()._read_plan()
-        self.sigmas = torch.tensor(self._plan.sigmas, dtype=torch.float32, device="cpu")
-        if "model_outputs" in self.__dict__:
-            self.model_outputs = [None] * self.config.solver_order
-            self.lower_order_nums = 0
+    def _set_tables(self, plan: Plan, device: str | torch.device | None, count: int | None) -> None:
+        if self._has_sigmas:
+            self.sigmas = self._tables_of(plan)[1]
+        super()._set_tables(plan, device, count)
+        self._begin_run()
 
-    def _restart(self) -> None:
-        super()._restart()
-        self._slots, self._age, self._repeated = None, 0, None
+    def _begin_run(self) -> None:
+        super()._begin_run()
+        self._repeated = None
 
-    @property
-    def _step_index(self) -> int | None:
-        return self._index
+    def _remember(self, row: StepRow, stored: Sequence[Tensor], sample: Tensor) -> None:
+        super()._remember(row, stored, sample)
+        if self._counter is None and "dt" in self.__dict__:
+            # Tells, beside the tensors, that the next evaluation belongs to the step that has begun.
+            levels, index = self._plan.sigmas, self._step_index or 0
+            self.dt = levels[index + 1] - levels[index] if row.keeps else None
 
-    @_step_index.setter
-    def _step_index(self, index: int | None) -> None:
-        """Goes to a step, or to before the first one, with empty slots."""
-        self._restart()
-        self._index = index
+    def _plan_of_tables(self, plan: Plan) -> Plan:
+        known, levels = list(self._known_timesteps), self.__dict__.get("sigmas")
+        if levels is None:
+            return plan.run(0, {"timesteps": known})
+        if len(levels) <= len(known):
+            raise _library.InvalidValueError(
+                f"the number of sigmas is {len(levels)}, but must be at least {len(known) + 1}: one more than there are timesteps"
+            )
+        return plan.on_levels(known, levels.double().tolist()[: len(known) + 1])
 
     def index_for_timestep(self, timestep: Any, schedule_timesteps: Tensor | None = None) -> int:
         """The step at a timestep, as leniently as the original looks it up: of several the second, of none the last."""
@@ -303,52 +375,27 @@ class OrderedDropIn(DropIn, Ordered):
         return indices[1] if len(indices) > 1 else indices[0] if indices else len(known) - 1
 
     def _init_step_index(self, timestep: Any) -> None:
-        self._step_index = self._first_index(timestep)
-
-    def _first_index(self, timestep: Any) -> int:
-        """The step that a run begins with."""
+        """Goes to the step that a run begins with."""
         if self._begin_index is not None:
-            return self._begin_index
+            self._step_index = self._begin_index
+            return
         index, known = self.index_for_timestep(timestep), self._known_timesteps
-        if index > 1 and known[index] == known[index - 1] and not self._plan.begins_at(index - 1):
+        if index > 1 and known[index] == known[index - 1] and self.__dict__.get("ets") == []:
+            # The run begins after an evaluation that its caller counts: PNDM's second one, which belongs to the first step.
             self._repeated = known[index]
-        return index
+        self._step_index = index
 
     def _next_index(self, timestep: Any) -> int | None:
-        if self._repeated is not None and (self._session is not None or self._slots is not None):
-            # The run has begun after an evaluation that its caller counts: PNDM's second one, which belongs to the first step.
+        if self._repeated is not None and self.__dict__.get("ets"):
             repeated, self._repeated = self._repeated, None
             if self._value(timestep) == repeated:
                 return None
-        index = self._first_index(timestep) if self._index is None else self._index
+        if self._step_index is None:
+            self._init_step_index(timestep)
+        index: int = self._step_index  # type: ignore[assignment]
         if index >= len(self._known_timesteps):
             raise _library.StepPastEndError(f"all {len(self._known_timesteps)} steps have been taken: call set_timesteps again")
         return index
-
-    def _general_step(
-        self, index: int, options: Options, e: Tensor, x: Tensor, noise: Tensor | None, out: None, dtype: Any
-    ) -> tuple[Tensor, ...]:
-        if self._session is None and (self._slots is not None or is_beyond_reach(e, x)):
-            row, slots = self._plan_with(options).row(index, self._age), self._slots or {}
-            results, self._slots = step_by_row(row, self._properties, e, x, noise, slots, self.description.returns_report)
-            self._age += 1
-            return tuple(result.to(dtype) for result in results)
-        if is_beyond_reach(e, x):
-            raise _library.InvalidValueError(
-                "the tensors have changed device or need gradients since the first step, but must stay as they were"
-            )
-        result: tuple[Tensor, ...] = super()._general_step(index, options, e, x, noise, out, dtype)
-        self._is_plain = self._is_plain and self._repeated is None
-        return result
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_saved": None if self._session is None else self._session.save()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        saved = state.pop("_saved")
-        super().__setstate__(state)
-        if saved is not None:
-            self._session = Session.restore(self._plan_with(self._session_options), saved)
 
 
 # ---- Methods for the classes whose originals have them
@@ -358,11 +405,12 @@ def scale_model_input(self: Any, sample: Tensor, timestep: Any = None) -> Tensor
     """The model's input at a timestep: most schedulers' models are asked with the sample as it is."""
     if self.num_inference_steps is None and not self._steps_unplanned:
         return sample
-    self._ready()
-    if not self._scales_inputs:
+    plan = self._ready()
+    if not plan.scales_inputs:
         return sample
-    self._index = self._next_index(timestep)
-    scaled: Tensor = self._scaled(sample, self._index)
+    if self._step_index is None:
+        self._init_step_index(timestep)
+    scaled: Tensor = self._scaled(sample, plan.input_scales[self._step_index])
     return scaled
 
 
@@ -375,7 +423,7 @@ def add_noise(self: Any, original_samples: Tensor, noise: Tensor, timesteps: Ten
     if self.description.adds_noise_at_training_levels:
         mixed: Tensor = self._mix_at(original_samples, noise, timesteps, is_velocity=False)
         return mixed
-    plan, values = self._plan or self._planned(), flat(timesteps)
+    plan, values = self._current(), flat(timesteps)
     if self.num_inference_steps is None and not hasattr(self, "betas"):
         # Timesteps of flow matching are real numbers.
         rates, positions = plan.rates_at(values.tolist()), list(range(len(values)))
@@ -385,7 +433,7 @@ def add_noise(self: Any, original_samples: Tensor, noise: Tensor, timesteps: Ten
     elif self._begin_index is None:
         rates, positions = plan.rates, [self.index_for_timestep(t) for t in values]
     else:
-        rates, positions = plan.rates, [self._begin_index if self._index is None else self._index] * len(values)
+        rates, positions = plan.rates, [self._begin_index if self._step_index is None else self._step_index] * len(values)
     signal, noisy = ([each[position] for position in positions] for each in rates)
     mixed = self._mix(original_samples, noise, signal, noisy)
     return mixed
@@ -405,7 +453,7 @@ def get_velocity(self: Any, sample: Tensor, noise: Tensor, timesteps: Tensor) ->
 # ---- Classes
 
 
-def _constructor(original: type[Any], class_name: str) -> Any:
+def _constructor(original: type[Any], class_name: str, module: str) -> Any:
     @functools.wraps(original.__init__)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         if any(isinstance(value, int) and value > LARGEST for value in (*args, *kwargs.values())):
@@ -413,9 +461,22 @@ def _constructor(original: type[Any], class_name: str) -> Any:
             given = inspect.signature(original).bind(*args, **kwargs).arguments
             Plan.make({key: value for key, value in given.items() if key != "kwargs"}, class_name)
         original.__init__(self, *args, **kwargs)
+        if "alphas_cumprod" in self.__dict__:
+            self._trained = self.alphas_cumprod.clone()
+        if type(self).__module__ == module:
+            # Pipelines write the module's name to their files, which have to be read by diffusers alone.
+            self.__module__ = original.__module__
         self._is_made = True
 
     return __init__
+
+
+def _watched(source: str, spans_by_count: bool) -> Sequence[str]:
+    """The attributes that the steps of an original read besides what they remember."""
+    if "self.sigmas" in source:
+        return "_internal_dict", "timesteps", "sigmas", "_shift"
+    read = "_internal_dict", "alphas_cumprod", "final_alpha_cumprod", "num_inference_steps"
+    return read if spans_by_count else ("timesteps", *read)
 
 
 def _output_class(original: type[Any]) -> type[Any]:
@@ -459,15 +520,22 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
     optional: dict[str, Any] = {each.__name__: each for each in (scale_model_input, add_noise, scale_noise)}
     if description.has_velocity:
         optional["get_velocity"] = get_velocity
+    source = inspect.getsource(original)
+    spans_by_count = description.is_stateless and "custom_timesteps" not in source
     members = {
         "__doc__": f"``diffusers.{description.class_name}``, by the library.",
         "__module__": module,
-        "__init__": _constructor(original, description.class_name),
+        "__init__": _constructor(original, description.class_name, module),
         "description": description,
         "step": step,
         "set_timesteps": set_timesteps,
         "_original": original,
         "_steps_unplanned": "num_inference_steps is None" not in inspect.getsource(original.step),
+        "_counter": description.attributes.age,
+        "_history": description.attributes.history,
+        "_watched": _watched(source, spans_by_count),
+        "_has_sigmas": "self.sigmas" in source,
+        "_spans_by_count": spans_by_count,
         "_output": output,
         "_unset": tuple(each.default if each.key in given else None for each in description.options),
         **{name: method for name, method in optional.items() if hasattr(original, name)},

@@ -15,12 +15,19 @@ from ctypes import byref, c_double, c_size_t, c_uint64
 from typing import Any, TypeVar
 
 from . import _configuration, _library
-from ._library import PlanProperties, Row, check, library
+from ._description import DESCRIPTIONS, Description
+from ._library import Combination, PlanProperties, Row, check, library
 
 P = TypeVar("P", bound="Plan")
 
 MOST_STEPS = 2**63
 """Numbers from here on would arrive in C as others."""
+
+MOST_PLANS = 32
+"""How many plans are kept for other objects."""
+
+MOST_ROWS, MOST_OPTIONS = 1000, 100
+"""How many rows at any timesteps a plan keeps at most, and for how many options."""
 
 
 class Handle:
@@ -39,13 +46,60 @@ class Handle:
             self._free(self.value)
 
 
+class StepRow:
+    """A row of a plan, and what a caller needs to know of it."""
+
+    __slots__ = ("row", "reference", "draws", "reads", "sources", "depth", "stores", "targets", "drops", "keeps", "changes")
+
+    def __init__(self, row: Row) -> None:
+        self.row = row
+        self.reference = byref(row)
+        self.draws: int = row.n_noise_draws
+        """How many tensors of noise the step draws."""
+        self.reads: Sequence[int] = row.read
+        """The slots that the row reads, in the order in which they are summed."""
+        self.sources: Sequence[tuple[str, int | None]] = ()
+        """The attributes that hold these, and the place in a list."""
+        self.depth: int | None = None
+        """How many of the newest elements of a list these are, where they are nothing else."""
+        self.stores: Sequence[int] = [row.stores[place].slot for place in range(row.n_stores)]
+        """The slots that the row stores."""
+        self.targets: Sequence[tuple[str, int | None]] = ()
+        """The attributes that hold these, or lists that they are put at the end of."""
+        self.drops: Sequence[str] = ()
+        """The attributes whose tensors are of no use after the step."""
+        self.keeps: Sequence[str] = ()
+        """Those that hold the step's own sample from then on, which needs no store."""
+        self.changes = False
+        """Whether anything is remembered, or forgotten."""
+
+    def without_samples(self) -> list[int]:
+        """Takes the stores of the sample as it is out of the row; their slots."""
+        row, places = self.row, range(self.row.n_stores)
+        copies = [place for place in places if bytes(row.stores[place].value) == _SAMPLE]
+        slots = [self.stores[place] for place in copies]
+        self.stores = [slot for slot in self.stores if slot not in slots]
+        for place, other in enumerate(each for each in places if each not in copies):
+            row.stores[place] = row.stores[other]
+        row.n_stores = len(self.stores)
+        return slots
+
+
+_SAMPLE = bytes(Combination(sample=1))
+
+
 class Plan(Handle):
-    """A configuration and, once timesteps have been set, a plan."""
+    """A configuration and, where there is a request, the plan of a run. It never changes: copies of a scheduler share it."""
 
     request: tuple[int, dict[str, Any]] | None = None
-    """The planning call, so that a copy of the scheduler can make it again."""
-    request_text = ""
-    """The same to compare with."""
+    """The number of steps, 0 where the arguments say it, and the arguments."""
+
+    def __init__(self, value: c_uint64) -> None:
+        super().__init__(value)
+        self.rows_at: dict[tuple[Any, ...], dict[float, StepRow]] = {}
+        """The rows that `row_at` gave, by options and timestep."""
+        self.attribute_rows: dict[tuple[int, int], StepRow] = {}
+        """Those that `attribute_row` gave, by index and age."""
 
     @classmethod
     def make(cls: type[P], values: Mapping[str, Any], class_name: str, overrides: Mapping[str, Any] | None = None) -> P:
@@ -72,29 +126,64 @@ class Plan(Handle):
         check(function(*source, class_name.encode(), changes, byref(handle)))
         return cls(handle)
 
-    def ask(self, count: int, arguments: dict[str, Any]) -> None:
-        """Plans a run of `count` steps, 0 where the arguments say how many; they are diffusers' and the run's options."""
+    @classmethod
+    def of_run(
+        cls, values: Mapping[str, Any] | str, class_name: str, count: int = 0, arguments: dict[str, Any] | None = None
+    ) -> Plan:
+        """A run of `count` steps, 0 where the arguments say how many; they are diffusers' and the run's options.
+
+        Without arguments nothing is planned.
+        """
         if not 0 <= count < MOST_STEPS:
             raise _library.InvalidValueError(f"number of steps is {count}, but must be at least 1")
-        text = _configuration.text(arguments)
-        check(library.ds_scheduler_set_timesteps(self.value, count, text.encode()))
-        self.request, self.request_text = (count, arguments), f"{count} {text}"
+        text = values if isinstance(values, str) else _configuration.text(values)
+        if arguments is None:
+            return _planned(text, class_name, 0, None)
+        plan = _planned(text, class_name, count, _configuration.text(arguments))
+        plan.request = count, arguments
+        return plan
+
+    def run(self, count: int, arguments: dict[str, Any]) -> Plan:
+        """A run with the same configuration."""
+        return self.of_run(self.config_text, self.class_name, count, arguments)
 
     def again(self, arguments: dict[str, Any]) -> Plan:
-        """Another plan of the same configuration and request, with these arguments besides."""
+        """A run with the same configuration and request, with these arguments besides."""
         assert self.request is not None
-        config = self.config
-        other = Plan.make(config, config["_class_name"])
-        other.ask(self.request[0], {**self.request[1], **arguments})
-        return other
+        return self.run(self.request[0], {**self.request[1], **arguments})
 
-    @property
+    def on_levels(self, timesteps: list[float], levels: list[float]) -> Plan:
+        """A run with the same configuration and options on other noise levels, one more than timesteps."""
+        assert self.request is not None
+        options = {name: value for name, value in self.request[1].items() if name not in ("timesteps", "sigmas", "mu")}
+        return self.run(0, {**options, "timesteps": timesteps, "levels": levels})
+
+    def __copy__(self) -> Plan:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Plan:
+        return self
+
+    def __reduce__(self) -> tuple[Callable[..., Plan], tuple[Any, ...]]:
+        return _remade, (self.config_text, self.class_name, self.request)
+
+    @functools.cached_property
+    def description(self) -> Description:
+        """What the library says about the class."""
+        return DESCRIPTIONS[self.class_name]
+
+    @functools.cached_property
+    def class_name(self) -> str:
+        name: str = self.config["_class_name"]
+        return name
+
+    @functools.cached_property
     def config(self) -> dict[str, Any]:
         """All parameters and the kept keys."""
         config: dict[str, Any] = json.loads(self.config_text)
         return config
 
-    @property
+    @functools.cached_property
     def config_text(self) -> str:
         """The text of a scheduler_config.json."""
         return _library.text_of(library.ds_scheduler_config_json, self.value)
@@ -132,15 +221,15 @@ class Plan(Handle):
     def alphas_cumprod(self) -> list[float]:
         return _library.doubles_of(library.ds_scheduler_alphas_cumprod, self.value)
 
-    @property
+    @functools.cached_property
     def timesteps(self) -> list[float]:
         return _library.doubles_of(library.ds_scheduler_timesteps, self.value)
 
-    @property
+    @functools.cached_property
     def sigmas(self) -> list[float]:
         return _library.doubles_of(library.ds_scheduler_sigmas, self.value)
 
-    @property
+    @functools.cached_property
     def rates(self) -> tuple[list[float], list[float]]:
         """The signal rates and the noise rates of the plan's levels."""
         functions = library.ds_scheduler_signal_rates, library.ds_scheduler_noise_rates
@@ -166,23 +255,20 @@ class Plan(Handle):
         """`rates_at` all timesteps of the training, where noise is added at those."""
         return self.rates_at(range(self.num_train_timesteps))
 
-    @property
+    @functools.cached_property
     def properties(self) -> PlanProperties:
         properties = PlanProperties()
         check(library.ds_scheduler_plan_properties(self.value, byref(properties)))
         return properties
 
-    @property
+    @functools.cached_property
     def input_scales(self) -> list[float]:
         return _library.doubles_of(library.ds_scheduler_input_scales, self.value)
 
-    def begins_at(self, index: int) -> bool:
-        """Whether a run may begin at an evaluation: not at the later ones of a step."""
-        try:
-            Session.begin(self, index)
-        except _library.InvalidValueError:
-            return False
-        return True
+    @functools.cached_property
+    def scales_inputs(self) -> bool:
+        """Whether an input scale isn't 1."""
+        return any(scale != 1 for scale in self.input_scales)
 
     def row(self, index: int, age: int) -> Row:
         """The scalars of step `index` in a run that has taken `age` steps before."""
@@ -190,12 +276,70 @@ class Plan(Handle):
         check(library.ds_scheduler_row(self.value, index, age, byref(row)))
         return row
 
-    def row_at(self, timestep: float, options: dict[str, Any]) -> Row:
-        """The scalars of the step at any timestep of the training, where steps depend on nothing but their arguments."""
-        row = Row()
-        arguments = _configuration.text(options).encode() if options else None
+    def attribute_row(self, index: int, age: int) -> StepRow:
+        """The same over the attributes that diffusers' objects keep."""
+
+        def row_at(index: int, age: int) -> StepRow:
+            row = Row()
+            check(library.ds_scheduler_attribute_row(self.value, index, age, byref(row)))
+            return StepRow(row)
+
+        found, attributes = row_at(index, age), self.description.attributes
+        names, history = attributes.tensors, attributes.history or ""
+
+        def place(slot: int) -> tuple[str, int | None]:
+            return (names[slot], None) if slot < len(names) else (history, len(names) - 1 - slot)
+
+        if names:
+            kept = found.without_samples()
+            later = row_at(index + 1, age + 1).reads if index + 1 < len(self.timesteps) else ()
+            found.keeps = [names[slot] for slot in kept]
+            found.drops = [name for slot, name in enumerate(names) if slot not in (*found.stores, *kept, *later)]
+        found.sources, found.targets = [place(slot) for slot in found.reads], [place(slot) for slot in found.stores]
+        depth = len(found.reads)
+        found.depth = depth if found.sources == [(history, -1 - back) for back in range(depth)] else None
+        found.changes = bool(found.stores or found.keeps or found.drops or attributes.age)
+        self.attribute_rows[index, age] = found
+        return found
+
+    def row_at(self, timestep: float, options: tuple[Any, ...]) -> StepRow:
+        """The scalars of the step at any timestep of the training, where steps depend on nothing but their arguments.
+
+        options  those of the step, None where those of the run hold
+        """
+        known = self.description.options
+        told = self.request[1] if self.request else {}
+        told = {each.key: told.get(each.key) if value is None else value for each, value in zip(known, options)}
+        told = {each.key: told[each.key] for each in known if told[each.key] not in (None, each.default)}
+        row, arguments = Row(), _configuration.text(told).encode() if told else None
         check(library.ds_scheduler_row_at(self.value, timestep, arguments, byref(row)))
-        return row
+        rows = self.rows_at.setdefault(options, {})
+        if len(rows) >= MOST_ROWS or len(self.rows_at) > MOST_OPTIONS:
+            self.rows_at.clear()
+            rows = self.rows_at[options] = {}
+        found = rows[timestep] = StepRow(row)
+        return found
+
+
+@functools.lru_cache(maxsize=MOST_PLANS)
+def _planned(config_text: str, class_name: str, count: int, arguments_text: str | None) -> Plan:
+    """The plan of a run. Plans are kept, as many objects want the same one."""
+    raw = config_text.encode()
+    plan = Plan._made(library.ds_scheduler_create, (raw, len(raw)), class_name, None)
+    if arguments_text is None:
+        return plan
+    if "levels" in json.loads(arguments_text):
+        # These replace the levels of a plan, which says what they are levels of.
+        shift = b'{"mu": 0}' if json.loads(config_text).get("use_dynamic_shifting") else None
+        check(library.ds_scheduler_set_timesteps(plan.value, 4, shift))
+    check(library.ds_scheduler_set_timesteps(plan.value, count, arguments_text.encode()))
+    return plan
+
+
+def _remade(config_text: str, class_name: str, request: tuple[int, dict[str, Any]] | None) -> Plan:
+    if request is None:
+        return Plan.make(json.loads(config_text), class_name)
+    return Plan.of_run(config_text, class_name, *request)
 
 
 class Session(Handle):

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from ctypes import POINTER, byref, c_bool, c_char_p, c_double, c_int, c_int64, c_size_t, c_uint, c_uint32, c_uint64, c_void_p
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 VERSION_MAJOR = 0
 """The major version of the header that this file mirrors."""
@@ -223,10 +223,11 @@ _SIGNATURES: dict[str, list[Any]] = {
     "ds_scheduler_noise_rates": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
     "ds_scheduler_input_scales": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
     "ds_scheduler_row": [_HANDLE, c_size_t, c_size_t, POINTER(Row)],
+    "ds_scheduler_attribute_row": [_HANDLE, c_size_t, c_size_t, POINTER(Row)],
     "ds_scheduler_row_at": [_HANDLE, c_double, c_char_p, POINTER(Row)],
     "ds_scheduler_part_row": [_HANDLE, c_size_t, c_uint, POINTER(Row)],
     "ds_scheduler_row_step": [
-        *(_HANDLE, POINTER(Row), _TENSOR, _TENSOR, _TENSOR, _TENSOR, c_size_t, _TENSOR, _TENSOR, c_uint),
+        *(_HANDLE, POINTER(Row), _TENSOR, _TENSOR, _TENSOR, _TENSOR, c_size_t, _TENSOR, _TENSOR, _TENSOR, c_uint),
     ],
     "ds_scheduler_plan_json": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
     "ds_session_create": [_HANDLE, c_size_t, _HANDLE_OUT],
@@ -370,29 +371,17 @@ class StepTensors:
     """The tensors of a step, with everything but their addresses set.
 
     sample_shape  of all but the model output, whose shape is `model_shape`; likewise the element types
-    references    what to hand over: model output, sample, noise or None, next sample, predicted clean sample
     """
 
-    __slots__ = ("model_output", "sample", "noise", "prev_sample", "pred_original_sample", "references")
-
-    def __init__(
-        self, sample_shape: Sequence[int], element_type: int, model_shape: Sequence[int], model_type: int, has_noise: bool
-    ) -> None:
+    def __init__(self, sample_shape: Sequence[int], element_type: int, model_shape: Sequence[int], model_type: int) -> None:
+        like = tensor(0, element_type, sample_shape)
         self.model_output = tensor(0, model_type, model_shape)
         self.sample, self.noise, self.prev_sample, self.pred_original_sample = (
             tensor(0, element_type, sample_shape) for _ in range(4)
         )
-        e, x, z, y, p = (
+        self.e, self.x, self.z, self.y, self.p = (
             byref(each) for each in (self.model_output, self.sample, self.noise, self.prev_sample, self.pred_original_sample)
         )
-        self.references = e, x, z if has_noise else None, y, p
-
-
-class StepCall(NamedTuple):
-    """A call that takes a step, made again and again: each time the addresses are written to the tensors, and where steps have rows
-    of their own, the row to ``row.contents``; then ``function(*arguments)`` returns a status."""
-
-    tensors: StepTensors
-    function: Callable[..., int]
-    arguments: tuple[Any, ...]
-    row: Any
+        self.slot_array, self.store_array = (Tensor * MAX_SLOTS)(*[like] * MAX_SLOTS), (Tensor * MAX_STORES)(*[like] * MAX_STORES)
+        self.slots, self.stores = list(self.slot_array), list(self.store_array)
+        """Views of the arrays' elements."""

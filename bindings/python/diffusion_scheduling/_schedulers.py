@@ -20,7 +20,7 @@ from ._arrays import Array
 from ._configuration import Configuration
 from ._core import Core, Ordered, Stateless, parts
 from ._description import DESCRIPTIONS, Description, function
-from ._handles import Plan, Session
+from ._handles import Plan
 from ._library import Row, check, library
 
 S = TypeVar("S", bound="ArrayScheduler")
@@ -55,6 +55,7 @@ class ArrayScheduler(Core):
     """The number of steps that has been set."""
 
     _tensors = _arrays
+    _watched = "timesteps", "sigmas"
     _output: ClassVar[type[tuple[Any, ...]]]
     """What ``step`` returns."""
 
@@ -62,12 +63,12 @@ class ArrayScheduler(Core):
 
     def _adopt(self, plan: Plan) -> None:
         """Makes this the scheduler of a configuration, which the library has read."""
-        self._plan = plan
         defaults = plan.defaulted_keys
         self.config = Configuration({**plan.config, **({"_use_default_values": defaults} if defaults else {})})
         self._threads = c_uint(0)
         self._unset = (None,) * len(self.description.options)
         self.num_inference_steps = None
+        self._adopt_plan(plan)
         self._read_timesteps()
 
     @classmethod
@@ -147,18 +148,27 @@ class ArrayScheduler(Core):
         lists = [name for name in ("timesteps", "sigmas") if name in arguments]
         if (num_inference_steps is None) == (not lists):
             raise _library.InvalidValueError("set_timesteps needs either num_inference_steps, or timesteps or sigmas")
-        self._plan.ask(int(num_inference_steps or 0), arguments)
+        self._adopt_plan(self._plan.run(int(num_inference_steps or 0), arguments))
         self._read_timesteps()
         count = len(self.timesteps)
         self.num_inference_steps = count if num_inference_steps is None else min(int(num_inference_steps), count)
-        self._read_plan()
 
     def _read_timesteps(self) -> None:
         self.timesteps = whole_numbers(self._plan.timesteps)
         self.sigmas = np.array(self._plan.sigmas, np.float32)
         self.init_noise_sigma = self._plan.init_noise_sigma
         self._known_timesteps: list[float] = self.timesteps.tolist()
-        self._upcoming = [*self._known_timesteps, None]
+        self._look()
+
+    def _renew(self) -> None:
+        """Plans the timesteps and noise levels that a caller has set as attributes, where steps follow from them."""
+        plan, known, levels = self._plan, np.asarray(self.timesteps).tolist(), np.asarray(self.sigmas, np.float32)
+        is_planned = known == plan.timesteps and np.array_equal(levels, np.array(plan.sigmas, np.float32))
+        if plan.request is not None and not is_planned and not self.description.is_stateless:
+            plan = plan.on_levels(known, levels.tolist()[: len(known) + 1])
+        self._known_timesteps = known
+        self._adopt_plan(plan)
+        self._look()
 
     @property
     def alphas_cumprod(self) -> Array:
@@ -206,9 +216,9 @@ class ArrayScheduler(Core):
 
     def scale_model_input(self, sample: Array, timestep: float | None = None) -> Array:
         """The model's input at a timestep of the plan: most schedulers' models are asked with the sample as it is."""
-        if self.num_inference_steps is None or not self._scales_inputs:
+        if self.num_inference_steps is None or not self._plan.scales_inputs:
             return sample
-        return self._scaled(sample, self._next_index(timestep))
+        return self._scaled(sample, self._ready().input_scales[self._next_index(timestep)])
 
     def _next_index(self, timestep: Any) -> int:
         return self.index_for_timestep(timestep)
@@ -243,28 +253,13 @@ class ArrayScheduler(Core):
         check(function(self._plan.value, byref(ta), byref(tb), values, len(values), byref(to), self.max_threads))
         return _arrays.deliver(result, target)
 
-    # ---- Copies
-
-    def __getstate__(self) -> dict[str, Any]:
-        request = self._plan.request
-        return {"config": dict(self.config), "request": request, "steps": self.num_inference_steps, "threads": self.max_threads}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._adopt(Plan.make(state["config"], self.description.class_name))
-        self.max_threads = state["threads"]
-        if state["request"] is not None:
-            self._plan.ask(*state["request"])
-            self._read_timesteps()
-            self.num_inference_steps = state["steps"]
-            self._read_plan()
-
 
 class StatelessScheduler(ArrayScheduler, Stateless):
     """Steps may be taken at any timestep of the training, in any order, by many threads at once."""
 
     def row_at(self, timestep: float, **options: Any) -> Row:
         """The scalars of the step at any timestep of the training, for engines whose tensors live elsewhere."""
-        return self._row(float(timestep), tuple(options.pop(name, None) for name in self.description.option_names))[0]
+        return self._ready().row_at(float(timestep), tuple(options.pop(name, None) for name in self.description.option_names)).row
 
 
 class OrderedScheduler(ArrayScheduler, Ordered):
@@ -272,6 +267,10 @@ class OrderedScheduler(ArrayScheduler, Ordered):
 
     A run is one thread's at a time; threads that sample at once have a scheduler each, a copy for instance.
     """
+
+    def _set_timesteps(self, num_inference_steps: int | None, arguments: dict[str, Any]) -> None:
+        super()._set_timesteps(num_inference_steps, arguments)
+        self._begin_run()
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Makes the run begin at this step, whatever timestep its first step is given.
@@ -282,11 +281,11 @@ class OrderedScheduler(ArrayScheduler, Ordered):
             raise _library.InvalidValueError("no timesteps have been set: call set_timesteps first")
         if not 0 <= begin_index < len(self.timesteps):
             raise _library.InvalidValueError(f"begin_index is {begin_index}, but must be from 0 to {len(self.timesteps) - 1}")
-        self._restart()
+        self._begin_run()
         self._begin_index = begin_index
 
     def _next_index(self, timestep: Any) -> int:
-        index = self._index
+        index = self._step_index
         if index is None:
             return self.index_for_timestep(timestep) if self._begin_index is None else self._begin_index
         if index == len(self._known_timesteps):
@@ -300,24 +299,11 @@ class OrderedScheduler(ArrayScheduler, Ordered):
     ) -> Array:
         if self._begin_index is None or self.description.adds_noise_at_training_levels:
             return super().add_noise(original_samples, noise, timesteps, out=out)
-        index = self._begin_index if self._index is None else self._index
+        index = self._begin_index if self._step_index is None else self._step_index
         signal, noisy = self._plan.rates
         return self._mix(original_samples, noise, signal[index : index + 1], noisy[index : index + 1], out)
 
     add_noise.__doc__ = ArrayScheduler.add_noise.__doc__
-
-    def __getstate__(self) -> dict[str, Any]:
-        session = None if self._session is None else self._session.save()
-        run = session, self._session_options, self._index, self._work, self._begin_index
-        return {**super().__getstate__(), "run": run}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        saved, options, index, work, begin_index = state["run"]
-        if saved is not None:
-            self._session = Session.restore(self._plan_with(options), saved)
-            self._session_options, self._index, self._work = options, index, work
-        self._begin_index = begin_index
 
 
 def get_velocity(
@@ -451,6 +437,8 @@ def make_class(description: Description) -> type[ArrayScheduler]:
         "__init__": _constructor(description),
         "description": description,
         "_output": output,
+        "_counter": description.attributes.age,
+        "_history": description.attributes.history,
         "set_timesteps": function(
             "set_timesteps", planning_parameters(description), f"self._set_timesteps(num_inference_steps, {{{asked}}})",
             PLANNING.format(told), None,

@@ -13,7 +13,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from . import _library, _memory
-from ._library import Combination, PlanProperties, Row, StepCall
+from ._library import Combination, PlanProperties, Row
 
 ELEMENT_TYPES: dict[torch.dtype, int] = {
     dtype: number
@@ -99,6 +99,11 @@ def draw(generator: Any, model_output: Tensor, sample: Tensor, result_type: str)
     return noise
 
 
+def kept(tensor: Tensor) -> Tensor:
+    """The tensor as a later step reads it: diffusers' objects keep the caller's own."""
+    return tensor
+
+
 def place(tensor: Tensor) -> torch.device:
     """The device of a tensor."""
     return tensor.device
@@ -114,61 +119,28 @@ def is_beyond_reach(*tensors: Tensor) -> bool:
     return any(not tensor.is_cpu or (tensor.requires_grad and torch.is_grad_enabled()) for tensor in tensors)
 
 
-def quick_step(call: StepCall, sample: Tensor, model_output: Tensor, has_report: bool) -> Callable[..., tuple[Tensor, ...] | None]:
-    """A function that takes steps of tensors like these, which the library takes as they are, by nothing but the call.
+def address_if(tensor: Tensor, shape: torch.Size, dtype: torch.dtype) -> int:
+    """Where the elements of a tensor are that the library takes as it is. Raises TypeError for others."""
+    if (
+        tensor.dtype is dtype
+        and tensor.shape == shape
+        and tensor.is_cpu
+        and tensor.is_contiguous()
+        and not (tensor.requires_grad and torch.is_grad_enabled())
+    ):
+        return tensor.data_ptr()
+    raise TypeError
 
-    Its arguments are the step's row or None, model output, sample, noise or None, and None. It returns what ``step`` returns as a
-    tuple; or None where the tensors have another form, and then nothing has been done.
-    """
-    tensors, function, arguments, place = call
-    te, tx, tz = tensors.model_output, tensors.sample, tensors.noise
-    ty, tp = tensors.prev_sample, tensors.pred_original_sample
-    has_noise = tensors.references[2] is not None
-    shape, dtype, model_shape, model_dtype = sample.shape, sample.dtype, model_output.shape, model_output.dtype
-    needs_gradients = torch.is_grad_enabled
-    is_small = sample.nbytes < _memory.SMALLEST
-    like: Callable[[Tensor], Tensor] = torch.empty_like if is_small else lambda sample: result_arrays(shape, dtype, dtype, None)[1]
-    # Threads may step with one stateless scheduler at once: one that finds the structs in use takes the general way.
-    unused = [tensors]
 
-    def take(row: Any, e: Tensor, x: Tensor, z: Tensor | None, out: None) -> tuple[Tensor, ...] | None:
-        if (
-            e.dtype is not model_dtype
-            or x.dtype is not dtype
-            or x.shape != shape
-            or e.shape != model_shape
-            or not x.is_cpu
-            or not e.is_cpu
-            or not x.is_contiguous()
-            or not e.is_contiguous()
-            or (z is None) is has_noise
-            or (needs_gradients() and (x.requires_grad or e.requires_grad))
-        ):
-            return None
-        if z is not None:
-            z = z if z.dtype is dtype else z.to(dtype)
-            if z.shape != shape or not z.is_cpu or not z.is_contiguous():
-                return None
-        y = like(x)
-        p = like(x) if has_report else None
-        try:
-            unused.pop()
-        except IndexError:
-            return None
-        te.data, tx.data, ty.data = e.data_ptr(), x.data_ptr(), y.data_ptr()
-        if z is not None:
-            tz.data = z.data_ptr()
-        if p is not None:
-            tp.data = p.data_ptr()
-        if place is not None:
-            place.contents = row
-        status = function(*arguments)
-        unused.append(tensors)
-        if status:
-            raise _library.error(status)
-        return (y,) if p is None else (y, p)
+def maker(like: Tensor) -> Callable[[Tensor], Tensor]:
+    """A function that makes uninitialised contiguous tensors like its argument, which is like this one."""
+    shape, dtype = like.shape, like.dtype
+    return torch.empty_like if like.nbytes < _memory.SMALLEST else lambda like: result_arrays(shape, dtype, dtype, None)[1]
 
-    return take
+
+def counts_writes(value: Any) -> bool:
+    """Whether a value has a count of the writes to it. Tensors made in inference mode don't."""
+    return not value.is_inference() if isinstance(value, Tensor) else hasattr(value, "_version")
 
 
 # ---- Rows by torch's operations
@@ -216,10 +188,10 @@ def step_by_row(
     noise: Tensor | None,
     slots: dict[int, Tensor],
     has_report: bool,
-) -> tuple[tuple[Tensor, ...], dict[int, Tensor]]:
-    """The next sample and, if that is wanted, the report, in float32 or float64; and the slots after the step.
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The next sample and, if that is wanted, the report; and what the row stores, all in float32 or float64.
 
-    slots  by their numbers, as they were before the step
+    slots  by their numbers
     """
     axis = 1 if sample.ndim > 1 else 0
     if properties.learns_variance and model_output.shape[axis] == 2 * sample.shape[axis]:
@@ -227,9 +199,10 @@ def step_by_row(
     work = torch.promote_types(common_type(model_output, sample), torch.float32)
     e, x = torch.broadcast_tensors(model_output.to(work), sample.to(work))
     tensors = {"sample": x, "model_output": e, "noise": None if noise is None else noise.to(work)}
+    slots = {slot: tensor.to(x.device, work) for slot, tensor in slots.items()}
     stored, order = row.stored, row.read
     if any(combination.prediction for combination in (row.next_sample, row.report, *stored.values())):
         tensors["prediction"] = clamped(combine(row.prediction, tensors, {}, ()), properties)
     wanted = (row.next_sample, row.report) if has_report else (row.next_sample,)
-    results = tuple(combine(combination, tensors, slots, order) for combination in wanted)
-    return results, {**slots, **{slot: combine(combination, tensors, slots, order) for slot, combination in stored.items()}}
+    results = [combine(combination, tensors, slots, order) for combination in wanted]
+    return results, [combine(combination, tensors, slots, order) for combination in stored.values()]

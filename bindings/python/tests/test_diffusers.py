@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 import diffusion_scheduling as ds  # noqa: E402
 import diffusion_scheduling.diffusers as drop_ins  # noqa: E402
 from conformance.originals import disabled  # noqa: E402
-from diffusion_scheduling import _core, _drop_ins, _memory  # noqa: E402
+from diffusion_scheduling import _core, _drop_ins, _library, _memory  # noqa: E402
 
 ALL = drop_ins.__all__
 STATELESS = [name for name in ALL if getattr(drop_ins, name).description.is_stateless]
@@ -157,13 +157,14 @@ def test_no_copy_is_made_of_tensors_on_the_host(monkeypatch):
     drop_in.set_timesteps(6)
     x, e = sample(), torch.tanh(sample())
     expected, seen = [], []
-    take = _core._session_step
+    take = _library.library["ds_scheduler_row_step"]
 
-    def recorded(session, e, x, *others):
+    def recorded(plan, row, e, x, *others):
         seen.append((e._obj.data, x._obj.data))
-        return take(session, e, x, *others)
+        return take(plan, row, e, x, *others)
 
-    monkeypatch.setattr(_core, "_session_step", recorded)
+    monkeypatch.setattr(_core, "_row_step", recorded)
+    monkeypatch.setattr(_library, "unchecked", lambda name: recorded)
     # The first step goes the general way, the others the quick one.
     for t in drop_in.timesteps[:3]:
         expected.append((e.data_ptr(), x.data_ptr()))
@@ -351,7 +352,7 @@ def test_the_plan_by_torchs_operations_gives_the_same(name, thresholding, monkey
     arguments = {"eta": 0.5, "variance_noise": sample()} if name == "DDIMScheduler" else {}
     expected = run(drop_in, sample(), **arguments)
     monkeypatch.setattr(_drop_ins, "is_beyond_reach", lambda *tensors: True)
-    monkeypatch.setattr(drop_in, "_take", None)
+    monkeypatch.setattr(_core, "_row_step", None)
     found = run(drop_in, sample(), **arguments)
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(expected, found))
 
