@@ -95,7 +95,7 @@ def _quick_step(
             y = new(x) if out is None else out
             y_data = address(y) if out is None else find(y, shape, dtype)
             unused.pop()
-        except (AttributeError, TypeError, ValueError, BufferError, IndexError):
+        except (AttributeError, TypeError, ValueError, BufferError, IndexError, RuntimeError):
             return None
         view_e.data, view_x.data, view_y.data = e_data, x_data, y_data
         for slot, data in zip(row.reads, places):
@@ -274,6 +274,11 @@ class Core:
         """The two broadcast to one shape, unless the model output holds a variance besides."""
         if model_output.shape == sample.shape or plan.properties.learns_variance:
             return model_output, sample
+        if len(sample.shape) > 1 and tuple(model_output.shape[:2]) == (sample.shape[0], 2 * sample.shape[1]):
+            raise _library.InvalidValueError(
+                f"model_output has {model_output.shape[1]} channels, but must have {sample.shape[1]} like sample: "
+                f"{self.description.class_name} takes no predicted variance here"
+            )
         pair: Sequence[Tensor] = self._tensors.broadcast(model_output, sample)
         return pair
 

@@ -9,12 +9,13 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from diffusers.configuration_utils import FrozenDict
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
+from diffusers.utils import logging
 from torch import Tensor
 
 from . import _library, _tensors
@@ -30,6 +31,11 @@ LARGEST = 1_000_000
 def flat(timesteps: Any) -> Tensor:
     """Timesteps as a tensor [n], where they are; numbers on the host."""
     return (timesteps if isinstance(timesteps, Tensor) else torch.tensor(timesteps, device="cpu")).reshape(-1)
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    logging.get_logger("diffusers.diffusion_scheduling").warning(text)  # As loud as diffusers is told to be.
 
 
 class Configuration(FrozenDict):
@@ -89,6 +95,21 @@ class DropIn(Core):
         except (RecursionError, ValueError):
             return Plan.load(json_file, None, cls.description.class_name).config
 
+    @classmethod
+    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+        """``from_config`` of the original, with a warning where the configuration is that of a class with another meaning."""
+        source = config.get("_class_name") if isinstance(config, Mapping) else None
+        known = [cls.description.class_name, *cls.description.compatible_class_names]
+        made = super().from_config(config, return_unused_kwargs, **kwargs)  # type: ignore[misc]
+        scheduler = made[0] if return_unused_kwargs else made
+        if isinstance(source, str) and source not in known and not scheduler.config.get("use_flow_sigmas"):
+            unused = Plan.make(dict(config), cls.description.class_name).unused_keys
+            _warn_once(
+                f"The configuration is one of {source}, which {cls.__name__} isn't compatible with"
+                + (f"; it has no use for {', '.join(unused)}." if unused else ".")
+            )
+        return made
+
     def register_to_config(self, **values: Any) -> None:
         super().register_to_config(**values)  # type: ignore[misc]
         self._internal_dict = Configuration(self._internal_dict)
@@ -100,6 +121,12 @@ class DropIn(Core):
         values = {key: getattr(config, key, value) for key, value in config.items() if not key.startswith("_")}
         if "_shift" in state:
             values["shift"] = self._shift
+        for each in self.description.parameters:
+            value = values.get(each.key)
+            if each.type == "bool":
+                values[each.key] = bool(value)
+            elif each.type == "int" and isinstance(value, bool):
+                values[each.key] = int(value)
         variance = values.get("variance_type")
         if variance is not None and not str(variance).startswith(("fixed", "learned")):
             values["variance_type"] = "fixed_small"  # As which the originals take any other word.
@@ -268,6 +295,9 @@ class DropIn(Core):
     def _general_run(
         self, plan: Plan, row: StepRow, e: Tensor, x: Tensor, noise: Tensor | None, slots: Sequence[Tensor], out: None
     ) -> Results:
+        for name, each in ("model_output", e), ("sample", x):
+            if not isinstance(each, Tensor):
+                raise TypeError(f"{name} is a {type(each).__name__}, but must be a torch.Tensor")
         if not is_beyond_reach(e, x, *slots):
             return super()._general_run(plan, row, e, x, noise, slots, out)
         common = _tensors.common_type(e, x)
@@ -460,7 +490,13 @@ def _constructor(original: type[Any], class_name: str, module: str) -> Any:
             # The original may make a table of so many elements. The library refuses the number in words.
             given = inspect.signature(original).bind(*args, **kwargs).arguments
             Plan.make({key: value for key, value in given.items() if key != "kwargs"}, class_name)
-        original.__init__(self, *args, **kwargs)
+        try:
+            original.__init__(self, *args, **kwargs)
+        except NotImplementedError:
+            # The library says what is allowed, where that is why.
+            given = inspect.signature(original).bind(*args, **kwargs).arguments
+            Plan.make({key: value for key, value in given.items() if key != "kwargs"}, class_name)
+            raise
         if "alphas_cumprod" in self.__dict__:
             self._trained = self.alphas_cumprod.clone()
         if type(self).__module__ == module:

@@ -115,8 +115,11 @@ def moved(tensor: Tensor, place: torch.device) -> Tensor:
 
 
 def is_beyond_reach(*tensors: Tensor) -> bool:
-    """Whether the library can't work on these: they are on other devices, or need gradients."""
-    return any(not tensor.is_cpu or (tensor.requires_grad and torch.is_grad_enabled()) for tensor in tensors)
+    """Whether the library can't work on these: they are on other devices, need gradients, or stand for others in a transform."""
+    return any(
+        not each.is_cpu or (each.requires_grad and torch.is_grad_enabled()) or torch._C._functorch.is_functorch_wrapped_tensor(each)
+        for each in tensors
+    )
 
 
 def address_if(tensor: Tensor, shape: torch.Size, dtype: torch.dtype) -> int:

@@ -1,0 +1,389 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The drop-ins in people's hands: what they do with a scheduler besides stepping it, against the originals."""
+
+import copy
+import inspect
+import io
+import json
+import pickle
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+diffusers = pytest.importorskip("diffusers")
+
+import diffusion_scheduling.diffusers as drop_ins  # noqa: E402
+
+ALL = drop_ins.__all__
+COUNTING = [name for name in ALL if hasattr(getattr(diffusers, name), "step_index")]
+LEVELLED = [name for name in COUNTING if "self.sigmas" in inspect.getsource(getattr(diffusers, name))]
+SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1, "skip_prk_steps": True}
+X = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(3))
+
+
+def make(library, name, **config):
+    cls = getattr(library, name)
+    known = inspect.signature(getattr(diffusers, name)).parameters
+    return cls(**{key: value for key, value in {**SD, **config}.items() if key in known})
+
+
+def step(scheduler, x, t):
+    model_input = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+    return scheduler.step(torch.tanh(0.7 * model_input + 0.1), t, x, return_dict=False)[0]
+
+
+def run(scheduler, x=X, each=None):
+    """Steps to the end; ``each(scheduler, index, x)`` comes before every step and returns the scheduler and the sample."""
+    torch.manual_seed(5)
+    for index, t in enumerate(scheduler.timesteps):
+        if each is not None:
+            scheduler, x = each(scheduler, index, x)
+        x = step(scheduler, x, t)
+    return x
+
+
+def agree(name, act, tolerance=2e-5, **config):
+    """Whether an act ends with the same tensor on the original and on the drop-in, relative to its size."""
+    expected, found = (act(make(library, name, **config)) for library in (diffusers, drop_ins))
+    assert expected.dtype == found.dtype and torch.isfinite(found).all()
+    scale = max(expected.abs().max().item(), 1)
+    assert (expected - found).abs().max().item() <= tolerance * scale
+
+
+# ---- Configurations
+
+
+def test_a_configuration_may_be_edited_after_planning():
+    def act(scheduler):
+        scheduler.set_timesteps(10)
+        scheduler.config.clip_sample = False
+        return run(scheduler)
+
+    agree("DDIMScheduler", act, clip_sample=True)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_configuration_may_be_registered_anew_after_planning(name):
+    def act(scheduler):
+        scheduler.set_timesteps(10)
+        torch.manual_seed(4)
+        first = step(scheduler, X, scheduler.timesteps[0])
+        scheduler.register_to_config(prediction_type="v_prediction")
+        scheduler.set_timesteps(10)
+        scheduler.register_to_config(prediction_type="epsilon")
+        return first + run(scheduler)
+
+    agree(name, act, prediction_type="epsilon")
+
+
+def test_pipelines_save_what_diffusers_alone_can_read(tmp_path):
+    class Pipeline(diffusers.DiffusionPipeline):
+        def __init__(self, scheduler):
+            super().__init__()
+            self.register_modules(scheduler=scheduler)
+
+    for name in ALL:
+        Pipeline(make(drop_ins, name)).save_pretrained(tmp_path)
+        assert json.loads((tmp_path / "model_index.json").read_text())["scheduler"] == ["diffusers", name]
+        assert type(getattr(diffusers, name).from_pretrained(tmp_path / "scheduler")) is getattr(diffusers, name)
+
+
+def test_a_configuration_of_another_meaning_is_told_once(caplog):
+    config = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
+    diffusers.utils.logging.enable_propagation()
+    for _ in range(2):
+        drop_ins.DEISMultistepScheduler.from_config(config)
+        drop_ins.DEISMultistepScheduler.from_config(diffusers.EulerDiscreteScheduler().config)
+        drop_ins.UniPCMultistepScheduler.from_config(config, use_flow_sigmas=True, prediction_type="flow_prediction")
+    diffusers.utils.logging.disable_propagation()
+    messages = [record.getMessage() for record in caplog.records if "compatible" in record.getMessage()]
+    assert len(set(messages)) == 1 and "FlowMatchEulerDiscreteScheduler" in messages[0] and "shift" in messages[0]
+
+
+@pytest.mark.parametrize(
+    "name, config",
+    [
+        ("DDIMScheduler", {"clip_sample": 0}),
+        ("DEISMultistepScheduler", {"thresholding": None}),
+        ("DDIMScheduler", {"steps_offset": True}),
+    ],
+)
+def test_values_of_another_kind_mean_what_they_mean_in_python(name, config):
+    def act(scheduler):
+        scheduler.set_timesteps(6)
+        return run(scheduler)
+
+    agree(name, act, **config)
+
+
+# ---- Copies
+
+
+def through_dictionary(scheduler):
+    state = copy.deepcopy(scheduler.__dict__)
+    step(scheduler, X, scheduler.timesteps[0])  # The state must not notice.
+    scheduler.__dict__.update(state)
+    return scheduler
+
+
+def through_file(scheduler):
+    file = io.BytesIO()
+    torch.save(scheduler.__dict__, file)
+    file.seek(0)
+    scheduler.__dict__.update(torch.load(file, weights_only=False))
+    return scheduler
+
+
+WAYS = [through_dictionary, through_file, copy.copy, copy.deepcopy, lambda scheduler: pickle.loads(pickle.dumps(scheduler))]
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("way", WAYS, ids=["__dict__", "torch.save", "copy", "deepcopy", "pickle"])
+def test_copies_go_on_from_where_they_were_made(name, way):
+    def act(scheduler):
+        scheduler.set_timesteps(7)
+        torch.manual_seed(5)
+        return run(scheduler, each=lambda scheduler, index, x: (way(scheduler) if index > 0 else scheduler, x))
+
+    if way is through_dictionary and name in ("DDPMScheduler", "EulerAncestralDiscreteScheduler", "LCMScheduler"):
+        pytest.skip("the step in between draws noise")
+    agree(name, act)
+
+
+# ---- Tables
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if hasattr(getattr(diffusers, name)(), "alphas_cumprod")])
+def test_signal_variances_may_be_replaced_before_planning(name):
+    def act(scheduler):
+        scheduler.alphas_cumprod = scheduler.alphas_cumprod / (3 - 2 * scheduler.alphas_cumprod)
+        scheduler.set_timesteps(10)
+        return run(scheduler)
+
+    agree(name, act, 1e-4)
+
+
+@pytest.mark.parametrize("name", ["DDIMScheduler", "DDPMScheduler", "LCMScheduler", "PNDMScheduler"])
+def test_noise_is_added_with_replaced_signal_variances(name):
+    def act(scheduler):
+        before = scheduler.add_noise(X, X.flip(1), torch.tensor([300]))
+        scheduler.alphas_cumprod = scheduler.alphas_cumprod / (3 - 2 * scheduler.alphas_cumprod)
+        after = scheduler.add_noise(X, X.flip(1), torch.tensor([300]))
+        scheduler.alphas_cumprod *= 0.9
+        return torch.cat([before, after, scheduler.add_noise(X, X.flip(1), torch.tensor([300]))])
+
+    agree(name, act)
+
+
+@pytest.mark.parametrize("name", LEVELLED)
+@pytest.mark.parametrize("in_place", [False, True])
+def test_noise_levels_may_be_changed_after_planning(name, in_place):
+    def act(scheduler):
+        scheduler.set_timesteps(8)
+        if in_place:
+            scheduler.sigmas[3:5] *= 1.01
+        else:
+            scheduler.sigmas = scheduler.sigmas * torch.linspace(1, 0.98, len(scheduler.sigmas))
+        return run(scheduler)
+
+    agree(name, act)
+
+
+@pytest.mark.parametrize("name", ["DDIMScheduler", "DDIMInverseScheduler", "DDPMScheduler", "EulerDiscreteScheduler"])
+def test_the_number_of_steps_may_be_assigned(name):
+    def act(scheduler):
+        scheduler.set_timesteps(10)
+        scheduler.num_inference_steps = 20
+        return run(scheduler)
+
+    agree(name, act)
+
+
+@pytest.mark.parametrize("name", ["LCMScheduler", "PNDMScheduler"])
+def test_a_number_of_steps_that_rows_do_not_follow_is_refused(name):
+    scheduler = make(drop_ins, name)
+    scheduler.set_timesteps(4)
+    scheduler.num_inference_steps = 2
+    with pytest.raises(NotImplementedError, match="num_inference_steps is 2.*set_timesteps"):
+        step(scheduler, X, scheduler.timesteps[0])
+
+
+@pytest.mark.parametrize("name", ["DDIMScheduler", "PNDMScheduler"])
+@pytest.mark.parametrize("final", [1.0, 0.9995])
+def test_the_last_signal_variance_may_be_assigned(name, final):
+    def act(scheduler):
+        scheduler.final_alpha_cumprod = torch.tensor(final)
+        scheduler.set_timesteps(10)
+        return run(scheduler)
+
+    agree(name, act)
+
+
+# ---- What a run remembers
+
+
+@pytest.mark.parametrize("name", COUNTING)
+def test_a_step_index_may_be_set_before_each_step(name):
+    def act(scheduler):
+        scheduler.set_timesteps(8)
+        torch.manual_seed(5)
+        x = X
+        for index, t in enumerate(scheduler.timesteps):
+            scheduler._step_index = index
+            x = step(scheduler, x, t)
+            scheduler._step_index = None
+        return x
+
+    agree(name, act)
+
+
+def rearranged(scheduler, change):
+    """Changes what the scheduler remembers, wherever it keeps it."""
+    for key, value in list(vars(scheduler).items()):
+        if isinstance(value, torch.Tensor) and value.ndim == 4:
+            setattr(scheduler, key, change(value))
+        if isinstance(value, list):
+            setattr(scheduler, key, [change(each) if isinstance(each, torch.Tensor) and each.ndim == 4 else each for each in value])
+
+
+CHANGES = {
+    "permuted": lambda tensor: tensor[[2, 0, 1]],
+    "repeated": lambda tensor: tensor.repeat(2, 1, 1, 1),
+    "split": lambda tensor: tensor[1:],
+    "to double": lambda tensor: tensor.double(),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in ALL if name not in ("DDPMScheduler", "EulerAncestralDiscreteScheduler", "LCMScheduler")]
+)
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("when", [3, 4])
+def test_batches_may_be_changed_half_way_with_their_history(name, change, when):
+    def each(scheduler, index, x):
+        if index != when:
+            return scheduler, x
+        rearranged(scheduler, change)
+        return scheduler, change(x)
+
+    def act(scheduler):
+        scheduler.set_timesteps(8)
+        return run(scheduler, torch.cat([X, X.flip(1), X.flip(2)]), each).float()
+
+    agree(name, act)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_half_begun_is_continued_in_float32(name):
+    def each(scheduler, index, x):
+        return scheduler, x.float() if index == 4 else x
+
+    def act(scheduler):
+        scheduler.set_timesteps(8)
+        return run(scheduler, X.half(), each).float()  # UniPC's original stays in half precision.
+
+    agree(name, act, 1e-2)
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if hasattr(getattr(drop_ins, name)(), "model_outputs")])
+def test_the_history_is_what_the_original_shows(name):
+    schedulers = [make(library, name, solver_order=3) for library in (diffusers, drop_ins)]
+    samples = [X, X]
+    for scheduler in schedulers:
+        scheduler.set_timesteps(6)
+    for t in schedulers[0].timesteps:
+        samples = [step(scheduler, x, t) for scheduler, x in zip(schedulers, samples)]
+        expected, found = (scheduler.model_outputs for scheduler in schedulers)
+        assert schedulers[0].lower_order_nums == schedulers[1].lower_order_nums
+        assert [each is None for each in expected] == [each is None for each in found]
+        for a, b in zip(expected, found):
+            assert a is None or torch.allclose(a, b, rtol=1e-4, atol=1e-4 * a.abs().max().item())
+
+
+def test_other_state_is_what_the_original_shows():
+    for name in ("HeunDiscreteScheduler", "PNDMScheduler"):
+        schedulers = [make(library, name) for library in (diffusers, drop_ins)]
+        samples = [X, X]
+        for scheduler in schedulers:
+            scheduler.set_timesteps(5)
+        # After the last step the original keeps what nothing reads any more.
+        for t in schedulers[0].timesteps[:-1]:
+            samples = [step(scheduler, x, t) for scheduler, x in zip(schedulers, samples)]
+            expected, found = map(vars, schedulers)
+            for key in ("prev_derivative", "sample", "dt", "counter", "ets", "cur_sample"):
+                a, b = expected.get(key), found.get(key)
+                assert (a is None) == (b is None), (name, key)
+                if isinstance(a, list):
+                    assert (
+                        len(a[-3:]) == len(b[-3:]) and all(map(torch.equal, a[-1:], b[-1:])) or torch.allclose(a[-1], b[-1], 1e-4)
+                    )
+                elif a is not None:
+                    assert torch.allclose(torch.as_tensor(a), torch.as_tensor(b, dtype=torch.as_tensor(a).dtype), 1e-4, 1e-4), key
+            assert getattr(schedulers[0], "state_in_first_order", 0) == getattr(schedulers[1], "state_in_first_order", 0)
+
+
+# ---- Gradients and transforms
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_gradients_may_begin_half_way(name):
+    def act(scheduler):
+        scheduler.set_timesteps(6)
+        torch.manual_seed(5)
+        x = X.clone()
+        for index, t in enumerate(scheduler.timesteps):
+            with torch.set_grad_enabled(index >= 4):
+                if index == 4:
+                    leaf = x = torch.nn.Parameter(x)
+                x = step(scheduler, x, t)
+        x.square().sum().backward()
+        return leaf.grad
+
+    agree(name, act)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_inference_mode_may_be_left_and_entered(name):
+    def act(scheduler):
+        scheduler.set_timesteps(6)
+        torch.manual_seed(5)
+        x = X
+        for index, t in enumerate(scheduler.timesteps):
+            with torch.inference_mode(index % 2 == 0), torch.no_grad():
+                x = step(scheduler, x, t).clone()
+        return x.clone()
+
+    agree(name, act)
+
+
+def test_noise_is_added_under_vmap():
+    def act(scheduler):
+        return torch.func.vmap(scheduler.add_noise)(
+            X[None].repeat(2, 1, 1, 1, 1), X[None].repeat(2, 1, 1, 1, 1), torch.tensor([[3], [500]])
+        )
+
+    agree("DDIMScheduler", act)
+
+
+# ---- Errors in words
+
+
+def test_errors_name_what_is_wrong():
+    scheduler = make(drop_ins, "DDIMScheduler")
+    scheduler.set_timesteps(5)
+    array = np.ones((1, 4, 8, 8), np.float32)
+    with pytest.raises(TypeError, match="model_output is a ndarray, but must be a torch.Tensor"):
+        scheduler.step(array, scheduler.timesteps[0], X)
+    with pytest.raises(ValueError, match="8 channels, but must have 4 like sample.*variance"):
+        scheduler.step(torch.cat([X, X], 1), scheduler.timesteps[0], X)
+    with pytest.raises(ValueError, match="timesteps contain 1000, but must be from 0 to 999"):
+        scheduler.add_noise(X, X, torch.tensor([1000]))
+    with pytest.raises(ValueError, match="cosine.*squaredcos_cap_v2"):
+        make(drop_ins, "DDIMScheduler", beta_schedule="cosine")
+    heun = make(drop_ins, "HeunDiscreteScheduler")
+    heun.set_timesteps(5)
+    heun._step_index = 3
+    with pytest.raises(ValueError, match="step 3 belongs to an evaluation of the model before it"):
+        heun.step(X, heun.timesteps[3], X)
