@@ -91,17 +91,25 @@ def deliver(result: Array, target: Array, layout: None = None) -> Array:
     return result
 
 
-def address_if(array: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+def address_if(
+    array: Array, shape: tuple[int, ...], dtype: np.dtype[Any], buffer: Any = c_char.from_buffer, addressof: Any = addressof
+) -> int:
     """Where the elements of an array are that the library takes as it is. Raises TypeError or another error for others."""
     if array.dtype is dtype and array.shape == shape:
-        return addressof(c_char.from_buffer(array))  # Fails for arrays that aren't contiguous or can't be written to.
+        # Fails for arrays that aren't contiguous or can't be written to.
+        return addressof(buffer(array))  # type: ignore[no-any-return]
     raise TypeError
 
 
-def maker(like: Array) -> Callable[[Array], Array]:
-    """A function that makes uninitialised contiguous arrays like its argument, which is like this one."""
+def maker(like: Array) -> Callable[[Array], tuple[Array, int]]:
+    """A function that makes uninitialised contiguous arrays like its argument, which is like this one; and says where they are."""
     shape, dtype, empty = like.shape, like.dtype, np.empty if like.nbytes < _memory.SMALLEST else _memory.empty
-    return lambda like: empty(shape, dtype)
+
+    def make(like: Array, buffer: Any = c_char.from_buffer, addressof: Any = addressof) -> tuple[Array, int]:
+        made = empty(shape, dtype)
+        return made, addressof(buffer(made))
+
+    return make
 
 
 def counts_writes(value: Any) -> bool:

@@ -78,10 +78,10 @@ def _quick_step(
     It has the arguments and the result of ``Core._run``. None: the tensors have another form, and nothing has been done.
     """
     te, tx, tz, ty, tp = tensors.e, tensors.x, tensors.z, tensors.y, tensors.p
-    view_e, view_x, view_y = tensors.model_output, tensors.sample, tensors.prev_sample
-    slot_views, slot_array, store_array = tensors.slots, tensors.slot_array, tensors.store_array
+    view_e, view_x, view_z, view_y, view_p = tensors.views
+    slot_views, store_views, slot_array, store_array = tensors.slots, tensors.stores, tensors.slot_array, tensors.store_array
     shape, dtype, model_shape, model_dtype = sample.shape, sample.dtype, model_output.shape, model_output.dtype
-    find, address, new, function = t.address_if, t.address, t.maker(sample), _row_step
+    find, new, function = t.address_if, t.maker(sample), _row_step
     # Threads may step with one stateless scheduler at once: one that finds the structs in use takes the general way.
     unused = [tensors]
 
@@ -90,26 +90,24 @@ def _quick_step(
     ) -> Results | None:
         try:
             e_data, x_data = find(e, model_shape, model_dtype), find(x, shape, dtype)
-            places = [find(slot, shape, dtype) for slot in slots]
             z_data = None if z is None else find(z, shape, dtype)
-            y = new(x) if out is None else out
-            y_data = address(y) if out is None else find(y, shape, dtype)
+            y, y_data = new(x) if out is None else (out, find(out, shape, dtype))
+            for place, slot in zip(row.reads, slots):  # Steps with slots are one thread's.
+                slot_views[place].data = find(slot, shape, dtype)
             unused.pop()
         except (AttributeError, TypeError, ValueError, BufferError, IndexError, RuntimeError):
             return None
         view_e.data, view_x.data, view_y.data = e_data, x_data, y_data
-        for slot, data in zip(row.reads, places):
-            slot_views[slot].data = data
         stored = []
-        for view in tensors.stores[: len(row.stores)]:
-            stored.append(made := new(x))
-            view.data = address(made)
+        for _, view in zip(row.stores, store_views):
+            made, view.data = new(x)
+            stored.append(made)
         results = (y,)
         if has_report:
-            results = y, p = y, new(x)  # type: ignore[assignment]
-            tensors.pred_original_sample.data = address(p)
+            made, view_p.data = new(x)
+            results = y, made  # type: ignore[assignment]
         if z is not None:
-            tensors.noise.data = z_data
+            view_z.data = z_data
         status = function(
             plan.argument, row.reference, te, tx, tz if z is not None else None, slot_array, _SLOTS,
             store_array if stored else None, ty, tp if has_report else None, threads,
@@ -354,7 +352,7 @@ class Ordered(Core):
 
     _step_index: int | None = None
     _begin_index: int | None = None
-    _counter: ClassVar[str | None] = None
+    _counter: ClassVar[str] = ""
     """The attribute that counts the steps that a run remembers."""
     _history: ClassVar[str] = ""
     """The attribute that holds a list of tensors."""
@@ -471,7 +469,16 @@ class Ordered(Core):
         except BaseException:
             self._step_index = before
             raise
-        if row.changes:
+        if row.is_push:
+            # The usual case of `_remember`.
+            state, most = self.__dict__, self._most
+            held = state[self._history]
+            held.append(stored[0])
+            if len(held) > most:
+                del held[0]
+            if state[self._counter] < most:
+                state[self._counter] += 1
+        elif row.changes:
             self._remember(row, stored, sample)
         self._step_index = index + 1
         return results

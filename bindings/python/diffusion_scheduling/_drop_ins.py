@@ -382,7 +382,7 @@ class OrderedDropIn(DropIn, Ordered):
 
     def _remember(self, row: StepRow, stored: Sequence[Tensor], sample: Tensor) -> None:
         super()._remember(row, stored, sample)
-        if self._counter is None and "dt" in self.__dict__:
+        if not self._counter and "dt" in self.__dict__:
             # Tells, beside the tensors, that the next evaluation belongs to the step that has begun.
             levels, index = self._plan.sigmas, self._step_index or 0
             self.dt = levels[index + 1] - levels[index] if row.keeps else None
@@ -567,8 +567,8 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
         "set_timesteps": set_timesteps,
         "_original": original,
         "_steps_unplanned": "num_inference_steps is None" not in inspect.getsource(original.step),
-        "_counter": description.attributes.age,
-        "_history": description.attributes.history,
+        "_counter": description.attributes.age or "",
+        "_history": description.attributes.history or "",
         "_watched": _watched(source, spans_by_count),
         "_has_sigmas": "self.sigmas" in source,
         "_spans_by_count": spans_by_count,

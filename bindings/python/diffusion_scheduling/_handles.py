@@ -49,7 +49,20 @@ class Handle:
 class StepRow:
     """A row of a plan, and what a caller needs to know of it."""
 
-    __slots__ = ("row", "reference", "draws", "reads", "sources", "depth", "stores", "targets", "drops", "keeps", "changes")
+    __slots__ = (
+        "row",
+        "reference",
+        "draws",
+        "reads",
+        "sources",
+        "depth",
+        "stores",
+        "targets",
+        "drops",
+        "keeps",
+        "changes",
+        "is_push",
+    )
 
     def __init__(self, row: Row) -> None:
         self.row = row
@@ -70,6 +83,8 @@ class StepRow:
         """The attributes whose tensors are of no use after the step."""
         self.keeps: Sequence[str] = ()
         """Those that hold the step's own sample from then on, which needs no store."""
+        self.is_push = False
+        """Whether what is remembered is one more tensor at the end of a list, and the count of these."""
         self.changes = False
         """Whether anything is remembered, or forgotten."""
 
@@ -298,6 +313,7 @@ class Plan(Handle):
         found.sources, found.targets = [place(slot) for slot in found.reads], [place(slot) for slot in found.stores]
         depth = len(found.reads)
         found.depth = depth if found.sources == [(history, -1 - back) for back in range(depth)] else None
+        found.is_push = found.targets == [(history, -1)] and self.properties.warm_up > 0 and not names
         found.changes = bool(found.stores or found.keeps or found.drops or attributes.age)
         self.attribute_rows[index, age] = found
         return found

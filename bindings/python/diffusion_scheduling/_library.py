@@ -379,9 +379,8 @@ class StepTensors:
         self.sample, self.noise, self.prev_sample, self.pred_original_sample = (
             tensor(0, element_type, sample_shape) for _ in range(4)
         )
-        self.e, self.x, self.z, self.y, self.p = (
-            byref(each) for each in (self.model_output, self.sample, self.noise, self.prev_sample, self.pred_original_sample)
-        )
+        self.views = self.model_output, self.sample, self.noise, self.prev_sample, self.pred_original_sample
+        self.e, self.x, self.z, self.y, self.p = map(byref, self.views)
         self.slot_array, self.store_array = (Tensor * MAX_SLOTS)(*[like] * MAX_SLOTS), (Tensor * MAX_STORES)(*[like] * MAX_STORES)
         self.slots, self.stores = list(self.slot_array), list(self.store_array)
         """Views of the arrays' elements."""

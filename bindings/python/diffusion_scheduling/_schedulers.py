@@ -437,8 +437,8 @@ def make_class(description: Description) -> type[ArrayScheduler]:
         "__init__": _constructor(description),
         "description": description,
         "_output": output,
-        "_counter": description.attributes.age,
-        "_history": description.attributes.history,
+        "_counter": description.attributes.age or "",
+        "_history": description.attributes.history or "",
         "set_timesteps": function(
             "set_timesteps", planning_parameters(description), f"self._set_timesteps(num_inference_steps, {{{asked}}})",
             PLANNING.format(told), None,

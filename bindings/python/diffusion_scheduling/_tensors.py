@@ -135,10 +135,15 @@ def address_if(tensor: Tensor, shape: torch.Size, dtype: torch.dtype) -> int:
     raise TypeError
 
 
-def maker(like: Tensor) -> Callable[[Tensor], Tensor]:
-    """A function that makes uninitialised contiguous tensors like its argument, which is like this one."""
-    shape, dtype = like.shape, like.dtype
-    return torch.empty_like if like.nbytes < _memory.SMALLEST else lambda like: result_arrays(shape, dtype, dtype, None)[1]
+def maker(like: Tensor) -> Callable[[Tensor], tuple[Tensor, int]]:
+    """A function that makes uninitialised contiguous tensors like its argument, which is like this one; and says where they are."""
+    shape, dtype, is_small, empty = like.shape, like.dtype, like.nbytes < _memory.SMALLEST, torch.empty_like
+
+    def make(like: Tensor) -> tuple[Tensor, int]:
+        made = empty(like) if is_small else result_arrays(shape, dtype, dtype, None)[1]
+        return made, made.data_ptr()
+
+    return make
 
 
 def counts_writes(value: Any) -> bool:
