@@ -241,9 +241,9 @@ class Core:
         model_type = e.dtype if e.dtype in t.ELEMENT_TYPES else work
         as_given = not layout and x.dtype == dtype == work and e.dtype == model_type
         e, x = self._matched(plan, e, x)
-        z = None if noise is None else t.contiguous(noise, work, layout, x.shape)
+        # What a run remembers may have been changed: its shape counts for nothing until it has been looked at.
+        z, *kept = (None if each is None else t.contiguous(each, work, layout, x.shape) for each in (noise, *slots))
         e, x = t.contiguous(e, model_type, layout), t.contiguous(x, work, layout)
-        kept = [t.contiguous(each, work, layout) for each in slots]
         tensors = StepTensors(x.shape, t.ELEMENT_TYPES[work], e.shape, t.ELEMENT_TYPES[model_type])
         results = [t.result_arrays(x.shape, dtype, work, out)]
         if has_report:

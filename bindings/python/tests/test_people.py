@@ -324,6 +324,20 @@ def test_other_state_is_what_the_original_shows():
             assert getattr(schedulers[0], "state_in_first_order", 0) == getattr(schedulers[1], "state_in_first_order", 0)
 
 
+def test_a_history_of_another_shape_is_refused_or_broadcast():
+    for history, works in ((torch.cat([X, X]), False), (X[..., :3], False), (X[:, :, :1], True)):
+        scheduler = make(drop_ins, "DEISMultistepScheduler", solver_order=2)
+        scheduler.set_timesteps(6)
+        x = step(scheduler, X, scheduler.timesteps[0])
+        scheduler.model_outputs[-1] = history
+        if works:
+            assert step(scheduler, x, scheduler.timesteps[1]).shape == X.shape
+        else:
+            with pytest.raises(RuntimeError):
+                step(scheduler, x, scheduler.timesteps[1])
+            assert scheduler._step_index == 1 and scheduler.model_outputs[-1] is history
+
+
 # ---- Gradients and transforms
 
 
