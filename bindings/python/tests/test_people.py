@@ -7,6 +7,9 @@ import inspect
 import io
 import json
 import pickle
+import re
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -379,6 +382,28 @@ def test_noise_is_added_under_vmap():
         )
 
     agree("DDIMScheduler", act)
+
+
+# ---- Pipelines
+
+
+def uses_in_pipelines():
+    """The attributes of schedulers that diffusers' own pipelines read, write or call, and how often."""
+    folder = Path(diffusers.__file__).parent
+    files = [folder / "training_utils.py", *(folder / "pipelines").rglob("*.py"), *(folder / "modular_pipelines").rglob("*.py")]
+    return Counter(name for file in files for name in re.findall(r"\bscheduler\.([A-Za-z_]\w*)", file.read_text()))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_what_pipelines_use_is_there(name):
+    original, drop_in = make(diffusers, name), make(drop_ins, name)
+    uses = uses_in_pipelines()
+    assert sum(uses.values()) > 4000
+    for scheduler in (original, drop_in):
+        scheduler.set_timesteps(4)
+    covered = [use for use in uses if hasattr(drop_in, use)]
+    assert set(covered) >= {use for use in uses if hasattr(original, use)}
+    print(f"{name}: {len(covered)} of {len(uses)} names, {sum(uses[use] for use in covered)} of {sum(uses.values())} uses")
 
 
 # ---- Errors in words
