@@ -122,11 +122,10 @@ class DropIn(Core):
         if "_shift" in state:
             values["shift"] = self._shift
         for each in self.description.parameters:
-            value = values.get(each.key)
-            if each.type == "bool":
-                values[each.key] = bool(value)
-            elif each.type == "int" and isinstance(value, bool):
-                values[each.key] = int(value)
+            if each.key in values and each.type == "bool":
+                values[each.key] = bool(values[each.key])
+            elif isinstance(values.get(each.key), bool) and each.type == "int":
+                values[each.key] = int(values[each.key])
         variance = values.get("variance_type")
         if variance is not None and not str(variance).startswith(("fixed", "learned")):
             values["variance_type"] = "fixed_small"  # As which the originals take any other word.
