@@ -92,7 +92,7 @@ import Testing
         #expect(!x.contains { $0.isNaN })
     }
 
-    /// What diffusers' objects keep: tensors by name, and a list of them.
+    /// The tensors that a diffusers object keeps: single ones, then those of a list, newest first.
     private struct Attributes {
         let tensorCount: Int
         var slots: [[Double]]

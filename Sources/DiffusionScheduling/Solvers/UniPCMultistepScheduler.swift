@@ -139,9 +139,12 @@ public struct UniPCMultistepConfiguration: SchedulerDefinition, PredictionTypeCo
             // λ is infinite there.
             try require("sigmas[\(index)]", level.sigma, "from 0 to less than 1", level.signalRate > 0)
         }
+        let uncorrected = Set(disableCorrector), last = solverOrder - 1
         let rows = levels.indices.dropLast().map { index in
             (0...min(index, solverOrder)).map { age in
-                row(at: index, age: age, of: levels, partial: solverOrder - 1) { back in (index - back) % (solverOrder - 1) }
+                row(at: index, age: age, of: levels, uncorrected: uncorrected, keeping: .correction(slot: last)) {
+                    (index - $0) % last
+                }
             }
         }
         return try SamplingPlan(grid: grid, clamp: outputClamp, slotCount: solverOrder, warmUp: solverOrder, rows: rows)
@@ -151,53 +154,65 @@ public struct UniPCMultistepConfiguration: SchedulerDefinition, PredictionTypeCo
         StepAttributes(tensors: ["last_sample"], history: "model_outputs", age: "lower_order_nums")
     }
 
-    /// Corrects with x_c of the step before and the outputs m₁, m₂ … instead of with U. Order 6 has too few slots for that: there the last
-    /// sample is U.
+    /// Order 6 has too few slots for x_c beside its outputs: there `last_sample` is U.
     public func attributeRow(at index: Int, age: Int, of plan: SamplingPlan) -> PlanRow {
         row(
-            at: index, age: min(age, solverOrder), of: plan.levels, partial: 0, isPartial: solverOrder == Self.highestOrder
+            at: index, age: min(age, solverOrder), of: plan.levels, uncorrected: Set(disableCorrector),
+            keeping: solverOrder == Self.highestOrder ? .correction(slot: 0) : .correctedSample(slot: 0)
         ) { max($0, 1) }
     }
 
     /// diffusers thresholds only where the solver extrapolates the clean sample.
     private var outputClamp: PredictionClamp { predictX0 ? clamp : .none }
 
+    /// The tensor that the next step is corrected with: U, or x_c, from which U follows with the outputs.
+    private enum Kept {
+        case correction(slot: Int)
+        case correctedSample(slot: Int)
+    }
+
     /// The row of a step in a run that has taken that many steps before it.
     ///
-    /// - Parameters:
-    ///   - partial: the slot that holds U, or else x_c of the step before.
-    ///   - isPartial: whether it is U.
-    ///   - slot: that of mₖ, or for k = 0 the one that m₀ is stored in.
+    /// - Parameter slot: that of mₖ, or for k = 0 the one that m₀ is stored in.
     private func row(
-        at index: Int, age: Int, of levels: [NoiseLevel], partial: Int, isPartial: Bool = true, slot: (Int) -> Int
+        at index: Int, age: Int, of levels: [NoiseLevel], uncorrected: Set<Int>, keeping kept: Kept, slot: (Int) -> Int
     ) -> PlanRow {
         // The conversions of the clean sample and of the noise are DPM-Solver's.
         let converter = DPMSolver(
             algorithmType: predictX0 ? .dpmsolverPlusPlus : .dpmsolver, solverType: .midpoint, predictionType: predictionType)
         let converted = converter.conversion(at: levels[index], clamped: outputClamp != .none)
-        func combination(_ sample: Combination, _ update: Update) -> Combination {
-            var sum = update.sampleRate * sample + (update.weights.first ?? 0) * converted
-            for (back, weight) in update.weights.enumerated().dropFirst() { sum[.slot(slot(back))] += weight }
+        func output(_ back: Int) -> Combination { back == 0 ? converted : Combination(.slot(slot(back))) }
+        func combination(_ sample: Combination, _ update: Update, outputs: (Int) -> Combination) -> Combination {
+            var sum = update.sampleRate * sample
+            for (back, weight) in update.weights.enumerated() { sum = sum + weight * outputs(back) }
             return sum
         }
 
         var corrected = Combination(.sample)
-        if age > 0, !disableCorrector.contains(index - 1),
+        if age > 0, !uncorrected.contains(index - 1),
             let correction = step(at: index - 1, age: age - 1, of: levels).correction
         {
-            corrected = (isPartial ? 1 : correction.known.sampleRate) * Combination(.slot(partial)) + correction.newest * converted
-            if !isPartial {
-                for (back, weight) in correction.known.weights.enumerated() { corrected[.slot(slot(back + 1))] += weight }
-            }
+            let known =
+                switch kept {
+                case .correction(let slot): Combination(.slot(slot))
+                case .correctedSample(let slot): combination(Combination(.slot(slot)), correction.known) { output($0 + 1) }
+                }
+            corrected = known + correction.newest * converted
         }
         let step = step(at: index, age: age, of: levels)
         var stores: [PlanRow.Store] = []
-        if !isPartial || solverOrder > 1 { stores.append(.init(slot: slot(0), value: converted)) }
-        if let correction = step.correction, index + 2 < levels.count, !disableCorrector.contains(index) {
-            stores.append(.init(slot: partial, value: isPartial ? combination(corrected, correction.known) : corrected))
+        // A session of order 1 remembers no outputs.
+        if case .correction = kept, solverOrder == 1 {} else { stores.append(.init(slot: slot(0), value: converted)) }
+        if let correction = step.correction, index + 2 < levels.count, !uncorrected.contains(index) {
+            switch kept {
+            case .correction(let slot):
+                stores.append(.init(slot: slot, value: combination(corrected, correction.known, outputs: output)))
+            case .correctedSample(let slot): stores.append(.init(slot: slot, value: corrected))
+            }
         }
         return PlanRow(
-            prediction: converter.prediction(at: levels[index]), nextSample: combination(corrected, step.predictor), stores: stores)
+            prediction: converter.prediction(at: levels[index]),
+            nextSample: combination(corrected, step.predictor, outputs: output), stores: stores)
     }
 
     /// x' = sampleRate x_c + Σ weights[k] mₖ.

@@ -21,16 +21,20 @@ from typing import Any, ClassVar
 
 from . import _library
 from ._description import Description
-from ._handles import Plan, StepRow
+from ._handles import MOST_STEPS, Plan, StepRow
 from ._library import Row, StepTensors, check, library
 
 Tensor = Any
 Options = tuple[Any, ...]
 Results = tuple[tuple[Tensor, ...], Sequence[Tensor]]
-"""What a step returns, and the tensors that it stores."""
+"""A step's results, and the tensors that it stores."""
 
 _row_step = _library.unchecked("ds_scheduler_row_step")
 _SLOTS, _NO_SLOTS = c_size_t(_library.MAX_SLOTS), c_size_t(0)
+
+
+LONGEST_HISTORY = 4
+"""The length of a history whose scheduler has no order."""
 
 
 def no_quick_step(*arguments: Any) -> None:
@@ -45,7 +49,7 @@ def sample_argument(arguments: tuple[Any, ...], sample: Any) -> Any:
 
 
 class Cache:
-    """What a scheduler has derived from its attributes. A copy of the scheduler derives it again, from its own."""
+    """Derived from a scheduler's attributes. A copy of the scheduler derives its own."""
 
     quick: Callable[..., Results | None] = staticmethod(no_quick_step)
     """Takes steps of tensors such as the step before had."""
@@ -174,10 +178,10 @@ class Core:
         """The plan of the attributes as they are, once timesteps have been set."""
         plan: Plan | None = self._current()
         if plan is None or self.num_inference_steps is None:
-            return self._plan_unasked()
+            return self._plan_without_timesteps()
         return plan
 
-    def _plan_unasked(self) -> Plan:
+    def _plan_without_timesteps(self) -> Plan:
         """The plan of a scheduler whose timesteps nobody has set."""
         raise _library.TimestepError("no timesteps have been set: call set_timesteps first")
 
@@ -207,6 +211,13 @@ class Core:
         alone = {"model_output": model_output, "sample": sample}
         return t.common_type(alone[rule]) if rule in alone else t.common_type(model_output, sample)
 
+    def _types(self, e: Tensor, x: Tensor, noise: Tensor | None) -> tuple[Any, Any]:
+        """The type of a next sample, and the one that holds all that it is made of."""
+        if noise is not None and self.description.is_stateless:
+            common = self._tensors.common_type(self._tensors.as_given(noise), x, e)
+            return common, common
+        return self._result_type(e, x), self._tensors.common_type(e, x)
+
     def _draw(self, count: int, generator: Any, noise: Tensor | None, model_output: Tensor, sample: Tensor) -> Tensor | None:
         """The noise of a step that draws `count` tensors of it, of which it reads the last."""
         if count == 0 or noise is not None:
@@ -234,14 +245,12 @@ class Core:
     ) -> Results:
         """`_run` for all tensors that the library can reach; makes the quick step for the next ones like these."""
         t, has_report = self._tensors, self.description.returns_report
-        dtype, common = self._result_type(e, x), t.common_type(e, x)
-        if noise is not None and self.description.is_stateless:
-            dtype = common = t.common_type(t.as_given(noise), x, e)
+        dtype, common = self._types(e, x, noise)
         work, layout = t.computing_type(common), t.layout(e, x)
         model_type = e.dtype if e.dtype in t.ELEMENT_TYPES else work
         as_given = not layout and x.dtype == dtype == work and e.dtype == model_type
         e, x = self._matched(plan, e, x)
-        # What a run remembers may have been changed: its shape counts for nothing until it has been looked at.
+        # Callers may have replaced remembered tensors: a wrong shape is refused here, before the library reads memory.
         z, *kept = (None if each is None else t.contiguous(each, work, layout, x.shape) for each in (noise, *slots))
         e, x = t.contiguous(e, model_type, layout), t.contiguous(x, work, layout)
         tensors = StepTensors(x.shape, t.ELEMENT_TYPES[work], e.shape, t.ELEMENT_TYPES[model_type])
@@ -356,10 +365,8 @@ class Ordered(Core):
     """The attribute that counts the steps that a run remembers."""
     _history: ClassVar[str] = ""
     """The attribute that holds a list of tensors."""
-    _most = 0
-    """How many tensors the list holds at most."""
-    _is_limited = False
-    """Whether no more steps are counted than that."""
+    _longest, _oldest = LONGEST_HISTORY, MOST_STEPS
+    """The greatest length of the list, and the greatest count."""
 
     # ---- Attributes
 
@@ -367,11 +374,12 @@ class Ordered(Core):
         """Goes to before the first step, with nothing remembered."""
         state, attributes = self.__dict__, self.description.attributes
         state["_step_index"] = state["_begin_index"] = None
-        state.update({name: EMPTY.get(name) for name in attributes.tensors})
+        # diffusers has a number in the place of a sum that is yet to begin.
+        state.update({name: None for name in attributes.tensors if not isinstance(state.get(name), int)})
         order = self.config.get("solver_order", 0)
         if attributes.history:
             state[attributes.history] = [None] * order
-        self._most, self._is_limited = order or LONGEST_HISTORY, order > 0
+        self._longest, self._oldest = order or LONGEST_HISTORY, order or MOST_STEPS
         if attributes.age:
             state[attributes.age] = 0
 
@@ -407,15 +415,14 @@ class Ordered(Core):
             else:
                 held = state[name]
                 held.append(tensor)
-                if len(held) > self._most:
+                if len(held) > self._longest:
                     del held[0]
         for name in row.keeps:
             state[name] = sample
         for name in row.drops:
-            state[name] = EMPTY.get(name)
-        if counter:
-            count = state[counter] + 1
-            state[counter] = min(count, self._most) if self._is_limited else count
+            state[name] = None
+        if counter and state[counter] < self._oldest:
+            state[counter] += 1
 
     # ---- Runs
 
@@ -471,12 +478,12 @@ class Ordered(Core):
             raise
         if row.is_push:
             # The usual case of `_remember`.
-            state, most = self.__dict__, self._most
+            state = self.__dict__
             held = state[self._history]
             held.append(stored[0])
-            if len(held) > most:
+            if len(held) > self._longest:
                 del held[0]
-            if state[self._counter] < most:
+            if state[self._counter] < self._oldest:
                 state[self._counter] += 1
         elif row.changes:
             self._remember(row, stored, sample)
@@ -515,13 +522,6 @@ class Ordered(Core):
             )
         )
         return t.moved(t.deliver(result, target), device)
-
-
-EMPTY = {"cur_model_output": 0}
-"""What diffusers has in the place of a tensor, where that isn't None: here a sum that it adds to."""
-
-LONGEST_HISTORY = 4
-"""How many tensors a history holds whose scheduler has no order."""
 
 
 def convert_model_output(

@@ -39,13 +39,13 @@ class Parameter(NamedTuple):
 
 
 class Attributes(NamedTuple):
-    """What an object keeps between steps, by the names of its attributes."""
+    """The attributes in which an object keeps tensors between steps."""
 
     tensors: list[str]
     history: str | None
     """A list of tensors, the newest last."""
     age: str | None
-    """How many steps the run remembers."""
+    """The number of steps that the run remembers."""
 
 
 class Description(NamedTuple):

@@ -79,7 +79,7 @@ class DropIn(Core):
     _is_made = False
     """Whether the constructor has ended."""
     _request: tuple[int, dict[str, Any]] | None = None
-    """How a plan was asked for."""
+    """The request of the present plan."""
     _trained: Tensor | None = None
     """The signal variances that the constructor made, where it made any."""
     _own_timesteps: Tensor | None = None
@@ -209,9 +209,7 @@ class DropIn(Core):
 
         given  the arguments by the original's names
         """
-        arguments = {
-            name: value.tolist() if hasattr(value, "tolist") else value for name, value in arguments.items() if value is not None
-        }
+        arguments = {name: value for name, value in arguments.items() if value is not None}
         lists = [name for name in ("timesteps", "sigmas") if name in arguments]
         # Flow matching may be given the number of its levels too, and UniPC a number that it doesn't read.
         is_counted = "_shift" in self.__dict__ and {len(arguments[name]) for name in lists} == {num_inference_steps}
@@ -265,9 +263,9 @@ class DropIn(Core):
             return plan.run(0, {"sigmas": [plan.sigmas[known.index(t)] for t in unique]})
         return plan.run(0, {"timesteps": unique})
 
-    def _plan_unasked(self) -> Plan:
+    def _plan_without_timesteps(self) -> Plan:
         if not self._steps_unplanned:
-            return super()._plan_unasked()
+            return super()._plan_without_timesteps()
         plan = self._plan
         if plan is None or plan.request is None:
             plan = Plan.of_run(self._values(), self.description.class_name, int(self.config.num_train_timesteps), {})
@@ -299,10 +297,7 @@ class DropIn(Core):
                 raise TypeError(f"{name} is a {type(each).__name__}, but must be a torch.Tensor")
         if not is_beyond_reach(e, x, *slots):
             return super()._general_run(plan, row, e, x, noise, slots, out)
-        common = _tensors.common_type(e, x)
-        dtype = self._result_type(e, x)
-        if noise is not None and self.description.is_stateless:
-            dtype = _tensors.common_type(noise, x, e)
+        dtype, common = self._types(e, x, noise)
         by_number = dict(zip(row.reads, slots))
         results, stored = step_by_row(row.row, plan.properties, e, x, noise, by_number, self.description.returns_report)
         work = _tensors.computing_type(common)
@@ -409,13 +404,13 @@ class OrderedDropIn(DropIn, Ordered):
             self._step_index = self._begin_index
             return
         index, known = self.index_for_timestep(timestep), self._known_timesteps
-        if index > 1 and known[index] == known[index - 1] and self.__dict__.get("ets") == []:
+        if index > 1 and known[index] == known[index - 1] and self.__dict__.get(self._history) == []:
             # The run begins after an evaluation that its caller counts: PNDM's second one, which belongs to the first step.
             self._repeated = known[index]
         self._step_index = index
 
     def _next_index(self, timestep: Any) -> int | None:
-        if self._repeated is not None and self.__dict__.get("ets"):
+        if self._repeated is not None and self.__dict__[self._history]:
             repeated, self._repeated = self._repeated, None
             if self._value(timestep) == repeated:
                 return None
@@ -483,18 +478,19 @@ def get_velocity(self: Any, sample: Tensor, noise: Tensor, timesteps: Tensor) ->
 
 
 def _constructor(original: type[Any], class_name: str, module: str) -> Any:
+    def check(*args: Any, **kwargs: Any) -> None:
+        """Raises the library's error for values that it refuses."""
+        given = inspect.signature(original).bind(*args, **kwargs).arguments
+        Plan.make({key: value for key, value in given.items() if key != "kwargs"}, class_name)
+
     @functools.wraps(original.__init__)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         if any(isinstance(value, int) and value > LARGEST for value in (*args, *kwargs.values())):
-            # The original may make a table of so many elements. The library refuses the number in words.
-            given = inspect.signature(original).bind(*args, **kwargs).arguments
-            Plan.make({key: value for key, value in given.items() if key != "kwargs"}, class_name)
+            check(*args, **kwargs)  # The original may make a table of so many elements.
         try:
             original.__init__(self, *args, **kwargs)
         except NotImplementedError:
-            # The library says what is allowed, where that is why.
-            given = inspect.signature(original).bind(*args, **kwargs).arguments
-            Plan.make({key: value for key, value in given.items() if key != "kwargs"}, class_name)
+            check(*args, **kwargs)  # Its message names what is allowed.
             raise
         if "alphas_cumprod" in self.__dict__:
             self._trained = self.alphas_cumprod.clone()

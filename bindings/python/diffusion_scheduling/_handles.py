@@ -24,7 +24,7 @@ MOST_STEPS = 2**63
 """Numbers from here on would arrive in C as others."""
 
 MOST_PLANS = 32
-"""How many plans are kept for other objects."""
+"""The greatest number of plans that are kept for other objects."""
 
 MOST_ROWS, MOST_OPTIONS = 1000, 100
 """How many rows at any timesteps a plan keeps at most, and for how many options."""
@@ -50,31 +50,21 @@ class StepRow:
     """A row of a plan, and what a caller needs to know of it."""
 
     __slots__ = (
-        "row",
-        "reference",
-        "draws",
-        "reads",
-        "sources",
-        "depth",
-        "stores",
-        "targets",
-        "drops",
-        "keeps",
-        "changes",
-        "is_push",
+        *("row", "reference", "draws", "reads", "sources", "depth"),
+        *("stores", "targets", "drops", "keeps", "changes", "is_push"),
     )
 
     def __init__(self, row: Row) -> None:
         self.row = row
         self.reference = byref(row)
         self.draws: int = row.n_noise_draws
-        """How many tensors of noise the step draws."""
+        """The number of tensors of noise that the step draws."""
         self.reads: Sequence[int] = row.read
         """The slots that the row reads, in the order in which they are summed."""
         self.sources: Sequence[tuple[str, int | None]] = ()
         """The attributes that hold these, and the place in a list."""
         self.depth: int | None = None
-        """How many of the newest elements of a list these are, where they are nothing else."""
+        """Their number, where they are nothing but the newest elements of a list."""
         self.stores: Sequence[int] = [row.stores[place].slot for place in range(row.n_stores)]
         """The slots that the row stores."""
         self.targets: Sequence[tuple[str, int | None]] = ()
@@ -154,9 +144,7 @@ class Plan(Handle):
         text = values if isinstance(values, str) else _configuration.text(values)
         if arguments is None:
             return _planned(text, class_name, 0, None)
-        plan = _planned(text, class_name, count, _configuration.text(arguments))
-        plan.request = count, arguments
-        return plan
+        return _planned(text, class_name, count, _configuration.text(arguments))
 
     def run(self, count: int, arguments: dict[str, Any]) -> Plan:
         """A run with the same configuration."""
@@ -184,7 +172,7 @@ class Plan(Handle):
 
     @functools.cached_property
     def description(self) -> Description:
-        """What the library says about the class."""
+        """The library's description of the class."""
         return DESCRIPTIONS[self.class_name]
 
     @functools.cached_property
@@ -313,7 +301,7 @@ class Plan(Handle):
         found.sources, found.targets = [place(slot) for slot in found.reads], [place(slot) for slot in found.stores]
         depth = len(found.reads)
         found.depth = depth if found.sources == [(history, -1 - back) for back in range(depth)] else None
-        found.is_push = found.targets == [(history, -1)] and self.properties.warm_up > 0 and not names
+        found.is_push = found.targets == [(history, -1)] and bool(attributes.age) and not names
         found.changes = bool(found.stores or found.keeps or found.drops or attributes.age)
         self.attribute_rows[index, age] = found
         return found
@@ -344,11 +332,13 @@ def _planned(config_text: str, class_name: str, count: int, arguments_text: str 
     plan = Plan._made(library.ds_scheduler_create, (raw, len(raw)), class_name, None)
     if arguments_text is None:
         return plan
-    if "levels" in json.loads(arguments_text):
+    arguments = json.loads(arguments_text)
+    if "levels" in arguments:
         # These replace the levels of a plan, which says what they are levels of.
         shift = b'{"mu": 0}' if json.loads(config_text).get("use_dynamic_shifting") else None
         check(library.ds_scheduler_set_timesteps(plan.value, 4, shift))
     check(library.ds_scheduler_set_timesteps(plan.value, count, arguments_text.encode()))
+    plan.request = count, arguments
     return plan
 
 
@@ -368,13 +358,6 @@ class Session(Handle):
         """A session whose first step is the one of that index."""
         handle = c_uint64()
         check(library.ds_session_create(plan.value, index, byref(handle)))
-        return cls(handle)
-
-    @classmethod
-    def restore(cls, plan: Plan, state: bytes) -> Session:
-        """A session that stands where the saved one stood."""
-        handle = c_uint64()
-        check(library.ds_session_restore(plan.value, state, len(state), byref(handle)))
         return cls(handle)
 
     def save(self) -> bytes:

@@ -156,6 +156,8 @@ class ArrayScheduler(Core):
     def _read_timesteps(self) -> None:
         self.timesteps = whole_numbers(self._plan.timesteps)
         self.sigmas = np.array(self._plan.sigmas, np.float32)
+        # Arrays don't count the writes to them. Others may be put in their place.
+        self.timesteps.flags.writeable = self.sigmas.flags.writeable = False
         self.init_noise_sigma = self._plan.init_noise_sigma
         self._known_timesteps: list[float] = self.timesteps.tolist()
         self._look()
@@ -193,20 +195,24 @@ class ArrayScheduler(Core):
         """
         if index < 0 or (age is not None and age < 0):
             raise _library.InvalidValueError(f"index = {index}, age = {age}: allowed is at least 0")
-        return self._plan.row(index, index if age is None else age)
+        plan: Plan = self._current()
+        return plan.row(index, index if age is None else age)
 
     @property
     def plan_properties(self) -> _library.PlanProperties:
         """Properties of the whole plan."""
-        return self._plan.properties
+        properties: _library.PlanProperties = self._current().properties
+        return properties
 
     @property
     def plan_json(self) -> str:
         """The whole plan as JSON."""
-        return self._plan.text
+        text: str = self._current().text
+        return text
 
     def index_for_timestep(self, timestep: float) -> int:
         """The first step at a timestep. Raises TimestepError, a ValueError."""
+        self._current()
         try:
             return self._known_timesteps.index(timestep)
         except ValueError:
@@ -250,7 +256,7 @@ class ArrayScheduler(Core):
         result, target = _arrays.result_arrays(a.shape, dtype, work, out)
         ta, tb, to = _arrays.as_tensor(a), _arrays.as_tensor(b), _arrays.as_tensor(target)
         values = _library.doubles(np.ravel(timesteps).tolist())
-        check(function(self._plan.value, byref(ta), byref(tb), values, len(values), byref(to), self.max_threads))
+        check(function(self._current().value, byref(ta), byref(tb), values, len(values), byref(to), self.max_threads))
         return _arrays.deliver(result, target)
 
 
@@ -300,7 +306,7 @@ class OrderedScheduler(ArrayScheduler, Ordered):
         if self._begin_index is None or self.description.adds_noise_at_training_levels:
             return super().add_noise(original_samples, noise, timesteps, out=out)
         index = self._begin_index if self._step_index is None else self._step_index
-        signal, noisy = self._plan.rates
+        signal, noisy = self._current().rates
         return self._mix(original_samples, noise, signal[index : index + 1], noisy[index : index + 1], out)
 
     add_noise.__doc__ = ArrayScheduler.add_noise.__doc__

@@ -76,7 +76,7 @@ class Session:
     def __init__(self, scheduler: ArrayScheduler, begin_index: int = 0) -> None:
         if begin_index < 0:
             raise _library.InvalidValueError(f"begin_index is {begin_index}, but must be at least 0")
-        self._handle = _handles.Session.begin(scheduler._plan, begin_index)
+        self._handle = _handles.Session.begin(scheduler._current(), begin_index)
         self.max_threads = 0
         """The most threads that a step may use; 0: as many as the OpenMP runtime would."""
 

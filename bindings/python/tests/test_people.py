@@ -224,20 +224,19 @@ def test_the_last_signal_variance_may_be_assigned(name, final):
     agree(name, act)
 
 
-# ---- What a run remembers
+# ---- Remembered tensors
 
 
 @pytest.mark.parametrize("name", COUNTING)
 def test_a_step_index_may_be_set_before_each_step(name):
     def act(scheduler):
-        scheduler.set_timesteps(8)
-        torch.manual_seed(5)
-        x = X
-        for index, t in enumerate(scheduler.timesteps):
-            scheduler._step_index = index
-            x = step(scheduler, x, t)
+        def each(scheduler, index, x):
             scheduler._step_index = None
-        return x
+            scheduler._step_index = index
+            return scheduler, x
+
+        scheduler.set_timesteps(8)
+        return run(scheduler, each=each)
 
     agree(name, act)
 

@@ -568,3 +568,41 @@ def test_results_do_not_depend_on_threads(cls, rng):
     scheduler = cls()
     scheduler.max_threads = 1
     assert np.array_equal(loop(scheduler, x, 5)[-1], loop(cls(), x, 5)[-1])
+
+
+# ---- Tables of the caller's
+
+
+def test_tables_may_be_replaced_but_not_written_to(x):
+    scheduler, other = ds.EulerDiscreteScheduler(), ds.EulerDiscreteScheduler()
+    for each in (scheduler, other):
+        each.set_timesteps(4)
+    with pytest.raises(ValueError, match="read-only"):
+        scheduler.sigmas[1] = 3
+    assert np.array_equal(loop_on(scheduler, x), loop_on(other, x))
+    scheduler.set_timesteps(4)
+    scheduler.sigmas = scheduler.sigmas * np.linspace(1, 0.9, 5, dtype=np.float32)
+    assert np.allclose(scheduler.add_noise(x, x, scheduler.timesteps[2]), x + scheduler.sigmas[2] * x, rtol=1e-6)
+    assert not np.array_equal(loop_on(scheduler, x), loop_on(other, x))
+    session, y = ds.Session(scheduler), x
+    for _ in scheduler.timesteps:
+        y = session.step(np.tanh(y), y)
+    assert np.array_equal(y, loop_on(scheduler, x))
+
+
+def loop_on(scheduler, x):
+    """The sample at the end of a run on the present tables."""
+    scheduler.set_begin_index(0)
+    for t in scheduler.timesteps:
+        x = scheduler.step(np.tanh(x), t, x).prev_sample
+    return x
+
+
+def test_a_request_does_not_change_with_the_callers_array(x):
+    levels = np.array([10.0, 4.0, 1.0, 0.0])
+    scheduler = ds.EulerDiscreteScheduler()
+    scheduler.set_timesteps(sigmas=levels)
+    expected = scheduler.step(x, scheduler.timesteps[0], x, s_churn=0.5, variance_noise=x).prev_sample
+    scheduler.set_timesteps(sigmas=levels.copy())
+    levels[0] = 11
+    assert np.array_equal(scheduler.step(x, scheduler.timesteps[0], x, s_churn=0.5, variance_noise=x).prev_sample, expected)
