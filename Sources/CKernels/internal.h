@@ -110,6 +110,9 @@ DSK_HIDDEN void dsk_parallel(size_t n_chunks, unsigned max_threads, dsk_chunk_bo
 /* The most threads that dsk_parallel would use. */
 DSK_HIDDEN unsigned dsk_thread_count(unsigned max_threads);
 
+/* Prepares a row whose clamp is within its documented range. */
+DSK_HIDDEN void dsk_prepare_valid_row(const dsk_row *row, dsk_prepared_row *prepared);
+
 /* Makes dsk_find_thresholds' checks of a call's items. */
 DSK_HIDDEN dsk_status dsk_check_thresholds(const dsk_item *items, size_t n_items);
 

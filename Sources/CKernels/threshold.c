@@ -256,7 +256,7 @@ static int64_t next_order_statistic(selection *work, size_t rank, int64_t key) {
 }
 
 static double find_threshold(const dsk_item *item, unsigned max_threads) {
-    const double max_value = item->row->threshold_maximum;
+    const double max_value = item->row->row.threshold_maximum;
     size_t n = item->n_elements;
     if (n == 0) return fmin(1, max_value);
 
@@ -276,7 +276,7 @@ static double find_threshold(const dsk_item *item, unsigned max_threads) {
         return work.has_nan ? (double)NAN : max_value;
     }
 
-    double ratio = item->row->threshold_ratio;
+    double ratio = item->row->row.threshold_ratio;
     if (!program.is_wide) ratio = (float)ratio;
     const double rank = ratio * (double)(n - 1);
     const size_t k = (size_t)rank;
@@ -293,7 +293,7 @@ static double find_threshold(const dsk_item *item, unsigned max_threads) {
 
 static void find_one_threshold(void *context, size_t i) {
     dsk_item *item = (dsk_item *)context + i;
-    if (item->row->clamp == DSK_CLAMP_THRESHOLD) item->threshold = find_threshold(item, 1);
+    if (item->row->row.clamp == DSK_CLAMP_THRESHOLD) item->threshold = find_threshold(item, 1);
 }
 
 dsk_status dsk_find_thresholds(dsk_item *items, size_t n_items, unsigned max_threads) {
@@ -302,7 +302,7 @@ dsk_status dsk_find_thresholds(dsk_item *items, size_t n_items, unsigned max_thr
 
     size_t total = 0, n_thresholds = 0;
     for (size_t i = 0; i < n_items; i++) {
-        if (items[i].row->clamp != DSK_CLAMP_THRESHOLD) continue;
+        if (items[i].row->row.clamp != DSK_CLAMP_THRESHOLD) continue;
         total += items[i].n_elements;
         n_thresholds++;
     }
@@ -314,7 +314,7 @@ dsk_status dsk_find_thresholds(dsk_item *items, size_t n_items, unsigned max_thr
     } else {
         const dsk_environment host = dsk_begin_default_environment();
         for (size_t i = 0; i < n_items; i++)
-            if (items[i].row->clamp == DSK_CLAMP_THRESHOLD) items[i].threshold = find_threshold(&items[i], max_threads);
+            if (items[i].row->row.clamp == DSK_CLAMP_THRESHOLD) items[i].threshold = find_threshold(&items[i], max_threads);
         dsk_end_default_environment(host);
     }
     return DSK_OK;

@@ -124,7 +124,7 @@ extension PlanRow.Store {
 }
 
 extension PlanRow {
-    /// - Throws: `invalidValue` for a number of stores or of a slot that is out of range. The rest is checked by `step`.
+    /// - Throws: `invalidValue` for a number of stores or of a slot that is out of range. The rest is checked by `PreparedRow`.
     fileprivate init(_ row: UnsafePointer<ds_row>) throws {
         try requireAtMost(Self.maximumStoreCount, row.pointee.n_stores, "n_stores")
         var stores: [Store] = []
@@ -141,7 +141,36 @@ private func requireAtMost(_ most: Int, _ count: Int, _ argument: StaticString) 
     try require(count, in: 0..<most + 1, "\(argument)", "at most \(most)")
 }
 
-/// The tensors of a call to ds_scheduler_row_step, besides slots and stores.
+/// The contents of a ds_prepared_row.
+private struct PreparedContents: BitwiseCopyable {
+    /// The first word of every prepared row.
+    static let mark: UInt64 = 0x5F6E_8D3A_91C4_27B1
+
+    let mark = Self.mark
+    let row: PreparedRow
+    /// The slots that the row stores, in the ascending order of their numbers.
+    var stores: InlineArray<2, UInt8> = [0, 0]
+    /// Whether the stores of the ds_row came in the opposite order.
+    let isReversed: Bool
+
+    init(_ row: UnsafePointer<ds_row>, of plan: SamplingPlan) throws {
+        let readCount = row.pointee.n_reads, values = try PlanRow(row)
+        try requireAtMost(Combination.maximumSlotCount, readCount, "n_reads")
+        self.row = try withUnsafeBytes(of: row.pointee.reads) { bytes in
+            try PreparedRow(
+                values, clamp: plan.clamp, order: bytes.bindMemory(to: Int.self).prefix(readCount),
+                modelLearnsVariance: plan.modelLearnsVariance)
+        }
+        for (place, store) in values.stores.enumerated() { stores[place] = UInt8(store.slot) }
+        isReversed = values.stores.count == 2 && row.pointee.stores.0.slot > row.pointee.stores.1.slot
+    }
+
+    /// Whether the row stores a slot.
+    @inline(__always)
+    func storesSlot(_ slot: Int) -> Bool { (0..<row.storeCount).contains { Int(stores[$0]) == slot } }
+}
+
+/// The tensors of a call to ds_row_step, besides slots and stores. They are checked already.
 private struct RowTensors {
     let sample: Tensor
     let modelOutput, noise, nextSample, report: UnsafePointer<ds_tensor>?
@@ -149,6 +178,7 @@ private struct RowTensors {
     /// Checks that a slot's tensor is like the sample and no output.
     ///
     /// Steps of two passes read slots after the first pass has written: outputs are in place of no slot.
+    @inline(__always)
     func requireSlot(_ tensor: Tensor) throws {
         try tensor.requireTypeAndShape(of: sample)
         try Tensor(nextSample, .nextSample, like: sample).requireNoOverlap(with: tensor, orInPlace: false)
@@ -156,6 +186,7 @@ private struct RowTensors {
     }
 
     /// Checks that a tensor that the row stores to shares no memory with the others.
+    @inline(__always)
     func requireStore(_ tensor: Tensor) throws {
         try tensor.requireNoOverlap(with: sample, orInPlace: false)
         try tensor.requireNoOverlap(with: Tensor(modelOutput, .modelOutput, like: sample), orInPlace: false)
@@ -165,73 +196,79 @@ private struct RowTensors {
     }
 }
 
-extension RowSlots {
-    /// The slots that a row uses and the tensors that it stores to, each checked and all checked against the call's other tensors, which
-    /// are checked already.
+extension PreparedContents {
+    /// The slots that the row uses and the tensors that it stores to, each checked and all checked against the call's other tensors.
     ///
-    /// - Parameters:
-    ///   - stores: nil where the row stores to its slots.
-    ///   - inOrder: whether they are in the order of the slots, as those of `row` are.
-    fileprivate init(
-        of row: PlanRow, _ slots: UnsafePointer<ds_tensor>?, count: Int, stores: UnsafePointer<ds_tensor>?, inOrder: Bool,
-        beside call: RowTensors
-    ) throws {
-        self.init()
+    /// - Parameter apart: nil where the row stores to its slots.
+    @inline(__always)
+    func slots(
+        _ given: UnsafePointer<ds_tensor>?, count: Int, stores apart: UnsafePointer<ds_tensor>?, beside call: RowTensors
+    ) throws -> RowSlots {
         try requireAtMost(Combination.maximumSlotCount, count, "n_slots")
-        let slots = count > 0 ? try require(slots, "slots") : slots
-        var tensors = InlineArray<8, Tensor?>(repeating: nil)
-        func add(_ tensor: Tensor, at place: Int, isStored: (Int) -> Bool) throws {
-            try call.requireSlot(tensor)
-            if isStored(place) { try call.requireStore(tensor) }
-            for other in 0..<place where isStored(place) || isStored(other) {
-                if let other = tensors[other] { try tensor.requireNoOverlap(with: other, orInPlace: false) }
+        let given = count > 0 ? try require(given, "slots") : given
+        var slots = RowSlots(), tensors = InlineArray<8, Tensor?>(repeating: nil)
+        for slot in 0..<Combination.maximumSlotCount where row.readsSlot(slot) || (apart == nil && storesSlot(slot)) {
+            guard slot < count, let given else {
+                throw SchedulerError.invalidValue(key: "slot \(slot)", value: "missing", allowed: "given, as the row uses it")
             }
-            tensors[place] = tensor
+            let tensor = try Tensor(given + slot, .slot(slot), like: call.sample)
+            try call.requireSlot(tensor)
+            slots.set(slot, to: tensor.address)
+            tensors[slot] = tensor
         }
-        for slot in 0..<count where stores == nil ? row.usesSlot(slot) : row.readsSlot(slot) {
-            let tensor = try Tensor(slots! + slot, .slot(slot), like: call.sample)
-            try add(tensor, at: slot) { stores == nil && row.storesSlot($0) }
-            set(slot, to: tensor.address)
+        for place in 0..<row.storeCount {
+            let slot = Int(stores[place])
+            var target = tensors[slot]
+            if let apart {
+                let index = isReversed ? 1 - place : place
+                let tensor = try Tensor(apart + index, .store(index), like: call.sample)
+                try call.requireSlot(tensor)
+                tensors[Combination.maximumSlotCount + place] = tensor
+                target = tensor
+            }
+            guard let target else { continue }
+            try call.requireStore(target)
+            for other in tensors.indices where apart == nil ? other != slot : other != Combination.maximumSlotCount + place {
+                if let other = tensors[other] { try target.requireNoOverlap(with: other, orInPlace: false) }
+            }
+            slots.setStore(place, to: target.address)
         }
-        guard let stores else { return }
-        for place in row.stores.indices {
-            let given = inOrder ? place : row.stores.count - 1 - place
-            let tensor = try Tensor(stores + given, .store(given), like: call.sample)
-            try add(tensor, at: Combination.maximumSlotCount + place) { $0 >= Combination.maximumSlotCount }
-            setStore(place, to: tensor.address)
-        }
+        return slots
     }
 }
 
-@c(ds_scheduler_row_step) @implementation
-public func ds_scheduler_row_step(
-    _ scheduler: ds_scheduler, _ row: UnsafePointer<ds_row>!, _ model_output: UnsafePointer<ds_tensor>!,
-    _ sample: UnsafePointer<ds_tensor>!, _ noise: UnsafePointer<ds_tensor>!, _ slots: UnsafePointer<ds_tensor>!, _ n_slots: Int,
-    _ stores: UnsafePointer<ds_tensor>!, _ prev_sample: UnsafePointer<ds_tensor>!,
-    _ pred_original_sample: UnsafePointer<ds_tensor>!, _ max_threads: UInt32
+@c(ds_scheduler_prepare_row) @implementation
+public func ds_scheduler_prepare_row(
+    _ scheduler: ds_scheduler, _ row: UnsafePointer<ds_row>!, _ prepared: UnsafeMutablePointer<ds_prepared_row>!
 ) -> ds_status {
     status {
-        let plan = try scheduler.state.plan, given = try require(row, "row")
-        let row = try PlanRow(given)
+        let plan = try scheduler.state.plan, row = try require(row, "row"), out = try require(prepared, "prepared")
+        let contents = try PreparedContents(row, of: plan)
+        assert(MemoryLayout<PreparedContents>.size <= MemoryLayout<ds_prepared_row>.size)
+        UnsafeMutableRawPointer(out).storeBytes(of: contents, as: PreparedContents.self)
+    }
+}
+
+@c(ds_row_step) @implementation
+public func ds_row_step(
+    _ row: UnsafePointer<ds_prepared_row>!, _ model_output: UnsafePointer<ds_tensor>!, _ sample: UnsafePointer<ds_tensor>!,
+    _ noise: UnsafePointer<ds_tensor>!, _ slots: UnsafePointer<ds_tensor>!, _ n_slots: Int, _ stores: UnsafePointer<ds_tensor>!,
+    _ prev_sample: UnsafePointer<ds_tensor>!, _ pred_original_sample: UnsafePointer<ds_tensor>!, _ max_threads: UInt32
+) -> ds_status {
+    status {
+        let prepared = UnsafeRawPointer(try require(row, "row")).assumingMemoryBound(to: PreparedContents.self)
+        guard prepared.pointee.mark == PreparedContents.mark else {
+            throw SchedulerError.invalidValue(key: "row", value: "other memory", allowed: "a row of ds_scheduler_prepare_row")
+        }
         let sample = try Tensor(sample, .sample)
         let tensors = try StepTensors(
             sample: sample, modelOutput: model_output, noise: noise, nextSample: prev_sample, report: pred_original_sample,
-            modelLearnsVariance: plan.modelLearnsVariance)
-        var rowSlots = RowSlots()
-        let readCount = given.pointee.n_reads
-        try requireAtMost(Combination.maximumSlotCount, readCount, "n_reads")
-        if n_slots != 0 || readCount != 0 || stores != nil {
-            rowSlots = try RowSlots(
-                of: row, slots, count: n_slots, stores: stores,
-                inOrder: given.pointee.n_stores < 2 || given.pointee.stores.0.slot < given.pointee.stores.1.slot,
-                beside: RowTensors(
-                    sample: sample, modelOutput: model_output, noise: noise, nextSample: prev_sample, report: pred_original_sample))
-            let reads = UnsafeRawPointer(given).advanced(by: MemoryLayout<ds_row>.offset(of: \.reads)!)
-            try rowSlots.setOrder(UnsafeBufferPointer(start: reads.assumingMemoryBound(to: Int.self), count: readCount))
-        }
-        try row.step(
-            clamp: plan.clamp, tensors, slots: rowSlots, batchSize: sample.batchSize,
-            modelLearnsVariance: plan.modelLearnsVariance, maximumThreads: Int(max_threads))
+            modelLearnsVariance: prepared.pointee.row.modelLearnsVariance)
+        let call = RowTensors(
+            sample: sample, modelOutput: model_output, noise: noise, nextSample: prev_sample, report: pred_original_sample)
+        try prepared.pointee.row.step(
+            tensors, slots: prepared.pointee.slots(slots, count: n_slots, stores: stores, beside: call),
+            batchSize: sample.batchSize, maximumThreads: Int(max_threads))
     }
 }
 

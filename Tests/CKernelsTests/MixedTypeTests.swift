@@ -41,7 +41,7 @@ extension KernelTests {
         }
 
         private static func item(
-            _ row: UnsafePointer<dsk_row>, inputs: [AnyTensor?], outputs: [AnyTensor?], count: Int, threshold: Double
+            _ row: UnsafePointer<dsk_prepared_row>, inputs: [AnyTensor?], outputs: [AnyTensor?], count: Int, threshold: Double
         ) -> dsk_item {
             var item = dsk_item()
             item.row = row
@@ -91,7 +91,7 @@ extension KernelTests {
                 let read = inputs.indices.map { row.reads($0, wanted: wanted) }
                 let arithmetic = Arithmetic(
                     zip(inputs, read).filter(\.1).map(\.0.kind) + outputs.compactMap { $0?.kind })
-                var cRow = row.cValue
+                var cRow = row.prepared
                 try withUnsafePointer(to: &cRow) { cRow in
                     for size in Self.sizes {
                         let p = arithmetic.prediction(row, original, count: size)

@@ -163,8 +163,10 @@ extension KernelTests {
                 row.prediction[2] = 0
                 for k in row.outputs.indices { row.outputs[k][2] = 0 }
                 let scale = random.coefficient(zeroPercent: 10), factor = random.coefficient(zeroPercent: 0)
-                var plain = row.cValue, guided = dsk_row()
-                dsk_guide_row(&plain, scale, factor, &guided)
+                let plain = row.cValue
+                var prepared = row.prepared, result = dsk_prepared_row()
+                dsk_guide_row(&prepared, scale, factor, &result)
+                let guided = result.row
                 func expectGuided(_ plain: [Double], _ guided: [Double]) {
                     var expected = plain
                     expected[1] = factor * scale * plain[1]
@@ -178,10 +180,9 @@ extension KernelTests {
                 expectGuided(array(plain.outputs.2), array(guided.outputs.2))
                 #expect(guided.clamp == plain.clamp && guided.clamp_range == plain.clamp_range)
                 #expect(guided.threshold_ratio == plain.threshold_ratio && guided.threshold_maximum == plain.threshold_maximum)
-                let expected = guided
-                withUnsafeMutablePointer(to: &plain) { dsk_guide_row($0, scale, factor, $0) }
-                #expect(
-                    array(plain.prediction) == array(expected.prediction) && array(plain.outputs.2) == array(expected.outputs.2))
+                withUnsafeMutablePointer(to: &prepared) { dsk_guide_row($0, scale, factor, $0) }
+                #expect(array(prepared.row.prediction) == array(guided.prediction))
+                #expect(array(prepared.row.outputs.2) == array(guided.outputs.2))
             }
         }
     }

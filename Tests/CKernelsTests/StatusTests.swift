@@ -156,15 +156,15 @@ extension KernelTests {
             }
             // The end of the one in the beginning of the other, and one element further.
             for (distance, status) in [(98, DSK_OVERLAP), (100, DSK_OK)] {
-                var item = dsk_item(), row = Row().cValue
-                row.outputs.0.0 = 1
+                var item = dsk_item(), row = Row()
+                row.outputs[0][0] = 1
                 let memory = Tensor<Float>(count: 200)
                 item.n_elements = 50
                 item.input_types.0 = DSK_FLOAT16
                 item.inputs.0 = UnsafeRawPointer(memory.pointer)
                 item.output_types.0 = DSK_BFLOAT16
                 item.outputs.0 = UnsafeMutableRawPointer(memory.pointer) + distance
-                withUnsafePointer(to: &row) {
+                withUnsafePointer(to: row.prepared) {
                     item.row = $0
                     #expect(dsk_step(&item, 1, 1) == status)
                 }
@@ -200,26 +200,61 @@ extension KernelTests {
         }
 
         @Test func stepOutOfRange() {
-            func row(_ clamp: dsk_clamp, _ range: Double = 1) -> Row {
+            func row(_ clamp: dsk_clamp) -> Row {
                 var row = Row()
                 row.prediction[0] = 1
                 row.outputs[0][Row.predictionTerm] = 1
                 row.clamp = clamp
-                row.clampRange = range
                 return row
-            }
-            expectStep(DSK_OUT_OF_RANGE, row: row(dsk_clamp(rawValue: 3)))
-            for range: Double in [0, -0.0, -1, -.infinity, .nan] {
-                expectStep(DSK_OUT_OF_RANGE, row: row(DSK_CLAMP_RANGE, range))
-                // Read for DSK_CLAMP_RANGE only.
-                expectStep(DSK_OK, row: row(DSK_CLAMP_NONE, range))
-                expectStep(DSK_OK, row: row(DSK_CLAMP_THRESHOLD, range))
             }
             for threshold: Double in [0, -0.0, -1, -.infinity] {
                 expectStep(DSK_OUT_OF_RANGE, row: row(DSK_CLAMP_THRESHOLD), threshold: threshold)
                 expectStep(DSK_OK, row: row(DSK_CLAMP_RANGE), threshold: threshold)
             }
             expectStep(DSK_OK, row: row(DSK_CLAMP_THRESHOLD), threshold: .nan)
+        }
+
+        // MARK: dsk_prepare_row
+
+        private func expectPrepare(
+            _ expected: dsk_status, sourceLocation: SourceLocation = #_sourceLocation, change: (inout dsk_row) -> Void
+        ) {
+            var row = Row().cValue, prepared = dsk_prepared_row()
+            change(&row)
+            prepared.prediction_reads = 0xABCD
+            #expect(dsk_prepare_row(&row, &prepared) == expected, sourceLocation: sourceLocation)
+            // On error nothing is written.
+            #expect((prepared.prediction_reads == 0xABCD) == (expected != DSK_OK), sourceLocation: sourceLocation)
+        }
+
+        @Test func prepareStatuses() {
+            var row = Row().cValue, prepared = dsk_prepared_row()
+            #expect(dsk_prepare_row(nil, &prepared) == DSK_NULL_POINTER)
+            #expect(dsk_prepare_row(&row, nil) == DSK_NULL_POINTER)
+            expectPrepare(DSK_OK) { _ in }
+            expectPrepare(DSK_OUT_OF_RANGE) { $0.clamp = dsk_clamp(rawValue: 3) }
+            for range: Double in [0, -0.0, -1, -.infinity, .nan] {
+                for (clamp, status) in [
+                    (DSK_CLAMP_RANGE, DSK_OUT_OF_RANGE), (DSK_CLAMP_NONE, DSK_OK), (DSK_CLAMP_THRESHOLD, DSK_OK),
+                ] {
+                    expectPrepare(status) {
+                        $0.clamp = clamp
+                        $0.clamp_range = range
+                    }
+                }
+            }
+            for (ratio, maximum): (Double, Double) in [
+                (-0.001, 2), (1.001, 2), (.infinity, 2), (-.infinity, 2), (.nan, 2), (0.5, 0), (0.5, -0.0), (0.5, -1),
+                (0.5, -.infinity), (0.5, .nan),
+            ] {
+                for (clamp, status) in [(DSK_CLAMP_THRESHOLD, DSK_OUT_OF_RANGE), (DSK_CLAMP_NONE, DSK_OK)] {
+                    expectPrepare(status) {
+                        $0.clamp = clamp
+                        $0.threshold_ratio = ratio
+                        $0.threshold_maximum = maximum
+                    }
+                }
+            }
         }
 
         // MARK: dsk_find_thresholds
@@ -265,8 +300,6 @@ extension KernelTests {
             expectThresholds(DSK_MISALIGNED) { $0.inputs.1 = $0.inputs.1! + 2 }
             expectThresholds(DSK_TOO_LARGE) { $0.n_elements = .max }
             expectThresholds(DSK_TOO_LARGE) { $0.n_elements = Int(bitPattern: UInt.max / 4 - 49) }
-            for ratio: Double in [-0.001, 1.001, .infinity, -.infinity, .nan] { expectThresholds(DSK_OUT_OF_RANGE, ratio: ratio) }
-            for maxValue: Double in [0, -0.0, -1, -.infinity, .nan] { expectThresholds(DSK_OUT_OF_RANGE, maxValue: maxValue) }
             expectThresholds(DSK_OK, ratio: 0, maxValue: .infinity)
             expectThresholds(DSK_OK, ratio: 1, maxValue: .leastNonzeroMagnitude)
             #expect(dsk_find_thresholds(nil, 0, 0) == DSK_OK)

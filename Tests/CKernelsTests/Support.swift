@@ -249,6 +249,14 @@ struct Row {
         return row
     }
 
+    /// The row as steps take it.
+    var prepared: dsk_prepared_row {
+        var row = cValue, prepared = dsk_prepared_row()
+        let status = dsk_prepare_row(&row, &prepared)
+        precondition(status == DSK_OK, String(cString: dsk_status_message(status)))
+        return prepared
+    }
+
     /// Whether an output that is wanted needs p.
     func usesPrediction(wanted: [Bool]) -> Bool {
         (0..<Self.outputCount).contains { wanted[$0] && outputs[$0][Self.predictionTerm] != 0 }
@@ -336,7 +344,7 @@ func firstDifference<T: Element>(_ actual: UnsafePointer<T>, _ expected: [T], co
 /// The items of a call, with their rows at addresses that stay.
 final class Call<T: Element> {
     private(set) var items: [dsk_item] = []
-    private var rows: [UnsafeMutablePointer<dsk_row>] = []
+    private var rows: [UnsafeMutablePointer<dsk_prepared_row>] = []
     /// Keeps what the items point into alive.
     private var tensors: [Tensor<T>?] = []
     private let workspaces = Workspaces()
@@ -364,8 +372,8 @@ final class Call<T: Element> {
         _ row: Row, inputPointers: [UnsafeRawPointer?], outputPointers: [UnsafeMutableRawPointer?], count: Int,
         threshold: Double = 0
     ) {
-        let storedRow = UnsafeMutablePointer<dsk_row>.allocate(capacity: 1)
-        storedRow.initialize(to: row.cValue)
+        let storedRow = UnsafeMutablePointer<dsk_prepared_row>.allocate(capacity: 1)
+        storedRow.initialize(to: row.prepared)
         rows.append(storedRow)
         var item = dsk_item()
         item.row = UnsafePointer(storedRow)
@@ -390,9 +398,12 @@ final class Call<T: Element> {
 
     func findThresholds(ratio: Double, maxValue: Double, threads: UInt32 = 1) -> dsk_status {
         for (row, item) in zip(rows, items.indices) {
-            row.pointee.clamp = DSK_CLAMP_THRESHOLD
-            row.pointee.threshold_ratio = ratio
-            row.pointee.threshold_maximum = maxValue
+            var thresholded = row.pointee.row
+            thresholded.clamp = DSK_CLAMP_THRESHOLD
+            thresholded.threshold_ratio = ratio
+            thresholded.threshold_maximum = maxValue
+            let status = dsk_prepare_row(&thresholded, row)
+            if status != DSK_OK { return status }
             items[item].workspace = workspaces.room(for: items[item].n_elements, item: item)
         }
         let status = withExtendedLifetime(self) { dsk_find_thresholds(&items, items.count, threads) }

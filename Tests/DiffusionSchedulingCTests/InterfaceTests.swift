@@ -16,6 +16,19 @@ func call(_ status: ds_status) throws {
     if status != DS_OK { throw CallFailed(status: status, description: String(cString: ds_error_message())) }
 }
 
+/// Prepares a row and steps with it.
+func rowStep(
+    _ scheduler: ds_scheduler, _ row: UnsafePointer<ds_row>, _ modelOutput: UnsafePointer<ds_tensor>?,
+    _ sample: UnsafePointer<ds_tensor>?, _ noise: UnsafePointer<ds_tensor>?, _ slots: UnsafePointer<ds_tensor>?, _ slotCount: Int,
+    _ stores: UnsafePointer<ds_tensor>?, _ nextSample: UnsafePointer<ds_tensor>?, _ report: UnsafePointer<ds_tensor>?,
+    _ maximumThreads: UInt32
+) -> ds_status {
+    var prepared = ds_prepared_row()
+    let status = ds_scheduler_prepare_row(scheduler, row, &prepared)
+    guard status == DS_OK else { return status }
+    return ds_row_step(&prepared, modelOutput, sample, noise, slots, slotCount, stores, nextSample, report, maximumThreads)
+}
+
 /// A tensor of the interface, over an array for as long as `body` runs.
 func withTensor<Element: TensorElement, Result>(
     _ values: inout [Element], shape: [Int64]? = nil, _ body: (UnsafePointer<ds_tensor>) throws -> Result
@@ -442,7 +455,7 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
         try withTensor(&outputs[0], shape: [2, 4]) { e in
             try withTensor(&sample, shape: [2, 4]) { x in
                 try withTensor(&out, shape: [2, 4]) {
-                    try call(ds_scheduler_row_step(handle, &row, e, x, nil, nil, 0, nil, $0, nil, 0))
+                    try call(rowStep(handle, &row, e, x, nil, nil, 0, nil, $0, nil, 0))
                 }
             }
         }
@@ -469,7 +482,7 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
                         let older = Array(newestFirst.dropFirst())
                         try withTensor(&out) { out in
                             try withUnsafePointer(to: newestFirst[0]) {
-                                try call(ds_scheduler_row_step(handle, &row, $0, x, z, older, order - 1, nil, out, nil, 0))
+                                try call(rowStep(handle, &row, $0, x, z, older, order - 1, nil, out, nil, 0))
                             }
                         }
                     }
@@ -579,7 +592,7 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
                             try withTensor(&next, shape: [2, 3]) { out in
                                 try withTensor(&clean, shape: [2, 3]) {
                                     try call(
-                                        ds_scheduler_row_step(
+                                        rowStep(
                                             handle, &row, e, x, arguments == nil ? nil : z, nil, 0, nil, out, $0, 0))
                                 }
                             }

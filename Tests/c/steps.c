@@ -116,12 +116,14 @@ static dsk_element_type pick(dsk_element_type type) { return type == MIXED ? (ds
 
 /* A call of N_ITEMS items with their thresholds; the second output is written over the noise. */
 static uint64_t run_steps(uint64_t sum, dsk_element_type type, size_t n_elements, unsigned n_threads) {
-    dsk_row rows[N_ITEMS];
+    dsk_prepared_row rows[N_ITEMS];
     dsk_item items[N_ITEMS];
     void *inputs[N_ITEMS][DSK_INPUT_COUNT], *outputs[N_ITEMS][DSK_OUTPUT_COUNT];
     memset(items, 0, sizeof items);
     for (unsigned i = 0; i < N_ITEMS; i++) {
-        random_row(&rows[i]);
+        dsk_row row;
+        random_row(&row);
+        must(dsk_prepare_row(&row, &rows[i]));
         items[i].row = &rows[i];
         items[i].n_elements = n_elements;
         for (unsigned j = 0; j < DSK_INPUT_COUNT; j++) {

@@ -457,10 +457,13 @@ static void call(void) {
         size_t n_slots = with & 2 ? DS_MAX_SLOTS : number();
         if (n_slots > DS_MAX_SLOTS && n_slots < SIZE_MAX / 2) n_slots = DS_MAX_SLOTS;
         if ((with & 1) && !places[1].tensor.data) n_slots = 0; /* says that it is larger than the slots' memory */
-        status = ds_scheduler_row_step(scheduler, &row, places[0].pointer, places[1].pointer, with & 4 ? NULL : places[2].pointer,
-                                       with & 8 ? NULL : slots, n_slots, with & 128 ? slots + 4 : NULL,
-                                       with & 16 ? places[1].pointer : places[3].pointer, with & 32 ? NULL : places[4].pointer,
-                                       with >> 6);
+        ds_prepared_row prepared = {{0}};
+        status = ds_scheduler_prepare_row(scheduler, &row, &prepared);
+        if (status == DS_OK || byte() > 250)
+            status =
+                ds_row_step(&prepared, places[0].pointer, places[1].pointer, with & 4 ? NULL : places[2].pointer,
+                            with & 8 ? NULL : slots, n_slots, with & 128 ? slots + 4 : NULL,
+                            with & 16 ? places[1].pointer : places[3].pointer, with & 32 ? NULL : places[4].pointer, with >> 6);
         free_tensors(status);
         break;
     }

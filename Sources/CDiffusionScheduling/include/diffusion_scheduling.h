@@ -326,6 +326,7 @@ ds_status ds_scheduler_input_scales(ds_scheduler scheduler, double *buffer, size
 enum {
     DS_MAX_SLOTS = 6,
     DS_MAX_STORES = 2,
+    DS_PREPARED_ROW_WORDS = 128,
 };
 
 /* The coefficients of a sum of tensors. A tensor with coefficient 0 isn't read. */
@@ -373,7 +374,7 @@ ds_status ds_scheduler_row(ds_scheduler scheduler, size_t index, size_t age, ds_
  * ds_scheduler_attribute_row gives the same step for callers who keep what diffusers' objects keep in attributes, rather than a session's
  * slots. The member `attributes` of ds_class_description names them. The slots of the row are: one for each of `tensors`, in that order,
  * and from there on the tensors of the list `history`, newest first. A store to the first slot of the history becomes its newest element,
- * and the others move back by one: ds_scheduler_row_step takes memory of its own for it.
+ * and the others move back by one: ds_row_step takes memory of its own for it.
  * Errors: as ds_scheduler_row.
  */
 ds_status ds_scheduler_attribute_row(ds_scheduler scheduler, size_t index, size_t age, ds_row *row);
@@ -612,12 +613,28 @@ ds_status ds_scheduler_row_at(ds_scheduler scheduler, double timestep, const cha
  */
 ds_status ds_scheduler_part_row(ds_scheduler scheduler, size_t index, unsigned order, ds_row *row);
 
+/* A row ready for any number of steps. It may be copied, and any number of threads may step with it at once. */
+typedef struct ds_prepared_row {
+    uint64_t contents[DS_PREPARED_ROW_WORDS]; /* for the library alone */
+} ds_prepared_row;
+
 /*
- * ds_scheduler_row_step executes a row with the caller's tensors as slots: a step without a session. The clamp is that of the
- * scheduler's plan. A run whose slots keep their memory has the bits of a session's run.
+ * ds_scheduler_prepare_row prepares a row for steps with the clamp of the scheduler's plan, in memory of the caller's. Afterwards the
+ * scheduler may be freed or given another plan.
  *
- * row      of ds_scheduler_row, ds_scheduler_attribute_row, ds_scheduler_row_at or ds_scheduler_part_row, or the caller's own. Its
- *          n_noise_draws isn't read.
+ * row  of ds_scheduler_row, ds_scheduler_attribute_row, ds_scheduler_row_at or ds_scheduler_part_row, or the caller's own. Its
+ *      n_noise_draws isn't read.
+ *
+ * Errors: DS_INVALID_HANDLE, DS_NULL_POINTER, DS_TIMESTEPS_NOT_SET, DS_INVALID_VALUE (a coefficient that isn't finite, a number of a
+ * slot or of slots out of range, a prediction of slots or of itself). On error nothing is written.
+ */
+ds_status ds_scheduler_prepare_row(ds_scheduler scheduler, const ds_row *row, ds_prepared_row *prepared);
+
+/*
+ * ds_row_step executes a row with the caller's tensors as slots: a step without a session. A run whose slots keep their memory has the
+ * bits of a session's run.
+ *
+ * row      of ds_scheduler_prepare_row
  * slots    [n_slots] by the slots' numbers; NULL if n_slots is 0. A slot that the row reads or stores is a tensor like sample; the
  *          others aren't looked at. No output may overlap a slot. A stored slot may not overlap any tensor of the call.
  * n_slots  at most DS_MAX_SLOTS; n_slots of ds_plan_properties is enough for the rows of the plan
@@ -625,15 +642,13 @@ ds_status ds_scheduler_part_row(ds_scheduler scheduler, size_t index, unsigned o
  *          its stores; the slots stay as they were. They may not overlap any tensor of the call.
  * others   as for ds_session_step
  *
- * Complexity: as ds_session_step; the call itself takes about 0.5 microseconds. It takes no lock. For a row without slots it
- * allocates nothing (more with thresholding).
- * Errors: DS_INVALID_HANDLE, DS_TIMESTEPS_NOT_SET, DS_MISSING_NOISE, DS_OUT_OF_MEMORY (with thresholding), DS_INVALID_VALUE (a
- * coefficient that isn't finite, a number of a slot or of slots out of range, a slot that isn't given, a prediction of slots or of
- * itself) and the errors of tensors.
+ * Complexity: as ds_session_step. It takes no lock and allocates nothing (more with thresholding).
+ * Errors: DS_MISSING_NOISE, DS_OUT_OF_MEMORY (with thresholding), DS_INVALID_VALUE (memory that isn't a prepared row, n_slots, a slot
+ * that isn't given) and the errors of tensors.
  */
-ds_status ds_scheduler_row_step(ds_scheduler scheduler, const ds_row *row, const ds_tensor *model_output, const ds_tensor *sample,
-                                const ds_tensor *noise, const ds_tensor *slots, size_t n_slots, const ds_tensor *stores,
-                                const ds_tensor *prev_sample, const ds_tensor *pred_original_sample, unsigned max_threads);
+ds_status ds_row_step(const ds_prepared_row *row, const ds_tensor *model_output, const ds_tensor *sample, const ds_tensor *noise,
+                      const ds_tensor *slots, size_t n_slots, const ds_tensor *stores, const ds_tensor *prev_sample,
+                      const ds_tensor *pred_original_sample, unsigned max_threads);
 
 /*
  * ds_rescale_noise_cfg rescales the guided output of each batch item so that guidance doesn't change the picture's contrast (Lin et

@@ -9,8 +9,9 @@
  *     p       = T( combination of x, e, e2, z )                      a prediction that T may clamp
  *     out[k]  =    combination of x, e, e2, z, s1 ... s6, p          k = 0, 1, 2
  *
- * A `dsk_row` holds the scalars of that map, a `dsk_item` holds the tensors' addresses, and `dsk_step` executes any number of
- * items. The kernels don't know the solver behind the scalars, so a new solver needs no new kernel.
+ * A `dsk_row` holds the scalars of that map. `dsk_prepare_row` prepares it once for all steps that take it. A `dsk_item` holds the
+ * tensors' addresses, and `dsk_step` executes any number of items. The kernels don't know the solver behind the scalars, so a new
+ * solver needs no new kernel.
  *
  * Adding noise and scaling are maps of this form too: out = a x + s z and out = c x.
  *
@@ -53,6 +54,7 @@
 #ifndef DSK_CKERNELS_H
 #define DSK_CKERNELS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -116,9 +118,27 @@ typedef struct dsk_row {
     double outputs[DSK_OUTPUT_COUNT][DSK_TERM_COUNT];
     dsk_clamp clamp;
     double clamp_range;       /* > 0; only read for DSK_CLAMP_RANGE; rounded to p's type, like thresholds */
-    double threshold_ratio;   /* in [0, 1]; like threshold_maximum, only read for DSK_CLAMP_THRESHOLD, by dsk_find_thresholds */
+    double threshold_ratio;   /* in [0, 1]; like threshold_maximum, only read for DSK_CLAMP_THRESHOLD */
     double threshold_maximum; /* > 0 */
 } dsk_row;
+
+/*
+ * A row with everything that a step needs to know of it besides addresses and types. It has no pointers: it may be copied, and any
+ * number of threads may step with it at once. Its members are for the library alone, and later versions may have others.
+ */
+typedef struct dsk_prepared_row {
+    dsk_row row;
+    uint16_t prediction_reads;               /* the inputs that p combines: bit i for dsk_input i */
+    uint16_t output_reads[DSK_OUTPUT_COUNT]; /* the terms of each output, p included */
+    bool is_copy[DSK_OUTPUT_COUNT];          /* the output is one input times 1 */
+} dsk_prepared_row;
+
+/*
+ * dsk_prepare_row prepares a row for any number of steps, in memory of the caller's.
+ *
+ * Errors: DSK_NULL_POINTER, DSK_OUT_OF_RANGE (clamp, clamp_range, threshold_ratio, threshold_maximum). On error nothing is written.
+ */
+dsk_status dsk_prepare_row(const dsk_row *row, dsk_prepared_row *prepared);
 
 /*
  * One item of a step: a whole tensor, or one batch item if items have their own coefficients or thresholds.
@@ -135,7 +155,7 @@ typedef struct dsk_row {
  *               a double's alignment. Each item needs its own. Its contents need not be kept.
  */
 typedef struct dsk_item {
-    const dsk_row *row;
+    const dsk_prepared_row *row;
     const void *inputs[DSK_INPUT_COUNT];
     dsk_element_type input_types[DSK_INPUT_COUNT];
     void *outputs[DSK_OUTPUT_COUNT];
@@ -152,9 +172,15 @@ typedef struct dsk_item {
  * max_threads  0: as many as the OpenMP runtime would use; 1: stay on the caller's thread; n: at most n.
  *
  * Errors: DSK_NULL_POINTER, DSK_UNKNOWN_TYPE, DSK_MISSING_INPUT, DSK_MISALIGNED, DSK_OVERLAP, DSK_TOO_LARGE,
- * DSK_OUT_OF_RANGE (clamp). On error nothing is written.
+ * DSK_OUT_OF_RANGE (threshold). On error nothing is written.
  */
 dsk_status dsk_step(const dsk_item *items, size_t n_items, unsigned max_threads);
+
+/*
+ * dsk_run is dsk_step for callers who have checked the items themselves: it checks nothing, and cannot fail. The behaviour is
+ * undefined for items that dsk_step would refuse.
+ */
+void dsk_run(const dsk_item *items, size_t n_items, unsigned max_threads);
 
 /*
  * dsk_find_thresholds computes the dynamic threshold of the prediction of every item with DSK_CLAMP_THRESHOLD and stores it in
@@ -175,8 +201,7 @@ dsk_status dsk_step(const dsk_item *items, size_t n_items, unsigned max_threads)
  * are read again, at most 70 times for each of v[k] and v[k+1]. An empty item gets min(1, maximum). Uses no memory beyond the
  * workspaces and 20 KiB of stack per thread.
  *
- * Errors: as dsk_step; DSK_OUT_OF_RANGE for ratio and maximum; DSK_NULL_POINTER and DSK_MISALIGNED for the workspace. On error no
- * threshold is written.
+ * Errors: as dsk_step; DSK_NULL_POINTER and DSK_MISALIGNED for the workspace. On error no threshold is written.
  */
 dsk_status dsk_find_thresholds(dsk_item *items, size_t n_items, unsigned max_threads);
 
@@ -230,7 +255,7 @@ dsk_status dsk_find_moments(dsk_element_type type, const void *const *a, const v
  * row     a row that doesn't use DSK_MODEL_OUTPUT_2
  * guided  may be row
  */
-void dsk_guide_row(const dsk_row *row, double scale, double factor, dsk_row *guided);
+void dsk_guide_row(const dsk_prepared_row *row, double scale, double factor, dsk_prepared_row *guided);
 
 /*
  * The instruction sets that a build may choose from, best last. Builds for processors other than x86-64 have only the baseline: the

@@ -2,14 +2,14 @@
 
 internal import CKernels
 
-/// A row as the kernels run it.
-struct KernelRow {
+/// A row as the kernels run it. It holds no references.
+struct KernelRow: BitwiseCopyable {
     /// The coefficients of an output.
     typealias Terms = (Double, Double, Double, Double, Double, Double, Double, Double, Double, Double, Double)
 
     /// Its outputs are the next sample, what is stored, and the report where at most one slot is stored. It comes first, so that its
     /// address is this one's.
-    let row: dsk_row
+    let row: dsk_prepared_row
     /// The report's coefficients. Rows that store two slots have no output left for them.
     let report: Terms
     /// The slots that stand for the kernel's inputs from `DSK_SLOT_1` on, in the order of summation.
@@ -23,10 +23,17 @@ struct KernelRow {
     /// The slots whose contents this row or a later one reads: bit k for slot k.
     let live: UInt8
 
+    /// Whether the row's clamp takes a threshold for each batch item.
+    @inline(__always)
+    var findsThresholds: Bool { row.row.clamp == DSK_CLAMP_THRESHOLD }
+
     /// - Parameters:
+    ///   - clamp: one of a valid plan.
     ///   - slotOrder: the slots that may be read, the most recently stored one first.
     ///   - storesApart: whether the addresses of the stores follow those of the slots.
-    init(_ plan: PlanRow, clamp: PredictionClamp, slotOrder: SlotOrder, live: UInt8 = 0, storesApart: Bool = false) {
+    init(
+        _ plan: PlanRow, clamp: PredictionClamp, slotOrder: SlotOrder, live: UInt8 = 0, storesApart: Bool = false
+    ) throws(SchedulerError) {
         let readSet = plan.readSet
         for place in 0..<slotOrder.count {
             let slot = slotOrder[place]
@@ -47,7 +54,7 @@ struct KernelRow {
         reporting.set(0, to: told, slots: slots, count: slotCount)
         report = reporting.outputs.0
         if storeCount < 2 { row.outputs.2 = report }
-        self.row = row
+        self.row = try dsk_prepared_row(row)
         keptOutput = plan.stores.firstIndex { $0.value == Combination(modelOutput: 1) } ?? -1
         needsNoise = plan.needsNoise
         self.live = live
@@ -91,16 +98,17 @@ final class KernelRows: @unchecked Sendable {
     // Unchecked, because the memory is written by the initialiser alone.
 
     private let rows: UnsafeMutablePointer<KernelRow>
-    private let count: Int
     private let choices: Int
 
     /// - Parameters:
     ///   - choices: how many rows an evaluation has at most, one for each age.
     ///   - row: the row of an evaluation at an age.
-    init(count: Int, choices: Int, row: (_ index: Int, _ age: Int) -> KernelRow) {
+    /// - Throws: what `row` throws.
+    init(
+        count: Int, choices: Int, row: (_ index: Int, _ age: Int) throws(SchedulerError) -> KernelRow
+    ) throws(SchedulerError) {
         self.choices = choices
-        self.count = count * choices
-        rows = .allocate(capacity: max(self.count, 1))
+        rows = .allocate(capacity: max(count * choices, 1))
         for index in 0..<count {
             for age in 0..<choices {
                 // A run can't be older than the plan; these rows are never taken.
@@ -108,7 +116,7 @@ final class KernelRows: @unchecked Sendable {
                 if age > index {
                     (rows + place).initialize(to: rows[place - 1])
                 } else {
-                    (rows + place).initialize(to: row(index, age))
+                    (rows + place).initialize(to: try row(index, age))
                 }
             }
         }
@@ -125,8 +133,8 @@ final class KernelRows: @unchecked Sendable {
 extension KernelRow {
     /// The row with the next model input, `inputScale` · next sample, as an output: the last one of the whole row, or where that is taken
     /// or the report is wanted as well, beside the report in a row that does nothing else.
-    func withModelInput(_ inputScale: Double, beside report: Bool) -> dsk_row {
-        var row = row
+    func withModelInput(_ inputScale: Double, beside report: Bool) throws(SchedulerError) -> dsk_prepared_row {
+        var row = row.row
         withUnsafeMutableBytes(of: &row.outputs) { bytes in
             let terms = bytes.bindMemory(to: Double.self).baseAddress!, count = Int(DSK_TERM_COUNT.rawValue)
             let place = report ? 1 : 2
@@ -134,7 +142,14 @@ extension KernelRow {
             if report { for term in 0..<count { terms[2 * count + term] = 0 } }
         }
         if report { row.outputs.0 = self.report }
-        return row
+        return try dsk_prepared_row(row)
+    }
+}
+
+extension dsk_prepared_row {
+    init(_ row: dsk_row) throws(SchedulerError) {
+        self.init()
+        try withUnsafePointer(to: row) { (row) throws(SchedulerError) in try Kernels.check(dsk_prepare_row(row, &self)) }
     }
 }
 

@@ -19,7 +19,7 @@ enum Kernels {
     ) throws(SchedulerError) {
         if tensors.modelInput == nil, tensors.report == nil || row.pointee.storeCount < 2 {
             return try run(
-                .step, UnsafeRawPointer(row).assumingMemoryBound(to: dsk_row.self), of: row, tensors, slots,
+                .step, UnsafeRawPointer(row).assumingMemoryBound(to: dsk_prepared_row.self), of: row, tensors, slots,
                 keepsModelOutput: keepsModelOutput, guidance: guidance, batchSize: batchSize, workspace: workspace,
                 maximumThreads: maximumThreads)
         }
@@ -35,13 +35,13 @@ enum Kernels {
         keepsModelOutput: Bool, nextInputScale: Double, guidance: Guidance?, batchSize: Int, workspace: StepWorkspace?,
         maximumThreads: Int
     ) throws(SchedulerError) {
-        func run(_ pass: StepPass, _ kernelRow: UnsafePointer<dsk_row>) throws(SchedulerError) {
+        func run(_ pass: StepPass, _ kernelRow: UnsafePointer<dsk_prepared_row>) throws(SchedulerError) {
             try Self.run(
                 pass, kernelRow, of: row, tensors, slots, keepsModelOutput: keepsModelOutput, guidance: guidance,
                 batchSize: batchSize, workspace: workspace, maximumThreads: maximumThreads)
         }
         let takesTwoPasses = row.pointee.storeCount == 2 || (tensors.report != nil && tensors.modelInput != nil)
-        let extended = row.pointee.withModelInput(nextInputScale, beside: takesTwoPasses)
+        let extended = try row.pointee.withModelInput(nextInputScale, beside: takesTwoPasses)
         if !takesTwoPasses {
             return try withUnsafePointer(to: extended) { (extended) throws(SchedulerError) in try run(.step, extended) }
         }
@@ -53,7 +53,7 @@ enum Kernels {
                 allowed: "memory of its own where a step takes a second pass: it stores two slots, or both of these are wanted")
         }
         try withUnsafePointer(to: extended) { (extended) throws(SchedulerError) in try run(.extras, extended) }
-        try run(.stepAlone, UnsafeRawPointer(row).assumingMemoryBound(to: dsk_row.self))
+        try run(.stepAlone, UnsafeRawPointer(row).assumingMemoryBound(to: dsk_prepared_row.self))
     }
 
     /// A pass of a step.
@@ -64,7 +64,7 @@ enum Kernels {
     /// - Parameter kernelRow: the row whose outputs the pass writes.
     @inline(__always)
     private static func run(
-        _ pass: StepPass, _ kernelRow: UnsafePointer<dsk_row>, of row: UnsafePointer<KernelRow>, _ tensors: StepTensors,
+        _ pass: StepPass, _ kernelRow: UnsafePointer<dsk_prepared_row>, of row: UnsafePointer<KernelRow>, _ tensors: StepTensors,
         _ slots: UnsafePointer<UnsafeMutableRawPointer>?, keepsModelOutput: Bool, guidance: Guidance?, batchSize: Int,
         workspace: StepWorkspace?, maximumThreads: Int
     ) throws(SchedulerError) {
@@ -79,32 +79,33 @@ enum Kernels {
         var item = dsk_item()
         item.set(tensors, row, slots, pass: pass, keepsModelOutput: keepsModelOutput)
         if let guidance {
-            var guided = dsk_row()
+            var guided = dsk_prepared_row()
             dsk_guide_row(kernelRow, guidance.scale, 1, &guided)
-            try withUnsafePointer(to: &guided) { (guided) throws(SchedulerError) in
+            withUnsafePointer(to: &guided) { guided in
                 item.row = guided
-                try check(dsk_step(&item, 1, UInt32(clamping: maximumThreads)))
+                dsk_run(&item, 1, UInt32(clamping: maximumThreads))
             }
         } else {
             item.row = kernelRow
-            try check(dsk_step(&item, 1, UInt32(clamping: maximumThreads)))
+            dsk_run(&item, 1, UInt32(clamping: maximumThreads))
         }
     }
 
     /// Whether a step is made of several items, or of one that takes more than one pass.
     @inline(__always)
-    static func needsWorkspace(clamp: PredictionClamp, modelOutputParts: Int, batchSize: Int, guidance: Guidance?) -> Bool {
-        if case .dynamicThreshold = clamp { return true }
-        return (modelOutputParts > 1 && batchSize > 1) || (guidance != nil && guidance?.rescale != 0)
+    static func needsWorkspace(findsThresholds: Bool, modelOutputParts: Int, batchSize: Int, guidance: Guidance?) -> Bool {
+        findsThresholds || (modelOutputParts > 1 && batchSize > 1) || (guidance != nil && guidance?.rescale != 0)
     }
 
     /// A workspace for a step without a session, if it needs one.
     static func workspace(
-        clamp: PredictionClamp, for tensors: StepTensors, batchSize: Int
+        for row: KernelRow, _ tensors: StepTensors, batchSize: Int
     ) throws(SchedulerError) -> StepWorkspace? {
-        guard needsWorkspace(clamp: clamp, modelOutputParts: tensors.modelOutputParts, batchSize: batchSize, guidance: nil) else {
-            return nil
-        }
+        guard
+            needsWorkspace(
+                findsThresholds: row.findsThresholds, modelOutputParts: tensors.modelOutputParts, batchSize: batchSize,
+                guidance: nil)
+        else { return nil }
         return try StepWorkspace(itemCount: batchSize, elementsPerItem: tensors.elementCount / batchSize, findsThresholds: true)
     }
 
@@ -134,7 +135,7 @@ enum Kernels {
                     rescaledCount += 1
                 }
             }
-            if row.pointee.clamp == DSK_CLAMP_THRESHOLD {
+            if step.row.pointee.findsThresholds {
                 prepared.workspace = step.thresholds
                 hasThresholds = true
             }
@@ -163,7 +164,7 @@ enum Kernels {
             }
         }
         if hasThresholds { try check(dsk_find_thresholds(items, itemCount, threads)) }
-        try check(dsk_step(items, itemCount, threads))
+        dsk_run(items, itemCount, threads)
     }
 
     /// Σ coefficient · tensor over at most six tensors of one size.
@@ -176,16 +177,16 @@ enum Kernels {
         // Coefficients of 0 are not read, so the places of the others move up.
         let tensors = terms.filter { $0.coefficient != 0 }
         let count = terms.first?.tensor.count ?? 0
+        let row = try KernelRow(sum, clamp: .none, slotOrder: order)
         var failure: SchedulerError?
         let result = [Element](unsafeUninitializedCapacity: count) { out, initializedCount in
-            let row = KernelRow(sum, clamp: .none, slotOrder: order).row
             var item = dsk_item()
             item.n_elements = count
             item.setTypes(Element.elementType)
             item.outputs.0 = UnsafeMutableRawPointer(out.baseAddress)
             func execute(_ place: Int) {
                 guard place < tensors.count else {
-                    withUnsafePointer(to: row) { row in
+                    withUnsafePointer(to: row.row) { row in
                         item.row = row
                         do throws(SchedulerError) { try check(dsk_step(&item, 1, 0)) } catch { failure = error }
                     }
@@ -256,10 +257,10 @@ enum Kernels {
     /// Which OpenMP runtime carries the threads.
     static var runtimeDescription: String { String(cString: dsk_runtime_description()) }
 
-    /// The Swift layer checks what it hands to the kernels, so that a status here is a fault of this library. It is told all the same:
-    /// where the kernels refuse a call, they have written nothing.
+    /// The Swift layer checks the arguments of the kernels, so a status here is a fault of this library. The kernels have written nothing
+    /// then.
     @inline(__always)
-    fileprivate static func check(_ status: dsk_status) throws(SchedulerError) {
+    static func check(_ status: dsk_status) throws(SchedulerError) {
         if status != DSK_OK { throw .kernelFailure(reason: String(cString: dsk_status_message(status))) }
     }
 }
@@ -339,7 +340,7 @@ enum StepPass {
 struct StepItem {
     let row: UnsafePointer<KernelRow>
     /// The row whose outputs are written.
-    let kernelRow: UnsafePointer<dsk_row>
+    let kernelRow: UnsafePointer<dsk_prepared_row>
     let slots: UnsafePointer<UnsafeMutableRawPointer>?
     /// Where the item begins in the slots, in bytes.
     var slotOffset = 0
@@ -355,7 +356,8 @@ extension StepItem {
         thresholds: UnsafeMutableRawPointer?
     ) {
         self.init(
-            row: row, kernelRow: UnsafeRawPointer(row).assumingMemoryBound(to: dsk_row.self), slots: slots, guidance: guidance,
+            row: row, kernelRow: UnsafeRawPointer(row).assumingMemoryBound(to: dsk_prepared_row.self), slots: slots,
+            guidance: guidance,
             thresholds: thresholds)
     }
 }

@@ -48,25 +48,25 @@ final class NormalGenerator: @unchecked Sendable {
     func fillAsTorch(_ values: inout MutableSpan<Float>, maximumThreads: Int) {
         let count = values.count
         values.withUnsafeMutableBufferPointer {
-            check(dsk_torch_normal_float32(generator, count, $0.baseAddress, UInt32(clamping: maximumThreads)))
+            mustSucceed(dsk_torch_normal_float32(generator, count, $0.baseAddress, UInt32(clamping: maximumThreads)))
         }
     }
 
     func fillAsTorch(_ values: inout MutableSpan<Double>, maximumThreads: Int) {
         let count = values.count
         values.withUnsafeMutableBufferPointer {
-            check(dsk_torch_normal_float64(generator, count, $0.baseAddress, UInt32(clamping: maximumThreads)))
+            mustSucceed(dsk_torch_normal_float64(generator, count, $0.baseAddress, UInt32(clamping: maximumThreads)))
         }
     }
 
     func fillAsNumPy(_ values: inout MutableSpan<Float>) {
         let count = values.count
-        values.withUnsafeMutableBufferPointer { check(dsk_numpy_normal_float32(generator, count, $0.baseAddress)) }
+        values.withUnsafeMutableBufferPointer { mustSucceed(dsk_numpy_normal_float32(generator, count, $0.baseAddress)) }
     }
 
     func fillAsNumPy(_ values: inout MutableSpan<Double>) {
         let count = values.count
-        values.withUnsafeMutableBufferPointer { check(dsk_numpy_normal_float64(generator, count, $0.baseAddress)) }
+        values.withUnsafeMutableBufferPointer { mustSucceed(dsk_numpy_normal_float64(generator, count, $0.baseAddress)) }
     }
 }
 
@@ -81,7 +81,7 @@ extension Kernels {
         var generator = dsk_torch_cuda_generator(seed: seed, offset: offset, max_blocks: UInt32(clamping: maximumBlocks))
         let count = values.count
         values.withUnsafeMutableBufferPointer {
-            check(dsk_torch_cuda_normal_float32(&generator, count, $0.baseAddress, UInt32(clamping: maximumThreads)))
+            mustSucceed(dsk_torch_cuda_normal_float32(&generator, count, $0.baseAddress, UInt32(clamping: maximumThreads)))
         }
         return generator.offset
     }
@@ -89,6 +89,6 @@ extension Kernels {
 
 /// The core refuses addresses that are NULL or misaligned and counts beyond the address space, none of which a span can have, and
 /// generators that the noise sources don't make.
-private func check(_ status: dsk_status) {
+private func mustSucceed(_ status: dsk_status) {
     precondition(status == DSK_OK, String(cString: dsk_status_message(status)))
 }

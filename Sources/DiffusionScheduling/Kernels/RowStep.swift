@@ -1,76 +1,94 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// The caller's tensors as the slots of a row.
-package struct RowSlots {
-    /// Of the slots by their numbers, then those that the row's stores go to.
-    private var addresses: InlineArray<8, UnsafeMutableRawPointer>
-    /// The slots that have an address: bit k for slot k.
-    private(set) var given: UInt8 = 0
-    /// Whether the stores go to memory of their own rather than to their slots.
-    private(set) var storesApart = false
-    private(set) var order = SlotOrder()
+/// A row outside of a plan, prepared for any number of steps on tensors of the caller's.
+///
+/// It holds no references, so that it may lie in memory of C's, and any number of threads may step with it at once.
+package struct PreparedRow: BitwiseCopyable, Sendable {
+    /// Its stores go to addresses that follow those of the slots.
+    private let row: KernelRow
+    /// The slots that the row reads: bit k for slot k.
+    private let reads: UInt8
+    package let modelLearnsVariance: Bool
 
-    /// No slots.
-    package init() { addresses = .init(repeating: StepTensors.nowhere) }
-
-    /// Sets the address of a slot.
-    package mutating func set(_ slot: Int, to address: UnsafeMutableRawPointer) {
-        addresses[slot] = address
-        given |= 1 << UInt8(slot)
-    }
-
-    /// Sets the address that the row's store of a place goes to. All stores have one, or none has.
-    package mutating func setStore(_ place: Int, to address: UnsafeMutableRawPointer) {
-        addresses[Combination.maximumSlotCount + place] = address
-        storesApart = true
-    }
-
-    /// Sets the order of summation: the listed slots first, then the others by their numbers.
-    ///
-    /// - Throws: `invalidValue` for a number that isn't a slot's.
-    package mutating func setOrder(_ slots: UnsafeBufferPointer<Int>) throws(SchedulerError) {
-        let count = Combination.maximumSlotCount
-        for slot in (0..<count).reversed() { order.store(slot) }
-        for place in slots.indices.reversed() {
-            let slot = slots[place]
-            try require("reads[\(place)]", UInt(bitPattern: slot), "from 0 to \(count - 1)", (0..<count).contains(slot))
-            order.store(slot)
-        }
-    }
-
-    /// Calls the body with the addresses by the slots' numbers; those of slots that aren't given are never read.
-    fileprivate func withAddresses(
-        _ body: (UnsafePointer<UnsafeMutableRawPointer>?) throws(SchedulerError) -> Void
+    /// - Parameters:
+    ///   - clamp: one of a valid plan.
+    ///   - order: the slots in the order of summation, those listed first; others follow by their numbers.
+    ///   - modelLearnsVariance: whether the model output may have as many elements again, which are passed over.
+    /// - Throws: `invalidValue` for a row that no plan may have, or a number that isn't a slot's.
+    package init(
+        _ row: PlanRow, clamp: PredictionClamp, order: some Collection<Int> = [], modelLearnsVariance: Bool
     ) throws(SchedulerError) {
-        if given == 0, !storesApart { return try body(nil) }
-        try withUnsafePointer(to: addresses) { (addresses) throws(SchedulerError) in
-            try body(UnsafeRawPointer(addresses).assumingMemoryBound(to: UnsafeMutableRawPointer.self))
+        try row.validate(at: nil, slotCount: Combination.maximumSlotCount)
+        let slots = 0..<Combination.maximumSlotCount
+        var slotOrder = SlotOrder()
+        for slot in slots.reversed() { slotOrder.store(slot) }
+        for (place, slot) in order.enumerated().reversed() {
+            try require("reads[\(place)]", UInt(bitPattern: slot), "from 0 to \(slots.count - 1)", slots.contains(slot))
+            slotOrder.store(slot)
         }
+        self.row = try KernelRow(row, clamp: clamp, slotOrder: slotOrder, storesApart: true)
+        reads = row.readSet
+        self.modelLearnsVariance = modelLearnsVariance
     }
-}
 
-extension PlanRow {
-    /// Executes the row on memory of the caller's: aligned, and overlapping only where an output is an input. Slots overlap no output,
+    /// Whether the row reads a slot.
+    @inline(__always)
+    package func readsSlot(_ slot: Int) -> Bool { reads >> UInt8(slot) & 1 != 0 }
+
+    package var storeCount: Int { row.storeCount }
+
+    /// Takes the step on memory of the caller's: aligned, and overlapping only where an output is an input. Slots overlap no output,
     /// and what is stored overlaps nothing.
     ///
-    /// - Throws: `invalidValue` for a row that no plan may have, or a slot that isn't given; `wrongElementCount`, `missingNoise`,
-    ///   `outOfMemory`. Nothing has been written then.
+    /// - Parameter slots: addresses for all slots that the row reads, and for its stores.
+    /// - Throws: `wrongElementCount`, `missingNoise`, `outOfMemory`. Nothing has been written then.
+    @inline(__always)
     package func step(
-        clamp: PredictionClamp, _ tensors: StepTensors, slots: RowSlots = RowSlots(), batchSize: Int,
-        modelLearnsVariance: Bool = false, maximumThreads: Int = 0
+        _ tensors: StepTensors, slots: RowSlots = RowSlots(), batchSize: Int, maximumThreads: Int = 0
     ) throws(SchedulerError) {
-        try validate(at: nil, slotCount: Combination.maximumSlotCount)
-        let missing = (slots.storesApart ? readSet : readSet | storeSet) & ~slots.given
-        try require("slot \(missing.trailingZeroBitCount)", "missing", "given, as the row uses it", missing == 0)
         try tensors.validate(batchSize: batchSize, modelLearnsVariance: modelLearnsVariance)
-        if tensors.noise == nil, needsNoise { throw .missingNoise(step: nil) }
-        let workspace = try Kernels.workspace(clamp: clamp, for: tensors, batchSize: batchSize)
-        let row = KernelRow(self, clamp: clamp, slotOrder: slots.order, storesApart: slots.storesApart)
+        if tensors.noise == nil, row.needsNoise { throw .missingNoise(step: nil) }
+        let workspace = try Kernels.workspace(for: row, tensors, batchSize: batchSize)
         try withUnsafePointer(to: row) { (row) throws(SchedulerError) in
             try slots.withAddresses { (addresses) throws(SchedulerError) in
                 try Kernels.step(
                     row, tensors, slots: addresses, batchSize: batchSize, workspace: workspace, maximumThreads: maximumThreads)
             }
+        }
+    }
+}
+
+/// The caller's tensors as the slots of a row.
+package struct RowSlots {
+    /// Of the slots by their numbers, then of the row's stores by their places.
+    private var addresses: InlineArray<8, UnsafeMutableRawPointer>
+    private var isEmpty = true
+
+    /// No slots.
+    @inline(__always)
+    package init() { addresses = .init(repeating: StepTensors.nowhere) }
+
+    /// Sets the address of a slot.
+    @inline(__always)
+    package mutating func set(_ slot: Int, to address: UnsafeMutableRawPointer) {
+        addresses[slot] = address
+        isEmpty = false
+    }
+
+    /// Sets the address that the row's store of a place goes to.
+    @inline(__always)
+    package mutating func setStore(_ place: Int, to address: UnsafeMutableRawPointer) {
+        set(Combination.maximumSlotCount + place, to: address)
+    }
+
+    /// Calls the body with the addresses; those that aren't set are never read.
+    @inline(__always)
+    fileprivate func withAddresses(
+        _ body: (UnsafePointer<UnsafeMutableRawPointer>?) throws(SchedulerError) -> Void
+    ) throws(SchedulerError) {
+        if isEmpty { return try body(nil) }
+        try withUnsafePointer(to: addresses) { (addresses) throws(SchedulerError) in
+            try body(UnsafeRawPointer(addresses).assumingMemoryBound(to: UnsafeMutableRawPointer.self))
         }
     }
 }

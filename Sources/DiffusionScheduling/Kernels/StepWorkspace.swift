@@ -13,7 +13,7 @@ final class StepWorkspace: @unchecked Sendable {
     private let elementsPerItem: Int
     private let findsThresholds: Bool
     let items: UnsafeMutablePointer<dsk_item>
-    let rows: UnsafeMutablePointer<dsk_row>
+    let rows: UnsafeMutablePointer<dsk_prepared_row>
     let moments: UnsafeMutablePointer<dsk_moments>
     /// Addresses for `dsk_find_moments`: of the conditional outputs, then of the unconditional ones.
     let outputs: UnsafeMutablePointer<UnsafeRawPointer?>
@@ -29,7 +29,7 @@ final class StepWorkspace: @unchecked Sendable {
         items = .allocate(capacity: itemCount)
         items.initialize(repeating: dsk_item(), count: itemCount)
         rows = .allocate(capacity: itemCount)
-        rows.initialize(repeating: dsk_row(), count: itemCount)
+        rows.initialize(repeating: dsk_prepared_row(), count: itemCount)
         moments = .allocate(capacity: itemCount)
         moments.initialize(repeating: dsk_moments(), count: itemCount)
         outputs = .allocate(capacity: 2 * itemCount)

@@ -26,6 +26,7 @@ public struct SamplingPlan: Sendable, Equatable {
         let initNoiseSigma: Double
         let inputScales: [Double]
         let clamp: PredictionClamp
+        let findsThresholds: Bool
         let slotCount: Int
         let warmUp: Int
         let steps: [Int]
@@ -53,6 +54,7 @@ public struct SamplingPlan: Sendable, Equatable {
     public var inputScales: [Double] { storage.table.inputScales }
     /// What is done to predicted clean samples.
     public var clamp: PredictionClamp { storage.table.clamp }
+    var findsThresholds: Bool { storage.table.findsThresholds }
     /// How many slots the rows store and read.
     public var slotCount: Int { storage.table.slotCount }
     /// The age from which on the rows don't depend on it any more.
@@ -117,15 +119,15 @@ public struct SamplingPlan: Sendable, Equatable {
             for row in choices { try row.validate(at: index, slotCount: slotCount) }
         }
         let flow = try SlotFlow(rows: rows, warmUp: warmUp, steps: steps)
-        let kernelRows = KernelRows(count: count, choices: warmUp + 1) { index, age in
+        let kernelRows = try KernelRows(count: count, choices: warmUp + 1) { (index, age) throws(SchedulerError) in
             let age = min(age, rows[index].count - 1)
-            return KernelRow(
+            return try KernelRow(
                 rows[index][age], clamp: clamp, slotOrder: flow.order(at: index, age: age), live: flow.live(at: index, age: age))
         }
         storage = Storage(
             Table(
                 grid: grid, levels: grid.levels, initNoiseSigma: initNoiseSigma, inputScales: inputScales, clamp: clamp,
-                slotCount: slotCount, warmUp: warmUp, steps: steps, reportName: reportName,
+                findsThresholds: clamp.findsThresholds, slotCount: slotCount, warmUp: warmUp, steps: steps, reportName: reportName,
                 modelLearnsVariance: modelLearnsVariance, isStochastic: rows.contains { $0.contains { $0.drawCount > 0 } },
                 scalesInputs: inputScales.contains { $0 != 1 }, rows: rows, kernelRows: kernelRows))
     }

@@ -244,7 +244,8 @@ public struct SamplingSession: Sendable {
     @inline(__always)
     private func needsWorkspace(for tensors: StepTensors, guidance: Guidance?, batchSize: Int) -> Bool {
         Kernels.needsWorkspace(
-            clamp: plan.clamp, modelOutputParts: tensors.modelOutputParts, batchSize: batchSize, guidance: guidance)
+            findsThresholds: plan.findsThresholds, modelOutputParts: tensors.modelOutputParts, batchSize: batchSize,
+            guidance: guidance)
     }
 
     /// The first step decides the type and number of elements; a session whose slots are shared with a copy takes its own.
@@ -267,8 +268,7 @@ public struct SamplingSession: Sendable {
 
     @inline(never)
     private mutating func makeWorkspace(for tensors: StepTensors, batchSize: Int) throws(SchedulerError) {
-        var findsThresholds = false
-        if case .dynamicThreshold = plan.clamp { findsThresholds = true }
+        let findsThresholds = plan.findsThresholds
         let elements = tensors.elementCount / batchSize
         if isKnownUniquelyReferenced(&workspace), let workspace,
             workspace.fits(itemCount: batchSize, elementsPerItem: elements, findsThresholds: findsThresholds)

@@ -137,6 +137,11 @@ public enum PredictionClamp: Sendable, Equatable {
     /// (Saharia et al. 2022, arXiv:2205.11487, section 2.3).
     case dynamicThreshold(ratio: Double, maximum: Double)
 
+    /// Whether each batch item has a threshold of its own.
+    var findsThresholds: Bool {
+        if case .dynamicThreshold = self { true } else { false }
+    }
+
     func validate() throws(SchedulerError) {
         switch self {
         case .none: break

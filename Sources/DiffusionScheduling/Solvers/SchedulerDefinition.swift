@@ -288,6 +288,11 @@ public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedSchedule
             modelOutput: modelOutput, timestep: timestep, sample: &sample, options: .init(), noise: noise, batchSize: batchSize)
     }
 
+    private func preparedRow(at timestep: Double, options: Definition.Options) throws(SchedulerError) -> PreparedRow {
+        let row = try row(at: timestep, options: options)
+        return try PreparedRow(row, clamp: session!.plan.clamp, modelLearnsVariance: false)
+    }
+
     /// Takes the step at a training timestep in place, in or out of the plan and in any order; for schedulers whose steps depend on nothing
     /// but their arguments.
     ///
@@ -301,9 +306,9 @@ public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedSchedule
         modelOutput: Span<Element>, timestep: Double, sample: inout MutableSpan<Element>, options: Definition.Options,
         noise: Span<Element>? = nil, batchSize: Int = 1
     ) throws(SchedulerError) {
-        let row = try row(at: timestep, options: options), clamp = session!.plan.clamp
+        let row = try preparedRow(at: timestep, options: options)
         try StepTensors.inPlace(modelOutput: modelOutput, sample: &sample, noise: noise) { (tensors) throws(SchedulerError) in
-            try row.step(clamp: clamp, tensors, batchSize: batchSize)
+            try row.step(tensors, batchSize: batchSize)
         }
     }
 
@@ -312,11 +317,11 @@ public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedSchedule
         modelOutput: [Element], timestep: Double, sample: [Element], options: Definition.Options, noise: [Element]? = nil,
         batchSize: Int = 1
     ) throws(SchedulerError) -> SchedulerOutput<Element> {
-        let row = try row(at: timestep, options: options), clamp = session!.plan.clamp
+        let row = try preparedRow(at: timestep, options: options)
         return try StepTensors.newOutput(
             modelOutput: modelOutput, sample: sample, noise: noise, predictingOriginalSample: true
         ) { (tensors) throws(SchedulerError) in
-            try row.step(clamp: clamp, tensors, batchSize: batchSize)
+            try row.step(tensors, batchSize: batchSize)
         }
     }
 }

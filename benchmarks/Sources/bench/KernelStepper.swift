@@ -13,8 +13,8 @@ final class KernelStepper<Element: BenchmarkElement, Output: BenchmarkElement>: 
     private let batchSize: Int
     private let guidance: Guidance?
     /// The row of a guided step.
-    private let guidedRow: UnsafeMutablePointer<dsk_row>
-    private let rows: UnsafeMutableBufferPointer<dsk_row>
+    private let guidedRow: UnsafeMutablePointer<dsk_prepared_row>
+    private let rows: UnsafeMutableBufferPointer<dsk_prepared_row>
     /// The sample, and where the next one goes; they change places at every step.
     private let samples: [Tensor<Element>]
     /// By their numbers. These solvers store one slot a step, in turn.
@@ -36,13 +36,15 @@ final class KernelStepper<Element: BenchmarkElement, Output: BenchmarkElement>: 
         batchSize = stepCase.batchSize
         guidance = stepCase.guidance
         guidedRow = .allocate(capacity: 1)
-        guidedRow.initialize(to: dsk_row())
+        guidedRow.initialize(to: dsk_prepared_row())
         rows = .allocate(capacity: plan.stepCount)
         for index in 0..<plan.stepCount {
             let row = plan.row(at: index, age: index), ring = plan.slotCount
             precondition(row.stores.map(\.slot) == (ring > 0 ? [index % ring] : []), "the slots aren't stored in turn")
             let stored = (0..<min(index, ring)).map { (index - 1 - $0) % ring }
-            rows.initializeElement(at: index, to: dsk_row(row, clamp: plan.clamp, slots: stored))
+            var values = dsk_row(row, clamp: plan.clamp, slots: stored), prepared = dsk_prepared_row()
+            precondition(dsk_prepare_row(&values, &prepared) == DSK_OK, "the clamp is out of range")
+            rows.initializeElement(at: index, to: prepared)
         }
         workspaceBytes = dsk_threshold_workspace_size(data.count / batchSize)
         workspace = .allocate(byteCount: batchSize * workspaceBytes, alignment: 64)
@@ -112,7 +114,8 @@ final class KernelStepper<Element: BenchmarkElement, Output: BenchmarkElement>: 
 
     /// Makes the row of a guided step, whose batch is one item.
     private func guide(
-        _ row: UnsafePointer<dsk_row>, _ guidance: Guidance, _ conditional: UnsafeRawPointer, _ unconditional: UnsafeRawPointer
+        _ row: UnsafePointer<dsk_prepared_row>, _ guidance: Guidance, _ conditional: UnsafeRawPointer,
+        _ unconditional: UnsafeRawPointer
     ) -> dsk_status {
         var factor = 1.0
         if guidance.rescale != 0 {

@@ -29,7 +29,7 @@ Options = tuple[Any, ...]
 Results = tuple[tuple[Tensor, ...], Sequence[Tensor]]
 """A step's results, and the tensors that it stores."""
 
-_row_step = _library.unchecked("ds_scheduler_row_step")
+_row_step = _library.unchecked("ds_row_step")
 _SLOTS, _NO_SLOTS = c_size_t(_library.MAX_SLOTS), c_size_t(0)
 
 
@@ -113,7 +113,7 @@ def _quick_step(
         if z is not None:
             view_z.data = z_data
         status = function(
-            plan.argument, row.reference, te, tx, tz if z is not None else None, slot_array, _SLOTS,
+            row.prepared or row.prepare(plan), te, tx, tz if z is not None else None, slot_array, _SLOTS,
             store_array if stored else None, ty, tp if has_report else None, threads,
         )  # fmt: skip
         unused.append(tensors)
@@ -269,7 +269,7 @@ class Core:
             view.data = t.address(target)
         check(
             _row_step(
-                plan.argument, row.reference, tensors.e, tensors.x, None if z is None else tensors.z,
+                row.prepared or row.prepare(plan), tensors.e, tensors.x, None if z is None else tensors.z,
                 *((tensors.slot_array, _SLOTS) if kept else (None, _NO_SLOTS)), tensors.store_array if stored else None,
                 tensors.y, tensors.p if has_report else None, self._threads,
             )
@@ -516,11 +516,8 @@ class Ordered(Core):
         te, tx, ty, *others = map(t.as_tensor, (e, x, target, *kept))
         tz = None if noise is None else byref(others.pop())
         slots = (_library.Tensor * len(others))(*others)
-        check(
-            library.ds_scheduler_row_step(
-                plan.value, byref(row), byref(te), byref(tx), tz, slots, len(slots), None, byref(ty), None, self._threads
-            )
-        )
+        prepared = StepRow(row).prepare(plan)
+        check(library.ds_row_step(prepared, byref(te), byref(tx), tz, slots, len(slots), None, byref(ty), None, self._threads))
         return t.moved(t.deliver(result, target), device)
 
 

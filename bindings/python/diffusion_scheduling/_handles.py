@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from . import _configuration, _library
 from ._description import DESCRIPTIONS, Description
-from ._library import Combination, PlanProperties, Row, check, library
+from ._library import Combination, PlanProperties, PreparedRow, Row, check, library
 
 P = TypeVar("P", bound="Plan")
 
@@ -50,13 +50,14 @@ class StepRow:
     """A row of a plan, and what a caller needs to know of it."""
 
     __slots__ = (
-        *("row", "reference", "draws", "reads", "sources", "depth"),
+        *("row", "prepared", "draws", "reads", "sources", "depth"),
         *("stores", "targets", "drops", "keeps", "changes", "is_push"),
     )
 
     def __init__(self, row: Row) -> None:
         self.row = row
-        self.reference = byref(row)
+        self.prepared: Any = None
+        """A reference to the row as the library runs it; None before the first step that does."""
         self.draws: int = row.n_noise_draws
         """The number of tensors of noise that the step draws."""
         self.reads: Sequence[int] = row.read
@@ -77,6 +78,13 @@ class StepRow:
         """Whether what is remembered is one more tensor at the end of a list, and the count of these."""
         self.changes = False
         """Whether anything is remembered, or forgotten."""
+
+    def prepare(self, plan: Plan) -> Any:
+        """Prepares the row for steps with the plan's clamp."""
+        prepared = PreparedRow()
+        check(library.ds_scheduler_prepare_row(plan.value, byref(self.row), byref(prepared)))
+        self.prepared = byref(prepared)
+        return self.prepared
 
     def without_samples(self) -> list[int]:
         """Takes the stores of the sample as it is out of the row; their slots."""

@@ -116,7 +116,7 @@ NAMES = {
 FLOAT32, FLOAT64, FLOAT16, BFLOAT16 = 0, 1, 2, 3
 CLAMP_NONE, CLAMP_RANGE, CLAMP_THRESHOLD = 0, 1, 2
 VARIANCE_PRESERVING, VARIANCE_EXPLODING, FLOW = 0, 1, 2
-MAX_SLOTS, MAX_STORES = 6, 2
+MAX_SLOTS, MAX_STORES, PREPARED_ROW_WORDS = 6, 2, 128
 
 
 class Tensor(ctypes.Structure):
@@ -186,6 +186,12 @@ class Row(ctypes.Structure):
         return {store.slot: store.value for store in self.stores[: self.n_stores]}
 
 
+class PreparedRow(ctypes.Structure):
+    """``ds_prepared_row``: a row ready for any number of steps."""
+
+    _fields_ = [("contents", c_uint64 * PREPARED_ROW_WORDS)]
+
+
 class Guidance(ctypes.Structure):
     """``ds_guidance``."""
 
@@ -226,9 +232,8 @@ _SIGNATURES: dict[str, list[Any]] = {
     "ds_scheduler_attribute_row": [_HANDLE, c_size_t, c_size_t, POINTER(Row)],
     "ds_scheduler_row_at": [_HANDLE, c_double, c_char_p, POINTER(Row)],
     "ds_scheduler_part_row": [_HANDLE, c_size_t, c_uint, POINTER(Row)],
-    "ds_scheduler_row_step": [
-        *(_HANDLE, POINTER(Row), _TENSOR, _TENSOR, _TENSOR, _TENSOR, c_size_t, _TENSOR, _TENSOR, _TENSOR, c_uint),
-    ],
+    "ds_scheduler_prepare_row": [_HANDLE, POINTER(Row), POINTER(PreparedRow)],
+    "ds_row_step": [*(POINTER(PreparedRow), _TENSOR, _TENSOR, _TENSOR, _TENSOR, c_size_t, _TENSOR, _TENSOR, _TENSOR, c_uint)],
     "ds_scheduler_plan_json": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
     "ds_session_create": [_HANDLE, c_size_t, _HANDLE_OUT],
     "ds_session_free": [_HANDLE],
