@@ -1,0 +1,108 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+
+"""Writes people.json: where diffusers' schedulers end when people do more with them than stepping.
+
+The acts, the sample and the model are those of bindings/python/tests/people.py.
+
+Usage::
+
+    python3 Tests/Goldens/generate_people.py [--out DIR]
+
+Needs what generate.py needs. A run with the same versions reproduces the file byte for byte on the same kind of processor.
+
+Case fields
+-----------
+
+``class``, ``act``
+    diffusers' class, and the name of the act.
+``type``
+    the type of diffusers' last sample. "half begun" runs diffusers as shipped, from float16 to float32. All other acts run in
+    float64: diffusers' float32 tables are widened before each step, and its samples aren't rounded to float32.
+``final``
+    base64 of the last sample's little-endian float64 numbers.
+
+Steps that draw noise draw it from torch's generator, seeded with the integer part of the timestep.
+"""
+
+import argparse
+import json
+import logging
+import sys
+import unittest.mock
+import warnings
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import torch
+from generate import WideTorch, packed
+from generate_classes import widen
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "bindings/python/tests"))
+
+import people  # noqa: E402
+
+CLASSES = [
+    "DDIMInverseScheduler",
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepInverseScheduler",
+    "DPMSolverMultistepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "FlowMatchEulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "LCMScheduler",
+    "PNDMScheduler",
+    "UniPCMultistepScheduler",
+]
+
+
+def step(scheduler, x, t):
+    torch.manual_seed(int(t))
+    is_wide = x.dtype == torch.float64
+    if is_wide:
+        widen(scheduler)
+        # LCM makes float32 scalars of a tensor, but doubles of an integer.
+        t = t if t.is_floating_point() else int(t)
+    with unittest.mock.patch.object(sys.modules[type(scheduler).__module__], "torch", WideTorch() if is_wide else torch):
+        model_input = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+        return scheduler.step(people.model(model_input), t, x, return_dict=False)[0]
+
+
+def case(name, label, act):
+    x = people.cast(torch.from_numpy(people.sample(act.items)), act.type)
+    final = people.perform(act, people.make(getattr(diffusers, name), **act.config), x, step)
+    assert torch.isfinite(final).all(), (name, label)
+    return {
+        "class": name,
+        "act": label,
+        "type": str(final.dtype).removeprefix("torch."),
+        "final": packed(final.double().flatten().numpy(), "<f8"),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent, help="folder to write to")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    diffusers.utils.logging.set_verbosity(logging.CRITICAL)
+    cases = [
+        case(name, label, act)
+        for name in CLASSES
+        for label, act in people.ACTS.items()
+        if act.applies(people.make(getattr(diffusers, name)))
+    ]
+    versions = {"diffusers": diffusers.__version__, "torch": torch.__version__, "numpy": np.__version__}
+    lines = ",\n".join(json.dumps(each, separators=(",", ":")) for each in cases)
+    path = options.out / "people.json"
+    path.write_text(f'{{"generator":{json.dumps(versions, separators=(",", ":"))},\n"cases":[\n{lines}\n]}}\n')
+    print(f"{path.name}: {len(cases)} cases, {path.stat().st_size} bytes")
+
+
+if __name__ == "__main__":
+    main()

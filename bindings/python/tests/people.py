@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Things that people do with a scheduler besides stepping it, for diffusers' classes on tensors and for ours on arrays."""
+
+import copy
+import inspect
+import pickle
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+SHAPE = (3, 2, 2, 2)
+CONFIG = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "steps_offset": 1,
+    "skip_prk_steps": True,
+}
+END = 1 - 2.0**-11
+"""The signal variance that is assigned for the level before timestep 0; float32 holds it."""
+UNSHORTENED = "LCMScheduler", "PNDMScheduler"
+"""The classes that refuse other timesteps than the planned ones."""
+
+
+def make(cls, **config):
+    """The scheduler with the keys that its class has."""
+    known = inspect.signature(cls).parameters
+    return cls(**{key: value for key, value in {**CONFIG, **config}.items() if key in known})
+
+
+def sample(items):
+    """The float64 sample that runs begin with, [items, 2, 2, 2], as NumPy's array."""
+    return (((37 * np.arange(np.prod(SHAPE)) + 11) % 128) / 32 - 2).reshape(SHAPE)[:items]
+
+
+def model(x):
+    """The model's answer, in the type of its input."""
+    return 0.8 * x / (1 + 0.25 * x * x) - 0.1
+
+
+def cast(x, name):
+    """The array or tensor in the type of this name."""
+    return x.astype(name) if isinstance(x, np.ndarray) else x.to(getattr(sys.modules["torch"], name))
+
+
+def flattened(table):
+    """A table of signal variances that falls more steeply."""
+    return table / (3 - 2 * table)
+
+
+# ---- Ends
+
+
+def run(scheduler, x, step, each):
+    """Steps to the end. ``each(scheduler, index, x, step)`` comes before a step and returns the scheduler and the sample."""
+    for index, t in enumerate(scheduler.timesteps):
+        if each is not None:
+            scheduler, x = each(scheduler, index, x, step)
+        x = step(scheduler, x, t)
+    return x
+
+
+def noisy(scheduler, x, step, each):
+    return scheduler.add_noise(x, 0.5 - x * x, scheduler.timesteps[2:3])
+
+
+# ---- Changes before or after planning
+
+
+def edit(scheduler):
+    scheduler.config.clip_sample = False
+
+
+def register(scheduler):
+    scheduler.register_to_config(prediction_type="v_prediction")
+
+
+def replace_signal_variances(scheduler):
+    scheduler.alphas_cumprod = flattened(scheduler.alphas_cumprod)
+
+
+def replace_signal_variances_in_use(scheduler):
+    noisy(scheduler, scheduler.alphas_cumprod[:8].reshape(1, 2, 2, 2), None, None)
+    replace_signal_variances(scheduler)
+
+
+def replace_noise_levels(scheduler):
+    scheduler.sigmas = scheduler.sigmas / (1 + 0.01 * scheduler.sigmas)
+
+
+def shorten_timesteps(scheduler):
+    scheduler.timesteps = scheduler.timesteps[1:]
+
+
+def assign_number_of_steps(scheduler):
+    scheduler.num_inference_steps = 20
+
+
+def assign_end(name):
+    def before(scheduler):
+        table = scheduler.alphas_cumprod
+        setattr(scheduler, name, END * table[0] / table[0])  # Of the table's kind: a tensor or NumPy's number.
+
+    return before
+
+
+# ---- Changes before a step
+
+
+def set_index(scheduler, index, x, step):
+    scheduler._step_index = None
+    scheduler._step_index = index
+    return scheduler, x
+
+
+def copied(way):
+    def each(scheduler, index, x, step):
+        return way(scheduler) if index else scheduler, x
+
+    return each
+
+
+def through_dictionary(scheduler, index, x, step):
+    if index:
+        state = copy.deepcopy(scheduler.__dict__)
+        step(scheduler, x, scheduler.timesteps[index])  # The state must not notice.
+        scheduler.__dict__.update(state)
+    return scheduler, x
+
+
+def rearranged(items):
+    """Half-way the batch becomes one of these items; the scheduler's remembered tensors follow, in attributes and in lists."""
+
+    def changed(value):
+        return value[items] if getattr(value, "ndim", 0) == 4 else value
+
+    def each(scheduler, index, x, step):
+        if index != 3:
+            return scheduler, x
+        for name, value in list(vars(scheduler).items()):
+            setattr(scheduler, name, [changed(element) for element in value] if isinstance(value, list) else changed(value))
+        return scheduler, x[items]
+
+    return each
+
+
+def half_begun(scheduler, index, x, step):
+    return scheduler, cast(x, "float32") if index == 3 else x
+
+
+# ---- Acts
+
+
+class Act(NamedTuple):
+    """A run with changes to the scheduler on its way."""
+
+    applies: Callable[[Any], bool]
+    """Selects the originals that have the attributes of the act."""
+    before: Callable[[Any], None] | None = None
+    after: Callable[[Any], None] | None = None
+    """Changes to the scheduler before and after planning."""
+    each: Callable[..., Any] | None = None
+    """A change before each step; see ``run``."""
+    plan: dict[str, Any] = {"num_inference_steps": 6}
+    config: dict[str, Any] = {}
+    items: int = 1
+    type: str = "float64"
+    finish: Callable[..., Any] = run
+
+
+def has(*names):
+    return lambda scheduler: all(hasattr(scheduler, name) for name in names)
+
+
+def takes(name):
+    return lambda scheduler: name in inspect.signature(scheduler.set_timesteps).parameters
+
+
+def remembers(scheduler):
+    return any(hasattr(scheduler, name) for name in ("model_outputs", "ets", "prev_derivative"))
+
+
+def any_class(scheduler):
+    return True
+
+
+ACTS = {
+    "a plain run": Act(any_class),
+    "config edited": Act(lambda scheduler: "clip_sample" in scheduler.config, after=edit, config={"clip_sample": True}),
+    "config registered anew": Act(lambda scheduler: "prediction_type" in scheduler.config, after=register),
+    "alphas_cumprod replaced before planning": Act(has("alphas_cumprod"), before=replace_signal_variances),
+    "alphas_cumprod replaced before add_noise": Act(
+        lambda scheduler: has("alphas_cumprod", "add_noise")(scheduler) and not hasattr(scheduler, "sigmas"),
+        after=replace_signal_variances_in_use,
+        finish=noisy,
+    ),
+    "sigmas replaced": Act(has("sigmas"), after=replace_noise_levels),
+    # A run of Heun's on fewer timesteps would begin at an evaluation that belongs to the step before.
+    "timesteps shortened": Act(
+        lambda scheduler: type(scheduler).__name__ not in ("HeunDiscreteScheduler", *UNSHORTENED), after=shorten_timesteps
+    ),
+    "num_inference_steps assigned": Act(has("num_inference_steps"), after=assign_number_of_steps),
+    "final_alpha_cumprod assigned": Act(has("final_alpha_cumprod"), before=assign_end("final_alpha_cumprod")),
+    "initial_alpha_cumprod assigned": Act(has("initial_alpha_cumprod"), before=assign_end("initial_alpha_cumprod")),
+    "_step_index set": Act(has("step_index"), each=set_index),
+    "copy": Act(any_class, each=copied(copy.copy)),
+    "deepcopy": Act(any_class, each=copied(copy.deepcopy)),
+    "pickle": Act(any_class, each=copied(lambda scheduler: pickle.loads(pickle.dumps(scheduler)))),
+    "__dict__": Act(any_class, each=through_dictionary),
+    "batch permuted": Act(remembers, each=rearranged([2, 0, 1]), items=3),
+    "batch repeated": Act(remembers, each=rearranged([0, 1, 0, 1]), items=2),
+    "batch split": Act(remembers, each=rearranged([1]), items=2),
+    "half begun": Act(any_class, each=half_begun, type="float16"),
+    "timesteps chosen": Act(takes("timesteps"), plan={"timesteps": [951, 703, 502, 281, 87, 3]}),
+    "sigmas chosen": Act(
+        lambda scheduler: takes("sigmas")(scheduler) and "interpolation_type" in scheduler.config,
+        plan={"sigmas": np.array([12, 5, 2, 0.75, 0.125, 0])},
+    ),
+    "sigmas of a flow chosen": Act(
+        lambda scheduler: takes("sigmas")(scheduler) and "interpolation_type" not in scheduler.config,
+        plan={"sigmas": np.array([1, 0.75, 0.5, 0.25, 0.125])},
+        config={"use_flow_sigmas": True, "prediction_type": "flow_prediction"},
+    ),
+}
+
+
+def perform(act, scheduler, x, step):
+    """The sample that an act ends with; ``step(scheduler, x, t)`` takes a step of the library's."""
+    if act.before is not None:
+        act.before(scheduler)
+    scheduler.set_timesteps(**act.plan)
+    if act.after is not None:
+        act.after(scheduler)
+    return act.finish(scheduler, x, step, act.each)
