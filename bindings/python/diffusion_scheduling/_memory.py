@@ -45,7 +45,8 @@ def _take(count: int) -> mmap.mmap | None:
 
 def empty_bytes(count: int) -> npt.NDArray[np.uint8]:
     """An array of `count` uninitialised bytes, at least one, at the start of a page."""
-    memory = _take(count) or mmap.mmap(-1, count)
+    # Private: a forked process must not share the memory with its parent.
+    memory = _take(count) or mmap.mmap(-1, count, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     array: npt.NDArray[np.uint8] = np.frombuffer(memory, np.uint8)
     # NumPy makes views refer to this array itself, however many lie between, and torch keeps the one that it was given.
     weakref.finalize(array, _waiting.append, memory).atexit = False

@@ -241,7 +241,6 @@ def test_runs_are_continued_in_a_forked_process(name):
     agree(name, act)
 
 
-@pytest.mark.xfail(strict=True, reason="memory of large tensors is shared with forked processes, which write to it")
 def test_a_forked_process_leaves_large_tensors_of_its_parent_alone():
     scheduler = make(drop_ins, "DEISMultistepScheduler")
     x = first_half(scheduler, X.repeat(1, 1, 64, 64))

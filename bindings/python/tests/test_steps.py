@@ -521,7 +521,6 @@ def test_memory_is_recycled_once_nobody_holds_it():
     assert len(addresses) <= 3
 
 
-@pytest.mark.xfail(strict=True, reason="memory of large arrays is shared with forked processes, which write to it")
 def test_a_forked_process_leaves_large_arrays_of_its_parent_alone(rng):
     x = rng.standard_normal((1, 4, 256, 256)).astype(np.float32)
     scheduler = ds.DEISMultistepScheduler()
