@@ -14,6 +14,8 @@ typedef int32_t DSK_TILE(integers) __attribute__((vector_size(DSK_VECTOR_BYTES))
 typedef uint16_t DSK_TILE(halves) __attribute__((vector_size(DSK_VECTOR_BYTES / 2), may_alias));
 typedef uint16_t DSK_TILE(loose_halves) __attribute__((vector_size(DSK_VECTOR_BYTES / 2), aligned(2), may_alias));
 
+typedef float DSK_TILE(loose_floats) __attribute__((vector_size(DSK_VECTOR_BYTES), aligned(4), may_alias));
+
 /* A tile's elements in their memory layout. */
 typedef struct DSK_TILE(elements) {
     DSK_TILE(halves) parts[DSK_TILE_VECTORS];
@@ -81,8 +83,9 @@ INLINE HALVES DSK_TILE(round_to_bfloat16)(VECTOR values) {
     return __builtin_convertvector(rounded >> 16, HALVES);
 }
 
-/* Widens vector u of the tile that begins at element i. */
+/* Widens vector u of the tile that begins at element i. Elements may also be floats already. */
 INLINE VECTOR DSK_TILE(load_vector)(dsk_element_type type, const void *tensor, size_t i, int u) {
+    if (type == DSK_FLOAT32) return ((const DSK_TILE(loose_floats) *)((const float *)tensor + i))[u];
     const LOOSE_HALVES *halves = (const LOOSE_HALVES *)((const uint16_t *)tensor + i) + u;
     return type == DSK_FLOAT16 ? DSK_TILE(widen_float16)(halves) : DSK_TILE(widen_bfloat16)(halves);
 }
@@ -94,6 +97,19 @@ INLINE void DSK_TILE(load)(dsk_element_type type, const void *tensor, size_t i, 
     } else {
         for (int u = 0; u < DSK_TILE_VECTORS; u++) values[u] = DSK_TILE(load_vector)(DSK_BFLOAT16, tensor, i, u);
     }
+}
+
+/* Widens n halves. */
+DSK_TARGET static __attribute__((noinline)) void DSK_ISA_NAME(widen_to_float)(dsk_element_type type, const void *tensor, size_t n,
+                                                                              float *values) {
+    const size_t tile = DSK_TILE_VECTORS * sizeof(VECTOR) / sizeof(float);
+    size_t i = 0;
+    for (; n - i >= tile; i += tile) {
+        VECTOR widened[DSK_TILE_VECTORS];
+        DSK_TILE(load)(type, tensor, i, widened);
+        memcpy(values + i, widened, sizeof widened);
+    }
+    for (; i < n; i++) values[i] = (float)dsk_element_value(type, tensor, i);
 }
 
 /* Copies the bits of the tile that begins at element i. */

@@ -30,40 +30,44 @@ typedef uint16_t __attribute__((may_alias)) dsk_loose_uint16;
 typedef uint32_t __attribute__((may_alias)) dsk_loose_uint32;
 typedef uint64_t __attribute__((may_alias)) dsk_loose_uint64;
 
-/* One combination without its absent terms, as the inner loop reads it. */
-typedef struct dsk_combination {
-    const void *tensors[DSK_INPUT_COUNT];
-    uint8_t types[DSK_INPUT_COUNT]; /* dsk_element_type */
-    double coefficients[DSK_INPUT_COUNT];
-    unsigned n_terms;
-    double prediction; /* the coefficient of p; 0: absent */
-} dsk_combination;
-
 /*
- * The variants of the inner loops: one for each element type that all tensors of an item share, numbered like the types, and three
- * for mixed types, named after the widest.
+ * The variants of the inner loops. The first four, numbered like the types, run items whose tensors all have that type; the first two
+ * also run items of which it is the widest type. The last one runs items of both half types.
  */
 typedef enum dsk_kernel_kind {
-    DSK_KERNEL_HALF = 4,  /* float16 and bfloat16 */
-    DSK_KERNEL_SHORT = 5, /* float32 with half types */
-    DSK_KERNEL_WIDE = 6,  /* float64 with any type */
-    DSK_KERNEL_COUNT = 7,
+    DSK_KERNEL_HALVES = 4,
+    DSK_KERNEL_COUNT = 5,
 } dsk_kernel_kind;
 
-/* An item prepared for the inner loop. */
+/* The most inputs that there is a loop for the number of. */
+enum { DSK_LOOP_INPUTS = 6 };
+
+/* The bits of all inputs, in a set of terms. */
+#define DSK_ALL_INPUTS ((1u << DSK_INPUT_COUNT) - 1)
+
+/* An item as the loops run it. */
 typedef struct dsk_program {
-    dsk_combination prediction;
-    dsk_combination outputs[DSK_OUTPUT_COUNT];
-    void *destinations[DSK_OUTPUT_COUNT];
-    uint8_t destination_types[DSK_OUTPUT_COUNT];
-    bool streaming[DSK_OUTPUT_COUNT]; /* bypasses the caches: the output is large and not also an input */
-    unsigned n_outputs;
-    bool uses_prediction;
-    dsk_clamp clamp;
-    double clamp_range; /* r, or s */
-    bool is_wide;       /* p is float64 */
+    const dsk_item *item;
+    const dsk_form *form;
     dsk_kernel_kind kind;
+    bool is_wide;                     /* p is float64 */
+    bool has_other_types;             /* a tensor has another type than the kind's */
+    bool streams;                     /* whether any output bypasses the caches */
+    bool streaming[DSK_OUTPUT_COUNT]; /* of the form's outputs: it bypasses them, as it is large and not also an input */
+    double range;                     /* r or s; infinite if p isn't clamped */
+    bool divides;                     /* by s, after the clamp */
+    const void *raw_input;            /* a tensor of another type than the kind's, copied as it is; NULL: none */
+    void *raw_output;
+    size_t raw_size;   /* of its elements */
+    dsk_form own_form; /* if the row isn't prepared for the outputs that are wanted */
 } dsk_program;
+
+/* Removes the first element from a set that isn't empty. */
+static inline unsigned dsk_take_first(unsigned *set) {
+    unsigned first = (unsigned)__builtin_ctz(*set);
+    *set &= *set - 1;
+    return first;
+}
 
 /* The counts of one selection pass over the keys of |p| (see threshold.c). */
 typedef struct dsk_sieve {
@@ -109,6 +113,9 @@ DSK_HIDDEN void dsk_parallel(size_t n_chunks, unsigned max_threads, dsk_chunk_bo
 
 /* The most threads that dsk_parallel would use. */
 DSK_HIDDEN unsigned dsk_thread_count(unsigned max_threads);
+
+/* Finds the form of a row for the outputs that are wanted; `copies`: one may be a copy rather than a sum. */
+DSK_HIDDEN void dsk_find_form(const dsk_prepared_row *row, unsigned wanted, bool copies, dsk_form *form);
 
 /* Prepares a row whose clamp is within its documented range. */
 DSK_HIDDEN void dsk_prepare_valid_row(const dsk_row *row, dsk_prepared_row *prepared);

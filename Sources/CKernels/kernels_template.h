@@ -3,19 +3,28 @@
 /*
  * The inner loops, written once for every kind of item and every instruction set. The includer defines
  *
- *   DSK_SUM           the type of sums
- *   DSK_REAL          the type of p
- *   DSK_KEY           a signed integer of the same size
- *   DSK_TYPE(stored)  the element type of a tensor: the kind's own, or the program's
- *   DSK_IS_MIXED      1 if it is the program's
- *   DSK_COEFFICIENT   the function that rounds a coefficient for this kind (see kernels.c)
- *   DSK_VECTOR_BYTES  the size of a vector
- *   DSK_TARGET        the function attribute that allows the instruction set, or nothing
- *   DSK_TILE(name)    the name of the functions and types for tiles of DSK_SUM (see double_tile_template.h)
- *   DSK_NAME(name)    the name of this variant's function
+ *   DSK_SUM              the type of sums
+ *   DSK_REAL             the type of p
+ *   DSK_KEY              a signed integer of the same size
+ *   DSK_TYPE             the kind's element type
+ *   DSK_HAS_OTHER_TYPES  1 if tensors of an item may have other types, which are widened
+ *   DSK_WIDEN            the function that widens elements to DSK_REAL
+ *   DSK_COEFFICIENTS     the member of dsk_prepared_row with the coefficients, rounded for this kind
+ *   DSK_VECTOR_BYTES     the size of a vector
+ *   DSK_TARGET           the function attribute that allows the instruction set, or nothing
+ *   DSK_TILE(name)       the name of the functions and types for tiles of DSK_SUM (see double_tile_template.h)
+ *   DSK_NAME(name)       the name of this variant's function
  *
- * Elements are widened to DSK_SUM when read and rounded once when written. A tile is computed for all outputs before any of them is
- * stored, which makes every kind of in-place step correct.
+ * The way of an item from dsk_run (step.c) to its loop:
+ *
+ *   prepare      finds the kind by the tensors' types, and the row's form for the outputs that are wanted (rows.c made it)
+ *   step         takes a thread's elements of the item in blocks, if the kind computes p first or widens tensors, else at once
+ *   step_block   widens tensors of other types, and pads the last elements to a tile
+ *   step_tiles   computes p for the block
+ *   choose_loop  finds the loop for the form
+ *   combine      is the loop: for each tile it widens every input once, adds it to the sums that read it, and rounds the sums
+ *
+ * A tile is computed for all outputs before any of them is stored, which makes every kind of in-place step correct.
  * Every variant and every loop computes the same products and sums in the same order, so all give the same bits.
  */
 
@@ -32,103 +41,41 @@ typedef DSK_KEY DSK_NAME(keys) __attribute__((vector_size(DSK_VECTOR_BYTES), may
 #define TILE (DSK_TILE_VECTORS * (DSK_VECTOR_BYTES / sizeof(DSK_SUM)))
 /* The number of whole vectors in a tile of p. */
 #define WHOLE_VECTORS (DSK_TILE_VECTORS * sizeof(DSK_REAL) / sizeof(DSK_SUM))
-/* Whether the loop that combines p also computes it: only if p is neither rounded nor widened there (see step_tiles). */
-#define FUSES (sizeof(DSK_REAL) == sizeof(DSK_SUM))
 #define EACH_VECTOR DSK_UNROLL for (int u = 0; u < DSK_TILE_VECTORS; u++)
-#if DSK_IS_MIXED /* Mixed kinds contain every type's code; unrolling over outputs too would triple it. */
-#define EACH_OUTPUT for (unsigned k = 0; k < n_outputs; k++)
-#else
-#define EACH_OUTPUT DSK_UNROLL for (unsigned k = 0; k < n_outputs; k++)
-#endif
+#define EACH_PART DSK_UNROLL for (int u = 0; u < part; u++)
+/* Whether the loop computes p on the way: if p is neither rounded nor widened there. A float32 step took a third longer so. */
+#define COMPUTES_P (sizeof(DSK_REAL) == sizeof(DSK_SUM))
+/* Whether p is stored as an output would be. */
+#define IS_P_STORED (!COMPUTES_P)
 #define INLINE static inline __attribute__((always_inline)) DSK_TARGET
+/* Elements of a block: p and the widened tensors of a block fit in L1. */
+#define BLOCK (DSK_BLOCK_BYTES / sizeof(DSK_REAL))
+#define ELEMENT_BYTES (DSK_TYPE == DSK_FLOAT64 ? 8 : DSK_TYPE == DSK_FLOAT32 ? 4 : 2)
 
-/* The coefficients of a program, rounded. */
-typedef struct DSK_NAME(scalars) {
-    DSK_SUM prediction[DSK_PREDICTION_INPUT_COUNT];
-    DSK_SUM outputs[DSK_OUTPUT_COUNT][DSK_INPUT_COUNT];
-    DSK_SUM output_prediction[DSK_OUTPUT_COUNT];
-    DSK_REAL range;                /* r or s; infinite if p isn't clamped */
-    bool copies[DSK_OUTPUT_COUNT]; /* the output is one of the inputs: nothing to compute */
-} DSK_NAME(scalars);
+/* ---- Tensors */
 
-INLINE void DSK_NAME(round_scalars)(const dsk_program *program, DSK_NAME(scalars) * scalars) {
-    for (unsigned j = 0; j < program->prediction.n_terms; j++)
-        scalars->prediction[j] = DSK_COEFFICIENT(program->prediction.coefficients[j]);
-    for (unsigned k = 0; k < program->n_outputs; k++) {
-        const dsk_combination *terms = &program->outputs[k];
-        for (unsigned j = 0; j < terms->n_terms; j++) scalars->outputs[k][j] = DSK_COEFFICIENT(terms->coefficients[j]);
-        scalars->output_prediction[k] = DSK_COEFFICIENT(terms->prediction);
-        scalars->copies[k] = terms->n_terms == 1 && terms->coefficients[0] == 1 && terms->prediction == 0 &&
-                             DSK_TYPE(terms->types[0]) == DSK_TYPE(program->destination_types[k]);
-    }
-    double range = program->clamp == DSK_CLAMP_NONE ? __builtin_inf() : program->clamp_range;
-    scalars->range = range == range ? (DSK_REAL)range : (DSK_REAL)__builtin_nan(""); /* as DSK_COEFFICIENT does */
-}
-
-/* p of one element before the clamp, without vectors. */
-INLINE DSK_REAL DSK_NAME(predict_element)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t i) {
-    const dsk_combination *terms = &program->prediction;
-    DSK_SUM p = 0;
-    for (unsigned j = 0; j < terms->n_terms; j++) {
-        DSK_SUM element = (DSK_SUM)dsk_element_value(DSK_TYPE(terms->types[j]), terms->tensors[j], i);
-        p = j == 0 ? scalars->prediction[j] * element : p + scalars->prediction[j] * element;
-    }
-    return (DSK_REAL)p;
-}
-
-/* Whether element i of an output begins a cache line. */
-INLINE bool DSK_NAME(is_aligned)(const dsk_program *program, unsigned k, size_t i) {
-    size_t offset = i * dsk_size(DSK_TYPE(program->destination_types[k]));
-    return ((uintptr_t)program->destinations[k] + offset) % DSK_STREAM_ALIGNMENT == 0;
-}
-
-/* A tile of elements. */
-
-INLINE void DSK_NAME(combine_tile)(const dsk_combination *terms, const DSK_SUM *coefficients, size_t i, VECTOR *sums) {
-    for (int u = 0; u < DSK_TILE_VECTORS; u++) sums[u] = (VECTOR){0};
-    for (unsigned j = 0; j < terms->n_terms; j++) {
-        VECTOR x[DSK_TILE_VECTORS];
-        DSK_TILE(load)(DSK_TYPE(terms->types[j]), terms->tensors[j], i, x);
-        const DSK_SUM c = coefficients[j];
-        if (j == 0) {
-            for (int u = 0; u < DSK_TILE_VECTORS; u++) sums[u] = c * x[u];
-        } else {
-            for (int u = 0; u < DSK_TILE_VECTORS; u++) sums[u] = sums[u] + c * x[u];
+/* The addresses of the inputs in a list, by dsk_input: of n elements from `begin` on, widened to the kind's type if theirs is another. */
+INLINE void DSK_NAME(find_inputs)(const dsk_item *item, unsigned set, size_t begin, size_t n, const void **inputs,
+                                  DSK_REAL (*widened)[BLOCK]) {
+    while (set) {
+        const unsigned input = dsk_take_first(&set);
+        const dsk_element_type type = DSK_HAS_OTHER_TYPES ? item->input_types[input] : DSK_TYPE;
+        inputs[input] = (const char *)item->inputs[input] + begin * dsk_size(type);
+        if (DSK_HAS_OTHER_TYPES && type != DSK_TYPE) {
+            DSK_WIDEN(type, inputs[input], n, widened[input]);
+            inputs[input] = widened[input];
         }
     }
 }
 
-/* Copies of the two tensors that nearly every p combines: the compiler can't know that stores don't change the program. */
-typedef struct DSK_NAME(pair) {
-    const void *tensors[2];
-    DSK_SUM coefficients[2];
-    dsk_element_type type;
-} DSK_NAME(pair);
+/* The outputs of a program, in the order of its form. */
+typedef struct DSK_NAME(outputs) {
+    void *addresses[DSK_OUTPUT_COUNT];
+    dsk_element_type types[DSK_OUTPUT_COUNT];
+    bool streams, streaming[DSK_OUTPUT_COUNT];
+} DSK_NAME(outputs);
 
-INLINE DSK_NAME(pair) DSK_NAME(copy_pair)(const dsk_program *program, const DSK_NAME(scalars) * scalars) {
-    const dsk_combination *terms = &program->prediction;
-    return (DSK_NAME(pair)){.tensors = {terms->tensors[0], terms->tensors[1]},
-                            .coefficients = {scalars->prediction[0], scalars->prediction[1]},
-                            .type = DSK_TYPE(terms->types[0])};
-}
-
-INLINE bool DSK_NAME(is_pair)(const dsk_program *program) { return !DSK_IS_MIXED && program->prediction.n_terms == 2; }
-
-/* A tile of p before the clamp, rounded. */
-INLINE void DSK_NAME(predict_tile)(const dsk_program *program, const DSK_NAME(scalars) * scalars, const DSK_NAME(pair) * pair,
-                                   bool is_pair, size_t i, WHOLE_REALS *p) {
-    VECTOR sums[DSK_TILE_VECTORS];
-    REALS rounded[DSK_TILE_VECTORS];
-    if (!is_pair) DSK_NAME(combine_tile)(&program->prediction, scalars->prediction, i, sums);
-    EACH_VECTOR {
-        if (is_pair) {
-            sums[u] = pair->coefficients[0] * DSK_TILE(load_vector)(pair->type, pair->tensors[0], i, u);
-            sums[u] = sums[u] + pair->coefficients[1] * DSK_TILE(load_vector)(pair->type, pair->tensors[1], i, u);
-        }
-        rounded[u] = __builtin_convertvector(sums[u], REALS);
-    }
-    memcpy(p, rounded, WHOLE_VECTORS * sizeof *p);
-}
+/* ---- The prediction */
 
 /* Lanes of `a` where the mask is set, of `b` elsewhere; a NaN leaves the mask unset, so it stays. */
 INLINE void DSK_NAME(select)(KEYS mask, WHOLE_REALS a, WHOLE_REALS *b) {
@@ -145,37 +92,69 @@ INLINE void DSK_NAME(clamp_tile)(WHOLE_REALS *p, DSK_REAL range, bool divides) {
     }
 }
 
-/* The tiles of p that fit into [begin, end), clamped. */
-INLINE void DSK_NAME(clamped_tiles)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t begin, size_t end,
-                                    DSK_REAL *p, bool is_pair, bool divides) {
-    const DSK_NAME(pair) pair = is_pair ? DSK_NAME(copy_pair)(program, scalars) : (DSK_NAME(pair)){0};
-    for (size_t i = begin; end - i >= TILE; i += TILE, p += TILE) {
-        WHOLE_REALS tile[WHOLE_VECTORS];
-        DSK_NAME(predict_tile)(program, scalars, &pair, is_pair, i, tile);
-        DSK_NAME(clamp_tile)(tile, scalars->range, divides);
-        memcpy(p, tile, sizeof tile);
+/* The prediction's scalars, copied: the compiler can't know that stores don't change a program. */
+typedef struct DSK_NAME(prediction) {
+    const void *tensors[DSK_PREDICTION_INPUT_COUNT];
+    DSK_SUM coefficients[DSK_PREDICTION_INPUT_COUNT];
+    unsigned n_inputs;
+    DSK_REAL range; /* r or s; infinite if p isn't clamped */
+    bool divides;   /* by s, after the clamp */
+} DSK_NAME(prediction);
+
+/* `inputs` is indexed by dsk_input. */
+INLINE DSK_NAME(prediction) DSK_NAME(find_prediction)(const dsk_program *program, const void *const *inputs) {
+    const dsk_form *form = program->form;
+    DSK_NAME(prediction) prediction = {.n_inputs = form->n_prediction_inputs, .divides = program->divides};
+    for (unsigned j = 0; j < form->n_prediction_inputs; j++) {
+        const unsigned input = form->prediction_inputs[j];
+        prediction.tensors[j] = inputs[input];
+        prediction.coefficients[j] = program->item->row->DSK_COEFFICIENTS.prediction[input];
+    }
+    const double range = program->range;
+    prediction.range = range == range ? (DSK_REAL)range : (DSK_REAL)__builtin_nanf(""); /* as coefficients: see rows.c */
+    return prediction;
+}
+
+/* The sum of a tile of p. */
+INLINE void DSK_NAME(sum_prediction)(const DSK_NAME(prediction) * prediction, size_t i, VECTOR *sums, const unsigned n_inputs) {
+    EACH_VECTOR sums[u] = (VECTOR){0};
+    for (unsigned j = 0; j < n_inputs; j++) {
+        const DSK_SUM c = prediction->coefficients[j];
+        EACH_VECTOR {
+            const VECTOR x = DSK_TILE(load_vector)(DSK_TYPE, prediction->tensors[j], i, u);
+            sums[u] = j == 0 ? c * x : sums[u] + c * x;
+        }
     }
 }
 
-/* Like clamped_tiles, with the program's clamp and terms. Too large to inline into each caller. */
-DSK_TARGET static __attribute__((noinline)) void DSK_NAME(predict_tiles)(const dsk_program *program,
-                                                                         const DSK_NAME(scalars) * scalars, size_t begin,
-                                                                         size_t end, DSK_REAL *p) {
-#define PREDICT(is_pair, divides) DSK_NAME(clamped_tiles)(program, scalars, begin, end, p, is_pair, divides)
-    const bool divides = program->clamp == DSK_CLAMP_THRESHOLD;
-    if (DSK_NAME(is_pair)(program)) {
-        if (divides)
-            PREDICT(true, true);
-        else
-            PREDICT(true, false);
-    } else {
-        if (divides)
-            PREDICT(false, true);
-        else
-            PREDICT(false, false);
-    }
-#undef PREDICT
+/* A tile of p. */
+INLINE void DSK_NAME(predict_tile)(const DSK_NAME(prediction) * prediction, size_t i, WHOLE_REALS *tile, const bool is_pair) {
+    VECTOR sums[DSK_TILE_VECTORS];
+    REALS rounded[DSK_TILE_VECTORS];
+    if (is_pair) /* as nearly always: a constant, so that sums stay in registers */
+        DSK_NAME(sum_prediction)(prediction, i, sums, 2);
+    else
+        DSK_NAME(sum_prediction)(prediction, i, sums, prediction->n_inputs);
+    EACH_VECTOR rounded[u] = __builtin_convertvector(sums[u], REALS);
+    memcpy(tile, rounded, sizeof rounded);
+    if (prediction->divides)
+        DSK_NAME(clamp_tile)(tile, prediction->range, true);
+    else
+        DSK_NAME(clamp_tile)(tile, prediction->range, false);
 }
+
+/* n elements of p, whole tiles; their elements are in the order of a tile's vectors. */
+DSK_TARGET static __attribute__((noinline)) void DSK_NAME(predict)(const dsk_program *program, const void *const *inputs, size_t n,
+                                                                   DSK_REAL *p) {
+    const DSK_NAME(prediction) prediction = DSK_NAME(find_prediction)(program, inputs);
+    for (size_t i = 0; i < n; i += TILE) {
+        WHOLE_REALS tile[WHOLE_VECTORS];
+        DSK_NAME(predict_tile)(&prediction, i, tile, prediction.n_inputs == 2);
+        memcpy(p + i, tile, sizeof tile);
+    }
+}
+
+/* ---- The outputs */
 
 /* Widens vector u of a tile of p. */
 INLINE VECTOR DSK_NAME(widen_prediction)(const void *tile, int u) {
@@ -184,320 +163,287 @@ INLINE VECTOR DSK_NAME(widen_prediction)(const void *tile, int u) {
     return __builtin_convertvector(reals, VECTOR);
 }
 
-/* The tiles that fit into [begin, end), for any program with n_outputs outputs. `p` holds its values from begin on. */
-INLINE void DSK_NAME(any_tiles)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t begin, size_t end,
-                                const bool *streaming, const DSK_REAL *p, unsigned n_outputs) {
-    for (size_t i = begin; end - i >= TILE; i += TILE) {
-        DSK_TILE(elements) results[DSK_OUTPUT_COUNT];
-        EACH_OUTPUT {
-            const dsk_combination *terms = &program->outputs[k];
-            dsk_element_type type = DSK_TYPE(program->destination_types[k]);
-            if (scalars->copies[k]) {
-                DSK_TILE(copy)(type, terms->tensors[0], i, &results[k]);
-            } else {
-                VECTOR sums[DSK_TILE_VECTORS];
-                DSK_NAME(combine_tile)(terms, scalars->outputs[k], i, sums);
-                if (terms->prediction != 0) {
-                    const DSK_SUM factor = scalars->output_prediction[k];
-                    EACH_VECTOR {
-                        const VECTOR x = DSK_NAME(widen_prediction)(p + (i - begin), u);
-                        sums[u] = terms->n_terms == 0 ? factor * x : sums[u] + factor * x;
-                    }
-                }
-                DSK_TILE(round)(type, sums, &results[k]);
-            }
-        }
-        EACH_OUTPUT
-        DSK_TILE(store)(DSK_TYPE(program->destination_types[k]), &results[k], program->destinations[k], i, streaming[k]);
-    }
-}
-
-#if !DSK_IS_MIXED
-
 /*
- * Like any_tiles, for plain programs, as nearly all steps are (see dsk_plain_form). The form and the number of the first output's
- * terms are compile-time constants: the loop only branches for streaming, its scalars stay in registers, and a tensor that both
- * outputs read is widened once.
+ * The loop: n elements, whole tiles, of all outputs. The numbers of inputs and of sums are compile-time constants, so that sums and
+ * coefficients stay in registers. So is n_last, or it is 0 and the form's. `has_more`: the program uses p or has a copy.
+ *
+ * inputs  indexed by dsk_input
+ * p       the block's, or NULL where p is computed on the way
  */
-INLINE void DSK_NAME(plain_tiles)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t begin, size_t end,
-                                  const bool *streaming, const DSK_REAL *p, unsigned n_terms, dsk_plain_form form) {
-    const dsk_element_type type = DSK_TYPE(program->destination_types[0]);
-    const bool has_p = form >= DSK_PLAIN_WITH_P, has_second = form != DSK_PLAIN_SUM && form != DSK_PLAIN_WITH_P;
-    const bool is_p_copied = form == DSK_PLAIN_WITH_P_AND_P && dsk_size(type) == sizeof(DSK_REAL);
-    /* The number of the first output's tensors that the second output combines. */
-    const unsigned shared = form == DSK_PLAIN_AND_TRIPLE                                     ? 3
-                            : form == DSK_PLAIN_AND_PAIR || form == DSK_PLAIN_AND_LATER_PAIR ? 2
-                            : form == DSK_PLAIN_WITH_P_AND_BOTH                              ? 1
-                                                                                             : 0;
-    const unsigned shared_begin = form == DSK_PLAIN_AND_LATER_PAIR ? 1 : 0;
-    void *const first = program->destinations[0], *const second = has_second ? program->destinations[1] : NULL;
-    const bool stream_first = streaming[0], stream_second = has_second && streaming[1];
-    const DSK_NAME(pair) pair = has_p && FUSES ? DSK_NAME(copy_pair)(program, scalars) : (DSK_NAME(pair)){0};
-    const DSK_REAL range = scalars->range;
-    const bool divides = program->clamp == DSK_CLAMP_THRESHOLD;
-    /* Copied for the same reason as pairs. */
-    const void *tensors[DSK_MOST_PLAIN_TERMS];
-    DSK_SUM factors[DSK_MOST_PLAIN_TERMS], others_factors[3] = {0, 0, 0};
-    const DSK_SUM p_factor = scalars->output_prediction[0], others_p_factor = scalars->output_prediction[1];
-    for (unsigned j = 0; j < n_terms; j++) {
-        tensors[j] = program->outputs[0].tensors[j];
-        factors[j] = scalars->outputs[0][j];
+INLINE void DSK_NAME(combine)(const dsk_program *program, const DSK_NAME(outputs) * outputs, const void *const *inputs,
+                              const DSK_REAL *p, size_t n, const unsigned n_inputs, const unsigned n_sums, unsigned n_last,
+                              const bool uses_p, const bool may_copy) {
+    enum { VECTORS = DSK_TILE_VECTORS };
+    /* Three sums take half a tile at a time: there are too few registers for a whole one. */
+    const int part = n_sums == 3 ? VECTORS / 2 : VECTORS;
+    const dsk_form *form = program->form;
+    const void *tensors[DSK_LOOP_INPUTS];
+    void *addresses[DSK_OUTPUT_COUNT];
+    DSK_SUM coefficients[DSK_OUTPUT_COUNT][DSK_LOOP_INPUTS], p_coefficients[DSK_OUTPUT_COUNT];
+    bool reads_p[DSK_OUTPUT_COUNT];
+    for (unsigned j = 0; j < n_inputs; j++) tensors[j] = inputs[form->inputs[j]];
+    for (unsigned m = 0; m < n_sums; m++) {
+        const dsk_prepared_row *row = program->item->row;
+        const unsigned k = form->outputs[m];
+        for (unsigned j = 0; j < n_inputs; j++) coefficients[m][j] = row->DSK_COEFFICIENTS.outputs[k][form->inputs[j]];
+        p_coefficients[m] = row->DSK_COEFFICIENTS.outputs[k][DSK_PREDICTION];
+        reads_p[m] = row->output_reads[k] >> DSK_PREDICTION;
+        addresses[m] = outputs->addresses[m];
     }
-    const void *const another = form == DSK_PLAIN_AND_COPY ? program->outputs[1].tensors[0] : NULL;
-    for (unsigned j = 0; j < shared; j++) others_factors[j] = scalars->outputs[1][j];
+    if (n_last == 0) n_last = form->n_last;
+    const bool streams = outputs->streams;
+    const bool copies = may_copy && form->n_sums < form->n_outputs, copies_p = copies && form->copied == DSK_PREDICTION;
+    const void *const copied = copies && !copies_p ? inputs[form->copied] : p;
+    void *const copy = copies ? outputs->addresses[n_sums] : NULL;
+    DSK_NAME(prediction) prediction = {.n_inputs = 0};
+    if (uses_p && COMPUTES_P) prediction = DSK_NAME(find_prediction)(program, inputs);
 
-    for (size_t i = begin; end - i >= TILE; i += TILE) {
-        DSK_TILE(elements) results[2];
-        VECTOR sums[DSK_TILE_VECTORS] = {{0}}, others[DSK_TILE_VECTORS] = {{0}};
+    for (size_t i = 0; i < n; i += TILE) {
+        DSK_TILE(elements) results[DSK_OUTPUT_COUNT], bits;
         WHOLE_REALS tile[WHOLE_VECTORS];
-        if (has_p && FUSES) {
-            DSK_NAME(predict_tile)(program, scalars, &pair, true, i, tile);
-            if (divides)
-                DSK_NAME(clamp_tile)(tile, range, true);
-            else
-                DSK_NAME(clamp_tile)(tile, range, false);
-        } else if (has_p) {
-            memcpy(tile, p + (i - begin), sizeof tile);
-        }
-        /* Term by term: one vector's additions depend on each other; the tile's other vectors fill the gaps. */
-        for (unsigned j = 0; j < n_terms; j++) {
-            EACH_VECTOR {
-                const VECTOR x = DSK_TILE(load_vector)(type, tensors[j], i, u);
-                sums[u] = j == 0 ? factors[j] * x : sums[u] + factors[j] * x;
-                if (j >= shared_begin && j < shared_begin + shared) {
-                    const DSK_SUM factor = others_factors[j - shared_begin];
-                    others[u] = j == shared_begin ? factor * x : others[u] + factor * x;
+        if (uses_p && COMPUTES_P) DSK_NAME(predict_tile)(&prediction, i, tile, true);
+        DSK_UNROLL for (int begin = 0; begin < VECTORS; begin += part) {
+            VECTOR sums[DSK_OUTPUT_COUNT][VECTORS], x[VECTORS];
+            DSK_UNROLL for (unsigned m = 1; m < n_sums; m++) EACH_PART sums[m][u] = -(VECTOR){0};
+            DSK_UNROLL for (unsigned j = 0; j < n_inputs; j++) {
+                EACH_PART x[u] = DSK_TILE(load_vector)(DSK_TYPE, tensors[j], i, begin + u);
+                DSK_UNROLL for (unsigned m = 0; m < n_sums; m++) {
+                    const DSK_SUM c = coefficients[m][j];
+                    const bool is_last = m > 0 && m == n_sums - 1;
+                    if (is_last && j >= n_last) continue;
+                    if (m == 0 && j == 0)
+                        EACH_PART sums[m][u] = c * x[u];
+                    else
+                        EACH_PART sums[m][u] = sums[m][u] + c * x[u];
                 }
             }
-        }
-        if (has_p) {
-            EACH_VECTOR {
-                const VECTOR x = DSK_NAME(widen_prediction)(tile, u);
-                sums[u] = sums[u] + p_factor * x;
-                if (form == DSK_PLAIN_WITH_P_AND_P && !is_p_copied) others[u] = x;
-                if (form == DSK_PLAIN_WITH_P_AND_BOTH) others[u] = others[u] + others_p_factor * x;
+            if (uses_p) {
+                EACH_PART x[u] = DSK_NAME(widen_prediction)(COMPUTES_P ? (const void *)tile : (const void *)(p + i), begin + u);
+                DSK_UNROLL for (unsigned m = 0; m < n_sums; m++) {
+                    const DSK_SUM c = p_coefficients[m];
+                    if (reads_p[m]) EACH_PART sums[m][u] = sums[m][u] + c * x[u];
+                }
             }
+            DSK_UNROLL for (unsigned m = 0; m < n_sums; m++)
+                EACH_PART DSK_TILE(round_vector)(DSK_TYPE, sums[m][u], begin + u, &results[m]);
+            if (copies_p && !IS_P_STORED) EACH_PART DSK_TILE(round_vector)(DSK_TYPE, x[u], begin + u, &bits);
         }
-        EACH_VECTOR DSK_TILE(round_vector)(type, sums[u], u, &results[0]);
-        if (form == DSK_PLAIN_AND_COPY)
-            DSK_TILE(copy)(type, another, i, &results[1]);
-        else if (is_p_copied)
-            DSK_TILE(copy)(type, tile, 0, &results[1]);
-        else if (has_second)
-            EACH_VECTOR DSK_TILE(round_vector)(type, others[u], u, &results[1]);
-        /* One branch for all stores. With two, the compiler would delay the second output's work. */
-        if (stream_first || stream_second) {
-            DSK_TILE(store)(type, &results[0], first, i, stream_first);
-            if (has_second) DSK_TILE(store)(type, &results[1], second, i, stream_second);
+        if (copies) {
+            if (!copies_p || IS_P_STORED) DSK_TILE(copy)(DSK_TYPE, copied, i, &bits);
+            DSK_TILE(store)(DSK_TYPE, &bits, copy, i, streams && outputs->streaming[n_sums]);
+        }
+        /* One branch for all stores. With one for each, the compiler would delay the later outputs' work. */
+        if (streams) {
+            DSK_UNROLL for (unsigned m = 0; m < n_sums; m++)
+                DSK_TILE(store)(DSK_TYPE, &results[m], addresses[m], i, outputs->streaming[m]);
         } else {
-            DSK_TILE(store)(type, &results[0], first, i, false);
-            if (has_second) DSK_TILE(store)(type, &results[1], second, i, false);
+            DSK_UNROLL for (unsigned m = 0; m < n_sums; m++) DSK_TILE(store)(DSK_TYPE, &results[m], addresses[m], i, false);
         }
     }
 }
 
-#endif
-
-/* The tiles that fit into [begin, end), for a program of DSK_PLAIN form `form`; `p` as for any_tiles. Too large to inline. */
-DSK_TARGET static __attribute__((noinline)) void DSK_NAME(combine_tiles)(const dsk_program *program,
-                                                                         const DSK_NAME(scalars) * scalars, size_t begin,
-                                                                         size_t end, const bool *streaming, const DSK_REAL *p,
-                                                                         unsigned form) {
-    (void)form;
-#if !DSK_IS_MIXED
-#define PLAIN(n_terms, form) \
-    case DSK_PLAIN(n_terms, form): DSK_NAME(plain_tiles)(program, scalars, begin, end, streaming, p, n_terms, form); return;
-    switch (form) { DSK_PLAIN_LOOPS(PLAIN) }
-#undef PLAIN
-#endif
-    switch (program->n_outputs) {
-    case 1: DSK_NAME(any_tiles)(program, scalars, begin, end, streaming, p, 1); return;
-    case 2: DSK_NAME(any_tiles)(program, scalars, begin, end, streaming, p, 2); return;
-    case 3: DSK_NAME(any_tiles)(program, scalars, begin, end, streaming, p, 3); return;
+/* Like combine, for any form, and for outputs of other types than the kind's. */
+DSK_TARGET static __attribute__((noinline)) void DSK_NAME(combine_any)(const dsk_program *program,
+                                                                       const DSK_NAME(outputs) * outputs, const void *const *inputs,
+                                                                       const DSK_REAL *p, size_t n) {
+    const dsk_form *form = program->form;
+    const dsk_prepared_row *row = program->item->row;
+    DSK_REAL tile[TILE];
+    for (size_t i = 0; i < n; i += TILE) {
+        DSK_TILE(elements) results[DSK_OUTPUT_COUNT];
+        const DSK_REAL *tile_p = p + i;
+        if (form->uses_prediction && COMPUTES_P) {
+            const void *moved[DSK_INPUT_COUNT];
+            for (unsigned set = form->read_inputs; set;) {
+                const unsigned input = dsk_take_first(&set);
+                moved[input] = (const char *)inputs[input] + i * ELEMENT_BYTES;
+            }
+            DSK_NAME(predict)(program, moved, TILE, tile);
+            tile_p = tile;
+        }
+        for (unsigned m = 0; m < form->n_outputs; m++) {
+            const unsigned k = form->outputs[m], terms = row->output_reads[k];
+            const DSK_SUM *coefficients = row->DSK_COEFFICIENTS.outputs[k];
+            const dsk_element_type type = DSK_HAS_OTHER_TYPES ? outputs->types[m] : DSK_TYPE;
+            if (m >= form->n_sums && form->copied != DSK_PREDICTION) {
+                DSK_TILE(copy)(type, inputs[form->copied], i, &results[m]);
+                continue;
+            }
+            VECTOR sums[DSK_TILE_VECTORS];
+            /* A sum begins with -0, which changes no number, unless it has no terms. */
+            EACH_VECTOR sums[u] = (VECTOR){0};
+            if (terms) EACH_VECTOR sums[u] = -sums[u];
+            for (unsigned j = 0; j < form->n_inputs; j++) {
+                const unsigned input = form->inputs[j];
+                if (!(terms >> input & 1)) continue;
+                const DSK_SUM c = coefficients[input];
+                EACH_VECTOR sums[u] = sums[u] + c * DSK_TILE(load_vector)(DSK_TYPE, inputs[input], i, u);
+            }
+            if (terms >> DSK_PREDICTION) {
+                const DSK_SUM c = coefficients[DSK_PREDICTION];
+                EACH_VECTOR sums[u] = sums[u] + c * DSK_NAME(widen_prediction)(tile_p, u);
+            }
+            DSK_TILE(round)(type, sums, &results[m]);
+        }
+        for (unsigned m = 0; m < form->n_outputs; m++) {
+            const dsk_element_type type = DSK_HAS_OTHER_TYPES ? outputs->types[m] : DSK_TYPE;
+            DSK_TILE(store)(type, &results[m], outputs->addresses[m], i, outputs->streams && outputs->streaming[m]);
+        }
     }
 }
 
-/*
- * The tiles that fit into [begin, end); returns their end. p is computed for a block and then combined. A single loop would round
- * and widen p between a tile's inputs and outputs: a float32 step then takes up to a third longer (measured), although it widens
- * less.
- */
-INLINE size_t DSK_NAME(step_tiles)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t begin, size_t end,
-                                   const bool *streaming) {
-    const size_t tiles_end = begin + (end - begin) / TILE * TILE;
-    unsigned form = DSK_IS_MIXED ? 0 : dsk_plain_program(program, scalars->copies);
-    if (program->uses_prediction && FUSES && !DSK_NAME(is_pair)(program)) form = 0;
-    if (!program->uses_prediction || (FUSES && form != 0)) {
-        DSK_NAME(combine_tiles)(program, scalars, begin, tiles_end, streaming, NULL, form);
-        return tiles_end;
+/* The loop for a program's form. */
+DSK_TARGET static __attribute__((noinline)) void DSK_NAME(choose_loop)(const dsk_program *program,
+                                                                       const DSK_NAME(outputs) * outputs, const void *const *inputs,
+                                                                       const DSK_REAL *p, size_t n, bool is_regular) {
+    /*
+     * FULL    all sums read all inputs
+     * PAIR    the last sum reads the first two inputs: a third quicker than COPY, AVX2, two sums
+     * COPY    the last sum reads some inputs, and one output may be a copy
+     * WITH_P  like COPY, and p has two inputs
+     */
+    enum { FULL, PAIR, COPY, WITH_P, VARIANTS };
+    /* clang-format off */
+#define FORM(n_inputs, n_sums, variant) (((n_inputs) * (DSK_OUTPUT_COUNT + 1) + (n_sums)) * VARIANTS + (variant))
+#define LOOP(n_inputs, n_sums, n_last, variant)                                                                    \
+    case FORM(n_inputs, n_sums, variant):                                                                          \
+        DSK_NAME(combine)(program, outputs, inputs, p, n, n_inputs, n_sums, n_last, variant == WITH_P, variant >= COPY); \
+        return;
+#define FULL_OR_COPY(n_inputs, n_sums) LOOP(n_inputs, n_sums, n_inputs, FULL) LOOP(n_inputs, n_sums, 0, COPY)
+#define LAST_PAIR(n_inputs) LOOP(n_inputs, 2, 2, PAIR) LOOP(n_inputs, 3, 2, PAIR)
+#define ANY_WITH_P(n_inputs) LOOP(n_inputs, 1, 0, WITH_P) LOOP(n_inputs, 2, 0, WITH_P) LOOP(n_inputs, 3, 0, WITH_P)
+    const dsk_form *form = program->form;
+    const bool is_full = form->n_sums == 1 || form->n_last == form->n_inputs, copies = form->n_sums < form->n_outputs;
+    const unsigned variant = form->uses_prediction ? WITH_P : copies ? COPY : is_full ? FULL : form->n_last == 2 ? PAIR : COPY;
+    if (form->uses_prediction && form->n_prediction_inputs != 2) is_regular = false;
+    switch (is_regular ? FORM(form->n_inputs, form->n_sums, variant) : 0) {
+        FULL_OR_COPY(1, 1) FULL_OR_COPY(2, 1) FULL_OR_COPY(3, 1) FULL_OR_COPY(4, 1) FULL_OR_COPY(5, 1) FULL_OR_COPY(6, 1)
+        FULL_OR_COPY(1, 2) FULL_OR_COPY(2, 2) FULL_OR_COPY(3, 2) FULL_OR_COPY(4, 2) FULL_OR_COPY(5, 2)
+        FULL_OR_COPY(2, 3) FULL_OR_COPY(3, 3) FULL_OR_COPY(4, 3) FULL_OR_COPY(5, 3)
+        LAST_PAIR(3) LAST_PAIR(4) LAST_PAIR(5)
+        ANY_WITH_P(1) ANY_WITH_P(2) ANY_WITH_P(3) ANY_WITH_P(4)
+    default: DSK_NAME(combine_any)(program, outputs, inputs, p, n);
     }
-    enum { BLOCK = DSK_BLOCK_BYTES / sizeof(DSK_REAL) };
-    _Static_assert(BLOCK % TILE == 0, "only the last tile may be incomplete");
+#undef ANY_WITH_P
+#undef LAST_PAIR
+#undef FULL_OR_COPY
+#undef LOOP
+#undef FORM
+    /* clang-format on */
+}
+
+/* ---- The step */
+
+/* Whole tiles of all outputs, at most a block of them if the program uses p. */
+INLINE void DSK_NAME(step_tiles)(const dsk_program *program, const DSK_NAME(outputs) * outputs, const void *const *inputs,
+                                 size_t n) {
+    bool is_regular = program->form->is_regular;
+    for (unsigned m = 0; DSK_HAS_OTHER_TYPES && m < program->form->n_sums; m++) is_regular &= outputs->types[m] == DSK_TYPE;
+    if (COMPUTES_P || !program->form->uses_prediction) {
+        DSK_NAME(choose_loop)(program, outputs, inputs, NULL, n, is_regular);
+        return;
+    }
     DSK_REAL p[BLOCK] __attribute__((aligned(64)));
-    for (size_t i = begin; i < tiles_end; i += BLOCK) {
-        const size_t block_end = tiles_end - i < BLOCK ? tiles_end : i + BLOCK;
-        DSK_NAME(predict_tiles)(program, scalars, i, block_end, p);
-        DSK_NAME(combine_tiles)(program, scalars, i, block_end, streaming, p, form);
+    DSK_NAME(predict)(program, inputs, n, p);
+    DSK_NAME(choose_loop)(program, outputs, inputs, p, n, is_regular);
+}
+
+/* Fewer elements than a tile, in buffers padded with zeros. Inputs are copied before outputs are written. */
+DSK_TARGET static __attribute__((noinline)) void DSK_NAME(step_end)(const dsk_program *program, const DSK_NAME(outputs) * outputs,
+                                                                    const void *const *inputs, size_t n) {
+    DSK_SUM buffers[DSK_INPUT_COUNT + DSK_OUTPUT_COUNT][TILE] __attribute__((aligned(64)));
+    const void *padded[DSK_INPUT_COUNT];
+    DSK_NAME(outputs) end = *outputs;
+    end.streams = false;
+    for (unsigned set = program->form->read_inputs; set;) {
+        const unsigned input = dsk_take_first(&set);
+        memset(buffers[input], 0, sizeof buffers[input]);
+        memcpy(buffers[input], inputs[input], n * ELEMENT_BYTES);
+        padded[input] = buffers[input];
     }
-    return tiles_end;
+    const unsigned n_outputs = program->form->n_outputs;
+    for (unsigned m = 0; m < n_outputs; m++) end.addresses[m] = buffers[DSK_INPUT_COUNT + m];
+    DSK_NAME(step_tiles)(program, &end, padded, TILE);
+    for (unsigned m = 0; m < n_outputs; m++) memcpy(outputs->addresses[m], end.addresses[m], n * dsk_size(outputs->types[m]));
+}
+
+/* n elements from `begin` on, at most a block of them if the program uses p or has other types. Moves the outputs' addresses on. */
+DSK_TARGET static __attribute__((noinline)) void DSK_NAME(step_block)(const dsk_program *program, DSK_NAME(outputs) * outputs,
+                                                                      size_t begin, size_t n) {
+    const dsk_form *form = program->form;
+    const void *inputs[DSK_INPUT_COUNT];
+    DSK_REAL widened[DSK_HAS_OTHER_TYPES ? DSK_INPUT_COUNT : 1][BLOCK] __attribute__((aligned(64)));
+    DSK_NAME(find_inputs)(program->item, form->read_inputs, begin, n, inputs, widened);
+    /* Inputs of its size are widened already, and no output is written yet. */
+    if (DSK_HAS_OTHER_TYPES && program->raw_input)
+        memmove((char *)program->raw_output + begin * program->raw_size,
+                (const char *)program->raw_input + begin * program->raw_size, n * program->raw_size);
+    const size_t n_tiled = n / TILE * TILE;
+    if (n_tiled > 0) DSK_NAME(step_tiles)(program, outputs, inputs, n_tiled);
+    for (unsigned m = 0; m < form->n_outputs; m++)
+        outputs->addresses[m] = (char *)outputs->addresses[m] + n_tiled * dsk_size(outputs->types[m]);
+    if (n_tiled == n) return;
+    for (unsigned set = form->read_inputs; set;) {
+        const unsigned input = dsk_take_first(&set);
+        inputs[input] = (const char *)inputs[input] + n_tiled * ELEMENT_BYTES;
+    }
+    DSK_NAME(step_end)(program, outputs, inputs, n - n_tiled);
+    for (unsigned m = 0; m < form->n_outputs; m++)
+        outputs->addresses[m] = (char *)outputs->addresses[m] + (n - n_tiled) * dsk_size(outputs->types[m]);
 }
 
 /*
- * The ends of tensors, at most a tile each. They are computed in buffers on the stack, padded with zeros. Inputs are copied before
- * outputs are written, so steps in place are correct.
+ * Takes the elements up to the first cache line of an output that streams, and decides which outputs stream from there on: streaming
+ * stores need aligned addresses. Returns the index of the next element.
  */
-DSK_TARGET static void DSK_NAME(step_end)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t begin, size_t end) {
-    DSK_REAL buffers[DSK_INPUT_COUNT + DSK_OUTPUT_COUNT][TILE] __attribute__((aligned(64)));
-    const bool streaming[DSK_OUTPUT_COUNT] = {false, false, false};
-    dsk_padded_program padded;
-    while (begin < end) {
-        size_t n = end - begin < TILE ? end - begin : TILE;
-        dsk_pad(&padded, program, begin, n, buffers, sizeof buffers[0]);
-        DSK_NAME(step_tiles)(&padded.program, scalars, 0, TILE, streaming);
-        dsk_unpad(&padded, program, begin, n);
-        begin += n;
-    }
+DSK_TARGET static __attribute__((noinline)) size_t DSK_NAME(begin_streaming)(const dsk_program *program,
+                                                                             DSK_NAME(outputs) * outputs, size_t begin,
+                                                                             size_t end) {
+    unsigned first = 0;
+    while (!program->streaming[first]) first++;
+    const size_t size = dsk_size(outputs->types[first]), past = (uintptr_t)outputs->addresses[first] % DSK_STREAM_ALIGNMENT;
+    const size_t n = (DSK_STREAM_ALIGNMENT - past) % DSK_STREAM_ALIGNMENT / size;
+    if (n >= end - begin) return begin;
+    if (n > 0) DSK_NAME(step_block)(program, outputs, begin, n);
+    outputs->streams = true;
+    for (unsigned m = 0; m < program->form->n_outputs; m++)
+        outputs->streaming[m] = program->streaming[m] && (uintptr_t)outputs->addresses[m] % DSK_STREAM_ALIGNMENT == 0;
+    return begin + n;
 }
 
 DSK_TARGET static void DSK_NAME(step)(const dsk_program *program, size_t begin, size_t end) {
-    DSK_NAME(scalars) scalars;
-    DSK_NAME(round_scalars)(program, &scalars);
-    bool streaming[DSK_OUTPUT_COUNT] = {false, false, false}, streams = false;
-
-    /* Streaming stores need aligned addresses: the first streamed output determines where the tiles start. */
-    size_t i = begin;
-    for (unsigned k = 0; k < program->n_outputs && !streams; k++) {
-        streams = program->streaming[k];
-        while (streams && i < end && !DSK_NAME(is_aligned)(program, k, i)) i++;
+    const dsk_form *form = program->form;
+    const dsk_item *item = program->item;
+    DSK_NAME(outputs) outputs;
+    for (unsigned m = 0; m < form->n_outputs; m++) {
+        const unsigned k = form->outputs[m];
+        outputs.types[m] = DSK_HAS_OTHER_TYPES ? item->output_types[k] : DSK_TYPE;
+        outputs.addresses[m] = (char *)item->outputs[k] + begin * dsk_size(outputs.types[m]);
     }
-    for (unsigned k = 0; k < program->n_outputs; k++) streaming[k] = program->streaming[k] && DSK_NAME(is_aligned)(program, k, i);
-
-    if (begin < i) DSK_NAME(step_end)(program, &scalars, begin, i);
-    i = DSK_NAME(step_tiles)(program, &scalars, i, end, streaming);
-    if (i < end) DSK_NAME(step_end)(program, &scalars, i, end);
-    if (streams) dsk_fence_streaming();
-}
-
-/* The key of |p|: see threshold.c. */
-
-#define MAGNITUDE (sizeof(DSK_KEY) == 4 ? (DSK_KEY)INT32_MAX : (DSK_KEY)INT64_MAX) /* all bits but the sign */
-#define INFINITE ((DSK_KEY)(sizeof(DSK_KEY) == 4 ? 0xFFll << 23 : 0x7FFll << 52))
-
-INLINE DSK_KEY DSK_NAME(element_key)(const dsk_program *program, const DSK_NAME(scalars) * scalars, size_t i) {
-    DSK_REAL p = DSK_NAME(predict_element)(program, scalars, i);
-    DSK_KEY key;
-    memcpy(&key, &p, sizeof key);
-    return key & MAGNITUDE;
-}
-
-/* One bit per lane, set if the lane is negative. */
-INLINE uint64_t DSK_NAME(signs)(KEYS lanes) {
-#if defined(__x86_64__) && DSK_VECTOR_BYTES == 64
-    return sizeof(DSK_KEY) == 4 ? _mm512_movepi32_mask((__m512i)lanes) : _mm512_movepi64_mask((__m512i)lanes);
-#elif defined(__x86_64__) && DSK_VECTOR_BYTES == 32
-    return (unsigned)(sizeof(DSK_KEY) == 4 ? _mm256_movemask_ps((__m256)lanes) : _mm256_movemask_pd((__m256d)lanes));
-#elif defined(__x86_64__)
-    return (unsigned)(sizeof(DSK_KEY) == 4 ? _mm_movemask_ps((__m128)lanes) : _mm_movemask_pd((__m128d)lanes));
-#else
-    uint64_t bits = 0;
-    for (size_t lane = 0; lane < sizeof lanes / sizeof lanes[0]; lane++) bits |= (uint64_t)(lanes[lane] < 0) << lane;
-    return bits;
-#endif
-}
-
-INLINE size_t DSK_NAME(sum)(KEYS counts) {
-    size_t sum = 0;
-    for (size_t lane = 0; lane < sizeof counts / sizeof counts[0]; lane++) sum += (size_t)counts[lane];
-    return sum;
-}
-
-/* A block of keys, and the result of sifting it. */
-typedef struct DSK_NAME(sifted) {
-    DSK_KEY keys[DSK_SIEVE_ELEMENTS] __attribute__((aligned(64)));
-    uint64_t marks[DSK_SIEVE_ELEMENTS / 64]; /* one bit per key, set if low < key <= high */
-    size_t n_below, n_above;
-    DSK_KEY greatest;
-} DSK_NAME(sifted);
-
-/* Turns n values of p into keys in place, and counts and marks them. */
-INLINE void DSK_NAME(sift_keys)(DSK_NAME(sifted) * sifted, size_t n, DSK_KEY low, DSK_KEY high) {
-    enum { LANES = sizeof(KEYS) / sizeof(DSK_KEY), VECTORS = 4 };
-    _Static_assert(64 % (VECTORS * LANES) == 0, "the marks of VECTORS vectors must fit into one word");
-    KEYS below = {0}, above = {0}, greatest = {0};
-    size_t i = 0;
-    for (; n - i >= VECTORS * LANES; i += VECTORS * LANES) {
-        KEYS *const keys = (KEYS *)(sifted->keys + i);
-        uint64_t marks = 0;
-        DSK_UNROLL for (int u = 0; u < VECTORS; u++) {
-            const KEYS key = keys[u] & MAGNITUDE;
-            /* A lane of a mask is 0 or -1. No difference overflows: keys and high are at least 0, low is at least -1. */
-            const KEYS is_greater = key > greatest;
-            below -= key < low;
-            above -= key > high;
-            greatest = (is_greater & key) | (~is_greater & greatest);
-            marks |= DSK_NAME(signs)((low - key) & (key - high - 1)) << u * LANES;
-            keys[u] = key;
-        }
-        sifted->marks[i / 64] |= marks << i % 64;
+    outputs.streams = false;
+    if (program->streams) begin = DSK_NAME(begin_streaming)(program, &outputs, begin, end);
+    const bool in_blocks = (form->uses_prediction && !COMPUTES_P) || (DSK_HAS_OTHER_TYPES && program->has_other_types);
+    const size_t most = in_blocks ? BLOCK : end - begin;
+    while (begin < end) {
+        const size_t n = end - begin < most ? end - begin : most;
+        DSK_NAME(step_block)(program, &outputs, begin, n);
+        begin += n;
     }
-    sifted->n_below = DSK_NAME(sum)(below);
-    sifted->n_above = DSK_NAME(sum)(above);
-    sifted->greatest = 0;
-    for (int lane = 0; lane < LANES; lane++)
-        sifted->greatest = greatest[lane] > sifted->greatest ? greatest[lane] : sifted->greatest;
-    for (; i < n; i++) {
-        const DSK_KEY key = sifted->keys[i] &= MAGNITUDE;
-        sifted->n_below += key < low;
-        sifted->n_above += key > high;
-        if (key > sifted->greatest) sifted->greatest = key;
-        sifted->marks[i / 64] |= (uint64_t)(key > low && key <= high) << i % 64;
-    }
+    if (outputs.streams) dsk_fence_streaming();
 }
 
-DSK_TARGET static size_t DSK_NAME(sift)(const dsk_program *program, size_t begin, size_t end, dsk_sieve *sieve, uint64_t *between) {
-    const DSK_KEY low = (DSK_KEY)sieve->low, high = (DSK_KEY)sieve->high;
-    const size_t n = end - begin, n_in_tiles = n / TILE * TILE;
-    DSK_NAME(sifted) sifted;
-    memset(sifted.marks, 0, sizeof sifted.marks);
-    DSK_NAME(scalars) scalars;
-    DSK_NAME(round_scalars)(program, &scalars);
-    DSK_NAME(predict_tiles)(program, &scalars, begin, begin + n_in_tiles, (DSK_REAL *)sifted.keys);
-    for (size_t i = n_in_tiles; i < n; i++) sifted.keys[i] = DSK_NAME(element_key)(program, &scalars, begin + i);
-    DSK_NAME(sift_keys)(&sifted, n, low, high);
+#include "sieve_template.h"
 
-    /* At the usual ratios few elements are marked, but marks are in too many tiles to branch on each tile. */
-    size_t n_marked = 0, n_between = 0;
-    for (size_t word = 0; word < (n + 63) / 64; word++) {
-        for (uint64_t marks = sifted.marks[word]; marks != 0; marks &= marks - 1) {
-            const DSK_KEY key = sifted.keys[word * 64 + (size_t)__builtin_ctzll(marks)];
-            between[n_between] = (uint64_t)key;
-            n_between += key < high;
-            n_marked++;
-        }
-    }
-    sieve->n_below_low += sifted.n_below;
-    sieve->n_to_low += n - sifted.n_above - n_marked;
-    sieve->n_below_high += low < high ? n - sifted.n_above - n_marked + n_between : sifted.n_below;
-    sieve->n_to_high += n - sifted.n_above;
-    sieve->has_nan |= sifted.greatest > INFINITE;
-    return n_between;
-}
-
-DSK_TARGET static void DSK_NAME(pick)(const dsk_program *program, const size_t *positions, size_t n, uint64_t *keys) {
-    DSK_NAME(scalars) scalars;
-    DSK_NAME(round_scalars)(program, &scalars);
-    for (size_t i = 0; i < n; i++) keys[i] = (uint64_t)DSK_NAME(element_key)(program, &scalars, positions[i]);
-}
-
-#undef MAGNITUDE
-#undef INFINITE
 #undef VECTOR
 #undef REALS
 #undef WHOLE_REALS
 #undef WHOLE_VECTORS
 #undef KEYS
 #undef TILE
-#undef FUSES
+#undef BLOCK
+#undef ELEMENT_BYTES
 #undef EACH_VECTOR
-#undef EACH_OUTPUT
+#undef EACH_PART
+#undef COMPUTES_P
+#undef IS_P_STORED
 #undef INLINE

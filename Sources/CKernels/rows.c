@@ -4,6 +4,8 @@
 
 #include "environment.h"
 
+#include <string.h>
+
 /* The terms with a coefficient other than 0, as bits. */
 static uint16_t terms_of(const double *coefficients, unsigned count) {
     unsigned terms = 0;
@@ -11,19 +13,101 @@ static uint16_t terms_of(const double *coefficients, unsigned count) {
     return (uint16_t)terms;
 }
 
-static bool is_copy(const double *coefficients, unsigned terms) {
-    const unsigned inputs = (1u << DSK_INPUT_COUNT) - 1;
-    bool is_one_input = terms != 0 && (terms & (terms - 1)) == 0 && (terms & ~inputs) == 0;
-    return is_one_input && coefficients[__builtin_ctz(terms)] == 1;
+/* Whether an output is one term as it is. */
+static bool is_copy(const dsk_prepared_row *row, unsigned k) {
+    const unsigned terms = row->output_reads[k];
+    return terms != 0 && (terms & (terms - 1)) == 0 && row->row.outputs[k][__builtin_ctz(terms)] == 1;
 }
 
+/* Lists the elements of a set; returns their number. */
+static uint8_t list(unsigned set, uint8_t *elements) {
+    uint8_t n = 0;
+    while (set) elements[n++] = (uint8_t)dsk_take_first(&set);
+    return n;
+}
+
+void dsk_find_form(const dsk_prepared_row *row, unsigned wanted, bool copies, dsk_form *form) {
+    unsigned sums[DSK_OUTPUT_COUNT], n_sums = 0, inputs = 0, read = 0, copy = DSK_OUTPUT_COUNT;
+    bool uses_prediction = false;
+    for (unsigned set = wanted; set;) {
+        const unsigned k = dsk_take_first(&set), terms = row->output_reads[k];
+        uses_prediction |= terms >> DSK_PREDICTION;
+        read |= terms & DSK_ALL_INPUTS;
+        if (copies && copy == DSK_OUTPUT_COUNT && is_copy(row, k)) {
+            copy = k;
+        } else {
+            sums[n_sums++] = k;
+            inputs |= terms & DSK_ALL_INPUTS;
+        }
+    }
+    const unsigned prediction_inputs = uses_prediction ? row->prediction_reads : 0;
+    *form = (dsk_form){.wanted = (uint8_t)wanted, .n_sums = (uint8_t)n_sums, .uses_prediction = uses_prediction};
+    form->read_inputs = (uint16_t)(read | prediction_inputs);
+    form->n_inputs = list(inputs, form->inputs);
+    form->n_prediction_inputs = list(prediction_inputs, form->prediction_inputs);
+
+    /* Sums of all inputs come first. A sum of fewer is regular if it is the only one, and no input lies between those that it reads. */
+    form->is_regular = n_sums > 0 && inputs != 0;
+    form->n_last = form->n_inputs;
+    uint8_t n = 0, last = DSK_OUTPUT_COUNT;
+    for (unsigned m = 0; m < n_sums; m++) {
+        const unsigned k = sums[m], terms = row->output_reads[k], own = terms & DSK_ALL_INPUTS;
+        form->is_regular &= terms != 0;
+        if (own == inputs || last != DSK_OUTPUT_COUNT) {
+            form->outputs[n++] = (uint8_t)k;
+            form->is_regular &= own == inputs;
+        } else {
+            last = (uint8_t)k;
+            const unsigned count = (unsigned)__builtin_popcount(own), others = inputs & ~own;
+            form->n_last = (uint8_t)count;
+            form->is_regular &= n_sums > 1 && (others & ((own ? 1u << (31 - __builtin_clz(own)) : 1u) - 1)) == 0;
+        }
+    }
+    if (last != DSK_OUTPUT_COUNT) form->outputs[n++] = last;
+    if (copy != DSK_OUTPUT_COUNT) {
+        form->outputs[n++] = (uint8_t)copy;
+        form->copied = (uint8_t)__builtin_ctz(row->output_reads[copy]);
+    }
+    form->n_outputs = n;
+}
+
+/*
+ * Rounds a coefficient to 29 bits, to nearest even. Its product with a float32 of 24 bits is then exact in a double of 53, and so
+ * are its products with narrower types. Fusing a product and a sum therefore changes nothing, and every instruction set may use its
+ * fastest instructions and still give the same bits. The relative error of up to 2^-29 is far below the result's rounding, 2^-24.
+ */
+static double shortened(double coefficient) {
+    uint64_t bits;
+    memcpy(&bits, &coefficient, sizeof bits);
+    if ((bits >> 52 & 0x7FF) == 0x7FF) return coefficient; /* infinity or NaN: nothing to round */
+    bits = (bits + 0x7FFFFF + (bits >> 24 & 1)) & ~(uint64_t)0xFFFFFF;
+    memcpy(&coefficient, &bits, sizeof bits);
+    return coefficient;
+}
+/* Replaces every NaN by one whose lower half is zero, as bfloat16_tile_template.h needs for rounding. */
+static float single(double coefficient) { return coefficient == coefficient ? (float)coefficient : __builtin_nanf(""); }
+
 void dsk_prepare_valid_row(const dsk_row *row, dsk_prepared_row *prepared) {
+    const dsk_environment host = dsk_begin_default();
     prepared->row = *row;
     prepared->prediction_reads = terms_of(row->prediction, DSK_PREDICTION_INPUT_COUNT);
+    for (unsigned i = 0; i < DSK_PREDICTION_INPUT_COUNT; i++) {
+        prepared->shortened.prediction[i] = shortened(row->prediction[i]);
+        prepared->single.prediction[i] = single(row->prediction[i]);
+    }
+    unsigned wanted = 0;
     for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++) {
         prepared->output_reads[k] = terms_of(row->outputs[k], DSK_TERM_COUNT);
-        prepared->is_copy[k] = is_copy(row->outputs[k], prepared->output_reads[k]);
+        wanted |= (unsigned)(prepared->output_reads[k] != 0) << k;
+        for (unsigned i = 0; i < DSK_TERM_COUNT; i++) {
+            prepared->shortened.outputs[k][i] = shortened(row->outputs[k][i]);
+            prepared->single.outputs[k][i] = single(row->outputs[k][i]);
+        }
     }
+    const unsigned last = 1u << (DSK_OUTPUT_COUNT - 1);
+    dsk_find_form(prepared, wanted & ~last, true, &prepared->forms[0]);
+    dsk_find_form(prepared, wanted | last, true, &prepared->forms[1]);
+    dsk_end_default(host);
 }
 
 dsk_status dsk_prepare_row(const dsk_row *row, dsk_prepared_row *prepared) {

@@ -4,6 +4,8 @@
 
 #include "elements.h"
 
+#include <math.h>
+
 #include <stdatomic.h>
 
 /*
@@ -24,30 +26,20 @@ void dsk_set_limits(dsk_limits limits) {
     atomic_store_explicit(&streaming_bytes, limits.streaming_bytes, memory_order_relaxed);
 }
 
-/* The inputs that an item reads, as sets of bits 1 << dsk_input. */
-typedef struct item_reads {
-    unsigned prediction; /* for p, if an output uses it */
-    unsigned outputs[DSK_OUTPUT_COUNT];
-    bool uses_prediction;
-} item_reads;
-
-static void find_reads(const dsk_item *item, bool for_thresholds, item_reads *reads) {
-    const dsk_prepared_row *row = item->row;
-    unsigned all = 0;
-    for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++) {
-        unsigned terms = item->outputs[k] ? row->output_reads[k] : 0;
-        reads->outputs[k] = terms & ~(1u << DSK_PREDICTION);
-        all |= terms;
-    }
-    reads->uses_prediction = for_thresholds || all >> DSK_PREDICTION;
-    reads->prediction = reads->uses_prediction ? row->prediction_reads : 0;
+/* The outputs of an item that are wanted: bit k for output k. */
+static unsigned wanted_outputs(const dsk_item *item) {
+    unsigned wanted = 0;
+    for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++) wanted |= (unsigned)(item->outputs[k] != NULL) << k;
+    return wanted;
 }
 
-/* Removes the first input from a non-empty set. */
-static unsigned take_first(unsigned *set) {
-    unsigned first = (unsigned)__builtin_ctz(*set);
-    *set &= *set - 1;
-    return first;
+/* The form for the outputs of an item that are wanted: the row's own, or one that is made in `own`. */
+static const dsk_form *find_form(const dsk_item *item, dsk_form *own) {
+    const unsigned wanted = wanted_outputs(item);
+    const dsk_form *form = &item->row->forms[wanted >> (DSK_OUTPUT_COUNT - 1)];
+    if (form->wanted == wanted) return form;
+    dsk_find_form(item->row, wanted, true, own);
+    return own;
 }
 
 /* More elements than any address space holds, of any type. */
@@ -68,11 +60,13 @@ static dsk_status check_clamp(const dsk_item *item, bool for_thresholds) {
 }
 
 /* Checks the tensors that an item with elements reads and, for a step, writes. */
-static dsk_status check_tensors(const dsk_item *item, const item_reads *reads, bool for_thresholds) {
+static dsk_status check_tensors(const dsk_item *item, bool for_thresholds) {
+    dsk_form own;
+    const dsk_form *form = find_form(item, &own);
     const size_t n = item->n_elements;
-    const void *outputs[DSK_OUTPUT_COUNT]; /* the outputs that aren't skipped */
+    const void *outputs[DSK_OUTPUT_COUNT]; /* the outputs that are wanted */
     size_t output_bytes[DSK_OUTPUT_COUNT];
-    unsigned n_outputs = 0, all = reads->prediction;
+    unsigned n_outputs = 0;
     for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++) {
         if (!item->outputs[k]) continue;
         if (!is_type(item->output_types[k])) return DSK_UNKNOWN_TYPE;
@@ -83,10 +77,9 @@ static dsk_status check_tensors(const dsk_item *item, const item_reads *reads, b
             if (dsk_overlap(outputs[other], output_bytes[other], item->outputs[k], n * size)) return DSK_OVERLAP;
         outputs[n_outputs] = item->outputs[k];
         output_bytes[n_outputs++] = n * size;
-        all |= reads->outputs[k];
     }
-    while (all) {
-        unsigned input = take_first(&all);
+    for (unsigned set = for_thresholds ? item->row->prediction_reads : form->read_inputs; set;) {
+        unsigned input = dsk_take_first(&set);
         const void *tensor = item->inputs[input];
         if (!tensor) return DSK_MISSING_INPUT;
         if (!is_type(item->input_types[input])) return DSK_UNKNOWN_TYPE;
@@ -111,9 +104,7 @@ static dsk_status check_items(const dsk_item *items, size_t n_items, bool for_th
         dsk_status status = check_clamp(item, for_thresholds);
         if (status != DSK_OK) return status;
         if (item->n_elements == 0) continue;
-        item_reads reads;
-        find_reads(item, for_thresholds, &reads);
-        status = check_tensors(item, &reads, for_thresholds);
+        status = check_tensors(item, for_thresholds);
         if (status != DSK_OK) return status;
     }
     return DSK_OK;
@@ -123,74 +114,88 @@ dsk_status dsk_check_thresholds(const dsk_item *items, size_t n_items) { return 
 
 static unsigned type_bit(dsk_element_type type) { return 1u << type; }
 
-/* Sets the terms for the inputs of a set, and adds their types to `types`. */
-static void add_terms(dsk_combination *terms, const dsk_item *item, unsigned inputs, const double *coefficients, unsigned *types) {
-    unsigned n = 0;
-    while (inputs) {
-        unsigned input = take_first(&inputs);
-        terms->tensors[n] = item->inputs[input];
-        terms->types[n] = (uint8_t)item->input_types[input];
-        terms->coefficients[n++] = coefficients[input];
-        *types |= type_bit(item->input_types[input]);
-    }
-    terms->n_terms = n;
+/* Sets the kernels that run the tensors of the types in a set. */
+static void set_kind(dsk_program *program, unsigned types) {
+    const unsigned float32 = type_bit(DSK_FLOAT32), float64 = type_bit(DSK_FLOAT64), float16 = type_bit(DSK_FLOAT16);
+    dsk_element_type widest = types & float64   ? DSK_FLOAT64
+                              : types & float32 ? DSK_FLOAT32
+                              : types & float16 ? DSK_FLOAT16
+                                                : DSK_BFLOAT16;
+    const bool has_both_halves = types == (float16 | type_bit(DSK_BFLOAT16));
+    program->kind = has_both_halves ? DSK_KERNEL_HALVES : (dsk_kernel_kind)widest;
+    program->is_wide = widest == DSK_FLOAT64;
+    program->has_other_types = has_both_halves || types & ~type_bit(widest);
 }
 
-/* The kernels for tensors of the types in the set `own`, in an item of the types in the set `all`. */
-static dsk_kernel_kind kernel_kind(unsigned own, unsigned all) {
-    const unsigned float32 = type_bit(DSK_FLOAT32), float64 = type_bit(DSK_FLOAT64);
-    if (all & float64) return own == float64 ? (dsk_kernel_kind)DSK_FLOAT64 : DSK_KERNEL_WIDE;
-    if (all & float32) return own == float32 ? (dsk_kernel_kind)DSK_FLOAT32 : DSK_KERNEL_SHORT;
-    if (own == type_bit(DSK_FLOAT16)) return (dsk_kernel_kind)DSK_FLOAT16;
-    return own == type_bit(DSK_BFLOAT16) ? (dsk_kernel_kind)DSK_BFLOAT16 : DSK_KERNEL_HALF;
+static unsigned types_of(const dsk_item *item, unsigned inputs) {
+    unsigned types = 0;
+    while (inputs) types |= type_bit(item->input_types[dsk_take_first(&inputs)]);
+    return types;
 }
 
 /* p alone. Its type depends on all tensors that a step of the item reads and writes; some of them may be missing here. */
 void dsk_prepare_thresholds(dsk_program *program, const dsk_item *item) {
-    item_reads reads;
-    find_reads(item, true, &reads);
-    unsigned own = 0, others = 0;
-    *program = (dsk_program){.uses_prediction = true};
-    add_terms(&program->prediction, item, reads.prediction, item->row->row.prediction, &own);
-    for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++) {
-        if (!item->outputs[k]) continue;
-        others |= type_bit(item->output_types[k]);
-        for (unsigned read = reads.outputs[k]; read;) {
-            unsigned input = take_first(&read);
-            if (item->inputs[input] && is_type(item->input_types[input])) others |= type_bit(item->input_types[input]);
-        }
+    const dsk_prepared_row *row = item->row;
+    dsk_form *form = &program->own_form;
+    const unsigned wanted = wanted_outputs(item);
+    dsk_find_form(row, wanted, true, form);
+    unsigned types = types_of(item, row->prediction_reads);
+    for (unsigned set = wanted; set;) types |= type_bit(item->output_types[dsk_take_first(&set)]);
+    for (unsigned set = form->read_inputs; set;) {
+        unsigned input = dsk_take_first(&set);
+        if (item->inputs[input] && is_type(item->input_types[input])) types |= type_bit(item->input_types[input]);
     }
-    program->is_wide = (own | others) & type_bit(DSK_FLOAT64);
-    program->kind = kernel_kind(own, own | others);
+    form->n_prediction_inputs = 0;
+    for (unsigned set = row->prediction_reads; set;)
+        form->prediction_inputs[form->n_prediction_inputs++] = (uint8_t)dsk_take_first(&set);
+    program->item = item;
+    program->form = form;
+    program->range = (double)INFINITY;
+    program->divides = false;
+    set_kind(program, types);
+}
+
+/* Whether an output has the memory of an input: those cache lines are in the cache anyway. */
+static bool is_input(const dsk_item *item, const void *output) {
+    for (unsigned input = 0; input < DSK_INPUT_COUNT; input++)
+        if (item->inputs[input] == output) return true;
+    return false;
 }
 
 /* Prepares an item; `streaming`: outputs that aren't inputs bypass the caches. */
 static void prepare(dsk_program *program, const dsk_item *item, bool streaming) {
-    const dsk_row *row = &item->row->row;
-    item_reads reads;
-    find_reads(item, false, &reads);
-    unsigned types = 0;
-    program->uses_prediction = reads.uses_prediction;
-    program->prediction.prediction = 0; /* p is not a term of itself */
-    add_terms(&program->prediction, item, reads.prediction, row->prediction, &types);
-    program->clamp = row->clamp;
-    program->clamp_range = row->clamp == DSK_CLAMP_THRESHOLD ? item->threshold : row->clamp_range;
-    program->n_outputs = 0;
-    for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++) {
-        if (!item->outputs[k]) continue;
-        unsigned place = program->n_outputs++;
-        add_terms(&program->outputs[place], item, reads.outputs[k], row->outputs[k], &types);
-        program->outputs[place].prediction = row->outputs[k][DSK_PREDICTION];
-        program->destinations[place] = item->outputs[k];
-        program->destination_types[place] = (uint8_t)item->output_types[k];
-        types |= type_bit(item->output_types[k]);
-        program->streaming[place] = streaming;
-        /* Cache lines of inputs are in the cache anyway. */
-        for (unsigned input = 0; streaming && input < DSK_INPUT_COUNT; input++)
-            if (item->inputs[input] == item->outputs[k]) program->streaming[place] = false;
+    const dsk_prepared_row *row = item->row;
+    const dsk_form *form = find_form(item, &program->own_form);
+    unsigned types = types_of(item, form->read_inputs);
+    for (unsigned m = 0; m < form->n_outputs; m++) types |= type_bit(item->output_types[form->outputs[m]]);
+    set_kind(program, types);
+    program->raw_input = NULL;
+    if (form->n_sums < form->n_outputs) {
+        /* The loops copy to tensors of their own type only. */
+        const unsigned k = form->outputs[form->n_sums], input = form->copied;
+        const dsk_element_type type = item->output_types[k];
+        if ((unsigned)type != (unsigned)program->kind) {
+            const bool is_raw = input != DSK_PREDICTION && item->input_types[input] == type;
+            if (is_raw) {
+                program->raw_input = item->inputs[input];
+                program->raw_output = item->outputs[k];
+                program->raw_size = dsk_size(type);
+            }
+            dsk_find_form(row, is_raw ? form->wanted & ~(1u << k) : form->wanted, false, &program->own_form);
+            form = &program->own_form;
+        }
     }
-    program->is_wide = types & type_bit(DSK_FLOAT64);
-    program->kind = kernel_kind(types, types);
+    program->item = item;
+    program->form = form;
+    program->divides = row->row.clamp == DSK_CLAMP_THRESHOLD;
+    program->range = program->divides                    ? item->threshold
+                     : row->row.clamp == DSK_CLAMP_RANGE ? row->row.clamp_range
+                                                         : (double)INFINITY;
+    program->streams = false;
+    for (unsigned m = 0; streaming && m < form->n_outputs; m++) {
+        program->streaming[m] = !is_input(item, item->outputs[form->outputs[m]]);
+        program->streams |= program->streaming[m];
+    }
 }
 
 typedef struct step_work {
@@ -234,15 +239,11 @@ static void step_chunk(void *context, size_t chunk) {
 
 /* The bytes that an item reads and writes. */
 static size_t traffic(const dsk_item *item) {
-    item_reads reads;
-    find_reads(item, false, &reads);
-    unsigned inputs = reads.prediction;
+    dsk_form own;
+    const dsk_form *form = find_form(item, &own);
     size_t element_bytes = 0;
-    for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++) {
-        if (item->outputs[k]) element_bytes += dsk_size(item->output_types[k]);
-        inputs |= reads.outputs[k];
-    }
-    while (inputs) element_bytes += dsk_size(item->input_types[take_first(&inputs)]);
+    for (unsigned set = form->read_inputs; set;) element_bytes += dsk_size(item->input_types[dsk_take_first(&set)]);
+    for (unsigned m = 0; m < form->n_outputs; m++) element_bytes += dsk_size(item->output_types[form->outputs[m]]);
     return item->n_elements * element_bytes;
 }
 

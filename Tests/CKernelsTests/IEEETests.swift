@@ -122,6 +122,59 @@ extension KernelTests {
             }
         }
 
+        /// A sum of minus zeros is minus zero, whatever the loop.
+        @Test(arguments: ElementKind.allCases)
+        func minusZerosStay(kind: ElementKind) throws {
+            func check<T: Element>(_: T.Type) throws {
+                let zeros = [T](repeating: -0.0, count: 70)
+                for count in 1...7 {
+                    for lastCount in Set([1, min(2, count), count]) {
+                        for outputCount in 1...3 {
+                            var row = Row()
+                            for output in 0..<outputCount {
+                                let readCount = output > 0 && output == outputCount - 1 ? lastCount : count
+                                for input in 0..<readCount { row.outputs[output][input] = 2 }
+                            }
+                            let inputs = (0..<count).map { _ in Tensor(zeros) }
+                            let outputs = (0..<outputCount).map { _ in Tensor<T>(count: zeros.count) }
+                            try forEachISA { isa in
+                                let context =
+                                    "\(count) inputs, \(lastCount) of the last output, \(outputCount) outputs, ISA \(isa.rawValue)"
+                                try require(Call(row, inputs: inputs, outputs: outputs, count: zeros.count).step(), context)
+                                for output in outputs { try require(noProblem: output.problem(expecting: zeros), context) }
+                            }
+                        }
+                    }
+                }
+            }
+            try check(kind.type)
+        }
+
+        /// An output that doesn't read p isn't changed by a p that is infinite.
+        @Test(arguments: ElementKind.allCases)
+        func infinitePredictionStaysAway(kind: ElementKind) throws {
+            func check<T: Element>(_: T.Type) throws {
+                let values = [T](repeating: -0.0, count: 70), infinities = [T](repeating: .infinity, count: 70)
+                for outputCount in 1...2 {
+                    var row = Row()
+                    row.prediction = [1, 1, 0, 0]
+                    for output in 0..<outputCount { row.outputs[output][0] = 2 }
+                    row.outputs[2][Row.predictionTerm] = 1
+                    let inputs = [Tensor(values), Tensor(infinities)], outputs = (0..<3).map { _ in Tensor<T>(count: 70) }
+                    let given = (0..<3).map { $0 < outputCount || $0 == 2 ? outputs[$0] : nil }
+                    try forEachISA { isa in
+                        let context = "\(outputCount) outputs, ISA \(isa.rawValue)"
+                        try require(Call(row, inputs: inputs, outputs: given, count: 70).step(), context)
+                        for output in outputs[0..<outputCount] {
+                            try require(noProblem: output.problem(expecting: values), context)
+                        }
+                        try require(noProblem: outputs[2].problem(expecting: infinities), context)
+                    }
+                }
+            }
+            try check(kind.type)
+        }
+
         @Test func denormalsAreKept() throws {
             for result in try outcome(of: [.leastNormalMagnitude, .leastNonzeroMagnitude], coefficient: 0.5) {
                 #expect(result == [.leastNormalMagnitude / 2, 0])

@@ -15,7 +15,8 @@
  *
  * Adding noise and scaling are maps of this form too: out = a x + s z and out = c x.
  *
- * Memory      A step reads each input stream once and writes each output stream once. Nothing is ever allocated.
+ * Memory      A step reads each input stream once and writes each output stream once. Nothing is ever allocated. A call takes at
+ *             most 64 KiB of each thread's stack.
  * Types       Each tensor has its own element type, also within an item: engines run models in float16 or bfloat16 and keep samples
  *             in float32. Conversions happen in registers and take no extra pass.
  * Arithmetic  An output's terms are summed in the order of the `dsk_input` indices, p last. The sum is rounded once, to nearest
@@ -28,7 +29,7 @@
  *
  *             p is rounded to its type before and after T.
  *             A zero coefficient means that the term is absent: its tensor isn't read, and an infinity in it doesn't become a NaN.
- *             An output that is one input of its own type times 1 is a copy of its bits.
+ *             An output that is one input of its own type times 1 has its bits; of two such outputs, one may quiet NaNs.
  *             The result has the same bits on every instruction set, for any number of threads, in place or not, for coefficients
  *             that are 0 or from 2^-800 to 2^800 in magnitude. NaNs stay NaNs, but their bits may differ. Items of half types alone
  *             need coefficients in float32's range, from 2^-126 to 2^127.
@@ -122,15 +123,33 @@ typedef struct dsk_row {
     double threshold_maximum; /* > 0 */
 } dsk_row;
 
+/* How a step computes the outputs that are wanted of a row; a part of dsk_prepared_row. */
+typedef struct dsk_form {
+    uint16_t read_inputs;                                  /* all inputs that are read: bit i for dsk_input i */
+    uint8_t wanted;                                        /* bit k: output k is wanted */
+    uint8_t n_outputs, outputs[DSK_OUTPUT_COUNT];          /* the wanted ones: sums, then at most one copy of an input or of p */
+    uint8_t n_sums, n_inputs, inputs[DSK_INPUT_COUNT];     /* the inputs of all sums, in the order of summation */
+    uint8_t n_prediction_inputs, prediction_inputs[DSK_PREDICTION_INPUT_COUNT];
+    uint8_t copied;                                        /* the dsk_input that the copy copies, if there is one */
+    uint8_t n_last;                                        /* the last sum reads the first n_last of the inputs, and the others all; */
+    bool is_regular;                                       /* unless this is false */
+    bool uses_prediction;
+} dsk_form;
+
 /*
  * A row with everything that a step needs to know of it besides addresses and types. It has no pointers: it may be copied, and any
  * number of threads may step with it at once. Its members are for the library alone, and later versions may have others.
  */
 typedef struct dsk_prepared_row {
-    dsk_row row;
-    uint16_t prediction_reads;               /* the inputs that p combines: bit i for dsk_input i */
-    uint16_t output_reads[DSK_OUTPUT_COUNT]; /* the terms of each output, p included */
-    bool is_copy[DSK_OUTPUT_COUNT];          /* the output is one input times 1 */
+    dsk_row row; /* the coefficients of sums in float64, if the widest type is float64 */
+    struct {
+        double prediction[DSK_PREDICTION_INPUT_COUNT], outputs[DSK_OUTPUT_COUNT][DSK_TERM_COUNT];
+    } shortened; /* those if the widest type is float32 */
+    struct {
+        float prediction[DSK_PREDICTION_INPUT_COUNT], outputs[DSK_OUTPUT_COUNT][DSK_TERM_COUNT];
+    } single; /* those of sums in float32 */
+    uint16_t prediction_reads, output_reads[DSK_OUTPUT_COUNT]; /* the terms: bit i for dsk_input i */
+    dsk_form forms[2];                                         /* without and with the last output */
 } dsk_prepared_row;
 
 /*
@@ -199,7 +218,7 @@ void dsk_run(const dsk_item *items, size_t n_items, unsigned max_threads);
  *
  * Reads the tensors of p once, and a sample of them before. If the sample is unrepresentative, which takes adversarial data, they
  * are read again, at most 70 times for each of v[k] and v[k+1]. An empty item gets min(1, maximum). Uses no memory beyond the
- * workspaces and 20 KiB of stack per thread.
+ * workspaces and 64 KiB of stack per thread.
  *
  * Errors: as dsk_step; DSK_NULL_POINTER and DSK_MISALIGNED for the workspace. On error no threshold is written.
  */
