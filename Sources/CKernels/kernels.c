@@ -21,6 +21,30 @@
 #define DSK_UNROLL _Pragma("GCC unroll 4")
 #endif
 
+/* The forms that have a loop of their own: see dsk_form. */
+typedef enum dsk_loop_variant {
+    DSK_FULL,   /* all sums read all inputs */
+    DSK_PAIR,   /* the last sum reads the first two inputs: a third quicker than DSK_COPY (AVX2, two sums) */
+    DSK_COPY,   /* the last sum reads some inputs, and one output may be a copy */
+    DSK_WITH_P, /* like DSK_COPY, and p has two inputs */
+    DSK_LOOP_VARIANT_COUNT,
+} dsk_loop_variant;
+
+/* X(inputs, sums, variant) for those that steps of schedulers have. Other forms take combine_any. */
+/* clang-format off */
+#define DSK_LOOPS(X)                                                                \
+    X(1, 1, FULL) X(2, 1, FULL) X(3, 1, FULL) X(4, 1, FULL) X(5, 1, FULL) X(6, 1, FULL) \
+    X(2, 2, FULL) X(3, 2, FULL) X(4, 2, FULL) X(2, 3, FULL) X(3, 3, FULL) X(4, 3, FULL) \
+    X(3, 2, PAIR) X(4, 2, PAIR) X(5, 2, PAIR) X(3, 3, PAIR) X(4, 3, PAIR) X(5, 3, PAIR) \
+    X(1, 1, COPY) X(2, 1, COPY) X(3, 1, COPY) X(4, 1, COPY) X(5, 1, COPY)           \
+    X(2, 2, COPY) X(3, 2, COPY) X(4, 2, COPY) X(5, 2, COPY)                         \
+    X(1, 1, WITH_P) X(2, 1, WITH_P) X(3, 1, WITH_P) X(1, 2, WITH_P) X(2, 2, WITH_P) X(3, 2, WITH_P) \
+    X(2, 3, WITH_P) X(3, 3, WITH_P)
+/* clang-format on */
+
+#define DSK_LOOP_NUMBER(n_inputs, n_sums, variant) \
+    (((n_inputs) * (DSK_OUTPUT_COUNT + 1) + (n_sums)) * DSK_LOOP_VARIANT_COUNT + (variant))
+
 /* Bytes of p computed per block. A block and its inputs fit in L1. */
 enum { DSK_BLOCK_BYTES = 4096 };
 
@@ -67,6 +91,7 @@ static inline uint64_t dsk_grid_constant(int fraction_bits) { return ((uint64_t)
 #undef DSK_TILE_NAME
 
 #define DSK_TEMPLATE "kernels_template.h"
+#define DSK_KIND_LOOPS DSK_LOOPS
 
 /* Fusing is welcome here, since it changes nothing. */
 #if defined(__clang__)
@@ -135,10 +160,13 @@ static inline uint64_t dsk_grid_constant(int fraction_bits) { return ((uint64_t)
 #undef DSK_HAS_OTHER_TYPES
 #undef DSK_TILE_NAME
 
+/* Items of both half types: all tensors are widened to float32, and no output has it. */
 #define DSK_KIND_NAME halves
 #define DSK_TYPE DSK_FLOAT32
 #define DSK_HAS_OTHER_TYPES 1
 #define DSK_TILE_NAME float_tile
+#undef DSK_KIND_LOOPS
+#define DSK_KIND_LOOPS(X)
 #include "kernels_all_isas.h"
 
 #define DSK_VARIANT(kind, isa) {step_##kind##_##isa, sift_##kind##_##isa, pick_##kind##_##isa}

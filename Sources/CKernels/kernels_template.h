@@ -9,6 +9,7 @@
  *   DSK_TYPE             the kind's element type
  *   DSK_HAS_OTHER_TYPES  1 if tensors of an item may have other types, which are widened
  *   DSK_WIDEN            the function that widens elements to DSK_REAL
+ *   DSK_KIND_LOOPS(X)    the loops that the kind has: see DSK_LOOPS (kernels.c)
  *   DSK_COEFFICIENTS     the member of dsk_prepared_row with the coefficients, rounded for this kind
  *   DSK_VECTOR_BYTES     the size of a vector
  *   DSK_TARGET           the function attribute that allows the instruction set, or nothing
@@ -21,7 +22,7 @@
  *   step         takes a thread's elements of the item in blocks, if the kind computes p first or widens tensors, else at once
  *   step_block   widens tensors of other types, and pads the last elements to a tile
  *   step_tiles   computes p for the block
- *   choose_loop  finds the loop for the form
+ *   run_loop     finds the loop for the form: see DSK_LOOPS (kernels.c)
  *   combine      is the loop: for each tile it widens every input once, adds it to the sums that read it, and rounds the sums
  *
  * A tile is computed for all outputs before any of them is stored, which makes every kind of in-place step correct.
@@ -164,15 +165,15 @@ INLINE VECTOR DSK_NAME(widen_prediction)(const void *tile, int u) {
 }
 
 /*
- * The loop: n elements, whole tiles, of all outputs. The numbers of inputs and of sums are compile-time constants, so that sums and
- * coefficients stay in registers. So is n_last, or it is 0 and the form's. `has_more`: the program uses p or has a copy.
+ * The loop: n elements, whole tiles, of all outputs. The numbers of inputs and of sums and the variant are compile-time constants, so
+ * that sums and coefficients stay in registers, and a tile takes no branches for what the form doesn't have.
  *
  * inputs  indexed by dsk_input
  * p       the block's, or NULL where p is computed on the way
  */
 INLINE void DSK_NAME(combine)(const dsk_program *program, const DSK_NAME(outputs) * outputs, const void *const *inputs,
-                              const DSK_REAL *p, size_t n, const unsigned n_inputs, const unsigned n_sums, unsigned n_last,
-                              const bool uses_p, const bool may_copy) {
+                              const DSK_REAL *p, size_t n, const unsigned n_inputs, const unsigned n_sums,
+                              const dsk_loop_variant variant) {
     enum { VECTORS = DSK_TILE_VECTORS };
     /* Three sums take half a tile at a time: there are too few registers for a whole one. */
     const int part = n_sums == 3 ? VECTORS / 2 : VECTORS;
@@ -190,7 +191,8 @@ INLINE void DSK_NAME(combine)(const dsk_program *program, const DSK_NAME(outputs
         reads_p[m] = row->output_reads[k] >> DSK_PREDICTION;
         addresses[m] = outputs->addresses[m];
     }
-    if (n_last == 0) n_last = form->n_last;
+    const unsigned n_last = variant == DSK_FULL ? n_inputs : variant == DSK_PAIR ? 2 : form->n_last;
+    const bool uses_p = variant == DSK_WITH_P, may_copy = variant == DSK_COPY || variant == DSK_WITH_P;
     const bool streams = outputs->streams;
     const bool copies = may_copy && form->n_sums < form->n_outputs, copies_p = copies && form->copied == DSK_PREDICTION;
     const void *const copied = copies && !copies_p ? inputs[form->copied] : p;
@@ -292,44 +294,37 @@ DSK_TARGET static __attribute__((noinline)) void DSK_NAME(combine_any)(const dsk
     }
 }
 
-/* The loop for a program's form. */
-DSK_TARGET static __attribute__((noinline)) void DSK_NAME(choose_loop)(const dsk_program *program,
-                                                                       const DSK_NAME(outputs) * outputs, const void *const *inputs,
-                                                                       const DSK_REAL *p, size_t n, bool is_regular) {
-    /*
-     * FULL    all sums read all inputs
-     * PAIR    the last sum reads the first two inputs: a third quicker than COPY, AVX2, two sums
-     * COPY    the last sum reads some inputs, and one output may be a copy
-     * WITH_P  like COPY, and p has two inputs
-     */
-    enum { FULL, PAIR, COPY, WITH_P, VARIANTS };
-    /* clang-format off */
-#define FORM(n_inputs, n_sums, variant) (((n_inputs) * (DSK_OUTPUT_COUNT + 1) + (n_sums)) * VARIANTS + (variant))
-#define LOOP(n_inputs, n_sums, n_last, variant)                                                                    \
-    case FORM(n_inputs, n_sums, variant):                                                                          \
-        DSK_NAME(combine)(program, outputs, inputs, p, n, n_inputs, n_sums, n_last, variant == WITH_P, variant >= COPY); \
-        return;
-#define FULL_OR_COPY(n_inputs, n_sums) LOOP(n_inputs, n_sums, n_inputs, FULL) LOOP(n_inputs, n_sums, 0, COPY)
-#define LAST_PAIR(n_inputs) LOOP(n_inputs, 2, 2, PAIR) LOOP(n_inputs, 3, 2, PAIR)
-#define ANY_WITH_P(n_inputs) LOOP(n_inputs, 1, 0, WITH_P) LOOP(n_inputs, 2, 0, WITH_P) LOOP(n_inputs, 3, 0, WITH_P)
+/* A function for each loop of DSK_LOOPS, so that a profile names it. */
+#define LOOP_NAME(n_inputs, n_sums, variant) DSK_NAME(loop_##n_inputs##_##n_sums##_##variant)
+#define LOOP(n_inputs, n_sums, variant)                                                                                          \
+    DSK_TARGET static __attribute__((noinline)) void LOOP_NAME(n_inputs, n_sums, variant)(                                       \
+        const dsk_program *program, const DSK_NAME(outputs) * outputs, const void *const *inputs, const DSK_REAL *p, size_t n) { \
+        DSK_NAME(combine)(program, outputs, inputs, p, n, n_inputs, n_sums, DSK_##variant);                                      \
+    }
+DSK_KIND_LOOPS(LOOP)
+#undef LOOP
+
+/* Runs the loop for a program's form. */
+INLINE void DSK_NAME(run_loop)(const dsk_program *program, const DSK_NAME(outputs) * outputs, const void *const *inputs,
+                               const DSK_REAL *p, size_t n) {
     const dsk_form *form = program->form;
+    bool has_loop = form->is_regular && !(form->uses_prediction && form->n_prediction_inputs != 2);
+    for (unsigned m = 0; DSK_HAS_OTHER_TYPES && m < form->n_sums; m++) has_loop &= outputs->types[m] == DSK_TYPE;
     const bool is_full = form->n_sums == 1 || form->n_last == form->n_inputs, copies = form->n_sums < form->n_outputs;
-    const unsigned variant = form->uses_prediction ? WITH_P : copies ? COPY : is_full ? FULL : form->n_last == 2 ? PAIR : COPY;
-    if (form->uses_prediction && form->n_prediction_inputs != 2) is_regular = false;
-    switch (is_regular ? FORM(form->n_inputs, form->n_sums, variant) : 0) {
-        FULL_OR_COPY(1, 1) FULL_OR_COPY(2, 1) FULL_OR_COPY(3, 1) FULL_OR_COPY(4, 1) FULL_OR_COPY(5, 1) FULL_OR_COPY(6, 1)
-        FULL_OR_COPY(1, 2) FULL_OR_COPY(2, 2) FULL_OR_COPY(3, 2) FULL_OR_COPY(4, 2) FULL_OR_COPY(5, 2)
-        FULL_OR_COPY(2, 3) FULL_OR_COPY(3, 3) FULL_OR_COPY(4, 3) FULL_OR_COPY(5, 3)
-        LAST_PAIR(3) LAST_PAIR(4) LAST_PAIR(5)
-        ANY_WITH_P(1) ANY_WITH_P(2) ANY_WITH_P(3) ANY_WITH_P(4)
+    const dsk_loop_variant variant = form->uses_prediction ? DSK_WITH_P
+                                     : copies              ? DSK_COPY
+                                     : is_full             ? DSK_FULL
+                                     : form->n_last == 2   ? DSK_PAIR
+                                                           : DSK_COPY;
+#define LOOP(n_inputs, n_sums, variant)                                       \
+    case DSK_LOOP_NUMBER(n_inputs, n_sums, DSK_##variant):                    \
+        LOOP_NAME(n_inputs, n_sums, variant)(program, outputs, inputs, p, n); \
+        return;
+    switch (has_loop ? DSK_LOOP_NUMBER(form->n_inputs, form->n_sums, variant) : 0) {
+        DSK_KIND_LOOPS(LOOP)
     default: DSK_NAME(combine_any)(program, outputs, inputs, p, n);
     }
-#undef ANY_WITH_P
-#undef LAST_PAIR
-#undef FULL_OR_COPY
 #undef LOOP
-#undef FORM
-    /* clang-format on */
 }
 
 /* ---- The step */
@@ -337,15 +332,13 @@ DSK_TARGET static __attribute__((noinline)) void DSK_NAME(choose_loop)(const dsk
 /* Whole tiles of all outputs, at most a block of them if the program uses p. */
 INLINE void DSK_NAME(step_tiles)(const dsk_program *program, const DSK_NAME(outputs) * outputs, const void *const *inputs,
                                  size_t n) {
-    bool is_regular = program->form->is_regular;
-    for (unsigned m = 0; DSK_HAS_OTHER_TYPES && m < program->form->n_sums; m++) is_regular &= outputs->types[m] == DSK_TYPE;
     if (COMPUTES_P || !program->form->uses_prediction) {
-        DSK_NAME(choose_loop)(program, outputs, inputs, NULL, n, is_regular);
+        DSK_NAME(run_loop)(program, outputs, inputs, NULL, n);
         return;
     }
     DSK_REAL p[BLOCK] __attribute__((aligned(64)));
     DSK_NAME(predict)(program, inputs, n, p);
-    DSK_NAME(choose_loop)(program, outputs, inputs, p, n, is_regular);
+    DSK_NAME(run_loop)(program, outputs, inputs, p, n);
 }
 
 /* Fewer elements than a tile, in buffers padded with zeros. Inputs are copied before outputs are written. */
@@ -441,6 +434,7 @@ DSK_TARGET static void DSK_NAME(step)(const dsk_program *program, size_t begin, 
 #undef KEYS
 #undef TILE
 #undef BLOCK
+#undef LOOP_NAME
 #undef ELEMENT_BYTES
 #undef EACH_VECTOR
 #undef EACH_PART
