@@ -43,7 +43,7 @@ typedef enum dsk_loop_variant {
 /* clang-format on */
 
 #define DSK_LOOP_NUMBER(n_inputs, n_sums, variant) \
-    (((n_inputs) * (DSK_OUTPUT_COUNT + 1) + (n_sums)) * DSK_LOOP_VARIANT_COUNT + (variant))
+    (((unsigned)(n_inputs) * (DSK_OUTPUT_COUNT + 1u) + (unsigned)(n_sums)) * DSK_LOOP_VARIANT_COUNT + (unsigned)(variant))
 
 /* Bytes of p computed per block. A block and its inputs fit in L1. */
 enum { DSK_BLOCK_BYTES = 4096 };

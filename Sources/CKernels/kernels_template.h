@@ -192,7 +192,7 @@ INLINE void DSK_NAME(combine)(const dsk_program *program, const DSK_NAME(outputs
         addresses[m] = outputs->addresses[m];
     }
     const unsigned n_last = variant == DSK_FULL ? n_inputs : variant == DSK_PAIR ? 2 : form->n_last;
-    const bool uses_p = variant == DSK_WITH_P, may_copy = variant == DSK_COPY || variant == DSK_WITH_P;
+    const bool uses_p = variant == DSK_WITH_P, may_copy = n_sums < DSK_OUTPUT_COUNT && (variant == DSK_COPY || uses_p);
     const bool streams = outputs->streams;
     const bool copies = may_copy && form->n_sums < form->n_outputs, copies_p = copies && form->copied == DSK_PREDICTION;
     const void *const copied = copies && !copies_p ? inputs[form->copied] : p;
