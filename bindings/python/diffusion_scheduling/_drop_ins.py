@@ -8,6 +8,7 @@ import contextlib
 import functools
 import inspect
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -23,6 +24,9 @@ from ._core import Core, Ordered, Results, Stateless, parts
 from ._description import Description, function
 from ._handles import Plan, StepRow
 from ._tensors import is_beyond_reach, step_by_row
+
+ENDS = "final_alpha_cumprod", "initial_alpha_cumprod", "one"
+"""The attributes that hold the signal variance before timestep 0."""
 
 LARGEST = 1_000_000
 """The library has no use for a number above; the originals may make a table of that length."""
@@ -58,7 +62,6 @@ class DropIn(Core):
     sigmas: Tensor
     betas: Tensor
     alphas_cumprod: Tensor
-    final_alpha_cumprod: Tensor
     dt: float | None
     _internal_dict: Any
     _shift: float
@@ -76,8 +79,14 @@ class DropIn(Core):
     """Whether the original has noise levels besides its timesteps."""
     _spans_by_count = False
     """Whether steps span as many timesteps as the number of steps says, rather than to the next timestep of a list."""
-    _is_made = False
-    """Whether the constructor has ended."""
+    _fixed: ClassVar[Sequence[str]]
+    """The keys that only the original's constructor reads."""
+    _kept: ClassVar[Sequence[str]]
+    """Those of them that its steps read from attributes."""
+    _made: Mapping[str, Any] | None = None
+    """The configuration that the constructor ended with; None before that."""
+    _made_span: tuple[float, ...] = ()
+    """Flow matching's `_span` at that time."""
     _request: tuple[int, dict[str, Any]] | None = None
     """The request of the present plan."""
     _trained: Tensor | None = None
@@ -117,8 +126,10 @@ class DropIn(Core):
     def _values(self, *, reads_table: bool = True) -> dict[str, Any]:
         """The configuration as it is now, which a caller may have changed, and the table of signal variances."""
         # Values may have been set as attributes. Which keys nobody has set doesn't matter: all have values here.
-        config, state = self._internal_dict, self.__dict__
+        config, state, made = self._internal_dict, self.__dict__, self._made or {}
         values = {key: getattr(config, key, value) for key, value in config.items() if not key.startswith("_")}
+        values.update((key, made[key]) for key in self._fixed if key in made)
+        values.update((key, state[key]) for key in self._kept if key in state)
         if "_shift" in state:
             values["shift"] = self._shift
         for each in self.description.parameters:
@@ -129,16 +140,23 @@ class DropIn(Core):
         variance = values.get("variance_type")
         if variance is not None and not str(variance).startswith(("fixed", "learned")):
             values["variance_type"] = "fixed_small"  # As which the originals take any other word.
-        if reads_table and self._trained is not None and not torch.equal(self.alphas_cumprod.cpu(), self._trained):
+        is_own = self._trained is None or (
+            all(values[key] == made[key] for key in ("num_train_timesteps", "beta_schedule"))
+            and torch.equal(self.alphas_cumprod.cpu(), self._trained)
+        )
+        if reads_table and not is_own:
             table = self.alphas_cumprod.double().cpu()
+            if not self._has_sigmas:
+                table = table[: values["num_train_timesteps"]]
             values["trained_betas"] = (1 - table / torch.cat([torch.ones(1, dtype=table.dtype), table[:-1]])).tolist()
-            values["num_train_timesteps"] = len(table)
             values.pop("rescale_betas_zero_snr", None)
         elif values.get("beta_end", 0) >= 1 and values.get("trained_betas") is None:
             # The original lets signal variances turn negative, at the end of a range that nothing is left of anyway.
             values["trained_betas"] = self.betas.clamp(max=1 - 2.0**-24).tolist()
-        if "set_alpha_to_one" in values and "final_alpha_cumprod" in state:
-            final = float(self.final_alpha_cumprod)
+        for name in state.keys() & ENDS:
+            final = float(state[name])
+            if name == "one" and final != 1:
+                raise _library.UnsupportedError(f"one is {final}, but must be 1: the last step leads to the clean sample")
             values["set_alpha_to_one"] = final == 1
             if final not in (1.0, float(self.alphas_cumprod[0])):
                 values["diffusion_scheduling_final_alpha_cumprod"] = final
@@ -220,7 +238,7 @@ class DropIn(Core):
         if arguments.get("mu") is not None:
             arguments["mu"] = float(arguments["mu"])
         count = 0 if num_inference_steps is None else int(num_inference_steps)
-        if count and "_shift" in self.__dict__ and self._shift != self.config["shift"]:
+        if count and "_shift" in self.__dict__ and self._span() != self._made_span:
             # As in the original, set_shift's value shifts a range that the constructor's value has shifted before.
             evenly = torch.linspace(self.sigma_max, self.sigma_min, count, dtype=torch.float64, device="cpu")
             arguments["sigmas"] = evenly.tolist()
@@ -229,7 +247,7 @@ class DropIn(Core):
             plan = self._without_repetitions(Plan.of_run(self._values(), self.description.class_name, count, arguments))
         except _library.InvalidValueError:
             # Originals whose constructors set timesteps can be made of what they can't step with.
-            if self._is_made:
+            if self._made is not None:
                 raise
             plan = None
         with contextlib.suppress(Exception):
@@ -238,6 +256,10 @@ class DropIn(Core):
             self._original.set_timesteps(self, **given)
         if plan is not None:
             self._set_tables(plan, device, min(count or len(plan.timesteps), len(plan.timesteps)))
+
+    def _span(self) -> tuple[float, ...]:
+        """The values that flow matching spaces its noise levels by."""
+        return self._shift, self.sigma_min, self.sigma_max, self.config.num_train_timesteps
 
     def _set_tables(self, plan: Plan, device: str | torch.device | None, count: int | None) -> None:
         """Makes a plan the present one, and its tables the attributes."""
@@ -497,17 +519,11 @@ def _constructor(original: type[Any], class_name: str, module: str) -> Any:
         if type(self).__module__ == module:
             # Pipelines write the module's name to their files, which have to be read by diffusers alone.
             self.__module__ = original.__module__
-        self._is_made = True
+        if "_shift" in self.__dict__:
+            self._made_span = self._span()
+        self._made = dict(self._internal_dict)
 
     return __init__
-
-
-def _watched(source: str, spans_by_count: bool) -> Sequence[str]:
-    """The attributes that the steps of an original read besides what they remember."""
-    if "self.sigmas" in source:
-        return "_internal_dict", "timesteps", "sigmas", "_shift"
-    read = "_internal_dict", "alphas_cumprod", "final_alpha_cumprod", "num_inference_steps"
-    return read if spans_by_count else ("timesteps", *read)
 
 
 def _output_class(original: type[Any]) -> type[Any]:
@@ -551,8 +567,16 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
     optional: dict[str, Any] = {each.__name__: each for each in (scale_model_input, add_noise, scale_noise)}
     if description.has_velocity:
         optional["get_velocity"] = get_velocity
+    base: type[DropIn] = StatelessDropIn if description.is_stateless else OrderedDropIn
     source = inspect.getsource(original)
+    later = source.replace(inspect.getsource(original.__init__), "")
+    fixed = inspect.signature(original).parameters.keys() - set(re.findall(r"self\.config\.(\w+)", later))
+    kept = sorted(fixed & set(re.findall(r"self\.(\w+)", later)))
+    has_sigmas = "self.sigmas" in source
     spans_by_count = description.is_stateless and "custom_timesteps" not in source
+    # The attributes that steps read besides what they remember. Noise levels don't follow the signal variances after planning.
+    tables = ("timesteps", "sigmas", "_shift") if has_sigmas else ("alphas_cumprod", *ENDS, "num_inference_steps")
+    ours = parts(description.class_name)
     members = {
         "__doc__": f"``diffusers.{description.class_name}``, by the library.",
         "__module__": module,
@@ -564,13 +588,14 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
         "_steps_unplanned": "num_inference_steps is None" not in inspect.getsource(original.step),
         "_counter": description.attributes.age or "",
         "_history": description.attributes.history or "",
-        "_watched": _watched(source, spans_by_count),
-        "_has_sigmas": "self.sigmas" in source,
+        "_watched": ("_internal_dict", *tables, *(() if has_sigmas or spans_by_count else ("timesteps",)), *kept),
+        "_fixed": fixed,
+        "_kept": kept,
+        "_has_sigmas": has_sigmas,
         "_spans_by_count": spans_by_count,
         "_output": output,
         "_unset": tuple(each.default if each.key in given else None for each in description.options),
         **{name: method for name, method in optional.items() if hasattr(original, name)},
-        **parts(description.class_name),
+        **ours,
     }
-    base = StatelessDropIn if description.is_stateless else OrderedDropIn
     return type(description.class_name, (base, original), members)

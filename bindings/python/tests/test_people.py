@@ -90,15 +90,52 @@ def test_a_configuration_may_be_registered_anew_after_planning(name):
     agree(name, act, prediction_type="epsilon")
 
 
-@pytest.mark.xfail(strict=True, reason="plans read keys that only the original's constructor reads")
+CONSTRUCTED = {"beta_end": 0.02, "beta_start": 0.002, "beta_schedule": "linear", "rescale_betas_zero_snr": True}
+"""Keys that the originals make their tables of."""
+
+
 @pytest.mark.parametrize("name", TRAINED)
-def test_keys_that_only_the_constructor_reads_may_be_edited_afterwards(name):
+@pytest.mark.parametrize("key", CONSTRUCTED)
+def test_keys_that_only_the_constructor_reads_may_be_edited_afterwards(name, key):
     def act(scheduler):
-        scheduler.register_to_config(beta_end=0.02)
+        scheduler.register_to_config(**{key: CONSTRUCTED[key]})
         scheduler.set_timesteps(10)
         return run(scheduler)
 
     agree(name, act)
+
+
+def test_other_keys_that_only_the_constructor_reads_may_be_edited_afterwards():
+    def edited(**values):
+        def act(scheduler):
+            scheduler.register_to_config(**values)
+            scheduler.set_timesteps(10)
+            return run(scheduler)
+
+        return act
+
+    for name in ("DDIMScheduler", "DDIMInverseScheduler", "LCMScheduler", "PNDMScheduler"):
+        agree(name, edited(set_alpha_to_one=False), set_alpha_to_one=True)
+    agree("UniPCMultistepScheduler", edited(predict_x0=False, disable_corrector=[0, 1, 2]), final_sigmas_type="sigma_min")
+    agree("FlowMatchEulerDiscreteScheduler", edited(shift=5.0), shift=2.0)
+    agree("DPMSolverMultistepScheduler", edited(beta_schedule="squaredcos_cap_v2"), use_karras_sigmas=True)
+
+
+@pytest.mark.parametrize("name", ["DDIMScheduler", "DDIMInverseScheduler", "DDPMScheduler", "PNDMScheduler", "LCMScheduler"])
+def test_the_length_of_the_training_may_be_edited(name):
+    def act(scheduler):
+        scheduler.register_to_config(num_train_timesteps=600)
+        scheduler.set_timesteps(10)
+        return run(scheduler)
+
+    agree(name, act)
+
+
+def test_the_length_of_the_training_is_the_length_of_the_noise_levels():
+    scheduler = make(drop_ins, "DEISMultistepScheduler")
+    scheduler.register_to_config(num_train_timesteps=600)
+    with pytest.raises(ValueError, match="list of 1000.*num_train_timesteps = 600"):
+        scheduler.set_timesteps(10)
 
 
 def test_pipelines_save_what_diffusers_alone_can_read(tmp_path):
@@ -347,15 +384,10 @@ def test_subclasses_override_what_they_do_in_the_original(name, subclass):
     agree(name, act)
 
 
-@pytest.mark.xfail(strict=True, reason="steps don't call convert_model_output, as those of the originals do")
-@pytest.mark.parametrize("name", [name for name in ALL if hasattr(getattr(diffusers, name), "convert_model_output")])
-def test_subclasses_may_override_the_parts_of_a_step(name):
+@pytest.mark.parametrize("name", ALL)
+def test_subclasses_made_from_a_configuration_have_their_constructor_s_table(name):
     def act(scheduler):
-        class Damped(type(scheduler)):
-            def convert_model_output(self, *args, **kwargs):
-                return 0.9 * super().convert_model_output(*args, **kwargs)
-
-        made = Damped()
+        made = reading(type(scheduler)).from_config(scheduler.config, rise=0.2)
         made.set_timesteps(7)
         return run(made)
 
@@ -431,7 +463,6 @@ def test_the_last_signal_variance_may_be_assigned(name, final):
     agree(name, act)
 
 
-@pytest.mark.xfail(strict=True, reason="the inverse doesn't read initial_alpha_cumprod, which its original steps from")
 def test_the_first_signal_variance_of_the_inverse_may_be_assigned():
     def act(scheduler):
         scheduler.initial_alpha_cumprod = torch.tensor(0.9995)
@@ -441,15 +472,42 @@ def test_the_first_signal_variance_of_the_inverse_may_be_assigned():
     agree("DDIMInverseScheduler", act)
 
 
-@pytest.mark.xfail(strict=True, reason="plans read the configuration's value, the original's step the attribute")
+def test_the_last_signal_variance_of_ddpm_is_one():
+    scheduler = make(drop_ins, "DDPMScheduler")
+    scheduler.set_timesteps(4)
+    step(scheduler, X, scheduler.timesteps[0])
+    scheduler.one = torch.tensor(0.75)
+    with pytest.raises(NotImplementedError, match="one is 0.75.*must be 1"):
+        step(scheduler, X, scheduler.timesteps[1])
+
+
+@pytest.mark.parametrize("name, value", [("sigma_min", 0.1), ("sigma_max", 0.8), ("_shift", 3.0)])
+@pytest.mark.parametrize("config", [{}, {"use_karras_sigmas": True}, {"shift": 2.0}])
+def test_what_flow_matching_spaces_its_levels_by_may_be_assigned(name, value, config):
+    def act(scheduler):
+        setattr(scheduler, name, value)
+        scheduler.set_timesteps(10)
+        return run(scheduler)
+
+    agree("FlowMatchEulerDiscreteScheduler", act, **config)
+
+
 @pytest.mark.parametrize("attributes", [{"predict_x0": False}, {"disable_corrector": [0, 1, 2]}])
 def test_what_unipc_keeps_of_its_configuration_may_be_assigned(attributes):
-    def act(scheduler):
+    def before(scheduler):
         vars(scheduler).update(attributes)
         scheduler.set_timesteps(10)
         return run(scheduler)
 
-    agree("UniPCMultistepScheduler", act, final_sigmas_type="sigma_min")
+    def after(scheduler):
+        scheduler.set_timesteps(10)
+        x = step(scheduler, X, scheduler.timesteps[0])
+        scheduler.set_timesteps(10)
+        vars(scheduler).update(attributes)
+        return run(scheduler, x)
+
+    for act in (before, after):
+        agree("UniPCMultistepScheduler", act, final_sigmas_type="sigma_min")
 
 
 # ---- Remembered tensors
