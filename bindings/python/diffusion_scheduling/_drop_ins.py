@@ -87,6 +87,8 @@ class DropIn(Core):
     """The configuration that the constructor ended with; None before that."""
     _made_span: tuple[float, ...] = ()
     """Flow matching's `_span` at that time."""
+    _parts: ClassVar[Mapping[str, Any]]
+    """The methods that the original calls in its work, which isn't done in parts here; with ours of these names, or None."""
     _request: tuple[int, dict[str, Any]] | None = None
     """The request of the present plan."""
     _trained: Tensor | None = None
@@ -317,6 +319,12 @@ class DropIn(Core):
         for name, each in ("model_output", e), ("sample", x):
             if not isinstance(each, Tensor):
                 raise TypeError(f"{name} is a {type(each).__name__}, but must be a torch.Tensor")
+        overridden = _overridden(type(self)) or self._parts.keys() & self.__dict__.keys()  # type: ignore[arg-type]
+        if overridden:
+            raise _library.UnsupportedError(
+                f"{type(self).__name__} overrides {', '.join(sorted(overridden))}, which steps don't call: override step and "
+                f"set_timesteps, or derive from diffusers.{self._original.__name__}"
+            )
         if not is_beyond_reach(e, x, *slots):
             return super()._general_run(plan, row, e, x, noise, slots, out)
         dtype, common = self._types(e, x, noise)
@@ -362,6 +370,13 @@ class DropIn(Core):
         work = torch.promote_types(_tensors.common_type(sample, noise), torch.float32)
         a, b = (torch.tensor(rates, dtype=work, device=sample.device)[timesteps.to(sample.device)] for rates in (signal, noisy))
         return self._sum(*pair, a, sign * b)
+
+
+@functools.lru_cache
+def _overridden(cls: Any) -> list[str]:
+    """The parts of the original's work that a class has in another form than its drop-in."""
+    ahead = cls.__mro__[: cls.__mro__.index(cls._original)]
+    return [name for name, part in cls._parts.items() if any(vars(each).get(name, part) is not part for each in ahead)]
 
 
 def _are_equal(own: Any, table: Tensor) -> bool:
@@ -572,6 +587,7 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
     later = source.replace(inspect.getsource(original.__init__), "")
     fixed = inspect.signature(original).parameters.keys() - set(re.findall(r"self\.config\.(\w+)", later))
     kept = sorted(fixed & set(re.findall(r"self\.(\w+)", later)))
+    called = [name for name in re.findall(r"self\.(\w+)\(", later) if not hasattr(base, name)]
     has_sigmas = "self.sigmas" in source
     spans_by_count = description.is_stateless and "custom_timesteps" not in source
     # The attributes that steps read besides what they remember. Noise levels don't follow the signal variances after planning.
@@ -591,6 +607,7 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
         "_watched": ("_internal_dict", *tables, *(() if has_sigmas or spans_by_count else ("timesteps",)), *kept),
         "_fixed": fixed,
         "_kept": kept,
+        "_parts": {**dict.fromkeys(called), **ours},
         "_has_sigmas": has_sigmas,
         "_spans_by_count": spans_by_count,
         "_output": output,

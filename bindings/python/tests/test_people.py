@@ -394,6 +394,40 @@ def test_subclasses_made_from_a_configuration_have_their_constructor_s_table(nam
     agree(name, act)
 
 
+PARTS = {
+    "DDIMScheduler": "_get_variance",
+    "DDPMScheduler": "previous_timestep",
+    "DEISMultistepScheduler": "convert_model_output",
+    "DPMSolverMultistepScheduler": "multistep_dpm_solver_second_order_update",
+    "DPMSolverMultistepInverseScheduler": "dpm_solver_first_order_update",
+    "EulerDiscreteScheduler": "_convert_to_karras",
+    "FlowMatchEulerDiscreteScheduler": "time_shift",
+    "LCMScheduler": "get_scalings_for_boundary_condition_discrete",
+    "PNDMScheduler": "step_plms",
+    "UniPCMultistepScheduler": "convert_model_output",
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_overridden_parts_of_a_step_are_refused(name):
+    part = PARTS[name]
+
+    def override(self, *args, **kwargs):
+        raise AssertionError("the part is called")
+
+    base = getattr(drop_ins, name)
+    subclass, patched = type("Damped", (base,), {part: override})(), base()
+    setattr(patched, part, override)
+    for scheduler, owner in ((subclass, "Damped"), (patched, name)):
+        scheduler.set_timesteps(7)
+        for _ in range(2):
+            with pytest.raises(NotImplementedError, match=f"{owner} overrides {part}, which steps don't call.*diffusers.{name}"):
+                scheduler.step(X, scheduler.timesteps[0], X)
+    plain = base()
+    plain.set_timesteps(7)
+    step(plain, X, plain.timesteps[0])
+
+
 # ---- Tables
 
 
