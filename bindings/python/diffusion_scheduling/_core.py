@@ -132,11 +132,10 @@ class Core:
     _tensors: Any
     """The module of the tensors' operations."""
 
-    num_inference_steps: int | None
     config: Any
     timesteps: Any
     _plan: Any = None
-    """A ``Plan``; None before the first one is asked for."""
+    """The last plan; None before the first one is asked for."""
     _cache: Cache = Cache()
     _threads = c_uint(0)
     _known_timesteps: Sequence[Any] = ()
@@ -148,7 +147,7 @@ class Core:
     # ---- Plans
 
     def _current(self) -> Any:
-        """The plan of the attributes as they are; None where there can't be any yet."""
+        """The plan of the attributes as they are."""
         cache = self._cache
         try:
             # Objects that are the same one count as equal at once; tables of several numbers are neither equal nor unequal.
@@ -176,10 +175,8 @@ class Core:
 
     def _ready(self) -> Plan:
         """The plan of the attributes as they are, once timesteps have been set."""
-        plan: Plan | None = self._current()
-        if plan is None or self.num_inference_steps is None:
-            return self._plan_without_timesteps()
-        return plan
+        plan: Plan = self._current()
+        return self._plan_without_timesteps() if plan.request is None else plan
 
     def _plan_without_timesteps(self) -> Plan:
         """The plan of a scheduler whose timesteps nobody has set."""

@@ -287,11 +287,15 @@ class DropIn(Core):
             return plan.run(0, {"sigmas": [plan.sigmas[known.index(t)] for t in unique]})
         return plan.run(0, {"timesteps": unique})
 
+    def _ready(self) -> Plan:
+        plan: Plan = self._current()
+        return self._plan_without_timesteps() if self.num_inference_steps is None else plan
+
     def _plan_without_timesteps(self) -> Plan:
         if not self._steps_unplanned:
             return super()._plan_without_timesteps()
-        plan = self._plan
-        if plan is None or plan.request is None:
+        plan: Plan = self._plan
+        if plan.request is None:
             plan = Plan.of_run(self._values(), self.description.class_name, int(self.config.num_train_timesteps), {})
             self._set_tables(plan, None, None)
         return plan

@@ -7,9 +7,10 @@ from __future__ import annotations
 import collections
 import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from ctypes import byref, c_uint
 from inspect import Parameter
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -28,6 +29,15 @@ S = TypeVar("S", bound="ArrayScheduler")
 CONFIG_NAME = "scheduler_config.json"
 
 
+def read_only(name: str, get: Callable[[Any], Any], instead: str) -> Any:
+    """An attribute that refuses to be assigned, and says what to do instead."""
+
+    def refuse(self: Any, value: Any) -> None:
+        raise AttributeError(f"{name} can't be assigned: {instead}")
+
+    return property(get, refuse)
+
+
 def whole_numbers(values: Sequence[float]) -> Array:
     """Timesteps as int64, as diffusers has them; as float64 where one isn't a whole number."""
     array = np.array(values, np.float64)
@@ -43,7 +53,7 @@ class ArrayScheduler(Core):
     returned.
     """
 
-    config: Configuration
+    config: Configuration = read_only("config", attrgetter("_config"), "make another scheduler with from_config(config, key=value)")
     """The configuration, by key or attribute."""
     timesteps: Array
     """What the model is told at each step; before they have been set those of the training."""
@@ -51,7 +61,7 @@ class ArrayScheduler(Core):
     """The noise levels that the steps lead between, one more than timesteps, float32."""
     init_noise_sigma: float
     """The standard deviation of the noise that a run starts with."""
-    num_inference_steps: int | None
+    num_inference_steps: int | None = read_only("num_inference_steps", attrgetter("_step_count"), "call set_timesteps")
     """The number of steps that has been set."""
 
     _tensors = _arrays
@@ -64,10 +74,10 @@ class ArrayScheduler(Core):
     def _adopt(self, plan: Plan) -> None:
         """Makes this the scheduler of a configuration, which the library has read."""
         defaults = plan.defaulted_keys
-        self.config = Configuration({**plan.config, **({"_use_default_values": defaults} if defaults else {})})
+        self._config = Configuration({**plan.config, **({"_use_default_values": defaults} if defaults else {})})
         self._threads = c_uint(0)
         self._unset = (None,) * len(self.description.options)
-        self.num_inference_steps = None
+        self._step_count: int | None = None
         self._adopt_plan(plan)
         self._read_timesteps()
 
@@ -151,7 +161,7 @@ class ArrayScheduler(Core):
         self._adopt_plan(self._plan.run(int(num_inference_steps or 0), arguments))
         self._read_timesteps()
         count = len(self.timesteps)
-        self.num_inference_steps = count if num_inference_steps is None else min(int(num_inference_steps), count)
+        self._step_count = count if num_inference_steps is None else min(int(num_inference_steps), count)
 
     def _read_timesteps(self) -> None:
         self.timesteps = whole_numbers(self._plan.timesteps)
@@ -167,6 +177,11 @@ class ArrayScheduler(Core):
         plan, known, levels = self._plan, np.asarray(self.timesteps).tolist(), np.asarray(self.sigmas, np.float32)
         is_planned = known == plan.timesteps and np.array_equal(levels, np.array(plan.sigmas, np.float32))
         if plan.request is not None and not is_planned and not self.description.is_stateless:
+            if self.description.adds_noise_at_training_levels:
+                raise _library.UnsupportedError(
+                    "timesteps or sigmas have been assigned, but must be those that set_timesteps plans: "
+                    f"{self.description.class_name} steps at no others"
+                )
             plan = plan.on_levels(known, levels.tolist()[: len(known) + 1])
         self._known_timesteps = known
         self._adopt_plan(plan)
@@ -222,7 +237,7 @@ class ArrayScheduler(Core):
 
     def scale_model_input(self, sample: Array, timestep: float | None = None) -> Array:
         """The model's input at a timestep of the plan: most schedulers' models are asked with the sample as it is."""
-        if self.num_inference_steps is None or not self._plan.scales_inputs:
+        if self._plan.request is None or not self._plan.scales_inputs:
             return sample
         return self._scaled(sample, self._ready().input_scales[self._next_index(timestep)])
 
@@ -310,6 +325,16 @@ class OrderedScheduler(ArrayScheduler, Ordered):
         return self._mix(original_samples, noise, signal[index : index + 1], noisy[index : index + 1], out)
 
     add_noise.__doc__ = ArrayScheduler.add_noise.__doc__
+
+
+FINAL = "final_alpha_cumprod"
+"""The argument for the signal variance before timestep 0, where the class has it."""
+
+
+def final_alpha_cumprod(self: ArrayScheduler) -> Any:
+    """The signal variance before timestep 0."""
+    given = self.config.get("diffusion_scheduling_" + FINAL)
+    return np.float32(given or (1 if self.config["set_alpha_to_one"] else self.alphas_cumprod[0]))
 
 
 def get_velocity(
@@ -437,6 +462,9 @@ def make_class(description: Description) -> type[ArrayScheduler]:
     arguments = f"model_output, timestep, sample, ({''.join(f'{name}, ' for name in names)}), generator, variance_noise, out"
     asked = "".join(f"{name!r}: {name}, " for name in ["timesteps", "sigmas", "mu", *names])
     output = OUTPUTS[description.report if description.returns_report else None]
+    end = "initial_alpha_cumprod" if "Inverse" in description.class_name else FINAL
+    has_end = any(each.name == FINAL for each in description.parameters)
+    instead = f"make another scheduler with from_config(config, {FINAL}=value)"
     summary = f"diffusers' {description.class_name}, on NumPy arrays.\n\n" + _constructor(description).__doc__
     members = {
         "__doc__": summary,
@@ -455,6 +483,7 @@ def make_class(description: Description) -> type[ArrayScheduler]:
             f"{output.__name__} | tuple[Array, ...]",
         ),
         **({"get_velocity": get_velocity} if description.has_velocity else {}),
+        **({end: read_only(end, final_alpha_cumprod, instead)} if has_end else {}),
         **parts(description.class_name),
     }  # fmt: skip
     base = StatelessScheduler if description.is_stateless else OrderedScheduler
