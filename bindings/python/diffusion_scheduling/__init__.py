@@ -14,7 +14,7 @@
 The classes here take NumPy arrays. ``diffusion_scheduling.diffusers`` has drop-in replacements for diffusers' own classes.
 """
 
-from . import schedulers
+from . import _library, schedulers
 from ._configuration import Configuration
 from ._development import get_cmake_dir, get_include, get_lib_dir, get_library, get_pkgconfig_dir
 from ._library import (
@@ -29,9 +29,6 @@ from ._library import (
     TimestepError,
     UnsupportedError,
 )
-from ._library import (
-    library as _library_handle,
-)
 from ._noise import NoiseSource
 from .guidance import rescale_noise_cfg
 from .schedulers import *  # noqa: F403
@@ -42,7 +39,7 @@ __version__ = "0.1.0"
 
 def runtime_description() -> str:
     """Which OpenMP runtime carries the threads."""
-    text: bytes = _library_handle.ds_runtime_description()
+    text: bytes = _library.library.ds_runtime_description()
     return text.decode()
 
 

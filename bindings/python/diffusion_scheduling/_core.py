@@ -41,13 +41,6 @@ def no_quick_step(*arguments: Any) -> None:
     """Placeholder until the first step: always takes the general path."""
 
 
-def sample_argument(arguments: tuple[Any, ...], sample: Any) -> Any:
-    """The sample: by keyword, or the last positional argument; diffusers once had timesteps before it."""
-    if sample is None and not arguments:
-        raise _library.InvalidValueError("sample is missing: pass it by keyword, or after the model output")
-    return arguments[-1] if sample is None else sample
-
-
 class Cache:
     """Derived from a scheduler's attributes. A copy of the scheduler derives its own."""
 
@@ -134,11 +127,13 @@ class Core:
 
     config: Any
     timesteps: Any
-    _plan: Any = None
+    _plan: Plan = None  # type: ignore[assignment]
     """The last plan; None before the first one is asked for."""
     _cache: Cache = Cache()
     _threads = c_uint(0)
     _known_timesteps: Sequence[Any] = ()
+    _step_index: int | None = None
+    _begin_index: int | None = None
     _unset: Options = ()
     """The options of a step for which the plan's hold."""
     _watched: ClassVar[Sequence[str]]
@@ -146,7 +141,7 @@ class Core:
 
     # ---- Plans
 
-    def _current(self) -> Any:
+    def _current(self) -> Plan:
         """The plan of the attributes as they are."""
         cache = self._cache
         try:
@@ -175,7 +170,7 @@ class Core:
 
     def _ready(self) -> Plan:
         """The plan of the attributes as they are, once timesteps have been set."""
-        plan: Plan = self._current()
+        plan = self._current()
         return self._plan_without_timesteps() if plan.request is None else plan
 
     def _plan_without_timesteps(self) -> Plan:
@@ -292,6 +287,11 @@ class Core:
         self, first: Tensor, second: Tensor, first_rates: Sequence[float], second_rates: Sequence[float], out: Tensor | None = None
     ) -> Tensor:
         """first_rate * first + second_rate * second, with one rate for all or one for each batch item."""
+        a, b, count = _library.doubles(first_rates), _library.doubles(second_rates), len(first_rates)
+        return self._combined(first, second, out, lambda x, y, to: library.ds_combine_noise(x, y, a, b, count, to, self._threads))
+
+    def _combined(self, first: Tensor, second: Tensor, out: Tensor | None, function: Callable[..., int]) -> Tensor:
+        """What a function of the library writes about two tensors of one shape, whose arguments are these and the result."""
         t = self._tensors
         a, b = t.as_given(first), t.as_given(second)
         dtype = t.common_type(a, b)
@@ -299,8 +299,7 @@ class Core:
         a, b = (t.contiguous(each, work, layout) for each in t.broadcast(a, b))
         result, target = t.result_arrays(a.shape, dtype, work, out)
         ta, tb, to = t.as_tensor(a), t.as_tensor(b), t.as_tensor(target)
-        ra, rb = _library.doubles(first_rates), _library.doubles(second_rates)
-        check(_library.mix(byref(ta), byref(tb), ra, rb, len(ra), byref(to), self._threads))
+        check(function(byref(ta), byref(tb), byref(to)))
         return t.deliver(result, target, layout)
 
     def _scaled(self, sample: Tensor, scale: float) -> Tensor:
@@ -356,8 +355,6 @@ class Ordered(Core):
     at a time; threads that sample at once have a scheduler each, a copy for instance.
     """
 
-    _step_index: int | None = None
-    _begin_index: int | None = None
     _counter: ClassVar[str] = ""
     """The attribute that counts the steps that a run remembers."""
     _history: ClassVar[str] = ""
@@ -499,11 +496,14 @@ class Ordered(Core):
         out: Tensor | None,
     ) -> Tensor:
         """The conversion of a model output at the step that comes next (order 0), or its update of an order from converted ones."""
-        plan, t, row = self._ready(), self._tensors, Row()
-        check(library.ds_scheduler_part_row(plan.value, self._step_index or self._begin_index or 0, order, byref(row)))
+        plan, t = self._ready(), self._tensors
+        row = _library.written(Row, library.ds_scheduler_part_row, plan.value, self._step_index or self._begin_index or 0, order)
         if len(model_outputs) < order:
             raise _library.InvalidValueError(f"the number of model outputs is {len(model_outputs)}, but must be at least {order}")
-        x = t.as_given(sample_argument(arguments, sample))
+        if sample is None and not arguments:
+            raise _library.InvalidValueError("sample is missing: pass it by keyword, or after the model output")
+        # By keyword, or the last positional argument: diffusers once had timesteps before it.
+        x = t.as_given(arguments[-1] if sample is None else sample)
         newest, *older = (t.as_given(output) for output in reversed(model_outputs[-max(order, 1) :]))
         dtype = t.common_type(newest, *older, x)
         work, device = t.computing_type(dtype), t.place(x)

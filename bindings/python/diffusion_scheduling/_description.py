@@ -67,11 +67,6 @@ class Description(NamedTuple):
     def option_names(self) -> list[str]:
         return [option.key for option in self.options]
 
-    @property
-    def defaults(self) -> tuple[Any, ...]:
-        """The options' defaults."""
-        return tuple(option.default for option in self.options)
-
 
 def _parameters(members: list[dict[str, Any]]) -> list[Parameter]:
     found = []

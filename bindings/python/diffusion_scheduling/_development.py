@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Paths for C and C++ programs that link with the library in this package."""
+"""Paths for C and C++ programs that link with the library in this package.
+
+Each function raises FileNotFoundError if the package lacks what it names.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +19,12 @@ def _existing(path: Path) -> str:
 
 
 def get_include() -> str:
-    """The folder of the C header, for ``cc -I"$(python -c 'import diffusion_scheduling as ds; print(ds.get_include())')"``.
-
-    Raises FileNotFoundError if the package has no header.
-    """
+    """The folder of the C header, for ``cc -I"$(python -c 'import diffusion_scheduling as ds; print(ds.get_include())')"``."""
     return _existing(LIBRARY.parents[1] / "include")
 
 
 def get_lib_dir() -> str:
-    """The folder of the shared library, for a linker's ``-L`` and ``-rpath``, with ``-ldiffusion_scheduling``.
-
-    Raises FileNotFoundError if the package has no library.
-    """
+    """The folder of the shared library, for a linker's ``-L`` and ``-rpath``, with ``-ldiffusion_scheduling``."""
     return str(Path(get_library()).parent)
 
 
@@ -35,8 +32,6 @@ def get_library() -> str:
     """The shared library itself, for ``dlopen`` and for build systems that link with a file.
 
     ``DIFFUSION_SCHEDULING_LIBRARY`` doesn't change it: the variable names another library for Python only.
-
-    Raises FileNotFoundError if the package has no library.
     """
     return _existing(LIBRARY)
 
@@ -45,15 +40,10 @@ def get_cmake_dir() -> str:
     """The folder of ``DiffusionSchedulingConfig.cmake``, for ``cmake -D DiffusionScheduling_DIR=…``.
 
     ``find_package(DiffusionScheduling)`` then defines the target ``DiffusionScheduling::DiffusionScheduling``.
-
-    Raises FileNotFoundError if the package has no such folder.
     """
     return _existing(LIBRARY.parent / "cmake" / "DiffusionScheduling")
 
 
 def get_pkgconfig_dir() -> str:
-    """The folder of ``diffusion_scheduling.pc``, for ``PKG_CONFIG_PATH``.
-
-    Raises FileNotFoundError if the package has no such folder.
-    """
+    """The folder of ``diffusion_scheduling.pc``, for ``PKG_CONFIG_PATH``."""
     return _existing(LIBRARY.parent / "pkgconfig")

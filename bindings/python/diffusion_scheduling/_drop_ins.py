@@ -55,8 +55,6 @@ class Configuration(FrozenDict):
 class DropIn(Core):
     """What all drop-ins have in common. The original's class comes after it, and its constructor is used as it is."""
 
-    _step_index: int | None
-    _begin_index: int | None
     num_inference_steps: int | None = None
     timesteps: Tensor
     sigmas: Tensor
@@ -288,13 +286,13 @@ class DropIn(Core):
         return plan.run(0, {"timesteps": unique})
 
     def _ready(self) -> Plan:
-        plan: Plan = self._current()
+        plan = self._current()
         return self._plan_without_timesteps() if self.num_inference_steps is None else plan
 
     def _plan_without_timesteps(self) -> Plan:
         if not self._steps_unplanned:
             return super()._plan_without_timesteps()
-        plan: Plan = self._plan
+        plan = self._plan
         if plan.request is None:
             plan = Plan.of_run(self._values(), self.description.class_name, int(self.config.num_train_timesteps), {})
             self._set_tables(plan, None, None)

@@ -11,12 +11,12 @@ import functools
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from ctypes import byref, c_double, c_size_t, c_uint64
+from ctypes import addressof, byref, c_double, c_size_t, c_uint64
 from typing import Any, TypeVar
 
 from . import _configuration, _library
 from ._description import DESCRIPTIONS, Description
-from ._library import Combination, PlanProperties, PreparedRow, Row, check, library
+from ._library import Combination, PlanProperties, PreparedRow, Row, check, library, written
 
 P = TypeVar("P", bound="Plan")
 
@@ -36,8 +36,6 @@ class Handle:
     _free = staticmethod(library.ds_scheduler_free)
 
     def __init__(self, value: c_uint64) -> None:
-        self.argument = value
-        """For functions without argument types, see ``_library.unchecked``."""
         self.value = value.value
 
     def __del__(self) -> None:
@@ -134,10 +132,8 @@ class Plan(Handle):
 
     @classmethod
     def _made(cls: type[P], function: Callable[..., int], source: Any, class_name: str, overrides: Mapping[str, Any] | None) -> P:
-        handle = c_uint64()
         changes = _configuration.text(overrides).encode() if overrides else None
-        check(function(*source, class_name.encode(), changes, byref(handle)))
-        return cls(handle)
+        return cls(written(c_uint64, function, *source, class_name.encode(), changes))
 
     @classmethod
     def of_run(
@@ -218,15 +214,11 @@ class Plan(Handle):
 
     @property
     def num_train_timesteps(self) -> int:
-        count = c_size_t()
-        check(library.ds_scheduler_num_train_timesteps(self.value, byref(count)))
-        return count.value
+        return written(c_size_t, library.ds_scheduler_num_train_timesteps, self.value).value
 
     @property
     def init_noise_sigma(self) -> float:
-        sigma = c_double()
-        check(library.ds_scheduler_init_noise_sigma(self.value, byref(sigma)))
-        return sigma.value
+        return written(c_double, library.ds_scheduler_init_noise_sigma, self.value).value
 
     @property
     def alphas_cumprod(self) -> list[float]:
@@ -255,7 +247,7 @@ class Plan(Handle):
         results = []
         for sample, noise in ((ones, zeros), (zeros, ones)):
             result = _library.doubles([0.0] * count)
-            x, z, y = (_library.tensor(_library.address_of(each), _library.FLOAT64, (count,)) for each in (sample, noise, result))
+            x, z, y = (_library.tensor(addressof(each), _library.FLOAT64, (count,)) for each in (sample, noise, result))
             check(library.ds_scheduler_add_noise(self.value, byref(x), byref(z), given, count, byref(y), 1))
             results.append(result[:])
         signal, noisy = results
@@ -268,9 +260,7 @@ class Plan(Handle):
 
     @functools.cached_property
     def properties(self) -> PlanProperties:
-        properties = PlanProperties()
-        check(library.ds_scheduler_plan_properties(self.value, byref(properties)))
-        return properties
+        return written(PlanProperties, library.ds_scheduler_plan_properties, self.value)
 
     @functools.cached_property
     def input_scales(self) -> list[float]:
@@ -283,17 +273,13 @@ class Plan(Handle):
 
     def row(self, index: int, age: int) -> Row:
         """The scalars of step `index` in a run that has taken `age` steps before."""
-        row = Row()
-        check(library.ds_scheduler_row(self.value, index, age, byref(row)))
-        return row
+        return written(Row, library.ds_scheduler_row, self.value, index, age)
 
     def attribute_row(self, index: int, age: int) -> StepRow:
         """The same over the attributes that diffusers' objects keep."""
 
         def row_at(index: int, age: int) -> StepRow:
-            row = Row()
-            check(library.ds_scheduler_attribute_row(self.value, index, age, byref(row)))
-            return StepRow(row)
+            return StepRow(written(Row, library.ds_scheduler_attribute_row, self.value, index, age))
 
         found, attributes = row_at(index, age), self.description.attributes
         names, history = attributes.tensors, attributes.history or ""
@@ -323,8 +309,7 @@ class Plan(Handle):
         told = self.request[1] if self.request else {}
         told = {each.key: told.get(each.key) if value is None else value for each, value in zip(known, options)}
         told = {each.key: told[each.key] for each in known if told[each.key] not in (None, each.default)}
-        row, arguments = Row(), _configuration.text(told).encode() if told else None
-        check(library.ds_scheduler_row_at(self.value, timestep, arguments, byref(row)))
+        row = written(Row, library.ds_scheduler_row_at, self.value, timestep, _configuration.text(told).encode() if told else None)
         rows = self.rows_at.setdefault(options, {})
         if len(rows) >= MOST_ROWS or len(self.rows_at) > MOST_OPTIONS:
             self.rows_at.clear()
@@ -354,20 +339,3 @@ def _remade(config_text: str, class_name: str, request: tuple[int, dict[str, Any
     if request is None:
         return Plan.make(json.loads(config_text), class_name)
     return Plan.of_run(config_text, class_name, *request)
-
-
-class Session(Handle):
-    """One request's way through a plan."""
-
-    _free = staticmethod(library.ds_session_free)
-
-    @classmethod
-    def begin(cls, plan: Plan, index: int) -> Session:
-        """A session whose first step is the one of that index."""
-        handle = c_uint64()
-        check(library.ds_session_create(plan.value, index, byref(handle)))
-        return cls(handle)
-
-    def save(self) -> bytes:
-        """The state, in the same form on every machine."""
-        return _library.bytes_of(library.ds_session_save, self.value)

@@ -14,7 +14,9 @@ import sys
 from collections.abc import Callable, Sequence
 from ctypes import POINTER, byref, c_bool, c_char_p, c_double, c_int, c_int64, c_size_t, c_uint, c_uint32, c_uint64, c_void_p
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+C = TypeVar("C", bound="ctypes.Structure | ctypes._SimpleCData[Any]")
 
 VERSION_MAJOR = 0
 """The major version of the header that this file mirrors."""
@@ -79,7 +81,6 @@ class KernelError(SchedulerError, RuntimeError):
 
 OK = 0
 INACCESSIBLE_FILE = 4
-STEP_PAST_END = 8
 BUFFER_TOO_SMALL = 23
 
 _STATUSES: dict[type[SchedulerError], list[int]] = {
@@ -204,11 +205,6 @@ class Guidance(ctypes.Structure):
 _HANDLE, _HANDLE_OUT = c_uint64, POINTER(c_uint64)
 _TENSOR, _DOUBLES, _SIZE_OUT = POINTER(Tensor), POINTER(c_double), POINTER(c_size_t)
 
-# Each of these names stands here only.
-_SESSIONS_STEP = "ds_sessions_step"
-_RESTORE_ON_PLAN = "ds_session_restore_like"
-_MIX = "ds_combine_noise"
-
 _SIGNATURES: dict[str, list[Any]] = {
     "ds_class_description": [c_char_p, c_void_p, c_size_t, _SIZE_OUT],
     "ds_scheduler_create": [c_char_p, c_size_t, c_char_p, c_char_p, _HANDLE_OUT],
@@ -243,13 +239,13 @@ _SIGNATURES: dict[str, list[Any]] = {
     "ds_session_timestep": [_HANDLE, _DOUBLES],
     "ds_session_needs_noise": [_HANDLE, POINTER(c_bool)],
     "ds_session_create_on_plan": [c_char_p, c_size_t, c_size_t, _HANDLE_OUT],
-    _RESTORE_ON_PLAN: [_HANDLE, c_void_p, c_size_t, _HANDLE_OUT],
+    "ds_session_restore_like": [_HANDLE, c_void_p, c_size_t, _HANDLE_OUT],
     "ds_session_step_guided": [_HANDLE, _TENSOR, _TENSOR, POINTER(Guidance), _TENSOR, _TENSOR, _TENSOR, _TENSOR, c_uint],
-    _SESSIONS_STEP: [POINTER(c_uint64), c_size_t, _TENSOR, _TENSOR, POINTER(Guidance), _TENSOR, _TENSOR, _TENSOR, _TENSOR, c_uint],
+    "ds_sessions_step": [_HANDLE_OUT, c_size_t, _TENSOR, _TENSOR, POINTER(Guidance), _TENSOR, _TENSOR, _TENSOR, _TENSOR, c_uint],
     "ds_session_step": [_HANDLE, _TENSOR, _TENSOR, _TENSOR, _TENSOR, _TENSOR, c_uint],
     "ds_session_save": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
     "ds_session_restore": [_HANDLE, c_void_p, c_size_t, _HANDLE_OUT],
-    _MIX: [_TENSOR, _TENSOR, _DOUBLES, _DOUBLES, c_size_t, _TENSOR, c_uint],
+    "ds_combine_noise": [_TENSOR, _TENSOR, _DOUBLES, _DOUBLES, c_size_t, _TENSOR, c_uint],
     "ds_scheduler_add_noise": [_HANDLE, _TENSOR, _TENSOR, _DOUBLES, c_size_t, _TENSOR, c_uint],
     "ds_scheduler_get_velocity": [_HANDLE, _TENSOR, _TENSOR, _DOUBLES, c_size_t, _TENSOR, c_uint],
     "ds_rescale_noise_cfg": [_TENSOR, _TENSOR, c_double, _TENSOR, c_uint],
@@ -286,9 +282,6 @@ def _load() -> ctypes.CDLL:
 
 
 library = _load()
-sessions_step = getattr(library, _SESSIONS_STEP)
-session_restore_on_plan = getattr(library, _RESTORE_ON_PLAN)
-mix = getattr(library, _MIX)
 
 
 def unchecked(name: str) -> Callable[..., int]:
@@ -325,6 +318,13 @@ def check(status: int, **names: str) -> None:
         raise error(status, **names)
 
 
+def written(kind: type[C], function: Callable[..., int], *arguments: Any) -> C:
+    """The number, handle or struct that a function of the library writes through its last argument."""
+    value = kind()
+    check(function(*arguments, byref(value)))
+    return value
+
+
 def text_of(function: Callable[..., int], subject: int | bytes) -> str:
     """The text that a function of the library writes about a handle, or about a class's name."""
     return bytes_of(function, subject, terminated=True).decode()
@@ -355,11 +355,6 @@ def doubles_of(function: Callable[..., int], handle: int) -> list[float]:
 def doubles(values: Sequence[float]) -> ctypes.Array[c_double]:
     """An array of doubles to hand over."""
     return (c_double * len(values))(*values)
-
-
-def address_of(array: ctypes.Array[c_double]) -> int:
-    """Where the numbers of an array are."""
-    return ctypes.addressof(array)
 
 
 def element_types() -> set[int]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from . import _library
 from ._handles import Handle
-from ._library import check, library
+from ._library import check, library, written
 
 TORCH_CPU, TORCH_CUDA, NUMPY = 0, 1, 2
 
@@ -30,9 +30,7 @@ class NoiseSource(Handle):
 
     @classmethod
     def _make(cls, kind: int, seed: int) -> NoiseSource:
-        handle = c_uint64()
-        check(library.ds_noise_create(kind, seed % 2**64, byref(handle)))
-        return cls(handle)
+        return cls(written(c_uint64, library.ds_noise_create, kind, seed % 2**64))
 
     @classmethod
     def torch_cpu(cls, seed: int) -> NoiseSource:
@@ -58,9 +56,8 @@ class NoiseSource(Handle):
             if offset == 0:
                 return cls._make(TORCH_CUDA, seed)
             multiprocessors = 108
-        handle = c_uint64()
-        check(library.ds_noise_create_torch_cuda(seed % 2**64, offset, multiprocessors, threads_per_multiprocessor, byref(handle)))
-        return cls(handle)
+        numbers = seed % 2**64, offset, multiprocessors, threads_per_multiprocessor
+        return cls(written(c_uint64, library.ds_noise_create_torch_cuda, *numbers))
 
     def standard_normal(
         self, size: int | Sequence[int] = (), dtype: npt.DTypeLike = np.float32, out: npt.NDArray[Any] | None = None
@@ -79,18 +76,15 @@ class NoiseSource(Handle):
 
     def copy(self) -> NoiseSource:
         """A second source that gives the same numbers from here on."""
-        handle = c_uint64()
-        check(library.ds_noise_copy(self.value, byref(handle)))
-        return type(self)(handle)
+        return type(self)(written(c_uint64, library.ds_noise_copy, self.value))
 
     def __reduce__(self) -> tuple[Any, tuple[bytes]]:
         return _restore, (_library.bytes_of(library.ds_noise_save, self.value),)
 
 
 def _restore(state: bytes) -> NoiseSource:
-    handle = c_uint64()
-    check(library.ds_noise_restore(ctypes.create_string_buffer(state, len(state)), len(state), byref(handle)))
-    return NoiseSource(handle)
+    buffer = ctypes.create_string_buffer(state, len(state))
+    return NoiseSource(written(c_uint64, library.ds_noise_restore, buffer, len(state)))
 
 
 Generator = NoiseSource | np.random.Generator | np.random.RandomState

@@ -8,7 +8,7 @@ import collections
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
-from ctypes import byref, c_uint
+from ctypes import c_uint
 from inspect import Parameter
 from operator import attrgetter
 from pathlib import Path
@@ -22,7 +22,7 @@ from ._configuration import Configuration
 from ._core import Core, Ordered, Stateless, parts
 from ._description import DESCRIPTIONS, Description, function
 from ._handles import Plan
-from ._library import Row, check, library
+from ._library import Row, library
 
 S = TypeVar("S", bound="ArrayScheduler")
 
@@ -82,18 +82,16 @@ class ArrayScheduler(Core):
         self._read_timesteps()
 
     @classmethod
-    def _from(cls: type[S], plan: Plan, return_unused_kwargs: bool, others: Mapping[str, Any]) -> Any:
+    def _from(cls: type[S], make: Callable[..., Plan], source: Any, return_unused_kwargs: bool, others: Mapping[str, Any]) -> Any:
+        # Some keys have other names as arguments.
+        names = {name for each in cls.description.parameters for name in (each.key, each.name)}
+        overrides = {key: value for key, value in others.items() if key in names}
         scheduler = cls.__new__(cls)
-        scheduler._adopt(plan)
+        scheduler._adopt(make(*source, cls.description.class_name, overrides))
         if not return_unused_kwargs:
             return scheduler
-        known = {"_class_name", "_use_default_values", *cls._argument_names()}
+        known = {"_class_name", "_use_default_values", *names}
         return scheduler, {key: value for key, value in {**scheduler.config, **others}.items() if key not in known}
-
-    @classmethod
-    def _argument_names(cls) -> set[str]:
-        """The configuration's keys, and the other names that some have as arguments."""
-        return {name for each in cls.description.parameters for name in (each.key, each.name)}
 
     @classmethod
     def from_config(cls: type[S], config: Mapping[str, Any], return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
@@ -109,8 +107,7 @@ class ArrayScheduler(Core):
             raise _library.InvalidValueError(
                 f"config is a {type(config).__name__}, but must be a dictionary; from_pretrained reads files"
             )
-        overrides = {key: value for key, value in kwargs.items() if key in cls._argument_names()}
-        return cls._from(Plan.make(config, cls.description.class_name, overrides), return_unused_kwargs, kwargs)
+        return cls._from(Plan.make, (config,), return_unused_kwargs, kwargs)
 
     @classmethod
     def from_pretrained(
@@ -127,9 +124,7 @@ class ArrayScheduler(Core):
 
         Raises FileAccessError, MalformedError (both are OSErrors).
         """
-        overrides = {key: value for key, value in kwargs.items() if key in cls._argument_names()}
-        plan = Plan.load(pretrained_model_name_or_path, subfolder, cls.description.class_name, overrides)
-        return cls._from(plan, return_unused_kwargs, kwargs)
+        return cls._from(Plan.load, (pretrained_model_name_or_path, subfolder), return_unused_kwargs, kwargs)
 
     def save_config(self, save_directory: str | os.PathLike[str]) -> None:
         """Writes ``scheduler_config.json`` to a folder, which is made if there is none."""
@@ -210,20 +205,17 @@ class ArrayScheduler(Core):
         """
         if index < 0 or (age is not None and age < 0):
             raise _library.InvalidValueError(f"index = {index}, age = {age}: allowed is at least 0")
-        plan: Plan = self._current()
-        return plan.row(index, index if age is None else age)
+        return self._current().row(index, index if age is None else age)
 
     @property
     def plan_properties(self) -> _library.PlanProperties:
         """Properties of the whole plan."""
-        properties: _library.PlanProperties = self._current().properties
-        return properties
+        return self._current().properties
 
     @property
     def plan_json(self) -> str:
         """The whole plan as JSON."""
-        text: str = self._current().text
-        return text
+        return self._current().text
 
     def index_for_timestep(self, timestep: float) -> int:
         """The first step at a timestep. Raises TimestepError, a ValueError."""
@@ -255,7 +247,11 @@ class ArrayScheduler(Core):
 
         Raises TimestepError, a ValueError, for a timestep that there isn't.
         """
-        return self._noisy(library.ds_scheduler_add_noise, original_samples, noise, timesteps, out)
+        if self._begin_index is None or self.description.adds_noise_at_training_levels:
+            return self._noisy(library.ds_scheduler_add_noise, original_samples, noise, timesteps, out)
+        index = self._begin_index if self._step_index is None else self._step_index
+        signal, noisy = self._current().rates
+        return self._mix(original_samples, noise, signal[index : index + 1], noisy[index : index + 1], out)
 
     def scale_noise(
         self, sample: Array, timestep: float | Sequence[float] | Array, noise: Array, *, out: Array | None = None
@@ -265,14 +261,11 @@ class ArrayScheduler(Core):
 
     def _noisy(self, function: Any, first: Array, second: Array, timesteps: Any, out: Array | None) -> Array:
         """Two arrays combined with the rates of timesteps: one for all, or one for each batch item."""
-        dtype = _arrays.common_type(np.asarray(first), np.asarray(second))
-        work = _arrays.computing_type(dtype)
-        a, b = (_arrays.contiguous(each, work) for each in np.broadcast_arrays(first, second))
-        result, target = _arrays.result_arrays(a.shape, dtype, work, out)
-        ta, tb, to = _arrays.as_tensor(a), _arrays.as_tensor(b), _arrays.as_tensor(target)
-        values = _library.doubles(np.ravel(timesteps).tolist())
-        check(function(self._current().value, byref(ta), byref(tb), values, len(values), byref(to), self.max_threads))
-        return _arrays.deliver(result, target)
+        plan, values = self._current(), _library.doubles(np.ravel(timesteps).tolist())
+        made: Array = self._combined(
+            first, second, out, lambda x, y, to: function(plan.value, x, y, values, len(values), to, self._threads)
+        )
+        return made
 
 
 class StatelessScheduler(ArrayScheduler, Stateless):
@@ -314,17 +307,6 @@ class OrderedScheduler(ArrayScheduler, Ordered):
         if timestep != self._known_timesteps[index]:
             raise _library.TimestepError(f"timestep is {timestep}, but must be {self._known_timesteps[index]} at step {index}")
         return index
-
-    def add_noise(
-        self, original_samples: Array, noise: Array, timesteps: float | Sequence[float] | Array, *, out: Array | None = None
-    ) -> Array:
-        if self._begin_index is None or self.description.adds_noise_at_training_levels:
-            return super().add_noise(original_samples, noise, timesteps, out=out)
-        index = self._begin_index if self._step_index is None else self._step_index
-        signal, noisy = self._current().rates
-        return self._mix(original_samples, noise, signal[index : index + 1], noisy[index : index + 1], out)
-
-    add_noise.__doc__ = ArrayScheduler.add_noise.__doc__
 
 
 FINAL = "final_alpha_cumprod"

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from ctypes import byref, c_bool, c_double, c_size_t, c_uint64
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 
-from . import _handles, _library
+from . import _library
 from ._arrays import ELEMENT_TYPES, Array, as_tensor, common_type, deliver, result_arrays
-from ._library import check, library
+from ._handles import Handle
+from ._library import check, library, written
 from ._schedulers import ArrayScheduler
 
 
@@ -46,6 +47,11 @@ def _argument(name: str, array: Array, shape: tuple[int, ...] | None = None) -> 
     return np.ascontiguousarray(array, array.dtype if array.dtype in ELEMENT_TYPES else np.float32)
 
 
+def _check_index(begin_index: int) -> None:
+    if begin_index < 0:
+        raise _library.InvalidValueError(f"begin_index is {begin_index}, but must be at least 0")
+
+
 class _Arguments:
     """The tensors of a step, and what keeps their memory."""
 
@@ -66,90 +72,82 @@ class _Arguments:
         return deliver(self.result, self.target)
 
 
-class Session:
+class Session(Handle):
     """One request on its way through a plan.
 
     scheduler    one whose timesteps have been set; with the options of the run
     begin_index  the first step to take; later ones than 0 are for image-to-image
     """
 
+    max_threads = 0
+    """The most threads that a step may use; 0: as many as the OpenMP runtime would."""
+    _free = staticmethod(library.ds_session_free)
+
     def __init__(self, scheduler: ArrayScheduler, begin_index: int = 0) -> None:
-        if begin_index < 0:
-            raise _library.InvalidValueError(f"begin_index is {begin_index}, but must be at least 0")
-        self._handle = _handles.Session.begin(scheduler._current(), begin_index)
-        self.max_threads = 0
-        """The most threads that a step may use; 0: as many as the OpenMP runtime would."""
+        _check_index(begin_index)
+        super().__init__(written(c_uint64, library.ds_session_create, scheduler._current().value, begin_index))
 
     @classmethod
     def _of(cls, handle: c_uint64, max_threads: int = 0) -> Session:
         session = cls.__new__(cls)
-        session._handle = _handles.Session(handle)
+        Handle.__init__(session, handle)
         session.max_threads = max_threads
         return session
 
     @classmethod
     def from_plan(cls, plan_json: str, begin_index: int = 0) -> Session:
         """A session on the plan that a scheduler's ``plan_json`` described, here or elsewhere; for further ones ``copy`` it."""
-        if begin_index < 0:
-            raise _library.InvalidValueError(f"begin_index is {begin_index}, but must be at least 0")
-        handle, text = c_uint64(), plan_json.encode()
-        check(library.ds_session_create_on_plan(text, len(text), begin_index, byref(handle)))
-        return cls._of(handle)
+        _check_index(begin_index)
+        text = plan_json.encode()
+        return cls._of(written(c_uint64, library.ds_session_create_on_plan, text, len(text), begin_index))
 
     def copy(self) -> Session:
         """A session that stands where this one does and goes its own way from there; the slots are shared until then."""
-        handle = c_uint64()
-        check(library.ds_session_copy(self._handle.value, byref(handle)))
-        return self._of(handle, self.max_threads)
+        return self._of(written(c_uint64, library.ds_session_copy, self.value), self.max_threads)
 
     __copy__ = copy
 
     def __deepcopy__(self, memo: dict[int, object]) -> Session:
         return self.copy()
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a session can't be pickled: save gives its state, and restore makes a session of that")
+
     def reset(self) -> None:
         """Goes back to the first step and forgets everything else, for another request."""
-        check(library.ds_session_reset(self._handle.value))
+        check(library.ds_session_reset(self.value))
 
     @property
     def step_index(self) -> int:
         """The step that comes next, from 0; the number of steps after the last one."""
-        index = c_size_t()
-        check(library.ds_session_step_index(self._handle.value, byref(index)))
-        return index.value
+        return written(c_size_t, library.ds_session_step_index, self.value).value
 
     @property
     def timestep(self) -> float | None:
         """What the model is told at the next step; None after the last one."""
-        timestep = c_double()
-        status = library.ds_session_timestep(self._handle.value, byref(timestep))
-        if status == _library.STEP_PAST_END:
+        try:
+            return written(c_double, library.ds_session_timestep, self.value).value
+        except _library.StepPastEndError:
             return None
-        check(status)
-        return timestep.value
 
     @property
     def needs_noise(self) -> bool:
         """Whether the next step adds noise; not so after the last one."""
-        needs = c_bool()
-        status = library.ds_session_needs_noise(self._handle.value, byref(needs))
-        if status == _library.STEP_PAST_END:
+        try:
+            return written(c_bool, library.ds_session_needs_noise, self.value).value
+        except _library.StepPastEndError:
             return False
-        check(status)
-        return needs.value
 
     def save(self) -> bytes:
         """The state, to go on from in another process or on another machine: with a checksum, in the same form everywhere."""
-        return self._handle.save()
+        return _library.bytes_of(library.ds_session_save, self.value)
 
     def restore(self, state: bytes) -> Session:
         """A session on this one's plan that stands where the saved one stood.
 
         Raises StateError for bytes that are damaged, or were saved with another plan.
         """
-        handle = c_uint64()
-        check(_library.session_restore_on_plan(self._handle.value, state, len(state), byref(handle)))
-        return self._of(handle, self.max_threads)
+        return self._of(written(c_uint64, library.ds_session_restore_like, self.value, state, len(state)), self.max_threads)
 
     def step(
         self,
@@ -173,10 +171,10 @@ class Session:
         arguments = _Arguments(model_output, sample, unconditional, noise, out)
         e, u, x, z, y = arguments.references
         if guidance is None:
-            check(library.ds_session_step(self._handle.value, e, x, z, y, None, self.max_threads))
+            check(library.ds_session_step(self.value, e, x, z, y, None, self.max_threads))
         else:
             options = _library.Guidance(*guidance)
-            check(library.ds_session_step_guided(self._handle.value, e, u, byref(options), x, z, y, None, self.max_threads))
+            check(library.ds_session_step_guided(self.value, e, u, byref(options), x, z, y, None, self.max_threads))
         return arguments.deliver()
 
 
@@ -209,14 +207,14 @@ def step_rows(
         raise _library.InvalidValueError(
             f"sample has the shape {list(arguments.sample.shape)}, but must have [{count}, ...]: one row per session"
         )
-    handles = (c_uint64 * count)(*(0 if session is None else session._handle.value for session in sessions))
+    handles = (c_uint64 * count)(*(0 if session is None else session.value for session in sessions))
     options = None
     if guidance is not None:
         if len(guidance) != count:
             raise _library.InvalidValueError(f"guidance has {len(guidance)} elements, but must have {count}: one per session")
         options = (_library.Guidance * count)(*(_library.Guidance(*(each or (1.0, 0.0))) for each in guidance))
     e, u, x, z, y = arguments.references
-    check(_library.sessions_step(handles, count, e, u, options, x, z, y, None, max_threads))
+    check(library.ds_sessions_step(handles, count, e, u, options, x, z, y, None, max_threads))
     if arguments.target is not arguments.sample:
         for row, session in enumerate(sessions):
             if session is None:

@@ -3,6 +3,7 @@
 """Sessions, guided steps, and steps of many sessions at once."""
 
 import copy
+import pickle
 
 import diffusion_scheduling as ds
 import numpy as np
@@ -140,3 +141,8 @@ def test_deep_copies_of_sessions_go_their_own_way(rng):
     expected = session.step(y, y)
     del session
     assert np.array_equal(other.step(y, y), expected)
+
+
+def test_sessions_are_not_pickled():
+    with pytest.raises(TypeError, match="can't be pickled: save"):
+        pickle.dumps(Session(planned()))
