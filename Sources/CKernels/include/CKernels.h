@@ -123,16 +123,19 @@ typedef struct dsk_row {
     double threshold_maximum; /* > 0 */
 } dsk_row;
 
-/* How a step computes the outputs that are wanted of a row; a part of dsk_prepared_row. */
+/*
+ * The work of a step that writes some of a row's outputs: sums first, then at most one copy of an input or of p. A part of
+ * dsk_prepared_row.
+ */
 typedef struct dsk_form {
-    uint16_t read_inputs;                                  /* all inputs that are read: bit i for dsk_input i */
-    uint8_t wanted;                                        /* bit k: output k is wanted */
-    uint8_t n_outputs, outputs[DSK_OUTPUT_COUNT];          /* the wanted ones: sums, then at most one copy of an input or of p */
-    uint8_t n_sums, n_inputs, inputs[DSK_INPUT_COUNT];     /* the inputs of all sums, in the order of summation */
+    uint16_t read_inputs; /* all inputs that are read: bit i for dsk_input i */
+    uint8_t wanted;       /* the outputs: bit k for output k */
+    uint8_t n_outputs, outputs[DSK_OUTPUT_COUNT];
+    uint8_t n_sums, n_inputs, inputs[DSK_INPUT_COUNT]; /* the inputs of all sums, in the order of summation */
     uint8_t n_prediction_inputs, prediction_inputs[DSK_PREDICTION_INPUT_COUNT];
-    uint8_t copied;                                        /* the dsk_input that the copy copies, if there is one */
-    uint8_t n_last;                                        /* the last sum reads the first n_last of the inputs, and the others all; */
-    bool is_regular;                                       /* unless this is false */
+    uint8_t copied;  /* the dsk_input that the copy copies, if there is one */
+    bool is_regular; /* all sums read all inputs, but for the last one, which reads the first n_last of them */
+    uint8_t n_last;
     bool uses_prediction;
 } dsk_form;
 
@@ -141,13 +144,13 @@ typedef struct dsk_form {
  * number of threads may step with it at once. Its members are for the library alone, and later versions may have others.
  */
 typedef struct dsk_prepared_row {
-    dsk_row row; /* the coefficients of sums in float64, if the widest type is float64 */
+    dsk_row row; /* its coefficients serve items whose widest type is float64, */
     struct {
         double prediction[DSK_PREDICTION_INPUT_COUNT], outputs[DSK_OUTPUT_COUNT][DSK_TERM_COUNT];
-    } shortened; /* those if the widest type is float32 */
+    } shortened; /* these float32, */
     struct {
         float prediction[DSK_PREDICTION_INPUT_COUNT], outputs[DSK_OUTPUT_COUNT][DSK_TERM_COUNT];
-    } single; /* those of sums in float32 */
+    } single;                                                  /* and these a half type */
     uint16_t prediction_reads, output_reads[DSK_OUTPUT_COUNT]; /* the terms: bit i for dsk_input i */
     dsk_form forms[2];                                         /* without and with the last output */
 } dsk_prepared_row;
