@@ -473,7 +473,8 @@ def rounded_end(case: Case, reference: Any, start: list[float], magnitudes: list
     """Where the exact loop ends if each evaluation is off by ten float64 roundings of its terms, with signs that alternate.
 
     UniPC without predict_x0 keeps the quotient of two signal rates of the sample, which is 20,291 where a run starts at that level.
-    Our rows fold the noise estimate in, so their terms are smaller.
+    Heun divides the difference of the sample and its prediction by a level. Our rows fold the noise estimate in, so their terms are
+    smaller.
     """
     loop = case.family.loop(reference, case.begin, case.run.options)
     x = [generate.mpf(v) for v in start]
@@ -481,6 +482,10 @@ def rounded_end(case: Case, reference: Any, start: list[float], magnitudes: list
         e = generate.model_exact(loop.model_input(i, x), loop.timesteps[i], case.config["num_train_timesteps"])
         if not case.config.get("predict_x0", True):
             magnitude = magnitude * float(max(1, loop.level(i + 1)[0] / loop.level(i)[0]))
+        if case.name == "HeunDiscreteScheduler" and i % 2:
+            magnitude = magnitude + float(abs(1 - loop.sigmas[i - 1] / loop.sigmas[i])) * np.abs(generate.floats(x)).reshape(
+                magnitude.shape
+            )
         x, _, _ = loop.step(i, x, e)
         off = [10 * 2.0**-53 * m for m in magnitude.ravel().tolist()]
         x = [v + d if (i + j) % 2 else v - d for j, (v, d) in enumerate(zip(x, off))]
