@@ -39,7 +39,7 @@ typedef enum dsk_kernel_kind {
     DSK_KERNEL_COUNT = 5,
 } dsk_kernel_kind;
 
-/* The most inputs that there is a loop for the number of. */
+/* The greatest number of inputs with a loop of its own. */
 enum { DSK_LOOP_INPUTS = 6 };
 
 /* The bits of all inputs, in a set of terms. */

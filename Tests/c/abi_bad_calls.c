@@ -450,8 +450,8 @@ static void rows(void) {
     BAD(row_step(none, &row, &e, &x, &x, NULL, 0, NULL, &out, NULL, 0), DS_INVALID_HANDLE, "zero");
     BAD(ds_scheduler_prepare_row(sampler, &row, NULL), DS_NULL_POINTER, "prepared is NULL");
     BAD(ds_row_step(NULL, &e, &x, &x, NULL, 0, NULL, &out, NULL, 0), DS_NULL_POINTER, "row is NULL");
-    const ds_prepared_row other = {{0}};
-    BAD(ds_row_step(&other, &e, &x, &x, NULL, 0, NULL, &out, NULL, 0), DS_INVALID_VALUE, "ds_scheduler_prepare_row");
+    const ds_prepared_row unprepared = {{0}};
+    BAD(ds_row_step(&unprepared, &e, &x, &x, NULL, 0, NULL, &out, NULL, 0), DS_INVALID_VALUE, "ds_scheduler_prepare_row");
     BAD(row_step(sampler, NULL, &e, &x, &x, NULL, 0, NULL, &out, NULL, 0), DS_NULL_POINTER, "row is NULL");
     BAD(row_step(sampler, &row, NULL, &x, &x, NULL, 0, NULL, &out, NULL, 0), DS_NULL_POINTER, "model_output is NULL");
     BAD(row_step(sampler, &row, &e, NULL, &x, NULL, 0, NULL, &out, NULL, 0), DS_NULL_POINTER, "sample is NULL");
@@ -517,11 +517,11 @@ static void rows(void) {
     WRONG(0, e, DS_OVERLAP, "slots[0] overlaps model_output");
     WRONG(0, out, DS_OVERLAP, "prev_sample overlaps slots[0]");
     WRONG(0, p, DS_OVERLAP, "pred_original_sample overlaps slots[0]");
-    WRONG(0, slots[2], DS_OVERLAP, "slots[2] overlaps slots[0]");
-    WRONG(2, slots[0], DS_OVERLAP, "slots[2] overlaps slots[0]");
+    WRONG(0, slots[2], DS_OVERLAP, "slots[0] overlaps slots[2]");
+    WRONG(2, slots[0], DS_OVERLAP, "slots[0] overlaps slots[2]");
     WRONG(1, out, DS_OVERLAP, "prev_sample overlaps slots[1]");
     WRONG(1, ((ds_tensor){out_bytes[1] + 4, DS_FLOAT32, 3, shape}), DS_OVERLAP, "pred_original_sample overlaps slots[1]");
-    WRONG(2, ((ds_tensor){out_bytes[2] + 8, DS_FLOAT32, 3, shape}), DS_OVERLAP, "slots[2] overlaps slots[0]");
+    WRONG(2, ((ds_tensor){out_bytes[2] + 8, DS_FLOAT32, 3, shape}), DS_OVERLAP, "slots[0] overlaps slots[2]");
     row = row_with(&right, noisy);
     memcpy(wrong, slots, sizeof wrong);
     BAD(row_step(multistep, &row, &e, &x, &slots[0], slots, DS_MAX_SLOTS, NULL, &out, NULL, 0), DS_OVERLAP,

@@ -291,7 +291,7 @@ class Core:
         return self._combined(first, second, out, lambda x, y, to: library.ds_combine_noise(x, y, a, b, count, to, self._threads))
 
     def _combined(self, first: Tensor, second: Tensor, out: Tensor | None, function: Callable[..., int]) -> Tensor:
-        """What a function of the library writes about two tensors of one shape, whose arguments are these and the result."""
+        """The result of a function of the library that takes two tensors of one shape and one for the result."""
         t = self._tensors
         a, b = t.as_given(first), t.as_given(second)
         dtype = t.common_type(a, b)
