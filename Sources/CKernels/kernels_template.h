@@ -253,7 +253,7 @@ DSK_TARGET static __attribute__((noinline)) void DSK_NAME(combine_any)(const dsk
     DSK_REAL tile[TILE];
     for (size_t i = 0; i < n; i += TILE) {
         DSK_TILE(elements) results[DSK_OUTPUT_COUNT];
-        const DSK_REAL *tile_p = p + i;
+        const DSK_REAL *tile_p = p ? p + i : tile;
         if (form->uses_prediction && COMPUTES_P) {
             const void *moved[DSK_INPUT_COUNT];
             for (unsigned set = form->read_inputs; set;) {
@@ -261,7 +261,6 @@ DSK_TARGET static __attribute__((noinline)) void DSK_NAME(combine_any)(const dsk
                 moved[input] = (const char *)inputs[input] + i * ELEMENT_BYTES;
             }
             DSK_NAME(predict)(program, moved, TILE, tile);
-            tile_p = tile;
         }
         for (unsigned m = 0; m < form->n_outputs; m++) {
             const unsigned k = form->outputs[m], terms = row->output_reads[k];
