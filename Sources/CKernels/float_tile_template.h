@@ -100,8 +100,8 @@ INLINE void DSK_TILE(load)(dsk_element_type type, const void *tensor, size_t i, 
 }
 
 /* Widens n halves. */
-DSK_TARGET static __attribute__((noinline)) void DSK_ISA_NAME(widen_to_float)(dsk_element_type type, const void *tensor, size_t n,
-                                                                              float *values) {
+DSK_TARGET static __attribute__((noinline, unused)) void DSK_ISA_NAME(widen_to_float)(dsk_element_type type, const void *tensor,
+                                                                                      size_t n, float *values) {
     const size_t tile = DSK_TILE_VECTORS * sizeof(VECTOR) / sizeof(float);
     size_t i = 0;
     for (; n - i >= tile; i += tile) {

@@ -96,6 +96,10 @@ typedef struct dsk_kernels {
     void (*pick)(const dsk_program *program, const size_t *positions, size_t n, uint64_t *keys);
 } dsk_kernels;
 
+/* Of each kind, by instruction set; each in a file of its own. */
+DSK_HIDDEN extern const dsk_kernels dsk_float32_kernels[], dsk_float64_kernels[], dsk_float16_kernels[], dsk_bfloat16_kernels[],
+    dsk_halves_kernels[];
+
 /* The instruction set in force: the best that the processor and dsk_limit_isa allow. */
 DSK_HIDDEN dsk_isa dsk_chosen_isa(void);
 

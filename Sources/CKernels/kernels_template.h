@@ -9,7 +9,7 @@
  *   DSK_TYPE             the kind's element type
  *   DSK_HAS_OTHER_TYPES  1 if tensors of an item may have other types, which are widened
  *   DSK_WIDEN            the function that widens elements to DSK_REAL
- *   DSK_KIND_LOOPS(X)    the loops that the kind has: see DSK_LOOPS (kernels.c)
+ *   DSK_KIND_LOOPS(X)    the loops that the kind has: see DSK_LOOPS (kernels.h)
  *   DSK_COEFFICIENTS     the member of dsk_prepared_row with the coefficients, rounded for this kind
  *   DSK_VECTOR_BYTES     the size of a vector
  *   DSK_TARGET           the function attribute that allows the instruction set, or nothing
@@ -22,7 +22,7 @@
  *   step         takes a thread's elements of the item in blocks, if the kind computes p first or widens tensors, else at once
  *   step_block   widens tensors of other types, and pads the last elements to a tile
  *   step_tiles   computes p for the block
- *   run_loop     finds the loop for the form: see DSK_LOOPS (kernels.c)
+ *   run_loop     finds the loop for the form: see DSK_LOOPS (kernels.h)
  *   combine      is the loop: for each tile it widens every input once, adds it to the sums that read it, and rounds the sums
  *
  * A tile is computed for all outputs before any of them is stored, which makes every kind of in-place step correct.
