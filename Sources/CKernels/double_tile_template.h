@@ -145,18 +145,7 @@ INLINE void DSK_TILE(load)(dsk_element_type type, const void *tensor, size_t i, 
 #undef LOAD
 }
 
-/* Widens n elements. */
-DSK_TARGET static __attribute__((noinline, unused)) void DSK_ISA_NAME(widen_to_double)(dsk_element_type type, const void *tensor,
-                                                                                       size_t n, double *values) {
-    const size_t tile = DSK_TILE_VECTORS * sizeof(VECTOR) / sizeof(double);
-    size_t i = 0;
-    for (; n - i >= tile; i += tile) {
-        VECTOR widened[DSK_TILE_VECTORS];
-        DSK_TILE(load)(type, tensor, i, widened);
-        memcpy(values + i, widened, sizeof widened);
-    }
-    for (; i < n; i++) values[i] = dsk_element_value(type, tensor, i);
-}
+#include "widen_template.h"
 
 /* Copies the bits of the tile that begins at element i. */
 INLINE void DSK_TILE(copy)(dsk_element_type type, const void *tensor, size_t i, DSK_TILE(elements) *elements) {

@@ -11,7 +11,7 @@
 #define DSK_REAL double
 #define DSK_KEY int64_t
 #define DSK_COEFFICIENTS row
-#define DSK_WIDEN DSK_ISA_NAME(widen_to_double)
+#define DSK_WIDEN DSK_ISA_NAME(widen_double_tile)
 #define DSK_KIND_LOOPS DSK_LOOPS
 #define DSK_FUSES 0
 #include "kind.h"

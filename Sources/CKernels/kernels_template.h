@@ -44,18 +44,18 @@ typedef DSK_KEY DSK_NAME(keys) __attribute__((vector_size(DSK_VECTOR_BYTES), may
 #define WHOLE_VECTORS (DSK_TILE_VECTORS * sizeof(DSK_REAL) / sizeof(DSK_SUM))
 #define EACH_VECTOR DSK_UNROLL for (int u = 0; u < DSK_TILE_VECTORS; u++)
 #define EACH_PART DSK_UNROLL for (int u = 0; u < part; u++)
-/* Whether the loop computes p on the way: if p is neither rounded nor widened there. A float32 step took a third longer so. */
+/* Whether the loop computes p on the way: unless p is rounded and widened there, as float32's is. It took float32 steps 1.13 to 1.37 of
+ * their time (AVX2). Where p is computed before, it has the kind's element type. */
 #define COMPUTES_P (sizeof(DSK_REAL) == sizeof(DSK_SUM))
-/* Whether p is stored as an output would be. */
-#define IS_P_STORED (!COMPUTES_P)
 #define INLINE static inline __attribute__((always_inline)) DSK_TARGET
 /* Elements of a block: p and the widened tensors of a block fit in L1. */
 #define BLOCK (DSK_BLOCK_BYTES / sizeof(DSK_REAL))
+_Static_assert(BLOCK % TILE == 0, "only the last tile of a tensor may be incomplete");
 #define ELEMENT_BYTES (DSK_TYPE == DSK_FLOAT64 ? 8 : DSK_TYPE == DSK_FLOAT32 ? 4 : 2)
 
 /* ---- Tensors */
 
-/* The addresses of the inputs in a list, by dsk_input: of n elements from `begin` on, widened to the kind's type if theirs is another. */
+/* The addresses of the inputs in a set, by dsk_input: of n elements from `begin` on, widened to the kind's type if theirs is another. */
 INLINE void DSK_NAME(find_inputs)(const dsk_item *item, unsigned set, size_t begin, size_t n, const void **inputs,
                                   DSK_REAL (*widened)[BLOCK]) {
     while (set) {
@@ -188,13 +188,14 @@ INLINE void DSK_NAME(combine)(const dsk_program *program, const DSK_NAME(outputs
         const unsigned k = form->outputs[m];
         for (unsigned j = 0; j < n_inputs; j++) coefficients[m][j] = row->DSK_COEFFICIENTS.outputs[k][form->inputs[j]];
         p_coefficients[m] = row->DSK_COEFFICIENTS.outputs[k][DSK_PREDICTION];
-        reads_p[m] = row->output_reads[k] >> DSK_PREDICTION;
+        /* Nothing else uses p where there is one sum and no copy. */
+        reads_p[m] = (n_sums == 1 && variant == DSK_P) || row->output_reads[k] >> DSK_PREDICTION;
         addresses[m] = outputs->addresses[m];
     }
     const unsigned n_last = variant == DSK_FULL ? n_inputs : variant == DSK_PAIR ? 2 : form->n_last;
-    const bool uses_p = variant == DSK_WITH_P, may_copy = n_sums < DSK_OUTPUT_COUNT && (variant == DSK_COPY || uses_p);
-    const bool streams = outputs->streams;
-    const bool copies = may_copy && form->n_sums < form->n_outputs, copies_p = copies && form->copied == DSK_PREDICTION;
+    const bool uses_p = variant == DSK_P || variant == DSK_P_AND_COPY, streams = outputs->streams;
+    const bool copies = variant == DSK_P_AND_COPY || (variant == DSK_COPY && n_sums < DSK_OUTPUT_COUNT && n_sums < form->n_outputs);
+    const bool copies_p = uses_p && copies && form->copied == DSK_PREDICTION;
     const void *const copied = copies && !copies_p ? inputs[form->copied] : p;
     void *const copy = copies ? outputs->addresses[n_sums] : NULL;
     DSK_NAME(prediction) prediction = {.n_inputs = 0};
@@ -228,10 +229,10 @@ INLINE void DSK_NAME(combine)(const dsk_program *program, const DSK_NAME(outputs
             }
             DSK_UNROLL for (unsigned m = 0; m < n_sums; m++)
                 EACH_PART DSK_TILE(round_vector)(DSK_TYPE, sums[m][u], begin + u, &results[m]);
-            if (copies_p && !IS_P_STORED) EACH_PART DSK_TILE(round_vector)(DSK_TYPE, x[u], begin + u, &bits);
+            if (copies_p && COMPUTES_P) EACH_PART DSK_TILE(round_vector)(DSK_TYPE, x[u], begin + u, &bits);
         }
         if (copies) {
-            if (!copies_p || IS_P_STORED) DSK_TILE(copy)(DSK_TYPE, copied, i, &bits);
+            if (!copies_p || !COMPUTES_P) DSK_TILE(copy)(DSK_TYPE, copied, i, &bits);
             DSK_TILE(store)(DSK_TYPE, &bits, copy, i, streams && outputs->streaming[n_sums]);
         }
         /* One branch for all stores. With one for each, the compiler would delay the later outputs' work. */
@@ -310,7 +311,7 @@ INLINE void DSK_NAME(run_loop)(const dsk_program *program, const DSK_NAME(output
     bool has_loop = form->is_regular && !(form->uses_prediction && form->n_prediction_inputs != 2);
     for (unsigned m = 0; DSK_HAS_OTHER_TYPES && m < form->n_sums; m++) has_loop &= outputs->types[m] == DSK_TYPE;
     const bool is_full = form->n_sums == 1 || form->n_last == form->n_inputs, copies = form->n_sums < form->n_outputs;
-    const dsk_loop_variant variant = form->uses_prediction ? DSK_WITH_P
+    const dsk_loop_variant variant = form->uses_prediction ? (copies ? DSK_P_AND_COPY : DSK_P)
                                      : copies              ? DSK_COPY
                                      : is_full             ? DSK_FULL
                                      : form->n_last == 2   ? DSK_PAIR
@@ -438,5 +439,4 @@ DSK_TARGET static void DSK_NAME(step)(const dsk_program *program, size_t begin, 
 #undef EACH_VECTOR
 #undef EACH_PART
 #undef COMPUTES_P
-#undef IS_P_STORED
 #undef INLINE

@@ -6,13 +6,6 @@
 
 #include <string.h>
 
-/* The terms with a coefficient other than 0, as bits. */
-static uint16_t terms_of(const double *coefficients, unsigned count) {
-    unsigned terms = 0;
-    for (unsigned i = 0; i < count; i++) terms |= (unsigned)(coefficients[i] != 0) << i;
-    return (uint16_t)terms;
-}
-
 /* Whether an output is one term as it is. */
 static bool is_copy(const dsk_prepared_row *row, unsigned k) {
     const unsigned terms = row->output_reads[k];
@@ -84,29 +77,42 @@ static double shortened(double coefficient) {
     memcpy(&coefficient, &bits, sizeof bits);
     return coefficient;
 }
+
 /* Replaces every NaN by one whose lower half is zero, as bfloat16_tile_template.h needs for rounding. */
 static float single(double coefficient) { return coefficient == coefficient ? (float)coefficient : __builtin_nanf(""); }
 
-void dsk_prepare_valid_row(const dsk_row *row, dsk_prepared_row *prepared) {
-    const dsk_environment host = dsk_begin_default();
-    prepared->row = *row;
-    prepared->prediction_reads = terms_of(row->prediction, DSK_PREDICTION_INPUT_COUNT);
-    for (unsigned i = 0; i < DSK_PREDICTION_INPUT_COUNT; i++) {
-        prepared->shortened.prediction[i] = shortened(row->prediction[i]);
-        prepared->single.prediction[i] = single(row->prediction[i]);
-    }
-    unsigned wanted = 0;
-    for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++) {
-        prepared->output_reads[k] = terms_of(row->outputs[k], DSK_TERM_COUNT);
-        wanted |= (unsigned)(prepared->output_reads[k] != 0) << k;
-        for (unsigned i = 0; i < DSK_TERM_COUNT; i++) {
-            prepared->shortened.outputs[k][i] = shortened(row->outputs[k][i]);
-            prepared->single.outputs[k][i] = single(row->outputs[k][i]);
-        }
-    }
+static void set_bit(uint16_t *set, unsigned i, bool value) { *set = (uint16_t)((*set & ~(1u << i)) | (unsigned)value << i); }
+
+/* Sets a coefficient in every width. */
+static void set_prediction_term(dsk_prepared_row *prepared, unsigned i, double coefficient) {
+    prepared->row.prediction[i] = coefficient;
+    prepared->shortened.prediction[i] = shortened(coefficient);
+    prepared->single.prediction[i] = single(coefficient);
+    set_bit(&prepared->prediction_reads, i, coefficient != 0);
+}
+
+static void set_output_term(dsk_prepared_row *prepared, unsigned k, unsigned i, double coefficient) {
+    prepared->row.outputs[k][i] = coefficient;
+    prepared->shortened.outputs[k][i] = shortened(coefficient);
+    prepared->single.outputs[k][i] = single(coefficient);
+    set_bit(&prepared->output_reads[k], i, coefficient != 0);
+}
+
+static void find_forms(dsk_prepared_row *prepared) {
     const unsigned last = 1u << (DSK_OUTPUT_COUNT - 1);
+    unsigned wanted = 0;
+    for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++) wanted |= (unsigned)(prepared->output_reads[k] != 0) << k;
     dsk_find_form(prepared, wanted & ~last, true, &prepared->forms[0]);
     dsk_find_form(prepared, wanted | last, true, &prepared->forms[1]);
+}
+
+void dsk_prepare_valid_row(const dsk_row *row, dsk_prepared_row *prepared) {
+    const dsk_environment host = dsk_begin_default();
+    *prepared = (dsk_prepared_row){.row = *row};
+    for (unsigned i = 0; i < DSK_PREDICTION_INPUT_COUNT; i++) set_prediction_term(prepared, i, row->prediction[i]);
+    for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++)
+        for (unsigned i = 0; i < DSK_TERM_COUNT; i++) set_output_term(prepared, k, i, row->outputs[k][i]);
+    find_forms(prepared);
     dsk_end_default(host);
 }
 
@@ -126,18 +132,18 @@ dsk_status dsk_prepare_row(const dsk_row *row, dsk_prepared_row *prepared) {
     return DSK_OK;
 }
 
-static void guide(double *coefficients, double conditional, double unconditional) {
-    double coefficient = coefficients[DSK_MODEL_OUTPUT];
-    coefficients[DSK_MODEL_OUTPUT] = conditional * coefficient;
-    coefficients[DSK_MODEL_OUTPUT_2] = unconditional * coefficient;
-}
-
 void dsk_guide_row(const dsk_prepared_row *row, double scale, double factor, dsk_prepared_row *guided) {
     const dsk_environment host = dsk_begin_default();
-    double conditional = factor * scale, unconditional = factor * (1 - scale);
-    dsk_row result = row->row;
-    guide(result.prediction, conditional, unconditional);
-    for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++) guide(result.outputs[k], conditional, unconditional);
-    dsk_prepare_valid_row(&result, guided);
+    const double conditional = factor * scale, unconditional = factor * (1 - scale);
+    if (guided != row) *guided = *row;
+    const double coefficient = guided->row.prediction[DSK_MODEL_OUTPUT];
+    set_prediction_term(guided, DSK_MODEL_OUTPUT, conditional * coefficient);
+    set_prediction_term(guided, DSK_MODEL_OUTPUT_2, unconditional * coefficient);
+    for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++) {
+        const double own = guided->row.outputs[k][DSK_MODEL_OUTPUT];
+        set_output_term(guided, k, DSK_MODEL_OUTPUT, conditional * own);
+        set_output_term(guided, k, DSK_MODEL_OUTPUT_2, unconditional * own);
+    }
+    find_forms(guided);
     dsk_end_default(host);
 }

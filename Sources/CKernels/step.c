@@ -5,7 +5,6 @@
 #include "elements.h"
 
 #include <math.h>
-
 #include <stdatomic.h>
 
 /*
