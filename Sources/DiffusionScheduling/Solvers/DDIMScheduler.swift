@@ -153,6 +153,7 @@ public struct DDIMConfiguration: DDIMFamilyConfiguration, ThresholdingConfigurat
 public struct DDIMInverseConfiguration: DDIMFamilyConfiguration {
     public static let className = "DDIMInverseScheduler"
     public static let compatibleClassNames = ["DDIMInverseScheduler"]
+    public static let finalAlphaCumprodName = "initial_alpha_cumprod"
 
     public var numTrainTimesteps = 1000
     public var betaStart = 0.0001

@@ -97,23 +97,27 @@ public protocol FinalAlphaConfiguration: TrainingTimestepDefinition {
     var setAlphaToOne: Bool { get set }
     /// ᾱ of the level before timestep 0, where it is neither of these.
     var finalAlphaCumprod: Double? { get set }
+    /// diffusers' name of the attribute that holds it.
+    static var finalAlphaCumprodName: String { get }
 }
 
 extension FinalAlphaConfiguration {
+    public static var finalAlphaCumprodName: String { "final_alpha_cumprod" }
+
     static var setAlphaToOneParameter: ConfigurationParameter<Self> {
         .init("set_alpha_to_one", \.setAlphaToOne, "Whether the level before timestep 0 is the clean sample.")
     }
 
     static var finalAlphaCumprodParameter: ConfigurationParameter<Self> {
         .init(
-            "diffusion_scheduling_final_alpha_cumprod", overrideName: "final_alpha_cumprod", \.finalAlphaCumprod,
+            "diffusion_scheduling_final_alpha_cumprod", overrideName: finalAlphaCumprodName, \.finalAlphaCumprod,
             "The signal variance before timestep 0, greater than 0; null: as set_alpha_to_one says.")
     }
 
     func validateFinalAlphaCumprod() throws(SchedulerError) {
         if let finalAlphaCumprod {
             try require(
-                "final_alpha_cumprod", finalAlphaCumprod, "greater than 0 and at most 1",
+                Self.finalAlphaCumprodName, finalAlphaCumprod, "greater than 0 and at most 1",
                 finalAlphaCumprod > 0 && finalAlphaCumprod <= 1)
         }
     }

@@ -309,13 +309,13 @@ class OrderedScheduler(ArrayScheduler, Ordered):
         return index
 
 
-FINAL = "final_alpha_cumprod"
-"""The argument for the signal variance before timestep 0, where the class has it."""
+FINAL = "diffusion_scheduling_final_alpha_cumprod"
+"""The key for the signal variance before timestep 0, where the class has it."""
 
 
 def final_alpha_cumprod(self: ArrayScheduler) -> Any:
     """The signal variance before timestep 0."""
-    given = self.config.get("diffusion_scheduling_" + FINAL)
+    given = self.config.get(FINAL)
     return np.float32(given or (1 if self.config["set_alpha_to_one"] else self.alphas_cumprod[0]))
 
 
@@ -444,9 +444,7 @@ def make_class(description: Description) -> type[ArrayScheduler]:
     arguments = f"model_output, timestep, sample, ({''.join(f'{name}, ' for name in names)}), generator, variance_noise, out"
     asked = "".join(f"{name!r}: {name}, " for name in ["timesteps", "sigmas", "mu", *names])
     output = OUTPUTS[description.report if description.returns_report else None]
-    end = "initial_alpha_cumprod" if "Inverse" in description.class_name else FINAL
-    has_end = any(each.name == FINAL for each in description.parameters)
-    instead = f"make another scheduler with from_config(config, {FINAL}=value)"
+    ends = [each.name for each in description.parameters if each.key == FINAL]
     summary = f"diffusers' {description.class_name}, on NumPy arrays.\n\n" + _constructor(description).__doc__
     members = {
         "__doc__": summary,
@@ -465,7 +463,10 @@ def make_class(description: Description) -> type[ArrayScheduler]:
             f"{output.__name__} | tuple[Array, ...]",
         ),
         **({"get_velocity": get_velocity} if description.has_velocity else {}),
-        **({end: read_only(end, final_alpha_cumprod, instead)} if has_end else {}),
+        **{
+            name: read_only(name, final_alpha_cumprod, f"make another scheduler with from_config(config, {name}=value)")
+            for name in ends
+        },
         **parts(description.class_name),
     }  # fmt: skip
     base = StatelessScheduler if description.is_stateless else OrderedScheduler

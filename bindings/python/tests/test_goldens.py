@@ -24,7 +24,8 @@ def records():
     return {name: [record for record in every if record["class"] == name] for name in {record["class"] for record in every}}
 
 
-RECORDS = records() if FOLDER.exists() else {}
+RECORDS = records()
+assert RECORDS, f"no records in {FOLDER}"
 
 
 def request_of(record):
