@@ -170,10 +170,10 @@ private struct PreparedContents: BitwiseCopyable {
     func storesSlot(_ slot: Int) -> Bool { (0..<row.storeCount).contains { Int(stores[$0]) == slot } }
 }
 
-/// The tensors of a call to ds_row_step, besides slots and stores. They are checked already.
+/// The tensors of a call to ds_row_step, besides slots and stores.
 private struct RowTensors {
-    let sample: Tensor
-    let modelOutput, noise, nextSample, report: UnsafePointer<ds_tensor>?
+    let sample, modelOutput, nextSample: Tensor
+    let noise, report: Tensor?
 
     /// Checks that a slot's tensor is like the sample and no output.
     ///
@@ -181,31 +181,34 @@ private struct RowTensors {
     @inline(__always)
     func requireSlot(_ tensor: Tensor) throws {
         try tensor.requireTypeAndShape(of: sample)
-        try Tensor(nextSample, .nextSample, like: sample).requireNoOverlap(with: tensor, orInPlace: false)
-        try Tensor.optional(report, .report, like: sample)?.requireNoOverlap(with: tensor, orInPlace: false)
+        try nextSample.requireNoOverlap(with: tensor, orInPlace: false)
+        try report?.requireNoOverlap(with: tensor, orInPlace: false)
     }
 
     /// Checks that a tensor that the row stores to shares no memory with the others.
     @inline(__always)
     func requireStore(_ tensor: Tensor) throws {
         try tensor.requireNoOverlap(with: sample, orInPlace: false)
-        try tensor.requireNoOverlap(with: Tensor(modelOutput, .modelOutput, like: sample), orInPlace: false)
-        if let noise = try Tensor.optional(noise, .noise, like: sample) {
-            try tensor.requireNoOverlap(with: noise, orInPlace: false)
-        }
+        try tensor.requireNoOverlap(with: modelOutput, orInPlace: false)
+        if let noise { try tensor.requireNoOverlap(with: noise, orInPlace: false) }
     }
 }
 
 extension PreparedContents {
     /// The slots that the row uses and the tensors that it stores to, each checked and all checked against the call's other tensors.
     ///
-    /// - Parameter apart: nil where the row stores to its slots.
+    /// - Parameters:
+    ///   - apart: nil where the row stores to its slots.
+    ///   - call: the other tensors, which are asked for if the row uses any slot.
     @inline(__always)
     func slots(
-        _ given: UnsafePointer<ds_tensor>?, count: Int, stores apart: UnsafePointer<ds_tensor>?, beside call: RowTensors
+        _ given: UnsafePointer<ds_tensor>?, count: Int, stores apart: UnsafePointer<ds_tensor>?,
+        beside call: () throws -> RowTensors
     ) throws -> RowSlots {
         try requireAtMost(Combination.maximumSlotCount, count, "n_slots")
         let given = count > 0 ? try require(given, "slots") : given
+        guard row.usesSlots else { return RowSlots() }
+        let call = try call()
         var slots = RowSlots(), tensors = InlineArray<8, Tensor?>(repeating: nil)
         for slot in 0..<Combination.maximumSlotCount where row.readsSlot(slot) || (apart == nil && storesSlot(slot)) {
             guard slot < count, let given else {
@@ -264,11 +267,13 @@ public func ds_row_step(
         let tensors = try StepTensors(
             sample: sample, modelOutput: model_output, noise: noise, nextSample: prev_sample, report: pred_original_sample,
             modelLearnsVariance: prepared.pointee.row.modelLearnsVariance)
-        let call = RowTensors(
-            sample: sample, modelOutput: model_output, noise: noise, nextSample: prev_sample, report: pred_original_sample)
-        try prepared.pointee.row.step(
-            tensors, slots: prepared.pointee.slots(slots, count: n_slots, stores: stores, beside: call),
-            batchSize: sample.batchSize, maximumThreads: Int(max_threads))
+        let rowSlots = try prepared.pointee.slots(slots, count: n_slots, stores: stores) {
+            try RowTensors(
+                sample: sample, modelOutput: Tensor(model_output, .modelOutput, like: sample),
+                nextSample: Tensor(prev_sample, .nextSample, like: sample), noise: Tensor.optional(noise, .noise, like: sample),
+                report: Tensor.optional(pred_original_sample, .report, like: sample))
+        }
+        try prepared.pointee.row.step(tensors, slots: rowSlots, batchSize: sample.batchSize, maximumThreads: Int(max_threads))
     }
 }
 

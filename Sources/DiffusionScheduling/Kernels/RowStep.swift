@@ -37,6 +37,10 @@ package struct PreparedRow: BitwiseCopyable, Sendable {
 
     package var storeCount: Int { row.storeCount }
 
+    /// Whether the row reads or stores any slot.
+    @inline(__always)
+    package var usesSlots: Bool { reads != 0 || row.storeCount > 0 }
+
     /// Takes the step on memory of the caller's: aligned, and overlapping only where an output is an input. Slots overlap no output,
     /// and what is stored overlaps nothing.
     ///
