@@ -18,7 +18,7 @@ let package = Package(
         .target(name: "DiffusionSchedulingC", dependencies: ["CDiffusionScheduling", "CKernels", "DiffusionScheduling"]),
         .target(name: "CTestSupport", dependencies: ["CKernels"], path: "Tests/CTestSupport"),
         .target(name: "TestDraws", path: "Tests/TestDraws"),
-        .testTarget(name: "CKernelsTests", dependencies: ["CKernels", "TestDraws"]),
+        .testTarget(name: "CKernelsTests", dependencies: ["CKernels", "CTestSupport", "TestDraws"]),
         .testTarget(
             name: "DiffusionSchedulingTests", dependencies: ["DiffusionScheduling", "CKernels", "CTestSupport", "TestDraws"]),
         .testTarget(

@@ -14,7 +14,7 @@
 #pragma GCC optimize("fp-contract=off")
 #endif
 
-#include "include/CKernels.h"
+#include "switches.h"
 
 #include <stdbool.h>
 

@@ -4,6 +4,7 @@
 /// switches. The plain oracle is in Oracle.swift.
 
 import CKernels
+import CTestSupport
 import Foundation
 import TestDraws
 import Testing

@@ -8,8 +8,6 @@
 
 #include "CTestSupport.h"
 
-#include <CKernels.h>
-
 #include <stdlib.h>
 
 static int isa = -1;

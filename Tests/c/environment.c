@@ -5,7 +5,7 @@
  * subnormal numbers flushed, and with traps enabled, on one thread and on several. The bits must be the same each time, and the
  * environment must be found again as it was.
  */
-#include "CKernels.h"
+#include "../../Sources/CKernels/switches.h"
 
 #include <inttypes.h>
 #include <stdio.h>

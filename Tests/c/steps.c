@@ -12,7 +12,7 @@
  *     threads: <how many a call may use>
  *     isa <i> threads <n> checksum <16 hexadecimal digits>
  */
-#include "CKernels.h"
+#include "../../Sources/CKernels/switches.h"
 
 #include <inttypes.h>
 #include <stdio.h>

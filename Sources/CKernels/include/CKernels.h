@@ -280,29 +280,10 @@ dsk_status dsk_find_moments(dsk_element_type type, const void *const *a, const v
 void dsk_guide_row(const dsk_prepared_row *row, double scale, double factor, dsk_prepared_row *guided);
 
 /*
- * The instruction sets that a build may choose from, best last. Builds for processors other than x86-64 have only the baseline: the
- * set that the compiler was told to use.
- */
-typedef enum dsk_isa {
-    DSK_ISA_BASELINE = 0,
-    DSK_ISA_AVX2 = 1,
-    DSK_ISA_AVX512 = 2,
-} dsk_isa;
-
-/*
- * dsk_limit_isa limits later calls to instruction set `limit`, for tests and for telling a processor's fault from ours. It returns
- * the set in use from now on: the best one within both the limit and the processor. The limit applies to the whole process; results
- * don't depend on it.
- */
-dsk_isa dsk_limit_isa(dsk_isa limit);
-
-/*
- * Sizes at which dsk_step changes its strategy. They apply to the whole process; results don't depend on them.
+ * Sizes at which dsk_step changes its strategy; results don't depend on them. They were measured with this repository's benchmarks.
  *
  * parallel_elements  a call with fewer elements stays on the caller's thread, because starting threads would take longer
  * streaming_bytes    a call that reads and writes at least this many bytes bypasses the caches for outputs that aren't inputs
- *
- * The defaults were measured with this repository's benchmarks. `dsk_get_limits` returns the values in force.
  */
 typedef struct dsk_limits {
     size_t parallel_elements;
@@ -310,7 +291,6 @@ typedef struct dsk_limits {
 } dsk_limits;
 
 dsk_limits dsk_get_limits(void);
-void dsk_set_limits(dsk_limits limits);
 
 /*
  * The OpenMP runtime that provides the threads, as a sentence; never NULL. It is chosen once, at the first call that needs it:

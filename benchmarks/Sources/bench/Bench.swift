@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import ArgumentParser
-import CKernels
 import DiffusionScheduling
 import Foundation
 
@@ -27,9 +26,6 @@ struct Bench: ParsableCommand {
     @Option(help: "Bytes from a multiple of 64 to the start of each tensor; Swift's arrays have 16 or 48.")
     var misalignment = 0
 
-    @Option(help: "Bytes from which a step bypasses the caches, for finding the library's limit.")
-    var streamingBytes: Int?
-
     func validate() throws {
         _ = try pattern
         guard misalignment >= 0, misalignment % 8 == 0 else {
@@ -44,11 +40,6 @@ struct Bench: ParsableCommand {
     func run() throws {
         let pattern = try pattern
         func wants(_ name: String) -> Bool { name.contains(pattern) }
-        if let streamingBytes {
-            var limits = dsk_get_limits()
-            limits.streaming_bytes = streamingBytes
-            dsk_set_limits(limits)
-        }
         var results = BenchmarkResults(isQuick: quick, machine: .current())
         results.machine.lines.forEach { print($0) }
         let effort = quick ? MeasurementEffort.quick : .thorough
