@@ -156,7 +156,7 @@ python: lib out/python/bin/auditwheel
 	install -D -m 644 $(HEADER) $(PYTHON_PACKAGE)/include/$(notdir $(HEADER))
 	@echo 'INPUT($(SONAME))' >$(PYTHON_PACKAGE)/lib/$(LIBRARY)
 	packaging/development-files.sh $(VERSION) $(SONAME) $(PYTHON_PACKAGE)/lib
-	PYTHONPATH=bindings/python out/python/bin/python bindings/python/make_stubs.py
+	@for maker in make_stubs make_scheduler_table; do PYTHONPATH=bindings/python out/python/bin/python bindings/python/$$maker.py || exit; done
 	@for file in LICENSE NOTICE; do if [ -f $$file ]; then install -m 644 $$file bindings/python; fi; done
 	out/python/bin/pip wheel -q --no-deps --no-build-isolation -w out/python/wheels bindings/python
 	@rm -rf bindings/python/build bindings/python/*.egg-info bindings/python/LICENSE bindings/python/NOTICE

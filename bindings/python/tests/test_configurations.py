@@ -169,8 +169,9 @@ def test_classes_and_outputs_are_importable_by_name(kind):
 
 
 @BUILT
-def test_the_stubs_are_up_to_date():
-    script = Path(__file__).resolve().parents[1] / "make_stubs.py"
+@pytest.mark.parametrize("name", ["make_stubs.py", "make_scheduler_table.py"])
+def test_made_files_are_up_to_date(name):
+    script = Path(__file__).resolve().parents[1] / name
     if not script.exists():
         pytest.skip("the repository isn't there")
     environment = os.environ | {"PYTHONPATH": str(Path(ds.__file__).parents[1])}

@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+
+"""Writes docs/SCHEDULERS.md: a table of all classes, from their descriptions and from plans of ten steps.
+
+``make python`` runs this. With ``--check``, says whether the page is as it would be written.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import diffusion_scheduling
+from diffusion_scheduling._description import DESCRIPTIONS, Description
+
+PAGE = Path(__file__).resolve().parents[2] / "docs/SCHEDULERS.md"
+DIFFERENCES = Path("docs/DIFFERENCES.md")
+STEPS = 10
+
+
+class Source(NamedTuple):
+    """What no description and no plan tells."""
+
+    order: str
+    papers: str
+    """Their names and arXiv ids."""
+
+
+SOURCES = {
+    "DDIMInverseScheduler": Source("1", "Song et al. 2020, 2010.02502"),
+    "DDIMScheduler": Source("1", "Song et al. 2020, 2010.02502"),
+    "DDPMScheduler": Source("1", "Ho et al. 2020, 2006.11239"),
+    "DEISMultistepScheduler": Source("1 to 3", "Zhang and Chen 2022, 2204.13902"),
+    "DPMSolverMultistepInverseScheduler": Source("1 to 3", "Lu et al. 2022, 2211.01095"),
+    "DPMSolverMultistepScheduler": Source("1 to 3", "Lu et al. 2022, 2206.00927, 2211.01095"),
+    "EulerAncestralDiscreteScheduler": Source("1", "Song et al. 2020, 2011.13456"),
+    "EulerDiscreteScheduler": Source("1", "Karras et al. 2022, 2206.00364"),
+    "FlowMatchEulerDiscreteScheduler": Source("1", "Esser et al. 2024, 2403.03206"),
+    "HeunDiscreteScheduler": Source("2", "Karras et al. 2022, 2206.00364"),
+    "LCMScheduler": Source("1", "Luo et al. 2023, 2310.04378"),
+    "PNDMScheduler": Source("4", "Liu et al. 2022, 2202.09778"),
+    "UniPCMultistepScheduler": Source("1 to 6", "Zhao et al. 2023, 2302.04867"),
+}
+
+HEAD = f"""# The schedulers
+
+Each has diffusers' name, parameters and defaults. `make python` makes this page from the library itself; the numbers are those
+of a run of {STEPS} steps with the defaults.
+
+- order: of the solver, by `solver_order` where it is a parameter
+- evaluations: of the model
+- noise: the tensors that a generator draws
+- slots: the tensors that a session keeps between steps, besides the sample
+- second output: what a step tells besides the next sample
+- options: what a run may be given besides its steps
+
+[{DIFFERENCES}]({DIFFERENCES.name}) lists where a class differs from diffusers', and why.
+
+| class | source | order | process | evaluations | noise | slots | second output | options |
+|---|---|---|---|---|---|---|---|---|
+"""
+
+
+def papers(text: str) -> str:
+    """The papers with links: arXiv ids are the words that begin with a digit and have a point."""
+    words = text.split(", ")
+    return ", ".join(f"[{word}](https://arxiv.org/abs/{word})" if "." in word and word[0].isdigit() else word for word in words)
+
+
+def row(name: str, description: Description) -> str:
+    scheduler = getattr(diffusion_scheduling, name)()
+    scheduler.set_timesteps(STEPS)
+    plan = json.loads(scheduler.plan_json)
+    evaluations = plan["evaluations"]
+    draws = sum(each["rows"][-1].get("noise_draws", 0) for each in evaluations)
+    source = SOURCES[name]
+    options = ", ".join(f"`{option.name}`" for option in description.options)
+    columns = [
+        f"`{name}`",
+        papers(source.papers),
+        source.order,
+        plan["process"].replace("_", " "),
+        len(evaluations),
+        draws,
+        plan["slots"],
+        f"`{plan['report']}`",
+        options,
+    ]
+    return f"| {' | '.join(map(str, columns))} |\n"
+
+
+def main() -> int:
+    if missing := sorted(DESCRIPTIONS.keys() - SOURCES.keys()):
+        print(f"{__file__}: no source for {', '.join(missing)}")
+        return 1
+    page = HEAD + "".join(row(name, description) for name, description in sorted(DESCRIPTIONS.items()))
+    if "--check" in sys.argv:
+        if PAGE.exists() and PAGE.read_text("utf-8") == page:
+            return 0
+        print(f"{PAGE} is out of date: run `make python`")
+        return 1
+    PAGE.write_text(page, "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
