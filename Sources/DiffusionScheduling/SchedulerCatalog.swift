@@ -15,6 +15,7 @@ public enum SchedulerCatalog {
         HeunDiscreteScheduler.self,
         LCMScheduler.self,
         PNDMScheduler.self,
+        TCDScheduler.self,
         UniPCMultistepScheduler.self,
     ]
 

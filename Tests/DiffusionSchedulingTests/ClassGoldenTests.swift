@@ -8,7 +8,7 @@ import Testing
 /// Whole runs of the catalogue's classes against diffusers and against 50-digit arithmetic, over the configurations that
 /// `Tests/Goldens/generate_classes.py` recorded. One path of code for every class: configuration, catalogue, plan, session.
 @Suite struct ClassGoldenTests {
-    static let files = ["euler", "euler_ancestral", "heun", "flow_match_euler", "unipc", "pndm", "ddpm", "lcm"]
+    static let files = ["euler", "euler_ancestral", "heun", "flow_match_euler", "unipc", "pndm", "ddpm", "lcm", "tcd"]
 
     /// The files whose class isn't in the catalogue yet.
     static let missing: Set<String> = []

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 
-"""Writes the golden vectors of eight scheduler classes, one JSON file a class.
+"""Writes the golden vectors of the scheduler classes beyond the first five, one JSON file a class.
 
 Each record describes one sampling loop: a scheduler configuration, the arguments of set_timesteps and of step, the
 schedule that diffusers builds, and the sample that the loop ends with. The first configurations of a file are fixed:
@@ -52,9 +52,9 @@ Record fields
 ``sigmas``
     base64 of little-endian float32: the noise table of the loop as the reference holds it. It has one entry more than
     there are timesteps, except for Euler with log_linear interpolation (one more that is never reached). Absent for
-    PNDM, DDPM and LCM.
+    the classes that step in cumulative products.
 ``alphas``, ``alphas_probe``
-    PNDM, DDPM and LCM: the cumulative products, as in generate.py.
+    These classes' cumulative products, as in generate.py; of float64 ones only the probe.
 ``init_noise_sigma``
     the reference's float32 factor, printed as the exact double. Absent for the flow class, which has none.
 ``begin_index``
@@ -67,8 +67,8 @@ Record fields
 ``final_exact``, ``final_float64``, ``final_float32``
     base64 of 24 little-endian float64 numbers. ``final_float32`` is not finite in a few records.
 ``report_exact``, ``report_float64``
-    the same for the second output of the last evaluation: ``denoised`` for LCM, ``pred_original_sample`` for the other
-    classes that have one. Absent for FlowMatchEuler, UniPC and PNDM.
+    the same for the second output of the last evaluation: ``denoised`` for LCM, ``pred_noised_sample`` for TCD,
+    ``pred_original_sample`` for the other classes that have one. Absent for the flow classes, UniPC and PNDM.
 
 The header lists why configurations were drawn anew, with the number of times; digits in messages are replaced by #.
 """
@@ -226,6 +226,14 @@ def request_lcm_timesteps(rng, config):
     return request
 
 
+def request_tcd(rng, config):
+    request = request_lcm(rng, config)
+    if rng.random() < 0.2:
+        # More than there are training timesteps.
+        request["original_inference_steps"] = 2 * config["num_train_timesteps"]
+    return request
+
+
 def apply_grid(rng, config, hidden, own_ends):
     """Replaces the drawn grid by the flags that select it; the ends are hidden keys where the class has none."""
     grid, ends = config.pop("grid"), {}
@@ -307,6 +315,10 @@ def adjust_lcm(rng, run):
     if config["original_inference_steps"] > config["num_train_timesteps"] and rng.random() < 0.9:
         config["original_inference_steps"] = 10
     run.request = pick(rng, {request_lcm: 75, request_lcm_timesteps: 25})(rng, config)
+
+
+def adjust_tcd(rng, run):
+    run.request = pick(rng, {request_tcd: 75, request_lcm_timesteps: 25})(rng, run.config)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -489,6 +501,10 @@ SHIPPED = {
         Run({"steps_offset": 1}, {"n": 4, "strength": 0.5}, {"skip_prk_steps": True}, model="LCM_Dreamshaper v7"),
         Run({"rescale_betas_zero_snr": False}, {"n": 6}, model="SSD-1B LCM"),
     ],
+    "tcd": [
+        Run({"steps_offset": 1}, {"n": 4}, SDXL_FOREIGN, model="SDXL with TCD's LoRA"),
+        Run({"steps_offset": 1}, {"n": 8}, SDXL_FOREIGN, {"eta": 0.2}, model="Hyper-SDXL"),
+    ],
 }
 
 # Cases that drawing seldom or never hits.
@@ -541,6 +557,13 @@ EDGES = {
         # The last step adds noise too.
         Run({}, {"timesteps": [999, 759, 499, 259], "strength": 0.5}),
         Run({"rescale_betas_zero_snr": True, "clip_sample": True}, {"n": 4}),
+    ],
+    "tcd": [
+        Run({}, {"n": 4}),
+        Run({"original_inference_steps": 20}, {"n": 1}, options={"eta": 0.0}),
+        # The last of the timesteps that strength leaves draws noise, with the coefficient 0.
+        Run({}, {"timesteps": [999, 759, 499, 259], "strength": 0.5}, options={"eta": 1.0}),
+        Run({"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}, {"n": 4}),
     ],
 }
 
@@ -610,7 +633,7 @@ def run_reference(scheduler, begin, initial, options, dtype):
             draws.append(0)
             result = scheduler.step(model_tensor(scaled, float(t), train_steps, False), t, x, **options)
             x = result.prev_sample
-            report = result.get("pred_original_sample", result.get("denoised"))
+            report = next((value for name, value in result.items() if name != "prev_sample"), None)
             for output in (x, report) if report is not None else (x,):
                 assert output.dtype == dtype
                 if wide and not torch.isfinite(output).all():
@@ -926,6 +949,23 @@ class LCMLoop(ProductLoop):
         return mixed((mpmath.sqrt(target), denoised), (mpmath.sqrt(1 - target), noise_exact(i))), denoised, 1
 
 
+class TCDLoop(ProductLoop):
+    def step(self, i, x, output):
+        source = self.alphas[self.timesteps[i]]
+        signal, noise = mpmath.sqrt(source), mpmath.sqrt(1 - source)
+        prediction = self.config["prediction_type"]
+        p = clean_sample(prediction, signal, noise, None, x, output)
+        epsilon = noise_estimate(prediction, signal, noise, x, output)
+        following = self.timesteps[i + 1] if i + 1 < len(self.timesteps) else 0
+        eta = self.options.get("eta", 0.3)
+        inner = self.alphas[math.floor(np.float32(1 - eta) * np.float32(following))]
+        noised = mixed((mpmath.sqrt(inner), p), (mpmath.sqrt(1 - inner), epsilon))
+        if eta == 0 or i == self.count - 1:
+            return noised, noised, 0
+        ratio = self.alphas[following] / inner
+        return mixed((mpmath.sqrt(ratio), noised), (mpmath.sqrt(1 - ratio), noise_exact(i))), noised, 1
+
+
 class PNDMLoop(ProductLoop):
     WEIGHTS = {
         1: [mpf(1)],
@@ -1169,6 +1209,20 @@ CLASSES = {
         adjust_lcm,
         settled={"beta_schedule": SCHEDULES},
     ),
+    "tcd": Family(
+        "TCDScheduler",
+        TCDLoop,
+        {
+            "original_inference_steps": {50: 70, 20: 30},
+            "prediction_type": PREDICTIONS,
+            "rescale_betas_zero_snr": {True: 15, False: 85},
+        },
+        {request_n: 100},
+        adjust_tcd,
+        {"eta": {None: 40, 0.0: 20, 0.7: 25, 1.0: 15}},
+        count=16,
+        settled={"beta_schedule": SCHEDULES},
+    ),
 }
 
 
@@ -1215,8 +1269,7 @@ def make_record(rng, family, run):
     record.update(request=run.request, options=run.options, timesteps=timesteps, loose=loose)
     if products:
         alphas = scheduler.alphas_cumprod.numpy()
-        assert alphas.dtype == np.float32
-        if len(alphas) <= 100:
+        if len(alphas) <= 100 and alphas.dtype == np.float32:
             record["alphas"] = packed(alphas, "<f4")
         record["alphas_probe"] = {str(i): number(alphas[i]) for i in probe_indices(rng, len(alphas), extra=2)}
     else:
@@ -1346,4 +1399,4 @@ def check(family, checks):
 
 
 if __name__ == "__main__":
-    main("Writes the golden vectors of eight scheduler classes.", CLASSES, 20261107, generate)
+    main("Writes the golden vectors of the scheduler classes beyond the first five.", CLASSES, 20261107, generate)

@@ -56,6 +56,7 @@ CLASSES = [
     "HeunDiscreteScheduler",
     "LCMScheduler",
     "PNDMScheduler",
+    "TCDScheduler",
     "UniPCMultistepScheduler",
 ]
 

@@ -41,6 +41,32 @@ struct DDIMSolver {
     }
 }
 
+extension PredictionType {
+    /// DDIM's deterministic step between two signal variances, √ᾱ_u p + √(1 − ᾱ_u) ε, as a combination of x and e.
+    ///
+    /// √ᾱ_u √(1 − ᾱ_t) − √ᾱ_t √(1 − ᾱ_u) would cancel in short steps. It is (ᾱ_u − ᾱ_t)/(√ᾱ_u √(1 − ᾱ_t) + √ᾱ_t √(1 − ᾱ_u)).
+    func transfer(from exact: Double, to target: Double) -> Combination {
+        // Levels are equal where a β is 0.
+        if exact == target { return Combination(.sample) }
+        // Epsilon prediction divides by √ᾱ, and sample prediction by √(1 − ᾱ). Both have the floor 2⁻²⁴.
+        let source = self == .sample ? min(exact, 1 - 0x1p-24) : floored(exact)
+        let kept = (source * (1 - target)).squareRoot() + ((1 - source) * target).squareRoot()
+        switch self {
+        case .epsilon:
+            return Combination(
+                sample: (target / source).squareRoot(), modelOutput: (source - target) / (source.squareRoot() * kept))
+        case .vPrediction:
+            return Combination(
+                sample: (source * target).squareRoot() + ((1 - source) * (1 - target)).squareRoot(),
+                modelOutput: (source - target) / kept)
+        case .sample, .flowPrediction:
+            return Combination(
+                sample: ((1 - target) / (1 - source)).squareRoot(),
+                modelOutput: (target - source) / ((1 - source).squareRoot() * kept))
+        }
+    }
+}
+
 extension NoiseLevel {
     /// The noise ε = (x − A p)/S of a clamped prediction p.
     var noiseOfClampedPrediction: Combination {

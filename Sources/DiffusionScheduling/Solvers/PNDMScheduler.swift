@@ -113,7 +113,7 @@ struct PNDMSolver {
     var steps: [Int]
 
     /// Adams-Bashforth weights by the number of remembered outputs, the newest output first.
-    private static let weights: [[Double]] = [
+    static let weights: [[Double]] = [
         [1], [3.0 / 2, -1.0 / 2], [23.0 / 12, -16.0 / 12, 5.0 / 12], [55.0 / 24, -59.0 / 24, 37.0 / 24, -9.0 / 24],
     ]
 
@@ -164,17 +164,8 @@ struct PNDMSolver {
 
     /// F of a stream along a model output: of epsilon directly, of v through ε = √ᾱ v + √(1 − ᾱ) x.
     private func transfer(from t: Int, to u: Int, _ stream: Stream, along output: Combination) -> Combination {
-        let exact = alphasCumprod[t], target = u < 0 ? finalAlphaCumprod : alphasCumprod[u]
-        // Levels are equal where a β is 0, and where the stride is.
-        if exact == target { return Combination(stream) }
-        let source = predictionType.floored(exact)
-        let kept = (source * (1 - target)).squareRoot() + ((1 - source) * target).squareRoot()
-        if predictionType == .epsilon {
-            return (target / source).squareRoot() * Combination(stream)
-                + ((source - target) / (source.squareRoot() * kept)) * output
-        }
-        let cosine = (source * target).squareRoot() + ((1 - source) * (1 - target)).squareRoot()
-        return cosine * Combination(stream) + ((source - target) / kept) * output
+        let step = predictionType.transfer(from: alphasCumprod[t], to: u < 0 ? finalAlphaCumprod : alphasCumprod[u])
+        return step.sample * Combination(stream) + step.modelOutput * output
     }
 
     // MARK: Timesteps

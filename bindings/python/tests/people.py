@@ -21,7 +21,7 @@ CONFIG = {
 }
 END = 1 - 2.0**-11
 """The signal variance that is assigned for the level before timestep 0; float32 holds it."""
-UNSHORTENED = "LCMScheduler", "PNDMScheduler"
+UNSHORTENED = "LCMScheduler", "PNDMScheduler", "TCDScheduler"
 """The classes that refuse other timesteps than the planned ones."""
 
 

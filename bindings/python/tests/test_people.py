@@ -26,6 +26,8 @@ import diffusion_scheduling.diffusers as drop_ins  # noqa: E402
 ALL = drop_ins.__all__
 COUNTING = [name for name in ALL if hasattr(getattr(diffusers, name), "step_index")]
 LEVELLED = [name for name in COUNTING if "self.sigmas" in inspect.getsource(getattr(diffusers, name))]
+DRAWING = "DDPMScheduler", "EulerAncestralDiscreteScheduler", "LCMScheduler", "TCDScheduler"
+"""The classes whose steps draw noise with their default options."""
 TRAINED = [name for name in ALL if hasattr(getattr(diffusers, name)(), "alphas_cumprod")]
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1, "skip_prk_steps": True}
 X = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(3))
@@ -114,14 +116,16 @@ def test_other_keys_that_only_the_constructor_reads_may_be_edited_afterwards():
 
         return act
 
-    for name in ("DDIMScheduler", "DDIMInverseScheduler", "LCMScheduler", "PNDMScheduler"):
+    for name in ("DDIMScheduler", "DDIMInverseScheduler", "LCMScheduler", "PNDMScheduler", "TCDScheduler"):
         agree(name, edited(set_alpha_to_one=False), set_alpha_to_one=True)
     agree("UniPCMultistepScheduler", edited(predict_x0=False, disable_corrector=[0, 1, 2]), final_sigmas_type="sigma_min")
     agree("FlowMatchEulerDiscreteScheduler", edited(shift=5.0), shift=2.0)
     agree("DPMSolverMultistepScheduler", edited(beta_schedule="squaredcos_cap_v2"), use_karras_sigmas=True)
 
 
-@pytest.mark.parametrize("name", ["DDIMScheduler", "DDIMInverseScheduler", "DDPMScheduler", "PNDMScheduler", "LCMScheduler"])
+@pytest.mark.parametrize(
+    "name", ["DDIMScheduler", "DDIMInverseScheduler", "DDPMScheduler", "PNDMScheduler", "LCMScheduler", "TCDScheduler"]
+)
 def test_the_length_of_the_training_may_be_edited(name):
     def act(scheduler):
         scheduler.register_to_config(num_train_timesteps=600)
@@ -207,7 +211,7 @@ def test_copies_go_on_from_where_they_were_made(name, way):
         torch.manual_seed(5)
         return run(scheduler, each=lambda scheduler, index, x: (way(scheduler) if index > 0 else scheduler, x))
 
-    if way is through_dictionary and name in ("DDPMScheduler", "EulerAncestralDiscreteScheduler", "LCMScheduler"):
+    if way is through_dictionary and name in DRAWING:
         pytest.skip("the step in between draws noise")
     agree(name, act)
 
@@ -441,7 +445,7 @@ def test_signal_variances_may_be_replaced_before_planning(name):
     agree(name, act, 1e-4)
 
 
-@pytest.mark.parametrize("name", ["DDIMScheduler", "DDPMScheduler", "LCMScheduler", "PNDMScheduler"])
+@pytest.mark.parametrize("name", ["DDIMScheduler", "DDPMScheduler", "LCMScheduler", "PNDMScheduler", "TCDScheduler"])
 def test_noise_is_added_with_replaced_signal_variances(name):
     def act(scheduler):
         before = scheduler.add_noise(X, X.flip(1), torch.tensor([300]))
@@ -477,7 +481,7 @@ def test_the_number_of_steps_may_be_assigned(name):
     agree(name, act)
 
 
-@pytest.mark.parametrize("name", ["LCMScheduler", "PNDMScheduler"])
+@pytest.mark.parametrize("name", ["LCMScheduler", "PNDMScheduler", "TCDScheduler"])
 def test_a_number_of_steps_that_rows_do_not_follow_is_refused(name):
     scheduler = make(drop_ins, name)
     scheduler.set_timesteps(4)
@@ -578,9 +582,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in ALL if name not in ("DDPMScheduler", "EulerAncestralDiscreteScheduler", "LCMScheduler")]
-)
+@pytest.mark.parametrize("name", [name for name in ALL if name not in DRAWING])
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("when", [3, 4])
 def test_batches_may_be_changed_half_way_with_their_history(name, change, when):
