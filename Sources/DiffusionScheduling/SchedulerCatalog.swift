@@ -3,6 +3,7 @@
 /// The schedulers of this library by diffusers' names.
 public enum SchedulerCatalog {
     private static let types: [any PlannedScheduler.Type] = [
+        CogVideoXDDIMScheduler.self,
         DDIMScheduler.self,
         DDIMInverseScheduler.self,
         DDPMScheduler.self,

@@ -8,7 +8,9 @@ import Testing
 /// Whole runs of the catalogue's classes against diffusers and against 50-digit arithmetic, over the configurations that
 /// `Tests/Goldens/generate_classes.py` recorded. One path of code for every class: configuration, catalogue, plan, session.
 @Suite struct ClassGoldenTests {
-    static let files = ["euler", "euler_ancestral", "heun", "flow_match_euler", "unipc", "pndm", "ddpm", "lcm", "tcd"]
+    static let files = [
+        "euler", "euler_ancestral", "heun", "flow_match_euler", "unipc", "pndm", "ddpm", "lcm", "tcd", "cogvideox_ddim",
+    ]
 
     /// The files whose class isn't in the catalogue yet.
     static let missing: Set<String> = []
@@ -51,7 +53,9 @@ import Testing
                 #expect(relative(plan.initNoiseSigma, initial) <= 2 * Tolerance.sigma, "\(place), init_noise_sigma")
             }
             for (index, alpha) in record.alphas {
-                #expect(scheduler.noiseSchedule.alphasCumprod[index] == alpha, "\(place), alphas_cumprod[\(index)]")
+                // torch doesn't round float64 roots correctly either; their errors grow where a table is stretched to end at 0.
+                let allowed = Double(Float(alpha)) == alpha ? 0 : 1e-13 * alpha
+                #expect(abs(scheduler.noiseSchedule.alphasCumprod[index] - alpha) <= allowed, "\(place), alphas_cumprod[\(index)]")
             }
             guard let sigmas = record.sigmas else { return }
             // Grids between two levels are off by as much as these are, where torch's roots are one unit off.

@@ -501,6 +501,23 @@ SHIPPED = {
         Run({"steps_offset": 1}, {"n": 4, "strength": 0.5}, {"skip_prk_steps": True}, model="LCM_Dreamshaper v7"),
         Run({"rescale_betas_zero_snr": False}, {"n": 6}, model="SSD-1B LCM"),
     ],
+    "cogvideox_ddim": [
+        Run(
+            {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"},
+            {"n": 50},
+            model="CogVideoX-2b",
+        ),
+        Run(
+            {
+                "prediction_type": "v_prediction",
+                "rescale_betas_zero_snr": True,
+                "timestep_spacing": "trailing",
+                "snr_shift_scale": 1.0,
+            },
+            {"n": 20},
+            model="CogVideoX-5b",
+        ),
+    ],
     "tcd": [
         Run({"steps_offset": 1}, {"n": 4}, SDXL_FOREIGN, model="SDXL with TCD's LoRA"),
         Run({"steps_offset": 1}, {"n": 8}, SDXL_FOREIGN, {"eta": 0.2}, model="Hyper-SDXL"),
@@ -557,6 +574,13 @@ EDGES = {
         # The last step adds noise too.
         Run({}, {"timesteps": [999, 759, 499, 259], "strength": 0.5}),
         Run({"rescale_betas_zero_snr": True, "clip_sample": True}, {"n": 4}),
+    ],
+    "cogvideox_ddim": [
+        Run({}, {"n": 10}),
+        Run({"set_alpha_to_one": False, "snr_shift_scale": 0.5}, {"n": 1}),
+        # Levels without any signal.
+        Run({"rescale_betas_zero_snr": True, "prediction_type": "sample", "timestep_spacing": "linspace"}, {"n": 12}),
+        Run({"beta_schedule": "squaredcos_cap_v2", "steps_offset": 1}, {"n": 30}),
     ],
     "tcd": [
         Run({}, {"n": 4}),
@@ -966,6 +990,21 @@ class TCDLoop(ProductLoop):
         return mixed((mpmath.sqrt(ratio), noised), (mpmath.sqrt(1 - ratio), noise_exact(i))), noised, 1
 
 
+class CogVideoXLoop(ProductLoop):
+    def target(self, i):
+        """The cumulative product where a step leads, and whether that lies below timestep 0."""
+        following = self.timesteps[i] - self.config["num_train_timesteps"] // self.count
+        if following >= 0:
+            return self.alphas[following], False
+        return (mpf(1) if self.config["set_alpha_to_one"] else self.alphas[0]), True
+
+    def step(self, i, x, output):
+        source, (target, _) = self.alphas[self.timesteps[i]], self.target(i)
+        p = clean_sample(self.config["prediction_type"], mpmath.sqrt(source), mpmath.sqrt(1 - source), None, x, output)
+        keep = mpmath.sqrt((1 - target) / (1 - source))
+        return mixed((keep, x), (mpmath.sqrt(target) - mpmath.sqrt(source) * keep, p)), p, 0
+
+
 class PNDMLoop(ProductLoop):
     WEIGHTS = {
         1: [mpf(1)],
@@ -1207,6 +1246,21 @@ CLASSES = {
         },
         {request_n: 100},
         adjust_lcm,
+        settled={"beta_schedule": SCHEDULES},
+    ),
+    "cogvideox_ddim": Family(
+        "CogVideoXDDIMScheduler",
+        CogVideoXLoop,
+        {
+            "set_alpha_to_one": {True: 70, False: 30},
+            "steps_offset": {0: 60, 1: 40},
+            "prediction_type": PREDICTIONS,
+            "timestep_spacing": SPACINGS,
+            "rescale_betas_zero_snr": {True: 30, False: 70},
+            "snr_shift_scale": {3.0: 40, 1.0: 25, 0.5: 15, 2.7: 20},
+        },
+        {request_n: 100},
+        count=16,
         settled={"beta_schedule": SCHEDULES},
     ),
     "tcd": Family(

@@ -33,7 +33,7 @@ public enum BetaSchedule: String, CaseIterable, Sendable {
         case .laplace:
             Self.betas(ofSignal: Self.laplace, count: count)
         case .sigmoid:
-            Self.linspace(-6, 6, count: count).map { x in
+            Self.linspace(-6 as Float, 6, count: count).map { x in
                 let sigmoid = 1 / (1 + Self.torchExponential(-x))
                 return sigmoid * Float(end - start) + Float(start)
             }
@@ -70,14 +70,14 @@ public enum BetaSchedule: String, CaseIterable, Sendable {
         return Float(sign: .plus, exponent: Int(exponent), significand: 1 + s.addingProduct(s * s, u))
     }
 
-    /// torch.linspace in float32: the lower half counted from the start, the upper from the end, each with one fused rounding.
-    static func linspace(_ start: Float, _ end: Float, count: Int) -> [Float] {
+    /// torch.linspace: the lower half counted from the start, the upper from the end, each with one fused rounding.
+    static func linspace<Real: BinaryFloatingPoint>(_ start: Real, _ end: Real, count: Int) -> [Real] {
         guard count > 1 else { return [start] }
-        let step = (end - start) / Float(count - 1)
+        let step = (end - start) / Real(count - 1)
         return (0..<count).map { j in
             j < count / 2
-                ? start.addingProduct(step, Float(j))
-                : end.addingProduct(-step, Float(count - 1 - j))
+                ? start.addingProduct(step, Real(j))
+                : end.addingProduct(-step, Real(count - 1 - j))
         }
     }
 }

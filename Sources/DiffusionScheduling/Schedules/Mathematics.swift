@@ -17,6 +17,9 @@ func logarithm(_ x: Double) -> Double { log(x) }
 func logarithmOfOnePlus(_ x: Double) -> Double { log1p(x) }
 func power(_ base: Double, _ exponent: Double) -> Double { pow(base, exponent) }
 func cosine(_ x: Double) -> Double { cos(x) }
+func sine(_ x: Double) -> Double { sin(x) }
+func tangent(_ x: Double) -> Double { tan(x) }
+func angle(y: Double, x: Double) -> Double { atan2(y, x) }
 func gammaFunction(_ x: Double) -> Double { tgamma(x) }
 /// √(x² + y²) without overflow.
 func hypotenuse(_ x: Double, _ y: Double) -> Double { hypot(x, y) }

@@ -14,12 +14,15 @@ public struct NoiseSchedule: Sendable, Equatable {
     public let process: NoiseProcess
     /// What the model was told at each level of the training, ascending.
     public let timesteps: [Double]
-    /// ᾱ_0 … ᾱ_{T−1}, not increasing; empty for flow matching, which has none.
+    /// ᾱ_0 … ᾱ_{T−1}, not increasing; empty where the training has none, as flow matching.
     public let alphasCumprod: [Double]
     /// ς_0 … ς_{T−1}, not decreasing; all finite.
     public let sigmas: [Double]
     /// ln ς_j as float32 numbers, as diffusers interpolates in; −∞ where ς_j is 0.
     let logSigmas: [Double]
+
+    /// ς at ᾱ = 2⁻²⁴, which stands for levels without signal: almost 4,096.
+    static let greatestRatio = ((1 - 0x1p-24) / 0x1p-24 as Float).squareRoot()
 
     /// The number of timesteps, T.
     public var count: Int { sigmas.count }
@@ -41,7 +44,7 @@ public struct NoiseSchedule: Sendable, Equatable {
         let sigmas = alphasCumprod.map { alpha in
             let sigma = ((1 - alpha) / alpha).squareRoot()
             let isFloored = (rescales && alpha == 0) || (floorsSignal && !sigma.isFinite)
-            return isFloored ? ((1 - 0x1p-24) / 0x1p-24 as Float).squareRoot() : sigma
+            return isFloored ? Self.greatestRatio : sigma
         }
         if let timestep = sigmas.firstIndex(where: { !$0.isFinite }) {
             throw .invalidValue(
@@ -57,9 +60,21 @@ public struct NoiseSchedule: Sendable, Equatable {
         self.logSigmas = self.sigmas.map { logarithm($0).roundedToFloat32 }
     }
 
-    /// The levels of flow matching: float32 values, widened, ascending.
-    init(flowSigmas sigmas: [Float], timesteps: [Float]) {
-        process = .flow
+    /// The levels of a table of ᾱ, for schedulers that step in ᾱ. ς is that of ᾱ = 2⁻²⁴ wherever it wouldn't be finite in float32.
+    init(alphasCumprod: [Double]) {
+        process = .variancePreserving
+        timesteps = alphasCumprod.indices.map(Double.init)
+        self.alphasCumprod = alphasCumprod
+        sigmas = alphasCumprod.map { alpha in
+            let sigma = ((1 - alpha) / alpha).squareRoot().roundedToFloat32
+            return sigma.isFinite ? sigma : Double(Self.greatestRatio)
+        }
+        logSigmas = sigmas.map { logarithm($0).roundedToFloat32 }
+    }
+
+    /// Levels without a table of ᾱ, as those of flow matching: float32 values, widened, ascending.
+    init(sigmas: [Float], timesteps: [Float], process: NoiseProcess) {
+        self.process = process
         self.timesteps = timesteps.map(Double.init)
         alphasCumprod = []
         self.sigmas = sigmas.map(Double.init)
@@ -78,29 +93,34 @@ public struct NoiseSchedule: Sendable, Equatable {
     }
 
     /// ᾱ: torch accumulates the product in float64 and rounds each entry.
-    private static func cumulativeProduct(_ betas: [Float]) -> [Float] {
+    static func cumulativeProduct<Real: BinaryFloatingPoint>(_ betas: [Real]) -> [Real] {
         var product = 1.0
         return betas.map { beta in
             product *= Double(1 - beta)
-            return Float(product)
+            return Real(product)
         }
     }
 
     /// Betas for which √ᾱ falls to 0 at the last timestep and keeps its first value (Lin et al. 2023, arXiv:2305.08891,
     /// algorithm 1), in float32 as diffusers computes them.
     private static func rescaledToZeroTerminalSNR(_ betas: [Float]) -> [Float] {
-        let roots = cumulativeProduct(betas).map { $0.squareRoot() }
-        let first = roots[0], last = roots[roots.count - 1]
-        // A schedule without any slope, of one timestep say, has nothing to stretch.
-        guard first > last else { return betas }
-        let scale = first / (first - last)
-        let alphasCumprod = roots.map { root in
-            let rescaled = (root - last) * scale
-            return rescaled * rescaled
-        }
+        guard let alphasCumprod = stretchedToZeroTerminalSNR(cumulativeProduct(betas)) else { return betas }
         return alphasCumprod.indices.map { j in
             // Squares of small roots may vanish before the last one does.
             1 - (j == 0 ? alphasCumprod[0] : alphasCumprod[j] == 0 ? 0 : alphasCumprod[j] / alphasCumprod[j - 1])
+        }
+    }
+
+    /// ᾱ with √ᾱ shifted and stretched so that it falls to 0 and keeps its first value; nil for a schedule without any slope, of one timestep
+    /// say, which has nothing to stretch.
+    static func stretchedToZeroTerminalSNR<Real: BinaryFloatingPoint>(_ alphasCumprod: [Real]) -> [Real]? {
+        let roots = alphasCumprod.map { $0.squareRoot() }
+        let first = roots[0], last = roots[roots.count - 1]
+        guard first > last else { return nil }
+        let scale = first / (first - last)
+        return roots.map { root in
+            let rescaled = (root - last) * scale
+            return rescaled * rescaled
         }
     }
 

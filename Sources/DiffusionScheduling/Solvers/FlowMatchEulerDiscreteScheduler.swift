@@ -24,7 +24,7 @@
 public typealias FlowMatchEulerDiscreteScheduler = DefinedScheduler<FlowMatchEulerDiscreteConfiguration>
 
 /// The parameters of `FlowMatchEulerDiscreteScheduler`, with diffusers' defaults.
-public struct FlowMatchEulerDiscreteConfiguration: SchedulerDefinition, SigmaSpacingConfiguration {
+public struct FlowMatchEulerDiscreteConfiguration: FlowMatchDefinition, SigmaSpacingConfiguration {
     public static let className = "FlowMatchEulerDiscreteScheduler"
     public static let resultType = ResultType.modelOutput
     public static let returnsReport = false
@@ -51,7 +51,7 @@ public struct FlowMatchEulerDiscreteConfiguration: SchedulerDefinition, SigmaSpa
 
     public static var parameters: [ConfigurationParameter<Self>] {
         [
-            .init("num_train_timesteps", \.numTrainTimesteps, "The number of noise levels that the model was trained with."),
+            numTrainTimestepsParameter,
             .init("shift", \.shift, "Moves the levels towards noise; 1 leaves them alone, and dynamic shifting replaces it."),
             .init("use_dynamic_shifting", \.useDynamicShifting, "Whether each run brings its own shift, mu."),
             .init("base_shift", \.baseShift, "mu at base_image_seq_len, for pipelines."),
@@ -71,10 +71,7 @@ public struct FlowMatchEulerDiscreteConfiguration: SchedulerDefinition, SigmaSpa
     }
 
     public func validate() throws(SchedulerError) {
-        try require(
-            "num_train_timesteps", numTrainTimesteps, "from 1 to \(NoiseSchedule.maximumTimesteps)",
-            (1...NoiseSchedule.maximumTimesteps).contains(numTrainTimesteps))
-        try require("shift", shift, "from 1e-30 to 1e30", (1e-30...1e30).contains(shift))
+        try validateFlowMatch()
         for (key, value) in [("base_shift", baseShift), ("max_shift", maxShift)] {
             if let value { try require(key, value, "finite", value.isFinite) }
         }
@@ -94,14 +91,6 @@ public struct FlowMatchEulerDiscreteConfiguration: SchedulerDefinition, SigmaSpa
         guard let baseShift, let maxShift, baseImageSeqLen != maxImageSeqLen else { return nil }
         let slope = (maxShift - baseShift) / (Double(maxImageSeqLen) - Double(baseImageSeqLen))
         return Double(imageSequenceLength) * slope + (baseShift - slope * Double(baseImageSeqLen))
-    }
-
-    /// j/T for j from 1 to T, shifted unless each run brings its own shift.
-    public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule {
-        let count = Float(numTrainTimesteps)
-        var sigmas = (1...numTrainTimesteps).map { Float($0) / count }
-        if !useDynamicShifting { sigmas = FlowShift.constant(shift).levels(sigmas, terminal: nil) }
-        return NoiseSchedule(flowSigmas: sigmas, timesteps: sigmas.map { $0 * count })
     }
 
     public func plan(
@@ -137,8 +126,7 @@ public struct FlowMatchEulerDiscreteConfiguration: SchedulerDefinition, SigmaSpa
         switch request {
         case .count(let steps, _):
             try requireStepCount(steps)
-            let even = linspace(noise.sigmas[noise.count - 1] * count, noise.sigmas[0] * count, count: steps).map { $0 / count }
-            levels = shift.levels(even, terminal: shiftTerminal)
+            levels = shift.levels(evenLevels(count: steps, noise: noise), terminal: shiftTerminal)
         case .timesteps(let custom, _):
             try requireOrdered("timesteps", custom, by: >, within: 0...count, "from 0 to \(noise.count)")
             timesteps = custom.map { Float($0) }
@@ -186,17 +174,5 @@ public struct FlowMatchEulerDiscreteConfiguration: SchedulerDefinition, SigmaSpa
             "sigmas[\(levels.count - 1)]", last, "greater than 0 where use_exponential_sigmas is true",
             last > 0 || spacing != .exponential)
         return spacing.sigmas(count: levels.count, from: sigmaMax ?? levels[0], to: last, trainingCount: numTrainTimesteps)
-    }
-
-    /// The table's, or t/T between its timesteps.
-    public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
-        try require("timestep", timestep, "from 0 to \(noise.count)", (0...Double(noise.count)).contains(timestep))
-        var index = 0, end = noise.count - 1
-        while index < end {
-            let middle = (index + end) / 2
-            if noise.timesteps[middle] < timestep { index = middle + 1 } else { end = middle }
-        }
-        let isInTable = noise.timesteps[index] == timestep
-        return NoiseLevel(sigma: isInTable ? noise.sigmas[index] : timestep / Double(noise.count), process: .flow)
     }
 }

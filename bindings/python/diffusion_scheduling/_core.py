@@ -377,10 +377,17 @@ class Ordered(Core):
         if attributes.age:
             state[attributes.age] = 0
 
+    def _age(self, plan: Plan) -> int:
+        """The number of steps that a run remembers, as far as the attributes tell."""
+        if self._counter:
+            age: int = self.__dict__[self._counter]
+            return age
+        return len(self.__dict__[self._history]) if self._history else plan.properties.warm_up
+
     def _remembered(self, plan: Plan, index: int) -> tuple[StepRow, Sequence[Tensor]]:
         """The row of a step, and the tensors that it reads."""
-        state, counter = self.__dict__, self._counter
-        row = plan.attribute_rows.get((index, state[counter] if counter else 0))
+        state, remembered = self.__dict__, self._age(plan)
+        row = plan.attribute_rows.get((index, remembered))
         if row is not None:
             depth = row.depth
             if depth is not None:
@@ -388,7 +395,7 @@ class Ordered(Core):
                 slots = state[self._history][: -depth - 1 : -1] if depth else ()
                 if len(slots) == depth and not (slots and slots[-1] is None):
                     return row, slots
-        age = min(state[counter], index) if counter else 0
+        age = min(remembered, index)
         while True:
             row = plan.attribute_rows.get((index, age)) or plan.attribute_row(index, age)
             slots = [_element(state[name], place) for name, place in row.sources]
@@ -436,10 +443,7 @@ class Ordered(Core):
             return plan
         plans = self._cache.plans
         if options not in plans:
-            if plan.properties.n_slots:
-                raise _library.InvalidValueError(
-                    f"the options of a step are {self._given(options)}, but must be those of the run: set_timesteps takes them"
-                )
+            # What attributes hold, unlike what slots do, has a meaning of its own: it doesn't depend on the options.
             plans[options] = plan.again(self._given(options))
         return plans[options]
 

@@ -150,6 +150,8 @@ class DropIn(Core):
                 table = table[: values["num_train_timesteps"]]
             values["trained_betas"] = (1 - table / torch.cat([torch.ones(1, dtype=table.dtype), table[:-1]])).tolist()
             values.pop("rescale_betas_zero_snr", None)
+            if "snr_shift_scale" in values:
+                values["snr_shift_scale"] = 1.0  # The table has been shifted.
         elif values.get("beta_end", 0) >= 1 and values.get("trained_betas") is None:
             # The original lets signal variances turn negative, at the end of a range that nothing is left of anyway.
             values["trained_betas"] = self.betas.clamp(max=1 - 2.0**-24).tolist()
@@ -198,8 +200,9 @@ class DropIn(Core):
 
     def _tables_of(self, plan: Plan) -> tuple[Tensor, Tensor]:
         """The timesteps and the noise levels of a plan, as the original has them."""
-        # Whole numbers but for the schedulers that scale the model's input, or are made for flows.
-        is_whole = plan.properties.process == _library.VARIANCE_PRESERVING or self.config.get("use_flow_sigmas")
+        # Whole numbers but for the schedulers that scale the model's input, are made for flows, or have no table of the training.
+        is_trained = plan.properties.process == _library.VARIANCE_PRESERVING and "alphas_cumprod" in self.__dict__
+        is_whole = is_trained or self.config.get("use_flow_sigmas")
         # On the host unless a device is named, whatever torch's default device is: as the original.
         timesteps = torch.tensor(plan.timesteps, dtype=torch.float64, device="cpu").to(torch.int64 if is_whole else torch.float32)
         return timesteps, torch.tensor(plan.sigmas, dtype=torch.float32, device="cpu")

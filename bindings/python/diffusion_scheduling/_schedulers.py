@@ -184,8 +184,10 @@ class ArrayScheduler(Core):
 
     @property
     def alphas_cumprod(self) -> Array:
-        """The signal variances of the training, [num_train_timesteps], float32."""
-        return np.array(self._plan.alphas_cumprod, np.float32)
+        """The signal variances of the training, [num_train_timesteps], float32; float64 where diffusers computes in that."""
+        table = np.array(self._plan.alphas_cumprod)
+        rounded = table.astype(np.float32)
+        return rounded if np.array_equal(rounded, table) else table
 
     @property
     def max_threads(self) -> int:

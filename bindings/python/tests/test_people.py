@@ -116,7 +116,14 @@ def test_other_keys_that_only_the_constructor_reads_may_be_edited_afterwards():
 
         return act
 
-    for name in ("DDIMScheduler", "DDIMInverseScheduler", "LCMScheduler", "PNDMScheduler", "TCDScheduler"):
+    for name in (
+        "CogVideoXDDIMScheduler",
+        "DDIMScheduler",
+        "DDIMInverseScheduler",
+        "LCMScheduler",
+        "PNDMScheduler",
+        "TCDScheduler",
+    ):
         agree(name, edited(set_alpha_to_one=False), set_alpha_to_one=True)
     agree("UniPCMultistepScheduler", edited(predict_x0=False, disable_corrector=[0, 1, 2]), final_sigmas_type="sigma_min")
     agree("FlowMatchEulerDiscreteScheduler", edited(shift=5.0), shift=2.0)
@@ -124,7 +131,16 @@ def test_other_keys_that_only_the_constructor_reads_may_be_edited_afterwards():
 
 
 @pytest.mark.parametrize(
-    "name", ["DDIMScheduler", "DDIMInverseScheduler", "DDPMScheduler", "PNDMScheduler", "LCMScheduler", "TCDScheduler"]
+    "name",
+    [
+        "CogVideoXDDIMScheduler",
+        "DDIMScheduler",
+        "DDIMInverseScheduler",
+        "DDPMScheduler",
+        "PNDMScheduler",
+        "LCMScheduler",
+        "TCDScheduler",
+    ],
 )
 def test_the_length_of_the_training_may_be_edited(name):
     def act(scheduler):
@@ -445,7 +461,9 @@ def test_signal_variances_may_be_replaced_before_planning(name):
     agree(name, act, 1e-4)
 
 
-@pytest.mark.parametrize("name", ["DDIMScheduler", "DDPMScheduler", "LCMScheduler", "PNDMScheduler", "TCDScheduler"])
+@pytest.mark.parametrize(
+    "name", ["CogVideoXDDIMScheduler", "DDIMScheduler", "DDPMScheduler", "LCMScheduler", "PNDMScheduler", "TCDScheduler"]
+)
 def test_noise_is_added_with_replaced_signal_variances(name):
     def act(scheduler):
         before = scheduler.add_noise(X, X.flip(1), torch.tensor([300]))
@@ -471,7 +489,9 @@ def test_noise_levels_may_be_changed_after_planning(name, in_place):
     agree(name, act)
 
 
-@pytest.mark.parametrize("name", ["DDIMScheduler", "DDIMInverseScheduler", "DDPMScheduler", "EulerDiscreteScheduler"])
+@pytest.mark.parametrize(
+    "name", ["CogVideoXDDIMScheduler", "DDIMScheduler", "DDIMInverseScheduler", "DDPMScheduler", "EulerDiscreteScheduler"]
+)
 def test_the_number_of_steps_may_be_assigned(name):
     def act(scheduler):
         scheduler.set_timesteps(10)
@@ -490,7 +510,7 @@ def test_a_number_of_steps_that_rows_do_not_follow_is_refused(name):
         step(scheduler, X, scheduler.timesteps[0])
 
 
-@pytest.mark.parametrize("name", ["DDIMScheduler", "PNDMScheduler"])
+@pytest.mark.parametrize("name", ["CogVideoXDDIMScheduler", "DDIMScheduler", "PNDMScheduler"])
 @pytest.mark.parametrize("final", [1.0, 0.9995])
 def test_the_last_signal_variance_may_be_assigned(name, final):
     def act(scheduler):

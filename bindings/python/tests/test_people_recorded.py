@@ -22,7 +22,9 @@ def replaced_table(scheduler):
     flat = flattened(scheduler.alphas_cumprod).astype(np.float64)
     name = "initial_alpha_cumprod" if hasattr(scheduler, "initial_alpha_cumprod") else "final_alpha_cumprod"
     kept = {} if scheduler.config.get("set_alpha_to_one", True) else {name: table[0]}
-    return {"trained_betas": 1 - flat / np.concatenate([[1], flat[:-1]]), **kept}
+    # The table has been shifted already.
+    shift = {"snr_shift_scale": 1.0} if "snr_shift_scale" in scheduler.config else {}
+    return {"trained_betas": 1 - flat / np.concatenate([[1], flat[:-1]]), **kept, **shift}
 
 
 REFUSED = {
@@ -36,7 +38,7 @@ REFUSED = {
 }
 """Acts that NumPy's classes refuse: the error, a word of its message, and the keys that ``from_config`` takes instead."""
 
-COUNTED = "DDIMInverseScheduler", "DDIMScheduler", "LCMScheduler", "PNDMScheduler", "TCDScheduler"
+COUNTED = "CogVideoXDDIMScheduler", "DDIMInverseScheduler", "DDIMScheduler", "LCMScheduler", "PNDMScheduler", "TCDScheduler"
 """The classes whose original steps on with an assigned number of steps."""
 
 UNENDED = "LCMScheduler", "TCDScheduler"

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// A scheduler of flow matching, whose training has the levels j/T for j from 1 to T.
+public protocol FlowMatchDefinition: SchedulerDefinition {
+    /// T: the number of noise levels that the model was trained with, 1...1,000,000.
+    var numTrainTimesteps: Int { get set }
+    /// κ: pushes the levels towards more noise; > 0.
+    var shift: Double { get set }
+    /// Whether each run brings its own shift, so that κ isn't used.
+    var useDynamicShifting: Bool { get }
+}
+
+extension FlowMatchDefinition {
+    static var numTrainTimestepsParameter: ConfigurationParameter<Self> {
+        .init("num_train_timesteps", \.numTrainTimesteps, "The number of noise levels that the model was trained with.")
+    }
+
+    func validateFlowMatch() throws(SchedulerError) {
+        try require(
+            "num_train_timesteps", numTrainTimesteps, "from 1 to \(NoiseSchedule.maximumTimesteps)",
+            (1...NoiseSchedule.maximumTimesteps).contains(numTrainTimesteps))
+        try require("shift", shift, "from 1e-30 to 1e30", (1e-30...1e30).contains(shift))
+    }
+
+    /// j/T for j from 1 to T, shifted unless each run brings its own shift.
+    public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule {
+        let count = Float(numTrainTimesteps)
+        var sigmas = (1...numTrainTimesteps).map { Float($0) / count }
+        if !useDynamicShifting { sigmas = FlowShift.constant(shift).levels(sigmas, terminal: nil) }
+        return NoiseSchedule(sigmas: sigmas, timesteps: sigmas.map { $0 * count }, process: .flow)
+    }
+
+    /// n levels between the ends of the training's, which may have been shifted already.
+    func evenLevels(count n: Int, noise: NoiseSchedule) -> [Double] {
+        let count = Double(noise.count)
+        return linspace(noise.sigmas[noise.count - 1] * count, noise.sigmas[0] * count, count: n).map { $0 / count }
+    }
+
+    /// The table's, or t/T between its timesteps.
+    public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
+        try require("timestep", timestep, "from 0 to \(noise.count)", (0...Double(noise.count)).contains(timestep))
+        var index = 0, end = noise.count - 1
+        while index < end {
+            let middle = (index + end) / 2
+            if noise.timesteps[middle] < timestep { index = middle + 1 } else { end = middle }
+        }
+        let isInTable = noise.timesteps[index] == timestep
+        return NoiseLevel(sigma: isInTable ? noise.sigmas[index] : timestep / Double(noise.count), process: .flow)
+    }
+}

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Testing
+
+@testable import DiffusionScheduling
+
+/// CogVideoX' schedulers beyond the goldens: the shifted tables, coefficients, refusals.
+@Suite struct CogVideoXTests {
+    static func make(_ change: (inout CogVideoXDDIMConfiguration) -> Void = { _ in }) throws -> CogVideoXDDIMScheduler {
+        var configuration = CogVideoXDDIMConfiguration()
+        change(&configuration)
+        return try CogVideoXDDIMScheduler(configuration)
+    }
+
+    @Test func theTablesAreDiffusers() throws {
+        let table = try Self.make().noiseSchedule.alphasCumprod
+        for (index, alpha) in [(0, 0.9974543276430068), (500, 0.1129116877478969), (999, 0.001558207103429585)] {
+            #expect(abs(table[index] - alpha) <= 2 * alpha.ulp)
+        }
+        let stretched = try Self.make { $0.rescaleBetasZeroSNR = true }.noiseSchedule
+        #expect(stretched.alphasCumprod[999] == 0 && abs(stretched.alphasCumprod[0] - table[0]) <= 4 * table[0].ulp)
+        #expect(stretched.sigmas[999] == Double(NoiseSchedule.greatestRatio))
+        // The other schedules' tables are float32 numbers.
+        let cosine = try Self.make { $0.betaSchedule = .squaredcosCapV2 }.noiseSchedule.alphasCumprod
+        #expect(cosine.allSatisfy { Double(Float($0)) == $0 })
+        // A single level has nothing to stretch: diffusers' would be 0/0.
+        let single = try Self.make { ($0.numTrainTimesteps, $0.rescaleBetasZeroSNR) = (1, true) }
+        #expect(single.noiseSchedule.alphasCumprod == [table[0]])
+    }
+
+    @Test func aStepHasTheCoefficientsOfTheReference() throws {
+        let scheduler = try Self.make {
+            ($0.rescaleBetasZeroSNR, $0.timestepSpacing, $0.predictionType) = (true, .trailing, .sample)
+        }
+        let plan = try scheduler.plan(.count(10)), row = plan.row(at: 4, age: 4)
+        #expect(plan.timesteps[4] == 599)
+        #expect(abs(row.nextSample.sample - 0.9735406137173228) <= 1e-12)
+        #expect(abs(row.nextSample.modelOutput - 0.1006224142508827) <= 1e-12)
+        #expect(plan.row(at: 9, age: 9).nextSample == Combination(modelOutput: 1))
+    }
+
+    // MARK: Faults
+
+    @Test func whatCogVideoXRefuses() throws {
+        expectInvalid("snr_shift_scale", "0.0", allowed: "from 1e-30") { _ = try Self.make { $0.snrShiftScale = 0 } }
+        expectInvalid("steps_offset", "1000", allowed: "to 999") { _ = try Self.make { $0.stepsOffset = 1000 } }
+        expectInvalid("number of steps", "1001", allowed: "num_train_timesteps") { _ = try Self.make().plan(.count(1001)) }
+    }
+
+    /// Whatever the betas and κ: levels that are equal, levels without noise and levels without signal.
+    @Test(arguments: [PredictionType.epsilon, .sample, .vPrediction], [0, 0.5, 0.999999])
+    func plansAreFinite(_ type: PredictionType, _ beta: Double) throws {
+        for (scale, rescales, isOne) in [(3.0, true, true), (1e-30, false, false), (1e30, true, false)] {
+            let scheduler = try Self.make {
+                ($0.numTrainTimesteps, $0.snrShiftScale, $0.setAlphaToOne) = (50, scale, isOne)
+                $0.trainedBetas = (0..<50).map { $0 < 25 ? 0 : beta }
+                ($0.predictionType, $0.rescaleBetasZeroSNR) = (type, rescales)
+            }
+            for count in 1...50 { _ = try scheduler.plan(.count(count)) }
+        }
+    }
+}
