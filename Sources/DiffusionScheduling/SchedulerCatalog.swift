@@ -14,6 +14,7 @@ public enum SchedulerCatalog {
         EulerDiscreteScheduler.self,
         FlowMatchEulerDiscreteScheduler.self,
         HeunDiscreteScheduler.self,
+        KDPM2DiscreteScheduler.self,
         LCMScheduler.self,
         PNDMScheduler.self,
         TCDScheduler.self,

@@ -20,6 +20,7 @@ import Testing
         try runs(EulerAncestralDiscreteScheduler.self, "ancestral Euler", RandomConfigurations.eulerAncestral)
     }
     @Test func heun() throws { try runs(HeunDiscreteScheduler.self, "Heun", RandomConfigurations.heun) }
+    @Test func kdpm2() throws { try runs(KDPM2DiscreteScheduler.self, "KDPM2", RandomConfigurations.kdpm2) }
 
     private func runs<S: PlannedScheduler>(
         _ type: S.Type, _ name: String, _ draw: (inout SeededGenerator) -> S.Configuration

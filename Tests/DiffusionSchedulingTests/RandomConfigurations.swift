@@ -82,6 +82,14 @@ enum RandomConfigurations {
         return c
     }
 
+    static func kdpm2(_ generator: inout SeededGenerator) -> KDPM2DiscreteConfiguration {
+        var c = KDPM2DiscreteConfiguration()
+        drawNoiseSchedule(&c, &generator)
+        drawSpacing(&c, &generator)
+        c.predictionType = KDPM2DiscreteConfiguration.predictionTypes.randomElement(using: &generator)!
+        return c
+    }
+
     private static func drawNoiseSchedule<C: NoiseScheduleConfiguration>(_ c: inout C, _ generator: inout SeededGenerator) {
         c.numTrainTimesteps = [1000, 1000, 1000, 500, 100, 7, 1].randomElement(using: &generator)!
         c.betaSchedule = C.betaSchedules.randomElement(using: &generator)!

@@ -257,6 +257,10 @@ def adjust_heun(rng, run):
         run.config["beta_schedule"] = "exp"
 
 
+def adjust_kdpm2(rng, run):
+    apply_grid(rng, run.config, run.hidden, own_ends=False)
+
+
 def adjust_flow(rng, run):
     apply_grid(rng, run.config, run.hidden, own_ends=False)
     if run.config["use_dynamic_shifting"]:
@@ -396,6 +400,7 @@ SHIPPED = {
         ),
         Run({**SD_BETAS, "steps_offset": 1}, {"n": 20}, {"skip_prk_steps": True}, model="Stable Diffusion 1.5 with Heun"),
     ],
+    "kdpm2": [Run({**SD_BETAS, "steps_offset": 1}, {"n": 20}, {"skip_prk_steps": True}, model="Stable Diffusion 1.5 with KDPM2")],
     "flow_match_euler": [
         Run({"shift": 3.0}, {"n": 28}, model="Stable Diffusion 3"),
         Run({"shift": 3.0}, {"n": 28}, late=True, model="Stable Diffusion 3"),
@@ -543,6 +548,7 @@ EDGES = {
         Run({"timestep_spacing": "leading", "steps_offset": 20}, {"n": 100}),
     ],
     "heun": [Run({}, {"n": 10}), Run({}, {"n": 1}), Run({"timestep_spacing": "trailing"}, {"n": 61})],
+    "kdpm2": [Run({}, {"n": 10}), Run({}, {"n": 1}), Run({"timestep_spacing": "trailing"}, {"n": 61})],
     "flow_match_euler": [
         Run({}, {"n": 4}),
         Run({"shift_terminal": 0.1, "use_dynamic_shifting": True}, {"n": 4, "mu": 1.0}),
@@ -614,6 +620,15 @@ def widen(scheduler):
     for name, value in vars(scheduler).items():
         if torch.is_tensor(value) and value.dtype == torch.float32 and name != "timesteps":
             setattr(scheduler, name, value.double())
+    if hasattr(scheduler, "sigmas_interpol"):
+        derive_anew(scheduler)
+
+
+def derive_anew(scheduler):
+    """Makes the tables that KDPM2 derives from its noise levels, and repeats like them, of the levels as they are now."""
+    levels = torch.cat([scheduler.sigmas[:1], scheduler.sigmas[1:-1:2]])
+    middles = torch.sqrt(levels * levels.roll(1))
+    scheduler.sigmas_interpol = torch.cat([middles[:1], middles[1:].repeat_interleave(2), middles[-1:]])
 
 
 def late_start(scheduler, begin):
@@ -682,7 +697,9 @@ class RecordingTorch:
 def loose_timesteps(scheduler, request):
     """Indices of integer timesteps which the last bit of the grid computation may change."""
     config = scheduler.config
-    if not any(config.get(f"use_{name}_sigmas") for name in GRIDS) or scheduler.timesteps.is_floating_point():
+    pairs = hasattr(scheduler, "sigmas_interpol") and config.use_karras_sigmas
+    is_whole = pairs or not scheduler.timesteps.is_floating_point()
+    if not any(config.get(f"use_{name}_sigmas") for name in GRIDS) or not is_whole:
         return []
     scheduler = copy.deepcopy(scheduler)
     recorder, raw = RecordingTorch(), []
@@ -695,15 +712,18 @@ def loose_timesteps(scheduler, request):
     scheduler._sigma_to_t = recorded_conversion
     with unittest.mock.patch.object(sys.modules[type(scheduler).__module__], "torch", recorder):
         prepare(scheduler, request, 0)
-    rounds = config.use_karras_sigmas and not config.use_flow_sigmas
-    values = raw or recorder.arrays[-1].tolist()
-    assert [round(v) if rounds else int(v) for v in values] == scheduler.timesteps.tolist()
+    rounds = config.use_karras_sigmas and not config.get("use_flow_sigmas")
+    values, timesteps = raw or recorder.arrays[-1].tolist(), scheduler.timesteps.tolist()
+    if pairs:
+        # Timesteps between the steps' own follow, which stay fractional.
+        values, timesteps = values[: len(timesteps) // 2 + 1], timesteps[::2]
+    assert [round(v) if rounds else int(v) for v in values] == timesteps
     loose = []
     for index, value in enumerate(values):
         edge = math.floor(value) + 0.5 if rounds else round(value)
         # Truncation goes toward zero, so it doesn't jump there.
         if abs(value - edge) < LOOSE_MARGIN and (rounds or edge):
-            loose.append(index)
+            loose.append(2 * index if pairs else index)
     return loose
 
 
@@ -817,6 +837,26 @@ class HeunLoop(ExplodingLoop):
         h = self.sigmas[i] - self.sigmas[i - 1]
         share = h / (2 * self.sigmas[i])
         return mixed((mpf(1), self.half), (share, x), (-share, p)), p, 0
+
+
+class KDPM2Loop(ExplodingLoop):
+    def level(self, i):
+        """The level that the model is asked at: second evaluations lie between their step's levels, which the table has."""
+        return self.sigmas[i] if i % 2 == 0 else mpmath.sqrt(self.sigmas[i - 1] * self.sigmas[i])
+
+    def model_input(self, i, x):
+        scale = 1 / mpmath.sqrt(self.level(i) ** 2 + 1)
+        return [scale * v for v in x]
+
+    def step(self, i, x, output):
+        level = self.level(i)
+        p = self.clean(x, output, level)
+        if i % 2 == 0:
+            self.base = x
+            ratio = mpmath.sqrt(self.sigmas[i + 1] / level)
+            return mixed((ratio, x), (1 - ratio, p)), p, 0
+        share = (self.sigmas[i] - self.sigmas[i - 1]) / level
+        return mixed((mpf(1), self.base), (share, x), (-share, p)), p, 0
 
 
 class FlowLoop(Loop):
@@ -1138,6 +1178,21 @@ CLASSES = {
         stride=2,
         settled={**GRID_FLAGS, "beta_schedule": (*SCHEDULES, "exp")},
     ),
+    "kdpm2": Family(
+        "KDPM2DiscreteScheduler",
+        KDPM2Loop,
+        {
+            "prediction_type": {"epsilon": 55, "v_prediction": 45},
+            "grid": SIGMA_GRIDS,
+            "timestep_spacing": SPACINGS,
+            "steps_offset": {0: 60, 1: 40},
+        },
+        {request_n: 100},
+        adjust_kdpm2,
+        stride=2,
+        count=16,
+        settled={**GRID_FLAGS, "beta_schedule": SCHEDULES},
+    ),
     "flow_match_euler": Family(
         "FlowMatchEulerDiscreteScheduler",
         FlowLoop,
@@ -1306,7 +1361,7 @@ def make_record(rng, family, run):
     products = issubclass(family.loop, ProductLoop)
     if products and min(timesteps) < 0:
         raise Redraw("negative timestep")
-    if not products and not torch.isfinite(scheduler.sigmas).all():
+    if not products and not (torch.isfinite(scheduler.sigmas).all() and torch.isfinite(scheduler.timesteps).all()):
         raise Redraw("not finite")
     begin = 0
     if run.late:

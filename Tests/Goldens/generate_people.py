@@ -55,6 +55,7 @@ CLASSES = [
     "EulerDiscreteScheduler",
     "FlowMatchEulerDiscreteScheduler",
     "HeunDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
     "LCMScheduler",
     "PNDMScheduler",
     "TCDScheduler",

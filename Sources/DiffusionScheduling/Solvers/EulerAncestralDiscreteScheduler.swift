@@ -47,9 +47,7 @@ public struct EulerAncestralDiscreteConfiguration: VarianceExplodingDefinition, 
     // MARK: The plan
 
     public func grid(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> TimestepGrid {
-        if case .timesteps = request {
-            throw .invalidValue(key: "timesteps", value: "given", allowed: "left out: this scheduler chooses them itself")
-        }
+        try requireNoTimesteps(request)
         let timesteps = try timesteps(request, noise: noise)
         return TimestepGrid(
             timesteps: timesteps, sigmas: timesteps.map(noise.sigma(atTimestep:)) + [0], process: noise.process)

@@ -56,11 +56,7 @@ public struct HeunDiscreteConfiguration: VarianceExplodingDefinition, Prediction
     /// The levels of the steps with all inner ones twice, as two evaluations are made there.
     public func grid(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> TimestepGrid {
         let (timesteps, sigmas) = try spacedLevels(request, noise: noise)
-        func twice(_ values: ArraySlice<Double>) -> [Double] { values.flatMap { [$0, $0] } }
-        return TimestepGrid(
-            timesteps: timesteps.prefix(1) + twice(timesteps.dropFirst()),
-            sigmas: sigmas.prefix(1) + twice(sigmas.dropFirst()) + [0],
-            process: noise.process)
+        return gridOfPairs(first: timesteps, second: Array(timesteps.dropFirst()), sigmas: sigmas, process: noise.process)
     }
 
     public func plan(

@@ -30,18 +30,41 @@ extension VarianceExplodingDefinition {
     }
 
     /// The plan of rows that don't depend on the run's age.
+    ///
+    /// - Parameter modelSigmas: the level that the model is asked at in each evaluation; nil: the grid's.
     func plan(
-        on grid: TimestepGrid, clamp: PredictionClamp = .none, slotCount: Int = 0, steps: [Int] = [], rows: [PlanRow]
+        on grid: TimestepGrid, modelSigmas: [Double]? = nil, clamp: PredictionClamp = .none, slotCount: Int = 0, steps: [Int] = [],
+        rows: [PlanRow]
     ) throws(SchedulerError) -> SamplingPlan {
         // diffusers takes the noise of `leading` runs for that of a sample with data in it, in float32.
         let greatest = Float(grid.sigmas.max() ?? 0)
         let initial = timestepSpacing == .leading ? (greatest * greatest + 1).squareRoot() : greatest
         return try SamplingPlan(
-            grid: grid, initNoiseSigma: Double(initial), inputScales: grid.sigmas.dropLast().map { 1 / hypotenuse(1, $0) },
+            grid: grid, initNoiseSigma: Double(initial),
+            inputScales: (modelSigmas ?? grid.sigmas.dropLast()).map { 1 / hypotenuse(1, $0) },
             clamp: clamp, slotCount: slotCount, steps: steps, rows: rows.map { [$0] })
     }
 
     // MARK: Grids
+
+    /// Refuses a request for timesteps, for schedulers that choose them themselves.
+    func requireNoTimesteps(_ request: TimestepRequest) throws(SchedulerError) {
+        if case .timesteps = request {
+            throw .invalidValue(key: "timesteps", value: "given", allowed: "left out: this scheduler chooses them itself")
+        }
+    }
+
+    /// The grid of a run to ς = 0 whose steps have two evaluations, except for the last step, which has one: all inner levels stand twice.
+    ///
+    /// - Parameters:
+    ///   - first: the timestep of each step's first evaluation.
+    ///   - second: that of the second one, of all steps but the last.
+    ///   - sigmas: the level that each step begins at.
+    func gridOfPairs(first: [Double], second: [Double], sigmas: [Double], process: NoiseProcess) -> TimestepGrid {
+        TimestepGrid(
+            timesteps: first.prefix(1) + zip(second, first.dropFirst()).flatMap { [$0, $1] },
+            sigmas: sigmas.prefix(1) + sigmas.dropFirst().flatMap { [$0, $0] } + [0], process: process)
+    }
 
     /// The timesteps of a request, noisiest first: of the spacing, or the caller's own as float32 numbers.
     func timesteps(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> [Double] {

@@ -37,7 +37,12 @@ from .configurations import LOOP, LU_SIGMA, ROUNDOFF, SIGMA, Outcome, model, rel
 from .goldens import generate, generate_classes
 
 CLASSES: dict[str, Any] = generate_classes.CLASSES
-VARIANCE_EXPLODING = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler")
+VARIANCE_EXPLODING = (
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+)
 NO_BEGIN = ("PNDMScheduler",)
 """The original counts its calls from wherever a run begins, and ours its steps; so runs begin at the start."""
 
@@ -99,8 +104,8 @@ class Case:
 
     @property
     def count(self) -> int:
-        """Our number of evaluations. Heun takes two for the timestep -1."""
-        return len(self.reference.timesteps) - self.is_cut * (2 if self.name == "HeunDiscreteScheduler" else 1)
+        """Our number of evaluations. Heun and KDPM2 take two for the timestep -1."""
+        return len(self.reference.timesteps) - self.is_cut * self.family.stride
 
     @property
     def adds_noise_at_the_end(self) -> bool:
@@ -143,8 +148,8 @@ class Case:
             return LU_SIGMA
         return 2 * SIGMA if any(t != round(t) for t in self.reference.timesteps.tolist()) else SIGMA
 
-    def timestep_tolerance(self, timestep: float) -> float:
-        """How far a timestep may be off that is looked up at a level: four units in the last place of float32 logarithms.
+    def timestep_tolerance(self, i: int, timestep: float) -> float:
+        """How far timestep i may be off that is looked up at a level: four units in the last place of float32 logarithms.
 
         NumPy and torch don't round these logarithms correctly, and torch doesn't round the roots in them correctly. A flow's
         timestep is its level times a number. Where levels are spread out, timesteps may be off by as much.
@@ -156,12 +161,14 @@ class Case:
             return 0
         if config.get("timestep_type") == "continuous" and config["prediction_type"] == "v_prediction":
             return 4 * unit(max(abs(timestep), 0.25))
-        if not self.is_spaced and "sigmas" not in self.run.request:
+        is_between = i % 2 == 1 and hasattr(self.reference, "sigmas_interpol")
+        if not is_between and not self.is_spaced and "sigmas" not in self.run.request:
             return 0
         alphas = self.reference.alphas_cumprod.double().numpy()
         lower = min(int(timestep), len(alphas) - 2)
         low, high = (0.5 * math.log((1 - a) / a) for a in alphas[lower : lower + 2])
-        return min(4 * unit(max(abs(low), abs(high), 1)) / abs(high - low), 1) + unit(timestep)
+        # Between the levels of a step, the two products of the interpolation and their sum are rounded to float32 as well.
+        return min(4 * unit(max(abs(low), abs(high), 1)) / abs(high - low), 1) + (2 if is_between else 1) * unit(timestep)
 
 
 def unit(value: float) -> float:
@@ -194,7 +201,7 @@ def check_defined(case: Case) -> None:
     """Raises Redraw if a level isn't a number, or a step asks for the clean sample of pure noise."""
     reference, config, timesteps = case.reference, case.config, case.reference.timesteps.tolist()
     if not issubclass(case.family.loop, generate_classes.ProductLoop):
-        if not torch.isfinite(reference.sigmas).all():
+        if not (torch.isfinite(reference.sigmas).all() and torch.isfinite(reference.timesteps).all()):
             raise generate.Redraw("not finite")
         return
     if min(timesteps) < 0:
@@ -228,7 +235,7 @@ def on_levels_of(case: Case, ours: Any) -> Any:
     """A reference that steps on our noise levels and timesteps."""
     reference = copy.deepcopy(case.reference)
     if hasattr(reference, "sigmas"):
-        # Euler's log_linear levels have one that is never reached. The churn's share depends on their number.
+        # Euler's log_linear levels have one that is never reached, and KDPM2's two. The churn's share depends on their number.
         unreached = len(reference.sigmas) - len(reference.timesteps) - 1
         reference.sigmas = torch.from_numpy(np.append(ours.sigmas, np.zeros(unreached, np.float32)))
         reference.timesteps = torch.from_numpy(ours.timesteps).to(reference.timesteps.dtype)
@@ -293,7 +300,7 @@ def compare_grids(outcome: Outcome, case: Case, ours: Any) -> None:
         distance = abs(own - theirs)
         if i in loose and distance == 1:
             outcome.loose_timesteps += 1
-        elif distance > case.timestep_tolerance(theirs):
+        elif distance > case.timestep_tolerance(i, theirs):
             outcome.faults.append(f"timestep {i} is {own}, reference {theirs}")
     factor = getattr(reference, "init_noise_sigma", None)
     if factor is not None and relative(ours.init_noise_sigma, float(factor)) > case.level_tolerance + SIGMA:

@@ -91,6 +91,8 @@ class DropIn(Core):
     """The request of the present plan."""
     _trained: Tensor | None = None
     """The signal variances that the constructor made, where it made any."""
+    _unreached = 0
+    """How many levels the original's table has beyond the one that a run ends at; no step reaches them."""
     _own_timesteps: Tensor | None = None
     """The timesteps that the plan's own are, which may be looked up without reading them."""
 
@@ -205,7 +207,7 @@ class DropIn(Core):
         is_whole = is_trained or self.config.get("use_flow_sigmas")
         # On the host unless a device is named, whatever torch's default device is: as the original.
         timesteps = torch.tensor(plan.timesteps, dtype=torch.float64, device="cpu").to(torch.int64 if is_whole else torch.float32)
-        return timesteps, torch.tensor(plan.sigmas, dtype=torch.float32, device="cpu")
+        return timesteps, torch.tensor(plan.sigmas + [0.0] * self._unreached, dtype=torch.float32, device="cpu")
 
     def _tables_differ(self, plan: Plan) -> bool:
         """Whether a caller has put other tables in the place of those of the plan."""
@@ -257,6 +259,8 @@ class DropIn(Core):
             # The original may fail on what the library can plan. It sets attributes that only it knows, such as prk_timesteps, and
             # the configuration's flow_shift where mu is given.
             self._original.set_timesteps(self, **given)
+            if self._has_sigmas:
+                self._unreached = max(len(self.sigmas) - len(self.timesteps) - 1, 0)
         if plan is not None:
             self._set_tables(plan, device, min(count or len(plan.timesteps), len(plan.timesteps)))
 

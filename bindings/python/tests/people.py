@@ -180,7 +180,7 @@ def takes(name):
 
 
 def remembers(scheduler):
-    return any(hasattr(scheduler, name) for name in ("model_outputs", "ets", "prev_derivative"))
+    return any(hasattr(scheduler, name) for name in ("model_outputs", "ets", "prev_derivative", "sample"))
 
 
 def any_class(scheduler):
@@ -198,9 +198,9 @@ ACTS = {
         finish=noisy,
     ),
     "sigmas replaced": Act(has("sigmas"), after=replace_noise_levels),
-    # A run of Heun's on fewer timesteps would begin at an evaluation that belongs to the step before.
+    # Where a step has two evaluations, a run on fewer timesteps would begin at one that belongs to the step before.
     "timesteps shortened": Act(
-        lambda scheduler: type(scheduler).__name__ not in ("HeunDiscreteScheduler", *UNSHORTENED), after=shorten_timesteps
+        lambda scheduler: scheduler.order == 1 and type(scheduler).__name__ not in UNSHORTENED, after=shorten_timesteps
     ),
     "num_inference_steps assigned": Act(has("num_inference_steps"), after=assign_number_of_steps),
     "final_alpha_cumprod assigned": Act(has("final_alpha_cumprod"), before=assign_end("final_alpha_cumprod")),

@@ -85,7 +85,9 @@ def test_runs_are_the_originals(name):
     with disabled():
         found = run(drop_in, sample())
     assert isinstance(drop_in, getattr(diffusers, name))
-    assert torch.equal(original.timesteps, drop_in.timesteps) and original.timesteps.dtype == drop_in.timesteps.dtype
+    # Four units in the last place of float32 logarithms, where timesteps are looked up at levels between those of the steps.
+    distance = 1e-3 if hasattr(original, "sigmas_interpol") else 0
+    assert (original.timesteps - drop_in.timesteps).abs().max() <= distance and original.timesteps.dtype == drop_in.timesteps.dtype
     assert drop_in.num_inference_steps == original.num_inference_steps
     # The original's float32 scalars cancel: by reference, its loops are off by up to some 2e-5.
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(expected, found))
@@ -104,8 +106,8 @@ def test_types_are_the_originals(name, model, x):
     samples = getattr(sample(), x)()
     for scheduler in (original, drop_in):
         scheduler.set_timesteps(5)
-    # Where timesteps repeat, the first evaluation has to be the first.
-    t = original.timesteps[int(len(set(original.timesteps.tolist())) == len(original.timesteps))]
+    # Where timesteps repeat or steps have two evaluations, the first evaluation has to be the first.
+    t = original.timesteps[int(original.order == 1 and len(set(original.timesteps.tolist())) == len(original.timesteps))]
     expected, found = (step(s, samples, t, model=lambda x: getattr(torch.tanh(x), model)())[0] for s in (original, drop_in))
     assert found.dtype == expected.dtype
     assert torch.allclose(found.double(), expected.double(), rtol=2e-2, atol=2e-2)
@@ -539,13 +541,14 @@ def test_memory_is_recycled_once_nobody_holds_it():
 @pytest.mark.parametrize("name", ALL)
 def test_steps_without_a_plan_are_taken_where_the_original_takes_them(name):
     original, drop_in = make(name)
+    is_planned = original.num_inference_steps is not None
     x = sample()
     try:
         expected = original.step(scaled(original, x, 1), 1, x)
     except (ValueError, TypeError, AttributeError):
         return
     assert drop_in.step(scaled(drop_in, x, 1), 1, x).prev_sample.shape == expected.prev_sample.shape
-    assert drop_in.num_inference_steps is None or "Heun" in name
+    assert is_planned or drop_in.num_inference_steps is None
 
 
 # ---- Files and values that the originals fail at
@@ -560,7 +563,9 @@ def test_attributes_of_planning_are_the_originals(name):
     for key, value in vars(original).items():
         # Tables are rounded once where the original rounds each operation.
         if isinstance(value, torch.Tensor):
-            assert torch.allclose(getattr(drop_in, key), value, rtol=2e-7, atol=1e-7), key
+            # As for runs: timesteps that are looked up at levels between those of the steps.
+            distance = 1e-3 if key == "timesteps" and hasattr(original, "sigmas_interpol") else 1e-7
+            assert torch.allclose(getattr(drop_in, key), value, rtol=2e-7, atol=distance, equal_nan=True), key
         elif isinstance(value, np.ndarray):
             assert np.array_equal(getattr(drop_in, key), value), key
 
