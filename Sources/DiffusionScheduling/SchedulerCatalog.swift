@@ -15,6 +15,7 @@ public enum SchedulerCatalog {
         FlowMatchEulerDiscreteScheduler.self,
         HeunDiscreteScheduler.self,
         KDPM2DiscreteScheduler.self,
+        IPNDMScheduler.self,
         LCMScheduler.self,
         PNDMScheduler.self,
         TCDScheduler.self,

@@ -10,6 +10,7 @@ import Testing
 @Suite struct ClassGoldenTests {
     static let files = [
         "euler", "euler_ancestral", "heun", "kdpm2", "flow_match_euler", "unipc", "pndm", "ddpm", "lcm", "tcd", "cogvideox_ddim",
+        "ipndm",
     ]
 
     /// The files whose class isn't in the catalogue yet.
@@ -68,7 +69,8 @@ import Testing
             for (i, (ours, theirs)) in zip(plan.sigmas, sigmas).enumerated() where i < plan.stepCount || !record.isCut {
                 if record.loose.contains(i), plan.timesteps[i] != record.timesteps[i] { continue }
                 let deviation = relative(ours, theirs)
-                #expect(deviation <= ends + inherited, "\(place), level \(i): \(ours), reference \(theirs)")
+                #expect(
+                    deviation <= ends * record.steepness(ours) + inherited, "\(place), level \(i): \(ours), reference \(theirs)")
                 greatest = max(greatest, deviation)
             }
         }
@@ -136,7 +138,7 @@ import Testing
         let mean = exponential(ratios.reduce(0, +) / Double(ratios.count))
         print(
             "\(file): float32 loops nearer to the exact result than diffusers': \(nearer) of \(total), with \(mean) of their error")
-        let isShort = ["euler", "euler_ancestral", "heun", "kdpm2", "flow_match_euler"].contains(file)
+        let isShort = ["euler", "euler_ancestral", "heun", "kdpm2", "flow_match_euler", "cogvideox_ddim"].contains(file)
         #expect(Double(nearer) >= (isShort ? Tolerance.nearerShareOfShortSums : Tolerance.nearerShare) * Double(total))
         #expect(mean < 1, "the geometric mean of our error over diffusers'")
     }
@@ -179,7 +181,10 @@ import Testing
         if let definition = scheduler.configuration as? any VarianceExplodingDefinition {
             return (try self.plan(definition, on: grid, record), Tolerance.loop)
         }
-        if scheduler.configuration is any MultistepDefinition || scheduler.configuration is UniPCMultistepConfiguration {
+        let configuration = scheduler.configuration
+        if configuration is any MultistepDefinition || configuration is UniPCMultistepConfiguration
+            || configuration is IPNDMConfiguration
+        {
             return (try scheduler.plan(on: grid, optionValues: [:]), Tolerance.loop)
         }
         // Levels that are a unit in the last place off, and a model that is steep in none of its arguments.
@@ -349,10 +354,20 @@ struct ClassRecord: Decodable {
         configText.contains("\"timestep_type\": \"continuous\"") && configText.contains("\"prediction_type\": \"v_prediction\"")
     }
 
+    /// How much more than the numbers that it is made of a level is off, relative. IPNDM's levels are β/√(1 − β²), whose derivative by β,
+    /// relative, is 1 + ς². torch's sine is one unit in the last place off, and so β two and a half; 1 − β² adds half a unit of β, and the
+    /// root one of its own.
+    func steepness(_ sigma: Double) -> Double { className == "IPNDMScheduler" ? 4 * (1 + sigma * sigma) : 1 }
+
     /// How far a fractional timestep may be off that was looked up at a level: it hangs on float32 logarithms, which NumPy and torch
     /// don't round correctly, of float32 roots, which torch doesn't: four units in the last place of them.
     func timestepTolerance(_ timestep: Double, at index: Int, scheduler: any PlannedScheduler) -> Double {
         let noise = scheduler.noiseSchedule
+        if scheduler.configuration is IPNDMConfiguration {
+            // An angle. Its derivative by ς is 1/(1 + ς²).
+            let level = min(tangent(min(timestep, 0.9999) * .pi / 2), 1e3)
+            return 4 * (Tolerance.sigma * level + Double(Float(timestep).ulp))
+        }
         guard scheduler.configuration is any VarianceExplodingDefinition, noise.count > 1 else { return 0 }
         if isContinuous { return 4 * Double(Float(max(abs(timestep), 0.25)).ulp) }
         // KDPM2 looks up the timesteps of second evaluations, whose levels lie between those of the steps.

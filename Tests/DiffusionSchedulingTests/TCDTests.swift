@@ -44,7 +44,8 @@ import Testing
         var x = UpstreamTests.sample.map { Float($0) }
         for timestep in scheduler.timesteps {
             let factor = Float(timestep) / Float(timestep + 1)
-            try scheduler.step(modelOutput: x.map { $0 * factor }, timestep: timestep, sample: &x, batchSize: 4)
+            let output = x.map { $0 * factor }
+            x = try scheduler.step(modelOutput: output, timestep: timestep, sample: x, batchSize: 4).prevSample
         }
         let found = UpstreamTests.mean(x.map { Double($0) })
         #expect(abs(found - mean) <= 1e-6, "\(found)")

@@ -325,6 +325,12 @@ def adjust_tcd(rng, run):
     run.request = pick(rng, {request_tcd: 75, request_lcm_timesteps: 25})(rng, run.config)
 
 
+def adjust_ipndm(rng, run):
+    if rng.random() < 0.3:
+        levels = {round(rng.uniform(0, 1), 4) for _ in range(rng.randint(2, 20))}
+        run.config["trained_betas"] = sorted(levels | {0.0, 0.9}, reverse=True)
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Configurations that models ship
 # ----------------------------------------------------------------------------------------------------------------------
@@ -523,6 +529,8 @@ SHIPPED = {
             model="CogVideoX-5b",
         ),
     ],
+    "flow_match_heun": [Run({"shift": 3.0}, {"n": 28}, model="Stable Diffusion 3 with Heun")],
+    "ipndm": [Run({}, {"n": 50}, model="IPNDM as constructed")],
     "tcd": [
         Run({"steps_offset": 1}, {"n": 4}, SDXL_FOREIGN, model="SDXL with TCD's LoRA"),
         Run({"steps_offset": 1}, {"n": 8}, SDXL_FOREIGN, {"eta": 0.2}, model="Hyper-SDXL"),
@@ -588,6 +596,16 @@ EDGES = {
         Run({"rescale_betas_zero_snr": True, "prediction_type": "sample", "timestep_spacing": "linspace"}, {"n": 12}),
         Run({"beta_schedule": "squaredcos_cap_v2", "steps_offset": 1}, {"n": 30}),
     ],
+    "flow_match_heun": [
+        Run({}, {"n": 1}),
+        Run({"shift": 3.0}, {"n": 4}, options={"s_churn": 20.0, "s_noise": 1.003}),
+        Run({"shift": 0.5}, {"n": 10}, options={"s_churn": 1.0, "s_tmin": 0.05, "s_tmax": 0.9}),
+    ],
+    "ipndm": [
+        *(Run({}, {"n": n}) for n in (1, 2, 10)),
+        # The number of steps is that of the levels.
+        Run({"trained_betas": [0.95, 0.8, 0.6, 0.6, 0.3, 0.1]}, {"n": 20}),
+    ],
     "tcd": [
         Run({}, {"n": 4}),
         Run({"original_inference_steps": 20}, {"n": 1}, options={"eta": 0.0}),
@@ -611,8 +629,13 @@ def prepare(scheduler, request, begin):
         # This class takes arrays only.
         arguments["sigmas"] = np.array(arguments["sigmas"])
     scheduler.set_timesteps(**arguments)
+    take_ratios(scheduler)
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(begin)
+
+
+GREATEST_RATIO = float(np.sqrt(np.float32((1 - 2.0**-24) / 2.0**-24)))
+"""The ratio of noise to signal that stands for levels without signal."""
 
 
 def widen(scheduler):
@@ -622,6 +645,7 @@ def widen(scheduler):
             setattr(scheduler, name, value.double())
     if hasattr(scheduler, "sigmas_interpol"):
         derive_anew(scheduler)
+    follow_ratios(scheduler)
 
 
 def derive_anew(scheduler):
@@ -629,6 +653,21 @@ def derive_anew(scheduler):
     levels = torch.cat([scheduler.sigmas[:1], scheduler.sigmas[1:-1:2]])
     middles = torch.sqrt(levels * levels.roll(1))
     scheduler.sigmas_interpol = torch.cat([middles[:1], middles[1:].repeat_interleave(2), middles[-1:]])
+
+
+def take_ratios(scheduler):
+    """Gives a scheduler whose levels are pairs of rates their ratios, which say as much, in the place of other classes' sigmas."""
+    if type(scheduler) is diffusers.IPNDMScheduler:
+        scheduler.sigmas = (scheduler.betas / scheduler.alphas).clamp(max=GREATEST_RATIO)
+
+
+def follow_ratios(scheduler):
+    """Makes the pairs of rates of a scheduler that has some those of its ratios."""
+    if type(scheduler) is diffusers.IPNDMScheduler:
+        ratios = scheduler.sigmas.double()
+        is_pure, length = ratios >= GREATEST_RATIO, torch.sqrt(1 + ratios * ratios)
+        scheduler.betas = torch.where(is_pure, 1, ratios / length).to(scheduler.sigmas.dtype)
+        scheduler.alphas = torch.where(is_pure, 0, 1 / length).to(scheduler.sigmas.dtype)
 
 
 def late_start(scheduler, begin):
@@ -871,6 +910,57 @@ class FlowLoop(Loop):
         return mixed((mpf(1), x), (target - source, output)), None, 0
 
 
+class FlowHeunLoop(Loop):
+    def noising(self, i):
+        return 1 - self.sigmas[i], self.sigmas[i]
+
+    def step(self, i, x, output):
+        first = i - i % 2
+        source, target = self.sigmas[first], self.sigmas[first + 1]
+        churn = mpf(0)
+        if self.options.get("s_tmin", 0) <= source <= self.options.get("s_tmax", math.inf):
+            churn = min(mpf(self.options.get("s_churn", 0)) / (len(self.sigmas) - 1), mpmath.sqrt(2) - 1)
+        if i == first:
+            rise = mpf(self.options.get("s_noise", 1)) * source * mpmath.sqrt(churn * (churn + 2))
+            self.raised = mixed((mpf(1), x), (rise, noise_exact(i)))
+            self.derivative = [v / (1 + churn) for v in output]
+            derivative = self.derivative
+        else:
+            derivative = [(a + b) / 2 for a, b in zip(self.derivative, output)]
+        return mixed((mpf(1), self.raised), (target - source * (1 + churn), derivative)), None, int(churn > 0)
+
+
+class IPNDMLoop(Loop):
+    WEIGHTS = {
+        1: [mpf(1)],
+        2: [mpf(3) / 2, -mpf(1) / 2],
+        3: [mpf(23) / 12, -mpf(16) / 12, mpf(5) / 12],
+        4: [mpf(55) / 24, -mpf(59) / 24, mpf(37) / 24, -mpf(9) / 24],
+    }
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.history = []
+
+    def rates(self, i):
+        ratio = self.sigmas[i]
+        if ratio >= GREATEST_RATIO:
+            return mpf(0), mpf(1)
+        length = mpmath.sqrt(1 + ratio * ratio)
+        return 1 / length, ratio / length
+
+    def step(self, i, x, output):
+        (signal, noise), (following_signal, following_noise) = self.rates(i), self.rates(i + 1)
+        self.history = [mixed((noise, x), (signal, output)), *self.history][:4]
+        if signal == 0:
+            # The sample is all noise, and 0/1e-8 its clean part.
+            assert len(self.history) == 1
+            return mixed((following_noise, x)), None, 0
+        mean = mixed(*zip(self.WEIGHTS[len(self.history)], self.history))
+        clean = [(v - noise * m) / signal for v, m in zip(x, mean)]
+        return mixed((following_signal, clean), (following_noise, mean)), None, 0
+
+
 def exponential_weights(nodes, h, data):
     """Integrals over 0..h of exp(-(h - u)), or exp(h - u) for noise, times the Lagrange basis of the nodes."""
     moments = [-mpmath.expm1(-h) if data else mpmath.expm1(h)]
@@ -1046,12 +1136,7 @@ class CogVideoXLoop(ProductLoop):
 
 
 class PNDMLoop(ProductLoop):
-    WEIGHTS = {
-        1: [mpf(1)],
-        2: [mpf(3) / 2, -mpf(1) / 2],
-        3: [mpf(23) / 12, -mpf(16) / 12, mpf(5) / 12],
-        4: [mpf(55) / 24, -mpf(59) / 24, mpf(37) / 24, -mpf(9) / 24],
-    }
+    WEIGHTS = IPNDMLoop.WEIGHTS
 
     def __init__(self, scheduler, *arguments):
         super().__init__(scheduler, *arguments)
@@ -1124,6 +1209,12 @@ CHURN = {
     "s_churn": {None: 50, 1.0: 12, 5.0: 14, 20.0: 12, 80.0: 12},
     "s_tmin": {None: 70, 0.05: 15, 1.0: 15},
     "s_tmax": {None: 70, 50.0: 15, 5.0: 15},
+    "s_noise": {None: 60, 1.003: 20, 0.9: 20},
+}
+FLOW_CHURN = {
+    "s_churn": {None: 40, 1.0: 20, 5.0: 20, 20.0: 20},
+    "s_tmin": {None: 70, 0.05: 15, 0.3: 15},
+    "s_tmax": {None: 70, 0.9: 15, 0.5: 15},
     "s_noise": {None: 60, 1.003: 20, 0.9: 20},
 }
 SIGMA_GRIDS = {"plain": 46, "karras": 20, "exponential": 17, "beta": 17}
@@ -1317,6 +1408,27 @@ CLASSES = {
         {request_n: 100},
         count=16,
         settled={"beta_schedule": SCHEDULES},
+    ),
+    "flow_match_heun": Family(
+        "FlowMatchHeunDiscreteScheduler",
+        FlowHeunLoop,
+        {"num_train_timesteps": {1000: 70, 100: 30}, "shift": {1.0: 30, 0.5: 15, 1.73: 20, 3.0: 35}},
+        {request_n: 100},
+        options=FLOW_CHURN,
+        has_noise_table=False,
+        stride=2,
+        count=16,
+    ),
+    "ipndm": Family(
+        "IPNDMScheduler",
+        IPNDMLoop,
+        {"num_train_timesteps": {1000: 70, 100: 30}},
+        {request_n: 100},
+        adjust_ipndm,
+        has_noise_table=False,
+        late=0,
+        count=14,
+        settled={"trained_betas": ("list",)},
     ),
     "tcd": Family(
         "TCDScheduler",

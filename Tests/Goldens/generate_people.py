@@ -37,7 +37,7 @@ import diffusers
 import numpy as np
 import torch
 from generate import WideTorch, packed
-from generate_classes import widen
+from generate_classes import take_ratios, widen
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "bindings/python/tests"))
 
@@ -56,6 +56,7 @@ CLASSES = [
     "FlowMatchEulerDiscreteScheduler",
     "HeunDiscreteScheduler",
     "KDPM2DiscreteScheduler",
+    "IPNDMScheduler",
     "LCMScheduler",
     "PNDMScheduler",
     "TCDScheduler",
@@ -67,6 +68,8 @@ def step(scheduler, x, t):
     torch.manual_seed(int(t))
     is_wide = x.dtype == torch.float64
     if is_wide:
+        if getattr(scheduler, "betas", x).dtype == torch.float32:
+            take_ratios(scheduler)
         widen(scheduler)
         # LCM makes float32 scalars of a tensor, but doubles of an integer.
         t = t if t.is_floating_point() else int(t)

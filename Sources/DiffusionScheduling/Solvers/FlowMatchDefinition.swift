@@ -26,7 +26,10 @@ extension FlowMatchDefinition {
     public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule {
         let count = Float(numTrainTimesteps)
         var sigmas = (1...numTrainTimesteps).map { Float($0) / count }
-        if !useDynamicShifting { sigmas = FlowShift.constant(shift).levels(sigmas, terminal: nil) }
+        if !useDynamicShifting {
+            // Pure noise stays that. With a tiny shift float32 rounds its denominator to 0.
+            sigmas = FlowShift.constant(shift).levels(sigmas, terminal: nil).map { $0.isFinite ? $0 : 1 }
+        }
         return NoiseSchedule(sigmas: sigmas, timesteps: sigmas.map { $0 * count }, process: .flow)
     }
 

@@ -371,6 +371,11 @@ def guided(base):
     return Guided
 
 
+def table(scheduler):
+    """What a scheduler without noise levels has in their place."""
+    return scheduler.alphas_cumprod if hasattr(scheduler, "alphas_cumprod") else scheduler.betas
+
+
 def reading(base):
     """A subclass with a key of its own, whose steps depend on the attributes that the base keeps."""
 
@@ -384,9 +389,10 @@ def reading(base):
             self.last = float(self.timesteps[-1])
 
         def step(self, model_output, timestep, sample, *args, **kwargs):
-            levels = self.sigmas[self.step_index or 0] if hasattr(self, "sigmas") else self.alphas_cumprod[int(timestep)]
+            place = int(timestep) if hasattr(self, "alphas_cumprod") else self.step_index or 0
+            levels = self.sigmas[self.step_index or 0] if hasattr(self, "sigmas") else table(self)[place]
             share = (timestep - self.last) / len(self.timesteps) / self.config.num_train_timesteps
-            remembered = getattr(self, "lower_order_nums", 0) + len(getattr(self, "ets", []))
+            remembered = getattr(self, "lower_order_nums", 0) + min(len(getattr(self, "ets", [])), 4)
             factor = 1 + self.config.rise * (share + levels / (1 + levels)) + 0.01 * remembered
             return super().step(factor * model_output, timestep, sample, *args, **kwargs)
 

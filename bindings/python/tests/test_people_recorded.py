@@ -59,6 +59,8 @@ def check(case, found):
         tolerance = 2e-5  # The table is multiplied up again in float32.
     elif getattr(ds, case["class"]).description.adds_noise_at_training_levels:
         tolerance = 1e-12  # Both step in float64 from the same float32 table.
+    elif case["class"] == "IPNDMScheduler":
+        tolerance = 5e-6  # torch's sine may be off in its last bit, and levels by ten times as much.
     else:
         tolerance = 2e-8  # Some noise levels differ in their last bit, by torch's float32 root.
     # UniPC's original stays in half precision: docs/DIFFERENCES.md.
