@@ -10,7 +10,7 @@ import Testing
 @Suite struct ClassGoldenTests {
     static let files = [
         "euler", "euler_ancestral", "heun", "kdpm2", "flow_match_euler", "unipc", "pndm", "ddpm", "lcm", "tcd", "cogvideox_ddim",
-        "ipndm",
+        "flow_match_heun", "ipndm",
     ]
 
     /// The files whose class isn't in the catalogue yet.
@@ -138,7 +138,8 @@ import Testing
         let mean = exponential(ratios.reduce(0, +) / Double(ratios.count))
         print(
             "\(file): float32 loops nearer to the exact result than diffusers': \(nearer) of \(total), with \(mean) of their error")
-        let isShort = ["euler", "euler_ancestral", "heun", "kdpm2", "flow_match_euler", "cogvideox_ddim"].contains(file)
+        let isShort = ["euler", "euler_ancestral", "heun", "kdpm2", "flow_match_euler", "flow_match_heun", "cogvideox_ddim"]
+            .contains(file)
         #expect(Double(nearer) >= (isShort ? Tolerance.nearerShareOfShortSums : Tolerance.nearerShare) * Double(total))
         #expect(mean < 1, "the geometric mean of our error over diffusers'")
     }

@@ -14,7 +14,10 @@ from typing import Any
 
 VARIABLE = "DIFFUSERS_SOURCE"
 
-NAMES = "ddim ddim_inverse ddpm deis dpm_multi dpm_multi_inverse euler euler_ancestral heun kdpm2_discrete ipndm lcm pndm tcd unipc".split()
+NAMES = """
+    ddim ddim_inverse ddpm deis dpm_multi dpm_multi_inverse euler euler_ancestral heun ipndm
+    kdpm2_discrete lcm pndm tcd unipc
+""".split()
 FILES = [*(f"test_scheduler_{name}.py" for name in NAMES), "test_schedulers.py"]
 """Those of the classes that the library has, or is going to have: the others are run on the originals both times."""
 

@@ -497,7 +497,7 @@ def test_noise_levels_may_be_changed_after_planning(name, in_place):
 
 
 def derive_levels(scheduler):
-    """Gives the original KDPM2 the levels between those of its steps, which the drop-in derives from its noise levels at any time."""
+    """Gives the original KDPM2 the levels between those of its steps, which the drop-in derives whenever they are needed."""
     if hasattr(scheduler, "sigmas_interpol"):
         scheduler.sigmas_interpol[1::2] = (scheduler.sigmas[::2] * scheduler.sigmas[1::2]).sqrt()
 
