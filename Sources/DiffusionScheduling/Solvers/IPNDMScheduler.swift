@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// IPNDM: the improved pseudo linear multistep method, which needs no warm-up evaluations (Zhang and Chen 2022, arXiv:2204.13902, appendix
-/// H; Liu, Ren, Lin and Zhao 2022, arXiv:2202.09778, equations 9 and 12).
+/// IPNDM: the pseudo linear multistep method without warm-up evaluations (Zhang and Chen 2022, arXiv:2204.13902; Liu, Ren, Lin and Zhao
+/// 2022, arXiv:2202.09778, equations 9 and 12).
 ///
-/// A sample is α data + β noise with α² + β² = 1, and the model predicts e = (α noise − β data), the derivative by the angle. Each step
-/// keeps the noise ε = β x + α e of its evaluation and goes along the Adams-Bashforth combination ε̄ of the last four of them:
+/// A sample is α data + β noise with α² + β² = 1, and the model predicts e = α noise − β data, the derivative by the angle. Each evaluation
+/// keeps the noise ε = β x + α e. A step goes along the Adams-Bashforth combination ε̄ of the last four:
 ///
 ///     x' = α' (x − β ε̄)/α + β' ε̄        ε̄ = (55 ε₀ − 59 ε₁ + 37 ε₂ − 9 ε₃)/24
 ///
@@ -22,7 +22,7 @@ public struct IPNDMConfiguration: SchedulerDefinition {
     public static let compatibleClassNames = ["IPNDMScheduler"]
     public static var attributes: StepAttributes { StepAttributes(history: "ets") }
 
-    /// Says nothing but how many steps are planned where nobody asks for a number.
+    /// T: the number of steps of a run that nobody has planned, 1...1,000,000.
     public var numTrainTimesteps = 1000
     /// β of each step and of the level after the last one, in [0, 1]; whatever the number of steps that a run asks for.
     public var trainedBetas: [Double]?
@@ -33,7 +33,7 @@ public struct IPNDMConfiguration: SchedulerDefinition {
 
     public static var parameters: [ConfigurationParameter<Self>] {
         [
-            .init("num_train_timesteps", \.numTrainTimesteps, "The number of noise levels that the model was trained with."),
+            .init("num_train_timesteps", \.numTrainTimesteps, "The number of steps of a run that nobody has planned."),
             .init("trained_betas", \.trainedBetas, "The noise rates of a run, one more than its steps; null: a sine's square."),
         ]
     }
