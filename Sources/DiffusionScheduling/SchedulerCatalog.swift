@@ -19,6 +19,7 @@ public enum SchedulerCatalog {
         KDPM2DiscreteScheduler.self,
         LCMScheduler.self,
         PNDMScheduler.self,
+        SCMScheduler.self,
         TCDScheduler.self,
         UniPCMultistepScheduler.self,
     ]

@@ -22,7 +22,7 @@ Case fields
 ``final``
     base64 of the last sample's little-endian float64 numbers.
 
-Steps that draw noise draw it from torch's generator, seeded with the integer part of the timestep.
+Steps that draw noise draw it from torch's generator, seeded with the magnitude of the integer part of the timestep.
 """
 
 import argparse
@@ -37,7 +37,7 @@ import diffusers
 import numpy as np
 import torch
 from generate import WideTorch, packed
-from generate_classes import take_ratios, widen
+from generate_classes import step_arguments, take_ratios, widen
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "bindings/python/tests"))
 
@@ -60,13 +60,15 @@ CLASSES = [
     "KDPM2DiscreteScheduler",
     "LCMScheduler",
     "PNDMScheduler",
+    "SCMScheduler",
     "TCDScheduler",
     "UniPCMultistepScheduler",
 ]
 
 
 def step(scheduler, x, t):
-    torch.manual_seed(int(t))
+    torch.manual_seed(abs(int(t)))
+    arguments = step_arguments(scheduler, scheduler.timesteps.tolist().index(t)) if t in scheduler.timesteps else {}
     is_wide = x.dtype == torch.float64
     if is_wide:
         if getattr(scheduler, "betas", x).dtype == torch.float32:
@@ -76,7 +78,8 @@ def step(scheduler, x, t):
         t = t if t.is_floating_point() else int(t)
     with unittest.mock.patch.object(sys.modules[type(scheduler).__module__], "torch", WideTorch() if is_wide else torch):
         model_input = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
-        return scheduler.step(people.model(model_input), t, x, return_dict=False)[0]
+        told = t.repeat(len(x)) if isinstance(scheduler, diffusers.DDPMWuerstchenScheduler) else t
+        return scheduler.step(people.model(model_input), told, x, return_dict=False, **arguments)[0]
 
 
 def case(name, label, act):

@@ -174,13 +174,19 @@ const char *ds_supported_class_name(size_t index);
  *     compatible_class_names   the classes whose configurations this one can be made from
  *     parameters               objects in the order of diffusers' constructor, with the members key, type (Python's name), default and
  *                              summary. A parameter with words allows only these. One with an override_name is unknown to diffusers.
- *     options                  the run options of ds_scheduler_set_timesteps, in the same form
+ *     options                  the run options of ds_scheduler_set_timesteps, in the same form. For one with a timestep_offset
+ *                              diffusers' step takes its timestep plus this number, where it isn't given.
  *     attributes               what diffusers' object keeps between steps, see ds_scheduler_attribute_row: the names of `tensors`, of the
  *                              list `history` and of the count `age`, which stands for the argument of that name; null for none
  *     report                   diffusers' name of a step's second result
  *     returns_report           whether diffusers' step returns it as well
  *     result_type              the next sample's element type in diffusers where those of sample and model output differ: promoted,
- *                              model_output, sample, or converted, which is the type of what the solver extrapolates
+ *                              model_output, sample, converted, which is the type of what the solver extrapolates, or
+ *                              at_least_float32, which holds both and float32 noise
+ *     timestep_type            the element type of diffusers' timesteps: int64, float32 or float64; null: int64 where the plan's process
+ *                              is the variance-preserving one, else float32
+ *     lists_end                whether diffusers' list of timesteps ends with the one that the last step leads to, and so do those of
+ *                              ds_scheduler_set_timesteps; ds_scheduler_timesteps gives those of the steps
  *     is_stateless             whether ds_scheduler_row_at works
  *     has_velocity             whether ds_scheduler_get_velocity works
  *     adds_noise_at_training_levels   whether ds_scheduler_add_noise takes training timesteps where timesteps have been set, too

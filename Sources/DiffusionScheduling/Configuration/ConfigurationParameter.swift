@@ -29,17 +29,20 @@ public struct ConfigurationParameter<Configuration>: Sendable {
     /// The type of the value, and the words that it may be.
     public let typeName: String
     public let keywords: [String]?
+    /// What diffusers adds to a step's timestep where the option is left out; nil where it doesn't.
+    public let timestepOffset: Int?
     /// Takes a value, which an error names as given: by the key or by the override's name.
     let read: @Sendable (_ name: String, JSONValue, inout Configuration) throws(SchedulerError) -> Void
     let write: @Sendable (Configuration) -> JSONValue
 
     public init<Value: ConfigurationValue>(
         _ key: String, overrideName: String? = nil, _ path: WritableKeyPath<Configuration, Value> & Sendable,
-        _ summary: String = ""
+        _ summary: String = "", timestepOffset: Int? = nil
     ) {
         self.key = key
         self.overrideName = overrideName
         self.summary = summary
+        self.timestepOffset = timestepOffset
         typeName = Value.typeName
         keywords = Value.keywords
         read = { (name, json, configuration) throws(SchedulerError) in
@@ -65,6 +68,7 @@ extension ConfigurationParameter {
         self.key = key
         overrideName = nil
         self.summary = summary
+        timestepOffset = nil
         typeName = Word.typeName
         keywords = words.map(\.rawValue)
         read = { (name, json, configuration) throws(SchedulerError) in

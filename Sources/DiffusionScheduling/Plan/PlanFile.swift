@@ -8,7 +8,7 @@ extension SamplingPlan {
 
     /// The whole plan, all rows of coefficients included.
     public var json: JSONValue {
-        [
+        var members: [String: JSONValue] = [
             "version": JSONValue(Self.codedVersion), "process": .string(grid.process.rawValue),
             "init_noise_sigma": JSONValue(initNoiseSigma), "model_learns_variance": .bool(modelLearnsVariance), "clamp": clamp.json,
             "slots": JSONValue(slotCount), "warm_up": JSONValue(warmUp), "report": .string(reportName),
@@ -22,6 +22,8 @@ extension SamplingPlan {
                     ]
                 }),
         ]
+        members["end_timestep"] = grid.end.map { JSONValue($0) }
+        return .object(members)
     }
 
     /// Reads a plan; every member has to be there but those that docs/PLAN.md calls optional, others are passed over.
@@ -50,7 +52,7 @@ extension SamplingPlan {
         try self.init(
             grid: TimestepGrid(
                 timesteps: timesteps, exactSigmas: plan.member("sigmas").numbers(atMost: TimestepRequest.maximumSteps + 1),
-                process: process),
+                process: process, end: plan.optionalMember("end_timestep")?.number()),
             initNoiseSigma: plan.member("init_noise_sigma").number(), inputScales: inputScales,
             clamp: PredictionClamp(plan.member("clamp")), slotCount: plan.member("slots").integer(),
             warmUp: plan.member("warm_up").integer(), steps: steps, reportName: plan.member("report").text(),

@@ -42,8 +42,17 @@ public enum BetaSchedule: String, CaseIterable, Sendable {
 
     /// β_j = 1 − f((j + 1)/T)/f(j/T), at most 0.999.
     private static func betas(ofSignal f: (Double) -> Double, count: Int) -> [Float] {
-        (0..<count).map { j in Float(min(1 - f(Double(j + 1) / Double(count)) / f(Double(j) / Double(count)), 0.999)) }
+        (0..<count).map { beta($0, ofSignal: f, count: count) }
     }
+
+    private static func beta(_ j: Int, ofSignal f: (Double) -> Double, count: Int) -> Float {
+        Float(min(1 - f(Double(j + 1) / Double(count)) / f(Double(j) / Double(count)), 0.999))
+    }
+
+    /// β_j of `squaredcosCapV2` alone.
+    ///
+    /// - Complexity: O(1).
+    static func squaredCosineBeta(_ j: Int, count: Int) -> Float { beta(j, ofSignal: squaredCosine, count: count) }
 
     /// √ᾱ of the Laplace schedule at the time t in [0, 1], with λ = ln ᾱ/(1 − ᾱ). diffusers takes it for ᾱ.
     private static func laplace(_ t: Double) -> Double {

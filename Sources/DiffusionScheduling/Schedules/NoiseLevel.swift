@@ -50,6 +50,15 @@ public struct NoiseLevel: Sendable, Equatable {
         noiseToSignal = sigma
     }
 
+    /// The level of the rates A and S, whose ς is their ratio.
+    init(signalRate: Double, noiseRate: Double, process: NoiseProcess) {
+        self.process = process
+        self.signalRate = signalRate
+        self.noiseRate = noiseRate
+        sigma = noiseRate / signalRate
+        noiseToSignal = sigma
+    }
+
     /// λ_t − λ_s with λ = ln A − ln S, half the logarithm of the signal-to-noise ratio; accurate for levels close together.
     static func lambdaDifference(from s: NoiseLevel, to t: NoiseLevel) -> Double {
         logarithmOfRatio(s.noiseToSignal, t.noiseToSignal)

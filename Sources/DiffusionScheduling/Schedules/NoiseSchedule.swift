@@ -81,6 +81,15 @@ public struct NoiseSchedule: Sendable, Equatable {
         logSigmas = []
     }
 
+    /// Levels of no table of signal variances: ascending, each with what the model is told there.
+    init(sigmas: [Double], timesteps: [Double], process: NoiseProcess) {
+        self.process = process
+        self.timesteps = timesteps
+        alphasCumprod = []
+        self.sigmas = sigmas
+        logSigmas = []
+    }
+
     /// The same levels on the variance-exploding process, as the schedulers of Karras et al. have them.
     var varianceExploding: NoiseSchedule { NoiseSchedule(self, process: .varianceExploding) }
 

@@ -10,17 +10,20 @@ public struct TimestepGrid: Sendable, Equatable {
     public let sigmas: [Double]
     /// How a sample is made of data and noise at these levels.
     public let process: NoiseProcess
+    /// The timestep that the last step leads to, where diffusers' list of timesteps ends with it; the model isn't asked there.
+    public let end: Double?
 
     /// Noise levels are rounded to float32, as diffusers' are.
-    public init(timesteps: [Double], sigmas: [Double], process: NoiseProcess) {
-        self.init(timesteps: timesteps, exactSigmas: sigmas.map(\.roundedToFloat32), process: process)
+    public init(timesteps: [Double], sigmas: [Double], process: NoiseProcess, end: Double? = nil) {
+        self.init(timesteps: timesteps, exactSigmas: sigmas.map(\.roundedToFloat32), process: process, end: end)
     }
 
     /// Noise levels are taken as they are.
-    public init(timesteps: [Double], exactSigmas: [Double], process: NoiseProcess) {
+    public init(timesteps: [Double], exactSigmas: [Double], process: NoiseProcess, end: Double? = nil) {
         self.timesteps = timesteps
         sigmas = exactSigmas
         self.process = process
+        self.end = end
     }
 
     func validate() throws(SchedulerError) {
@@ -36,6 +39,7 @@ public struct TimestepGrid: Sendable, Equatable {
         for (index, timestep) in timesteps.enumerated() {
             try require("timesteps[\(index)]", timestep, "finite", timestep.isFinite)
         }
+        if let end { try require("the timestep after the last step", end, "finite", end.isFinite) }
     }
 
     /// The noise levels with their rates.
@@ -92,4 +96,13 @@ func requireOrdered(
                 inOrder(values[index - 1], value))
         }
     }
+}
+
+/// Refuses a list of timesteps that doesn't descend to the timestep after the last step.
+func requireListWithEnd(_ timesteps: [Double], within range: ClosedRange<Double>, _ allowed: String) throws(SchedulerError) {
+    try require(
+        "number of timesteps", timesteps.count,
+        "from 2 to \(TimestepRequest.maximumSteps): the list ends with the timestep that the last step leads to",
+        timesteps.count > 1)
+    try requireOrdered("timesteps", timesteps, by: >, within: range, allowed)
 }

@@ -107,6 +107,9 @@ public struct DDPMConfiguration:
     }
 }
 
+/// The end of a message about a variance that a model has learned.
+let fixedVariancesOnly = "; fixed variances are supported, and learned ones, which differ from element to element, aren't yet"
+
 /// The variance of the noise that a DDPM step adds.
 public enum DDPMVarianceType: String, ConfigurationKeyword {
     /// (1 − ᾱ_u)/(1 − ᾱ_t) β, at least 10⁻²⁰: right for data that is a point.
@@ -117,8 +120,7 @@ public enum DDPMVarianceType: String, ConfigurationKeyword {
     case fixedLargeLog = "fixed_large_log"
 
     public static var allowedValues: String {
-        allCases.map(\.rawValue).joined(separator: ", ")
-            + "; fixed variances are supported, and learned ones, which differ from element to element, aren't yet"
+        allCases.map(\.rawValue).joined(separator: ", ") + fixedVariancesOnly
     }
 
     /// σ.

@@ -53,6 +53,12 @@ public protocol SchedulerDefinition: SchedulerConfiguration {
     /// The element type that diffusers' `step` gives the next sample where sample and model output differ in theirs.
     static var resultType: ResultType { get }
 
+    /// The element type of diffusers' timesteps; nil: whole numbers on the variance-preserving process, float32 numbers on others.
+    static var timestepType: TimestepElementType? { get }
+
+    /// Whether diffusers' list of timesteps ends with the one that the last step leads to. A request's list does then, too.
+    static var listsEnd: Bool { get }
+
     /// Whether steps depend on nothing but their arguments, so that they may be taken at any training timestep in any order.
     static var isStateless: Bool { get }
 
@@ -97,6 +103,13 @@ public enum ResultType: String, Sendable {
     /// The type of what the solver extrapolates: the model output's where that is the model output itself, else `promoted`. Noise is
     /// drawn in float32.
     case converted
+    /// The type that holds both and float32, in which noise is drawn.
+    case atLeastFloat32 = "at_least_float32"
+}
+
+/// The element type of timesteps in diffusers.
+public enum TimestepElementType: String, Sendable {
+    case int64, float32, float64
 }
 
 /// A scheduler that computes the velocity v = A noise − S sample, which models of `vPrediction` are trained on.
@@ -106,6 +119,8 @@ extension SchedulerDefinition {
     public static var reportName: String { "pred_original_sample" }
     public static var returnsReport: Bool { true }
     public static var resultType: ResultType { .promoted }
+    public static var timestepType: TimestepElementType? { nil }
+    public static var listsEnd: Bool { false }
     public static var isStateless: Bool { false }
     public static var addsNoiseAtTrainingLevels: Bool { isStateless }
     public static var attributes: StepAttributes { StepAttributes() }

@@ -9,11 +9,14 @@ extension SchedulerDefinition {
     /// | `compatible_class_names` | whose configurations this one can be made from |
     /// | `parameters` | in the order of diffusers' constructor: `key`, `type`, `default`, `words` where it is one of these, `summary`; \
     /// `override_name` where diffusers doesn't know the key |
-    /// | `options` | what a run may be told, likewise: `key`, `type`, `default`, `summary` |
+    /// | `options` | what a run may be told, likewise: `key`, `type`, `default`, `summary`; `timestep_offset` where diffusers' step \
+    /// takes its timestep plus this number for an option that is left out |
     /// | `attributes` | what diffusers' object keeps between steps: `tensors`, `history`, `age`, see ``StepAttributes`` |
     /// | `report` | diffusers' name of what a step gives besides the next sample |
     /// | `returns_report` | whether diffusers' `step` returns it |
     /// | `result_type` | the next sample's element type where the others differ: see ``ResultType`` |
+    /// | `timestep_type` | the element type of diffusers' timesteps, null: int64 on the variance-preserving process, else float32 |
+    /// | `lists_end` | whether diffusers' list of timesteps ends with the one that the last step leads to |
     /// | `is_stateless` | whether steps depend on nothing but their arguments |
     /// | `has_velocity` | whether it computes the velocity that models are trained on |
     /// | `adds_noise_at_training_levels` | whether noise is added at training timesteps where there is a plan, too |
@@ -27,6 +30,8 @@ extension SchedulerDefinition {
             "report": .string(reportName),
             "returns_report": .bool(returnsReport),
             "result_type": .string(resultType.rawValue),
+            "timestep_type": timestepType.map { .string($0.rawValue) } ?? .null,
+            "lists_end": .bool(listsEnd),
             "is_stateless": .bool(isStateless),
             "has_velocity": .bool(Self.self is any VelocityDefinition.Type),
             "adds_noise_at_training_levels": .bool(addsNoiseAtTrainingLevels),
@@ -42,6 +47,7 @@ extension ConfigurationParameter {
         ]
         members["words"] = keywords.map { .array($0.map { .string($0) }) }
         members["override_name"] = overrideName.map { .string($0) }
+        members["timestep_offset"] = timestepOffset.map { JSONValue($0) }
         return .object(members)
     }
 }

@@ -81,6 +81,12 @@ class Case:
         return {"num_inference_steps" if key == "n" else key: value for key, value in self.run.request.items()}
 
     @property
+    def train_steps(self) -> int:
+        """What the model divides timesteps by."""
+        steps: int = generate_classes.train_steps_of(self.reference)
+        return steps
+
+    @property
     def options(self) -> dict[str, Any]:
         """Those of a step. The original's flow-matching Euler takes the churn's four and ignores them; ours doesn't take them."""
         return {} if self.name == "FlowMatchEulerDiscreteScheduler" else self.run.options
@@ -105,7 +111,8 @@ class Case:
     @property
     def count(self) -> int:
         """Our number of evaluations. Heun and KDPM2 take two for the timestep -1."""
-        return len(self.reference.timesteps) - self.is_cut * self.family.stride
+        count: int = generate_classes.evaluation_count(self.reference)
+        return count - self.is_cut * self.family.stride
 
     @property
     def adds_noise_at_the_end(self) -> bool:
@@ -168,6 +175,9 @@ class Case:
         if self.name == "IPNDMScheduler":
             # An angle. Its derivative by ς is 1/(1 + ς²).
             return 4 * SIGMA * min(math.tan(min(timestep, 0.9999) * math.pi / 2), 1e3) + 4 * unit(timestep)
+        if self.name == "CMStochasticIterativeScheduler":
+            # 250 times the logarithm of a power that is `rho` roundings of its base off, and both functions' roundings.
+            return 250 * 2.0**-52 * (4 * abs(config["rho"]) + 4) + math.ulp(timestep)
         if self.name not in VARIANCE_EXPLODING:
             return 0
         if config.get("timestep_type") == "continuous" and config["prediction_type"] == "v_prediction":
@@ -212,7 +222,9 @@ def check_defined(case: Case) -> None:
     """Raises Redraw if a level isn't a number, or a step asks for the clean sample of pure noise."""
     reference, config, timesteps = case.reference, case.config, case.reference.timesteps.tolist()
     if not issubclass(case.family.loop, generate_classes.ProductLoop):
-        if not (torch.isfinite(reference.sigmas).all() and torch.isfinite(reference.timesteps).all()):
+        if hasattr(reference, "sigmas") and not (
+            torch.isfinite(reference.sigmas).all() and torch.isfinite(reference.timesteps).all()
+        ):
             raise generate.Redraw("not finite")
         return
     if min(timesteps) < 0:
@@ -450,14 +462,15 @@ def take_steps(
     mine, original = (accepted(each.step, generator=generator) for each, generator in zip((drop_in, followed), generators))
     x = np.array(start, np.float32).reshape(generate.SHAPE)
     for i in range(case.begin, len(ours.timesteps)):
-        noise.index, t, told = i, ours.timesteps[i], followed.timesteps[i]
+        noise.index, t, told = i, ours.timesteps[i], generate_classes.told_timestep(followed, i)
+        timestep, arguments = float(followed.timesteps[i]), generate_classes.step_arguments(followed, i)
         z = np.array(generate.noise_values(i)).reshape(generate.SHAPE)
         scaled = np.asarray(ours.scale_model_input(x, t))
         compare_inputs(outcome, i, exact, drop_in, followed, x, scaled, told)
-        e = model(scaled, float(told), case.config["num_train_timesteps"])
+        e = model(scaled, timestep, case.train_steps)
         results = ours.step(e, t, x, variance_noise=z.astype(np.float32))
-        same = drop_in.step(torch.from_numpy(e), told, torch.from_numpy(x), **mine, **case.options)
-        theirs = followed.step(torch.from_numpy(e), told, torch.from_numpy(x), **original, **case.run.options)
+        same = drop_in.step(torch.from_numpy(e), told, torch.from_numpy(x), **mine, **case.options, **arguments)
+        theirs = followed.step(torch.from_numpy(e), told, torch.from_numpy(x), **original, **case.run.options, **arguments)
         true, report, drawn = exact.step(i, x.ravel().tolist(), e.ravel().tolist())
         row = ours.row(i, i - case.begin)
         if row.n_noise_draws != drawn:
@@ -505,7 +518,7 @@ def rounded_end(case: Case, reference: Any, start: list[float], magnitudes: list
     loop = case.family.loop(reference, case.begin, case.run.options)
     x = [generate.mpf(v) for v in start]
     for i, magnitude in enumerate(magnitudes, case.begin):
-        e = generate.model_exact(loop.model_input(i, x), loop.timesteps[i], case.config["num_train_timesteps"])
+        e = generate.model_exact(loop.model_input(i, x), loop.timesteps[i], case.train_steps)
         if not case.config.get("predict_x0", True):
             magnitude = magnitude * float(max(1, loop.level(i + 1)[0] / loop.level(i)[0]))
         if case.name == "HeunDiscreteScheduler" and i % 2:
@@ -546,7 +559,7 @@ def compare_loops(
     results: Any = ()
     for i in range(case.begin, len(ours.timesteps)):
         t = ours.timesteps[i]
-        e = model(np.asarray(ours.scale_model_input(x, t)), float(reference.timesteps[i]), case.config["num_train_timesteps"])
+        e = model(np.asarray(ours.scale_model_input(x, t)), float(reference.timesteps[i]), case.train_steps)
         results = ours.step(e, t, x, variance_noise=np.array(generate.noise_values(i)).reshape(generate.SHAPE))
         x = results.prev_sample
     for what, values, (true, other) in zip(("sample", "report"), results, ends):

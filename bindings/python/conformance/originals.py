@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import unittest.mock
 from collections.abc import Iterator
 from typing import Any
@@ -34,7 +35,11 @@ def disabled() -> Iterator[int]:
         for name in drop_ins.__all__:
             ancestors = getattr(drop_ins, name).__mro__[1:]
             (base,) = [ancestor for ancestor in ancestors if ancestor.__name__ == name]
+            # Constructors are the originals'.
+            made_with = inspect.getsource(base.__init__)
             for method in list(vars(base)):
+                if f"self.{method}(" in made_with:
+                    continue
                 if method in METHODS or any(part in method for part in PARTS):
                     stack.enter_context(unittest.mock.patch.object(base, method, _refuse(f"{name}.{method}")))
                     count += 1

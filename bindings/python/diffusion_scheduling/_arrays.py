@@ -47,6 +47,11 @@ def common_type(*arrays: Array) -> np.dtype[Any]:
     return dtype
 
 
+def at_least_float32(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The type that holds a type and float32."""
+    return np.promote_types(dtype, np.float32)
+
+
 def computing_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The type that the library computes a result of `dtype` in."""
     return dtype if dtype in ELEMENT_TYPES else np.dtype(np.float32)
@@ -117,9 +122,13 @@ def counts_writes(value: Any) -> bool:
     return False
 
 
+FLOAT32_NOISE = "converted", "at_least_float32"
+"""The rules for a next sample's type with which diffusers draws float32 noise."""
+
+
 def draw(generator: Any, model_output: Array, sample: Array, result_type: str) -> Array:
     """A step's noise, of the type that diffusers draws."""
-    dtype = np.dtype(np.float32) if result_type == "converted" else common_type(np.asarray(model_output))
+    dtype = np.dtype(np.float32) if result_type in FLOAT32_NOISE else common_type(np.asarray(model_output))
     return _noise.draw(generator, np.shape(sample), dtype)
 
 

@@ -201,14 +201,18 @@ class Core:
             if config.prediction_type == kept and (kept == "sample" or not config.thresholding):
                 rule = "model_output"
         alone = {"model_output": model_output, "sample": sample}
-        return t.common_type(alone[rule]) if rule in alone else t.common_type(model_output, sample)
+        if rule in alone:
+            return t.common_type(alone[rule])
+        common = t.common_type(model_output, sample)
+        return t.at_least_float32(common) if rule == "at_least_float32" else common
 
     def _types(self, e: Tensor, x: Tensor, noise: Tensor | None) -> tuple[Any, Any]:
         """The type of a next sample, and the one that holds all that it is made of."""
-        if noise is not None and self.description.is_stateless:
+        if noise is not None and self.description.is_stateless and self.description.result_type == "promoted":
             common = self._tensors.common_type(self._tensors.as_given(noise), x, e)
             return common, common
-        return self._result_type(e, x), self._tensors.common_type(e, x)
+        dtype, common = self._result_type(e, x), self._tensors.common_type(e, x)
+        return dtype, dtype if self.description.result_type == "at_least_float32" else common
 
     def _draw(self, count: int, generator: Any, noise: Tensor | None, model_output: Tensor, sample: Tensor) -> Tensor | None:
         """The noise of a step that draws `count` tensors of it, of which it reads the last."""

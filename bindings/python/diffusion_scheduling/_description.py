@@ -26,6 +26,8 @@ class Parameter(NamedTuple):
     """The allowed values, where they are words."""
     override_name: str | None = None
     """The argument's name, where diffusers doesn't know the key."""
+    timestep_offset: int | None = None
+    """What diffusers' step adds to its timestep where the option is left out; None where it doesn't."""
 
     @property
     def name(self) -> str:
@@ -59,6 +61,8 @@ class Description(NamedTuple):
     report: str
     returns_report: bool
     result_type: str
+    timestep_type: str | None
+    lists_end: bool
     is_stateless: bool
     has_velocity: bool
     adds_noise_at_training_levels: bool
@@ -66,6 +70,11 @@ class Description(NamedTuple):
     @property
     def option_names(self) -> list[str]:
         return [option.key for option in self.options]
+
+    @property
+    def nullable_options(self) -> set[str]:
+        """The options for which None says something: it is allowed, and isn't the default."""
+        return {each.key for each in self.options if each.type.endswith("| None") and each.default is not None}
 
 
 def _parameters(members: list[dict[str, Any]]) -> list[Parameter]:

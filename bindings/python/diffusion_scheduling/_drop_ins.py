@@ -21,7 +21,7 @@ from torch import Tensor
 
 from . import _library, _tensors
 from ._core import Core, Ordered, Results, Stateless, parts
-from ._description import Description, function
+from ._description import Description, Parameter, function
 from ._handles import Plan, StepRow
 from ._tensors import is_beyond_reach, step_by_row
 
@@ -131,7 +131,8 @@ class DropIn(Core):
         config, state, made = self._internal_dict, self.__dict__, self._made or {}
         values = {key: getattr(config, key, value) for key, value in config.items() if not key.startswith("_")}
         values.update((key, made[key]) for key in self._fixed if key in made)
-        values.update((key, state[key]) for key in self._kept if key in state)
+        held = ((key, state[key]) for key in self._kept if key in state)
+        values.update((key, each.item() if isinstance(each, Tensor) and each.numel() == 1 else each) for key, each in held)
         if "_shift" in state:
             values["shift"] = self._shift
         for each in self.description.parameters:
@@ -150,7 +151,8 @@ class DropIn(Core):
             table = self.alphas_cumprod.double().cpu()
             if not self._has_sigmas:
                 table = table[: values["num_train_timesteps"]]
-            values["trained_betas"] = (1 - table / torch.cat([torch.ones(1, dtype=table.dtype), table[:-1]])).tolist()
+            betas = (1 - table / torch.cat([torch.ones(1, dtype=table.dtype), table[:-1]])).tolist()
+            values[next(each.key for each in self.description.parameters if each.name == "trained_betas")] = betas
             values.pop("rescale_betas_zero_snr", None)
             if "snr_shift_scale" in values:
                 values["snr_shift_scale"] = 1.0  # The table has been shifted.
@@ -202,11 +204,14 @@ class DropIn(Core):
 
     def _tables_of(self, plan: Plan) -> tuple[Tensor, Tensor]:
         """The timesteps and the noise levels of a plan, as the original has them."""
-        # Whole numbers but for the schedulers that scale the model's input, are made for flows, or have no table of the training.
-        is_trained = plan.properties.process == _library.VARIANCE_PRESERVING and "alphas_cumprod" in self.__dict__
-        is_whole = is_trained or self.config.get("use_flow_sigmas")
+        name = self.description.timestep_type
+        if name is None:
+            # Whole numbers but for the schedulers that scale the model's input, are made for flows, or have no table of the training.
+            is_trained = plan.properties.process == _library.VARIANCE_PRESERVING and "alphas_cumprod" in self.__dict__
+            is_whole = is_trained or self.config.get("use_flow_sigmas")
+            name = "int64" if is_whole else "float32"
         # On the host unless a device is named, whatever torch's default device is: as the original.
-        timesteps = torch.tensor(plan.timesteps, dtype=torch.float64, device="cpu").to(torch.int64 if is_whole else torch.float32)
+        timesteps = torch.tensor(plan.listed_timesteps, dtype=torch.float64, device="cpu").to(getattr(torch, name))
         return timesteps, torch.tensor(plan.sigmas + [0.0] * self._unreached, dtype=torch.float32, device="cpu")
 
     def _tables_differ(self, plan: Plan) -> bool:
@@ -232,10 +237,14 @@ class DropIn(Core):
 
         given  the arguments by the original's names
         """
-        arguments = {name: value for name, value in arguments.items() if value is not None}
+        told = self.description.nullable_options & given.keys()
+        arguments = {name: value for name, value in arguments.items() if value is not None or name in told}
         lists = [name for name in ("timesteps", "sigmas") if name in arguments]
-        # Flow matching may be given the number of its levels too, and UniPC a number that it doesn't read.
-        is_counted = "_shift" in self.__dict__ and {len(arguments[name]) for name in lists} == {num_inference_steps}
+        # Flow matching may be given the number of its levels too, classes whose lists have an end that of their steps, and UniPC a
+        # number that it doesn't read.
+        has_end = self.description.lists_end
+        counted = {len(arguments[name]) - has_end for name in lists}
+        is_counted = ("_shift" in self.__dict__ or has_end) and counted == {num_inference_steps}
         if is_counted or self.config.get("use_flow_sigmas") and "sigmas" in lists:
             num_inference_steps = None
         if (num_inference_steps is None) == (not lists):
@@ -309,6 +318,11 @@ class DropIn(Core):
         """The number that a timestep is. One of this scheduler's own needn't be read back from a device."""
         if not isinstance(timestep, Tensor):
             return timestep
+        if timestep.numel() > 1:
+            # One for each batch item. Expanded tensors repeat one element.
+            if any(timestep.stride()) and bool((timestep != timestep[0]).any()):
+                raise _library.UnsupportedError(f"timestep is {timestep.tolist()}, but must be the same for all batch items")
+            timestep = timestep[0]
         own = self._own_timesteps
         if (
             timestep.is_cpu
@@ -319,6 +333,10 @@ class DropIn(Core):
         ):
             return timestep.item()
         return self._known_timesteps[timestep.storage_offset()]
+
+    def _whole(self, number: Any) -> int | None:
+        """A whole number that may be given as a tensor."""
+        return None if number is None else int(self._value(number))
 
     # ---- Steps
 
@@ -365,6 +383,9 @@ class DropIn(Core):
     def _mix_at(self, sample: Tensor, noise: Tensor, timesteps: Any, *, is_velocity: bool) -> Tensor:
         """Sample and noise with the rates of timesteps of the training; the velocity has them the other way round."""
         timesteps = flat(timesteps)
+        if self.description.timestep_type not in (None, "int64"):
+            signal, noisy = self._current().rates_at(timesteps.tolist())
+            return self._mix(sample, noise, signal, noisy)
         signal, noisy = self._current().training_rates
         count = len(signal)
         pair = (noise, sample) if is_velocity else (sample, noise)
@@ -396,6 +417,8 @@ class StatelessDropIn(DropIn, Stateless):
     """The drop-ins whose steps depend on nothing but their arguments."""
 
     def _number(self, timestep: Any) -> float:
+        if self.description.timestep_type not in (None, "int64"):
+            return float(self._value(timestep))
         # Negative timesteps count from the training's end.
         value = int(self._value(timestep))
         return float(value if value >= 0 else value + int(self.config.num_train_timesteps))
@@ -463,8 +486,9 @@ class OrderedDropIn(DropIn, Ordered):
         if self._step_index is None:
             self._init_step_index(timestep)
         index: int = self._step_index  # type: ignore[assignment]
-        if index >= len(self._known_timesteps):
-            raise _library.StepPastEndError(f"all {len(self._known_timesteps)} steps have been taken: call set_timesteps again")
+        count = len(self._known_timesteps) - self.description.lists_end
+        if index >= count:
+            raise _library.StepPastEndError(f"all {count} steps have been taken: call set_timesteps again")
         return index
 
 
@@ -579,7 +603,18 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
             body = f"self._only_defaults({{{pairs}}}) or ({body})"
         return function(name, parameters, body, f"``{name}`` of the original, by the library.", method.return_annotation), given
 
-    told = "".join(f"<{name}>, " for name in names)
+    step_names = inspect.signature(original.step).parameters
+
+    def told_as(option: Parameter) -> str:
+        """The expression of a step's option: whole numbers may be given as tensors, or follow from the timestep."""
+        given = f"<{option.key}>"
+        if option.key not in step_names or not option.type.startswith("int"):
+            return given
+        if option.timestep_offset is not None:
+            given = f"({given} if {given} is not None else self._number(timestep) + {option.timestep_offset})"
+        return f"self._whole({given})"
+
+    told = "".join(f"{told_as(option)}, " for option in description.options)
     arguments = f"model_output, timestep, sample, ({told}), <generator>, <variance_noise>"
     known = {"model_output", "timestep", "sample", "generator", "variance_noise", "return_dict", *names}
     step, given = remade("step", known, f"self._output(*self._step({arguments})) if return_dict else self._step({arguments})")
@@ -598,7 +633,7 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
     kept = sorted(fixed & set(re.findall(r"self\.(\w+)", later)))
     called = [name for name in re.findall(r"self\.(\w+)\(", later) if not hasattr(base, name)]
     has_sigmas = "self.sigmas" in source
-    spans_by_count = description.is_stateless and "custom_timesteps" not in source
+    spans_by_count = description.is_stateless and "timesteps" not in inspect.signature(original.set_timesteps).parameters
     # The attributes that steps read besides what they remember. Noise levels don't follow the signal variances after planning.
     tables = ("timesteps", "sigmas", "_shift") if has_sigmas else ("alphas_cumprod", *ENDS, "num_inference_steps")
     ours = parts(description.class_name)
@@ -610,7 +645,8 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
         "step": step,
         "set_timesteps": set_timesteps,
         "_original": original,
-        "_steps_unplanned": "num_inference_steps is None" not in inspect.getsource(original.step),
+        "_steps_unplanned": "self.timesteps =" in inspect.getsource(original.__init__)
+        and "num_inference_steps is None" not in inspect.getsource(original.step),
         "_counter": description.attributes.age or "",
         "_history": description.attributes.history or "",
         "_watched": ("_internal_dict", *tables, *(() if has_sigmas or spans_by_count else ("timesteps",)), *kept),

@@ -229,6 +229,13 @@ class Plan(Handle):
         return _library.doubles_of(library.ds_scheduler_timesteps, self.value)
 
     @functools.cached_property
+    def listed_timesteps(self) -> list[float]:
+        """The timesteps as diffusers lists them: for some classes that which the last step leads to, too."""
+        if self.request is None or not self.description.lists_end:
+            return self.timesteps
+        return [*self.timesteps, float(json.loads(self.text)["end_timestep"])]
+
+    @functools.cached_property
     def sigmas(self) -> list[float]:
         return _library.doubles_of(library.ds_scheduler_sigmas, self.value)
 

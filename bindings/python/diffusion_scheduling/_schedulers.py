@@ -149,8 +149,11 @@ class ArrayScheduler(Core):
 
     def _set_timesteps(self, num_inference_steps: int | None, arguments: dict[str, Any]) -> None:
         """``set_timesteps``; arguments that are None count as left out."""
-        arguments = {name: value for name, value in arguments.items() if value is not None}
+        nullable = self.description.nullable_options
+        arguments = {name: value for name, value in arguments.items() if value is not None or name in nullable}
         lists = [name for name in ("timesteps", "sigmas") if name in arguments]
+        if self.description.lists_end and {len(arguments[name]) - 1 for name in lists} == {num_inference_steps}:
+            num_inference_steps = None
         if (num_inference_steps is None) == (not lists):
             raise _library.InvalidValueError("set_timesteps needs either num_inference_steps, or timesteps or sigmas")
         self._adopt_plan(self._plan.run(int(num_inference_steps or 0), arguments))
@@ -384,7 +387,11 @@ def planning_parameters(description: Description) -> list[Parameter]:
     }
     kind = Parameter.POSITIONAL_OR_KEYWORD
     first = [Parameter(name, kind, default=None, annotation=annotation) for name, annotation in annotations.items()]
-    return first + [each.replace(kind=Parameter.KEYWORD_ONLY) for each in option_parameters(description)]
+    nullable, defaults = description.nullable_options, {each.key: each.default for each in description.options}
+    return first + [
+        each.replace(kind=Parameter.KEYWORD_ONLY, default=defaults[each.name] if each.name in nullable else None)
+        for each in option_parameters(description)
+    ]
 
 
 def step_parameters(description: Description) -> list[Parameter]:

@@ -46,6 +46,11 @@ def common_type(*tensors: Tensor) -> torch.dtype:
     return dtype if dtype.is_floating_point or dtype.is_complex else torch.get_default_dtype()
 
 
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """The type that holds a type and float32."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def computing_type(dtype: torch.dtype) -> torch.dtype:
     """The type that the library computes a result of `dtype` in."""
     return dtype if dtype in ELEMENT_TYPES else torch.float32
@@ -92,9 +97,13 @@ def deliver(dtype: torch.dtype, target: Tensor, channels_last: bool | None = Non
     return (target.permute(0, 3, 1, 2) if channels_last else target).to(dtype)
 
 
+FLOAT32_NOISE = "converted", "at_least_float32"
+"""The rules for a next sample's type with which diffusers draws float32 noise."""
+
+
 def draw(generator: Any, model_output: Tensor, sample: Tensor, result_type: str) -> Tensor:
     """A step's noise, of the type that diffusers draws."""
-    dtype = torch.float32 if result_type == "converted" else model_output.dtype
+    dtype = torch.float32 if result_type in FLOAT32_NOISE else model_output.dtype
     noise: Tensor = randn_tensor(sample.shape, generator=generator, device=model_output.device, dtype=dtype)
     return noise
 

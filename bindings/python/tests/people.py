@@ -21,13 +21,15 @@ CONFIG = {
 }
 END = 1 - 2.0**-11
 """The signal variance that is assigned for the level before timestep 0; float32 holds it."""
-UNSHORTENED = "LCMScheduler", "PNDMScheduler", "TCDScheduler"
+WITH_END = "DDPMWuerstchenScheduler", "SCMScheduler"
+"""The classes whose lists of timesteps end, in diffusers, with the one that the last step leads to."""
+UNSHORTENED = "LCMScheduler", "PNDMScheduler", "SCMScheduler", "TCDScheduler"
 """The classes that refuse other timesteps than the planned ones."""
 
 
 def make(cls, **config):
     """The scheduler with the keys that its class has."""
-    known = inspect.signature(cls).parameters
+    known = [key for key in inspect.signature(cls).parameters if (cls.__name__, key) != ("UnCLIPScheduler", "beta_schedule")]
     return cls(**{key: value for key, value in {**CONFIG, **config}.items() if key in known})
 
 
@@ -56,7 +58,9 @@ def flattened(table):
 
 def run(scheduler, x, step, each):
     """Steps to the end. ``each(scheduler, index, x, step)`` comes before a step and returns the scheduler and the sample."""
-    for index, t in enumerate(scheduler.timesteps):
+    # Arrays of NumPy's classes have no end.
+    has_end = type(scheduler).__name__ in WITH_END and not isinstance(scheduler.timesteps, np.ndarray)
+    for index, t in enumerate(scheduler.timesteps[:-1] if has_end else scheduler.timesteps):
         if each is not None:
             scheduler, x = each(scheduler, index, x, step)
         x = step(scheduler, x, t)
@@ -74,8 +78,13 @@ def edit(scheduler):
     scheduler.config.clip_sample = False
 
 
+def other_prediction(scheduler):
+    """A type of prediction that the class knows and doesn't have by default."""
+    return "sample" if type(scheduler).__name__ == "UnCLIPScheduler" else "v_prediction"
+
+
 def register(scheduler):
-    scheduler.register_to_config(prediction_type="v_prediction")
+    scheduler.register_to_config(prediction_type=other_prediction(scheduler))
 
 
 def replace_signal_variances(scheduler):
@@ -190,8 +199,14 @@ def any_class(scheduler):
 ACTS = {
     "a plain run": Act(any_class),
     "config edited": Act(lambda scheduler: "clip_sample" in scheduler.config, after=edit, config={"clip_sample": True}),
-    "config registered anew": Act(lambda scheduler: "prediction_type" in scheduler.config, after=register),
-    "alphas_cumprod replaced before planning": Act(has("alphas_cumprod"), before=replace_signal_variances),
+    "config registered anew": Act(
+        lambda scheduler: scheduler.config.get("prediction_type", "trigflow") != "trigflow", after=register
+    ),
+    # UnCLIP's original has a table of its own for steps between neighbouring timesteps: docs/DIFFERENCES.md.
+    "alphas_cumprod replaced before planning": Act(
+        lambda scheduler: has("alphas_cumprod")(scheduler) and type(scheduler).__name__ != "UnCLIPScheduler",
+        before=replace_signal_variances,
+    ),
     "alphas_cumprod replaced before add_noise": Act(
         lambda scheduler: has("alphas_cumprod", "add_noise")(scheduler) and not hasattr(scheduler, "sigmas"),
         after=replace_signal_variances_in_use,
@@ -227,11 +242,23 @@ ACTS = {
 }
 
 
+PLANS = {
+    ("SCMScheduler", "num_inference_steps"): {"num_inference_steps": 6, "intermediate_timesteps": None},
+    ("SCMScheduler", "timesteps"): {
+        **{"num_inference_steps": 5, "timesteps": [1.5, 1.25, 0.9, 0.5, 0.2, 0]},
+        **{"max_timesteps": None, "intermediate_timesteps": None},
+    },
+    ("DDPMWuerstchenScheduler", "timesteps"): {"timesteps": [1, 0.8, 0.5, 0.3, 0.1, 0]},
+    ("CMStochasticIterativeScheduler", "timesteps"): {"timesteps": [35, 27, 16, 9, 3, 0]},
+}
+"""What some classes are asked for in the place of an act's plan, by its first argument."""
+
+
 def perform(act, scheduler, x, step):
     """The sample that an act ends with; ``step(scheduler, x, t)`` takes a step of the library's."""
     if act.before is not None:
         act.before(scheduler)
-    scheduler.set_timesteps(**act.plan)
+    scheduler.set_timesteps(**PLANS.get((type(scheduler).__name__, next(iter(act.plan))), act.plan))
     if act.after is not None:
         act.after(scheduler)
     return act.finish(scheduler, x, step, act.each)

@@ -47,7 +47,7 @@ def finish(scheduler, record, convert=lambda array: array):
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(begin)
     x = numbers(record, "initial") if begin else record.get("init_noise_sigma", 1) * (((37 * J + 11) % 128) / 32 - 2)
-    x, count = convert(x), scheduler.config["num_train_timesteps"]
+    x, count = convert(x), scheduler.config.get("num_train_timesteps", 1000)
     accepted = scheduler.description.option_names
     options = {key: value for key, value in record["options"].items() if key in accepted}
     for index in range(begin, len(timesteps)):

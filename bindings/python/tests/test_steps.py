@@ -40,7 +40,7 @@ def test_timesteps_of_the_reference():
 
 def test_sigmas_are_float32_and_one_more_than_timesteps(cls):
     scheduler = cls()
-    assert len(scheduler.timesteps) == len(scheduler) == 1000
+    assert len(scheduler.timesteps) == len(scheduler) == scheduler.config.get("num_train_timesteps", 1000)
     scheduler.set_timesteps(7)
     assert scheduler.sigmas.dtype == np.float32 and len(scheduler.sigmas) == len(scheduler.timesteps) + 1
     assert scheduler.num_inference_steps == 7
@@ -132,7 +132,8 @@ def test_mixed_types_are_promoted(cls, x, model, sample, result):
     scheduler.set_timesteps(4)
     exact.set_timesteps(4)
     y, z = x.astype(sample), x.astype(sample).astype("f8")
-    result = {"model_output": model, "sample": sample}.get(cls.description.result_type, result)
+    least = "f4" if (cls.description.result_type, result) == ("at_least_float32", "f2") else result
+    result = {"model_output": model, "sample": sample}.get(cls.description.result_type, least)
     for t in scheduler.timesteps[:3]:
         e, drawn = np.tanh(scheduler.scale_model_input(y, t)).astype(model), noise(x).astype(model)
         y = scheduler.step(e, t, y, variance_noise=drawn).prev_sample
@@ -325,6 +326,8 @@ def test_repeated_timesteps_skip_no_noise_level(x):
 
 @pytest.mark.parametrize("kind", STATELESS)
 def test_stateless_schedulers_step_anywhere_in_the_training(kind, x):
+    if kind.description.timestep_type is not None:
+        pytest.skip("its timesteps are times")
     scheduler = kind()
     with pytest.raises(ds.SchedulerError):
         scheduler.step(x, 500, x)
@@ -560,7 +563,7 @@ def test_schedulers_run_on_threads_of_their_own(cls, x):
 def test_threads_may_share_a_stateless_scheduler(kind, x):
     scheduler = kind()
     scheduler.set_timesteps(20)
-    inputs = [(x * np.float32(1 + i / 8), int(t)) for i, t in enumerate(scheduler.timesteps[:8])]
+    inputs = [(x * np.float32(1 + i / 8), t.item()) for i, t in enumerate(scheduler.timesteps[:8])]
     expected = [step(scheduler, sample, t) for sample, t in inputs]
     faults = []
 
