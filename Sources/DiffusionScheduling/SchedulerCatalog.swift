@@ -3,6 +3,7 @@
 /// The schedulers of this library by diffusers' names.
 public enum SchedulerCatalog {
     private static let types: [any PlannedScheduler.Type] = [
+        CMStochasticIterativeScheduler.self,
         CogVideoXDDIMScheduler.self,
         DDIMScheduler.self,
         DDIMInverseScheduler.self,

@@ -10,7 +10,7 @@ import Testing
 @Suite struct ClassGoldenTests {
     static let files = [
         "euler", "euler_ancestral", "heun", "kdpm2", "flow_match_euler", "unipc", "pndm", "ddpm", "lcm", "tcd", "cogvideox_ddim",
-        "flow_match_heun", "ipndm", "scm",
+        "flow_match_heun", "ipndm", "scm", "consistency_models",
     ]
 
     /// The files whose class isn't in the catalogue yet.
@@ -183,7 +183,8 @@ import Testing
             return (try self.plan(definition, on: grid, record), Tolerance.loop)
         }
         let configuration = scheduler.configuration
-        if configuration is any MultistepDefinition || configuration is UniPCMultistepConfiguration
+        if configuration is any MultistepDefinition || configuration is CMStochasticIterativeConfiguration
+            || configuration is UniPCMultistepConfiguration
             || configuration is IPNDMConfiguration
         {
             return (try scheduler.plan(on: grid, optionValues: [:]), Tolerance.loop)
@@ -368,6 +369,10 @@ struct ClassRecord: Decodable {
             // An angle. Its derivative by ς is 1/(1 + ς²).
             let level = min(tangent(min(timestep, 0.9999) * .pi / 2), 1e3)
             return 4 * (Tolerance.sigma * level + Double(Float(timestep).ulp))
+        }
+        if let configuration = scheduler.configuration as? CMStochasticIterativeConfiguration {
+            // 250 times the logarithm of a power that is ρ roundings of its base off, and both functions' roundings.
+            return 250 * 0x1p-52 * (4 * abs(configuration.rho) + 4) + timestep.ulp
         }
         guard scheduler.configuration is any VarianceExplodingDefinition, noise.count > 1 else { return 0 }
         if isContinuous { return 4 * Double(Float(max(abs(timestep), 0.25)).ulp) }

@@ -581,6 +581,11 @@ SHIPPED = {
         Run({}, {"n": 1, "intermediate_timesteps": None}, model="SANA-Sprint"),
         Run({}, {"n": 4, "intermediate_timesteps": None}, model="SANA-Sprint"),
     ],
+    "consistency_models": [
+        Run({}, {"n": 1}, model="cd_imagenet64_l2"),
+        Run({}, {"timesteps": [22, 0]}, model="cd_imagenet64_l2"),
+        Run({}, {"timesteps": [17, 0]}, model="cd_bedroom256_lpips"),
+    ],
 }
 
 # Cases that drawing seldom or never hits.
@@ -589,6 +594,12 @@ EDGES = {
         # Half of the greatest angle.
         Run({}, {"n": 2, "intermediate_timesteps": None}),
         Run({"sigma_data": 1.0}, {"n": 1, "timesteps": [1.2, 0.4], "max_timesteps": None, "intermediate_timesteps": None}),
+    ],
+    "consistency_models": [
+        Run({}, {"n": 40}),
+        # The square of this level rounds to less than what float32 makes of its float64 square: not a number in float32.
+        Run({"sigma_min": 0.05}, {"n": 2}),
+        Run({"sigma_min": 0.0, "clip_denoised": False}, {"n": 3}),
     ],
     "euler": [
         Run({}, {"n": 10}),
@@ -1610,6 +1621,22 @@ CLASSES = {
         # It adds no noise.
         late=0,
         count=14,
+    ),
+    "consistency_models": Family(
+        "CMStochasticIterativeScheduler",
+        ConsistencyLoop,
+        {
+            "sigma_min": {0.002: 70, 0.03: 30},
+            "sigma_max": {80.0: 70, 10.0: 30},
+            "sigma_data": {0.5: 70, 1.0: 30},
+            "s_noise": {1.0: 60, 1.01: 40},
+            "rho": {7.0: 60, 3.0: 40},
+            "clip_denoised": {True: 60, False: 40},
+        },
+        {request_any_n: 100},
+        adjust_consistency,
+        has_noise_table=False,
+        count=16,
     ),
 }
 

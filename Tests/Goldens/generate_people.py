@@ -44,6 +44,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "bindings/python/tests
 import people  # noqa: E402
 
 CLASSES = [
+    "CMStochasticIterativeScheduler",
     "CogVideoXDDIMScheduler",
     "DDIMInverseScheduler",
     "DDIMScheduler",

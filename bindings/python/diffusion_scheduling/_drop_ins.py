@@ -206,7 +206,7 @@ class DropIn(Core):
         """The timesteps and the noise levels of a plan, as the original has them."""
         name = self.description.timestep_type
         if name is None:
-            # Whole numbers but for the schedulers that scale the model's input, are made for flows, or have no table of the training.
+            # Whole but for the schedulers that scale the model's input, are made for flows, or have no table of the training.
             is_trained = plan.properties.process == _library.VARIANCE_PRESERVING and "alphas_cumprod" in self.__dict__
             is_whole = is_trained or self.config.get("use_flow_sigmas")
             name = "int64" if is_whole else "float32"
