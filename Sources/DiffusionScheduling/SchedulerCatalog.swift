@@ -22,6 +22,7 @@ public enum SchedulerCatalog {
         PNDMScheduler.self,
         SCMScheduler.self,
         TCDScheduler.self,
+        UnCLIPScheduler.self,
         UniPCMultistepScheduler.self,
     ]
 

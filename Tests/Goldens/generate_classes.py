@@ -586,6 +586,10 @@ SHIPPED = {
         Run({}, {"timesteps": [22, 0]}, model="cd_imagenet64_l2"),
         Run({}, {"timesteps": [17, 0]}, model="cd_bedroom256_lpips"),
     ],
+    "unclip": [
+        Run({"clip_sample_range": 5.0, "prediction_type": "sample"}, {"n": 25}, model="karlo prior"),
+        Run({}, {"n": 7}, model="karlo super resolution"),
+    ],
 }
 
 # Cases that drawing seldom or never hits.
@@ -600,6 +604,12 @@ EDGES = {
         # The square of this level rounds to less than what float32 makes of its float64 square: not a number in float32.
         Run({"sigma_min": 0.05}, {"n": 2}),
         Run({"sigma_min": 0.0, "clip_denoised": False}, {"n": 3}),
+    ],
+    "unclip": [
+        # All timesteps: each step has the table's own variance.
+        Run({"num_train_timesteps": 60}, {"n": 60}),
+        # Epsilon without clipping.
+        Run({"clip_sample": False}, {"n": 5}),
     ],
     "euler": [
         Run({}, {"n": 10}),
@@ -1637,6 +1647,21 @@ CLASSES = {
         adjust_consistency,
         has_noise_table=False,
         count=16,
+    ),
+    "unclip": Family(
+        "UnCLIPScheduler",
+        UnCLIPLoop,
+        {
+            "num_train_timesteps": {1000: 70, 100: 30},
+            "variance_type": {"fixed_small_log": 100},
+            "clip_sample": {True: 60, False: 40},
+            "clip_sample_range": {1.0: 50, 2.5: 50},
+            "prediction_type": {"epsilon": 60, "sample": 40},
+            "beta_schedule": {"squaredcos_cap_v2": 100},
+        },
+        {request_two_or_more: 100},
+        has_noise_table=False,
+        count=14,
     ),
 }
 

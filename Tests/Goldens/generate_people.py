@@ -63,6 +63,7 @@ CLASSES = [
     "PNDMScheduler",
     "SCMScheduler",
     "TCDScheduler",
+    "UnCLIPScheduler",
     "UniPCMultistepScheduler",
 ]
 

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// UnCLIP: DDPM on every so many timesteps, as the karlo models sample (Ho, Jain and Abbeel 2020, arXiv:2006.11239, equation 7; Ramesh et
+/// al. 2022, arXiv:2204.06125).
+///
+/// A step from the signal variance ᾱ_t to ᾱ_u, with the predicted clean sample p, noise z, β = 1 − ᾱ_t/ᾱ_u and α = 1 − β:
+///
+///     x' = √ᾱ_u β/(1 − ᾱ_t) p + √α (1 − ᾱ_u)/(1 − ᾱ_t) x + σ z        σ² = max((1 − ᾱ_u)/(1 − ᾱ_t) β, 10⁻²⁰)
+///
+/// Between neighbouring timesteps β is that of the training's table. Every step draws noise, except the step from timestep 0. A step leads
+/// to the next timestep of the run, as karlo's pipelines make it; the option `prevTimestep` names another. Steps depend on nothing but
+/// their arguments and the run's timesteps, so they may be taken in any order.
+///
+/// The class of that name in diffusers is the reference; docs/DIFFERENCES.md lists where this one differs. Learned variances are refused.
+public typealias UnCLIPScheduler = DefinedScheduler<UnCLIPConfiguration>
+
+/// The parameters of `UnCLIPScheduler`, with diffusers' defaults.
+public struct UnCLIPConfiguration: TrainingTimestepDefinition, ClippingConfiguration {
+    public static let className = "UnCLIPScheduler"
+    public static let compatibleClassNames = ["UnCLIPScheduler"]
+    public static let isStateless = true
+    public static let betaSchedules = [BetaSchedule.squaredcosCapV2]
+    public static let predictionTypes = [PredictionType.epsilon, .sample]
+
+    /// The variance σ² of the noise that a step adds.
+    public enum Variance: String, ConfigurationKeyword {
+        case fixedSmallLog = "fixed_small_log"
+
+        public static var allowedValues: String { allCases.map(\.rawValue).joined(separator: ", ") + fixedVariancesOnly }
+    }
+
+    public var numTrainTimesteps = 1000
+    public var varianceType = Variance.fixedSmallLog
+    public var clipSample = true
+    public var clipSampleRange = 1.0
+    public var predictionType = PredictionType.epsilon
+    public var betaSchedule = BetaSchedule.squaredcosCapV2
+    public var trainedBetas: [Double]?
+    /// Unused: the schedule has no ends.
+    public var betaStart = 0.0
+    /// Unused, likewise.
+    public var betaEnd = 0.0
+
+    public var origin = ConfigurationOrigin()
+
+    public init() {}
+
+    public static var parameters: [ConfigurationParameter<Self>] {
+        [
+            .init("num_train_timesteps", \.numTrainTimesteps, "The number of noise levels that the model was trained with."),
+            .init("variance_type", \.varianceType, "The variance of the noise that a step adds."),
+            clipSampleParameter, clipSampleRangeParameter, predictionTypeParameter,
+            .init("beta_schedule", \.betaSchedule, among: betaSchedules, "How the variances of the training run."),
+            .init(
+                "diffusion_scheduling_trained_betas", overrideName: "trained_betas", \.trainedBetas,
+                "The variances of the training themselves, which override the schedule."),
+        ]
+    }
+
+    public func validate() throws(SchedulerError) {
+        try validateNoiseSchedule()
+        try validatePredictionType()
+        try validateClipping()
+    }
+
+    // MARK: The plan
+
+    /// What an UnCLIP step may be told.
+    public struct Options: RunOptions {
+        /// The timestep that the step leads to, at most its own; below 0: the clean sample. nil: the next one of the run.
+        public var prevTimestep: Int?
+
+        public init() {}
+
+        public init(prevTimestep: Int?) { self.prevTimestep = prevTimestep }
+
+        public static var parameters: [ConfigurationParameter<Self>] {
+            [
+                .init(
+                    "prev_timestep", \.prevTimestep,
+                    "The timestep that the step leads to, below 0 the clean sample; null: the next one of the run.",
+                    timestepOffset: -1)
+            ]
+        }
+
+        public func validate() throws(SchedulerError) {}
+    }
+
+    public func plan(
+        _ request: TimestepRequest, options: Options, noise: NoiseSchedule
+    ) throws(SchedulerError) -> SamplingPlan {
+        let timesteps = try timesteps(request)
+        var rows: [[PlanRow]] = []
+        for (index, timestep) in timesteps.enumerated() {
+            let next = index + 1 < timesteps.count ? timesteps[index + 1] : -1
+            rows.append([try row(from: timestep, to: options.prevTimestep.map(Double.init) ?? next, noise: noise)])
+        }
+        return try SamplingPlan(grid: grid(timesteps, final: 0, noise: noise), clamp: clipping, rows: rows)
+    }
+
+    public func row(
+        at timestep: Double, of plan: SamplingPlan, options: Options, noise: NoiseSchedule
+    ) throws(SchedulerError) -> PlanRow {
+        let next = options.prevTimestep.map(Double.init) ?? plan.timesteps.first { $0 < timestep } ?? -1
+        return try row(from: timestep, to: next, noise: noise)
+    }
+
+    private func row(from timestep: Double, to next: Double, noise: NoiseSchedule) throws(SchedulerError) -> PlanRow {
+        let source = try noise.alphaCumprod(atTimestep: timestep)
+        try require("prev_timestep", timestepText(next), "at most the timestep, \(timestepText(timestep))", next <= timestep)
+        let target = next < 0 ? 1 : try noise.alphaCumprod(atTimestep: next)
+
+        let prediction = predictionType.cleanSample(at: NoiseLevel(alphaCumprod: predictionType.floored(source)))
+        var mean = Combination(.sample), variance = 0.0
+        // Equal levels may both be without signal, and the source without noise. Don't divide there.
+        if source < 1, target != source || source > 0 {
+            let isNeighbour = next == timestep - 1, tabled = isNeighbour ? trainedBeta(Int(timestep)) : 0
+            let beta = isNeighbour ? Double(tabled) : (target - source) / target
+            let alpha = isNeighbour ? Double(1 - tabled) : source / target
+            let kept = (1 - target) / (1 - source)
+            mean = Combination(sample: alpha.squareRoot() * kept, prediction: target.squareRoot() * beta / (1 - source))
+            variance = kept * beta
+        }
+        var nextSample = clipping == .none ? mean.replacing(.prediction, by: prediction) : mean
+        if timestep > 0 { nextSample.noise = max(variance, 1e-20).squareRoot() }
+        return PlanRow(prediction: prediction, nextSample: nextSample, drawCount: timestep > 0 ? 1 : 0)
+    }
+
+    /// β of a training timestep.
+    private func trainedBeta(_ timestep: Int) -> Float {
+        trainedBetas.map { Float($0[timestep]) } ?? BetaSchedule.squaredCosineBeta(timestep, count: numTrainTimesteps)
+    }
+
+    /// Evenly spread from T − 1 to 0, with both.
+    private func timesteps(_ request: TimestepRequest) throws(SchedulerError) -> [Double] {
+        try requireTimestepRequest(request)
+        guard case .count(let count, _) = request else {
+            throw .invalidValue(key: "timesteps", value: "given", allowed: "left out: this scheduler takes a number of steps")
+        }
+        try requireTrainingCount(count)
+        try require(
+            "number of steps", count, "at least 2: the first and the last training timestep", count > 1 || numTrainTimesteps == 1)
+        let stride = Double(numTrainTimesteps - 1) / Double(max(count - 1, 1))
+        return (0..<count).reversed().map { roundedHalfToEven(Double($0) * stride) }
+    }
+}
