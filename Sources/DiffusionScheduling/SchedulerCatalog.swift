@@ -8,6 +8,7 @@ public enum SchedulerCatalog {
         DDIMScheduler.self,
         DDIMInverseScheduler.self,
         DDPMScheduler.self,
+        DDPMWuerstchenScheduler.self,
         DEISMultistepScheduler.self,
         DPMSolverMultistepScheduler.self,
         DPMSolverMultistepInverseScheduler.self,

@@ -10,7 +10,7 @@ import Testing
 @Suite struct ClassGoldenTests {
     static let files = [
         "euler", "euler_ancestral", "heun", "kdpm2", "flow_match_euler", "unipc", "pndm", "ddpm", "lcm", "tcd", "cogvideox_ddim",
-        "flow_match_heun", "ipndm", "scm", "consistency_models", "unclip",
+        "flow_match_heun", "ipndm", "scm", "consistency_models", "unclip", "ddpm_wuerstchen",
     ]
 
     /// The files whose class isn't in the catalogue yet.

@@ -590,6 +590,10 @@ SHIPPED = {
         Run({"clip_sample_range": 5.0, "prediction_type": "sample"}, {"n": 25}, model="karlo prior"),
         Run({}, {"n": 7}, model="karlo super resolution"),
     ],
+    "ddpm_wuerstchen": [
+        Run({}, {"n": 20}, model="Stable Cascade prior"),
+        Run({}, {"n": 10}, late=True, model="Stable Cascade decoder"),
+    ],
 }
 
 # Cases that drawing seldom or never hits.
@@ -610,6 +614,11 @@ EDGES = {
         Run({"num_train_timesteps": 60}, {"n": 60}),
         # Epsilon without clipping.
         Run({"clip_sample": False}, {"n": 5}),
+    ],
+    "ddpm_wuerstchen": [
+        Run({}, {"n": 1}),
+        # Noise is left after the last step.
+        Run({}, {"timesteps": [1.0, 0.6, 0.2]}),
     ],
     "euler": [
         Run({}, {"n": 10}),
@@ -1660,6 +1669,14 @@ CLASSES = {
             "beta_schedule": {"squaredcos_cap_v2": 100},
         },
         {request_two_or_more: 100},
+        has_noise_table=False,
+        count=14,
+    ),
+    "ddpm_wuerstchen": Family(
+        "DDPMWuerstchenScheduler",
+        WuerstchenLoop,
+        {"scaler": {1.0: 50, 2.0: 25, 0.5: 25}, "s": {0.008: 70, 0.05: 30}},
+        {request_any_n: 70, request_times: 30},
         has_noise_table=False,
         count=14,
     ),
