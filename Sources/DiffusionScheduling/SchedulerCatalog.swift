@@ -27,6 +27,12 @@ public enum SchedulerCatalog {
         UniPCMultistepScheduler.self,
     ]
 
+    /// Why no scheduler here can have the name of a class of diffusers.
+    private static let refusals = Dictionary(
+        uniqueKeysWithValues: [
+            "AmusedScheduler", "BlockRefinementScheduler", "DiscreteDDIMScheduler", "EntropyBoundScheduler", "VQDiffusionScheduler",
+        ].map { ($0, "it steps tokens, drawn from categories, and plans combine tensors of real numbers") })
+
     /// The names that `_class_name` may have, sorted.
     public static var supportedClassNames: [String] { types.map { className(of: $0) }.sorted() }
 
@@ -39,7 +45,7 @@ public enum SchedulerCatalog {
 
     private static func type(ofClass name: String) throws(SchedulerError) -> any PlannedScheduler.Type {
         guard let type = types.first(where: { className(of: $0) == name }) else {
-            throw .unsupportedScheduler(name: name.quoted, supported: supportedClassNames)
+            throw .unsupportedScheduler(name: name.quoted, supported: supportedClassNames, reason: refusals[name])
         }
         return type
     }

@@ -8,8 +8,8 @@ public enum SchedulerError: Error, Sendable, Equatable {
     case invalidValue(key: String, value: String, allowed: String)
     /// Configuration keys exclude one another.
     case conflictingKeys([String], reason: String)
-    /// `_class_name` names an unsupported scheduler.
-    case unsupportedScheduler(name: String, supported: [String])
+    /// `_class_name` names an unsupported scheduler. `reason` says why it can't be one, where that is known.
+    case unsupportedScheduler(name: String, supported: [String], reason: String? = nil)
     /// The file can't be read or written.
     case inaccessibleFile(path: String, reason: String)
     /// The text isn't the JSON that diffusers writes. Lines and columns count from 1, columns in bytes.
@@ -75,7 +75,9 @@ extension SchedulerError {
             "\(names[key]) is \(value), but must be \(allowed)"
         case .conflictingKeys(let keys, let reason):
             "\(keys.joined(separator: " and ")) can't be combined: \(reason)"
-        case .unsupportedScheduler(let name, let supported):
+        case .unsupportedScheduler(let name, _, let reason?):
+            "scheduler \(name) is not supported: \(reason)"
+        case .unsupportedScheduler(let name, let supported, nil):
             "scheduler \(name) is not supported, only \(supported.joined(separator: ", "))"
         case .inaccessibleFile(let path, let reason):
             "\(path): \(reason)"

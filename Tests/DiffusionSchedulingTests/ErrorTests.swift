@@ -337,7 +337,7 @@ import Testing
 
     @Test func anUnknownClassIsAnsweredWithTheKnownOnes() throws {
         guard
-            case .unsupportedScheduler("EulerScheduler", let supported)? = fault({
+            case .unsupportedScheduler("EulerScheduler", let supported, nil)? = fault({
                 _ = try SchedulerCatalog.makeScheduler(json: #"{"_class_name": "EulerScheduler"}"#)
             })
         else {
@@ -347,6 +347,15 @@ import Testing
         #expect(supported == SchedulerCatalog.supportedClassNames)
         #expect(supported.contains("DEISMultistepScheduler") && supported == supported.sorted())
         #expect(SchedulerError.unsupportedScheduler(name: "X", supported: ["A", "B"]).description.contains("A, B"))
+    }
+
+    @Test(arguments: [
+        "AmusedScheduler", "BlockRefinementScheduler", "DiscreteDDIMScheduler", "EntropyBoundScheduler", "VQDiffusionScheduler",
+    ])
+    func aClassThatStepsTokensIsAnsweredWithTheReason(_ name: String) {
+        let error = fault { _ = try SchedulerCatalog.makeScheduler(json: #"{"_class_name": "\#(name)"}"#) }
+        let text = error?.description ?? ""
+        #expect(text.contains("\(name) is not supported: it steps tokens") && !text.contains("DDIMScheduler,"), "\(text)")
     }
 
     @Test(arguments: [("{}", "missing"), (#"{"_class_name": 3}"#, "3"), (#"{"_class_name": null}"#, "null")])

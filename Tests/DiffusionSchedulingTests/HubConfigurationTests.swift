@@ -63,10 +63,10 @@ import Testing
                 #expect(plan.stepCount >= request.steps, "\(model) has \(plan.stepCount) evaluations")
                 try #expect(Self.finalSample(of: plan).allSatisfy(\.isFinite), "\(model)")
                 running += 1
-            } catch .unsupportedScheduler(let name, _) {
+            } catch .unsupportedScheduler(let name, _, _) {
                 missing[name, default: 0] += 1
             } catch .invalidValue("variance_type", let value, _) {
-                missing["DDPMScheduler with the variance type \(value)", default: 0] += 1
+                missing["the variance type \(value)", default: 0] += 1
             } catch {
                 Issue.record("\(model): \(error)")
             }
