@@ -215,7 +215,7 @@ ACTS = {
     "sigmas replaced": Act(has("sigmas"), after=replace_noise_levels),
     # Where a step has two evaluations, a run on fewer timesteps would begin at one that belongs to the step before.
     "timesteps shortened": Act(
-        lambda scheduler: scheduler.order == 1 and type(scheduler).__name__ not in UNSHORTENED, after=shorten_timesteps
+        lambda scheduler: getattr(scheduler, "order", 1) == 1 and type(scheduler).__name__ not in UNSHORTENED, after=shorten_timesteps
     ),
     "num_inference_steps assigned": Act(has("num_inference_steps"), after=assign_number_of_steps),
     "final_alpha_cumprod assigned": Act(has("final_alpha_cumprod"), before=assign_end("final_alpha_cumprod")),
