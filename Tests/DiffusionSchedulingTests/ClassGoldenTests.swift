@@ -9,8 +9,8 @@ import Testing
 /// `Tests/Goldens/generate_classes.py` recorded. One path of code for every class: configuration, catalogue, plan, session.
 @Suite struct ClassGoldenTests {
     static let files = [
-        "euler", "euler_ancestral", "heun", "kdpm2", "flow_match_euler", "unipc", "pndm", "ddpm", "lcm", "tcd", "cogvideox_ddim",
-        "flow_match_heun", "ipndm", "scm", "consistency_models", "unclip", "ddpm_wuerstchen",
+        "cogvideox_ddim", "consistency_models", "ddpm", "ddpm_wuerstchen", "edm_euler", "euler", "euler_ancestral",
+        "flow_match_euler", "flow_match_heun", "heun", "ipndm", "kdpm2", "lcm", "pndm", "scm", "tcd", "unclip", "unipc",
     ]
 
     /// The files whose class isn't in the catalogue yet.
@@ -138,8 +138,10 @@ import Testing
         let mean = exponential(ratios.reduce(0, +) / Double(ratios.count))
         print(
             "\(file): float32 loops nearer to the exact result than diffusers': \(nearer) of \(total), with \(mean) of their error")
-        let isShort = ["euler", "euler_ancestral", "heun", "kdpm2", "flow_match_euler", "flow_match_heun", "cogvideox_ddim"]
-            .contains(file)
+        let isShort = [
+            "edm_euler", "euler", "euler_ancestral", "heun", "kdpm2", "flow_match_euler", "flow_match_heun", "cogvideox_ddim",
+        ]
+        .contains(file)
         #expect(Double(nearer) >= (isShort ? Tolerance.nearerShareOfShortSums : Tolerance.nearerShare) * Double(total))
         #expect(mean < 1, "the geometric mean of our error over diffusers'")
     }
@@ -184,10 +186,10 @@ import Testing
         }
         let configuration = scheduler.configuration
         if configuration is any MultistepDefinition || configuration is CMStochasticIterativeConfiguration
-            || configuration is UniPCMultistepConfiguration
+            || configuration is any EDMDefinition || configuration is UniPCMultistepConfiguration
             || configuration is IPNDMConfiguration
         {
-            return (try scheduler.plan(on: grid, optionValues: [:]), Tolerance.loop)
+            return (try scheduler.plan(on: grid, optionValues: record.optionValues), Tolerance.loop)
         }
         // Levels that are a unit in the last place off, and a model that is steep in none of its arguments.
         return (plan, 100 * Tolerance.sigma)
@@ -374,6 +376,8 @@ struct ClassRecord: Decodable {
             // 250 times the logarithm of a power that is ρ roundings of its base off, and both functions' roundings.
             return 250 * 0x1p-52 * (4 * abs(configuration.rho) + 4) + timestep.ulp
         }
+        // EDM's timesteps are such logarithms, or angles, of their own levels.
+        if scheduler.configuration is any EDMDefinition { return 4 * Double(Float(max(abs(timestep), 0.25)).ulp) }
         guard scheduler.configuration is any VarianceExplodingDefinition, noise.count > 1 else { return 0 }
         if isContinuous { return 4 * Double(Float(max(abs(timestep), 0.25)).ulp) }
         // KDPM2 looks up the timesteps of second evaluations, whose levels lie between those of the steps.

@@ -19,6 +19,7 @@ import Testing
     @Test func eulerAncestral() throws {
         try runs(EulerAncestralDiscreteScheduler.self, "ancestral Euler", RandomConfigurations.eulerAncestral)
     }
+    @Test func edmEuler() throws { try runs(EDMEulerScheduler.self, "EDM Euler", RandomConfigurations.edmEuler) }
     @Test func heun() throws { try runs(HeunDiscreteScheduler.self, "Heun", RandomConfigurations.heun) }
     @Test func kdpm2() throws { try runs(KDPM2DiscreteScheduler.self, "KDPM2", RandomConfigurations.kdpm2) }
 
@@ -45,8 +46,9 @@ import Testing
             return
         }
         let plan = try #require(scheduler.plan)
-        // Models that are told ¼ ln ς are told negative numbers too, and have one level more where these are logarithmic.
-        let isContinuous = (configuration as? EulerDiscreteConfiguration)?.timestepType == .continuous
+        // Models that are told ¼ ln ς are told negative numbers too, and Euler's have one level more where these are logarithmic.
+        let isContinuous =
+            (configuration as? EulerDiscreteConfiguration)?.timestepType == .continuous || configuration is any EDMDefinition
         #expect(isContinuous || plan.timesteps.allSatisfy { $0 >= 0 }, "\(n) steps of \(text)")
         #expect(plan.starts.count <= n + (isContinuous ? 1 : 0), "\(n) steps of \(text)")
         let start: [Double] = (0..<6).map { Double($0 % 5) / 3 - 0.5 }

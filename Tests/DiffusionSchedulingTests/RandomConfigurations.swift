@@ -72,6 +72,12 @@ enum RandomConfigurations {
         return c
     }
 
+    static func edmEuler(_ generator: inout SeededGenerator) -> EDMEulerConfiguration {
+        var c = EDMEulerConfiguration()
+        drawEDM(&c, &generator)
+        return c
+    }
+
     static func heun(_ generator: inout SeededGenerator) -> HeunDiscreteConfiguration {
         var c = HeunDiscreteConfiguration()
         drawNoiseSchedule(&c, &generator)
@@ -95,6 +101,17 @@ enum RandomConfigurations {
         c.betaSchedule = C.betaSchedules.randomElement(using: &generator)!
         (c.betaStart, c.betaEnd) = [(0.0001, 0.02), (0.00085, 0.012), (1e-6, 0.05), (0, 0.02)].randomElement(using: &generator)!
         if c.numTrainTimesteps == 7 { c.trainedBetas = [0, 0.01, 0.01, 0.5, 0, 0.2, 0.9] }
+    }
+
+    private static func drawEDM(_ c: inout some EDMDefinition, _ generator: inout SeededGenerator) {
+        c.sigmaMin = [0.002, 0.3, 1e-4, 1].randomElement(using: &generator)!
+        c.sigmaMax = [80, 500, 1, 1e4].randomElement(using: &generator)!
+        c.sigmaData = [0.5, 1, 0, 3].randomElement(using: &generator)!
+        c.sigmaSchedule = .allCases.randomElement(using: &generator)!
+        c.numTrainTimesteps = [1000, 100, 1].randomElement(using: &generator)!
+        c.predictionType = [.epsilon, .vPrediction].randomElement(using: &generator)!
+        c.rho = [7, 1.5, 2.5, 40].randomElement(using: &generator)!
+        c.finalSigmasType = .allCases.randomElement(using: &generator)!
     }
 
     private static func drawThresholding(_ c: inout some ThresholdingConfiguration, _ generator: inout SeededGenerator) {

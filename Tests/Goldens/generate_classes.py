@@ -199,6 +199,14 @@ def request_sigmas(rng, config):
     return {"sigmas": draw_levels(rng)}
 
 
+def request_ramp(rng, config):
+    """The places between both ends that EDM's Euler takes for sigmas."""
+    count = rng.randint(1, 16)
+    if rng.random() < 0.5:
+        return {"sigmas": np.linspace(0, 1, count).tolist()}
+    return {"sigmas": sorted(round(rng.random(), 4) for _ in range(count))}
+
+
 def request_flow_sigmas(rng, config):
     return {"sigmas": draw_flow_levels(rng)}
 
@@ -547,6 +555,10 @@ SHIPPED = {
             model="Kandinsky 3",
         ),
     ],
+    "edm_euler": [
+        Run({"final_sigmas_type": "sigma_min"}, {"n": 20}, model="Cosmos 1.0"),
+        Run({"final_sigmas_type": "sigma_min"}, {"sigmas": np.linspace(0, 1, 12).tolist()}, model="Cosmos 1.0"),
+    ],
     "lcm": [
         Run({"steps_offset": 1}, {"n": 4}, {"skip_prk_steps": True}, model="LCM_Dreamshaper v7"),
         Run({"steps_offset": 1}, {"n": 8}, {"skip_prk_steps": True}, model="LCM_Dreamshaper v7"),
@@ -664,6 +676,13 @@ EDGES = {
         # The variance of the last step is 0, and its floor 1e-20.
         Run({}, {"timesteps": [900, 500, 100]}),
     ],
+    "edm_euler": [
+        Run({"sigma_schedule": "exponential"}, {"n": 8}, options={"s_churn": 20.0, "s_tmax": 50.0, "s_noise": 1.003}),
+        # One level is the greatest, or if they are exponential the least.
+        Run({"prediction_type": "v_prediction"}, {"n": 1}),
+        Run({"sigma_schedule": "exponential", "final_sigmas_type": "sigma_min"}, {"n": 1}),
+        Run({}, {"sigmas": [0.1, 0.4, 0.4, 0.9]}, options={"s_churn": 1.0, "s_tmin": 1.0}),
+    ],
     "lcm": [
         Run({}, {"n": 4}),
         # The last step adds noise too.
@@ -736,6 +755,9 @@ def prepare(scheduler, request, begin):
     if isinstance(scheduler, diffusers.UniPCMultistepScheduler) and "sigmas" in arguments:
         # This class takes arrays only.
         arguments["sigmas"] = np.array(arguments["sigmas"])
+    if isinstance(scheduler, diffusers.EDMEulerScheduler) and "sigmas" in arguments:
+        # And this one tensors.
+        arguments["sigmas"] = torch.tensor(arguments["sigmas"], dtype=torch.float64)
     scheduler.set_timesteps(**arguments)
     take_ratios(scheduler)
     if hasattr(scheduler, "set_begin_index"):
@@ -815,6 +837,9 @@ def run_reference(scheduler, begin, initial, options, dtype):
     patches = {"torch": WideTorch() if wide else torch}
     if hasattr(module, "randn_tensor"):
         patches["randn_tensor"] = injected_noise
+    if hasattr(module, "BrownianTreeNoiseSampler"):
+        # A Brownian motion's increments over steps, divided by their deviations, are independent normal numbers.
+        patches["BrownianTreeNoiseSampler"] = lambda x, **arguments: lambda *levels: injected_noise(x.shape, dtype=x.dtype)
     train_steps = train_steps_of(scheduler)
     x, report = as_tensor(initial, dtype), None
     with unittest.mock.patch.multiple(module, **patches):
@@ -912,6 +937,16 @@ class Loop:
     def model_input(self, i, x):
         return x
 
+    def churned(self, i, x):
+        """The sample with the noise that churn adds, its level, and the number of noise tensors drawn."""
+        source, churn = self.sigmas[i], mpf(0)
+        if self.options.get("s_tmin", 0) <= source <= self.options.get("s_tmax", math.inf):
+            churn = min(mpf(self.options.get("s_churn", 0)) / (len(self.sigmas) - 1), mpmath.sqrt(2) - 1)
+        if churn:
+            rise = mpf(self.options.get("s_noise", 1)) * source * mpmath.sqrt(churn * (churn + 2))
+            x = mixed((mpf(1), x), (rise, noise_exact(i)))
+        return x, source * (1 + churn), int(churn > 0)
+
     def run(self, initial):
         x, draws = [mpf(v) for v in initial], []
         report = None
@@ -961,15 +996,9 @@ class ExplodingLoop(Loop):
 class EulerLoop(ExplodingLoop):
     def step(self, i, x, output):
         source, target = self.sigmas[i], self.sigmas[i + 1]
-        churn = mpf(0)
-        if self.options.get("s_tmin", 0) <= source <= self.options.get("s_tmax", math.inf):
-            churn = min(mpf(self.options.get("s_churn", 0)) / (len(self.sigmas) - 1), mpmath.sqrt(2) - 1)
-        raised = source * (1 + churn)
-        if churn:
-            rise = mpf(self.options.get("s_noise", 1)) * source * mpmath.sqrt(churn * (churn + 2))
-            x = mixed((mpf(1), x), (rise, noise_exact(i)))
+        x, raised, drawn = self.churned(i, x)
         p = self.clean(x, output, source, raised)
-        return mixed((target / raised, x), (1 - target / raised, p)), p, int(churn > 0)
+        return mixed((target / raised, x), (1 - target / raised, p)), p, drawn
 
 
 class EulerAncestralLoop(ExplodingLoop):
@@ -1015,6 +1044,31 @@ class KDPM2Loop(ExplodingLoop):
             return mixed((ratio, x), (1 - ratio, p)), p, 0
         share = (self.sigmas[i] - self.sigmas[i - 1]) / level
         return mixed((mpf(1), self.base), (share, x), (-share, p)), p, 0
+
+
+class EDMLoop(Loop):
+    """The classes of Karras et al.: the sample is data plus sigma times noise, and the clean sample is preconditioned."""
+
+    def noising(self, i):
+        return mpf(1), self.sigmas[i]
+
+    def length(self, sigma):
+        return mpmath.sqrt(sigma**2 + mpf(self.config["sigma_data"]) ** 2)
+
+    def model_input(self, i, x):
+        return [v / self.length(self.sigmas[i]) for v in x]
+
+    def clean(self, x, output, sigma):
+        share = mpf(self.config["sigma_data"]) / self.length(sigma)
+        sign = -1 if self.config["prediction_type"] == "v_prediction" else 1
+        return mixed((share**2, x), (sign * sigma * share, output))
+
+
+class EDMEulerLoop(EDMLoop):
+    def step(self, i, x, output):
+        x, raised, drawn = self.churned(i, x)
+        p, ratio = self.clean(x, output, raised), self.sigmas[i + 1] / raised
+        return mixed((ratio, x), (1 - ratio, p)), p, drawn
 
 
 class FlowLoop(Loop):
@@ -1404,6 +1458,15 @@ FLOW_CHURN = {
     "s_tmax": {None: 70, 0.9: 15, 0.5: 15},
     "s_noise": {None: 60, 1.003: 20, 0.9: 20},
 }
+EDM_LEVELS = {
+    "num_train_timesteps": {1000: 70, 100: 30},
+    "sigma_min": {0.002: 60, 0.03: 40},
+    "sigma_max": {80.0: 60, 500.0: 40},
+    "sigma_data": {0.5: 60, 1.0: 40},
+    "sigma_schedule": {"karras": 55, "exponential": 45},
+    "rho": {7.0: 60, 2.5: 40},
+    "final_sigmas_type": {"zero": 60, "sigma_min": 40},
+}
 SIGMA_GRIDS = {"plain": 46, "karras": 20, "exponential": 17, "beta": 17}
 GRID_FLAGS = {f"use_{name}_sigmas": (True, False) for name in ("karras", "exponential", "beta")}
 SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
@@ -1562,6 +1625,15 @@ CLASSES = {
         {request_n: 80, request_integer_timesteps: 20},
         adjust_ddpm,
         settled={"beta_schedule": (*SCHEDULES, "laplace", "sigmoid")},
+    ),
+    "edm_euler": Family(
+        "EDMEulerScheduler",
+        EDMEulerLoop,
+        {**EDM_LEVELS, "prediction_type": {"epsilon": 55, "v_prediction": 45}},
+        {request_n: 75, request_ramp: 25},
+        options=CHURN,
+        has_noise_table=False,
+        count=16,
     ),
     "lcm": Family(
         "LCMScheduler",

@@ -53,6 +53,7 @@ CLASSES = [
     "DEISMultistepScheduler",
     "DPMSolverMultistepInverseScheduler",
     "DPMSolverMultistepScheduler",
+    "EDMEulerScheduler",
     "EulerAncestralDiscreteScheduler",
     "EulerDiscreteScheduler",
     "FlowMatchEulerDiscreteScheduler",
@@ -104,6 +105,9 @@ def main():
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     diffusers.utils.logging.set_verbosity(logging.CRITICAL)
+    for name in CLASSES:
+        getattr(diffusers, name)  # Imports its module.
+    people.replace_trees()
     cases = [
         case(name, label, act)
         for name in CLASSES

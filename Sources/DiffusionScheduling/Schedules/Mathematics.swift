@@ -20,6 +20,7 @@ func cosine(_ x: Double) -> Double { cos(x) }
 func sine(_ x: Double) -> Double { sin(x) }
 func tangent(_ x: Double) -> Double { tan(x) }
 func angle(y: Double, x: Double) -> Double { atan2(y, x) }
+func arctangent(_ x: Double) -> Double { atan(x) }
 func gammaFunction(_ x: Double) -> Double { tgamma(x) }
 /// √(x² + y²) without overflow.
 func hypotenuse(_ x: Double, _ y: Double) -> Double { hypot(x, y) }

@@ -14,7 +14,7 @@ public struct NoiseSchedule: Sendable, Equatable {
     public let process: NoiseProcess
     /// What the model was told at each level of the training, ascending.
     public let timesteps: [Double]
-    /// ᾱ_0 … ᾱ_{T−1}, not increasing; empty where the training has none, as flow matching.
+    /// ᾱ_0 … ᾱ_{T−1}, not increasing; empty for a training that isn't described by β.
     public let alphasCumprod: [Double]
     /// ς_0 … ς_{T−1}, not decreasing; all finite.
     public let sigmas: [Double]
@@ -72,7 +72,7 @@ public struct NoiseSchedule: Sendable, Equatable {
         logSigmas = sigmas.map { logarithm($0).roundedToFloat32 }
     }
 
-    /// Levels without a table of ᾱ, as those of flow matching: float32 values, widened, ascending.
+    /// Levels without a table of ᾱ, as those of a training that isn't described by β: float32 values, widened, ascending.
     init(sigmas: [Float], timesteps: [Float], process: NoiseProcess) {
         self.process = process
         self.timesteps = timesteps.map(Double.init)
@@ -161,6 +161,16 @@ public struct NoiseSchedule: Sendable, Equatable {
         let lower = Int(position)
         let weight = position - Double(lower)
         return weight == 0 ? sigmas[lower] : sigmas[lower] + weight * (sigmas[lower + 1] - sigmas[lower])
+    }
+
+    /// The table's ς at a timestep; nil between its timesteps.
+    func tabulatedSigma(atTimestep timestep: Double) -> Double? {
+        var index = 0, end = count - 1
+        while index < end {
+            let middle = (index + end) / 2
+            if timesteps[middle] < timestep { index = middle + 1 } else { end = middle }
+        }
+        return timesteps[index] == timestep ? sigmas[index] : nil
     }
 
     /// The timestep at which the noise level is ς, interpolated in ln ς and clipped to [0, T − 1].

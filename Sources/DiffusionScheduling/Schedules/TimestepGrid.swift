@@ -92,7 +92,7 @@ func requireOrdered(
         if index > 0 {
             try require(
                 "\(argument)[\(index)]", value,
-                "\(inOrder(0, 0) ? "not greater" : inOrder(0, 1) ? "greater" : "less") than the one before, \(values[index - 1])",
+                "\(inOrder(0, 0) ? "not " : "")\(inOrder(0, 1) != inOrder(0, 0) ? "greater" : "less") than the one before, \(values[index - 1])",
                 inOrder(values[index - 1], value))
         }
     }

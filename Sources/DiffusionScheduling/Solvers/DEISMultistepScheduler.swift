@@ -19,7 +19,9 @@
 public typealias DEISMultistepScheduler = DefinedScheduler<DEISMultistepConfiguration>
 
 /// The parameters of `DEISMultistepScheduler`, with diffusers' defaults.
-public struct DEISMultistepConfiguration: MultistepDefinition, DynamicShiftingConfiguration {
+public struct DEISMultistepConfiguration: MultistepDefinition, SigmaGridConfiguration, ThresholdingConfiguration,
+    DynamicShiftingConfiguration
+{
     public static let className = "DEISMultistepScheduler"
     public static let compatibleClassNames = commonCompatibleClassNames
 

@@ -171,7 +171,7 @@ public struct DPMSolverMultistepInverseConfiguration: DPMSolverConfiguration {
 }
 
 /// The keys that the DPM-Solver and its inverse share.
-public protocol DPMSolverConfiguration: MultistepDefinition {
+public protocol DPMSolverConfiguration: MultistepDefinition, SigmaGridConfiguration, ThresholdingConfiguration {
     /// 1, 2 or 3: how many model outputs a step combines. 2 for guided sampling, 3 for unconditional; order 1 is DDIM.
     var solverOrder: Int { get set }
     var predictionType: PredictionType { get set }

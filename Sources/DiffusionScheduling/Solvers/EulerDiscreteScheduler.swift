@@ -74,40 +74,18 @@ public struct EulerDiscreteConfiguration: VarianceExplodingDefinition, SigmaSpac
 
     // MARK: The plan
 
-    /// What an Euler run may be told: the churn of Karras et al. 2022, algorithm 2.
-    public struct Options: RunOptions {
-        /// How much noise is added in all, spread over the steps; 0: none.
+    /// What an Euler run may be told.
+    public struct Options: ChurnOptions {
         public var sChurn = 0.0
-        /// Noise is added at levels from this one …
         public var sTmin = 0.0
-        /// … to this one.
         public var sTmax = Double.infinity
-        /// The standard deviation of the added noise.
         public var sNoise = 1.0
 
         public init() {}
 
-        public static var parameters: [ConfigurationParameter<Self>] {
-            [
-                .init("s_churn", \.sChurn, "How much noise is added in all, spread over the steps."),
-                .init("s_tmin", \.sTmin, "The least noise level at which noise is added."),
-                .init("s_tmax", \.sTmax, "The greatest noise level at which noise is added."),
-                .init("s_noise", \.sNoise, "The standard deviation of the added noise."),
-            ]
-        }
+        public static var parameters: [ConfigurationParameter<Self>] { churnParameters }
 
-        public func validate() throws(SchedulerError) {
-            try require("s_churn", sChurn, "at least 0", sChurn >= 0)
-            try require("s_tmin", sTmin, "a number", !sTmin.isNaN)
-            try require("s_tmax", sTmax, "a number", !sTmax.isNaN)
-            try require("s_noise", sNoise, "finite and at least 0", sNoise >= 0 && sNoise.isFinite)
-        }
-
-        /// γ of a step from ς. Levels compare as float32 numbers.
-        func churn(at sigma: Double, stepCount: Int) -> Double {
-            guard Float(sTmin) <= Float(sigma), Float(sigma) <= Float(sTmax) else { return 0 }
-            return min(sChurn / Double(stepCount), 2.0.squareRoot() - 1)
-        }
+        public func validate() throws(SchedulerError) { try validateChurn() }
     }
 
     public func plan(on grid: TimestepGrid, for request: TimestepRequest, options: Options) throws(SchedulerError) -> SamplingPlan {
@@ -116,7 +94,7 @@ public struct EulerDiscreteConfiguration: VarianceExplodingDefinition, SigmaSpac
         let stepCount = grid.timesteps.count + (endsEarly(request) ? 1 : 0)
         let rows = grid.timesteps.indices.map { index in
             let sigma = grid.sigmas[index], gamma = options.churn(at: sigma, stepCount: stepCount)
-            let noisy = Combination(sample: 1, noise: options.sNoise * sigma * (gamma * (gamma + 2)).squareRoot())
+            let noisy = options.raised(from: sigma, by: gamma)
             return PlanRow(
                 prediction: solver.prediction(at: sigma, raisedBy: 1 + gamma).replacing(.sample, by: noisy),
                 nextSample: solver.step(from: sigma, to: grid.sigmas[index + 1], raisedBy: 1 + gamma).replacing(.sample, by: noisy),

@@ -42,12 +42,6 @@ extension FlowMatchDefinition {
     /// The table's, or t/T between its timesteps.
     public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
         try require("timestep", timestep, "from 0 to \(noise.count)", (0...Double(noise.count)).contains(timestep))
-        var index = 0, end = noise.count - 1
-        while index < end {
-            let middle = (index + end) / 2
-            if noise.timesteps[middle] < timestep { index = middle + 1 } else { end = middle }
-        }
-        let isInTable = noise.timesteps[index] == timestep
-        return NoiseLevel(sigma: isInTable ? noise.sigmas[index] : timestep / Double(noise.count), process: .flow)
+        return NoiseLevel(sigma: noise.tabulatedSigma(atTimestep: timestep) ?? timestep / Double(noise.count), process: .flow)
     }
 }

@@ -3,18 +3,22 @@
 /// A scheduler with a linear multistep solver: what DEIS and the DPM-Solvers have in common.
 ///
 /// A conforming definition says which solver it has, on which grid and of which order; the plan follows.
-public protocol MultistepDefinition: SchedulerDefinition, PredictionTypeConfiguration, SigmaGridConfiguration,
-    ThresholdingConfiguration
-{
+public protocol MultistepDefinition: SchedulerDefinition, PredictionTypeConfiguration {
     associatedtype Solver: MultistepSolver
     var solver: Solver { get }
     /// How many model outputs a step combines at most.
     var highestSolverOrder: Int { get }
     /// Whether the model output holds a predicted variance besides the prediction.
     var modelLearnsVariance: Bool { get }
+    /// What is done to predicted clean samples.
+    var clamp: PredictionClamp { get }
     func grid(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> TimestepGrid
     /// The highest order that a step may have.
     func highestOrder(atStep index: Int, of stepCount: Int) -> Int
+    /// The standard deviation of the noise that a run starts with.
+    var initNoiseSigma: Double { get }
+    /// What the sample is multiplied with to become the model's input at a level.
+    func inputScale(at level: NoiseLevel) -> Double
 }
 
 /// A scheduler whose steps have the parts that diffusers documents: a conversion and updates, as rows.
@@ -89,6 +93,8 @@ extension MultistepDefinition {
     public static var returnsReport: Bool { false }
     public static var attributes: StepAttributes { StepAttributes(history: "model_outputs", age: "lower_order_nums") }
     public var modelLearnsVariance: Bool { false }
+    public var initNoiseSigma: Double { 1 }
+    public func inputScale(at level: NoiseLevel) -> Double { 1 }
 
     public func plan(
         _ request: TimestepRequest, options: Options, noise: NoiseSchedule
@@ -115,11 +121,12 @@ extension MultistepDefinition {
                     stores: ring > 0 ? [.init(slot: index % ring, value: conversion)] : [])
             }
         }
-        if solver.isStochastic, levels[0].sigma > levels[levels.count - 1].sigma {
+        if solver.isStochastic, levels[0].sigma >= levels[levels.count - 1].sigma {
             for index in rows.indices { for age in rows[index].indices { rows[index][age].drawCount = 1 } }
         }
         return try SamplingPlan(
-            grid: grid, clamp: clamp, slotCount: ring, warmUp: ring, modelLearnsVariance: modelLearnsVariance, rows: rows)
+            grid: grid, initNoiseSigma: initNoiseSigma, inputScales: levels.dropLast().map(inputScale), clamp: clamp,
+            slotCount: ring, warmUp: ring, modelLearnsVariance: modelLearnsVariance, rows: rows)
     }
 }
 

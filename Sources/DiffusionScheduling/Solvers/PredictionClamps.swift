@@ -2,7 +2,7 @@
 
 extension ThresholdingConfiguration {
     /// The clamp of dynamic thresholding.
-    var clamp: PredictionClamp {
+    public var clamp: PredictionClamp {
         thresholding ? .dynamicThreshold(ratio: dynamicThresholdingRatio, maximum: sampleMaxValue) : .none
     }
 }

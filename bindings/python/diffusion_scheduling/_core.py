@@ -207,7 +207,7 @@ class Core:
         return t.at_least_float32(common) if rule == "at_least_float32" else common
 
     def _types(self, e: Tensor, x: Tensor, noise: Tensor | None) -> tuple[Any, Any]:
-        """The type of a next sample, and the one that holds all that it is made of."""
+        """The type of a next sample, and the one that holds all that it is made of, which is the report's."""
         if noise is not None and self.description.is_stateless and self.description.result_type == "promoted":
             common = self._tensors.common_type(self._tensors.as_given(noise), x, e)
             return common, common
@@ -252,7 +252,7 @@ class Core:
         tensors = StepTensors(x.shape, t.ELEMENT_TYPES[work], e.shape, t.ELEMENT_TYPES[model_type])
         results = [t.result_arrays(x.shape, dtype, work, out)]
         if has_report:
-            results.append(t.result_arrays(x.shape, dtype, work, None))
+            results.append(t.result_arrays(x.shape, common, work, None))
         stored = [t.result_arrays(x.shape, work, work, None) for _ in row.stores]
         tensors.model_output.data, tensors.sample.data = t.address(e), t.address(x)
         if z is not None:

@@ -311,7 +311,14 @@ class DropIn(Core):
         plan = self._plan
         if plan.request is None:
             plan = Plan.of_run(self._values(), self.description.class_name, int(self.config.num_train_timesteps), {})
-            self._set_tables(plan, None, None)
+            if self._has_sigmas and len(self.sigmas) > len(self.timesteps) and self._tables_differ(plan):
+                # The constructor's tables are those of another run: EDM's Euler has a level more than there are training timesteps.
+                self._known_timesteps, self._request = self.timesteps.tolist(), plan.request
+                plan = self._plan_of_tables(plan)
+                self._adopt_plan(plan)
+                self._look()
+            else:
+                self._set_tables(plan, None, None)
         return plan
 
     def _value(self, timestep: Any) -> float:
@@ -358,7 +365,7 @@ class DropIn(Core):
         by_number = dict(zip(row.reads, slots))
         results, stored = step_by_row(row.row, plan.properties, e, x, noise, by_number, self.description.returns_report)
         work = _tensors.computing_type(common)
-        return tuple(result.to(dtype) for result in results), [each.to(work) for each in stored]
+        return tuple(each.to(kind) for each, kind in zip(results, (dtype, common))), [each.to(work) for each in stored]
 
     # ---- Beside the steps
 
@@ -615,8 +622,14 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
         return f"self._whole({given})"
 
     told = "".join(f"{told_as(option)}, " for option in description.options)
-    arguments = f"model_output, timestep, sample, ({told}), <generator>, <variance_noise>"
+    output_given = "model_output"
     known = {"model_output", "timestep", "sample", "generator", "variance_noise", "return_dict", *names}
+    if f"takes_{description.report}" in names:
+        # The original's step may be given what it reports, which then stands for the model output.
+        known.add(description.report)
+        told = told.replace(f"<takes_{description.report}>", f"None if <{description.report}> is None else True")
+        output_given = f"(model_output if <{description.report}> is None else <{description.report}>)"
+    arguments = f"{output_given}, timestep, sample, ({told}), <generator>, <variance_noise>"
     step, given = remade("step", known, f"self._output(*self._step({arguments})) if return_dict else self._step({arguments})")
     asked = "".join(f"{name!r}: <{name}>, " for name in ["timesteps", "sigmas", "mu", *names])
     known = {"num_inference_steps", "device", "timesteps", "sigmas", "mu", *names}
@@ -631,7 +644,7 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
     later = source.replace(inspect.getsource(original.__init__), "")
     fixed = inspect.signature(original).parameters.keys() - set(re.findall(r"self\.config\.(\w+)", later))
     kept = sorted(fixed & set(re.findall(r"self\.(\w+)", later)))
-    called = [name for name in re.findall(r"self\.(\w+)\(", later) if not hasattr(base, name)]
+    called = [name for name in re.findall(r"self\.(\w+)\(", later) if hasattr(original, name) and not hasattr(base, name)]
     has_sigmas = "self.sigmas" in source
     spans_by_count = description.is_stateless and "timesteps" not in inspect.signature(original.set_timesteps).parameters
     # The attributes that steps read besides what they remember. Noise levels don't follow the signal variances after planning.

@@ -19,6 +19,9 @@ CONFIG = {
     "steps_offset": 1,
     "skip_prk_steps": True,
 }
+TREE = "BrownianTreeNoiseSampler"
+HIGHEST_ORDER = {"CosineDPMSolverMultistepScheduler": 2}
+"""The solver orders of the classes that have no third one."""
 END = 1 - 2.0**-11
 """The signal variance that is assigned for the level before timestep 0; float32 holds it."""
 WITH_END = "DDPMWuerstchenScheduler", "SCMScheduler"
@@ -46,6 +49,34 @@ def model(x):
 def cast(x, name):
     """The array or tensor in the type of this name."""
     return x.astype(name) if isinstance(x, np.ndarray) else x.to(getattr(sys.modules["torch"], name))
+
+
+class IndependentNoise:
+    """Stands for the Brownian motion from which some of diffusers' classes draw noise.
+
+    The increments of a motion over steps are independent, too. Here a generator of the seed gives them, or torch's own.
+    """
+
+    def __init__(self, x, sigma_min, sigma_max, seed=None):
+        self.x, self.seed = x, seed
+
+    def __call__(self, sigma, sigma_next):
+        torch = sys.modules["torch"]
+        generator = None if self.seed is None else torch.Generator().manual_seed(self.seed)
+        return torch.randn(self.x.shape, generator=generator, dtype=self.x.dtype)
+
+
+def replace_trees():
+    """Makes diffusers' classes draw independent noise."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("diffusers.schedulers.") and TREE in vars(module):
+            setattr(module, TREE, IndependentNoise)
+
+
+def forget_noise(scheduler):
+    """Makes a scheduler of diffusers' that keeps a source of noise, of one shape and type, take a new one."""
+    if "noise_sampler" in vars(scheduler):
+        scheduler.noise_sampler = None
 
 
 def flattened(table):
@@ -151,12 +182,15 @@ def rearranged(items):
             return scheduler, x
         for name, value in list(vars(scheduler).items()):
             setattr(scheduler, name, [changed(element) for element in value] if isinstance(value, list) else changed(value))
+        forget_noise(scheduler)
         return scheduler, x[items]
 
     return each
 
 
 def half_begun(scheduler, index, x, step):
+    if index == 3:
+        forget_noise(scheduler)
     return scheduler, cast(x, "float32") if index == 3 else x
 
 
@@ -215,7 +249,8 @@ ACTS = {
     "sigmas replaced": Act(has("sigmas"), after=replace_noise_levels),
     # Where a step has two evaluations, a run on fewer timesteps would begin at one that belongs to the step before.
     "timesteps shortened": Act(
-        lambda scheduler: getattr(scheduler, "order", 1) == 1 and type(scheduler).__name__ not in UNSHORTENED, after=shorten_timesteps
+        lambda scheduler: getattr(scheduler, "order", 1) == 1 and type(scheduler).__name__ not in UNSHORTENED,
+        after=shorten_timesteps,
     ),
     "num_inference_steps assigned": Act(has("num_inference_steps"), after=assign_number_of_steps),
     "final_alpha_cumprod assigned": Act(has("final_alpha_cumprod"), before=assign_end("final_alpha_cumprod")),
@@ -235,7 +270,7 @@ ACTS = {
         plan={"sigmas": np.array([12, 5, 2, 0.75, 0.125, 0])},
     ),
     "sigmas of a flow chosen": Act(
-        lambda scheduler: takes("sigmas")(scheduler) and "interpolation_type" not in scheduler.config,
+        lambda scheduler: takes("sigmas")(scheduler) and not {"interpolation_type", "sigma_data"} & scheduler.config.keys(),
         plan={"sigmas": np.array([1, 0.75, 0.5, 0.25, 0.125])},
         config={"use_flow_sigmas": True, "prediction_type": "flow_prediction"},
     ),

@@ -38,10 +38,10 @@ FIRST = {"DDPMWuerstchenScheduler": ("scaler", 2.0)}
 
 
 def test_a_value_may_be_given_by_position_or_by_name(cls):
-    key, value = FIRST.get(cls.__name__, ("num_train_timesteps", 1000))
-    by_position, by_name = cls(value), cls(**{key: value})
+    first = cls.description.parameters[0]
+    by_position, by_name = cls(2 * first.default), cls(**{first.name: 2 * first.default})
     for scheduler in (by_position, by_name):
-        assert key not in scheduler.config["_use_default_values"]
+        assert first.key not in scheduler.config["_use_default_values"]
     assert by_position.config == by_name.config
 
 

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Testing
+
+@testable import DiffusionScheduling
+
+/// EDM schedulers beyond the goldens: diffusers' own constants, ends of the levels, refusals.
+@Suite struct EDMTests {
+    // MARK: Euler
+
+    static func euler(_ change: (inout EDMEulerConfiguration) -> Void = { _ in }) throws -> EDMEulerScheduler {
+        var configuration = EDMEulerConfiguration()
+        change(&configuration)
+        return try EDMEulerScheduler(configuration)
+    }
+
+    @Test func levelsAndRowsAreTheReferences() throws {
+        let plan = try Self.euler().plan(.count(5)), row = plan.row(at: 1, age: 1)
+        #expect(zip(plan.sigmas, [80, 17.527832, 2.51521897, 0.169752762, 0.002, 0]).allSatisfy { abs($0 - $1) <= 1e-6 * $1 })
+        #expect(
+            zip(plan.timesteps, [1.09550667, 0.715947509, 0.230589971, -0.443353057, -1.55365205]).allSatisfy {
+                abs($0 - $1) <= 4e-7
+            })
+        #expect(abs(row.prediction.sample - 0.000813074509442703) <= 1e-10)
+        #expect(abs(row.prediction.modelOutput - 0.4997966900376986) <= 1e-9)
+        #expect(abs(row.nextSample.sample - 0.14419497754493293) <= 1e-7)
+        #expect(abs(row.nextSample.modelOutput - 0.4280765756924659) <= 1e-7)
+        #expect(abs(plan.inputScales[1] - 0.05702892281790716) <= 1e-8)
+        #expect(plan.initNoiseSigma == (80.0 * 80 + 1).squareRoot() && plan.grid.process == .varianceExploding)
+    }
+
+    /// Upstream's loop with 256 training timesteps, which doesn't step from the scaled sample.
+    @Test func theLoopIsUpstreams() throws {
+        var scheduler = try Self.euler { $0.numTrainTimesteps = 256 }
+        try scheduler.setTimesteps(10)
+        var x = UpstreamTests.sample.map { $0 * scheduler.initNoiseSigma }
+        for timestep in scheduler.timesteps {
+            let input = try scheduler.scaleModelInput(x, timestep: timestep)
+            try scheduler.step(modelOutput: UpstreamTests.model(input, timestep), timestep: timestep, sample: &x)
+        }
+        #expect(abs(UpstreamTests.mean(x) - 0.0445124209) <= Tolerance.upstreamLoop, "\(UpstreamTests.mean(x))")
+        #expect(abs(x[3 * 192 + 2 * 64 + 7 * 8 + 7] - -0.0890248418) <= Tolerance.upstreamLoop)
+    }
+
+    /// Karras levels of a run of one step are the greatest, exponential ones the least, as in diffusers.
+    @Test func aRunOfOneStepBeginsAtAnEnd() throws {
+        #expect(try Self.euler().plan(.count(1)).sigmas[0] == Double(Float(80)))
+        let plan = try Self.euler { ($0.sigmaSchedule, $0.finalSigmasType) = (.exponential, .sigmaMin) }.plan(.count(1))
+        #expect(abs(plan.sigmas[0] - 0.002) <= 1e-9)
+        // From there to itself: nothing changes.
+        #expect(abs(plan.row(at: 0, age: 0).nextSample.sample - 1) <= 1e-15 && plan.row(at: 0, age: 0).nextSample.modelOutput == 0)
+    }
+
+    @Test func givenPlacesAreTakenOnTheSpacing() throws {
+        let scheduler = try Self.euler(), even = try scheduler.plan(.count(5))
+        #expect(try scheduler.plan(.sigmas([0, 0.25, 0.5, 0.75, 1])) == even)
+        #expect(try scheduler.plan(.sigmas([0.25, 0.75])).sigmas == [even.sigmas[1], even.sigmas[3], 0])
+        expectInvalid("sigmas[1]", "0.1", allowed: "not less") { _ = try scheduler.plan(.sigmas([0.2, 0.1])) }
+        expectInvalid("sigmas[0]", "-0.5", allowed: "from 0 to 1") { _ = try scheduler.plan(.sigmas([-0.5])) }
+        expectInvalid("timesteps", "given", allowed: "left out") { _ = try scheduler.plan(.timesteps([1])) }
+        expectInvalid("mu", "1.0", allowed: "left out") { _ = try scheduler.plan(.count(4, mu: 1)) }
+    }
+
+    /// A step with the prediction in the place of the output is the step whose output predicts it.
+    @Test func aStepMayBeGivenThePrediction() throws {
+        let scheduler = try Self.euler()
+        var options = EDMEulerConfiguration.Options()
+        options.sChurn = 3
+        let plain = try scheduler.plan(.count(6), options: options)
+        options.takesPredOriginalSample = true
+        let given = try scheduler.plan(.count(6), options: options)
+        for index in 0..<6 {
+            let row = plain.row(at: index, age: index), other = given.row(at: index, age: index)
+            let folded = other.nextSample.replacing(.modelOutput, by: row.prediction)
+            #expect(abs(folded.sample - row.nextSample.sample) <= 1e-14 && abs(folded.noise - row.nextSample.noise) <= 1e-12)
+            #expect(abs(folded.modelOutput - row.nextSample.modelOutput) <= 1e-14 && other.prediction == Combination(.modelOutput))
+        }
+    }
+
+    /// Before a plan, noise is added at the level that the model is told, in the table or between its levels.
+    @Test func noiseIsAddedAtTheLevelThatTheModelIsTold() throws {
+        let scheduler = try Self.euler(), noise = scheduler.noiseSchedule
+        #expect(noise.count == 1000 && noise.sigmas[999] == 80)
+        #expect(try scheduler.level(atTimestep: noise.timesteps[700]).sigma == noise.sigmas[700])
+        #expect(abs(try scheduler.level(atTimestep: 0.5).sigma - exponential(2)) <= 1e-14)
+    }
+
+    // MARK: Faults
+
+    @Test func whatLevelsRefuse() throws {
+        expectInvalid("sigma_min", "0.0", allowed: "greater than 0") { _ = try Self.euler { $0.sigmaMin = 0 } }
+        expectInvalid("sigma_min", "1e-60", allowed: "in float32") { _ = try Self.euler { $0.sigmaMin = 1e-60 } }
+        expectInvalid("sigma_max", "0.001", allowed: "at least sigma_min") { _ = try Self.euler { $0.sigmaMax = 0.001 } }
+        expectInvalid("sigma_max", "1e+39", allowed: "finite") { _ = try Self.euler { $0.sigmaMax = 1e39 } }
+        expectInvalid("sigma_data", "-0.5", allowed: "from 0") { _ = try Self.euler { $0.sigmaData = -0.5 } }
+        expectInvalid("rho", "0.0", allowed: "greater than 0") { _ = try Self.euler { $0.rho = 0 } }
+        expectInvalid("rho", "0.001", allowed: "ends above 0") { _ = try Self.euler { $0.rho = 0.001 } }
+        expectInvalid("num_train_timesteps", "0", allowed: "from 1") { _ = try Self.euler { $0.numTrainTimesteps = 0 } }
+        expectInvalid("prediction_type", "sample", allowed: "epsilon, v_prediction") {
+            _ = try Self.euler { $0.predictionType = .sample }
+        }
+    }
+}
