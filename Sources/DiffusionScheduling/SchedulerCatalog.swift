@@ -12,6 +12,7 @@ public enum SchedulerCatalog {
         DEISMultistepScheduler.self,
         DPMSolverMultistepScheduler.self,
         DPMSolverMultistepInverseScheduler.self,
+        EDMDPMSolverMultistepScheduler.self,
         EDMEulerScheduler.self,
         EulerAncestralDiscreteScheduler.self,
         EulerDiscreteScheduler.self,

@@ -85,6 +85,54 @@ import Testing
         #expect(abs(try scheduler.level(atTimestep: 0.5).sigma - exponential(2)) <= 1e-14)
     }
 
+    // MARK: DPM-Solver
+
+    static func solver(
+        _ change: (inout EDMDPMSolverMultistepConfiguration) -> Void = { _ in }
+    ) throws -> EDMDPMSolverMultistepScheduler {
+        var configuration = EDMDPMSolverMultistepConfiguration()
+        change(&configuration)
+        return try EDMDPMSolverMultistepScheduler(configuration)
+    }
+
+    @Test func updatesAreTheReferences() throws {
+        var scheduler = try Self.solver()
+        try scheduler.setTimesteps(10)
+        let update = try scheduler.update(order: 2, ofStep: 5).nextSample
+        #expect(abs(update.sample - 0.31295585853756464) <= 1e-6)
+        #expect(abs(update.modelOutput - 1.0876880981038097) <= 1e-6 && abs(update.slots[0] - -0.40064395664137425) <= 1e-6)
+    }
+
+    /// The stochastic integral has no third order, and a step from a level to itself changes nothing; diffusers fails at one and gives
+    /// no number for the other.
+    @Test func stepsWithoutAnswerInDiffusersHaveOneHere() throws {
+        let third = try Self.solver { ($0.algorithmType, $0.solverOrder) = (.sdeDPMSolverPlusPlus, 3) }
+        #expect(third.solverOrder == 2)
+        #expect(try third.plan(.count(20)).row(at: 19, age: 19).drawCount == 1)
+        for type in [DPMSolverAlgorithmType.dpmsolverPlusPlus, .sdeDPMSolverPlusPlus] {
+            var scheduler = try Self.solver {
+                ($0.algorithmType, $0.solverType, $0.finalSigmasType, $0.sigmaSchedule) = (type, .heun, .sigmaMin, .exponential)
+            }
+            try scheduler.setTimesteps(20)
+            let last = try #require(scheduler.plan).row(at: 19, age: 19).nextSample
+            #expect(abs(last.sample - 1) <= 1e-5 && abs(last.noise) <= 1e-5)
+        }
+        let flat = try Self.solver { ($0.algorithmType, $0.sigmaMin) = (.sdeDPMSolverPlusPlus, 80) }.plan(.count(4))
+        #expect(
+            (0..<3).allSatisfy {
+                flat.row(at: $0, age: $0).nextSample == Combination(.sample) && flat.row(at: $0, age: $0).drawCount == 1
+            })
+    }
+
+    @Test func theSolverChoosesItsLevelsItself() throws {
+        let scheduler = try Self.solver()
+        expectInvalid("timesteps or sigmas", "given", allowed: "left out") { _ = try scheduler.plan(.sigmas([1, 0])) }
+        expectInvalid("solver_order", "4", allowed: "1, 2 or 3") { _ = try Self.solver { $0.solverOrder = 4 } }
+        expectInvalid("algorithm_type", "dpmsolver", allowed: "dpmsolver++, sde") {
+            _ = try Self.solver { $0.algorithmType = .dpmsolver }
+        }
+    }
+
     // MARK: Faults
 
     @Test func whatLevelsRefuse() throws {

@@ -20,6 +20,9 @@ import Testing
         try runs(EulerAncestralDiscreteScheduler.self, "ancestral Euler", RandomConfigurations.eulerAncestral)
     }
     @Test func edmEuler() throws { try runs(EDMEulerScheduler.self, "EDM Euler", RandomConfigurations.edmEuler) }
+    @Test func edmDPMSolver() throws {
+        try runs(EDMDPMSolverMultistepScheduler.self, "EDM DPM-Solver", RandomConfigurations.edmDPMSolver)
+    }
     @Test func heun() throws { try runs(HeunDiscreteScheduler.self, "Heun", RandomConfigurations.heun) }
     @Test func kdpm2() throws { try runs(KDPM2DiscreteScheduler.self, "KDPM2", RandomConfigurations.kdpm2) }
 

@@ -78,6 +78,15 @@ enum RandomConfigurations {
         return c
     }
 
+    static func edmDPMSolver(_ generator: inout SeededGenerator) -> EDMDPMSolverMultistepConfiguration {
+        var c = EDMDPMSolverMultistepConfiguration()
+        drawEDMMultistep(&c, &generator)
+        drawThresholding(&c, &generator)
+        c.solverOrder = .random(in: 1...3, using: &generator)
+        c.algorithmType = EDMDPMSolverMultistepConfiguration.algorithmTypes.randomElement(using: &generator)!
+        return c
+    }
+
     static func heun(_ generator: inout SeededGenerator) -> HeunDiscreteConfiguration {
         var c = HeunDiscreteConfiguration()
         drawNoiseSchedule(&c, &generator)
@@ -112,6 +121,12 @@ enum RandomConfigurations {
         c.predictionType = [.epsilon, .vPrediction].randomElement(using: &generator)!
         c.rho = [7, 1.5, 2.5, 40].randomElement(using: &generator)!
         c.finalSigmasType = .allCases.randomElement(using: &generator)!
+    }
+
+    private static func drawEDMMultistep(_ c: inout some EDMMultistepDefinition, _ generator: inout SeededGenerator) {
+        drawEDM(&c, &generator)
+        c.solverType = .allCases.randomElement(using: &generator)!
+        (c.lowerOrderFinal, c.eulerAtFinal) = (.random(using: &generator), .random(using: &generator))
     }
 
     private static func drawThresholding(_ c: inout some ThresholdingConfiguration, _ generator: inout SeededGenerator) {

@@ -103,8 +103,10 @@ from generate import (
     amplitudes,
     as_tensor,
     build,
+    choose_order,
     clean_sample,
     deviation,
+    dpm_step,
     draw_noise_table,
     floats,
     initial_values,
@@ -293,6 +295,16 @@ def apply_grid(rng, config, hidden, own_ends):
 
 def adjust_euler(rng, run):
     apply_grid(rng, run.config, run.hidden, own_ends=True)
+
+
+def adjust_edm(rng, run):
+    config = run.config
+    if config.get("algorithm_type", "sde-dpmsolver++").startswith("sde"):
+        # There is no third order of these: the reference fails at the first such step.
+        config["solver_order"] = min(config["solver_order"], 2)
+    if config["final_sigmas_type"] == "sigma_min" and rng.random() < 0.5:
+        # Elsewhere the last step leads from the least level to itself, which heun's weights and those of order 3 divide by.
+        config["euler_at_final"] = True
 
 
 def adjust_heun(rng, run):
@@ -555,6 +567,10 @@ SHIPPED = {
             model="Kandinsky 3",
         ),
     ],
+    "edm_dpmsolver": [
+        Run({}, {"n": 20}, SDXL_FOREIGN, model="Playground v2.5"),
+        Run({}, {"n": 20}, SDXL_FOREIGN, late=True, model="Playground v2.5"),
+    ],
     "edm_euler": [
         Run({"final_sigmas_type": "sigma_min"}, {"n": 20}, model="Cosmos 1.0"),
         Run({"final_sigmas_type": "sigma_min"}, {"sigmas": np.linspace(0, 1, 12).tolist()}, model="Cosmos 1.0"),
@@ -675,6 +691,22 @@ EDGES = {
         Run({"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}, {"n": 10}),
         # The variance of the last step is 0, and its floor 1e-20.
         Run({}, {"timesteps": [900, 500, 100]}),
+    ],
+    "edm_dpmsolver": [
+        Run({"solver_order": 3}, {"n": 10}),
+        Run({"algorithm_type": "sde-dpmsolver++", "thresholding": True}, {"n": 10}),
+        # With a final level of 0, the reference refuses the alias.
+        Run(
+            {
+                "sigma_schedule": "exponential",
+                "algorithm_type": "deis",
+                "solver_type": "heun",
+                "final_sigmas_type": "sigma_min",
+                "euler_at_final": True,
+            },
+            {"n": 17},
+        ),
+        Run({"final_sigmas_type": "sigma_min", "sigma_schedule": "exponential"}, {"n": 1}),
     ],
     "edm_euler": [
         Run({"sigma_schedule": "exponential"}, {"n": 8}, options={"s_churn": 20.0, "s_tmax": 50.0, "s_noise": 1.003}),
@@ -1069,6 +1101,31 @@ class EDMEulerLoop(EDMLoop):
         x, raised, drawn = self.churned(i, x)
         p, ratio = self.clean(x, output, raised), self.sigmas[i + 1] / raised
         return mixed((ratio, x), (1 - ratio, p)), p, drawn
+
+
+class EDMMultistepLoop(EDMLoop):
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        # The class of the cosine schedule has this one algorithm.
+        self.config.setdefault("algorithm_type", "sde-dpmsolver++")
+        self.history = []
+
+    def step(self, i, x, output):
+        p = self.clean(x, output, self.sigmas[i])
+        if self.config.get("thresholding"):
+            p = threshold_exact(p, self.config)
+        order = choose_order(self.config, i, len(self.timesteps), len(self.history))
+        self.history = [p, *self.history][:3]
+        drawn = int(self.config["algorithm_type"].startswith("sde"))
+        source, target = self.sigmas[i], self.sigmas[i + 1]
+        if target == source:
+            return x, None, drawn
+        if target == 0:
+            # This step is of order 1.
+            return p, None, drawn
+        levels = [(mpf(1), s) for s in [target] + [self.sigmas[i - k] for k in range(order)]]
+        a, b, c = dpm_step(self.config, order, levels)
+        return mixed((a, x), *zip(b, self.history), (c, noise_exact(i))), None, drawn
 
 
 class FlowLoop(Loop):
@@ -1472,6 +1529,26 @@ GRID_FLAGS = {f"use_{name}_sigmas": (True, False) for name in ("karras", "expone
 SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 
 CLASSES = {
+    "edm_dpmsolver": Family(
+        "EDMDPMSolverMultistepScheduler",
+        EDMMultistepLoop,
+        {
+            **EDM_LEVELS,
+            "prediction_type": {"epsilon": 55, "v_prediction": 45},
+            "solver_order": {1: 20, 2: 40, 3: 40},
+            "thresholding": {True: 25, False: 75},
+            "dynamic_thresholding_ratio": {0.995: 50, 0.75: 50},
+            "sample_max_value": {1.0: 50, 1.5: 50},
+            "algorithm_type": {"dpmsolver++": 50, "sde-dpmsolver++": 40, "deis": 10},
+            "solver_type": {"midpoint": 60, "heun": 40},
+            "lower_order_final": {True: 60, False: 40},
+            "euler_at_final": {True: 25, False: 75},
+        },
+        {request_n: 100},
+        adjust_edm,
+        has_noise_table=False,
+        count=16,
+    ),
     "euler": Family(
         "EulerDiscreteScheduler",
         EulerLoop,

@@ -53,6 +53,7 @@ CLASSES = [
     "DEISMultistepScheduler",
     "DPMSolverMultistepInverseScheduler",
     "DPMSolverMultistepScheduler",
+    "EDMDPMSolverMultistepScheduler",
     "EDMEulerScheduler",
     "EulerAncestralDiscreteScheduler",
     "EulerDiscreteScheduler",

@@ -181,7 +181,8 @@ const char *ds_supported_class_name(size_t index);
  *     report                   diffusers' name of a step's second result
  *     returns_report           whether diffusers' step returns it as well
  *     result_type              the next sample's element type in diffusers where those of sample and model output differ: promoted,
- *                              model_output, sample, converted, which is the type of what the solver extrapolates, or
+ *                              promoted_with_noise, model_output, sample, converted, which is the type of what the solver
+ *                              extrapolates, or
  *                              at_least_float32, which holds both and float32 noise
  *     timestep_type            the element type of diffusers' timesteps: int64, float32 or float64; null: int64 where the plan's process
  *                              is the variance-preserving one, else float32

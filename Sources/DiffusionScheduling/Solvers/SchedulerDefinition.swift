@@ -96,6 +96,8 @@ public struct StepAttributes: Sendable, Equatable {
 public enum ResultType: String, Sendable {
     /// The type that holds both.
     case promoted
+    /// The type that holds both, in which noise is drawn, too.
+    case promotedWithNoise = "promoted_with_noise"
     /// The model output's.
     case modelOutput = "model_output"
     /// The sample's.

@@ -128,7 +128,10 @@ FLOAT32_NOISE = "converted", "at_least_float32"
 
 def draw(generator: Any, model_output: Array, sample: Array, result_type: str) -> Array:
     """A step's noise, of the type that diffusers draws."""
-    dtype = np.dtype(np.float32) if result_type in FLOAT32_NOISE else common_type(np.asarray(model_output))
+    if result_type == "promoted_with_noise":
+        dtype = common_type(np.asarray(model_output), np.asarray(sample))
+    else:
+        dtype = np.dtype(np.float32) if result_type in FLOAT32_NOISE else common_type(np.asarray(model_output))
     return _noise.draw(generator, np.shape(sample), dtype)
 
 

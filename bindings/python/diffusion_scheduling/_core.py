@@ -559,6 +559,7 @@ _SOLVERS = {
     "DEISMultistepScheduler": "deis",
     "DPMSolverMultistepScheduler": "dpm_solver",
     "DPMSolverMultistepInverseScheduler": "dpm_solver",
+    "EDMDPMSolverMultistepScheduler": "dpm_solver",
 }
 
 

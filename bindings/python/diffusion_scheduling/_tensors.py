@@ -103,7 +103,10 @@ FLOAT32_NOISE = "converted", "at_least_float32"
 
 def draw(generator: Any, model_output: Tensor, sample: Tensor, result_type: str) -> Tensor:
     """A step's noise, of the type that diffusers draws."""
-    dtype = torch.float32 if result_type in FLOAT32_NOISE else model_output.dtype
+    if result_type == "promoted_with_noise":
+        dtype = common_type(model_output, sample)
+    else:
+        dtype = torch.float32 if result_type in FLOAT32_NOISE else model_output.dtype
     noise: Tensor = randn_tensor(sample.shape, generator=generator, device=model_output.device, dtype=dtype)
     return noise
 
