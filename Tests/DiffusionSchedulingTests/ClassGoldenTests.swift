@@ -9,8 +9,9 @@ import Testing
 /// `Tests/Goldens/generate_classes.py` recorded. One path of code for every class: configuration, catalogue, plan, session.
 @Suite struct ClassGoldenTests {
     static let files = [
-        "cogvideox_ddim", "consistency_models", "ddpm", "ddpm_wuerstchen", "edm_euler", "edm_dpmsolver", "euler", "euler_ancestral",
-        "flow_match_euler", "flow_match_heun", "heun", "ipndm", "kdpm2", "lcm", "pndm", "scm", "tcd", "unclip", "unipc",
+        "cogvideox_ddim", "consistency_models", "cosine_dpmsolver", "ddpm", "ddpm_wuerstchen", "edm_dpmsolver", "edm_euler",
+        "euler", "euler_ancestral", "flow_match_euler", "flow_match_heun", "heun", "ipndm", "kdpm2", "lcm", "pndm", "scm",
+        "tcd", "unclip", "unipc",
     ]
 
     /// The files whose class isn't in the catalogue yet.

@@ -133,6 +133,27 @@ import Testing
         }
     }
 
+    // MARK: Cosine
+
+    @Test func cosineLevelsAreTheReferences() throws {
+        var scheduler = try CosineDPMSolverMultistepScheduler()
+        let plan = try scheduler.plan(.count(10))
+        let levels = [
+            500.00006, 219.273819, 96.1620483, 42.1716347, 18.4942741, 8.11061955, 3.55689335, 1.55986726, 0.684076131, 0.299999982,
+            0,
+        ]
+        #expect(zip(plan.sigmas, levels).allSatisfy { abs($0 - $1) <= 1e-6 * $1 })
+        #expect(
+            plan.timesteps.allSatisfy { (0..<1).contains($0) } && (0..<10).allSatisfy { plan.row(at: $0, age: $0).drawCount == 1 })
+        #expect(!plan.needsNoise(at: 9, age: 9))
+        #expect(abs(try scheduler.level(atTimestep: 0.5).sigma - 1) <= 1e-15)
+        try scheduler.setTimesteps(10)
+        #expect(try scheduler.level(atTimestep: plan.timesteps[3]).sigma == plan.sigmas[3])
+        var configuration = CosineDPMSolverMultistepConfiguration()
+        configuration.solverOrder = 3
+        expectInvalid("solver_order", "3", allowed: "1 or 2") { _ = try CosineDPMSolverMultistepScheduler(configuration) }
+    }
+
     // MARK: Faults
 
     @Test func whatLevelsRefuse() throws {

@@ -23,6 +23,9 @@ import Testing
     @Test func edmDPMSolver() throws {
         try runs(EDMDPMSolverMultistepScheduler.self, "EDM DPM-Solver", RandomConfigurations.edmDPMSolver)
     }
+    @Test func cosineDPMSolver() throws {
+        try runs(CosineDPMSolverMultistepScheduler.self, "cosine DPM-Solver", RandomConfigurations.cosineDPMSolver)
+    }
     @Test func heun() throws { try runs(HeunDiscreteScheduler.self, "Heun", RandomConfigurations.heun) }
     @Test func kdpm2() throws { try runs(KDPM2DiscreteScheduler.self, "KDPM2", RandomConfigurations.kdpm2) }
 

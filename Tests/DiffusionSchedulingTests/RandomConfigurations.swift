@@ -87,6 +87,13 @@ enum RandomConfigurations {
         return c
     }
 
+    static func cosineDPMSolver(_ generator: inout SeededGenerator) -> CosineDPMSolverMultistepConfiguration {
+        var c = CosineDPMSolverMultistepConfiguration()
+        drawEDMMultistep(&c, &generator)
+        c.solverOrder = .random(in: 1...2, using: &generator)
+        return c
+    }
+
     static func heun(_ generator: inout SeededGenerator) -> HeunDiscreteConfiguration {
         var c = HeunDiscreteConfiguration()
         drawNoiseSchedule(&c, &generator)

@@ -571,6 +571,7 @@ SHIPPED = {
         Run({}, {"n": 20}, SDXL_FOREIGN, model="Playground v2.5"),
         Run({}, {"n": 20}, SDXL_FOREIGN, late=True, model="Playground v2.5"),
     ],
+    "cosine_dpmsolver": [Run({}, {"n": 100}, model="Stable Audio Open 1.0")],
     "edm_euler": [
         Run({"final_sigmas_type": "sigma_min"}, {"n": 20}, model="Cosmos 1.0"),
         Run({"final_sigmas_type": "sigma_min"}, {"sigmas": np.linspace(0, 1, 12).tolist()}, model="Cosmos 1.0"),
@@ -707,6 +708,10 @@ EDGES = {
             {"n": 17},
         ),
         Run({"final_sigmas_type": "sigma_min", "sigma_schedule": "exponential"}, {"n": 1}),
+    ],
+    "cosine_dpmsolver": [
+        Run({"sigma_schedule": "karras", "solver_type": "heun"}, {"n": 12}),
+        Run({"solver_order": 1, "prediction_type": "epsilon"}, {"n": 4}),
     ],
     "edm_euler": [
         Run({"sigma_schedule": "exponential"}, {"n": 8}, options={"s_churn": 20.0, "s_tmax": 50.0, "s_noise": 1.003}),
@@ -1540,6 +1545,23 @@ CLASSES = {
             "dynamic_thresholding_ratio": {0.995: 50, 0.75: 50},
             "sample_max_value": {1.0: 50, 1.5: 50},
             "algorithm_type": {"dpmsolver++": 50, "sde-dpmsolver++": 40, "deis": 10},
+            "solver_type": {"midpoint": 60, "heun": 40},
+            "lower_order_final": {True: 60, False: 40},
+            "euler_at_final": {True: 25, False: 75},
+        },
+        {request_n: 100},
+        adjust_edm,
+        has_noise_table=False,
+        count=16,
+    ),
+    "cosine_dpmsolver": Family(
+        "CosineDPMSolverMultistepScheduler",
+        EDMMultistepLoop,
+        {
+            **EDM_LEVELS,
+            "sigma_min": {0.3: 60, 0.03: 40},
+            "prediction_type": {"epsilon": 40, "v_prediction": 60},
+            "solver_order": {1: 25, 2: 75},
             "solver_type": {"midpoint": 60, "heun": 40},
             "lower_order_final": {True: 60, False: 40},
             "euler_at_final": {True: 25, False: 75},

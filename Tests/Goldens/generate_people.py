@@ -46,6 +46,7 @@ import people  # noqa: E402
 CLASSES = [
     "CMStochasticIterativeScheduler",
     "CogVideoXDDIMScheduler",
+    "CosineDPMSolverMultistepScheduler",
     "DDIMInverseScheduler",
     "DDIMScheduler",
     "DDPMScheduler",

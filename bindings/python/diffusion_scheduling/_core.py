@@ -560,6 +560,7 @@ _SOLVERS = {
     "DPMSolverMultistepScheduler": "dpm_solver",
     "DPMSolverMultistepInverseScheduler": "dpm_solver",
     "EDMDPMSolverMultistepScheduler": "dpm_solver",
+    "CosineDPMSolverMultistepScheduler": "dpm_solver",
 }
 
 
