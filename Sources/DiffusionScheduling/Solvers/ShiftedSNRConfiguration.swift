@@ -52,7 +52,11 @@ extension ShiftedSNRConfiguration {
 
     private func shifted<Real: BinaryFloatingPoint>(_ betas: [Real]) -> [Real] {
         let scale = Real(snrShiftScale), rest = Real(1 - snrShiftScale)
-        let shifted = NoiseSchedule.cumulativeProduct(betas).map { $0 / (scale + rest * $0) }
+        let shifted = NoiseSchedule.cumulativeProduct(betas).map { alpha -> Real in
+            // A level without noise stays that. With a great κ the denominator rounds to 0 there.
+            let shifted = alpha / (scale + rest * alpha)
+            return shifted <= 1 ? shifted : 1
+        }
         guard rescaleBetasZeroSNR else { return shifted }
         return NoiseSchedule.stretchedToZeroTerminalSNR(shifted) ?? shifted
     }
