@@ -13,6 +13,7 @@ public enum SchedulerCatalog {
         DEISMultistepScheduler.self,
         DPMSolverMultistepScheduler.self,
         DPMSolverMultistepInverseScheduler.self,
+        DPMSolverSinglestepScheduler.self,
         EDMDPMSolverMultistepScheduler.self,
         EDMEulerScheduler.self,
         EulerAncestralDiscreteScheduler.self,

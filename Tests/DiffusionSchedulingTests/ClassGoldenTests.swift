@@ -9,9 +9,9 @@ import Testing
 /// `Tests/Goldens/generate_classes.py` recorded. One path of code for every class: configuration, catalogue, plan, session.
 @Suite struct ClassGoldenTests {
     static let files = [
-        "cogvideox_ddim", "consistency_models", "cosine_dpmsolver", "ddpm", "ddpm_wuerstchen", "edm_dpmsolver", "edm_euler",
-        "euler", "euler_ancestral", "flow_match_euler", "flow_match_heun", "heun", "ipndm", "kdpm2", "lcm", "pndm", "scm",
-        "tcd", "unclip", "unipc",
+        "cogvideox_ddim", "consistency_models", "cosine_dpmsolver", "ddpm", "ddpm_wuerstchen", "dpmsolver_singlestep",
+        "edm_dpmsolver", "edm_euler", "euler", "euler_ancestral", "flow_match_euler", "flow_match_heun", "heun", "ipndm",
+        "kdpm2", "lcm", "pndm", "scm", "tcd", "unclip", "unipc",
     ]
 
     /// The files whose class isn't in the catalogue yet.
@@ -186,9 +186,8 @@ import Testing
             return (try self.plan(definition, on: grid, record), Tolerance.loop)
         }
         let configuration = scheduler.configuration
-        if configuration is any MultistepDefinition || configuration is CMStochasticIterativeConfiguration
-            || configuration is any EDMDefinition || configuration is UniPCMultistepConfiguration
-            || configuration is IPNDMConfiguration
+        if configuration is any SigmaGridConfiguration || configuration is CMStochasticIterativeConfiguration
+            || configuration is any EDMDefinition || configuration is IPNDMConfiguration
         {
             return (try scheduler.plan(on: grid, optionValues: record.optionValues), Tolerance.loop)
         }

@@ -10,6 +10,9 @@ import Testing
     @Test func deis() throws { try areRefused("DEIS", RandomConfigurations.deis) }
     @Test func dpmSolver() throws { try areRefused("DPM-Solver", RandomConfigurations.dpmSolver) }
     @Test func dpmSolverInverse() throws { try areRefused("DPM-Solver inverse", RandomConfigurations.dpmSolverInverse) }
+    @Test func dpmSolverSinglestep() throws {
+        try areRefused("DPM-Solver singlestep", RandomConfigurations.dpmSolverSinglestep)
+    }
     @Test func ddim() throws { try areRefused("DDIM", RandomConfigurations.ddim) }
     @Test func ddimInverse() throws { try areRefused("DDIM inverse", RandomConfigurations.ddimInverse) }
 

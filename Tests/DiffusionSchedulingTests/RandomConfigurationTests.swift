@@ -13,6 +13,9 @@ import Testing
     @Test func dpmSolverInverse() throws {
         try runs(DPMSolverMultistepInverseScheduler.self, "DPM-Solver inverse", RandomConfigurations.dpmSolverInverse)
     }
+    @Test func dpmSolverSinglestep() throws {
+        try runs(DPMSolverSinglestepScheduler.self, "DPM-Solver singlestep", RandomConfigurations.dpmSolverSinglestep)
+    }
     @Test func ddim() throws { try runs(DDIMScheduler.self, "DDIM", RandomConfigurations.ddim) }
     @Test func ddimInverse() throws { try runs(DDIMInverseScheduler.self, "DDIM inverse", RandomConfigurations.ddimInverse) }
     @Test func euler() throws { try runs(EulerDiscreteScheduler.self, "Euler", RandomConfigurations.euler) }

@@ -33,6 +33,21 @@ enum RandomConfigurations {
         return c
     }
 
+    static func dpmSolverSinglestep(_ generator: inout SeededGenerator) -> DPMSolverSinglestepConfiguration {
+        var c = DPMSolverSinglestepConfiguration()
+        drawNoiseSchedule(&c, &generator)
+        drawLevels(&c, &generator)
+        drawThresholding(&c, &generator)
+        c.algorithmType = [.dpmsolver, .dpmsolverPlusPlus, .sdeDPMSolverPlusPlus].randomElement(using: &generator)!
+        c.solverType = .allCases.randomElement(using: &generator)!
+        c.solverOrder = .random(in: 1...3, using: &generator)
+        c.lowerOrderFinal = .random(using: &generator)
+        c.finalSigmasType = .allCases.randomElement(using: &generator)!
+        c.predictionType = c.useFlowSigmas ? .flowPrediction : .allCases.randomElement(using: &generator)!
+        drawLambdaClipping(&c, &generator)
+        return c
+    }
+
     static func ddim(_ generator: inout SeededGenerator) -> DDIMConfiguration {
         var c = DDIMConfiguration()
         drawNoiseSchedule(&c, &generator)
@@ -156,7 +171,15 @@ enum RandomConfigurations {
         c.stepsOffset = .random(in: 0...3, using: &generator)
     }
 
-    private static func drawGrid(_ c: inout some SigmaGridConfiguration, _ generator: inout SeededGenerator) {
+    private static func drawGrid(
+        _ c: inout some SigmaGridConfiguration & TimestepSpacingConfiguration, _ generator: inout SeededGenerator
+    ) {
+        drawLevels(&c, &generator)
+        c.timestepSpacing = .allCases.randomElement(using: &generator)!
+        c.stepsOffset = .random(in: 0...3, using: &generator)
+    }
+
+    private static func drawLevels(_ c: inout some SigmaGridConfiguration, _ generator: inout SeededGenerator) {
         // A level of 0 has no logarithm, and is refused where the spacing needs one.
         let grids = c.betaStart == 0 || c.trainedBetas != nil ? [0, 1, 3, 4] : [0, 1, 2, 3, 4]
         switch grids.randomElement(using: &generator)! {
@@ -167,8 +190,6 @@ enum RandomConfigurations {
         default: break
         }
         c.flowShift = .random(in: 0.3...8, using: &generator)
-        c.timestepSpacing = .allCases.randomElement(using: &generator)!
-        c.stepsOffset = .random(in: 0...3, using: &generator)
     }
 
     private static func drawDPMSolver(_ c: inout some DPMSolverConfiguration, _ generator: inout SeededGenerator) {
@@ -180,6 +201,12 @@ enum RandomConfigurations {
         c.solverOrder = .random(in: 1...3, using: &generator)
         (c.lowerOrderFinal, c.eulerAtFinal) = (.random(using: &generator), .random(using: &generator))
         c.predictionType = c.useFlowSigmas ? .flowPrediction : .allCases.randomElement(using: &generator)!
+        drawLambdaClipping(&c, &generator)
+    }
+
+    private static func drawLambdaClipping(
+        _ c: inout some LambdaClippingConfiguration, _ generator: inout SeededGenerator
+    ) {
         c.lambdaMinClipped = Bool.random(using: &generator) ? -.infinity : -5.1
         c.varianceType = [nil, "learned_range", "fixed_small"].randomElement(using: &generator)!
     }

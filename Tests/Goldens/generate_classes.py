@@ -352,6 +352,29 @@ def adjust_unipc(rng, run):
         config["final_sigmas_type"] = "sigma_min"
 
 
+def adjust_singlestep(rng, run):
+    config = run.config
+    apply_grid(rng, config, run.hidden, own_ends=False)
+    if config.get("use_flow_sigmas"):
+        config["flow_shift"] = rng.choice([1.0, 0.5, 3.0, 7.0])
+        config["prediction_type"] = pick(rng, {"flow_prediction": 70, "epsilon": 10, "sample": 10, "v_prediction": 10})
+        if rng.random() < 0.4:
+            config["use_dynamic_shifting"] = True
+            run.request["mu"] = round(rng.uniform(-0.6, 1.9), 4)
+    elif config.get("beta_schedule") == "squaredcos_cap_v2" and rng.random() < 0.7:
+        config["lambda_min_clipped"] = -5.1
+    if "timesteps" in run.request and any(config.get(f"use_{name}_sigmas") for name in GRIDS):
+        run.request = request_n(rng, config)
+        config.pop("use_dynamic_shifting", None)
+    if config["algorithm_type"] == "dpmsolver":
+        # Here the original refuses to end without noise, thresholds nothing, and knows no flow.
+        config.update(final_sigmas_type="sigma_min", thresholding=False)
+        if config["prediction_type"] == "flow_prediction":
+            config["prediction_type"] = "epsilon"
+    elif config["algorithm_type"] == "deis":
+        config["final_sigmas_type"] = "sigma_min"
+
+
 def adjust_pndm(rng, run):
     if not run.config["skip_prk_steps"]:
         # Runge-Kutta steps take the four noisiest timesteps. A late begin would leave them out of step.
@@ -535,6 +558,9 @@ SHIPPED = {
         ),
         Run({**SD_BETAS, "steps_offset": 1}, {"n": 20}, {"skip_prk_steps": True}, model="Stable Diffusion 1.5 with UniPC"),
     ],
+    "dpmsolver_singlestep": [
+        Run(SD_BETAS, {"n": 20}, {"skip_prk_steps": True, "steps_offset": 1}, model="Stable Diffusion 1.5 with DPM-Solver"),
+    ],
     "pndm": [
         Run(
             {**SD_BETAS, "skip_prk_steps": True, "steps_offset": 1},
@@ -680,6 +706,16 @@ EDGES = {
         # The last two levels are equal.
         Run({"use_karras_sigmas": True, "final_sigmas_type": "sigma_min"}, {"n": 8}),
         Run({"use_karras_sigmas": True, "final_sigmas_type": "sigma_min", "lower_order_final": False}, {"n": 8}),
+    ],
+    "dpmsolver_singlestep": [
+        Run({"solver_order": 3, "solver_type": "heun"}, {"n": 11}),
+        # The last step repeats a level from the start of its block.
+        Run({"solver_order": 3, "use_karras_sigmas": True, "final_sigmas_type": "sigma_min"}, {"n": 6}),
+        Run({"solver_order": 3, "algorithm_type": "sde-dpmsolver++", "solver_type": "heun"}, {"n": 9}, late=True),
+        Run({"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}, {"n": 8}),
+        Run({"algorithm_type": "deis", "solver_type": "logrho", "final_sigmas_type": "sigma_min"}, {"n": 5}),
+        Run({"thresholding": True, "sample_max_value": 0.5, "solver_order": 1}, {"n": 4}),
+        Run({"thresholding": True, "sample_max_value": 100.0, "solver_order": 3}, {"n": 5}),
     ],
     "pndm": [
         Run({}, {"n": 10}),
@@ -1274,6 +1310,81 @@ class UniPCLoop(Loop):
         return self.update(i, x, self.history[: self.order]), None, 0
 
 
+class SinglestepLoop(Loop):
+    """DPM-Solver in blocks: the orders 1, 2, ... of a block's steps all lead from its start."""
+
+    def __init__(self, scheduler, *arguments):
+        super().__init__(scheduler, *arguments)
+        self.orders, self.outputs, self.origin = scheduler.order_list, [], None
+
+    def level(self, i):
+        return amplitudes(self.sigmas[i], self.config["use_flow_sigmas"])
+
+    def noising(self, i):
+        return self.level(i)
+
+    def convert(self, i, x, output):
+        prediction = self.config["prediction_type"]
+        A, S = self.level(i)
+        if self.config["algorithm_type"] == "dpmsolver":
+            return noise_estimate(prediction, A, S, x, output)
+        p = clean_sample(prediction, A, S, self.sigmas[i], x, output)
+        return threshold_exact(p, self.config) if self.config["thresholding"] else p
+
+    def differences(self, order, first, halves):
+        """Weights of the first and second derivative over the way, for the outputs of the block, newest first."""
+        place = [(self.places[-1 - k] - first) / self.way for k in range(order)]
+        if order == 2 or self.config["solver_type"] == "midpoint":
+            weight = halves[0] if order == 2 and self.config["solver_type"] == "midpoint" else halves[1]
+            return [weight / place[0]] + [mpf(0)] * (order - 2)
+        # The parabola through the three outputs, as a polynomial in the place.
+        near, far = place[0], place[1]
+        return [
+            (2 * halves[2] - far * halves[1]) / (near * (near - far)),
+            (2 * halves[2] - near * halves[1]) / (far * (far - near)),
+        ]
+
+    def step(self, i, x, output):
+        algorithm = self.config["algorithm_type"]
+        self.outputs = [self.convert(i, x, output)] + self.outputs
+        order = min(self.orders[i], len(self.outputs))
+        if order == 1:
+            self.origin = x
+        drawn = int(algorithm == "sde-dpmsolver++")
+        base = i - order + 1
+        A, S = self.level(i + 1)
+        A_base, S_base = self.level(base)
+        if S == 0:
+            # Only order 1 gets here.
+            assert order == 1 and algorithm != "dpmsolver"
+            return self.outputs[0], None, drawn
+        self.places = [mpmath.log(self.level(k)[0] / self.level(k)[1]) for k in range(base, i + 1)]
+        h = self.way = mpmath.log(A / S) - self.places[0]
+        noise = mpf(0)
+        if h == 0:
+            # diffusers divides by it where the order isn't 1.
+            if order > 1:
+                raise Redraw("no way to go")
+            return x, None, drawn
+        if algorithm == "dpmsolver++":
+            keep, grown = S / S_base, mpmath.expm1(-h)
+            weights = [-A * grown, A * (grown / h + 1), -A * ((grown + h) / h**2 - mpf(1) / 2)]
+        elif algorithm == "dpmsolver":
+            keep, grown = A / A_base, mpmath.expm1(h)
+            weights = [-S * grown, -S * (grown / h - 1), -S * ((grown - h) / h**2 - mpf(1) / 2)]
+        else:
+            keep, lost = S / S_base * mpmath.exp(-h), -mpmath.expm1(-2 * h)
+            # diffusers has another sign in the last one than the integral.
+            weights = [A * lost, A * (1 - lost / (2 * h)), A * ((lost - 2 * h) / (4 * h**2) - mpf(1) / 2)]
+            noise = S * mpmath.sqrt(lost)
+        shares = []
+        if order > 1:
+            shares = self.differences(order, self.places[0], [weights[0] / 2, weights[1], weights[2]])
+        shares.append(weights[0] - sum(shares))
+        terms = zip(shares, self.outputs)
+        return mixed((keep, self.origin), *terms, (noise, noise_exact(i))), None, drawn
+
+
 class ProductLoop(Loop):
     """The classes whose levels are cumulative products at integer timesteps."""
 
@@ -1694,6 +1805,26 @@ CLASSES = {
             "use_dynamic_shifting": (True, False),
             "beta_schedule": SCHEDULES,
         },
+    ),
+    "dpmsolver_singlestep": Family(
+        "DPMSolverSinglestepScheduler",
+        SinglestepLoop,
+        {
+            "solver_order": {1: 10, 2: 45, 3: 45},
+            "prediction_type": PREDICTIONS,
+            **THRESHOLDING,
+            "algorithm_type": {"dpmsolver++": 45, "dpmsolver": 20, "sde-dpmsolver++": 30, "deis": 5},
+            "solver_type": {"midpoint": 45, "heun": 45, "logrho": 10},
+            "lower_order_final": {True: 50, False: 50},
+            "grid": {"plain": 40, "karras": 12, "exponential": 12, "beta": 12, "flow": 24},
+            "final_sigmas_type": {"zero": 55, "sigma_min": 45},
+            "variance_type": {None: 80, "fixed_small": 20},
+        },
+        {request_n: 85, request_integer_timesteps: 15},
+        adjust_singlestep,
+        count=18,
+        # As for UniPC: dpmsolver keeps the quotient of two signal rates of the sample.
+        limit=2e-9,
     ),
     "pndm": Family(
         "PNDMScheduler",

@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// The keys that spread the timesteps of a run.
-public protocol TimestepSpacingConfiguration: SchedulerConfiguration {
+/// The spread of a run's timesteps, with or without keys for it.
+public protocol SpacedTimesteps: Sendable {
     /// How the timesteps are spread over those of the training.
-    var timestepSpacing: TimestepSpacing { get set }
+    var timestepSpacing: TimestepSpacing { get }
     /// Added to the timesteps of the spacing `leading`; 1 for Stable Diffusion.
+    var stepsOffset: Int { get }
+}
+
+/// The keys that spread the timesteps of a run.
+public protocol TimestepSpacingConfiguration: SchedulerConfiguration, SpacedTimesteps {
+    var timestepSpacing: TimestepSpacing { get set }
     var stepsOffset: Int { get set }
 }
 
@@ -86,7 +92,7 @@ extension SigmaSpacingConfiguration {
 }
 
 /// The keys that choose the noise levels of the steps in the multistep schedulers.
-public protocol SigmaGridConfiguration: NoiseScheduleConfiguration, SigmaSpacingConfiguration, TimestepSpacingConfiguration {
+public protocol SigmaGridConfiguration: NoiseScheduleConfiguration, SigmaSpacingConfiguration, SpacedTimesteps {
     /// Noise levels of flow matching, where a sample is (1 − ς) data + ς noise.
     var useFlowSigmas: Bool { get set }
     /// κ: pushes flow sigmas towards more noise; > 0.
@@ -111,7 +117,7 @@ extension SigmaGridConfiguration {
                 reason: "flow sigmas are their own grid; another grid needs sigma_min and sigma_max below 1")
         }
         try require("flow_shift", flowShift, "finite and greater than 0", flowShift > 0 && flowShift.isFinite)
-        try validateStepsOffset()
+        try (self as? any TimestepSpacingConfiguration)?.validateStepsOffset()
     }
 }
 

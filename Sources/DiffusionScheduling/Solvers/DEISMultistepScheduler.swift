@@ -20,7 +20,7 @@ public typealias DEISMultistepScheduler = DefinedScheduler<DEISMultistepConfigur
 
 /// The parameters of `DEISMultistepScheduler`, with diffusers' defaults.
 public struct DEISMultistepConfiguration: MultistepDefinition, SigmaGridConfiguration, ThresholdingConfiguration,
-    DynamicShiftingConfiguration
+    TimestepSpacingConfiguration, DynamicShiftingConfiguration
 {
     public static let className = "DEISMultistepScheduler"
     public static let compatibleClassNames = commonCompatibleClassNames

@@ -75,6 +75,36 @@ public struct DPMSolver: MultistepSolver {
         return MultistepUpdate(sample: weights.a, outputs: outputs, noise: weights.c)
     }
 
+    /// The update of a step of order 2 or 3 in a block, from the sample at the block's start b to t (arXiv:2206.00927, algorithms 1 and 2):
+    ///
+    ///     order 2    D₁ = d₀                            D₂ = 0
+    ///     order 3    D₁ = (r₀ d₁ − r₁ d₀)/(r₀ − r₁)     D₂ = 2 (d₀ − d₁)/(r₀ − r₁)
+    ///
+    /// where D₀ is the output at b, rₖ = (λₖ − λ_b)/h and dₖ = (mₖ − D₀)/rₖ. `midpoint` has D₁ = d₀ and D₂ = 0 in order 3 too.
+    ///
+    /// - Parameter levels: those of the outputs, newest first, from s to b.
+    /// - Returns: nil where the block tells no more than its newest output: where it hasn't left b, leads back there, or ends without noise.
+    func update(through levels: [NoiseLevel], to t: NoiseLevel) -> MultistepUpdate? {
+        let s = levels[0], b = levels[levels.count - 1]
+        if s.sigma == b.sigma || t.sigma == b.sigma || [s, b, t].contains(where: { $0.noiseToSignal == 0 }) { return nil }
+        let h = NoiseLevel.lambdaDifference(from: b, to: t)
+        func distance(_ from: NoiseLevel, _ to: NoiseLevel) -> Double { NoiseLevel.lambdaDifference(from: from, to: to) / h }
+        let weights = weights(from: b, to: t, step: h), w0 = weights.w0, w1 = weights.w1, r0 = distance(b, s)
+        let outputs: [Double]
+        if levels.count == 2 {
+            let slope = (solverType == .midpoint ? w0 / 2 : w1) / r0
+            outputs = [slope, w0 - slope]
+        } else if solverType == .heun, ![s.sigma, b.sigma, 0].contains(levels[1].sigma) {
+            let r1 = distance(b, levels[1]), gap = distance(levels[1], s), curvature = 2 * weights.w2
+            let newest = (curvature - r1 * w1) / (gap * r0), middle = (r0 * w1 - curvature) / (gap * r1)
+            outputs = [newest, middle, w0 - newest - middle]
+        } else {
+            // Where m₁ is at the level of another output, heun is left with one difference too.
+            outputs = [w1 / r0, 0, w0 - w1 / r0]
+        }
+        return MultistepUpdate(sample: weights.a, outputs: outputs, noise: weights.c)
+    }
+
     /// The step to the level without noise: to the predicted clean sample, whatever the algorithm.
     private func denoise(from s: NoiseLevel) -> MultistepUpdate {
         algorithmType.predictsCleanSample
@@ -82,7 +112,8 @@ public struct DPMSolver: MultistepSolver {
             : MultistepUpdate(sample: 1 / s.signalRate, outputs: [-s.noiseRate / s.signalRate])
     }
 
-    private func weights(
+    /// The weights of the divided differences D₀, D₁, D₂, with those of x and z.
+    func weights(
         from s: NoiseLevel, to t: NoiseLevel, step h: Double
     ) -> (a: Double, w0: Double, w1: Double, w2: Double, c: Double) {
         let signal = t.signalRate, noise = t.noiseRate

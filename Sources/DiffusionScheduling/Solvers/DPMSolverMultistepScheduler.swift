@@ -79,7 +79,7 @@ public struct DPMSolverMultistepConfiguration: DPMSolverConfiguration, DynamicSh
             .init("use_lu_lambdas", \.useLuLambdas, "Whether the noise levels are evenly spaced in lambda.")
         ] + flowSigmaParameters + [
             .init("final_sigmas_type", \.finalSigmasType, "The noise level after the last step.")
-        ] + clippingParameters + timestepSpacingParameters + zeroTerminalSNRParameters + dynamicShiftingParameters
+        ] + lambdaClippingParameters + timestepSpacingParameters + zeroTerminalSNRParameters + dynamicShiftingParameters
     }
 
     public func validate() throws(SchedulerError) { try validateDPMSolver() }
@@ -144,7 +144,7 @@ public struct DPMSolverMultistepInverseConfiguration: DPMSolverConfiguration {
     public init() {}
 
     public static var parameters: [ConfigurationParameter<Self>] {
-        solverParameters + flowSigmaParameters + clippingParameters + timestepSpacingParameters
+        solverParameters + flowSigmaParameters + lambdaClippingParameters + timestepSpacingParameters
     }
 
     public func validate() throws(SchedulerError) { try validateDPMSolver() }
@@ -171,7 +171,9 @@ public struct DPMSolverMultistepInverseConfiguration: DPMSolverConfiguration {
 }
 
 /// The keys that the DPM-Solver and its inverse share.
-public protocol DPMSolverConfiguration: MultistepDefinition, SigmaGridConfiguration, ThresholdingConfiguration {
+public protocol DPMSolverConfiguration: MultistepDefinition, SigmaGridConfiguration, ThresholdingConfiguration,
+    TimestepSpacingConfiguration, LambdaClippingConfiguration
+{
     /// 1, 2 or 3: how many model outputs a step combines. 2 for guided sampling, 3 for unconditional; order 1 is DDIM.
     var solverOrder: Int { get set }
     var predictionType: PredictionType { get set }
@@ -183,12 +185,6 @@ public protocol DPMSolverConfiguration: MultistepDefinition, SigmaGridConfigurat
     var lowerOrderFinal: Bool { get set }
     /// Whether the last step is of order 1: steadier for many steps of a stochastic solver, at some cost in detail.
     var eulerAtFinal: Bool { get set }
-    /// Training timesteps whose λ = ln A − ln S is below this are not used; −∞ uses all. For the cosine schedule, whose λ falls
-    /// steeply at the end, −5.1 avoids its numerical trouble.
-    var lambdaMinClipped: Double { get set }
-    /// `learned` or `learned_range`: the model output holds, for each batch item, the prediction and then as many numbers that
-    /// predict its variance, which are not used. Other words, and nil, mean that it is the prediction alone.
-    var varianceType: String? { get set }
 }
 
 extension DPMSolverConfiguration {
@@ -204,25 +200,13 @@ extension DPMSolverConfiguration {
         ] + sigmaSpacingParameters
     }
 
-    static var clippingParameters: [ConfigurationParameter<Self>] {
-        [
-            .init("lambda_min_clipped", \.lambdaMinClipped, "Training timesteps with a lower lambda are left out."),
-            .init(
-                "variance_type", \.varianceType,
-                "learned or learned_range: the model output holds a predicted variance as well, which is passed over."),
-        ]
-    }
-
     func validateDPMSolver() throws(SchedulerError) {
         try validateNoiseSchedule()
         try validateThresholding()
         try validateSigmaGrid()
         try require("solver_order", solverOrder, "1, 2 or 3", (1...3).contains(solverOrder))
-        try require("lambda_min_clipped", lambdaMinClipped, "a number or -Infinity", lambdaMinClipped < .infinity)
+        try validateLambdaClipping()
     }
-
-    /// Whether the model output holds a variance besides the prediction.
-    var learnsVariance: Bool { varianceType == "learned" || varianceType == "learned_range" }
 }
 
 /// The four integrals of the DPM-Solver family.
@@ -249,20 +233,4 @@ public enum DPMSolverAlgorithmType: String, ConfigurationKeyword {
 public enum DPMSolverType: String, ConfigurationKeyword {
     case midpoint, heun
     public static let aliases: [String: Self] = ["logrho": .midpoint, "bh1": .midpoint, "bh2": .midpoint]
-}
-
-extension DPMSolverConfiguration {
-    /// The training timesteps that `lambda_min_clipped` leaves.
-    fileprivate func usedCount(of noise: NoiseSchedule) throws(SchedulerError) -> Int {
-        let count = noise.usedCount(lambdaMin: lambdaMinClipped)
-        try require("lambda_min_clipped", lambdaMinClipped, "less than the greatest lambda of the noise schedule", count > 0)
-        return count
-    }
-
-    /// The tables, of which `lambda_min_clipped` must leave something.
-    fileprivate func checkedNoiseSchedule() throws(SchedulerError) -> NoiseSchedule {
-        let noise = try NoiseSchedule(self)
-        _ = try usedCount(of: noise)
-        return noise
-    }
 }

@@ -89,6 +89,13 @@ func highestOrder(atStep index: Int, of stepCount: Int, lowerOrderFinal: Bool, f
     return index == stepCount - 2 && lowers ? 2 : 3
 }
 
+/// Refuses noise levels without a signal: ln ρ, in which multistep solvers extrapolate, is infinite there.
+func requireSignal(_ levels: [NoiseLevel]) throws(SchedulerError) {
+    for (index, level) in levels.enumerated() {
+        try require("sigmas[\(index)]", level.sigma, "from 0 to less than 1", level.signalRate > 0)
+    }
+}
+
 extension MultistepDefinition {
     public static var returnsReport: Bool { false }
     public static var attributes: StepAttributes { StepAttributes(history: "model_outputs", age: "lower_order_nums") }
@@ -105,10 +112,7 @@ extension MultistepDefinition {
     /// Every step's conversion and update folded into combinations of tensors.
     public func plan(on grid: TimestepGrid, options: Options) throws(SchedulerError) -> SamplingPlan {
         let levels = grid.levels, ring = highestSolverOrder - 1
-        for (index, level) in levels.enumerated() {
-            // ln ρ, in which these solvers extrapolate, is infinite there.
-            try require("sigmas[\(index)]", level.sigma, "from 0 to less than 1", level.signalRate > 0)
-        }
+        try requireSignal(levels)
         var rows = levels.indices.dropLast().map { index in
             let prediction = solver.prediction(at: levels[index])
             let conversion = solver.conversion(at: levels[index], clamped: clamp != .none)

@@ -25,7 +25,7 @@ public typealias UniPCMultistepScheduler = DefinedScheduler<UniPCMultistepConfig
 
 /// The parameters of `UniPCMultistepScheduler`, with diffusers' defaults.
 public struct UniPCMultistepConfiguration: SchedulerDefinition, PredictionTypeConfiguration, SigmaGridConfiguration,
-    ThresholdingConfiguration, ZeroTerminalSNRConfiguration
+    TimestepSpacingConfiguration, ThresholdingConfiguration, ZeroTerminalSNRConfiguration
 {
     public static let className = "UniPCMultistepScheduler"
     public static let returnsReport = false
@@ -135,10 +135,7 @@ public struct UniPCMultistepConfiguration: SchedulerDefinition, PredictionTypeCo
 
     public func plan(on grid: TimestepGrid, options: NoRunOptions) throws(SchedulerError) -> SamplingPlan {
         let levels = grid.levels
-        for (index, level) in levels.enumerated() {
-            // λ is infinite there.
-            try require("sigmas[\(index)]", level.sigma, "from 0 to less than 1", level.signalRate > 0)
-        }
+        try requireSignal(levels)
         let uncorrected = Set(disableCorrector), last = solverOrder - 1
         let rows = levels.indices.dropLast().map { index in
             (0...min(index, solverOrder)).map { age in

@@ -139,6 +139,12 @@ class Case:
             return "sigma_max" if config["invert_sigmas"] and (config.get("sigma_max") or 0) > 1 else None
         return "sigmas" if self.name == "UniPCMultistepScheduler" and is_spaced and "sigmas" in request else None
 
+    @property
+    def extrapolates_noise(self) -> bool:
+        """Whether the solver extrapolates the predicted noise, where it could the clean sample."""
+        config = self.config
+        return not config.get("predict_x0", True) or config.get("algorithm_type") == "dpmsolver"
+
     # ---- What the reference's own float32 arithmetic allows
 
     @property
@@ -523,15 +529,15 @@ def compare_inputs(
 def rounded_end(case: Case, reference: Any, start: list[float], magnitudes: list[np.ndarray]) -> list[float]:
     """Where the exact loop ends if each evaluation is off by ten float64 roundings of its terms, with signs that alternate.
 
-    UniPC without predict_x0 keeps the quotient of two signal rates of the sample, which is 20,291 where a run starts at that level.
-    Heun divides the difference of the sample and its prediction by a level. Our rows fold the noise estimate in, so their terms are
-    smaller.
+    A solver that extrapolates noise keeps the quotient of two signal rates of the sample, which is 20,291 where a run starts at
+    that level. Heun divides the difference of the sample and its prediction by a level. Our rows fold the noise estimate in, so
+    their terms are smaller.
     """
     loop = case.family.loop(reference, case.begin, case.run.options)
     x = [generate.mpf(v) for v in start]
     for i, magnitude in enumerate(magnitudes, case.begin):
         e = generate.model_exact(loop.model_input(i, x), loop.timesteps[i], case.train_steps)
-        if not case.config.get("predict_x0", True):
+        if case.extrapolates_noise:
             magnitude = magnitude * float(max(1, loop.level(i + 1)[0] / loop.level(i)[0]))
         if case.name == "HeunDiscreteScheduler" and i % 2:
             magnitude = magnitude + float(abs(1 - loop.sigmas[i - 1] / loop.sigmas[i])) * np.abs(generate.floats(x)).reshape(

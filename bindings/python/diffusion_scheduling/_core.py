@@ -360,7 +360,7 @@ class Ordered(Core):
     """
 
     _counter: ClassVar[str] = ""
-    """The attribute that counts the steps that a run remembers."""
+    """The attribute that counts the steps that a run remembers; where there is none, the tensors of the list count."""
     _history: ClassVar[str] = ""
     """The attribute that holds a list of tensors."""
     _longest, _oldest = LONGEST_HISTORY, MOST_STEPS
@@ -386,7 +386,9 @@ class Ordered(Core):
         if self._counter:
             age: int = self.__dict__[self._counter]
             return age
-        return len(self.__dict__[self._history]) if self._history else plan.properties.warm_up
+        if not self._history:
+            return plan.properties.warm_up
+        return sum(each is not None for each in self.__dict__[self._history])
 
     def _remembered(self, plan: Plan, index: int) -> tuple[StepRow, Sequence[Tensor]]:
         """The row of a step, and the tensors that it reads."""
