@@ -25,6 +25,7 @@ public enum SchedulerCatalog {
         KDPM2DiscreteScheduler.self,
         LCMScheduler.self,
         PNDMScheduler.self,
+        SASolverScheduler.self,
         SCMScheduler.self,
         TCDScheduler.self,
         UnCLIPScheduler.self,

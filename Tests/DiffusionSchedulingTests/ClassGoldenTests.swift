@@ -11,7 +11,7 @@ import Testing
     static let files = [
         "cogvideox_ddim", "consistency_models", "cosine_dpmsolver", "ddpm", "ddpm_wuerstchen", "dpmsolver_singlestep",
         "edm_dpmsolver", "edm_euler", "euler", "euler_ancestral", "flow_match_euler", "flow_match_heun", "heun", "ipndm",
-        "kdpm2", "lcm", "pndm", "scm", "tcd", "unclip", "unipc",
+        "kdpm2", "lcm", "pndm", "sasolver", "scm", "tcd", "unclip", "unipc",
     ]
 
     /// The files whose class isn't in the catalogue yet.

@@ -13,6 +13,7 @@ import Testing
     @Test func dpmSolverSinglestep() throws {
         try areRefused("DPM-Solver singlestep", RandomConfigurations.dpmSolverSinglestep)
     }
+    @Test func saSolver() throws { try areRefused("SA-Solver", RandomConfigurations.saSolver) }
     @Test func ddim() throws { try areRefused("DDIM", RandomConfigurations.ddim) }
     @Test func ddimInverse() throws { try areRefused("DDIM inverse", RandomConfigurations.ddimInverse) }
 
@@ -71,6 +72,9 @@ import Testing
             "flow_shift": ["0", "-1", "1e999", "NaN"].map(number),
             "steps_offset": ["-1", "1000001", "9999999999999999999999"].map(number),
             "solver_order": ["0", "4", "-1", "2147483648"].map(number),
+            "predictor_order": ["0", "5", "-1"].map(number),
+            "corrector_order": ["0", "5", "-1"].map(number),
+            "tau_func": [[], [-1], [0, 1001]],
             "lambda_min_clipped": ["NaN", "Infinity"].map(number),
         ]
         let wrongKinds: [JSONValue] = [

@@ -16,6 +16,7 @@ import Testing
     @Test func dpmSolverSinglestep() throws {
         try runs(DPMSolverSinglestepScheduler.self, "DPM-Solver singlestep", RandomConfigurations.dpmSolverSinglestep)
     }
+    @Test func saSolver() throws { try runs(SASolverScheduler.self, "SA-Solver", RandomConfigurations.saSolver) }
     @Test func ddim() throws { try runs(DDIMScheduler.self, "DDIM", RandomConfigurations.ddim) }
     @Test func ddimInverse() throws { try runs(DDIMInverseScheduler.self, "DDIM inverse", RandomConfigurations.ddimInverse) }
     @Test func euler() throws { try runs(EulerDiscreteScheduler.self, "Euler", RandomConfigurations.euler) }

@@ -48,6 +48,21 @@ enum RandomConfigurations {
         return c
     }
 
+    static func saSolver(_ generator: inout SeededGenerator) -> SASolverConfiguration {
+        var c = SASolverConfiguration()
+        drawNoiseSchedule(&c, &generator)
+        drawGrid(&c, &generator)
+        drawThresholding(&c, &generator)
+        (c.predictorOrder, c.correctorOrder) = (.random(in: 1...4, using: &generator), .random(in: 1...4, using: &generator))
+        c.algorithmType = c.useFlowSigmas ? .dataPrediction : .allCases.randomElement(using: &generator)!
+        c.lowerOrderFinal = .random(using: &generator)
+        c.tauFunc = [nil, [0], [1], [0, 2], [0.3]].randomElement(using: &generator)!
+        c.predictionType =
+            c.useFlowSigmas ? .flowPrediction : [.epsilon, .sample, .vPrediction].randomElement(using: &generator)!
+        drawLambdaClipping(&c, &generator)
+        return c
+    }
+
     static func ddim(_ generator: inout SeededGenerator) -> DDIMConfiguration {
         var c = DDIMConfiguration()
         drawNoiseSchedule(&c, &generator)

@@ -375,6 +375,31 @@ def adjust_singlestep(rng, run):
         config["final_sigmas_type"] = "sigma_min"
 
 
+class Table(list):
+    """A function of timesteps with these values from 0 on, the last one also beyond. A file holds it as a list."""
+
+    def __call__(self, timestep):
+        return self[min(int(timestep), len(self) - 1)]
+
+
+def adjust_sasolver(rng, run):
+    config = run.config
+    apply_grid(rng, config, run.hidden, own_ends=False)
+    if config.get("use_flow_sigmas"):
+        config["flow_shift"] = rng.choice([1.0, 0.5, 3.0, 7.0])
+        config["prediction_type"] = pick(rng, {"flow_prediction": 70, "epsilon": 10, "sample": 10, "v_prediction": 10})
+    elif config.get("beta_schedule") == "squaredcos_cap_v2" and rng.random() < 0.7:
+        config["lambda_min_clipped"] = -5.1
+    if config["algorithm_type"] == "noise_prediction":
+        # Here the original thresholds nothing, and knows no flow.
+        config["thresholding"] = False
+        if config["prediction_type"] == "flow_prediction":
+            config["prediction_type"] = "epsilon"
+    tau = pick(rng, {(): 40, (0.0,): 15, (1.0,): 20, (0.5,): 15, (0.0, 0.25, 0.5, 1.0, 1.4): 10})
+    if tau:
+        config["tau_func"] = Table(value for value in tau for _ in range(1 if len(tau) == 1 else 5))
+
+
 def adjust_pndm(rng, run):
     if not run.config["skip_prk_steps"]:
         # Runge-Kutta steps take the four noisiest timesteps. A late begin would leave them out of step.
@@ -561,6 +586,9 @@ SHIPPED = {
     "dpmsolver_singlestep": [
         Run(SD_BETAS, {"n": 20}, {"skip_prk_steps": True, "steps_offset": 1}, model="Stable Diffusion 1.5 with DPM-Solver"),
     ],
+    "sasolver": [
+        Run({**SD_BETAS, "steps_offset": 1}, {"n": 20}, {"skip_prk_steps": True}, model="Stable Diffusion 1.5 with SA-Solver"),
+    ],
     "pndm": [
         Run(
             {**SD_BETAS, "skip_prk_steps": True, "steps_offset": 1},
@@ -716,6 +744,16 @@ EDGES = {
         Run({"algorithm_type": "deis", "solver_type": "logrho", "final_sigmas_type": "sigma_min"}, {"n": 5}),
         Run({"thresholding": True, "sample_max_value": 0.5, "solver_order": 1}, {"n": 4}),
         Run({"thresholding": True, "sample_max_value": 100.0, "solver_order": 3}, {"n": 5}),
+    ],
+    "sasolver": [
+        Run({"predictor_order": 1, "corrector_order": 1, "timestep_spacing": "leading", "steps_offset": 2}, {"n": 10}),
+        Run({"predictor_order": 3, "corrector_order": 4, "timestep_spacing": "leading", "steps_offset": 3}, {"n": 12}),
+        Run({"predictor_order": 4, "corrector_order": 3, "lower_order_final": False}, {"n": 8}),
+        Run({"predictor_order": 3, "corrector_order": 3, "algorithm_type": "noise_prediction"}, {"n": 12}, late=True),
+        # A step that leads nowhere.
+        Run({"use_karras_sigmas": True, "lower_order_final": False}, {"n": 8}),
+        # 62 timesteps, of which the last is -1.
+        Run({"timestep_spacing": "trailing"}, {"n": 61}),
     ],
     "pndm": [
         Run({}, {"n": 10}),
@@ -1232,11 +1270,11 @@ class IPNDMLoop(Loop):
         return mixed((following_signal, clean), (following_noise, mean)), None, 0
 
 
-def exponential_weights(nodes, h, data):
-    """Integrals over 0..h of exp(-(h - u)), or exp(h - u) for noise, times the Lagrange basis of the nodes."""
-    moments = [-mpmath.expm1(-h) if data else mpmath.expm1(h)]
+def exponential_weights(nodes, h, data, rate=1):
+    """Integrals over 0..h of exp(-rate (h - u)), or exp(h - u) for noise, times the Lagrange basis of the nodes."""
+    moments = [-mpmath.expm1(-rate * h) / rate if data else mpmath.expm1(h)]
     for k in range(1, len(nodes)):
-        moments.append(h**k - k * moments[-1] if data else k * moments[-1] - h**k)
+        moments.append((h**k - k * moments[-1]) / rate if data else k * moments[-1] - h**k)
     weights = []
     for j, node in enumerate(nodes):
         polynomial = [mpf(1)]
@@ -1383,6 +1421,68 @@ class SinglestepLoop(Loop):
         shares.append(weights[0] - sum(shares))
         terms = zip(shares, self.outputs)
         return mixed((keep, self.origin), *terms, (noise, noise_exact(i))), None, drawn
+
+
+class SASolverLoop(Loop):
+    def __init__(self, scheduler, *arguments):
+        super().__init__(scheduler, *arguments)
+        self.tau, self.history, self.corrected, self.order = scheduler.tau_func, [], None, 0
+
+    def level(self, i):
+        return amplitudes(self.sigmas[i], self.config["use_flow_sigmas"])
+
+    def noising(self, i):
+        # The levels of the training, whatever those of the run are.
+        product = self.alphas[int(self.timesteps[i])]
+        return mpmath.sqrt(product), mpmath.sqrt(1 - product)
+
+    def convert(self, i, x, output):
+        prediction = self.config["prediction_type"]
+        A, S = self.level(i)
+        if self.config["algorithm_type"] == "noise_prediction":
+            return noise_estimate(prediction, A, S, x, output)
+        p = clean_sample(prediction, A, S, self.sigmas[i], x, output)
+        return threshold_exact(p, self.config) if self.config["thresholding"] else p
+
+    def update(self, i, x, outputs, newest=None):
+        """From level i to level i + 1 with the outputs of levels i, i - 1, ..., and that of i + 1 if it is known."""
+        data = self.config["algorithm_type"] == "data_prediction"
+        A, S = self.level(i + 1)
+        A_source, S_source = self.level(i)
+        if self.sigmas[i + 1] == self.sigmas[i]:
+            return x
+        origin = mpmath.log(A_source / S_source)
+        h = mpmath.log(A / S) - origin
+        tau = mpf(self.tau(self.timesteps[i]))
+        rate = 1 + tau**2
+        nodes = [mpmath.log(self.level(i - k)[0] / self.level(i - k)[1]) - origin for k in range(len(outputs))]
+        vectors = list(outputs)
+        if newest is not None:
+            nodes, vectors = [h] + nodes, [newest] + vectors
+        weights = exponential_weights(nodes, h, data, rate)
+        if data and len(vectors) == 2:
+            excess = (rate * h - 1 + mpmath.exp(-rate * h)) / rate**2
+            shift = (h / 2 - excess / h) if newest is not None else (h**2 / 2 - excess) / -nodes[1]
+            weights = [weights[0] + shift, weights[1] - shift]
+        if data:
+            scale, keep = rate * A, mpmath.exp(-(tau**2) * h) * S / S_source
+            noise = S * mpmath.sqrt(-mpmath.expm1(-2 * tau**2 * h))
+        else:
+            scale, keep, noise = -rate * S, A / A_source, tau * S * mpmath.sqrt(mpmath.expm1(2 * h))
+        return mixed((keep, x), *((scale * w, v) for w, v in zip(weights, vectors)), (noise, noise_exact(i)))
+
+    def step(self, i, x, output):
+        converted = self.convert(i, x, output)
+        if self.corrected is not None:
+            x = self.update(i - 1, self.corrected, self.history[: self.order - 1], converted)
+        self.corrected = x
+        orders = [self.config["predictor_order"], self.config["corrector_order"]]
+        if self.config["lower_order_final"]:
+            left = len(self.timesteps) - i
+            orders = [min(orders[0], left), min(orders[1], left + 1)]
+        predictor, self.order = min(orders[0], len(self.history) + 1), min(orders[1], len(self.history) + 2)
+        self.history = [converted] + self.history
+        return self.update(i, x, self.history[:predictor]), None, 1
 
 
 class ProductLoop(Loop):
@@ -1825,6 +1925,27 @@ CLASSES = {
         count=18,
         # As for UniPC: dpmsolver keeps the quotient of two signal rates of the sample.
         limit=2e-9,
+    ),
+    "sasolver": Family(
+        "SASolverScheduler",
+        SASolverLoop,
+        {
+            "predictor_order": {1: 15, 2: 45, 3: 30, 4: 10},
+            "corrector_order": {1: 15, 2: 45, 3: 30, 4: 10},
+            "prediction_type": PREDICTIONS,
+            **THRESHOLDING,
+            "algorithm_type": {"data_prediction": 75, "noise_prediction": 25},
+            "lower_order_final": {True: 75, False: 25},
+            "grid": {"plain": 40, "karras": 12, "exponential": 12, "beta": 12, "flow": 24},
+            "variance_type": {None: 80, "fixed_small": 20},
+            "timestep_spacing": SPACINGS,
+            "steps_offset": OFFSETS,
+        },
+        {request_n: 100},
+        adjust_sasolver,
+        count=18,
+        # The reference integrates powers of lambda itself: for short steps of high orders, their sums cancel.
+        limit=1e-6,
     ),
     "pndm": Family(
         "PNDMScheduler",

@@ -66,6 +66,7 @@ CLASSES = [
     "KDPM2DiscreteScheduler",
     "LCMScheduler",
     "PNDMScheduler",
+    "SASolverScheduler",
     "SCMScheduler",
     "TCDScheduler",
     "UnCLIPScheduler",

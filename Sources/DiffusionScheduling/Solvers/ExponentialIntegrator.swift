@@ -8,6 +8,11 @@
 ///     x' = (S_t/S_s) x + A_t h ∫₀¹ e^{−h(1−v)} p(v) dv          y = −h
 ///     x' = (A_t/A_s) x − S_t h ∫₀¹ e^{h(1−v)} ε(v) dv           y = h
 ///
+/// A stochastic step adds noise of the share θ and removes as much more, with q = 1 + θ² (Xue et al. 2023, arXiv:2309.05019):
+///
+///     x' = (S_t/S_s) e^{−θ² h} x + q A_t h ∫₀¹ e^{−q h(1−v)} p(v) dv + S_t √(1 − e^{−2θ² h}) z          y = −q h
+///     x' = (A_t/A_s) x − q S_t h ∫₀¹ e^{h(1−v)} ε(v) dv + θ S_t √(e^{2h} − 1) z                        y = h
+///
 /// where v runs from 0 at s to 1 at t. A polynomial through known outputs takes the place of p or ε; its moments are
 ///
 ///     ∫₀¹ e^{y(1−v)} vᵏ dv = k! φ_{k+1}(y)
@@ -15,21 +20,33 @@ struct ExponentialIntegrator {
     private let source: NoiseLevel
     private let h: Double
     private let y: Double
-    /// e^y − 1, of the levels themselves: the exponential of a logarithm would lose digits where there is far to go.
+    /// e^y − 1; without noise of the levels themselves: the exponential of a logarithm would lose digits where there is far to go.
     private let exponent: Double
-    /// The factor of the integral: A_t h or −S_t h.
+    /// The factor of the integral: q A_t h or −q S_t h.
     private let factor: Double
     /// The factor of x.
     let sampleRate: Double
+    /// The factor of z.
+    let noiseRate: Double
 
     /// - Precondition: the levels differ, and there is noise in both.
-    init(from s: NoiseLevel, to t: NoiseLevel, predictsCleanSample: Bool) {
+    init(from s: NoiseLevel, to t: NoiseLevel, predictsCleanSample: Bool, stochasticity: Double = 0) {
         source = s
         h = NoiseLevel.lambdaDifference(from: s, to: t)
-        y = predictsCleanSample ? -h : h
-        exponent = predictsCleanSample ? t.noiseToSignal / s.noiseToSignal - 1 : s.noiseToSignal / t.noiseToSignal - 1
-        factor = predictsCleanSample ? t.signalRate * h : -t.noiseRate * h
-        sampleRate = predictsCleanSample ? t.noiseRate / s.noiseRate : t.signalRate / s.signalRate
+        // A step that leads to more noise removes none, so it has none to add.
+        let square = h > 0 ? stochasticity * stochasticity : 0, q = 1 + square
+        y = predictsCleanSample ? -q * h : h
+        factor = predictsCleanSample ? q * t.signalRate * h : -q * t.noiseRate * h
+        let remaining = t.noiseToSignal / s.noiseToSignal
+        if predictsCleanSample {
+            exponent = square == 0 ? remaining - 1 : exponentialMinusOne(y)
+            sampleRate = t.noiseRate / s.noiseRate * exponential(-square * h)
+            noiseRate = t.noiseRate * (-exponentialMinusOne(-2 * square * h)).squareRoot()
+        } else {
+            exponent = s.noiseToSignal / t.noiseToSignal - 1
+            sampleRate = t.signalRate / s.signalRate
+            noiseRate = square == 0 ? 0 : square.squareRoot() * t.noiseRate * exponentialMinusOne(2 * h).squareRoot()
+        }
     }
 
     /// The weights of the outputs at the given levels, by the polynomial through all of them.

@@ -134,17 +134,10 @@ public struct UniPCMultistepConfiguration: SchedulerDefinition, PredictionTypeCo
     }
 
     public func plan(on grid: TimestepGrid, options: NoRunOptions) throws(SchedulerError) -> SamplingPlan {
-        let levels = grid.levels
-        try requireSignal(levels)
-        let uncorrected = Set(disableCorrector), last = solverOrder - 1
-        let rows = levels.indices.dropLast().map { index in
-            (0...min(index, solverOrder)).map { age in
-                row(at: index, age: age, of: levels, uncorrected: uncorrected, keeping: .correction(slot: last)) {
-                    (index - $0) % last
-                }
-            }
-        }
-        return try SamplingPlan(grid: grid, clamp: outputClamp, slotCount: solverOrder, warmUp: solverOrder, rows: rows)
+        try requireSignal(grid.levels)
+        return try SamplingPlan(
+            grid: grid, clamp: outputClamp, slotCount: solverOrder, warmUp: solverOrder,
+            rows: solver(on: grid.levels).rows(warmUp: solverOrder))
     }
 
     public static var attributes: StepAttributes {
@@ -153,8 +146,8 @@ public struct UniPCMultistepConfiguration: SchedulerDefinition, PredictionTypeCo
 
     /// Order 6 has too few slots for x_c beside its outputs: there `last_sample` is U.
     public func attributeRow(at index: Int, age: Int, of plan: SamplingPlan) -> PlanRow {
-        row(
-            at: index, age: min(age, solverOrder), of: plan.levels, uncorrected: Set(disableCorrector),
+        solver(on: plan.levels).row(
+            at: index, age: min(age, solverOrder),
             keeping: solverOrder == Self.highestOrder ? .correction(slot: 0) : .correctedSample(slot: 0)
         ) { max($0, 1) }
     }
@@ -162,98 +155,39 @@ public struct UniPCMultistepConfiguration: SchedulerDefinition, PredictionTypeCo
     /// diffusers thresholds only where the solver extrapolates the clean sample.
     private var outputClamp: PredictionClamp { predictX0 ? clamp : .none }
 
-    /// The tensor that the next step is corrected with: U, or x_c, from which U follows with the outputs.
-    private enum Kept {
-        case correction(slot: Int)
-        case correctedSample(slot: Int)
+    private func solver(on levels: [NoiseLevel]) -> PredictorCorrector {
+        let uncorrected = Set(disableCorrector)
+        return PredictorCorrector(
+            predictsCleanSample: predictX0, predictionType: predictionType, clamp: outputClamp, levels: levels,
+            ring: solverOrder - 1
+        ) { index, age in
+            var step = step(at: index, age: age, of: levels)
+            if uncorrected.contains(index) { step.correction = nil }
+            return step
+        }
     }
 
-    /// The row of a step in a run that has taken that many steps before it.
-    ///
-    /// - Parameter slot: that of mₖ, or for k = 0 the one that m₀ is stored in.
-    private func row(
-        at index: Int, age: Int, of levels: [NoiseLevel], uncorrected: Set<Int>, keeping kept: Kept, slot: (Int) -> Int
-    ) -> PlanRow {
-        // The conversions of the clean sample and of the noise are DPM-Solver's.
-        let converter = DPMSolver(
-            algorithmType: predictX0 ? .dpmsolverPlusPlus : .dpmsolver, solverType: .midpoint, predictionType: predictionType)
-        let converted = converter.conversion(at: levels[index], clamped: outputClamp != .none)
-        func output(_ back: Int) -> Combination { back == 0 ? converted : Combination(.slot(slot(back))) }
-        func combination(_ sample: Combination, _ update: Update, outputs: (Int) -> Combination) -> Combination {
-            var sum = update.sampleRate * sample
-            for (back, weight) in update.weights.enumerated() { sum = sum + weight * outputs(back) }
-            return sum
-        }
-
-        var corrected = Combination(.sample)
-        if age > 0, !uncorrected.contains(index - 1),
-            let correction = step(at: index - 1, age: age - 1, of: levels).correction
-        {
-            let known =
-                switch kept {
-                case .correction(let slot): Combination(.slot(slot))
-                case .correctedSample(let slot): combination(Combination(.slot(slot)), correction.known) { output($0 + 1) }
-                }
-            corrected = known + correction.newest * converted
-        }
-        let step = step(at: index, age: age, of: levels)
-        var stores: [PlanRow.Store] = []
-        // A session of order 1 remembers no outputs.
-        if case .correction = kept, solverOrder == 1 {} else { stores.append(.init(slot: slot(0), value: converted)) }
-        if let correction = step.correction, index + 2 < levels.count, !uncorrected.contains(index) {
-            switch kept {
-            case .correction(let slot):
-                stores.append(.init(slot: slot, value: combination(corrected, correction.known, outputs: output)))
-            case .correctedSample(let slot): stores.append(.init(slot: slot, value: corrected))
-            }
-        }
-        return PlanRow(
-            prediction: converter.prediction(at: levels[index]),
-            nextSample: combination(corrected, step.predictor, outputs: output), stores: stores)
-    }
-
-    /// x' = sampleRate x_c + Σ weights[k] mₖ.
-    private struct Update {
-        var sampleRate: Double
-        var weights: [Double]
-    }
-
-    /// The predictor of a step, and its corrector: what is known before the next output, and the weight of that one.
-    ///
-    /// A step that leads nowhere has no corrector. One to the level without noise has none either: it gives the clean sample.
-    private func step(
-        at index: Int, age: Int, of levels: [NoiseLevel]
-    ) -> (predictor: Update, correction: (known: Update, newest: Double)?) {
+    /// The step of a run that has taken that many before it.
+    private func step(at index: Int, age: Int, of levels: [NoiseLevel]) -> PredictorCorrector.Step {
         let s = levels[index], t = levels[index + 1], isLast = index + 2 == levels.count
-        if s.sigma == t.sigma || s.noiseToSignal == 0 { return (Update(sampleRate: 1, weights: []), nil) }
-        if t.noiseToSignal == 0 {
-            return (
-                predictX0
-                    ? Update(sampleRate: 0, weights: [1])
-                    : Update(sampleRate: 1 / s.signalRate, weights: [-s.noiseRate / s.signalRate]), nil
-            )
-        }
+        if let step = PredictorCorrector.trivialStep(from: s, to: t, predictsCleanSample: predictX0) { return step }
         var order = min(solverOrder, age + 1)
         if lowerOrderFinal { order = min(order, levels.count - 1 - index) }
-        // A level that occurred already carries no information: the order falls.
-        var known = [s]
-        while known.count < order {
-            let older = levels[index - known.count]
-            if older.noiseToSignal == 0 || (known + [t]).contains(where: { $0.sigma == older.sigma }) { break }
-            known.append(older)
-        }
+        let known = PredictorCorrector.known(order, at: index, of: levels)
 
         let integrator = ExponentialIntegrator(from: s, to: t, predictsCleanSample: predictX0)
         let rate = integrator.sampleRate, isB2 = solverType == .bh2
         let predictor =
             known.count == 2
             ? integrator.halfWeights(with: known[1], scalesWithExponential: isB2) : integrator.weights(through: known)
-        if isLast { return (Update(sampleRate: rate, weights: predictor), nil) }
+        var step = PredictorCorrector.Step(predictor: .init(sampleRate: rate, weights: predictor))
+        if isLast { return step }
         var corrector =
             known.count == 1
             ? integrator.halfWeights(with: t, scalesWithExponential: isB2) : integrator.weights(through: known + [t])
         let newest = corrector.removeLast()
-        return (Update(sampleRate: rate, weights: predictor), (Update(sampleRate: rate, weights: corrector), newest))
+        step.correction = (.init(sampleRate: rate, weights: corrector), newest)
+        return step
     }
 }
 

@@ -143,7 +143,7 @@ class Case:
     def extrapolates_noise(self) -> bool:
         """Whether the solver extrapolates the predicted noise, where it could the clean sample."""
         config = self.config
-        return not config.get("predict_x0", True) or config.get("algorithm_type") == "dpmsolver"
+        return not config.get("predict_x0", True) or config.get("algorithm_type") in ("dpmsolver", "noise_prediction")
 
     # ---- What the reference's own float32 arithmetic allows
 

@@ -33,6 +33,14 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else repr(value)
 
 
-def text(values: Mapping[str, Any]) -> str:
-    """The JSON of values, which may hold arrays, NumPy's numbers and infinities."""
-    return json.dumps(dict(values), default=_plain)
+TIMESTEPS = "num_train_timesteps"
+
+
+def text(values: Mapping[str, Any], count: int = 1000) -> str:
+    """The JSON of values, which may hold arrays, NumPy's numbers, infinities, and functions of timesteps.
+
+    A function is written as the list of its values at the timesteps of the training, `count` where the values don't say how many.
+    """
+    count = values.get(TIMESTEPS, count)
+    members = {key: [float(value(t)) for t in range(count)] if callable(value) else value for key, value in values.items()}
+    return json.dumps(members, default=_plain)

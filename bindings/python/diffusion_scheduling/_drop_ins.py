@@ -447,7 +447,13 @@ class OrderedDropIn(DropIn, Ordered):
         self._begin_run()
 
     def _begin_run(self) -> None:
+        state, history = self.__dict__, self._history
+        # The original's set_timesteps has made the list as long as it may become.
+        length = len(state.get(history) or ())
         super()._begin_run()
+        if history and length and not state[history]:
+            state[history] = [None] * length
+            self._longest = self._oldest = length
         self._repeated = None
 
     def _remember(self, row: StepRow, stored: Sequence[Tensor], sample: Tensor) -> None:
@@ -502,8 +508,11 @@ class OrderedDropIn(DropIn, Ordered):
 # ---- Methods for the classes whose originals have them
 
 
-def scale_model_input(self: Any, sample: Tensor, timestep: Any = None) -> Tensor:
-    """The model's input at a timestep: most schedulers' models are asked with the sample as it is."""
+def scale_model_input(self: Any, sample: Tensor, timestep: Any = None, *others: Any, **named: Any) -> Tensor:
+    """The model's input at a timestep: most schedulers' models are asked with the sample as it is.
+
+    Most originals take any other arguments, such as a generator, and pass them over.
+    """
     if self.num_inference_steps is None and not self._steps_unplanned:
         return sample
     plan = self._ready()

@@ -175,12 +175,13 @@ class ArrayScheduler(Core):
         plan, known, levels = self._plan, np.asarray(self.timesteps).tolist(), np.asarray(self.sigmas, np.float32)
         is_planned = known == plan.timesteps and np.array_equal(levels, np.array(plan.sigmas, np.float32))
         if plan.request is not None and not is_planned and not self.description.is_stateless:
-            if self.description.adds_noise_at_training_levels:
+            try:
+                plan = plan.on_levels(known, levels.tolist()[: len(known) + 1])
+            except _library.UnsupportedError:
                 raise _library.UnsupportedError(
                     "timesteps or sigmas have been assigned, but must be those that set_timesteps plans: "
                     f"{self.description.class_name} steps at no others"
-                )
-            plan = plan.on_levels(known, levels.tolist()[: len(known) + 1])
+                ) from None
         self._known_timesteps = known
         self._adopt_plan(plan)
         self._look()

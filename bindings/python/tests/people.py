@@ -258,7 +258,10 @@ ACTS = {
     "_step_index set": Act(has("step_index"), each=set_index),
     "copy": Act(any_class, each=copied(copy.copy)),
     "deepcopy": Act(any_class, each=copied(copy.deepcopy)),
-    "pickle": Act(any_class, each=copied(lambda scheduler: pickle.loads(pickle.dumps(scheduler)))),
+    # The original keeps a function of its own, which can't be pickled.
+    "pickle": Act(
+        lambda scheduler: "tau_func" not in scheduler.config, each=copied(lambda scheduler: pickle.loads(pickle.dumps(scheduler)))
+    ),
     "__dict__": Act(any_class, each=through_dictionary),
     "batch permuted": Act(remembers, each=rearranged([2, 0, 1]), items=3),
     "batch repeated": Act(remembers, each=rearranged([0, 1, 0, 1]), items=2),

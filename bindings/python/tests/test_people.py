@@ -34,6 +34,8 @@ LEVELLED = [name for name in COUNTING if "self.sigmas" in inspect.getsource(geta
 DRAWING = "DDPMScheduler", "EulerAncestralDiscreteScheduler", "LCMScheduler", "TCDScheduler"
 """The classes whose steps draw noise with their default options."""
 TRAINED = [name for name in ALL if hasattr(getattr(diffusers, name)(), "alphas_cumprod")]
+PICKLED = [name for name in ALL if not hasattr(getattr(diffusers, name)(), "tau_func")]
+"""The classes that can be pickled: not where the original keeps a function of its own."""
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1, "skip_prk_steps": True}
 NO_VELOCITY = ("UnCLIPScheduler",)
 """The classes whose models predict no velocity."""
@@ -238,6 +240,8 @@ def test_copies_go_on_from_where_they_were_made(name, way):
 
     if way is through_dictionary and name in DRAWING:
         pytest.skip("the step in between draws noise")
+    if way in (through_file, WAYS[-1]) and name not in PICKLED:
+        pytest.skip("the original can't be pickled")
     agree(name, act)
 
 
@@ -318,11 +322,11 @@ def test_a_forked_process_leaves_large_tensors_of_its_parent_alone():
 @pytest.fixture(scope="module")
 def spawned():
     """The ends of all classes' runs in one child process: it imports torch, which takes seconds."""
-    begun = {name: make(drop_ins, name) for name in ALL}
+    begun = {name: make(drop_ins, name) for name in PICKLED}
     return in_child("spawn", all_finished, {name: (scheduler, first_half(scheduler)) for name, scheduler in begun.items()})
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", PICKLED)
 def test_runs_are_continued_in_a_spawned_process(name, spawned):
     original = make(diffusers, name)
     alike(second_half(original, first_half(original)), torch.from_numpy(spawned[name]))
@@ -445,6 +449,7 @@ PARTS = {
     "FlowMatchEulerDiscreteScheduler": "time_shift",
     "LCMScheduler": "get_scalings_for_boundary_condition_discrete",
     "PNDMScheduler": "step_plms",
+    "SASolverScheduler": "stochastic_adams_moulton_update",
     "UniPCMultistepScheduler": "convert_model_output",
 }
 
