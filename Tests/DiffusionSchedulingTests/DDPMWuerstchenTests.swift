@@ -37,7 +37,7 @@ import Testing
         var configuration = Configuration()
         (configuration.scaler, configuration.s) = (scaler, s)
         let plan = try DDPMWuerstchenScheduler(configuration).plan(.count(50))
-        #expect(plan.sigmas.allSatisfy(\.isFinite))
+        #expect(plan.sigmas.allSatisfy { $0.isFinite })
         #expect((0..<50).allSatisfy { plan.row(at: $0, age: $0).nextSample.sample >= 1 - 1e-12 })
     }
 

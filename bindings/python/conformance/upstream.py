@@ -18,7 +18,6 @@ NAMES = """
     consistency_model ddim ddim_inverse ddpm deis dpm_multi dpm_multi_inverse dpm_single edm_dpmsolver_multistep
     edm_euler euler euler_ancestral heun ipndm kdpm2_discrete lcm pndm sasolver tcd unclip unipc
 """.split()
-)
 FILES = [*(f"test_scheduler_{name}.py" for name in NAMES), "test_schedulers.py"]
 """Those of the classes that the library has, or is going to have: the others are run on the originals both times."""
 
