@@ -39,6 +39,31 @@ import Testing
         expectInvalid("begin index", "3", allowed: "such as 2") { try scheduler.setBeginIndex(3) }
     }
 
+    /// The same step with σ_down = τ²/ς: diffusers evaluates at its float32 root of ς σ_down, which is τ.
+    @Test func ancestralStepsAreTheFormulas() throws {
+        let plan = try VarianceExplodingTests.scheduler("KDPM2AncestralDiscreteScheduler", Self.betas).plan(.count(10))
+        let first = plan.row(at: 10, age: 10), second = plan.row(at: 11, age: 11), last = plan.row(at: 18, age: 18)
+        #expect(first.nextSample.sample == 1 && abs(first.nextSample.modelOutput + 1.092334270477295) < 1e-6)
+        #expect(first.stores == [.init(slot: 0, value: Combination(.sample))] && first.drawCount == 0)
+        #expect(second.nextSample.slots[0] == 1 && abs(second.nextSample.modelOutput + 1.717608528030657) < 1e-6)
+        #expect(abs(second.nextSample.noise - 1.1990748654884873) < 1e-6 && second.drawCount == 1)
+        #expect(last.nextSample == Combination(sample: 1, modelOutput: -plan.sigmas[18]) && last.drawCount == 0)
+        #expect(plan.timesteps[11] == plan.timesteps[12] || abs(plan.timesteps[11] - plan.timesteps[12]) < 1)
+        #expect(plan.starts == Array(stride(from: 0, through: 18, by: 2)))
+    }
+
+    /// diffusers' float32 roots are NaN in these runs.
+    @Test(arguments: [2, 3, 4, 5, 8, 10]) func ancestralRunsAreFinite(count: Int) throws {
+        for members in ["", #", "use_karras_sigmas": true"#, #", "use_beta_sigmas": true"#] {
+            let plan = try VarianceExplodingTests.scheduler(
+                "KDPM2AncestralDiscreteScheduler", #""beta_schedule": "squaredcos_cap_v2""# + members
+            ).plan(.count(count))
+            var session = SamplingSession(plan: plan), x = goldenStart
+            try session.run(&x)
+            #expect(x.allFinite && plan.timesteps.allSatisfy { $0.isFinite })
+        }
+    }
+
     /// diffusers rounds the timesteps of Karras levels alone, and not those between them.
     @Test func timestepsOfKarrasLevelsAreWhole() throws {
         let timesteps = try Self.plan(8, #""use_karras_sigmas": true"#).timesteps

@@ -31,6 +31,10 @@ import Testing
         try runs(CosineDPMSolverMultistepScheduler.self, "cosine DPM-Solver", RandomConfigurations.cosineDPMSolver)
     }
     @Test func heun() throws { try runs(HeunDiscreteScheduler.self, "Heun", RandomConfigurations.heun) }
+    @Test func kdpm2Ancestral() throws {
+        try runs(KDPM2AncestralDiscreteScheduler.self, "ancestral KDPM2", RandomConfigurations.kdpm2Ancestral)
+    }
+    @Test func lms() throws { try runs(LMSDiscreteScheduler.self, "LMS", RandomConfigurations.lms) }
     @Test func kdpm2() throws { try runs(KDPM2DiscreteScheduler.self, "KDPM2", RandomConfigurations.kdpm2) }
 
     private func runs<S: PlannedScheduler>(

@@ -134,6 +134,22 @@ enum RandomConfigurations {
         return c
     }
 
+    static func kdpm2Ancestral(_ generator: inout SeededGenerator) -> KDPM2AncestralDiscreteConfiguration {
+        var c = KDPM2AncestralDiscreteConfiguration()
+        drawNoiseSchedule(&c, &generator)
+        drawSpacing(&c, &generator)
+        c.predictionType = KDPM2AncestralDiscreteConfiguration.predictionTypes.randomElement(using: &generator)!
+        return c
+    }
+
+    static func lms(_ generator: inout SeededGenerator) -> LMSDiscreteConfiguration {
+        var c = LMSDiscreteConfiguration()
+        drawNoiseSchedule(&c, &generator)
+        drawSpacing(&c, &generator)
+        c.predictionType = LMSDiscreteConfiguration.predictionTypes.randomElement(using: &generator)!
+        return c
+    }
+
     static func kdpm2(_ generator: inout SeededGenerator) -> KDPM2DiscreteConfiguration {
         var c = KDPM2DiscreteConfiguration()
         drawNoiseSchedule(&c, &generator)

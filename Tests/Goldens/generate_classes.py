@@ -44,8 +44,8 @@ Record fields
     are the reference's: ``timesteps``, ``sigmas``, ``mu``, ``original_inference_steps``, ``strength``, ``max_timesteps``,
     ``intermediate_timesteps``.
 ``options``
-    keyword arguments of step, without those left at their defaults: ``s_churn``, ``s_tmin``, ``s_tmax``, ``s_noise``.
-    FlowMatchEulerDiscreteScheduler accepts these four and ignores them.
+    keyword arguments of step, without those left at their defaults: ``order``, ``s_churn``, ``s_tmin``, ``s_tmax``, ``s_noise``.
+    FlowMatchEulerDiscreteScheduler accepts the last four and ignores them.
 ``timesteps``
     the timesteps of all evaluations. float32 values are printed as the exact double. The lists of SCM and DDPMWuerstchen end with
     the timestep that the last step leads to, which isn't one of them.
@@ -313,7 +313,7 @@ def adjust_heun(rng, run):
         run.config["beta_schedule"] = "exp"
 
 
-def adjust_kdpm2(rng, run):
+def adjust_ends(rng, run):
     apply_grid(rng, run.config, run.hidden, own_ends=False)
 
 
@@ -516,6 +516,10 @@ SHIPPED = {
         Run({**SD_BETAS, "steps_offset": 1}, {"n": 20}, {"skip_prk_steps": True}, model="Stable Diffusion 1.5 with Heun"),
     ],
     "kdpm2": [Run({**SD_BETAS, "steps_offset": 1}, {"n": 20}, {"skip_prk_steps": True}, model="Stable Diffusion 1.5 with KDPM2")],
+    "kdpm2_ancestral": [
+        Run({**SD_BETAS, "steps_offset": 1}, {"n": 20}, {"skip_prk_steps": True}, model="Stable Diffusion 1.5 with KDPM2")
+    ],
+    "lms": [Run({**SD_BETAS, "steps_offset": 1}, {"n": 20}, {"skip_prk_steps": True}, model="Stable Diffusion 1.5 with LMS")],
     "flow_match_euler": [
         Run({"shift": 3.0}, {"n": 28}, model="Stable Diffusion 3"),
         Run({"shift": 3.0}, {"n": 28}, late=True, model="Stable Diffusion 3"),
@@ -721,6 +725,17 @@ EDGES = {
     ],
     "heun": [Run({}, {"n": 10}), Run({}, {"n": 1}), Run({"timestep_spacing": "trailing"}, {"n": 61})],
     "kdpm2": [Run({}, {"n": 10}), Run({}, {"n": 1}), Run({"timestep_spacing": "trailing"}, {"n": 61})],
+    "kdpm2_ancestral": [Run({}, {"n": 10}), Run({}, {"n": 1}), Run({"timestep_spacing": "trailing"}, {"n": 61})],
+    "lms": [
+        Run({}, {"n": 10}),
+        Run({}, {"n": 1}),
+        Run({"timestep_spacing": "trailing"}, {"n": 61}),
+        # Karras levels pass over the ends of other schedulers' levels.
+        Run({"use_karras_sigmas": True}, {"n": 10}, {"sigma_min": 0.1, "sigma_max": 10.0}),
+        Run({}, {"n": 4}, options={"order": 1}),
+        Run({}, {"n": 10}, options={"order": 3}),
+        Run({}, {"n": 10}, options={"order": 7}),
+    ],
     "flow_match_euler": [
         Run({}, {"n": 4}),
         Run({"shift_terminal": 0.1, "use_dynamic_shifting": True}, {"n": 4, "mu": 1.0}),
@@ -900,8 +915,17 @@ def widen(scheduler):
 def derive_anew(scheduler):
     """Makes the tables that KDPM2 derives from its noise levels, and repeats like them, of the levels as they are now."""
     levels = torch.cat([scheduler.sigmas[:1], scheduler.sigmas[1:-1:2]])
-    middles = torch.sqrt(levels * levels.roll(1))
-    scheduler.sigmas_interpol = torch.cat([middles[:1], middles[1:].repeat_interleave(2), middles[-1:]])
+
+    def doubled(table):
+        return torch.cat([table[:1], table[1:].repeat_interleave(2), table[-1:]])
+
+    if not hasattr(scheduler, "sigmas_up"):
+        scheduler.sigmas_interpol = doubled(torch.sqrt(levels * levels.roll(1)))
+        return
+    following = torch.cat([levels[1:], levels[-1:]])
+    ratio = torch.where(levels > 0, following / levels, 1)
+    scheduler.sigmas_up = doubled(following * torch.sqrt((1 - ratio) * (1 + ratio)))
+    scheduler.sigmas_down, scheduler.sigmas_interpol = doubled(following * ratio), doubled(following)
 
 
 def take_ratios(scheduler):
@@ -1205,6 +1229,42 @@ class EDMMultistepLoop(EDMLoop):
         levels = [(mpf(1), s) for s in [target] + [self.sigmas[i - k] for k in range(order)]]
         a, b, c = dpm_step(self.config, order, levels)
         return mixed((a, x), *zip(b, self.history), (c, noise_exact(i))), None, drawn
+
+
+class KDPM2AncestralLoop(ExplodingLoop):
+    def step(self, i, x, output):
+        # The level in the middle of a step is the one that it leads to, which the table has there.
+        p = self.clean(x, output, self.sigmas[i])
+        if i % 2 == 0:
+            self.base = x
+            ratio = self.sigmas[i + 1] / self.sigmas[i]
+            return mixed((ratio, x), (1 - ratio, p)), p, 0
+        ratio = self.sigmas[i] / self.sigmas[i - 1]
+        down, up = self.sigmas[i] * ratio, self.sigmas[i] * mpmath.sqrt((1 - ratio) * (1 + ratio))
+        share = (down - self.sigmas[i - 1]) / self.sigmas[i]
+        return mixed((mpf(1), self.base), (share, x), (-share, p), (up, noise_exact(i))), p, 1
+
+
+class LMSLoop(ExplodingLoop):
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.derivatives = []
+
+    def step(self, i, x, output):
+        p = self.clean(x, output, self.sigmas[i])
+        derivative = mixed((1 / self.sigmas[i], x), (-1 / self.sigmas[i], p))
+        self.derivatives = ([derivative] + self.derivatives)[: self.options.get("order", 4)]
+        h = self.sigmas[i + 1] - self.sigmas[i]
+        nodes = [self.sigmas[i - k] - self.sigmas[i] for k in range(len(self.derivatives))]
+        if len(set(nodes)) < len(nodes):
+            raise Redraw("repeated levels")
+        weights = []
+        for j, node in enumerate(nodes):
+            polynomial = [mpf(1)]
+            for other in nodes[:j] + nodes[j + 1 :]:
+                polynomial = [(s - other * c) / (node - other) for s, c in zip([mpf(0), *polynomial], [*polynomial, mpf(0)])]
+            weights.append(sum(c * h ** (k + 1) / (k + 1) for k, c in enumerate(polynomial)))
+        return mixed((mpf(1), x), *zip(weights, self.derivatives)), p, 0
 
 
 class FlowLoop(Loop):
@@ -1839,8 +1899,40 @@ CLASSES = {
             "steps_offset": {0: 60, 1: 40},
         },
         {request_n: 100},
-        adjust_kdpm2,
+        adjust_ends,
         stride=2,
+        count=16,
+        settled={**GRID_FLAGS, "beta_schedule": SCHEDULES},
+    ),
+    "kdpm2_ancestral": Family(
+        "KDPM2AncestralDiscreteScheduler",
+        KDPM2AncestralLoop,
+        {
+            "prediction_type": {"epsilon": 55, "v_prediction": 45},
+            "grid": SIGMA_GRIDS,
+            "timestep_spacing": SPACINGS,
+            "steps_offset": {0: 60, 1: 40},
+        },
+        {request_n: 100},
+        adjust_ends,
+        stride=2,
+        count=16,
+        settled={**GRID_FLAGS, "beta_schedule": SCHEDULES},
+    ),
+    "lms": Family(
+        "LMSDiscreteScheduler",
+        LMSLoop,
+        {
+            "prediction_type": PREDICTIONS,
+            "grid": SIGMA_GRIDS,
+            "timestep_spacing": SPACINGS,
+            "steps_offset": {0: 60, 1: 40},
+        },
+        {request_n: 100},
+        adjust_ends,
+        {"order": {None: 60, 1: 10, 2: 15, 3: 15}},
+        # The original takes the order of a run that began earlier.
+        late=0,
         count=16,
         settled={**GRID_FLAGS, "beta_schedule": SCHEDULES},
     ),

@@ -36,13 +36,23 @@ extension VarianceExplodingDefinition {
         on grid: TimestepGrid, modelSigmas: [Double]? = nil, clamp: PredictionClamp = .none, slotCount: Int = 0, steps: [Int] = [],
         rows: [PlanRow]
     ) throws(SchedulerError) -> SamplingPlan {
+        try plan(
+            on: grid, modelSigmas: modelSigmas, clamp: clamp, slotCount: slotCount, warmUp: 0, steps: steps, rows: rows.map { [$0] }
+        )
+    }
+
+    /// The plan of rows by age, for solvers that look back further than over a step.
+    func plan(
+        on grid: TimestepGrid, modelSigmas: [Double]? = nil, clamp: PredictionClamp = .none, slotCount: Int, warmUp: Int,
+        steps: [Int] = [], rows: [[PlanRow]]
+    ) throws(SchedulerError) -> SamplingPlan {
         // diffusers takes the noise of `leading` runs for that of a sample with data in it, in float32.
         let greatest = Float(grid.sigmas.max() ?? 0)
         let initial = timestepSpacing == .leading ? (greatest * greatest + 1).squareRoot() : greatest
         return try SamplingPlan(
             grid: grid, initNoiseSigma: Double(initial),
             inputScales: (modelSigmas ?? grid.sigmas.dropLast()).map { 1 / hypotenuse(1, $0) },
-            clamp: clamp, slotCount: slotCount, steps: steps, rows: rows.map { [$0] })
+            clamp: clamp, slotCount: slotCount, warmUp: warmUp, steps: steps, rows: rows)
     }
 
     // MARK: Grids
@@ -85,10 +95,13 @@ extension VarianceExplodingDefinition {
 extension VarianceExplodingDefinition where Self: SigmaSpacingConfiguration {
     /// The timesteps and noise levels of a spacing, without the level after the last step.
     ///
-    /// - Parameter levels: the levels of the timesteps, whose ends are those of the spacing; nil: the training's, interpolated.
+    /// - Parameters:
+    ///   - levels: the levels of the timesteps, whose ends are those of the spacing; nil: the training's, interpolated.
+    ///   - keepsEnds: whether `sigmaMin` and `sigmaMax` are the ends where they are given.
     func spacedLevels(
-        _ request: TimestepRequest, levels: [Double]? = nil, noise: NoiseSchedule
+        _ request: TimestepRequest, levels: [Double]? = nil, keepsEnds: Bool = true, noise: NoiseSchedule
     ) throws(SchedulerError) -> (timesteps: [Double], sigmas: [Double]) {
+        let (sigmaMin, sigmaMax) = keepsEnds ? (sigmaMin, sigmaMax) : (nil, nil)
         let timesteps = try timesteps(request, noise: noise)
         let levels = levels ?? timesteps.map(noise.sigma(atTimestep:))
         guard let grid = chosenSpacings.first else { return (timesteps, levels) }

@@ -378,6 +378,8 @@ class Ordered(Core):
         if attributes.history:
             state[attributes.history] = [None] * order
         self._longest, self._oldest = order or LONGEST_HISTORY, order or MOST_STEPS
+        if self._plan is not None:
+            self._look_back(self._plan)
         if attributes.age:
             state[attributes.age] = 0
 
@@ -389,6 +391,11 @@ class Ordered(Core):
         if not self._history:
             return plan.properties.warm_up
         return sum(each is not None for each in self.__dict__[self._history])
+
+    def _look_back(self, plan: Plan) -> None:
+        """Makes the history as long as a plan's rows reach back, where nothing else is in its slots."""
+        if self._history and not self.description.attributes.tensors:
+            self._longest = max(self._longest, plan.properties.n_slots + 1)
 
     def _remembered(self, plan: Plan, index: int) -> tuple[StepRow, Sequence[Tensor]]:
         """The row of a step, and the tensors that it reads."""
@@ -451,6 +458,7 @@ class Ordered(Core):
         if options not in plans:
             # What attributes hold, unlike what slots do, has a meaning of its own: it doesn't depend on the options.
             plans[options] = plan.again(self._given(options))
+            self._look_back(plans[options])
         return plans[options]
 
     def _step(

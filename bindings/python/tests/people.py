@@ -223,7 +223,7 @@ def takes(name):
 
 
 def remembers(scheduler):
-    return any(hasattr(scheduler, name) for name in ("model_outputs", "ets", "prev_derivative", "sample"))
+    return any(hasattr(scheduler, name) for name in ("model_outputs", "ets", "prev_derivative", "sample", "derivatives"))
 
 
 def any_class(scheduler):

@@ -31,8 +31,16 @@ for each in ALL:
 replace_trees()
 COUNTING = [name for name in ALL if hasattr(getattr(diffusers, name), "step_index")]
 LEVELLED = [name for name in COUNTING if "self.sigmas" in inspect.getsource(getattr(diffusers, name))]
-DRAWING = "DDPMScheduler", "EulerAncestralDiscreteScheduler", "LCMScheduler", "TCDScheduler"
-"""The classes whose steps draw noise with their default options."""
+
+
+def draws_noise(name):
+    """Whether a class's steps draw noise with the default options."""
+    scheduler = getattr(ds, name)()
+    scheduler.set_timesteps(4)
+    return any("noise_draws" in row for each in json.loads(scheduler.plan_json)["evaluations"] for row in each["rows"])
+
+
+DRAWING = [name for name in ALL if draws_noise(name)]
 TRAINED = [name for name in ALL if hasattr(getattr(diffusers, name)(), "alphas_cumprod")]
 PICKLED = [name for name in ALL if not hasattr(getattr(diffusers, name)(), "tau_func")]
 """The classes that can be pickled: not where the original keeps a function of its own."""
@@ -519,8 +527,12 @@ def test_noise_levels_may_be_changed_after_planning(name, in_place):
 
 def derive_levels(scheduler):
     """Gives the original KDPM2 the levels between those of its steps, which the drop-in derives whenever they are needed."""
-    if hasattr(scheduler, "sigmas_interpol"):
-        scheduler.sigmas_interpol[1::2] = (scheduler.sigmas[::2] * scheduler.sigmas[1::2]).sqrt()
+    start, end = scheduler.sigmas[::2], scheduler.sigmas[1::2]
+    if hasattr(scheduler, "sigmas_up"):
+        scheduler.sigmas_interpol[::2], scheduler.sigmas_down[::2] = end, end * end / start
+        scheduler.sigmas_up[::2] = end * (1 - (end / start) ** 2).sqrt()
+    elif hasattr(scheduler, "sigmas_interpol"):
+        scheduler.sigmas_interpol[1::2] = (start * end).sqrt()
 
 
 @pytest.mark.parametrize(
@@ -686,7 +698,7 @@ def test_the_history_is_what_the_original_shows(name):
 
 
 def test_other_state_is_what_the_original_shows():
-    for name in ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "PNDMScheduler"):
+    for name in ("HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "KDPM2DiscreteScheduler", "PNDMScheduler"):
         schedulers = [make(library, name) for library in (diffusers, drop_ins)]
         samples = [X, X]
         for scheduler in schedulers:
