@@ -45,7 +45,7 @@ import Testing
 }
 
 /// The checks that every multistep scheduler has to pass.
-struct MultistepGoldens<Definition: MultistepDefinition> {
+struct MultistepGoldens<Definition: MultistepDefinition & SigmaGridConfiguration> {
     typealias S = DefinedScheduler<Definition>
 
     let file: Result<GoldenFile, any Error>
