@@ -110,7 +110,7 @@ public struct DDPMWuerstchenConfiguration: SchedulerDefinition {
         switch request {
         case .count(let count, _):
             try requireStepCount(count)
-            return BetaSchedule.linspace(1, 0, count: count + 1).map(Double.init)
+            return BetaSchedule.linspace(Float(1), 0, count: count + 1).map(Double.init)
         case .timesteps(let times, _):
             try requireListWithEnd(times, within: 0...1, "from 0 to 1")
             return times.map(\.roundedToFloat32)

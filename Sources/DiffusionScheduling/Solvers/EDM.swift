@@ -100,7 +100,7 @@ extension EDMDefinition {
 
     /// The levels of a run of n steps, without the one after the last.
     func levels(count n: Int) -> [Double] {
-        levels(Self.spacesInFloat32 ? BetaSchedule.linspace(0, 1, count: n).map(Double.init) : linspace(0, 1, count: n))
+        levels(Self.spacesInFloat32 ? BetaSchedule.linspace(Float(0), 1, count: n).map(Double.init) : linspace(0, 1, count: n))
     }
 
     /// The levels of a run with the one after the last step.

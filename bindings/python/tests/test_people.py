@@ -21,6 +21,7 @@ import pytest
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
+import diffusion_scheduling as ds  # noqa: E402
 import diffusion_scheduling.diffusers as drop_ins  # noqa: E402
 from people import HIGHEST_ORDER, TREE, forget_noise, replace_trees  # noqa: E402
 
