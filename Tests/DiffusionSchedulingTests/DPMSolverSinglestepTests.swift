@@ -113,7 +113,7 @@ import Testing
         expectInvalid("algorithm_type", "\"sde-dpmsolver\"", allowed: "dpmsolver++") {
             _ = try DPMSolverSinglestepConfiguration(json: #"{"algorithm_type": "sde-dpmsolver"}"#)
         }
-        expectInvalid("algorithm_type", "\"sde-dpmsolver\"", allowed: "dpmsolver++") {
+        expectInvalid("algorithm_type", "sde-dpmsolver", allowed: "dpmsolver++") {
             _ = try make { $0.algorithmType = .sdeDPMSolver }
         }
         #expect(try DPMSolverSinglestepConfiguration(json: #"{"algorithm_type": "deis"}"#).algorithmType == .dpmsolverPlusPlus)

@@ -59,7 +59,11 @@ import Testing
                 "KDPM2AncestralDiscreteScheduler", #""beta_schedule": "squaredcos_cap_v2""# + members
             ).plan(.count(count))
             var session = SamplingSession(plan: plan), x = goldenStart
-            try session.run(&x)
+            while let timestep = session.timestep {
+                let e = x.map { Float(GoldenProblem.model(Double($0), timestep: timestep, trainingCount: 1000)) }
+                let noise = GoldenProblem.noise(step: session.stepIndex).map { Float($0) }
+                try session.step(modelOutput: e, sample: &x, noise: noise, batchSize: GoldenProblem.batchSize)
+            }
             #expect(x.allFinite && plan.timesteps.allSatisfy { $0.isFinite })
         }
     }

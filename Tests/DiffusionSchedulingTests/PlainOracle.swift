@@ -9,12 +9,15 @@ struct PlainOracle {
     private(set) var stepIndex: Int
     /// By their numbers; nil before anything is stored there.
     private var slots: [[Double]?]
+    /// Σ |coefficient · input| of what the slots hold.
+    private var slotMagnitudes: [[Double]?]
 
     init(plan: SamplingPlan, beginIndex: Int = 0) {
         self.plan = plan
         self.beginIndex = beginIndex
         stepIndex = beginIndex
         slots = Array(repeating: nil, count: plan.slotCount)
+        slotMagnitudes = slots
     }
 
     struct Result {
@@ -24,6 +27,8 @@ struct PlainOracle {
         /// Σ |coefficient · input| of each element of the next sample, for error bounds, and the number of terms.
         var magnitudes: [Double]
         var terms: Int
+        /// The same sums with those of what is remembered in its place: roundings of terms that have cancelled there count.
+        var magnitudesOfAll: [Double]
     }
 
     mutating func step(modelOutput e: [Double], sample x: [Double], noise z: [Double]? = nil, batchSize: Int = 1) -> Result {
@@ -31,28 +36,37 @@ struct PlainOracle {
         let zero = [Double](repeating: 0, count: x.count)
         let streams = (x: x, e: e, z: z ?? zero)
         let p = clamp(evaluate(row.prediction, streams, zero), batchSize: batchSize)
-        let next = evaluate(row.nextSample, streams, p)
-        let magnitudes = evaluate(row.nextSample, streams, p, magnitudes: true)
+        let next = evaluate(row.nextSample, streams, p), magnitudes = self.magnitudes(of: row.nextSample, streams, p, slots)
+        let magnitudesOfAll = self.magnitudes(of: row.nextSample, streams, p, slotMagnitudes)
         let report = row.report.map { evaluate($0, streams, p) } ?? p
         // All stores read the slots as they were.
         let stored = row.stores.map { evaluate($0.value, streams, p) }
-        for (store, values) in zip(row.stores, stored) { slots[store.slot] = values }
+        let storedMagnitudes = row.stores.map { self.magnitudes(of: $0.value, streams, p, slotMagnitudes) }
+        for (index, store) in row.stores.enumerated() {
+            (slots[store.slot], slotMagnitudes[store.slot]) = (stored[index], storedMagnitudes[index])
+        }
         stepIndex += 1
         return Result(
             nextSample: next, prediction: p, report: report, magnitudes: magnitudes,
-            terms: 4 + row.nextSample.slotCoefficients.filter { $0 != 0 }.count)
+            terms: 4 + row.nextSample.slotCoefficients.filter { $0 != 0 }.count, magnitudesOfAll: magnitudesOfAll)
     }
 
-    private func evaluate(
-        _ c: Combination, _ streams: (x: [Double], e: [Double], z: [Double]), _ p: [Double], magnitudes: Bool = false
-    ) -> [Double] {
-        streams.x.indices.map { i in
-            var terms = [c.sample * streams.x[i], c.modelOutput * streams.e[i], c.noise * streams.z[i], c.prediction * p[i]]
-            for (coefficient, slot) in zip(c.slotCoefficients, slots) where coefficient != 0 {
-                terms.append(coefficient * (slot?[i] ?? .nan))
-            }
-            return terms.reduce(0) { $0 + (magnitudes ? abs($1) : $1) }
+    private typealias Streams = (x: [Double], e: [Double], z: [Double])
+
+    private func evaluate(_ c: Combination, _ streams: Streams, _ p: [Double]) -> [Double] {
+        streams.x.indices.map { terms(c, streams, p, slots, at: $0).reduce(0, +) }
+    }
+
+    private func magnitudes(of c: Combination, _ streams: Streams, _ p: [Double], _ slots: [[Double]?]) -> [Double] {
+        streams.x.indices.map { terms(c, streams, p, slots, at: $0).reduce(0) { $0 + abs($1) } }
+    }
+
+    private func terms(_ c: Combination, _ streams: Streams, _ p: [Double], _ slots: [[Double]?], at i: Int) -> [Double] {
+        var terms = [c.sample * streams.x[i], c.modelOutput * streams.e[i], c.noise * streams.z[i], c.prediction * p[i]]
+        for (coefficient, slot) in zip(c.slotCoefficients, slots) where coefficient != 0 {
+            terms.append(coefficient * (slot?[i] ?? .nan))
         }
+        return terms
     }
 
     private func clamp(_ prediction: [Double], batchSize: Int) -> [Double] {

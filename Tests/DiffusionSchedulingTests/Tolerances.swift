@@ -33,10 +33,10 @@ enum Tolerance {
     /// The share of loops in which our float32 has to be nearer to the exact result than diffusers' float32.
     static let nearerShare = 0.9
 
-    /// The same for Euler, EDM's Euler, Heun, their flow-matching twins and CogVideoX' DDIM, whose float32 steps diffusers computes as sums
-    /// of few terms that don't cancel, with float64 scalars in the last case: the rounding of the stored sample is most of both errors. In
-    /// a simulation of Euler with exact sums, and roundings of the stored sample,
-    /// the model's input and its output alone, 36 of 54 loops are nearer.
+    /// The same for Euler, EDM's Euler, Heun, their flow-matching twins, KDPM2, LMS and CogVideoX' DDIM, whose float32 steps diffusers
+    /// computes as sums of few terms that don't cancel, with float64 scalars in the last two: the rounding of the stored sample is most of
+    /// both errors. In a simulation of Euler with exact sums, and roundings of the stored sample, the model's input and its output alone,
+    /// 36 of 54 loops are nearer.
     static let nearerShareOfShortSums = 0.6
 
     /// Absolute, for I_x(a, b): a product of powers and Γ functions and a continued fraction of some thirty steps, each with a
