@@ -269,7 +269,8 @@ class DropIn(Core):
             # the configuration's flow_shift where mu is given.
             self._original.set_timesteps(self, **given)
             if self._has_sigmas:
-                self._unreached = max(len(self.sigmas) - len(self.timesteps) - 1, 0)
+                is_ended = bool(self.sigmas[-1] == 0)
+                self._unreached = max(len(self.sigmas) - len(self.timesteps) - 1, 0) if is_ended else 0
         if plan is not None:
             self._set_tables(plan, device, min(count or len(plan.timesteps), len(plan.timesteps)))
 

@@ -122,8 +122,10 @@ def test_types_are_the_originals(name, model, x):
     samples = getattr(sample(), x)()
     for scheduler in (original, drop_in):
         scheduler.set_timesteps(5)
-    # Where timesteps repeat or steps have two evaluations, the first evaluation has to be the first.
-    t = original.timesteps[int(original.order == 1 and len(set(original.timesteps.tolist())) == len(original.timesteps))]
+    # Where timesteps repeat, steps have two evaluations, or a run's first steps have their own weights, the first one has to be
+    # the first.
+    begins = getattr(original, "order", 1) > 1 or hasattr(original, "get_lms_coefficient")
+    t = original.timesteps[int(not begins and len(set(original.timesteps.tolist())) == len(original.timesteps))]
     expected, found = (step(s, samples, t, model=lambda x: getattr(torch.tanh(x), model)())[0] for s in (original, drop_in))
     assert found.dtype == expected.dtype
     assert torch.allclose(found.double(), expected.double(), rtol=2e-2, atol=2e-2)
@@ -561,7 +563,7 @@ def test_memory_is_recycled_once_nobody_holds_it():
 @pytest.mark.parametrize("name", ALL)
 def test_steps_without_a_plan_are_taken_where_the_original_takes_them(name):
     original, drop_in = make(name)
-    is_planned = original.num_inference_steps is not None
+    is_planned = getattr(original, "num_inference_steps", None) is not None
     x = sample()
     try:
         expected = original.step(scaled(original, x, 1), 1, x)

@@ -700,15 +700,20 @@ def test_the_history_is_what_the_original_shows(name):
 
 def test_other_state_is_what_the_original_shows():
     for name in ("HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "KDPM2DiscreteScheduler", "PNDMScheduler"):
+        keys = ["prev_derivative", "sample", "dt", "counter", "ets", "cur_sample"]
+        if name.startswith("KDPM2"):
+            keys.remove("dt")  # No step reads it.
         schedulers = [make(library, name) for library in (diffusers, drop_ins)]
         samples = [X, X]
         for scheduler in schedulers:
             scheduler.set_timesteps(5)
         # After the last step the original keeps what nothing reads any more.
         for t in schedulers[0].timesteps[:-1]:
-            samples = [step(scheduler, x, t) for scheduler, x in zip(schedulers, samples)]
+            for index, scheduler in enumerate(schedulers):
+                torch.manual_seed(4)
+                samples[index] = step(scheduler, samples[index], t)
             expected, found = map(vars, schedulers)
-            for key in ("prev_derivative", "sample", "dt", "counter", "ets", "cur_sample"):
+            for key in keys:
                 a, b = expected.get(key), found.get(key)
                 assert (a is None) == (b is None), (name, key)
                 if isinstance(a, list):
