@@ -358,7 +358,7 @@ struct ClassRecord: Decodable {
         configText.contains("\"timestep_type\": \"continuous\"") && configText.contains("\"prediction_type\": \"v_prediction\"")
     }
 
-    /// How much more than the numbers that it is made of a level is off, relative. IPNDM's levels are β/√(1 − β²), whose derivative by β,
+    /// The relative error of a level over that of the numbers that it is made of. IPNDM's levels are β/√(1 − β²), whose derivative by β,
     /// relative, is 1 + ς². torch's sine is one unit in the last place off, and so β two and a half; 1 − β² adds half a unit of β, and the
     /// root one of its own.
     func steepness(_ sigma: Double) -> Double { className == "IPNDMScheduler" ? 4 * (1 + sigma * sigma) : 1 }

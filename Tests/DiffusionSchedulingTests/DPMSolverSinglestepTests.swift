@@ -44,7 +44,7 @@ import Testing
         }
     }
 
-    /// How many outputs the steps of a run read, which are their orders.
+    /// The numbers of outputs that the steps of a run read, which are their orders.
     private func orders(_ plan: SamplingPlan) -> [Int] {
         plan.timesteps.indices.map { index in
             let row = plan.row(at: index, age: index)
@@ -79,7 +79,7 @@ import Testing
         #expect(first.nextSample.slotCoefficients.allSatisfy { $0 == 0 })
         #expect(first.stores.first?.value == Combination(.sample))
         #expect(second.nextSample.sample != 0 && second.nextSample[.slot(0)] != 0)
-        // What the end of a block stores would be of no use.
+        // Nothing would read a store at the end of a block.
         #expect(plan.row(at: 2, age: 2).stores.isEmpty)
     }
 

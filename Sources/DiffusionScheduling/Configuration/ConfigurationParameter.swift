@@ -29,7 +29,7 @@ public struct ConfigurationParameter<Configuration>: Sendable {
     /// The type of the value, and the words that it may be.
     public let typeName: String
     public let keywords: [String]?
-    /// What diffusers adds to a step's timestep where the option is left out; nil where it doesn't.
+    /// The number that diffusers adds to a step's timestep where the option is left out; nil where it doesn't.
     public let timestepOffset: Int?
     /// Takes a value, which an error names as given: by the key or by the override's name.
     let read: @Sendable (_ name: String, JSONValue, inout Configuration) throws(SchedulerError) -> Void

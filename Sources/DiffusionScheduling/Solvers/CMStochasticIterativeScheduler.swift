@@ -109,7 +109,7 @@ public struct CMStochasticIterativeConfiguration: SchedulerDefinition {
         return power(start + u * (stop - start), rho)
     }
 
-    /// What the model is told at a level. A level of 0 has a logarithm in diffusers.
+    /// The timestep that the model is told at a level. A level of 0 has a logarithm in diffusers.
     private func timestep(atLevel sigma: Double) -> Double { 1000 * 0.25 * logarithm(sigma + 1e-44) }
 
     /// The numbers of the training's levels that a run takes, descending as diffusers' are. It counts them from the greatest level on.

@@ -7,7 +7,7 @@
 ///
 ///     x̂ = x + s_noise √(ς̂² − ς²) z        γ = min(s_churn/n, √2 − 1) where s_tmin ≤ ς ≤ s_tmax, else 0
 public protocol ChurnOptions: RunOptions {
-    /// How much noise is added in all, spread over the steps; 0: none.
+    /// The noise that is added in all, spread over the steps; 0: none.
     var sChurn: Double { get set }
     /// Noise is added at levels from this one …
     var sTmin: Double { get set }

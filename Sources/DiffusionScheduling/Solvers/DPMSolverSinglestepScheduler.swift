@@ -101,7 +101,7 @@ public struct DPMSolverSinglestepConfiguration: SchedulerDefinition, PredictionT
         try requireSignal(levels)
         let rows = grid.timesteps.indices.map { index in
             (0...min(index, ring)).map { age in
-                // What ends a block is of no use after it.
+                // Nothing reads the end of a block after it.
                 let isRead = index + 1 < count && order(atStep: index + 1, of: count) > 1
                 return row(at: index, age: age, of: levels, stores: isRead) { 1 + (index - $0) % ring }
             }

@@ -11,7 +11,7 @@ public protocol EDMDefinition: PredictionTypeConfiguration, SchedulerDefinition 
     var sigmaMax: Double { get set }
     /// σ_d: the standard deviation of the data, at least 0.
     var sigmaData: Double { get set }
-    /// How the levels run between the two ends.
+    /// The way of the levels from one end to the other.
     var sigmaSchedule: EDMSigmaSchedule { get set }
     /// T: the number of levels before a run is planned.
     var numTrainTimesteps: Int { get set }
@@ -22,13 +22,13 @@ public protocol EDMDefinition: PredictionTypeConfiguration, SchedulerDefinition 
 
     /// Whether diffusers spaces the levels in float32 rather than in float64.
     static var spacesInFloat32: Bool { get }
-    /// What the model is told at a level, as a float32 number.
+    /// The timestep that the model is told at a level, a float32 number.
     static func timestep(atSigma sigma: Double) -> Double
     /// The level at which the model is told that.
     static func sigma(atTimestep timestep: Double) -> Double
 }
 
-/// How the levels of EDM models run, as functions of u from 0 to 1.
+/// The ways of EDM models' levels, as functions of u from 0 to 1.
 public enum EDMSigmaSchedule: String, ConfigurationKeyword {
     /// (P^{1/ρ} + u (Q^{1/ρ} − P^{1/ρ}))^ρ (Karras et al. 2022, arXiv:2206.00364, equation 5).
     case karras

@@ -51,7 +51,7 @@ public struct EDMEulerConfiguration: EDMDefinition {
 
     // MARK: The plan
 
-    /// What an EDM Euler run may be told.
+    /// The options of a run of EDM's Euler.
     public struct Options: ChurnOptions {
         public var sChurn = 0.0
         public var sTmin = 0.0

@@ -2,9 +2,9 @@
 
 /// A multistep scheduler for EDM models: DPM-Solver++ on the variance-exploding process, whose outputs are the preconditioned ones.
 public protocol EDMMultistepDefinition: EDMDefinition, MultistepDefinition {
-    /// How many model outputs a step combines.
+    /// The number of model outputs that a step combines.
     var solverOrder: Int { get set }
-    /// How a step of order 2 approximates the integral; `midpoint` is the better choice for most.
+    /// The approximation of the integral in steps of order 2; `midpoint` is the better choice for most.
     var solverType: DPMSolverType { get set }
     /// Whether the last steps of a run of fewer than 15 use lower orders, which keeps short runs stable.
     var lowerOrderFinal: Bool { get set }

@@ -74,7 +74,7 @@ public struct EulerDiscreteConfiguration: VarianceExplodingDefinition, SigmaSpac
 
     // MARK: The plan
 
-    /// What an Euler run may be told.
+    /// The options of a run of Euler's.
     public struct Options: ChurnOptions {
         public var sChurn = 0.0
         public var sTmin = 0.0

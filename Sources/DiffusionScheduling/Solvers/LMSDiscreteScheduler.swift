@@ -47,9 +47,9 @@ public struct LMSDiscreteConfiguration: VarianceExplodingDefinition, PredictionT
 
     // MARK: The plan
 
-    /// What an LMS run may be told.
+    /// The options of a run of LMS.
     public struct Options: RunOptions {
-        /// How many derivatives a step combines at most.
+        /// The greatest number of derivatives that a step combines.
         public var order = 4
 
         public init() {}

@@ -10,14 +10,14 @@ public protocol MultistepDefinition: SchedulerDefinition, PredictionTypeConfigur
     var highestSolverOrder: Int { get }
     /// Whether the model output holds a predicted variance besides the prediction.
     var modelLearnsVariance: Bool { get }
-    /// What is done to predicted clean samples.
+    /// The clamp of predicted clean samples.
     var clamp: PredictionClamp { get }
     func grid(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> TimestepGrid
     /// The highest order that a step may have.
     func highestOrder(atStep index: Int, of stepCount: Int) -> Int
     /// The standard deviation of the noise that a run starts with.
     var initNoiseSigma: Double { get }
-    /// What the sample is multiplied with to become the model's input at a level.
+    /// The factor that makes a sample the model's input at a level.
     func inputScale(at level: NoiseLevel) -> Double
 }
 

@@ -34,7 +34,7 @@ struct PredictorCorrector {
     var predictionType: PredictionType
     var clamp: PredictionClamp
     var levels: [NoiseLevel]
-    /// How many outputs of earlier steps a step reads at most.
+    /// The greatest number of earlier steps' outputs that a step reads.
     var ring: Int
     /// Whether diffusers draws noise at every step, even where it adds none.
     var isStochastic = false

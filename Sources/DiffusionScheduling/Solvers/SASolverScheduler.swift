@@ -143,7 +143,7 @@ public struct SASolverConfiguration: SchedulerDefinition, PredictionTypeConfigur
     }
 }
 
-/// What SA-Solver extrapolates.
+/// The prediction that SA-Solver extrapolates.
 public enum SASolverAlgorithmType: String, ConfigurationKeyword {
     case dataPrediction = "data_prediction"
     case noisePrediction = "noise_prediction"

@@ -25,7 +25,7 @@ public struct SCMConfiguration: SchedulerDefinition {
     public static let listsEnd = true
     public static let addsNoiseAtTrainingLevels = true
 
-    /// What the model predicts.
+    /// The quantity that the model predicts.
     public enum Prediction: String, ConfigurationKeyword {
         /// The velocity cos(s) σ_d noise − sin(s) data.
         case trigflow
@@ -57,7 +57,7 @@ public struct SCMConfiguration: SchedulerDefinition {
 
     // MARK: The plan
 
-    /// What an SCM run may be told. A request of timesteps reads neither.
+    /// The options of a run of SCM. A request of timesteps reads neither.
     public struct Options: RunOptions {
         /// The angle that a run begins at; nil: that of the request.
         public var maxTimesteps: Double? = 1.5708

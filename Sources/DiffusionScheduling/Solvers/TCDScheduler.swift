@@ -7,8 +7,9 @@
 ///
 ///     x_s = √ᾱ_s p + √(1 − ᾱ_s) ε        x' = √(ᾱ_u/ᾱ_s) x_s + √(1 − ᾱ_u/ᾱ_s) z
 ///
-/// η = 0 adds no noise, and η = 1 samples like LCM. The last step leads to timestep 0 and adds no noise. A run takes some of the timesteps that the model was distilled at, or of all timesteps where the option `originalInferenceSteps` is
-/// given. The option `strength` leaves out the noisiest ones, for image-to-image.
+/// η = 0 adds no noise, and η = 1 samples like LCM. The last step leads to timestep 0 and adds no noise. A run takes some of the timesteps
+/// that the model was distilled at, or of all timesteps where the option `originalInferenceSteps` is given. The option `strength` leaves
+/// out the noisiest ones, for image-to-image.
 ///
 /// The class of that name in diffusers is the reference; docs/DIFFERENCES.md lists where this one differs.
 public typealias TCDScheduler = DefinedScheduler<TCDConfiguration>
@@ -69,7 +70,7 @@ public struct TCDConfiguration: TrainingTimestepDefinition, ZeroTerminalSNRConfi
 
     // MARK: The plan
 
-    /// What a TCD run may be told.
+    /// The options of a run of TCD.
     public struct Options: RunOptions {
         /// At least as many as the steps; given, a run takes any timesteps rather than those of the distillation.
         public var originalInferenceSteps: Int?

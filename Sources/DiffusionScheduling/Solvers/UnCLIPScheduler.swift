@@ -65,7 +65,7 @@ public struct UnCLIPConfiguration: TrainingTimestepDefinition, ClippingConfigura
 
     // MARK: The plan
 
-    /// What an UnCLIP step may be told.
+    /// The options of a step of UnCLIP.
     public struct Options: RunOptions {
         /// The timestep that the step leads to, at most its own; below 0: the clean sample. nil: the next one of the run.
         public var prevTimestep: Int?

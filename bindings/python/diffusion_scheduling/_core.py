@@ -456,7 +456,7 @@ class Ordered(Core):
             return plan
         plans = self._cache.plans
         if options not in plans:
-            # What attributes hold, unlike what slots do, has a meaning of its own: it doesn't depend on the options.
+            # Attributes, unlike slots, hold tensors with a meaning of their own, which doesn't depend on the options.
             plans[options] = plan.again(self._given(options))
             self._look_back(plans[options])
         return plans[options]
