@@ -47,7 +47,7 @@ import Testing
         expectInvalid("number of steps", "1001", allowed: "num_train_timesteps") { _ = try Self.make().plan(.count(1001)) }
     }
 
-    /// Whatever the betas and κ: levels that are equal, levels without noise and levels without signal.
+    /// Plans are finite for equal levels, levels without noise and levels without signal.
     @Test(arguments: [PredictionType.epsilon, .sample, .vPrediction], [0, 0.5, 0.999999])
     func plansAreFinite(_ type: PredictionType, _ beta: Double) throws {
         for (scale, rescales, isOne) in [(3.0, true, true), (1e-30, false, false), (1e30, true, false)] {

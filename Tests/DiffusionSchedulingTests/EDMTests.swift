@@ -47,7 +47,7 @@ import Testing
         #expect(try Self.euler().plan(.count(1)).sigmas[0] == Double(Float(80)))
         let plan = try Self.euler { ($0.sigmaSchedule, $0.finalSigmasType) = (.exponential, .sigmaMin) }.plan(.count(1))
         #expect(abs(plan.sigmas[0] - 0.002) <= 1e-9)
-        // From there to itself: nothing changes.
+        // A step to its own level changes nothing.
         #expect(abs(plan.row(at: 0, age: 0).nextSample.sample - 1) <= 1e-15 && plan.row(at: 0, age: 0).nextSample.modelOutput == 0)
     }
 

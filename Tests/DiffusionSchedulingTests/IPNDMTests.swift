@@ -24,7 +24,7 @@ import Testing
         #expect(abs(plan.timesteps[0] - 1) <= 1e-7 && plan.sigmas[0] == Double(NoiseSchedule.greatestRatio) && plan.sigmas[10] == 0)
     }
 
-    /// In diffusers the clean sample of pure noise is 0/1e-8.
+    /// diffusers takes 0/1e-8 for the clean sample of pure noise.
     @Test func theFirstStepKeepsTheNoiseAlone() throws {
         let plan = try Self.make().plan(.count(4)), beta = plan.levels[1].noiseRate
         #expect(plan.row(at: 0, age: 0).nextSample == Combination(sample: beta))

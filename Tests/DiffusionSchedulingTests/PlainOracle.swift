@@ -27,7 +27,7 @@ struct PlainOracle {
         /// Σ |coefficient · input| of each element of the next sample, for error bounds, and the number of terms.
         var magnitudes: [Double]
         var terms: Int
-        /// The same sums with those of what is remembered in its place: roundings of terms that have cancelled there count.
+        /// Σ |coefficient · input|, with the magnitudes of a slot's own terms for the slot: terms may have cancelled when it was stored.
         var magnitudesOfAll: [Double]
     }
 

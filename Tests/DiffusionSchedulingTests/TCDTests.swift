@@ -81,7 +81,7 @@ import Testing
         }
     }
 
-    /// Whatever the betas: levels that are equal, levels without noise and levels without signal.
+    /// Plans are finite for equal levels, levels without noise and levels without signal.
     @Test(arguments: [PredictionType.epsilon, .sample, .vPrediction], [0, 0.5, 0.999999])
     func plansAreFinite(_ type: PredictionType, _ beta: Double) throws {
         for (eta, rescales) in [(0.0, true), (0.5, false), (1, true)] {

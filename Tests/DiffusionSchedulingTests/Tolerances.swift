@@ -33,9 +33,9 @@ enum Tolerance {
     /// The share of loops in which our float32 has to be nearer to the exact result than diffusers' float32.
     static let nearerShare = 0.9
 
-    /// The same for Euler, EDM's Euler, Heun, their flow-matching twins, KDPM2, LMS and CogVideoX' DDIM, whose float32 steps diffusers
-    /// computes as sums of few terms that don't cancel, with float64 scalars in the last two: the rounding of the stored sample is most of
-    /// both errors. In a simulation of Euler with exact sums, and roundings of the stored sample, the model's input and its output alone,
+    /// The share for Euler, EDM's Euler, Heun, their flow-matching twins, KDPM2, LMS and CogVideoX' DDIM. diffusers computes their float32
+    /// steps as sums of few terms that don't cancel, with float64 scalars in the last two: the stored sample's rounding is most of both
+    /// errors. In a simulation of Euler with exact sums, and roundings of the stored sample, the model's input and its output alone,
     /// 36 of 54 loops are nearer.
     static let nearerShareOfShortSums = 0.6
 

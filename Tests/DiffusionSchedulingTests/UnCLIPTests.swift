@@ -34,7 +34,7 @@ import Testing
         #expect(try scheduler.row(at: 999, options: .init(prevTimestep: 749)) == plan.row(at: 0, age: 0))
         #expect(try scheduler.row(at: 999, options: .init(prevTimestep: 998)) != plan.row(at: 0, age: 0))
         #expect(try scheduler.row(at: 0, options: .init(prevTimestep: -1)) == plan.row(at: 4, age: 4))
-        // To itself: nothing but the noise of the least variance.
+        // A step to its own timestep adds the noise of the least variance alone.
         let still = try scheduler.row(at: 500, options: .init(prevTimestep: 500)).nextSample
         #expect(still.noise == 1e-10 && abs(still.sample - 1) <= 1e-15 && still.prediction == 0)
     }

@@ -300,7 +300,7 @@ def adjust_euler(rng, run):
 def adjust_edm(rng, run):
     config = run.config
     if config.get("algorithm_type", "sde-dpmsolver++").startswith("sde"):
-        # There is no third order of these: the reference fails at the first such step.
+        # These have no third order: the reference fails at the first such step.
         config["solver_order"] = min(config["solver_order"], 2)
     if config["final_sigmas_type"] == "sigma_min" and rng.random() < 0.5:
         # Elsewhere the last step leads from the least level to itself, which heun's weights and those of order 3 divide by.
@@ -785,7 +785,7 @@ EDGES = {
     "edm_dpmsolver": [
         Run({"solver_order": 3}, {"n": 10}),
         Run({"algorithm_type": "sde-dpmsolver++", "thresholding": True}, {"n": 10}),
-        # With a final level of 0, the reference refuses the alias.
+        # The reference refuses the alias with a final level of 0.
         Run(
             {
                 "sigma_schedule": "exponential",
@@ -804,7 +804,7 @@ EDGES = {
     ],
     "edm_euler": [
         Run({"sigma_schedule": "exponential"}, {"n": 8}, options={"s_churn": 20.0, "s_tmax": 50.0, "s_noise": 1.003}),
-        # One level is the greatest, or if they are exponential the least.
+        # A single level is the greatest one, or the least one of exponential levels.
         Run({"prediction_type": "v_prediction"}, {"n": 1}),
         Run({"sigma_schedule": "exponential", "final_sigmas_type": "sigma_min"}, {"n": 1}),
         Run({}, {"sigmas": [0.1, 0.4, 0.4, 0.9]}, options={"s_churn": 1.0, "s_tmin": 1.0}),
@@ -856,12 +856,12 @@ def evaluation_count(scheduler):
 
 
 def train_steps_of(scheduler):
-    """What the model divides timesteps by."""
+    """The number that the model divides timesteps by."""
     return scheduler.config.get("num_train_timesteps", 1000)
 
 
 def step_arguments(scheduler, index):
-    """What pipelines tell a step besides: for UnCLIP, where it leads."""
+    """The further arguments that pipelines give a step: UnCLIP's next timestep."""
     if not isinstance(scheduler, diffusers.UnCLIPScheduler):
         return {}
     timesteps = scheduler.timesteps.tolist()
@@ -904,7 +904,7 @@ def widen(scheduler):
         derive_anew(scheduler)
     follow_ratios(scheduler)
     if isinstance(scheduler, diffusers.DDPMWuerstchenScheduler):
-        # It follows from s, like the signal variances that it divides.
+        # _init_alpha_cumprod follows from s, like the signal variances that it divides.
         scheduler._init_alpha_cumprod = torch.cos(scheduler.s / (1 + scheduler.s) * torch.pi * 0.5) ** 2
     if isinstance(scheduler, diffusers.CMStochasticIterativeScheduler):
         # The ends of float32 levels are float32 numbers, as in the float32 run: the last step adds no noise.
@@ -1505,7 +1505,7 @@ class SASolverLoop(Loop):
         return threshold_exact(p, self.config) if self.config["thresholding"] else p
 
     def update(self, i, x, outputs, newest=None):
-        """From level i to level i + 1 with the outputs of levels i, i - 1, ..., and that of i + 1 if it is known."""
+        """A step from level i to i + 1 with the outputs of levels i, i - 1, ..., and that of i + 1 if it is known."""
         data = self.config["algorithm_type"] == "data_prediction"
         A, S = self.level(i + 1)
         A_source, S_source = self.level(i)
@@ -2015,7 +2015,7 @@ CLASSES = {
         {request_n: 85, request_integer_timesteps: 15},
         adjust_singlestep,
         count=18,
-        # As for UniPC: dpmsolver keeps the quotient of two signal rates of the sample.
+        # dpmsolver, like UniPC, keeps the quotient of two signal rates of the sample.
         limit=2e-9,
     ),
     "sasolver": Family(
@@ -2152,7 +2152,7 @@ CLASSES = {
         {"num_train_timesteps": {1000: 80, 100: 20}, "sigma_data": {0.5: 60, 1.0: 40}},
         {request_scm: 75, request_scm_timesteps: 25},
         has_noise_table=False,
-        # It adds no noise.
+        # The class has no add_noise.
         late=0,
         count=14,
     ),

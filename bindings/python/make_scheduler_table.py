@@ -22,7 +22,7 @@ STEPS = 10
 
 
 class Source(NamedTuple):
-    """What no description and no plan tells."""
+    """The facts that no description and no plan tells."""
 
     order: str
     papers: str

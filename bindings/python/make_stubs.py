@@ -67,7 +67,7 @@ def array_class(description: Description) -> str:
         + method("set_timesteps", _schedulers.planning_parameters(description), "None")
         + method("step", _schedulers.step_parameters(description), f"{output} | tuple[Array, ...]")
         + (velocity if description.has_velocity else "")
-        + "".join(part(name, made) for name, made in _core.parts(name).items())
+        + "".join(part(name, made) for name, made in _core.parts(description).items())
     )
 
 

@@ -180,10 +180,13 @@ const char *ds_supported_class_name(size_t index);
  *                              list `history` and of the count `age`, which stands for the argument of that name; null for none
  *     report                   diffusers' name of a step's second result
  *     returns_report           whether diffusers' step returns it as well
- *     result_type              the next sample's element type in diffusers where those of sample and model output differ: promoted,
- *                              promoted_with_noise, model_output, sample, converted, which is the type of what the solver
- *                              extrapolates, or
- *                              at_least_float32, which holds both and float32 noise
+ *     result_type              the next sample's element type in diffusers where those of sample and model output differ:
+ *                                  promoted              the type that holds both
+ *                                  promoted_with_noise   likewise; noise is drawn in it
+ *                                  at_least_float32      the type that holds both and float32
+ *                                  model_output, sample  that tensor's type
+ *                                  converted             the type of the prediction that the solver extrapolates
+ *     update_names             diffusers' names of the updates that its step consists of, by their orders 1, 2 ...; empty for most classes
  *     timestep_type            the element type of diffusers' timesteps: int64, float32 or float64; null: int64 where the plan's process
  *                              is the variance-preserving one, else float32
  *     lists_end                whether diffusers' list of timesteps ends with the one that the last step leads to, and so do those of

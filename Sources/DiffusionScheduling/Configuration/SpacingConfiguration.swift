@@ -24,7 +24,9 @@ extension TimestepSpacingConfiguration {
     }
 
     static var timestepSpacingParameters: [ConfigurationParameter<Self>] { [timestepSpacingParameter, stepsOffsetParameter] }
+}
 
+extension SpacedTimesteps {
     func validateStepsOffset(upTo greatest: Int = NoiseSchedule.maximumTimesteps) throws(SchedulerError) {
         try require("steps_offset", stepsOffset, "from 0 to \(greatest)", (0...greatest).contains(stepsOffset))
     }
@@ -117,7 +119,7 @@ extension SigmaGridConfiguration {
                 reason: "flow sigmas are their own grid; another grid needs sigma_min and sigma_max below 1")
         }
         try require("flow_shift", flowShift, "finite and greater than 0", flowShift > 0 && flowShift.isFinite)
-        try (self as? any TimestepSpacingConfiguration)?.validateStepsOffset()
+        try validateStepsOffset()
     }
 }
 

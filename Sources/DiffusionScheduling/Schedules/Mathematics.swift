@@ -22,6 +22,19 @@ func tangent(_ x: Double) -> Double { tan(x) }
 func angle(y: Double, x: Double) -> Double { atan2(y, x) }
 func arctangent(_ x: Double) -> Double { atan(x) }
 func gammaFunction(_ x: Double) -> Double { tgamma(x) }
+
+/// The coefficients of the Lagrange polynomial ∏_{l≠j} (u − root(l))/difference(l) of `count` nodes, that of u⁰ first.
+///
+/// - Parameter difference: the node j less the node l, which may be known more exactly than the roots.
+func lagrangePolynomial(_ j: Int, count: Int, root: (Int) -> Double, difference: (Int) -> Double) -> [Double] {
+    var polynomial = [1.0]
+    for l in 0..<count where l != j {
+        let root = root(l), difference = difference(l)
+        polynomial = zip([0] + polynomial, polynomial + [0]).map { ($0 - root * $1) / difference }
+    }
+    return polynomial
+}
+
 /// √(x² + y²) without overflow.
 func hypotenuse(_ x: Double, _ y: Double) -> Double { hypot(x, y) }
 

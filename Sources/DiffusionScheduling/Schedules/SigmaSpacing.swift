@@ -29,9 +29,7 @@ enum SigmaSpacing: Equatable {
         case .timesteps:
             return []
         case .karras:
-            let rho = 7.0
-            let start = power(first, 1 / rho), stop = power(last, 1 / rho)
-            return linspace(0, 1, count: n).map { power(start + $0 * (stop - start), rho) }
+            return linspace(0, 1, count: n).map { Self.karras($0, from: first, to: last, rho: 7) }
         case .exponential, .lu:
             return linspace(logarithm(first), logarithm(last), count: n).map { DiffusionScheduling.exponential($0) }
         case .beta:
@@ -48,7 +46,13 @@ enum SigmaSpacing: Equatable {
         }
     }
 
-    /// What becomes of flow levels that a request names.
+    /// (P^{1/ρ} + u (Q^{1/ρ} − P^{1/ρ}))^ρ.
+    static func karras(_ u: Double, from first: Double, to last: Double, rho: Double) -> Double {
+        let start = power(first, 1 / rho), stop = power(last, 1 / rho)
+        return power(start + u * (stop - start), rho)
+    }
+
+    /// The flow levels of a run, from those that a request names.
     func flowLevels(_ levels: [Double]) -> [Double] {
         guard case .shiftedFlow(let shift, let terminal) = self else { return levels }
         var levels = shift.levels(levels, terminal: terminal)

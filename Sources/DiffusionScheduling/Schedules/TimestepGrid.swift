@@ -26,6 +26,19 @@ public struct TimestepGrid: Sendable, Equatable {
         self.end = end
     }
 
+    /// The grid of a run to ς = 0 whose steps have two evaluations, except for the last step, which has one: all inner levels stand twice.
+    ///
+    /// - Parameters:
+    ///   - first: the timesteps of the steps' first evaluations.
+    ///   - second: the timesteps of the second evaluations, of all steps but the last.
+    ///   - sigmas: the level that each step begins at.
+    init(firstEvaluations first: [Double], secondEvaluations second: some Sequence<Double>, sigmas: [Double], process: NoiseProcess)
+    {
+        self.init(
+            timesteps: first.prefix(1) + zip(second, first.dropFirst()).flatMap { [$0, $1] },
+            sigmas: sigmas.prefix(1) + sigmas.dropFirst().flatMap { [$0, $0] } + [0], process: process)
+    }
+
     func validate() throws(SchedulerError) {
         try require("number of timesteps", timesteps.count, "at most \(Limits.steps)", timesteps.count <= Limits.steps)
         try require(

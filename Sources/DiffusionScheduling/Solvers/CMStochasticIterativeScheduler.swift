@@ -105,8 +105,7 @@ public struct CMStochasticIterativeConfiguration: SchedulerDefinition {
 
     /// The level at the share u of the way from the greatest to the least.
     private func level(at u: Double) -> Double {
-        let start = power(sigmaMax, 1 / rho), stop = power(sigmaMin, 1 / rho)
-        return power(start + u * (stop - start), rho)
+        SigmaSpacing.karras(u, from: sigmaMax, to: sigmaMin, rho: rho)
     }
 
     /// The timestep that the model is told at a level. A level of 0 has a logarithm in diffusers.

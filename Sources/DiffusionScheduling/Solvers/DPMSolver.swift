@@ -99,7 +99,7 @@ public struct DPMSolver: MultistepSolver {
             let newest = (curvature - r1 * w1) / (gap * r0), middle = (r0 * w1 - curvature) / (gap * r1)
             outputs = [newest, middle, w0 - newest - middle]
         } else {
-            // Where m₁ is at the level of another output, heun is left with one difference too.
+            // heun has one difference, too, if m₁ is at the level of another output.
             outputs = [w1 / r0, 0, w0 - w1 / r0]
         }
         return MultistepUpdate(sample: weights.a, outputs: outputs, noise: weights.c)
@@ -113,7 +113,7 @@ public struct DPMSolver: MultistepSolver {
     }
 
     /// The weights of the divided differences D₀, D₁, D₂, with those of x and z.
-    func weights(
+    private func weights(
         from s: NoiseLevel, to t: NoiseLevel, step h: Double
     ) -> (a: Double, w0: Double, w1: Double, w2: Double, c: Double) {
         let signal = t.signalRate, noise = t.noiseRate

@@ -84,14 +84,16 @@ extension EDMDefinition {
     func levels(_ ramp: [Double]) -> [Double] {
         switch sigmaSchedule {
         case .karras:
+            guard Self.spacesInFloat32 else {
+                return ramp.map { SigmaSpacing.karras($0, from: sigmaMax, to: sigmaMin, rho: rho).roundedToFloat32 }
+            }
             let start = power(sigmaMax, 1 / rho), difference = power(sigmaMin, 1 / rho) - start
-            guard Self.spacesInFloat32 else { return ramp.map { power(start + $0 * difference, rho).roundedToFloat32 } }
             return ramp.map { u in
                 let root = Float(u) * Float(difference) + Float(start)
                 return power(Double(root), rho.roundedToFloat32).roundedToFloat32
             }
         case .exponential:
-            // One level alone is the least.
+            // A single level is the least one.
             return BetaSchedule.linspace(Float(logarithm(sigmaMin)), Float(logarithm(sigmaMax)), count: ramp.count).reversed().map {
                 exponential(Double($0)).roundedToFloat32
             }
@@ -108,7 +110,7 @@ extension EDMDefinition {
         TimestepGrid(timesteps: levels.map(Self.timestep), sigmas: levels + [final], process: .varianceExploding)
     }
 
-    /// As many levels as the training is said to have had.
+    /// `numTrainTimesteps` levels, ascending.
     public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule {
         let sigmas = Array(levels(count: numTrainTimesteps).reversed())
         return NoiseSchedule(

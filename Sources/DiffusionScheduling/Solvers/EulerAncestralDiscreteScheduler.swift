@@ -59,10 +59,9 @@ public struct EulerAncestralDiscreteConfiguration: VarianceExplodingDefinition, 
         let solver = VarianceExplodingSolver(predictionType: predictionType)
         let rows = grid.timesteps.indices.map { index in
             let sigma = grid.sigmas[index], target = grid.sigmas[index + 1]
-            // A step up, as from the floor of a zero terminal signal-to-noise ratio, has no noise to renew.
-            let ratio = sigma > 0 ? min(target / sigma, 1) : 1
+            let (ratio, noise) = VarianceExplodingSolver.ancestralParts(from: sigma, to: target)
             var next = solver.step(from: sigma, to: target * ratio)
-            next.noise = target * ((1 - ratio) * (1 + ratio)).squareRoot()
+            next.noise = noise
             return PlanRow(prediction: solver.prediction(at: sigma), nextSample: next, drawCount: 1)
         }
         return try plan(on: grid, rows: rows)

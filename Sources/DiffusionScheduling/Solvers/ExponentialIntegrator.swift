@@ -55,13 +55,11 @@ struct ExponentialIntegrator {
     func weights(through levels: [NoiseLevel]) -> [Double] {
         let moments = levels.indices.map { Self.factorial($0) * phi($0 + 1) }
         return levels.indices.map { j in
-            // The coefficients of the Lagrange polynomial ℓ_j in v.
-            var polynomial = [1.0]
-            for m in levels.indices where m != j {
-                let root = position(of: levels[m])
-                let difference = NoiseLevel.lambdaDifference(from: levels[m], to: levels[j]) / h
-                let raised = [0] + polynomial, lowered = polynomial.map { $0 * root } + [0]
-                polynomial = zip(raised, lowered).map { ($0 - $1) / difference }
+            // In v.
+            let polynomial = lagrangePolynomial(j, count: levels.count) {
+                position(of: levels[$0])
+            } difference: {
+                NoiseLevel.lambdaDifference(from: levels[$0], to: levels[j]) / h
             }
             return factor * zip(polynomial, moments).map(*).reduce(0, +)
         }

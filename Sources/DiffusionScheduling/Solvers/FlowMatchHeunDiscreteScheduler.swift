@@ -54,10 +54,8 @@ public struct FlowMatchHeunDiscreteConfiguration: FlowMatchDefinition {
             min(max(Float($0), 0), 1)
         }
         let timesteps = sigmas.map { Double($0 * Float(noise.count)) }
-        func twice(_ values: ArraySlice<Double>) -> [Double] { values.flatMap { [$0, $0] } }
         let grid = TimestepGrid(
-            timesteps: timesteps.prefix(1) + twice(timesteps.dropFirst()),
-            sigmas: [Double(sigmas[0])] + twice(sigmas.dropFirst().map(Double.init)[...]) + [0], process: .flow)
+            firstEvaluations: timesteps, secondEvaluations: timesteps.dropFirst(), sigmas: sigmas.map(Double.init), process: .flow)
         return try plan(on: grid, options: options)
     }
 
@@ -71,7 +69,7 @@ public struct FlowMatchHeunDiscreteConfiguration: FlowMatchDefinition {
                 let nextSample = Combination(.slot(0)) + Combination(modelOutput: (target - (1 + gamma) * sigma) / 2)
                 return PlanRow(prediction: prediction, nextSample: nextSample, drawCount: draws)
             }
-            let raised = Combination(sample: 1, noise: options.sNoise * sigma * (gamma * (gamma + 2)).squareRoot())
+            let raised = options.raised(from: sigma, by: gamma)
             let step = Combination(modelOutput: target / (1 + gamma) - sigma)
             return PlanRow(
                 prediction: prediction.replacing(.sample, by: raised), nextSample: raised + step,

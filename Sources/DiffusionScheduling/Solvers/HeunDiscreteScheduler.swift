@@ -56,7 +56,8 @@ public struct HeunDiscreteConfiguration: VarianceExplodingDefinition, Prediction
     /// The levels of the steps with all inner ones twice, as two evaluations are made there.
     public func grid(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> TimestepGrid {
         let (timesteps, sigmas) = try spacedLevels(request, noise: noise)
-        return gridOfPairs(first: timesteps, second: Array(timesteps.dropFirst()), sigmas: sigmas, process: noise.process)
+        return TimestepGrid(
+            firstEvaluations: timesteps, secondEvaluations: timesteps.dropFirst(), sigmas: sigmas, process: noise.process)
     }
 
     public func plan(

@@ -22,7 +22,7 @@ public struct IPNDMConfiguration: SchedulerDefinition {
     public static let compatibleClassNames = ["IPNDMScheduler"]
     public static var attributes: StepAttributes { StepAttributes(history: "ets") }
 
-    /// T: the number of steps of a run that nobody has planned, 1...1,000,000.
+    /// T: the number of steps of a run without `setTimesteps`, 1...1,000,000.
     public var numTrainTimesteps = 1000
     /// β of each step and of the level after the last one, in [0, 1]; whatever the number of steps that a run asks for.
     public var trainedBetas: [Double]?
@@ -33,7 +33,7 @@ public struct IPNDMConfiguration: SchedulerDefinition {
 
     public static var parameters: [ConfigurationParameter<Self>] {
         [
-            .init("num_train_timesteps", \.numTrainTimesteps, "The number of steps of a run that nobody has planned."),
+            .init("num_train_timesteps", \.numTrainTimesteps, "The number of steps of a run without set_timesteps."),
             .init("trained_betas", \.trainedBetas, "The noise rates of a run, one more than its steps; null: a sine's square."),
         ]
     }

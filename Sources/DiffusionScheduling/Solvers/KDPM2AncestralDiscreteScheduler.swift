@@ -55,9 +55,10 @@ public struct KDPM2AncestralDiscreteConfiguration: VarianceExplodingDefinition, 
         try requireNoTimesteps(request)
         let (timesteps, sigmas) = try spacedLevels(request, noise: noise)
         // diffusers rounds the timesteps of Karras levels, but not those of second evaluations.
-        return gridOfPairs(
-            first: useKarrasSigmas ? timesteps.map(roundedHalfToEven) : timesteps,
-            second: sigmas.dropFirst().map { noise.timestep(atFloat32Sigma: Float($0)).roundedToFloat32 }, sigmas: sigmas,
+        return TimestepGrid(
+            firstEvaluations: useKarrasSigmas ? timesteps.map(roundedHalfToEven) : timesteps,
+            secondEvaluations: sigmas.dropFirst().map { noise.timestep(atFloat32Sigma: Float($0)).roundedToFloat32 },
+            sigmas: sigmas,
             process: noise.process)
     }
 
@@ -75,10 +76,11 @@ public struct KDPM2AncestralDiscreteConfiguration: VarianceExplodingDefinition, 
             let sigma = grid.sigmas[index - 1], target = grid.sigmas[index]
             // The first evaluation has ended at τ = 0 then, where there is no derivative.
             if target == 0 { return PlanRow(prediction: prediction, nextSample: Combination(.sample), drawCount: 1) }
-            // A step up has no noise to renew: σ_down = τ. Otherwise σ_down − ς = (τ − ς)(τ + ς)/ς, which doesn't cancel.
-            let ratio = min(target / sigma, 1), length = (target - sigma) * (ratio < 1 ? 1 + ratio : 1)
+            let (ratio, noise) = VarianceExplodingSolver.ancestralParts(from: sigma, to: target)
+            // σ_down − ς = (τ − ς)(τ + ς)/ς, which doesn't cancel; τ − ς in a step up.
+            let length = (target - sigma) * (ratio < 1 ? 1 + ratio : 1)
             var next = Combination(.slot(0)) + length * solver.derivative(at: target)
-            next.noise = target * ((1 - ratio) * (1 + ratio)).squareRoot()
+            next.noise = noise
             return PlanRow(prediction: prediction, nextSample: next, drawCount: 1)
         }
         return try plan(

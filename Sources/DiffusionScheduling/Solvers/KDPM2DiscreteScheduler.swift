@@ -55,9 +55,9 @@ public struct KDPM2DiscreteConfiguration: VarianceExplodingDefinition, Predictio
             noise.timestep(atFloat32Sigma: Float(middle(sigma.roundedToFloat32, target.roundedToFloat32))).roundedToFloat32
         }
         // diffusers rounds the timesteps of Karras levels, but not those between them.
-        return gridOfPairs(
-            first: useKarrasSigmas ? timesteps.map(roundedHalfToEven) : timesteps, second: middles, sigmas: sigmas,
-            process: noise.process)
+        return TimestepGrid(
+            firstEvaluations: useKarrasSigmas ? timesteps.map(roundedHalfToEven) : timesteps, secondEvaluations: middles,
+            sigmas: sigmas, process: noise.process)
     }
 
     /// m.

@@ -107,11 +107,10 @@ public struct LMSDiscreteConfiguration: VarianceExplodingDefinition, PredictionT
         }
         return nodes.indices.map { j in
             // The coefficients of the polynomial in u = ς − ς₀, that of u⁰ first.
-            var polynomial = [1.0]
-            for l in nodes.indices where l != j {
-                let divisor = nodes[j] - nodes[l], root = nodes[l] - nodes[0]
-                let shifted = [0] + polynomial
-                polynomial = zip(shifted, polynomial + [0]).map { ($0 - root * $1) / divisor }
+            let polynomial = lagrangePolynomial(j, count: nodes.count) {
+                nodes[$0] - nodes[0]
+            } difference: {
+                nodes[j] - nodes[$0]
             }
             return polynomial.reversed().enumerated().reduce(0) { sum, term in
                 sum * step + term.element / Double(polynomial.count - term.offset)

@@ -100,6 +100,12 @@ extension MultistepDefinition {
     public static var returnsReport: Bool { false }
     public static var attributes: StepAttributes { StepAttributes(history: "model_outputs", age: "lower_order_nums") }
     public var modelLearnsVariance: Bool { false }
+    public static var updateNames: [String] { updateNames(of: "dpm_solver") }
+    /// The names of a solver's updates.
+    static func updateNames(of solver: String) -> [String] {
+        ["\(solver)_first_order_update", "multistep_\(solver)_second_order_update", "multistep_\(solver)_third_order_update"]
+    }
+
     public var initNoiseSigma: Double { 1 }
     public func inputScale(at level: NoiseLevel) -> Double { 1 }
 

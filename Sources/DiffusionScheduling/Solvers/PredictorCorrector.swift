@@ -94,7 +94,7 @@ struct PredictorCorrector {
 
     /// A step that needs no weights; nil: an exponential integrator's.
     ///
-    /// One that leads nowhere has no corrector. One to the level without noise has none either: it gives the clean sample.
+    /// A step between equal levels has no corrector. A step to the level without noise gives the clean sample, and has none either.
     static func trivialStep(from s: NoiseLevel, to t: NoiseLevel, predictsCleanSample: Bool) -> Step? {
         if s.sigma == t.sigma || s.noiseToSignal == 0 { return Step(predictor: Update(sampleRate: 1, weights: [])) }
         guard t.noiseToSignal == 0 else { return nil }

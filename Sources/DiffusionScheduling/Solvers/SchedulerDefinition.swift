@@ -53,6 +53,9 @@ public protocol SchedulerDefinition: SchedulerConfiguration {
     /// The element type that diffusers' `step` gives the next sample where sample and model output differ in theirs.
     static var resultType: ResultType { get }
 
+    /// diffusers' names of the updates that its step consists of, by their orders 1, 2 …, where its documentation offers them.
+    static var updateNames: [String] { get }
+
     /// The element type of diffusers' timesteps; nil: whole numbers on the variance-preserving process, float32 numbers on others.
     static var timestepType: TimestepElementType? { get }
 
@@ -121,6 +124,7 @@ extension SchedulerDefinition {
     public static var reportName: String { "pred_original_sample" }
     public static var returnsReport: Bool { true }
     public static var resultType: ResultType { .promoted }
+    public static var updateNames: [String] { [] }
     public static var timestepType: TimestepElementType? { nil }
     public static var listsEnd: Bool { false }
     public static var isStateless: Bool { false }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// UnCLIP: DDPM on every so many timesteps, as the karlo models sample (Ho, Jain and Abbeel 2020, arXiv:2006.11239, equation 7; Ramesh et
+/// UnCLIP: DDPM on evenly spaced timesteps, as the karlo models sample (Ho, Jain and Abbeel 2020, arXiv:2006.11239, equation 7; Ramesh et
 /// al. 2022, arXiv:2204.06125).
 ///
 /// A step from the signal variance ᾱ_t to ᾱ_u, with the predicted clean sample p, noise z, β = 1 − ᾱ_t/ᾱ_u and α = 1 − β:
@@ -131,7 +131,7 @@ public struct UnCLIPConfiguration: TrainingTimestepDefinition, ClippingConfigura
         trainedBetas.map { Float($0[timestep]) } ?? BetaSchedule.squaredCosineBeta(timestep, count: numTrainTimesteps)
     }
 
-    /// Evenly spread from T − 1 to 0, with both.
+    /// The timesteps of a run, evenly spaced from T − 1 to 0, both included.
     private func timesteps(_ request: TimestepRequest) throws(SchedulerError) -> [Double] {
         try requireTimestepRequest(request)
         guard case .count(let count, _) = request else {

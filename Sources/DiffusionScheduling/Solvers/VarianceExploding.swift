@@ -64,18 +64,6 @@ extension VarianceExplodingDefinition {
         }
     }
 
-    /// The grid of a run to ς = 0 whose steps have two evaluations, except for the last step, which has one: all inner levels stand twice.
-    ///
-    /// - Parameters:
-    ///   - first: the timestep of each step's first evaluation.
-    ///   - second: that of the second one, of all steps but the last.
-    ///   - sigmas: the level that each step begins at.
-    func gridOfPairs(first: [Double], second: [Double], sigmas: [Double], process: NoiseProcess) -> TimestepGrid {
-        TimestepGrid(
-            timesteps: first.prefix(1) + zip(second, first.dropFirst()).flatMap { [$0, $1] },
-            sigmas: sigmas.prefix(1) + sigmas.dropFirst().flatMap { [$0, $0] } + [0], process: process)
-    }
-
     /// The timesteps of a request, noisiest first: of the spacing, or the caller's own as float32 numbers.
     func timesteps(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> [Double] {
         try request.requireNoMu()
@@ -160,6 +148,15 @@ struct VarianceExplodingSolver {
         case .vPrediction: Combination(sample: sigma / (sigma * sigma + 1), modelOutput: 1 / hypotenuse(1, sigma))
         case .sample, .flowPrediction: Combination(sample: 1 / sigma, modelOutput: -1 / sigma)
         }
+    }
+
+    /// The parts of an ancestral step from ς to τ: σ_down/τ = τ/ς, which the step goes down to, and σ_up, the noise that leads back
+    /// (Song et al. 2020, arXiv:2011.13456, appendix F).
+    ///
+    /// A step up, as from the floor of a zero terminal signal-to-noise ratio, has no noise to renew.
+    static func ancestralParts(from sigma: Double, to target: Double) -> (ratio: Double, noise: Double) {
+        let ratio = sigma > 0 ? min(target / sigma, 1) : 1
+        return (ratio, target * ((1 - ratio) * (1 + ratio)).squareRoot())
     }
 
     /// Euler's step x + (τ − ς) d from ς to τ, in the form (τ/ς) x + (1 − τ/ς) p where that cancels less.

@@ -49,7 +49,7 @@ NO_BEGIN = ("PNDMScheduler", "LMSDiscreteScheduler")
 """PNDM's original counts its calls from wherever a run begins, LMS's its steps from where the plan does; so runs begin there."""
 
 WIDE_TABLE = 1e-13
-"""How far float64 signal variances may be off, relative: see `compare_grids`."""
+"""The relative bound of float64 signal variances: see `compare_grids`."""
 
 TREE = "BrownianTreeNoiseSampler"
 """The Brownian motion that some originals take a generator's seed for. Ours draws normal numbers from the generator."""
@@ -87,7 +87,7 @@ class Case:
 
     @property
     def train_steps(self) -> int:
-        """What the model divides timesteps by."""
+        """The number that the model divides timesteps by."""
         steps: int = generate_classes.train_steps_of(self.reference)
         return steps
 
@@ -167,7 +167,7 @@ class Case:
         return 2 * SIGMA if any(t != round(t) for t in self.reference.timesteps.tolist()) else SIGMA
 
     def steepness(self, level: float) -> float:
-        """How much more than the numbers that it is made of a level is off, relative.
+        """The relative error of a level over that of the numbers that it is made of.
 
         IPNDM's levels are β/√(1 − β²), whose derivative by β, relative, is 1 + ς². torch's sine is one unit in the last place off,
         and so β two and a half; 1 − β² adds half a unit of β, and the root one of its own.
@@ -175,7 +175,7 @@ class Case:
         return 4 * (1 + level * level) if self.name == "IPNDMScheduler" else 1
 
     def timestep_tolerance(self, i: int, timestep: float) -> float:
-        """How far timestep i may be off that is looked up at a level: four units in the last place of float32 logarithms.
+        """The bound of timestep i where it is looked up at a level: four units in the last place of float32 logarithms.
 
         NumPy and torch don't round these logarithms correctly, and torch doesn't round the roots in them correctly. A flow's
         timestep is its level times a number, and EDM's a quarter of a logarithm or an angle of its own level. Where levels are
@@ -207,7 +207,7 @@ class Case:
         return own + self.lost_timestep(i, abs(high - low)) if is_between and hasattr(self.reference, "sigmas_up") else own
 
     def lost_timestep(self, i: int, slope: float) -> float:
-        """How far the ancestral KDPM2's float32 roots put a second evaluation's timestep off.
+        """The error of a second evaluation's timestep by the ancestral KDPM2's float32 roots.
 
         The square of the level below the next level t is t² less the square of the noise that leads back up. With r the ratio of t
         to the level of the step it is r² t², and off by some 6 float32 roundings of t², its root by 3/r², and the logarithm of the

@@ -384,10 +384,7 @@ class Ordered(Core):
             state[attributes.age] = 0
 
     def _age(self, plan: Plan) -> int:
-        """The number of steps that a run remembers, as far as the attributes tell."""
-        if self._counter:
-            age: int = self.__dict__[self._counter]
-            return age
+        """The number of steps that a run remembers, where no attribute counts them."""
         if not self._history:
             return plan.properties.warm_up
         return sum(each is not None for each in self.__dict__[self._history])
@@ -399,7 +396,8 @@ class Ordered(Core):
 
     def _remembered(self, plan: Plan, index: int) -> tuple[StepRow, Sequence[Tensor]]:
         """The row of a step, and the tensors that it reads."""
-        state, remembered = self.__dict__, self._age(plan)
+        state, counter = self.__dict__, self._counter
+        remembered = state[counter] if counter else self._age(plan)
         row = plan.attribute_rows.get((index, remembered))
         if row is not None:
             depth = row.depth
@@ -564,19 +562,9 @@ def _update(name: str, order: int) -> Callable[..., Tensor]:
     return update
 
 
-_NAMES = ["{}_first_order_update", "multistep_{}_second_order_update", "multistep_{}_third_order_update"]
-_SOLVERS = {
-    "DEISMultistepScheduler": "deis",
-    "DPMSolverMultistepScheduler": "dpm_solver",
-    "DPMSolverMultistepInverseScheduler": "dpm_solver",
-    "EDMDPMSolverMultistepScheduler": "dpm_solver",
-    "CosineDPMSolverMultistepScheduler": "dpm_solver",
-}
-
-
-def parts(class_name: str) -> dict[str, Callable[..., Tensor]]:
+def parts(description: Description) -> dict[str, Callable[..., Tensor]]:
     """The parts of a step that diffusers documents for a class, by name."""
-    if class_name not in _SOLVERS:
+    names = description.update_names
+    if not names:
         return {}
-    names = [name.format(_SOLVERS[class_name]) for name in _NAMES]
     return {"convert_model_output": convert_model_output, **{name: _update(name, i + 1) for i, name in enumerate(names)}}

@@ -27,7 +27,7 @@ class Parameter(NamedTuple):
     override_name: str | None = None
     """The argument's name, where diffusers doesn't know the key."""
     timestep_offset: int | None = None
-    """What diffusers' step adds to its timestep where the option is left out; None where it doesn't."""
+    """The number that diffusers' step adds to its timestep where the option is left out; None where it doesn't."""
 
     @property
     def name(self) -> str:
@@ -61,6 +61,7 @@ class Description(NamedTuple):
     report: str
     returns_report: bool
     result_type: str
+    update_names: list[str]
     timestep_type: str | None
     lists_end: bool
     is_stateless: bool

@@ -92,7 +92,7 @@ class DropIn(Core):
     _trained: Tensor | None = None
     """The signal variances that the constructor made, where it made any."""
     _unreached = 0
-    """How many levels the original's table has beyond the one that a run ends at; no step reaches them."""
+    """The number of the original's levels beyond the one that a run ends at; no step reaches them."""
     _own_timesteps: Tensor | None = None
     """The timesteps that the plan's own are, which may be looked up without reading them."""
 
@@ -206,7 +206,7 @@ class DropIn(Core):
         """The timesteps and the noise levels of a plan, as the original has them."""
         name = self.description.timestep_type
         if name is None:
-            # Whole but for the schedulers that scale the model's input, are made for flows, or have no table of the training.
+            # Timesteps are fractional if the model's input is scaled, for flows, and without a table of the training.
             is_trained = plan.properties.process == _library.VARIANCE_PRESERVING and "alphas_cumprod" in self.__dict__
             is_whole = is_trained or self.config.get("use_flow_sigmas")
             name = "int64" if is_whole else "float32"
@@ -327,7 +327,7 @@ class DropIn(Core):
         if not isinstance(timestep, Tensor):
             return timestep
         if timestep.numel() > 1:
-            # One for each batch item. Expanded tensors repeat one element.
+            # A tensor has a timestep for each batch item. Expanded tensors repeat one element.
             if any(timestep.stride()) and bool((timestep != timestep[0]).any()):
                 raise _library.UnsupportedError(f"timestep is {timestep.tolist()}, but must be the same for all batch items")
             timestep = timestep[0]
@@ -659,7 +659,7 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
     spans_by_count = description.is_stateless and "timesteps" not in inspect.signature(original.set_timesteps).parameters
     # The attributes that steps read besides what they remember. Noise levels don't follow the signal variances after planning.
     tables = ("timesteps", "sigmas", "_shift") if has_sigmas else ("alphas_cumprod", *ENDS, "num_inference_steps")
-    ours = parts(description.class_name)
+    ours = parts(description)
     members = {
         "__doc__": f"``diffusers.{description.class_name}``, by the library.",
         "__module__": module,

@@ -477,7 +477,7 @@ def make_class(description: Description) -> type[ArrayScheduler]:
             name: read_only(name, final_alpha_cumprod, f"make another scheduler with from_config(config, {name}=value)")
             for name in ends
         },
-        **parts(description.class_name),
+        **parts(description),
     }  # fmt: skip
     base = StatelessScheduler if description.is_stateless else OrderedScheduler
     return type(description.class_name, (base,), {**members, "__module__": MODULE})

@@ -247,7 +247,7 @@ ACTS = {
         finish=noisy,
     ),
     "sigmas replaced": Act(has("sigmas"), after=replace_noise_levels),
-    # Where a step has two evaluations, a run on fewer timesteps would begin at one that belongs to the step before.
+    # If steps have two evaluations, a run on fewer timesteps would begin at an evaluation that belongs to the step before.
     "timesteps shortened": Act(
         lambda scheduler: getattr(scheduler, "order", 1) == 1 and type(scheduler).__name__ not in UNSHORTENED,
         after=shorten_timesteps,
@@ -289,7 +289,7 @@ PLANS = {
     ("DDPMWuerstchenScheduler", "timesteps"): {"timesteps": [1, 0.8, 0.5, 0.3, 0.1, 0]},
     ("CMStochasticIterativeScheduler", "timesteps"): {"timesteps": [35, 27, 16, 9, 3, 0]},
 }
-"""What some classes are asked for in the place of an act's plan, by its first argument."""
+"""The plans of some classes in the place of an act's, by its first argument."""
 
 
 def perform(act, scheduler, x, step):

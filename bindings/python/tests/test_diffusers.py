@@ -20,7 +20,7 @@ from conformance.originals import disabled  # noqa: E402
 from diffusion_scheduling import _core, _drop_ins, _library, _memory  # noqa: E402
 from people import HIGHEST_ORDER, replace_trees  # noqa: E402
 
-# Those whose lists of timesteps end with one that no step begins at have a file of their own: test_lists_with_end.py.
+# test_lists_with_end.py tests the classes whose lists of timesteps end with one that no step begins at.
 ALL = [name for name in drop_ins.__all__ if not getattr(drop_ins, name).description.lists_end]
 for each in ALL:
     getattr(diffusers, each)  # Imports its module.
@@ -30,13 +30,13 @@ ORDERED = [name for name in ALL if name not in STATELESS]
 PARTED = [name for name in ALL if hasattr(getattr(ds, name), "convert_model_output")]
 SHAPE = (2, 3, 4, 4)
 ANGLE = {"IPNDMScheduler": 5e-6}
-"""How far timesteps may be off that come from torch's sine, whose last bit may be off. Four units of β in the last place, 2⁻²³, are
+"""The bound of timesteps that come from torch's sine, whose last bit may be off. Four units of β in the last place, 2⁻²³, are
 as many of ς in the angle; runs of at most 7 steps have ς up to 9."""
 
 
 def timestep_distance(original):
-    """How far timesteps may be off: four units in the last place of float32 logarithms, where they are looked up at levels between
-    those of the steps."""
+    """The bound of timesteps: four units in the last place of float32 logarithms, where they are looked up at levels between those
+    of the steps."""
     return 1e-3 if hasattr(original, "sigmas_interpol") else ANGLE.get(type(original).__name__, 0)
 
 
@@ -122,8 +122,8 @@ def test_types_are_the_originals(name, model, x):
     samples = getattr(sample(), x)()
     for scheduler in (original, drop_in):
         scheduler.set_timesteps(5)
-    # Where timesteps repeat, steps have two evaluations, or a run's first steps have their own weights, the first one has to be
-    # the first.
+    # The first evaluation of a run has to be the first of its plan if timesteps repeat, if steps have two evaluations, and if the
+    # first steps have weights of their own.
     begins = getattr(original, "order", 1) > 1 or hasattr(original, "get_lms_coefficient")
     t = original.timesteps[int(not begins and len(set(original.timesteps.tolist())) == len(original.timesteps))]
     expected, found = (step(s, samples, t, model=lambda x: getattr(torch.tanh(x), model)())[0] for s in (original, drop_in))
@@ -586,7 +586,7 @@ def test_steps_without_a_plan_are_those_of_the_constructor_s_tables():
 @pytest.mark.parametrize("churn", [0.0, 4.0])
 @pytest.mark.parametrize("model", ["float32", "bfloat16"])
 def test_a_step_may_be_given_the_prediction_that_it_reports(churn, model):
-    """As Cosmos 1.0's pipeline does, which guides predicted clean samples."""
+    """Cosmos 1.0's pipeline does that: it guides predicted clean samples."""
     found = []
     for scheduler in make("EDMEulerScheduler", final_sigmas_type="sigma_min"):
         scheduler.set_timesteps(sigmas=torch.linspace(0, 1, 6, dtype=torch.float64))
@@ -602,7 +602,7 @@ def test_a_step_may_be_given_the_prediction_that_it_reports(churn, model):
             )
             assert torch.equal(again, guided)
         found.append(x)
-    # One unit of bfloat16 in a model's output, where its input is a rounding away.
+    # The bound is one unit of bfloat16 in a model's output, whose input is a rounding away.
     assert torch.allclose(*found, rtol=0, atol=0.05 if model == "bfloat16" else 1e-5)
 
 

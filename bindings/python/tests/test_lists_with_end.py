@@ -16,7 +16,7 @@ ALL = [name for name in drop_ins.__all__ if getattr(drop_ins, name).description.
 STATELESS = [name for name in ALL if getattr(drop_ins, name).description.is_stateless]
 X = torch.randn((2, 3, 4, 4), generator=torch.Generator().manual_seed(3))
 EVEN = {"SCMScheduler": {"intermediate_timesteps": None}}
-"""What ``set_timesteps`` needs besides a number of steps."""
+"""The arguments that ``set_timesteps`` needs besides a number of steps."""
 LISTS = {
     "SCMScheduler": {
         **{"num_inference_steps": 3, "timesteps": [1.5, 1.0, 0.5, 0.1]},

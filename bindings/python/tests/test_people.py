@@ -25,7 +25,7 @@ import diffusion_scheduling as ds  # noqa: E402
 import diffusion_scheduling.diffusers as drop_ins  # noqa: E402
 from people import HIGHEST_ORDER, TREE, forget_noise, replace_trees  # noqa: E402
 
-# Those whose lists of timesteps end with one that no step begins at have a file of their own: test_lists_with_end.py.
+# test_lists_with_end.py tests the classes whose lists of timesteps end with one that no step begins at.
 ALL = [name for name in drop_ins.__all__ if not getattr(drop_ins, name).description.lists_end]
 for each in ALL:
     getattr(diffusers, each)  # Imports its module.
@@ -399,7 +399,7 @@ def guided(base):
 
 
 def table(scheduler):
-    """What a scheduler without noise levels has in their place."""
+    """The table that a scheduler without noise levels has in their place."""
     return scheduler.alphas_cumprod if hasattr(scheduler, "alphas_cumprod") else scheduler.betas
 
 

@@ -68,7 +68,7 @@ def check(case, found):
     elif case["class"] == "IPNDMScheduler":
         tolerance = 5e-6  # torch's sine may be off in its last bit, and levels by ten times as much.
     elif case["class"] == "SASolverScheduler":
-        # The same last bits, of 1.2e-7: a step with noise keeps the square of a quotient of levels, which doubles them.
+        # A step with noise keeps the square of a quotient of levels, which doubles their last bits of 1.2e-7.
         tolerance = 2.4e-7
     else:
         tolerance = 2e-8  # Some noise levels differ in their last bit, by torch's float32 root.
