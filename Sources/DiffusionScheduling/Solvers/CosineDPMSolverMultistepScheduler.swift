@@ -30,7 +30,7 @@ public typealias CosineDPMSolverMultistepScheduler = DefinedScheduler<CosineDPMS
 /// The parameters of `CosineDPMSolverMultistepScheduler`, with diffusers' defaults.
 public struct CosineDPMSolverMultistepConfiguration: EDMMultistepDefinition {
     public static let className = "CosineDPMSolverMultistepScheduler"
-    public static let updateNames = Array(updateNames(of: "dpm_solver").prefix(2))
+    public static var updateNames: [String] { Array(solverUpdateNames("dpm_solver").prefix(2)) }
 
     public var sigmaMin = 0.3
     public var sigmaMax = 500.0

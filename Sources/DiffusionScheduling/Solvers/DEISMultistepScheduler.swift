@@ -23,7 +23,7 @@ public struct DEISMultistepConfiguration: MultistepDefinition, SigmaGridConfigur
     TimestepSpacingConfiguration, DynamicShiftingConfiguration
 {
     public static let className = "DEISMultistepScheduler"
-    public static let updateNames = updateNames(of: "deis")
+    public static var updateNames: [String] { solverUpdateNames("deis") }
     public static let compatibleClassNames = commonCompatibleClassNames
 
     public var numTrainTimesteps = 1000

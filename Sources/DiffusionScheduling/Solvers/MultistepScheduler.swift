@@ -100,9 +100,9 @@ extension MultistepDefinition {
     public static var returnsReport: Bool { false }
     public static var attributes: StepAttributes { StepAttributes(history: "model_outputs", age: "lower_order_nums") }
     public var modelLearnsVariance: Bool { false }
-    public static var updateNames: [String] { updateNames(of: "dpm_solver") }
+    public static var updateNames: [String] { solverUpdateNames("dpm_solver") }
     /// The names of a solver's updates.
-    static func updateNames(of solver: String) -> [String] {
+    static func solverUpdateNames(_ solver: String) -> [String] {
         ["\(solver)_first_order_update", "multistep_\(solver)_second_order_update", "multistep_\(solver)_third_order_update"]
     }
 
