@@ -95,6 +95,8 @@ rows = [
         "noise_draws": 2,
     },
 ]
+learned = {"prediction": {"sample": 1.5, "model_output": -0.5}, "next_sample": {"prediction": 1, "noise": 0.5}, "noise_draws": 1}
+factors = [{"exponential": {"offset": -0.5, "slope": 0.75}}, {"root": {}}]
 plan = {
     **{"version": 1, "process": "variance_exploding", "init_noise_sigma": 8, "model_learns_variance": False},
     **{"clamp": {"range": {"limit": 2}}, "slots": 2, "warm_up": 0, "report": "pred_original_sample", "sigmas": [8, 4, 2, 1, 0]},
@@ -103,6 +105,10 @@ plan = {
     ],
 }
 (seeds / "plan" / "two-stores.json").write_text(json.dumps(plan, indent=2) + "\n")
+plan["model_learns_variance"], plan["slots"] = True, 0
+for index, evaluation in enumerate(plan["evaluations"]):
+    evaluation["rows"] = [{**learned, "noise_factor": factors[index % 2]}]
+(seeds / "plan" / "learned-variances.json").write_text(json.dumps(plan, indent=2) + "\n")
 random.seed(1)
 for number in range(12):
     (seeds / "calls" / f"random-{number}").write_bytes(random.randbytes(40 * (number + 1)))

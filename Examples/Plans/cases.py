@@ -4,7 +4,7 @@
 
 import diffusion_scheduling as ds
 import numpy as np
-from plan import Plan
+from plan import Plan, learned
 
 SHAPE = (2, 4, 16, 16)
 
@@ -18,12 +18,18 @@ CASES = [
     ),
     ("DPM-Solver++ 2, stochastic", lambda: ds.DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++"), 20),
     ("DDIM, clipped", lambda: ds.DDIMScheduler(), 25),
+    ("DDPM, learned range", lambda: ds.DDPMScheduler(variance_type="learned_range"), 20),
 ]
 
 
 def model_output(x, timestep):
     """Stands for a model: the same elementwise operations for every library of tensors."""
     return 0.3 * x - 0.0001 * timestep
+
+
+def model_output_with_variance(x, timestep):
+    """Likewise, with a variance behind the prediction of each batch item."""
+    return model_output(x, timestep)[:, [*range(SHAPE[1])] * 2]
 
 
 def compare(scheduler, samples, outputs, noises):
@@ -42,10 +48,11 @@ def compare(scheduler, samples, outputs, noises):
     for index in range(len(plan.evaluations)):
         native = session.step(outputs[index], samples[index], noise=noises[index] if session.needs_noise else None)
         row = plan.row(index, index)
+        output, noise = learned(row, outputs[index], samples[index], noises[index])
         # Magnitudes and errors, element by element.
         tensors = {
             name: (np.abs(tensor.astype(np.float64)), 0.0)
-            for name, tensor in [("sample", samples[index]), ("model_output", outputs[index]), ("noise", noises[index])]
+            for name, tensor in [("sample", samples[index]), ("model_output", output), ("noise", noise)]
         } | slots
 
         def total(combination, tensors):
@@ -68,7 +75,7 @@ def compare(scheduler, samples, outputs, noises):
 
 
 def report(run):
-    """Runs all plans by `run(text, start, noises)`, which returns samples and outputs, and prints how they compare."""
+    """Runs all plans by `run(text, start, noises, model_output)`, which returns samples and outputs; prints how they compare."""
     generator = np.random.default_rng(0)
     failed = 0
     print("plan                         greatest difference  share of what is allowed")
@@ -77,7 +84,8 @@ def report(run):
         scheduler.set_timesteps(steps)
         start = generator.standard_normal(SHAPE, np.float32)
         noises = generator.standard_normal((len(scheduler.timesteps), *SHAPE), np.float32)
-        samples, outputs = run(scheduler.plan_json, start, noises)
+        model = model_output_with_variance if Plan(scheduler.plan_json).model_learns_variance else model_output
+        samples, outputs = run(scheduler.plan_json, start, noises, model)
         difference, share = compare(scheduler, samples, outputs, noises)
         failed += not share <= 1
         print(f"{name:28} {difference:19.2e} {share:25.3f}{'' if share <= 1 else '  TOO FAR'}")

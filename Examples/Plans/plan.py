@@ -3,6 +3,7 @@
 """A sampling plan, read from its JSON (docs/PLAN.md): everything an engine needs to run it."""
 
 import json
+import math
 
 
 class Plan:
@@ -14,6 +15,7 @@ class Plan:
             raise ValueError(f"the plan has version {plan['version']}, and this reads 1")
         self.init_noise_sigma = plan["init_noise_sigma"]
         self.clamp = plan["clamp"]
+        self.model_learns_variance = plan["model_learns_variance"]
         self.warm_up = plan["warm_up"]
         self.evaluations = plan["evaluations"]
 
@@ -33,12 +35,28 @@ def combine(combination, streams):
     return 0 * streams["sample"] if total is None else total
 
 
+def learned(row, model_output, sample, noise):
+    """The prediction in a model output that may hold a variance behind it, on axis 1, and the noise times its factors."""
+    count = sample.shape[1]
+    if model_output.shape[1] == count:
+        return model_output, noise
+    model_output, variance = model_output[:, :count], model_output[:, count:]
+    factor = row.get("noise_factor", {})
+    if "root" in factor:
+        noise = (variance * (variance > 0)) ** 0.5 * noise
+    elif "exponential" in factor:
+        exponential = factor["exponential"]
+        noise = math.e ** (exponential["offset"] + exponential["slope"] * variance) * noise
+    return model_output, noise
+
+
 def step(plan, index, age, sample, model_output, noise, slots, clamp):
     """One step. Returns the next sample, and stores in `slots`: tensors by name, the most recently stored one last.
 
     clamp  a function of p and the plan's clamp, with the operations of the tensors' library
     """
     row = plan.row(index, age)
+    model_output, noise = learned(row, model_output, sample, noise)
     streams = {"sample": sample, "model_output": model_output, "noise": noise, **dict(reversed(slots.items()))}
     prediction = combine(row["prediction"], streams)
     streams["prediction"] = prediction if "none" in plan.clamp else clamp(prediction, plan.clamp)

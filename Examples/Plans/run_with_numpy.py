@@ -37,6 +37,6 @@ def run(text, start, noises, model_output):
 
 
 if __name__ == "__main__":
-    from cases import model_output, report
+    from cases import report
 
-    sys.exit(report(lambda text, start, noises: run(text, start, noises, model_output)))
+    sys.exit(report(run))

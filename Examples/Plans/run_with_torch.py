@@ -41,9 +41,9 @@ def device():
 
 
 if __name__ == "__main__":
-    from cases import model_output, report
+    from cases import report
 
-    def on_device(text, start, noises):
+    def on_device(text, start, noises, model_output):
         with torch.no_grad():
             start, noises = torch.from_numpy(start).to(device()), torch.from_numpy(noises).to(device())
             samples, outputs = run(text, start, noises, model_output)

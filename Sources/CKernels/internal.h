@@ -25,6 +25,16 @@
 #define DSK_HIDDEN
 #endif
 
+/* 1 if the compiler has a root and a fused product and sum that set no errno, for vectors too. */
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_elementwise_fma) && __has_builtin(__builtin_elementwise_sqrt)
+#define DSK_HAS_ELEMENTWISE 1
+#endif
+#endif
+#if !defined(DSK_HAS_ELEMENTWISE)
+#define DSK_HAS_ELEMENTWISE 0
+#endif
+
 /* Integers for reading and writing elements of any type. */
 typedef uint16_t __attribute__((may_alias)) dsk_loose_uint16;
 typedef uint32_t __attribute__((may_alias)) dsk_loose_uint32;

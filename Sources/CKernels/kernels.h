@@ -5,6 +5,7 @@
 #define DSK_KERNELS_H
 
 #include "elements.h"
+#include "noise_factor.h"
 
 #include <string.h>
 

@@ -9,6 +9,7 @@
  *   DSK_TYPE             the kind's element type
  *   DSK_HAS_OTHER_TYPES  1 if tensors of an item may have other types, which are widened
  *   DSK_WIDEN            the function that widens elements to DSK_REAL
+ *   DSK_SCALE_NOISE      the function that multiplies noise by its factors
  *   DSK_KIND_LOOPS(X)    the loops that the kind has: see DSK_LOOPS (kernels.h)
  *   DSK_COEFFICIENTS     the member of dsk_prepared_row with the coefficients, rounded for this kind
  *   DSK_VECTOR_BYTES     the size of a vector
@@ -19,8 +20,8 @@
  * The way of an item from dsk_run (step.c) to its loop:
  *
  *   prepare      finds the kind by the tensors' types, and the row's form for the outputs that are wanted (rows.c made it)
- *   step         takes a thread's elements of the item in blocks, if the kind computes p first or widens tensors, else at once
- *   step_block   widens tensors of other types, and pads the last elements to a tile
+ *   step         takes a thread's elements of the item in blocks, if some of them are computed or widened first, else at once
+ *   step_block   widens tensors of other types, multiplies noise by its factors, and pads the last elements to a tile
  *   step_tiles   computes p for the block
  *   run_loop     finds the loop for the form: see DSK_LOOPS (kernels.h)
  *   combine      is the loop: for each tile it widens every input once, adds it to the sums that read it, and rounds the sums
@@ -360,13 +361,18 @@ DSK_TARGET static __attribute__((noinline)) void DSK_NAME(step_end)(const dsk_pr
     for (unsigned m = 0; m < n_outputs; m++) memcpy(outputs->addresses[m], end.addresses[m], n * dsk_size(outputs->types[m]));
 }
 
-/* n elements from `begin` on, at most a block of them if the program uses p or has other types. Moves the outputs' addresses on. */
+/* n elements from `begin` on, at most a block of them if `step` takes blocks. Moves the outputs' addresses on. */
 DSK_TARGET static __attribute__((noinline)) void DSK_NAME(step_block)(const dsk_program *program, DSK_NAME(outputs) * outputs,
                                                                       size_t begin, size_t n) {
     const dsk_form *form = program->form;
     const void *inputs[DSK_INPUT_COUNT];
     DSK_REAL widened[DSK_HAS_OTHER_TYPES ? DSK_INPUT_COUNT : 1][BLOCK] __attribute__((aligned(64)));
+    DSK_REAL scaled[BLOCK] __attribute__((aligned(64)));
     DSK_NAME(find_inputs)(program->item, form->read_inputs, begin, n, inputs, widened);
+    if (form->scales_noise) {
+        DSK_SCALE_NOISE(&program->item->row->row, inputs[DSK_VARIANCE], inputs[DSK_NOISE], n, scaled);
+        inputs[DSK_NOISE] = scaled;
+    }
     /* Inputs of its size are widened already, and no output is written yet. */
     if (DSK_HAS_OTHER_TYPES && program->raw_input)
         memmove((char *)program->raw_output + begin * program->raw_size,
@@ -415,7 +421,8 @@ DSK_TARGET static void DSK_NAME(step)(const dsk_program *program, size_t begin, 
     }
     outputs.streams = false;
     if (program->streams) begin = DSK_NAME(begin_streaming)(program, &outputs, begin, end);
-    const bool in_blocks = (form->uses_prediction && !COMPUTES_P) || (DSK_HAS_OTHER_TYPES && program->has_other_types);
+    const bool in_blocks =
+        (form->uses_prediction && !COMPUTES_P) || form->scales_noise || (DSK_HAS_OTHER_TYPES && program->has_other_types);
     const size_t most = in_blocks ? BLOCK : end - begin;
     while (begin < end) {
         const size_t n = end - begin < most ? end - begin : most;

@@ -7,6 +7,7 @@
  *   DSK_TILE_NAME      double_tile, float_tile or bfloat16_tile
  *   DSK_TILE_TEMPLATE  the file of these
  *   DSK_FUSES          1 if a product and a sum may be fused, because products are exact
+ *   DSK_SCALES_NOISE   1 if rows whose noise has a factor run as this kind
  *
  * and the kind's macros that kernels_template.h names.
  */
@@ -16,6 +17,12 @@
 #define DSK_TEMPLATE DSK_TILE_TEMPLATE
 #include "kernels_all_isas.h"
 #undef DSK_TEMPLATE
+
+#if DSK_SCALES_NOISE
+#define DSK_TEMPLATE "noise_factor_template.h"
+#include "kernels_all_isas.h"
+#undef DSK_TEMPLATE
+#endif
 
 #if DSK_FUSES && defined(__clang__)
 #pragma STDC FP_CONTRACT ON

@@ -67,15 +67,6 @@ typedef struct cuda_tile {
 #define DSK_JOIN_(a, b) a##_##b
 #define DSK_JOIN(a, b) DSK_JOIN_(a, b)
 
-#if defined(__has_builtin)
-#if __has_builtin(__builtin_elementwise_fma) && __has_builtin(__builtin_elementwise_sqrt)
-#define DSK_HAS_ELEMENTWISE 1
-#endif
-#endif
-#if !defined(DSK_HAS_ELEMENTWISE)
-#define DSK_HAS_ELEMENTWISE 0
-#endif
-
 #define DSK_LANES 8
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
 #define DSK_FUSED 1

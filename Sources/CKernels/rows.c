@@ -4,11 +4,15 @@
 
 #include "environment.h"
 
+#include <math.h>
 #include <string.h>
+
+static bool has_noise_factor(const dsk_prepared_row *row) { return row->row.noise_factor != DSK_NOISE_FACTOR_NONE; }
 
 /* Whether an output is one term as it is. */
 static bool is_copy(const dsk_prepared_row *row, unsigned k) {
     const unsigned terms = row->output_reads[k];
+    if (has_noise_factor(row) && terms == 1u << DSK_NOISE) return false;
     return terms != 0 && (terms & (terms - 1)) == 0 && row->row.outputs[k][__builtin_ctz(terms)] == 1;
 }
 
@@ -34,7 +38,10 @@ void dsk_find_form(const dsk_prepared_row *row, unsigned wanted, bool copies, ds
         }
     }
     const unsigned prediction_inputs = uses_prediction ? row->prediction_reads : 0;
-    *form = (dsk_form){.wanted = (uint8_t)wanted, .n_sums = (uint8_t)n_sums, .uses_prediction = uses_prediction};
+    const bool scales_noise = has_noise_factor(row) && read >> DSK_NOISE & 1;
+    if (scales_noise) read |= 1u << DSK_VARIANCE;
+    *form = (dsk_form){
+        .wanted = (uint8_t)wanted, .n_sums = (uint8_t)n_sums, .uses_prediction = uses_prediction, .scales_noise = scales_noise};
     form->read_inputs = (uint16_t)(read | prediction_inputs);
     form->n_inputs = list(inputs, form->inputs);
     form->n_prediction_inputs = list(prediction_inputs, form->prediction_inputs);
@@ -125,6 +132,16 @@ dsk_status dsk_prepare_row(const dsk_row *row, dsk_prepared_row *prepared) {
         break;
     case DSK_CLAMP_THRESHOLD:
         if (!(row->threshold_ratio >= 0 && row->threshold_ratio <= 1) || !(row->threshold_maximum > 0)) return DSK_OUT_OF_RANGE;
+        break;
+    default: return DSK_OUT_OF_RANGE;
+    }
+    switch (row->noise_factor) {
+    case DSK_NOISE_FACTOR_NONE: break;
+    case DSK_NOISE_FACTOR_EXPONENTIAL:
+        if (!isfinite(row->noise_offset) || !isfinite(row->noise_slope)) return DSK_OUT_OF_RANGE;
+        /* fall through */
+    case DSK_NOISE_FACTOR_ROOT:
+        if (row->prediction[DSK_NOISE] != 0) return DSK_OUT_OF_RANGE;
         break;
     default: return DSK_OUT_OF_RANGE;
     }

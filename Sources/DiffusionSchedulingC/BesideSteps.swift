@@ -132,7 +132,22 @@ extension PlanRow {
         if row.pointee.n_stores > 1 { stores.append(try Store(row.pointee.stores.1, place: 1)) }
         self.init(
             prediction: Combination(row.pointee.prediction), nextSample: Combination(row.pointee.next_sample), stores: stores,
-            report: Combination(row.pointee.report))
+            report: Combination(row.pointee.report), noiseFactor: try NoiseFactor(row))
+    }
+}
+
+extension NoiseFactor {
+    /// - Throws: `invalidValue` for another number.
+    fileprivate init(_ row: UnsafePointer<ds_row>) throws {
+        switch row.pointee.noise_factor {
+        case DS_NOISE_FACTOR_NONE: self = .none
+        case DS_NOISE_FACTOR_ROOT: self = .root
+        case DS_NOISE_FACTOR_EXPONENTIAL:
+            self = .exponential(offset: row.pointee.noise_offset, slope: row.pointee.noise_slope)
+        default:
+            throw SchedulerError.invalidValue(
+                key: "noise_factor", value: "\(row.pointee.noise_factor.rawValue)", allowed: "from 0 to 2")
+        }
     }
 }
 

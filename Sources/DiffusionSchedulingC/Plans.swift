@@ -147,6 +147,14 @@ extension UnsafeMutablePointer<ds_row> {
         }
         pointee.report = ds_combination(row.report ?? (clamp == .none ? row.prediction : Combination(prediction: 1)))
         pointee.n_noise_draws = row.drawCount
+        switch row.noiseFactor {
+        case .none: pointee.noise_factor = DS_NOISE_FACTOR_NONE
+        case .root: pointee.noise_factor = DS_NOISE_FACTOR_ROOT
+        case .exponential(let offset, let slope):
+            pointee.noise_factor = DS_NOISE_FACTOR_EXPONENTIAL
+            pointee.noise_offset = offset
+            pointee.noise_slope = slope
+        }
     }
 }
 

@@ -41,7 +41,7 @@ extension KernelTests {
             }
         }
 
-        private static func item(
+        static func item(
             _ row: UnsafePointer<dsk_prepared_row>, inputs: [AnyTensor?], outputs: [AnyTensor?], count: Int, threshold: Double
         ) -> dsk_item {
             var item = dsk_item()

@@ -46,7 +46,7 @@ extension KernelTests {
         ) {
             var row = Row()
             row.prediction = [1, 1, 0, 0]
-            row.outputs[0] = [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]
+            row.outputs[0] = [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]
             row.outputs[1][1] = 1
             let count = 100
             let inputs = (0..<2).map { Tensor(Array(repeating: Float($0), count: count)) }
@@ -252,6 +252,22 @@ extension KernelTests {
                         $0.clamp = clamp
                         $0.threshold_ratio = ratio
                         $0.threshold_maximum = maximum
+                    }
+                }
+            }
+            expectPrepare(DSK_OUT_OF_RANGE) { $0.noise_factor = dsk_noise_factor(rawValue: 3) }
+            for (offset, slope, read, status) in [
+                (.nan, 0, 0, DSK_OUT_OF_RANGE), (.infinity, 0, 0, DSK_OUT_OF_RANGE), (0, .nan, 0, DSK_OUT_OF_RANGE),
+                (0, -.infinity, 0, DSK_OUT_OF_RANGE), (0, 0, 0.5, DSK_OUT_OF_RANGE), (1, 1, 0, DSK_OK),
+            ] as [(Double, Double, Double, dsk_status)] {
+                for factor in [DSK_NOISE_FACTOR_NONE, DSK_NOISE_FACTOR_ROOT, DSK_NOISE_FACTOR_EXPONENTIAL] {
+                    let isRefused =
+                        factor == DSK_NOISE_FACTOR_EXPONENTIAL || (factor == DSK_NOISE_FACTOR_ROOT && read != 0)
+                    expectPrepare(isRefused ? status : DSK_OK) {
+                        $0.noise_factor = factor
+                        $0.noise_offset = offset
+                        $0.noise_slope = slope
+                        $0.prediction.3 = read
                     }
                 }
             }

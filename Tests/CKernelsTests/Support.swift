@@ -238,6 +238,9 @@ struct Row {
     var clampRange = 1.0
     var thresholdRatio = 0.9
     var thresholdMaximum = 9.0
+    var noiseFactor = DSK_NOISE_FACTOR_NONE
+    var noiseOffset = 0.0
+    var noiseSlope = 0.0
 
     var cValue: dsk_row {
         var row = dsk_row()
@@ -247,6 +250,9 @@ struct Row {
         row.clamp_range = clampRange
         row.threshold_ratio = thresholdRatio
         row.threshold_maximum = thresholdMaximum
+        row.noise_factor = noiseFactor
+        row.noise_offset = noiseOffset
+        row.noise_slope = noiseSlope
         return row
     }
 
@@ -438,7 +444,7 @@ final class Workspaces {
 
 extension dsk_item {
     mutating func setTypes(_ type: dsk_element_type) {
-        input_types = (type, type, type, type, type, type, type, type, type, type)
+        input_types = (type, type, type, type, type, type, type, type, type, type, type)
         output_types = (type, type, type)
     }
 }

@@ -225,7 +225,7 @@ import Testing
 
 extension SamplingPlan {
     /// A model's answer with the variance's part after each batch item, where the plan expects one.
-    fileprivate func withVariance<Element: TensorElement & ExpressibleByFloatLiteral>(_ e: [Element]) -> [Element] {
+    func withVariance<Element: TensorElement & ExpressibleByFloatLiteral>(_ e: [Element]) -> [Element] {
         guard modelLearnsVariance else { return e }
         let count = e.count / GoldenProblem.batchSize
         let variance = [Element](repeating: 0.5, count: count)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import Foundation
 import Testing
 
 @testable import DiffusionScheduling
@@ -115,11 +116,90 @@ import Testing
 
     // MARK: Faults
 
-    @Test func learnedVariancesAreRefused() {
-        for word in ["learned", "learned_range"] {
-            expectInvalid("variance_type", "\"\(word)\"", allowed: "fixed_large, fixed_large_log; fixed variances are supported") {
-                _ = try DDPMConfiguration(json: #"{"variance_type": "\#(word)"}"#)
+    @Test func aLearnedVarianceIsRequired() throws {
+        var scheduler = try Self.make { $0.varianceType = .learned }
+        try scheduler.setTimesteps(4)
+        var x: [Float] = [1, 2, 3]
+        let output: [Float] = [0, 0, 0], noise: [Float] = [1, 1, 1]
+        let error = fault { try scheduler.session?.step(modelOutput: output, sample: &x, noise: noise) }
+        #expect(error?.description.contains("6, twice those of the sample: the prediction and its variance") == true)
+        #expect(x == [1, 2, 3] && scheduler.stepIndex == 0)
+        #expect(fault { _ = try scheduler.step(modelOutput: output, timestep: 500, sample: x, noise: noise) } != nil)
+        // The last step draws no noise, and needs none.
+        let last = try scheduler.step(modelOutput: output, timestep: 0, sample: x)
+        #expect(last.prevSample.count == 3)
+    }
+
+    // MARK: Learned variances
+
+    /// Two batch items and a guided step against the formula, v from −1.5 to 1.5.
+    @Test(arguments: [DDPMVarianceType.learned, .learnedRange])
+    func learnedVariances(_ type: DDPMVarianceType) throws {
+        let scheduler = try Self.make {
+            $0.varianceType = type
+            $0.clipSample = false
+        }
+        let plan = try scheduler.plan(.count(10)), fixed = try Self.make { $0.clipSample = false }.plan(.count(10))
+        let count = 5, batch = 2
+        let x = (0..<count * batch).map { Double($0) / 7 - 0.6 }, z = x.indices.map { 0.9 - 0.2 * Double($0) }
+        func output(_ factor: Double) -> [Double] {
+            (0..<batch).flatMap { item in
+                (0..<count).map { factor * x[item * count + $0] } + (0..<count).map { 0.75 * Double($0 - 2 + item) - 0.3 }
             }
+        }
+        for index in 0..<plan.stepCount {
+            let row = fixed.row(at: index, age: 0)
+            let source = scheduler.noiseSchedule.alphasCumprod[Int(plan.timesteps[index])]
+            let target = index + 1 < 10 ? scheduler.noiseSchedule.alphasCumprod[Int(plan.timesteps[index + 1])] : 1
+            let large = (target - source) / target, small = max((1 - target) / (1 - source) * large, 1e-20)
+            for guided in [false, true] {
+                var session = SamplingSession(plan: plan, beginIndex: index), next = x
+                if guided {
+                    try session.step(
+                        conditional: output(0.5), unconditional: output(0.25), guidance: Guidance(scale: 3), sample: &next,
+                        noise: z,
+                        batchSize: batch)
+                } else {
+                    try session.step(modelOutput: output(0.5), sample: &next, noise: z, batchSize: batch)
+                }
+                for i in x.indices {
+                    let v = output(0.5)[i / count * 2 * count + count + i % count]
+                    let e = (guided ? 0.25 + 3 * 0.25 : 0.5) * x[i]
+                    let range = exp(((1 + v) * log(large) + (1 - v) * log(small)) / 4)
+                    let sigma = plan.timesteps[index] == 0 ? 0 : type == .learned ? max(v, 0).squareRoot() : range
+                    let mean = row.nextSample.sample * x[i] + row.nextSample.modelOutput * e
+                    #expect(abs(next[i] - (mean + sigma * z[i])) <= 1e-14 * (1 + abs(mean) + abs(sigma * z[i])), "\(index) \(i)")
+                }
+            }
+        }
+    }
+
+    @Test func learnedVariancesInPlansFiles() throws {
+        for type in [DDPMVarianceType.learned, .learnedRange] {
+            let plan = try Self.make { $0.varianceType = type }.plan(.count(3))
+            #expect(try SamplingPlan(json: plan.json) == plan)
+            #expect(plan.modelLearnsVariance)
+        }
+        let text = try Self.make { $0.varianceType = .learned }.plan(.count(3)).json.text
+        let other = text.replacingOccurrences(of: #""model_learns_variance": true"#, with: #""model_learns_variance": false"#)
+        try #require(other != text)
+        expectInvalid("noise factor of evaluation 0", "given", allowed: "left out for a model that predicts no variance") {
+            _ = try SamplingPlan(jsonText: other)
+        }
+    }
+
+    /// Levels without a range, and places out of it.
+    @Test func learnedRangesAreFinite() throws {
+        let scheduler = try Self.make {
+            $0.varianceType = .learnedRange
+            $0.trainedBetas = [0, 0, 0.1, 0.5]
+            $0.numTrainTimesteps = 4
+        }
+        let plan = try scheduler.plan(.count(4))
+        var session = SamplingSession(plan: plan), x: [Float] = [1, -1, 0.5]
+        while session.stepIndex < 4 {
+            try session.step(modelOutput: [0, 1, 2, -2, 0, 2], sample: &x, noise: [1, -1, 2])
+            #expect(x.allSatisfy { $0.isFinite })
         }
     }
 

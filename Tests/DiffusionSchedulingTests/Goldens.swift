@@ -75,6 +75,8 @@ struct GoldenRecord: Decodable {
 enum GoldenProblem {
     static let batchSize = 2
     static let elementCount = 24
+    /// The variance of every element, where the model predicts one.
+    static let variance = 0.5
 
     static var initialSample: [Double] { (0..<elementCount).map { j -> Double in Double((37 * j + 11) % 128) / 32 - 2 } }
 

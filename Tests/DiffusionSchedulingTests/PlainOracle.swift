@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import Foundation
+
 @testable import DiffusionScheduling
 
 /// Runs a plan the slow, plain way: one element after another, in `Double`, straight from the public table of coefficients.
@@ -31,10 +33,12 @@ struct PlainOracle {
         var magnitudesOfAll: [Double]
     }
 
+    /// - Parameter e: the prediction alone; its variance is that of the test problem.
     mutating func step(modelOutput e: [Double], sample x: [Double], noise z: [Double]? = nil, batchSize: Int = 1) -> Result {
         let row = plan.row(at: stepIndex, age: stepIndex - beginIndex)
         let zero = [Double](repeating: 0, count: x.count)
-        let streams = (x: x, e: e, z: z ?? zero)
+        let factor = row.noiseFactor.value(at: GoldenProblem.variance)
+        let streams = (x: x, e: e, z: (z ?? zero).map { factor * $0 })
         let p = clamp(evaluate(row.prediction, streams, zero), batchSize: batchSize)
         let next = evaluate(row.nextSample, streams, p), magnitudes = self.magnitudes(of: row.nextSample, streams, p, slots)
         let magnitudesOfAll = self.magnitudes(of: row.nextSample, streams, p, slotMagnitudes)
@@ -83,6 +87,17 @@ struct PlainOracle {
                 let s = min(max(lower + (rank - rank.rounded(.down)) * (upper - lower), 1), maximum)
                 return values.map { min(max($0, -s), s) / s }
             }
+        }
+    }
+}
+
+extension NoiseFactor {
+    /// The factor, where the model predicts the variance.
+    func value(at variance: Double) -> Double {
+        switch self {
+        case .none: 1
+        case .root: variance.squareRoot()
+        case .exponential(let offset, let slope): exp(offset + slope * variance)
         }
     }
 }

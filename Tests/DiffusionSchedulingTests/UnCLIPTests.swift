@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import Foundation
 import Testing
 
 @testable import DiffusionScheduling
@@ -58,14 +59,31 @@ import Testing
     }
 
     @Test(arguments: [
-        #"{"variance_type": "learned_range"}"#, #"{"variance_type": "fixed_small"}"#, #"{"prediction_type": "v_prediction"}"#,
+        #"{"variance_type": "learned"}"#, #"{"variance_type": "fixed_small"}"#, #"{"prediction_type": "v_prediction"}"#,
         #"{"beta_schedule": "linear"}"#, #"{"clip_sample_range": 0}"#,
     ])
     func valuesAreRefused(_ text: String) { #expect(fault { _ = try Configuration(json: text) } != nil, "\(text)") }
 
-    @Test func learnedVariancesAreRefusedInWords() {
-        let error = fault { _ = try Configuration(json: #"{"variance_type": "learned_range"}"#) }
-        #expect(error?.description.contains("fixed variances are supported") == true)
+    /// Between neighbours β is the table's; elsewhere it follows from the levels. A step to the clean sample has no range.
+    @Test func learnedRanges() throws {
+        var configuration = Configuration()
+        configuration.varianceType = .learnedRange
+        var scheduler = try UnCLIPScheduler(configuration)
+        try scheduler.setTimesteps(5)
+        let alphas = scheduler.noiseSchedule.alphasCumprod
+        for (timestep, next) in [(250.0, 0), (250, 249), (999, 500)] {
+            let row = try scheduler.row(at: timestep, options: .init(prevTimestep: next))
+            let source = alphas[Int(timestep)], target = alphas[next], beta = (target - source) / target
+            guard case .exponential(let offset, let slope) = row.noiseFactor else { Issue.record("no factor"); continue }
+            #expect(row.nextSample.noise == 1)
+            // The table's β is 0.0025, and ᾱ is rounded to 2⁻²⁴.
+            let tolerance = next == Int(timestep) - 1 ? 1e-4 : 1e-12
+            let small = beta * (1 - target) / (1 - source)
+            #expect(abs(exp(2 * (offset + slope)) / beta - 1) < tolerance)
+            #expect(abs(exp(2 * (offset - slope)) / small - 1) < tolerance)
+        }
+        let last = try scheduler.row(at: 250, options: .init(prevTimestep: -1))
+        #expect(last.noiseFactor == .none && last.nextSample.noise == 0 && last.drawCount == 1)
     }
 
     @Test(arguments: [TimestepRequest.count(1), .count(0), .count(1001), .timesteps([999, 0]), .sigmas([1]), .count(5, mu: 1)])

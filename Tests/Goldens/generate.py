@@ -91,6 +91,8 @@ import torch
 from mpmath import mp, mpf
 
 BATCH, CHANNELS, HEIGHT, WIDTH = SHAPE = (2, 3, 2, 2)
+VARIANCE = 0.5
+"""The variance of every element, where the model has learned to predict it."""
 ITEM = CHANNELS * HEIGHT * WIDTH
 ELEMENTS = BATCH * ITEM
 
@@ -126,7 +128,7 @@ def model_tensor(x, t, train_steps, learned_variance):
     wide = x.double()
     out = (0.8 * wide / (1 + 0.25 * wide * wide) + 0.3 * (t / train_steps) - 0.1).to(x.dtype)
     if learned_variance:
-        out = torch.cat([out, torch.full_like(out, 0.5)], dim=1)
+        out = torch.cat([out, torch.full_like(out, VARIANCE)], dim=1)
     return out
 
 

@@ -98,6 +98,7 @@ from generate import (
     ELEMENTS,
     LOOSE_MARGIN,
     STEP_BUCKETS,
+    VARIANCE,
     Redraw,
     WideTorch,
     amplitudes,
@@ -860,6 +861,11 @@ def train_steps_of(scheduler):
     return scheduler.config.get("num_train_timesteps", 1000)
 
 
+def learns_variance(config):
+    """Whether the model predicts a variance as well, VARIANCE everywhere."""
+    return config.get("variance_type") in ("learned", "learned_range")
+
+
 def step_arguments(scheduler, index):
     """The further arguments that pipelines give a step: UnCLIP's next timestep."""
     if not isinstance(scheduler, diffusers.UnCLIPScheduler):
@@ -986,7 +992,7 @@ def run_reference(scheduler, begin, initial, options, dtype):
             scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
             assert scaled.dtype == dtype
             draws.append(0)
-            output = model_tensor(scaled, float(scheduler.timesteps[index]), train_steps, False)
+            output = model_tensor(scaled, float(scheduler.timesteps[index]), train_steps, learns_variance(scheduler.config))
             result = scheduler.step(output, t, x, **options, **step_arguments(scheduler, index))
             x = result.prev_sample
             report = next((value for name, value in result.items() if name != "prev_sample"), None)
@@ -1571,6 +1577,12 @@ class ProductLoop(Loop):
         return clamped(p, self.config["clip_sample_range"]) if self.config["clip_sample"] else p
 
 
+def between(least, greatest):
+    """The deviation where the model places the variance between two by their logarithms."""
+    place = (VARIANCE + 1) / 2
+    return mpmath.exp((place * mpmath.log(greatest) + (1 - place) * mpmath.log(least)) / 2)
+
+
 class DDPMLoop(ProductLoop):
     def step(self, i, x, output):
         t = self.timesteps[i]
@@ -1587,6 +1599,10 @@ class DDPMLoop(ProductLoop):
             elif self.config["variance_type"] == "fixed_large_log":
                 # diffusers takes the root of this logarithm, which only is a number if beta is 1.
                 deviation = mpmath.sqrt(mpmath.log(beta))
+            elif self.config["variance_type"] == "learned":
+                deviation = mpmath.sqrt(VARIANCE)
+            elif self.config["variance_type"] == "learned_range":
+                deviation = between(deviation**2, beta)
         next_sample = mixed(
             (mpmath.sqrt(target) * beta / (1 - source), p),
             (mpmath.sqrt(ratio) * (1 - target) / (1 - source), x),
@@ -1727,6 +1743,8 @@ class UnCLIPLoop(ProductLoop):
         beta, alpha = (table[t] for table in self.tables) if u == t - 1 else (1 - source / target, source / target)
         p, kept = self.clean(source, x, output), (1 - target) / (1 - source)
         deviation = mpmath.sqrt(max(kept * beta, mpf(1e-20))) if t > 0 else mpf(0)
+        if t > 0 and self.config["variance_type"] == "learned_range":
+            deviation = between(kept * beta, beta)
         next_sample = mixed(
             (mpmath.sqrt(target) * beta / (1 - source), p), (mpmath.sqrt(alpha) * kept, x), (deviation, noise_exact(i))
         )
@@ -2057,7 +2075,14 @@ CLASSES = {
         "DDPMScheduler",
         DDPMLoop,
         {
-            "variance_type": {"fixed_small": 34, "fixed_small_log": 28, "fixed_large": 33, "fixed_large_log": 5},
+            "variance_type": {
+                "fixed_small": 24,
+                "fixed_small_log": 18,
+                "fixed_large": 23,
+                "fixed_large_log": 5,
+                "learned": 15,
+                "learned_range": 15,
+            },
             **CLIPPING,
             "prediction_type": PREDICTIONS,
             **THRESHOLDING,
@@ -2177,7 +2202,7 @@ CLASSES = {
         UnCLIPLoop,
         {
             "num_train_timesteps": {1000: 70, 100: 30},
-            "variance_type": {"fixed_small_log": 100},
+            "variance_type": {"fixed_small_log": 60, "learned_range": 40},
             "clip_sample": {True: 60, False: 40},
             "clip_sample_range": {1.0: 50, 2.5: 50},
             "prediction_type": {"epsilon": 60, "sample": 40},

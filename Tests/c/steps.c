@@ -109,6 +109,11 @@ static void random_row(dsk_row *row) {
     row->clamp_range = 0.3 + draw(1000) / 1024.0;
     row->threshold_ratio = 0.8 + draw(200) / 1001.0;
     row->threshold_maximum = 1e6;
+    if (row->prediction[DSK_NOISE] == 0)
+        row->noise_factor =
+            (dsk_noise_factor[]){DSK_NOISE_FACTOR_NONE, DSK_NOISE_FACTOR_ROOT, DSK_NOISE_FACTOR_EXPONENTIAL}[draw(3)];
+    row->noise_offset = number() / 3;
+    row->noise_slope = number() / 30;
 }
 
 /* The type of a tensor where the item is of one type, or of a random one where it is mixed. */

@@ -306,7 +306,7 @@ typedef struct ds_plan_properties {
     double clamp_range;       /* for DS_CLAMP_RANGE, else 0 */
     double threshold_ratio;   /* for DS_CLAMP_THRESHOLD, else 0 */
     double threshold_maximum; /* for DS_CLAMP_THRESHOLD, else 0 */
-    bool learns_variance;     /* the model output may also hold a predicted variance, see ds_session_step */
+    bool learns_variance;     /* the model output may also hold a variance, see ds_session_step */
     bool is_stochastic;       /* diffusers draws noise for at least one step, see n_noise_draws of ds_row */
     ds_process process;
 } ds_plan_properties;
@@ -336,7 +336,7 @@ ds_status ds_scheduler_input_scales(ds_scheduler scheduler, double *buffer, size
 enum {
     DS_MAX_SLOTS = 6,
     DS_MAX_STORES = 2,
-    DS_PREPARED_ROW_WORDS = 128,
+    DS_PREPARED_ROW_WORDS = 160,
 };
 
 /* The coefficients of a sum of tensors. A tensor with coefficient 0 isn't read. */
@@ -347,6 +347,14 @@ typedef struct ds_combination {
     double prediction;          /* of the clamped prediction p */
     double slots[DS_MAX_SLOTS]; /* of what earlier steps stored there */
 } ds_combination;
+
+/* The factor f of each element of the noise, where the model output holds a variance v. The numbers are never reused; later
+ * versions append. */
+typedef enum ds_noise_factor {
+    DS_NOISE_FACTOR_NONE = 0,        /* 1 */
+    DS_NOISE_FACTOR_ROOT = 1,        /* the root of max(v, 0) */
+    DS_NOISE_FACTOR_EXPONENTIAL = 2, /* exp(noise_offset + noise_slope v) */
+} ds_noise_factor;
 
 /* The contents of a slot after a step. */
 typedef struct ds_store {
@@ -361,6 +369,8 @@ typedef struct ds_store {
  *     next sample       = next_sample of x, e, z, p, slots
  *     stores[i].slot   <- stores[i].value of x, e, z, p, slots     for i < n_stores, all from the slots as they were before
  *     report            = report of x, e, z, p, slots              what ds_session_step writes to pred_original_sample
+ *
+ * with f z in the place of z where there is a noise_factor.
  */
 typedef struct ds_row {
     size_t n_reads;
@@ -371,6 +381,8 @@ typedef struct ds_row {
     ds_store stores[DS_MAX_STORES];
     ds_combination report;
     size_t n_noise_draws; /* tensors of noise that diffusers draws for the step, whether it reads them or not; the last is read */
+    ds_noise_factor noise_factor;
+    double noise_offset, noise_slope; /* for DS_NOISE_FACTOR_EXPONENTIAL, else 0 */
 } ds_row;
 
 /*
@@ -436,8 +448,8 @@ ds_status ds_session_needs_noise(ds_session session, bool *needs_noise);
  * ds_session_step takes the next step: from the sample at this step's timestep to the next sample.
  *
  * model_output          the model's output at this timestep, of any element type. If the plan has learns_variance, axis 1 (axis 0
- *                       for rank 1) may be twice as long as the sample's: the first half of each batch item is the prediction; the
- *                       second half, its variance, is ignored.
+ *                       for rank 1) may be twice as long as the sample's: the first half of each batch item is the prediction, the
+ *                       second half its variance. Steps with a noise_factor (see ds_row) need it, others pass over it.
  * sample                sets the shape of the call. The first step of a session fixes the element type and the number of elements
  *                       for all its steps. The slots have the sample's type.
  * noise                 standard normal numbers; may be NULL if the step needs none

@@ -4,10 +4,13 @@
  * CKernels: the tensor arithmetic of diffusion schedulers, in one pass over memory.
  *
  * A step of almost every diffusion scheduler is affine in tensors. The tensors are the sample x, the model output e (and e2, a
- * second one, for guidance), noise z and up to six remembered tensors s1 ... s6, all of the same shape:
+ * second one, for guidance), noise z, up to six remembered tensors s1 ... s6 and a variance v that the model predicts, all of the
+ * same shape:
  *
  *     p       = T( combination of x, e, e2, z )                      a prediction that T may clamp
- *     out[k]  =    combination of x, e, e2, z, s1 ... s6, p          k = 0, 1, 2
+ *     out[k]  =    combination of x, e, e2, f z, s1 ... s6, v, p     k = 0, 1, 2
+ *
+ * Noise has a factor f of its own in each element where the model has learned its variance: the root or an exponential of v.
  *
  * A `dsk_row` holds the scalars of that map. `dsk_prepare_row` prepares it once for all steps that take it. A `dsk_item` holds the
  * tensors' addresses, and `dsk_step` executes any number of items. The kernels don't know the solver behind the scalars, so a new
@@ -28,6 +31,8 @@
  *                 float64            sums and p in float64; coefficients unchanged, products rounded
  *
  *             p is rounded to its type before and after T.
+ *             An item whose noise has a factor counts as float32 if all its tensors are halves. f is computed in float64, to a
+ *             relative error of 2^-51 beside that of its argument, and f z is rounded to p's type.
  *             A zero coefficient means that the term is absent: its tensor isn't read, and an infinity in it doesn't become a NaN.
  *             An output that is one input of its own type times 1 has its bits; of two such outputs, one may quiet NaNs.
  *             The result has the same bits on every instruction set, for any number of threads, in place or not, for coefficients
@@ -96,9 +101,10 @@ typedef enum dsk_input {
     DSK_MODEL_OUTPUT_2 = 2, /* e2 */
     DSK_NOISE = 3,          /* z  */
     DSK_SLOT_1 = 4,         /* s1; s2 ... s6 follow */
-    DSK_INPUT_COUNT = 10,
-    DSK_PREDICTION = 10, /* p: computed, without a tensor */
-    DSK_TERM_COUNT = 11,
+    DSK_VARIANCE = 10,      /* v  */
+    DSK_INPUT_COUNT = 11,
+    DSK_PREDICTION = 11, /* p: computed, without a tensor */
+    DSK_TERM_COUNT = 12,
 } dsk_input;
 
 enum {
@@ -113,14 +119,23 @@ typedef enum dsk_clamp {
     DSK_CLAMP_THRESHOLD = 2, /* p <- min(max(p, -s), s) / s with s = `dsk_item.threshold`; see dsk_find_thresholds */
 } dsk_clamp;
 
+/* f, the factor of each element of the noise. */
+typedef enum dsk_noise_factor {
+    DSK_NOISE_FACTOR_NONE = 0,        /* 1 */
+    DSK_NOISE_FACTOR_ROOT = 1,        /* the root of max(v, 0) */
+    DSK_NOISE_FACTOR_EXPONENTIAL = 2, /* exp(a + b v) with a = `dsk_row.noise_offset` and b = `dsk_row.noise_slope` */
+} dsk_noise_factor;
+
 /* The scalars of one step. */
 typedef struct dsk_row {
     double prediction[DSK_PREDICTION_INPUT_COUNT];
     double outputs[DSK_OUTPUT_COUNT][DSK_TERM_COUNT];
     dsk_clamp clamp;
-    double clamp_range;       /* > 0; only read for DSK_CLAMP_RANGE; rounded to p's type, like thresholds */
-    double threshold_ratio;   /* in [0, 1]; like threshold_maximum, only read for DSK_CLAMP_THRESHOLD */
-    double threshold_maximum; /* > 0 */
+    double clamp_range;               /* > 0; only read for DSK_CLAMP_RANGE; rounded to p's type, like thresholds */
+    double threshold_ratio;           /* in [0, 1]; like threshold_maximum, only read for DSK_CLAMP_THRESHOLD */
+    double threshold_maximum;         /* > 0 */
+    dsk_noise_factor noise_factor;    /* DSK_NOISE_FACTOR_NONE where p reads noise */
+    double noise_offset, noise_slope; /* finite; only read for DSK_NOISE_FACTOR_EXPONENTIAL */
 } dsk_row;
 
 /*
@@ -137,6 +152,7 @@ typedef struct dsk_form {
     bool is_regular; /* all sums read all inputs, but for the last one, which reads the first n_last of them */
     uint8_t n_last;
     bool uses_prediction;
+    bool scales_noise; /* the noise has a factor, and a sum reads it */
 } dsk_form;
 
 /*
@@ -158,14 +174,16 @@ typedef struct dsk_prepared_row {
 /*
  * dsk_prepare_row prepares a row for any number of steps, in memory of the caller's.
  *
- * Errors: DSK_NULL_POINTER, DSK_OUT_OF_RANGE (clamp, clamp_range, threshold_ratio, threshold_maximum). On error nothing is written.
+ * Errors: DSK_NULL_POINTER, DSK_OUT_OF_RANGE (clamp, clamp_range, threshold_ratio, threshold_maximum, noise_factor, noise_offset,
+ * noise_slope). On error nothing is written.
  */
 dsk_status dsk_prepare_row(const dsk_row *row, dsk_prepared_row *prepared);
 
 /*
  * One item of a step: a whole tensor, or one batch item if items have their own coefficients or thresholds.
  *
- * inputs        [DSK_INPUT_COUNT] addresses of n_elements elements each; may be NULL if the tensor's coefficients are all zero.
+ * inputs        [DSK_INPUT_COUNT] addresses of n_elements elements each; may be NULL if the tensor's coefficients are all zero, v's
+ *               also where no output needs a factor.
  * input_types   [DSK_INPUT_COUNT] their element types; only read for tensors that are read.
  * outputs       [DSK_OUTPUT_COUNT] addresses of n_elements elements each; NULL skips the output.
  *               An output may have the same address as an input with elements of the same size (in place). It may not overlap an

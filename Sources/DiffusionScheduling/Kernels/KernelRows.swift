@@ -5,7 +5,7 @@ internal import CKernels
 /// A row as the kernels run it. It holds no references.
 struct KernelRow: BitwiseCopyable {
     /// The coefficients of an output.
-    typealias Terms = (Double, Double, Double, Double, Double, Double, Double, Double, Double, Double, Double)
+    typealias Terms = (Double, Double, Double, Double, Double, Double, Double, Double, Double, Double, Double, Double)
 
     /// Its outputs are the next sample, what is stored, and the report where at most one slot is stored. It comes first, so that its
     /// address is this one's.
@@ -20,6 +20,7 @@ struct KernelRow: BitwiseCopyable {
     /// Which store keeps the model output as it is; −1 if none does.
     let keptOutput: Int
     let needsNoise: Bool
+    let needsVariance: Bool
     /// The slots whose contents this row or a later one reads: bit k for slot k.
     let live: UInt8
 
@@ -43,6 +44,7 @@ struct KernelRow: BitwiseCopyable {
         }
         storeCount = plan.stores.count
         var row = dsk_row(prediction: plan.prediction, clamp: clamp)
+        row.set(plan.noiseFactor)
         row.set(0, to: plan.nextSample, slots: slots, count: slotCount)
         for (place, store) in plan.stores.enumerated() {
             stores[place] = UInt8(storesApart ? Combination.maximumSlotCount + place : store.slot)
@@ -57,6 +59,7 @@ struct KernelRow: BitwiseCopyable {
         self.row = try dsk_prepared_row(row)
         keptOutput = plan.stores.firstIndex { $0.value == Combination(modelOutput: 1) } ?? -1
         needsNoise = plan.needsNoise
+        needsVariance = plan.needsVariance
         self.live = live
     }
 }
@@ -170,6 +173,17 @@ extension dsk_row {
         self.prediction.0 = prediction.sample
         self.prediction.1 = prediction.modelOutput
         self.prediction.3 = prediction.noise
+    }
+
+    fileprivate mutating func set(_ factor: NoiseFactor) {
+        switch factor {
+        case .none: noise_factor = DSK_NOISE_FACTOR_NONE
+        case .root: noise_factor = DSK_NOISE_FACTOR_ROOT
+        case .exponential(let offset, let slope):
+            noise_factor = DSK_NOISE_FACTOR_EXPONENTIAL
+            noise_offset = offset
+            noise_slope = slope
+        }
     }
 
     /// - Parameter slots: the slots that stand for the inputs from `DSK_SLOT_1` on.

@@ -280,11 +280,12 @@ extension dsk_item {
     /// All tensors have elements of the type, but for the model output where it has another one.
     fileprivate mutating func setTypes(_ type: ElementType, modelOutput: ElementType? = nil) {
         let type = type.kernelType
-        input_types = (type, type, type, type, type, type, type, type, type, type)
+        input_types = (type, type, type, type, type, type, type, type, type, type, type)
         output_types = (type, type, type)
         if let modelOutput {
             input_types.1 = modelOutput.kernelType
             input_types.2 = modelOutput.kernelType
+            input_types.10 = modelOutput.kernelType
         }
     }
 
@@ -304,6 +305,7 @@ extension dsk_item {
         inputs.1 = tensors.modelOutput
         inputs.2 = tensors.unconditional
         inputs.3 = tensors.noise
+        inputs.10 = tensors.variance
         if let slots {
             withUnsafeMutableBytes(of: &inputs) { bytes in
                 let inputs = bytes.assumingMemoryBound(to: UnsafeRawPointer?.self)

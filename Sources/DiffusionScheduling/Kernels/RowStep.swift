@@ -13,7 +13,7 @@ package struct PreparedRow: BitwiseCopyable, Sendable {
     /// - Parameters:
     ///   - clamp: one of a valid plan.
     ///   - order: the slots in the order of summation, those listed first; others follow by their numbers.
-    ///   - modelLearnsVariance: whether the model output may have as many elements again, which are passed over.
+    ///   - modelLearnsVariance: whether the model output may have as many elements again, the variance.
     /// - Throws: `invalidValue` for a row that no plan may have, or a number that isn't a slot's.
     package init(
         _ row: PlanRow, clamp: PredictionClamp, order: some Collection<Int> = [], modelLearnsVariance: Bool
@@ -26,6 +26,9 @@ package struct PreparedRow: BitwiseCopyable, Sendable {
             try require("reads[\(place)]", UInt(bitPattern: slot), "from 0 to \(slots.count - 1)", slots.contains(slot))
             slotOrder.store(slot)
         }
+        try require(
+            "noise factor of the row", "given", "left out for a model that predicts no variance",
+            modelLearnsVariance || row.noiseFactor == .none)
         self.row = try KernelRow(row, clamp: clamp, slotOrder: slotOrder, storesApart: true)
         reads = row.readSet
         self.modelLearnsVariance = modelLearnsVariance
@@ -52,6 +55,7 @@ package struct PreparedRow: BitwiseCopyable, Sendable {
     ) throws(SchedulerError) {
         try tensors.validate(batchSize: batchSize, modelLearnsVariance: modelLearnsVariance)
         if tensors.noise == nil, row.needsNoise { throw .missingNoise(step: nil) }
+        try tensors.requireVariance(row.needsVariance)
         let workspace = try Kernels.workspace(for: row, tensors, batchSize: batchSize)
         try withUnsafePointer(to: row) { (row) throws(SchedulerError) in
             try slots.withAddresses { (addresses) throws(SchedulerError) in

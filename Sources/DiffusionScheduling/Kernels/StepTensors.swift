@@ -9,7 +9,7 @@ package struct StepTensors {
     @usableFromInline let sample: UnsafeRawPointer
     @usableFromInline let modelOutput: UnsafeRawPointer
     @usableFromInline let modelOutputType: ElementType
-    /// As many as the sample has, or twice as many: then each batch item has as many of them behind its prediction, which don't count.
+    /// As many as the sample has, or twice as many: then each batch item has its variance behind its prediction.
     @usableFromInline let modelOutputCount: Int
     /// The model output without the condition, for guided steps; then the model output is the one under it.
     @usableFromInline let unconditional: UnsafeRawPointer?
@@ -49,6 +49,10 @@ package struct StepTensors {
     /// How often the model output has as many elements as the sample.
     var modelOutputParts: Int { modelOutputCount > elementCount ? 2 : 1 }
 
+    /// The variance of a single batch item; nil if the model output holds none.
+    @inline(__always)
+    var variance: UnsafeRawPointer? { modelOutputParts > 1 ? modelOutput + elementCount * modelOutputType.size : nil }
+
     /// Whether an address is that of an input.
     func inputs(contain address: UnsafeRawPointer) -> Bool {
         address == sample || address == modelOutput || address == unconditional || address == noise
@@ -73,6 +77,15 @@ package struct StepTensors {
             throw .wrongElementCount(
                 argument: "sample", count: elementCount, expected: "a multiple of the batch size \(batchSize)")
         }
+    }
+
+    /// Refuses a model output without a variance that a row needs.
+    @inline(__always)
+    func requireVariance(_ isNeeded: Bool) throws(SchedulerError) {
+        guard isNeeded, modelOutputParts == 1 else { return }
+        throw .wrongElementCount(
+            argument: "modelOutput", count: modelOutputCount,
+            expected: "\(2 * elementCount), twice those of the sample: the prediction and its variance")
     }
 
     /// One of so many equal parts, one after the other.

@@ -106,6 +106,7 @@ extension PlanRow {
         }
         members["report"] = report?.json
         if drawCount > 0 { members["noise_draws"] = JSONValue(drawCount) }
+        members["noise_factor"] = noiseFactor.json
         return .object(members)
     }
 
@@ -118,7 +119,32 @@ extension PlanRow {
         let report = try row.optionalMember("report").map { (member) throws(SchedulerError) in try Combination(member) }
         try self.init(
             prediction: Combination(row.member("prediction")), nextSample: Combination(row.member("next_sample")), stores: stores,
-            report: report, drawCount: row.optionalMember("noise_draws")?.integer())
+            report: report, drawCount: row.optionalMember("noise_draws")?.integer(),
+            noiseFactor: NoiseFactor(row.optionalMember("noise_factor")))
+    }
+}
+
+extension NoiseFactor {
+    fileprivate var json: JSONValue? {
+        switch self {
+        case .none: nil
+        case .root: ["root": [:]]
+        case .exponential(let offset, let slope):
+            ["exponential": ["offset": JSONValue(offset), "slope": JSONValue(slope)]]
+        }
+    }
+
+    fileprivate init(_ factor: PlanMember?) throws(SchedulerError) {
+        guard let factor else {
+            self = .none
+            return
+        }
+        if let exponential = factor.optionalMember("exponential") {
+            self = .exponential(offset: try exponential.member("offset").number(), slope: try exponential.member("slope").number())
+        } else {
+            _ = try factor.member("root")
+            self = .root
+        }
     }
 }
 

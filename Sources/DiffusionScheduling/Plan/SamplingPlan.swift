@@ -63,8 +63,8 @@ public struct SamplingPlan: Sendable, Equatable {
     public var steps: [Int] { storage.table.steps }
     /// diffusers' name of what a step reports besides the next sample.
     public var reportName: String { storage.table.reportName }
-    /// Whether each batch item of the model output may hold, after the prediction, as many numbers that predict its variance;
-    /// they are passed over.
+    /// Whether each batch item of the model output may hold, after the prediction, as many numbers that predict its variance. Rows
+    /// that have a ``PlanRow/noiseFactor`` read them, others pass over them.
     public var modelLearnsVariance: Bool { storage.table.modelLearnsVariance }
     /// Whether a generator draws noise for any row, even where it has the coefficient 0.
     public var isStochastic: Bool { storage.table.isStochastic }
@@ -116,7 +116,12 @@ public struct SamplingPlan: Sendable, Equatable {
         for (index, choices) in rows.enumerated() {
             let expected = min(index, warmUp) + 1
             try require("number of rows of evaluation \(index)", choices.count, "\(expected)", choices.count == expected)
-            for row in choices { try row.validate(at: index, slotCount: slotCount) }
+            for row in choices {
+                try row.validate(at: index, slotCount: slotCount)
+                try require(
+                    "noise factor of evaluation \(index)", "given", "left out for a model that predicts no variance",
+                    modelLearnsVariance || row.noiseFactor == .none)
+            }
         }
         let flow = try SlotFlow(rows: rows, warmUp: warmUp, steps: steps)
         let kernelRows = try KernelRows(count: count, choices: warmUp + 1) { (index, age) throws(SchedulerError) in

@@ -239,6 +239,9 @@ public struct SamplingSession: Sendable {
         if tensors.noise == nil, plan.isStochastic, plan.needsNoise(at: stepIndex, age: age) {
             throw .missingNoise(step: stepIndex)
         }
+        if plan.modelLearnsVariance {
+            try tensors.requireVariance(plan.kernelRows.row(at: stepIndex, age: age).pointee.needsVariance)
+        }
     }
 
     @inline(__always)

@@ -260,6 +260,11 @@ extension SamplingPlan {
                 }
                 if let report = row.report { add(report) }
                 words.append(UInt64(row.drawCount))
+                switch row.noiseFactor {
+                case .none: break
+                case .root: words.append(1)
+                case .exponential(let offset, let slope): words += [2, offset.bitPattern, slope.bitPattern]
+                }
             }
         }
         return words.map(\.littleEndian).withUnsafeBytes { Checksum.of($0) }

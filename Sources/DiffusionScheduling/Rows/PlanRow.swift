@@ -10,6 +10,8 @@
 ///     slot k       = stores[k] · (x, e, z, s, p)      for the slots that the row stores
 ///     report       = report · (x, e, z, s, p)         on request
 ///
+/// Where the model predicts a variance, ``noiseFactor`` multiplies the elements of z first.
+///
 /// Without a clamp p is folded into the other combinations, whose coefficient of p is then 0.
 public struct PlanRow: Sendable, Equatable {
     /// How many slots a row may store.
@@ -37,10 +39,14 @@ public struct PlanRow: Sendable, Equatable {
     /// How many tensors of noise a generator draws for the row, whether they are read or not, so that seeds stay in step with
     /// diffusers. The last one is the one that is read.
     public var drawCount: Int
+    /// The factor of each element of the noise.
+    public var noiseFactor: NoiseFactor
 
     public init(
-        prediction: Combination, nextSample: Combination, stores: [Store] = [], report: Combination? = nil, drawCount: Int? = nil
+        prediction: Combination, nextSample: Combination, stores: [Store] = [], report: Combination? = nil, drawCount: Int? = nil,
+        noiseFactor: NoiseFactor = .none
     ) {
+        self.noiseFactor = noiseFactor
         self.prediction = prediction
         self.nextSample = nextSample
         self.stores = stores.count < 2 ? stores : stores.sorted { $0.slot < $1.slot }
@@ -54,6 +60,9 @@ public struct PlanRow: Sendable, Equatable {
         prediction.noise != 0 || nextSample.noise != 0 || stores.contains { $0.value.noise != 0 }
             || report.map { $0.noise != 0 } ?? false
     }
+
+    /// Whether the row reads the variance that the model predicts.
+    public var needsVariance: Bool { noiseFactor != .none && needsNoise }
 
     /// The slots that are read, and those that are stored: bit k for slot k.
     var readSet: UInt8 {
@@ -74,7 +83,7 @@ public struct PlanRow: Sendable, Equatable {
         return PlanRow(
             prediction: prediction, nextSample: moved(nextSample),
             stores: self.stores.map { Store(slot: stores($0.slot), value: moved($0.value)) }, report: report.map(moved),
-            drawCount: drawCount)
+            drawCount: drawCount, noiseFactor: noiseFactor)
     }
 
     /// Whether the row reads or stores a slot.
@@ -96,7 +105,10 @@ extension PlanRow {
     /// - Throws: `invalidValue`; `unrepresentablePlan` for coefficients of a plan that aren't finite.
     func validate(at evaluation: Int?, slotCount: Int) throws(SchedulerError) {
         func name() -> String { evaluation.map { "evaluation \($0)" } ?? "the row" }
-        guard prediction.isFinite, nextSample.isFinite, report?.isFinite ?? true, stores.allSatisfy(\.value.isFinite) else {
+        guard
+            prediction.isFinite, nextSample.isFinite, report?.isFinite ?? true, stores.allSatisfy(\.value.isFinite),
+            noiseFactor.isFinite
+        else {
             if let evaluation { throw .unrepresentablePlan(step: evaluation) }
             throw .invalidValue(key: "a coefficient of the row", value: "infinite or not a number", allowed: "finite")
         }
@@ -122,6 +134,9 @@ extension PlanRow {
         try require(
             "slot that \(name()) reads", slotCount + beyond.trailingZeroBitCount,
             "one of the plan's \(slotCount) slots, counted from 0", beyond == 0)
+        try require(
+            "prediction of \(name())", "a combination of noise", "one of sample and model output where noise has a factor",
+            noiseFactor == .none || prediction.noise == 0)
         try require("number of noise draws of \(name())", drawCount, "from 0 to 2", (0...2).contains(drawCount))
         try require(
             "number of noise draws of \(name())", drawCount, "at least 1 where noise is read", drawCount > 0 || !needsNoise)

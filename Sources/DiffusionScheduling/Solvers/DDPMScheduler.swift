@@ -7,7 +7,8 @@
 ///
 ///     x' = √ᾱ_u β/(1 − ᾱ_t) p + √(ᾱ_t/ᾱ_u) (1 − ᾱ_u)/(1 − ᾱ_t) x + σ z
 ///
-///     small   σ² = (1 − ᾱ_u)/(1 − ᾱ_t) β        large   σ² = β
+///     small    σ² = (1 − ᾱ_u)/(1 − ᾱ_t) β        large           σ² = β
+///     learned  σ² = v, which the model predicts   learned range   σ between the small and the large one, by v: `NoiseFactor`
 ///
 /// A step leads to the next timestep of the run, and from the last timestep to the clean sample. Every step draws noise, except the step
 /// from timestep 0. Steps depend on nothing but their arguments and the run's timesteps, so they may be taken in any order. A step from a
@@ -15,7 +16,7 @@
 ///
 /// The class of that name in diffusers is the reference. It refuses timesteps that aren't in the plan. Its `fixed_large_log` takes the root
 /// of a negative logarithm, NaN; here it is `fixed_large`, as in Glide, where it comes from. Where two levels are equal, a step changes
-/// nothing but the noise. Learned variances are refused.
+/// nothing but the noise.
 public typealias DDPMScheduler = DefinedScheduler<DDPMConfiguration>
 
 /// The parameters of `DDPMScheduler`, with diffusers' defaults.
@@ -77,7 +78,9 @@ public struct DDPMConfiguration:
             let next = index + 1 < timesteps.count ? timesteps[index + 1] : nil
             rows.append([try row(from: timestep, to: next, noise: noise)])
         }
-        return try SamplingPlan(grid: grid(timesteps, final: 0, noise: noise), clamp: predictionClamp, rows: rows)
+        return try SamplingPlan(
+            grid: grid(timesteps, final: 0, noise: noise), clamp: predictionClamp, modelLearnsVariance: varianceType.isLearned,
+            rows: rows)
     }
 
     public func row(
@@ -102,13 +105,12 @@ public struct DDPMConfiguration:
         let mean = Combination(
             sample: ratio.squareRoot() * kept, prediction: target == source ? 0 : target.squareRoot() * beta / (1 - source))
         var nextSample = predictionClamp == .none ? mean.replacing(.prediction, by: prediction) : mean
-        if timestep > 0 { nextSample.noise = varianceType.deviation(beta: beta, kept: kept) }
-        return PlanRow(prediction: prediction, nextSample: nextSample, drawCount: timestep > 0 ? 1 : 0)
+        guard timestep > 0 else { return PlanRow(prediction: prediction, nextSample: nextSample, drawCount: 0) }
+        let (deviation, factor) = varianceType.noise(beta: beta, kept: kept)
+        nextSample.noise = deviation
+        return PlanRow(prediction: prediction, nextSample: nextSample, drawCount: 1, noiseFactor: factor)
     }
 }
-
-/// The end of a message about a variance that a model has learned.
-let fixedVariancesOnly = "; fixed variances are supported, and learned ones, which differ from element to element, aren't yet"
 
 /// The variance of the noise that a DDPM step adds.
 public enum DDPMVarianceType: String, ConfigurationKeyword {
@@ -118,17 +120,31 @@ public enum DDPMVarianceType: String, ConfigurationKeyword {
     /// β: right for data that is normal.
     case fixedLarge = "fixed_large"
     case fixedLargeLog = "fixed_large_log"
+    /// The model predicts the variance of each element besides its output.
+    case learned
+    /// The model predicts, for each element, a place between the logarithms of the small variance, −1, and the large one, 1.
+    case learnedRange = "learned_range"
 
-    public static var allowedValues: String {
-        allCases.map(\.rawValue).joined(separator: ", ") + fixedVariancesOnly
-    }
+    var isLearned: Bool { self == .learned || self == .learnedRange }
 
-    /// σ.
-    func deviation(beta: Double, kept: Double) -> Double {
-        switch self {
-        case .fixedSmall, .fixedSmallLog: max(kept * beta, 1e-20).squareRoot()
-        case .fixedLarge, .fixedLargeLog: beta.squareRoot()
+    /// σ, as the coefficient of the noise and the factor of its elements.
+    func noise(beta: Double, kept: Double) -> (deviation: Double, factor: NoiseFactor) {
+        let small = max(kept * beta, 1e-20)
+        return switch self {
+        case .fixedSmall, .fixedSmallLog: (small.squareRoot(), .none)
+        case .fixedLarge, .fixedLargeLog: (beta.squareRoot(), .none)
+        case .learned: (1, .root)
+        // Equal levels leave no range.
+        case .learnedRange: beta > 0 ? (1, .between(small, beta)) : (0, .none)
         }
+    }
+}
+
+extension NoiseFactor {
+    /// σ = exp(½ ((1 + v)/2 ln greatest + (1 − v)/2 ln least)), with v from −1 to 1: between the roots of two variances, both greater
+    /// than 0 (equation 15 there).
+    static func between(_ least: Double, _ greatest: Double) -> NoiseFactor {
+        .exponential(offset: (logarithm(least) + logarithm(greatest)) / 4, slope: logarithm(greatest / least) / 4)
     }
 }
 

@@ -311,7 +311,7 @@ public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedSchedule
 
     private func preparedRow(at timestep: Double, options: Definition.Options) throws(SchedulerError) -> PreparedRow {
         let row = try row(at: timestep, options: options)
-        return try PreparedRow(row, clamp: session!.plan.clamp, modelLearnsVariance: false)
+        return try PreparedRow(row, clamp: session!.plan.clamp, modelLearnsVariance: session!.plan.modelLearnsVariance)
     }
 
     /// Takes the step at a training timestep in place, in or out of the plan and in any order; for schedulers whose steps depend on nothing

@@ -7,11 +7,11 @@
 ///
 ///     x' = √ᾱ_u β/(1 − ᾱ_t) p + √α (1 − ᾱ_u)/(1 − ᾱ_t) x + σ z        σ² = max((1 − ᾱ_u)/(1 − ᾱ_t) β, 10⁻²⁰)
 ///
-/// Between neighbouring timesteps β is that of the training's table. Every step draws noise, except the step from timestep 0. A step leads
+/// Where the model has learned its range, the variance lies between that σ² and β (`NoiseFactor`). Between neighbouring timesteps β is that of the training's table. Every step draws noise, except the step from timestep 0. A step leads
 /// to the next timestep of the run, as karlo's pipelines make it; the option `prevTimestep` names another. Steps depend on nothing but
 /// their arguments and the run's timesteps, so they may be taken in any order.
 ///
-/// The class of that name in diffusers is the reference; docs/DIFFERENCES.md lists where this one differs. Learned variances are refused.
+/// The class of that name in diffusers is the reference; docs/DIFFERENCES.md lists where this one differs.
 public typealias UnCLIPScheduler = DefinedScheduler<UnCLIPConfiguration>
 
 /// The parameters of `UnCLIPScheduler`, with diffusers' defaults.
@@ -24,9 +24,10 @@ public struct UnCLIPConfiguration: TrainingTimestepDefinition, ClippingConfigura
 
     /// The variance σ² of the noise that a step adds.
     public enum Variance: String, ConfigurationKeyword {
+        /// The posterior's, at least 10⁻²⁰.
         case fixedSmallLog = "fixed_small_log"
-
-        public static var allowedValues: String { allCases.map(\.rawValue).joined(separator: ", ") + fixedVariancesOnly }
+        /// The model predicts, for each element, a place between the logarithms of the posterior's variance, −1, and β, 1.
+        case learnedRange = "learned_range"
     }
 
     public var numTrainTimesteps = 1000
@@ -95,7 +96,9 @@ public struct UnCLIPConfiguration: TrainingTimestepDefinition, ClippingConfigura
             let next = index + 1 < timesteps.count ? timesteps[index + 1] : -1
             rows.append([try row(from: timestep, to: options.prevTimestep.map(Double.init) ?? next, noise: noise)])
         }
-        return try SamplingPlan(grid: grid(timesteps, final: 0, noise: noise), clamp: clipping, rows: rows)
+        return try SamplingPlan(
+            grid: grid(timesteps, final: 0, noise: noise), clamp: clipping, modelLearnsVariance: varianceType == .learnedRange,
+            rows: rows)
     }
 
     public func row(
@@ -111,7 +114,7 @@ public struct UnCLIPConfiguration: TrainingTimestepDefinition, ClippingConfigura
         let target = next < 0 ? 1 : try noise.alphaCumprod(atTimestep: next)
 
         let prediction = predictionType.cleanSample(at: NoiseLevel(alphaCumprod: predictionType.floored(source)))
-        var mean = Combination(.sample), variance = 0.0
+        var mean = Combination(.sample), variance = 0.0, greatest = 0.0
         // Equal levels may both be without signal, and the source without noise. Don't divide there.
         if source < 1, target != source || source > 0 {
             let isNeighbour = next == timestep - 1, tabled = isNeighbour ? trainedBeta(Int(timestep)) : 0
@@ -119,11 +122,16 @@ public struct UnCLIPConfiguration: TrainingTimestepDefinition, ClippingConfigura
             let alpha = isNeighbour ? Double(1 - tabled) : source / target
             let kept = (1 - target) / (1 - source)
             mean = Combination(sample: alpha.squareRoot() * kept, prediction: target.squareRoot() * beta / (1 - source))
-            variance = kept * beta
+            (variance, greatest) = (kept * beta, beta)
         }
-        var nextSample = clipping == .none ? mean.replacing(.prediction, by: prediction) : mean
-        if timestep > 0 { nextSample.noise = max(variance, 1e-20).squareRoot() }
-        return PlanRow(prediction: prediction, nextSample: nextSample, drawCount: timestep > 0 ? 1 : 0)
+        var nextSample = clipping == .none ? mean.replacing(.prediction, by: prediction) : mean, factor = NoiseFactor.none
+        if timestep > 0, varianceType == .fixedSmallLog { nextSample.noise = max(variance, 1e-20).squareRoot() }
+        // A variance of 0 leaves no range: it is that of every place but 1.
+        if timestep > 0, varianceType == .learnedRange, variance > 0 {
+            (nextSample.noise, factor) = (1, .between(variance, greatest))
+        }
+        return PlanRow(
+            prediction: prediction, nextSample: nextSample, drawCount: timestep > 0 ? 1 : 0, noiseFactor: factor)
     }
 
     /// β of a training timestep.

@@ -33,7 +33,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from diffusion_scheduling import _library, _tensors
 
-from .configurations import LOOP, LU_SIGMA, ROUNDOFF, SIGMA, Outcome, model, relative, rms, step_bound
+from .configurations import LOOP, LU_SIGMA, ROUNDOFF, SIGMA, Outcome, model, relative, rms, step_bound, with_variance
 from .goldens import generate, generate_classes
 
 CLASSES: dict[str, Any] = generate_classes.CLASSES
@@ -84,6 +84,12 @@ class Case:
     def arguments(self) -> dict[str, Any]:
         """Those of set_timesteps."""
         return {"num_inference_steps" if key == "n" else key: value for key, value in self.run.request.items()}
+
+    @property
+    def learns_variance(self) -> bool:
+        """Whether the model predicts a variance as well."""
+        learns: bool = generate_classes.learns_variance(self.reference.config)
+        return learns
 
     @property
     def train_steps(self) -> int:
@@ -408,12 +414,23 @@ class Bound:
 
     def step(self, row: Any, x: np.ndarray, e: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The bounds of the next sample and of the report."""
-        terms = {"sample": (x, np.zeros_like(x)), "model_output": (e, np.zeros_like(e)), "noise": (z, np.zeros_like(z))}
+        factor, lost = self.noise_factor(row)
+        z = factor * z
+        terms = {"sample": (x, np.zeros_like(x)), "model_output": (e, np.zeros_like(e)), "noise": (z, lost * np.abs(z))}
         self.magnitudes.append(np.abs(x))
         terms["prediction"] = self.clamped(*self.sum(row.prediction, terms))
         (_, next_sample), (_, report) = self.sum(row.next_sample, terms), self.sum(row.report, terms)
         self.slots = {**self.slots, **{slot: self.sum(stored, terms) for slot, stored in row.stored.items()}}
         return next_sample, report
+
+    def noise_factor(self, row: Any) -> tuple[float, float]:
+        """The factor of a row's noise at the model's variance, and the relative rounding error of noise times it."""
+        if row.noise_factor == _library.NOISE_FACTOR_NONE:
+            return 1.0, 0.0
+        v = generate.VARIANCE
+        if row.noise_factor == _library.NOISE_FACTOR_ROOT:
+            return math.sqrt(v), ROUNDOFF
+        return math.exp(row.noise_offset + row.noise_slope * v), ROUNDOFF
 
     def sum(self, combination: Any, terms: dict[str, Bounded]) -> Bounded:
         parts = [(getattr(combination, name), *term) for name, term in terms.items()]
@@ -501,9 +518,11 @@ def take_steps(
         scaled = np.asarray(ours.scale_model_input(x, t))
         compare_inputs(outcome, i, exact, drop_in, followed, x, scaled, told)
         e = model(scaled, timestep, case.train_steps)
-        results = ours.step(e, t, x, variance_noise=z.astype(np.float32))
-        same = drop_in.step(torch.from_numpy(e), told, torch.from_numpy(x), **mine, **case.options, **arguments)
-        theirs = followed.step(torch.from_numpy(e), told, torch.from_numpy(x), **original, **case.run.options, **arguments)
+        output = with_variance(e, case.learns_variance)
+        told_output = torch.from_numpy(output)
+        results = ours.step(output, t, x, variance_noise=z.astype(np.float32))
+        same = drop_in.step(told_output, told, torch.from_numpy(x), **mine, **case.options, **arguments)
+        theirs = followed.step(told_output, told, torch.from_numpy(x), **original, **case.run.options, **arguments)
         true, report, drawn = exact.step(i, x.ravel().tolist(), e.ravel().tolist())
         row = ours.row(i, i - case.begin)
         if row.n_noise_draws != drawn:
@@ -593,6 +612,7 @@ def compare_loops(
     for i in range(case.begin, len(ours.timesteps)):
         t = ours.timesteps[i]
         e = model(np.asarray(ours.scale_model_input(x, t)), float(reference.timesteps[i]), case.train_steps)
+        e = with_variance(e, case.learns_variance)
         results = ours.step(e, t, x, variance_noise=np.array(generate.noise_values(i)).reshape(generate.SHAPE))
         x = results.prev_sample
     for what, values, (true, other) in zip(("sample", "report"), results, ends):

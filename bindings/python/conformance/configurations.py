@@ -261,7 +261,7 @@ def on_levels_of(reference: Any, ours: Any) -> None:
 
 
 def with_variance(e: np.ndarray, learned: bool) -> np.ndarray:
-    return np.concatenate([e, np.full_like(e, 0.5)], axis=1) if learned else e
+    return np.concatenate([e, np.full_like(e, generate.VARIANCE)], axis=1) if learned else e
 
 
 def model(x: np.ndarray, t: float, train_steps: int) -> np.ndarray:

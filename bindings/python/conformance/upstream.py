@@ -35,11 +35,6 @@ BEYOND = {
 }
 """Tests that the originals pass by their own errors, with what shows it."""
 
-UNSUPPORTED = {
-    "tests.schedulers.test_scheduler_unclip.UnCLIPSchedulerTest.test_variance_type": "learned variances are refused",
-}
-"""Tests of what the library leaves out on purpose."""
-
 
 def run() -> dict[str, Any] | None:
     """The numbers of tests, and those that pass on the originals alone; None where there is no checkout."""
@@ -48,7 +43,7 @@ def run() -> dict[str, Any] | None:
         return None
     originals, drop_ins = outcomes(Path(source), drop_ins=False), outcomes(Path(source), drop_ins=True)
     passed = {test for test, outcome in originals.items() if outcome == "passed"}
-    lost = sorted(test for test in passed if drop_ins.get(test) != "passed" and test not in {**BEYOND, **UNSUPPORTED})
+    lost = sorted(test for test in passed if drop_ins.get(test) != "passed" and test not in BEYOND)
     gained = sorted(test for test, outcome in drop_ins.items() if outcome == "passed" and test not in passed)
     beyond = {test: reason for test, reason in BEYOND.items() if drop_ins.get(test) != "passed"}
     return {"tests": len(originals), "passed_by_originals": len(passed), "lost": lost, "beyond": beyond, "gained": gained}

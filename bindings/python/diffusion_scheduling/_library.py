@@ -116,8 +116,9 @@ NAMES = {
 
 FLOAT32, FLOAT64, FLOAT16, BFLOAT16 = 0, 1, 2, 3
 CLAMP_NONE, CLAMP_RANGE, CLAMP_THRESHOLD = 0, 1, 2
+NOISE_FACTOR_NONE, NOISE_FACTOR_ROOT, NOISE_FACTOR_EXPONENTIAL = 0, 1, 2
 VARIANCE_PRESERVING, VARIANCE_EXPLODING, FLOW = 0, 1, 2
-MAX_SLOTS, MAX_STORES, PREPARED_ROW_WORDS = 6, 2, 128
+MAX_SLOTS, MAX_STORES, PREPARED_ROW_WORDS = 6, 2, 160
 
 
 class Tensor(ctypes.Structure):
@@ -174,6 +175,9 @@ class Row(ctypes.Structure):
         ("stores", Store * MAX_STORES),
         ("report", Combination),
         ("n_noise_draws", c_size_t),
+        ("noise_factor", c_int),
+        ("noise_offset", c_double),
+        ("noise_slope", c_double),
     ]
 
     @property

@@ -200,6 +200,19 @@ def clamped(prediction: Tensor, properties: PlanProperties) -> Tensor:
     return prediction
 
 
+def noise_factor(row: Row, model_output: Tensor, variance: Tensor | None) -> Tensor:
+    """The factor of each element of a row's noise."""
+    if variance is None:
+        count = model_output.numel()
+        raise _library.InvalidValueError(
+            f"model_output has {count} elements, but must have {2 * count}, "
+            "twice those of the sample: the prediction and its variance"
+        )
+    if row.noise_factor == _library.NOISE_FACTOR_ROOT:
+        return variance.clamp(min=0).sqrt()
+    return (variance * row.noise_slope + row.noise_offset).exp()
+
+
 def step_by_row(
     row: Row,
     properties: PlanProperties,
@@ -214,11 +227,14 @@ def step_by_row(
     slots  by their numbers
     """
     axis = 1 if sample.ndim > 1 else 0
+    variance, work = None, torch.promote_types(common_type(model_output, sample), torch.float32)
     if properties.learns_variance and model_output.shape[axis] == 2 * sample.shape[axis]:
-        model_output = model_output.narrow(axis, 0, sample.shape[axis])
-    work = torch.promote_types(common_type(model_output, sample), torch.float32)
+        model_output, variance = model_output.chunk(2, axis)
     e, x = torch.broadcast_tensors(model_output.to(work), sample.to(work))
-    tensors = {"sample": x, "model_output": e, "noise": None if noise is None else noise.to(work)}
+    z = None if noise is None else noise.to(work)
+    if row.noise_factor != _library.NOISE_FACTOR_NONE and z is not None:
+        z = z * noise_factor(row, e, None if variance is None else variance.to(work))
+    tensors = {"sample": x, "model_output": e, "noise": z}
     slots = {slot: tensor.to(x.device, work) for slot, tensor in slots.items()}
     stored, order = row.stored, row.read
     if any(combination.prediction for combination in (row.next_sample, row.report, *stored.values())):

@@ -164,6 +164,51 @@ def test_learned_variances_are_passed_over_in_any_layout():
         assert torch.equal(drop_in.step(both, t, x).prev_sample, plain.step(x, t, x).prev_sample)
 
 
+LEARNED = [("DDPMScheduler", "learned"), ("DDPMScheduler", "learned_range"), ("UnCLIPScheduler", "learned_range")]
+
+
+@pytest.mark.parametrize("name, variance_type", LEARNED)
+def test_learned_variances(name, variance_type):
+    original, drop_in = make(name, variance_type=variance_type)
+    x = sample()
+    for scheduler in (original, drop_in):
+        scheduler.set_timesteps(6)
+    for index, t in enumerate(original.timesteps):
+        variance = 3 * torch.rand(x.shape, generator=torch.Generator().manual_seed(index))
+        if variance_type == "learned_range":
+            variance = variance - 1.5
+        output = torch.cat([0.3 * x, variance], dim=1)
+        options = {}
+        if name == "UnCLIPScheduler" and index < 5:
+            options["prev_timestep"] = int(original.timesteps[index + 1])
+
+        def step(scheduler, output=output, t=t, x=x, index=index, options=options):
+            return scheduler.step(output, t, x, generator=torch.Generator().manual_seed(index), **options).prev_sample
+
+        expected, found = step(original), step(drop_in)
+        # The original's coefficients are of float32, and at the first timestep the signal is 5e-5 of the noise.
+        assert torch.allclose(found, expected, rtol=1e-3, atol=1e-3), f"step {index}"
+        # By torch's operations, and half by half.
+        by_torch = step(drop_in, x=x.clone().requires_grad_())
+        assert torch.allclose(by_torch, found, rtol=1e-5, atol=1e-6), f"step {index}"
+        narrow = step(drop_in, output=output.bfloat16(), x=x)
+        assert torch.allclose(narrow, found, rtol=0.05, atol=0.05), f"step {index}"
+        x = found
+
+
+@pytest.mark.parametrize("name, variance_type", LEARNED)
+def test_a_missing_variance_is_told(name, variance_type):
+    original, drop_in = make(name, variance_type=variance_type)
+    x = sample()
+    for scheduler in (original, drop_in):
+        scheduler.set_timesteps(6)
+    with pytest.raises(TypeError):
+        original.step(x, original.timesteps[0], x)
+    for each in (x, x.clone().requires_grad_()):
+        with pytest.raises(ValueError, match="twice those of the sample: the prediction and its variance"):
+            drop_in.step(each, drop_in.timesteps[0], x)
+
+
 def test_a_failed_step_changes_nothing():
     _, drop_in = make("DEISMultistepScheduler")
     drop_in.set_timesteps(5)

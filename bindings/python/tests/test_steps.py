@@ -352,6 +352,24 @@ def test_learned_variances_are_passed_over(x):
         y = expected
 
 
+@pytest.mark.parametrize("variance_type", ["learned", "learned_range"])
+def test_learned_variances(x, variance_type):
+    learned, fixed = ds.DDPMScheduler(variance_type=variance_type), ds.DDPMScheduler()
+    for scheduler in (learned, fixed):
+        scheduler.set_timesteps(4)
+    noise, nothing, variance = np.cos(x), np.zeros_like(x), np.sin(3 * x)
+    for index, t in enumerate(learned.timesteps):
+        row = learned.row(index, index)
+        mean = fixed.step(np.tanh(x), t, x, variance_noise=nothing).prev_sample
+        deviation = (
+            np.sqrt(variance.clip(0)) if variance_type == "learned" else np.exp(row.noise_offset + row.noise_slope * variance)
+        )
+        found = learned.step(np.concatenate([np.tanh(x), variance], axis=1), t, x, variance_noise=noise).prev_sample
+        assert np.allclose(found, mean + (t > 0) * deviation * noise, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="twice those of the sample: the prediction and its variance"):
+        learned.step(np.tanh(x), learned.timesteps[0], x, variance_noise=noise)
+
+
 # ---- Noise
 
 

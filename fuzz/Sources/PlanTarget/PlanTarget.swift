@@ -34,7 +34,8 @@ private func runAndSave(_ plan: SamplingPlan, _ again: SamplingPlan) {
     session.maximumThreads = 1
     var sample: [Float] = [0.5, -1, 0, 2, .infinity, .nan]
     let noise: [Float] = [1, -1, 0.5, 0, 2, -2]
-    let doubled = plan.modelLearnsVariance && plan.stepCount % 2 == 1
+    let needsVariance = (0..<plan.stepCount).contains { plan.row(at: $0, age: $0).needsVariance }
+    let doubled = plan.modelLearnsVariance && (needsVariance || plan.stepCount % 2 == 1)
     for _ in 0..<min(plan.stepCount, 4) {
         do {
             let output = doubled ? sample + sample : sample
@@ -51,7 +52,7 @@ private func runAndSave(_ plan: SamplingPlan, _ again: SamplingPlan) {
 
 /// A run whose every step is compared with the sums that the plan's rows say, in plain loops.
 ///
-/// run.sh makes the allocator fill memory with NaN patterns, and what the model said about the variance is NaN too: whatever reads
+/// run.sh makes the allocator fill memory with NaN patterns, and the variance is NaN too where a row has no use for it: whatever reads
 /// memory that it shouldn't read becomes NaN.
 private struct CheckedRun {
     private let plan: SamplingPlan
@@ -79,7 +80,7 @@ private struct CheckedRun {
             if readsNoise, !withNoise {
                 let before = session.savedState()
                 do {
-                    _ = try step(&session, output, sample, nil)
+                    _ = try step(&session, output, row, sample, nil)
                     fatalError("evaluation \(index) reads noise, and runs without it")
                 } catch SchedulerError.missingNoise {
                     precondition(session.savedState() == before, "evaluation \(index) is refused, and has changed the session")
@@ -90,7 +91,7 @@ private struct CheckedRun {
             }
             let expected = evaluate(row, output, sample, noise)
             do {
-                let found = try step(&session, output, sample, noise)
+                let found = try step(&session, output, row, sample, noise)
                 compare(found.prevSample, expected.nextSample, "next sample of evaluation \(index)")
                 compare(found.predOriginalSample!, expected.report, "report of evaluation \(index)")
             } catch {
@@ -100,10 +101,10 @@ private struct CheckedRun {
     }
 
     private func step(
-        _ session: inout SamplingSession, _ output: [Double], _ sample: [Double], _ noise: [Double]?
+        _ session: inout SamplingSession, _ output: [Double], _ row: PlanRow, _ sample: [Double], _ noise: [Double]?
     ) throws -> SchedulerOutput<Double> {
-        let unread = [Double](repeating: .nan, count: 3)
-        let output = plan.modelLearnsVariance ? output[..<3] + unread + output[3...] + unread : output[...]
+        let variance = row.needsVariance ? Self.variance : [Double](repeating: .nan, count: 6)
+        let output = plan.modelLearnsVariance ? output[..<3] + variance[..<3] + output[3...] + variance[3...] : output[...]
         return try session.step(
             modelOutput: Array(output), sample: sample, noise: noise, batchSize: 2, predictingOriginalSample: true)
     }
@@ -121,7 +122,7 @@ private struct CheckedRun {
     ) -> (nextSample: Estimates, report: Estimates) {
         let exact = { (values: [Double]) in values.map { Estimate(value: $0, error: 0) } }
         var streams: [DiffusionScheduling.Stream: Estimates] = [.sample: exact(sample), .modelOutput: exact(output)]
-        if let noise { streams[.noise] = exact(noise) }
+        if let noise { streams[.noise] = row.needsVariance ? scaled(noise, by: row.noiseFactor) : exact(noise) }
         for (slot, tensor) in slots.enumerated() { streams[.slot(slot)] = tensor }
         let prediction = clamp(sum(row.prediction, streams))
         streams[.prediction] = prediction
@@ -129,6 +130,22 @@ private struct CheckedRun {
         let stored = row.stores.map { (slot: $0.slot, tensor: sum($0.value, streams)) }
         for store in stored { slots[store.slot] = store.tensor }
         return (nextSample, report)
+    }
+
+    /// The model's variance.
+    private static let variance = [0.5, -0.25, 2, 0, 1, -1]
+
+    private func scaled(_ noise: [Double], by factor: NoiseFactor) -> Estimates {
+        zip(noise, Self.variance).map { noise, variance in
+            switch factor {
+            case .none: return Estimate(value: noise, error: 0)
+            case .root: return Estimate(value: noise * max(variance, 0).squareRoot(), error: 0x1p-48 * abs(noise) * 2)
+            case .exponential(let offset, let slope):
+                let value = noise * exp(offset + slope * variance)
+                // The argument's rounding errors multiply the exponential.
+                return Estimate(value: value, error: abs(value) * 0x1p-48 * (1 + abs(offset) + abs(slope * variance)) + 1e-300)
+            }
+        }
     }
 
     private func sum(_ combination: Combination, _ streams: [DiffusionScheduling.Stream: Estimates]) -> Estimates {
