@@ -5,6 +5,7 @@ public enum SchedulerCatalog {
     private static let types: [any PlannedScheduler.Type] = [
         CMStochasticIterativeScheduler.self,
         CogVideoXDDIMScheduler.self,
+        CogVideoXDPMScheduler.self,
         CosineDPMSolverMultistepScheduler.self,
         DDIMScheduler.self,
         DDIMInverseScheduler.self,

@@ -194,7 +194,7 @@ public func ds_scheduler_row_at(
     status {
         let state = try scheduler.state, out = try require(row, "row")
         let row = try state.scheduler.row(at: timestep, optionValues: members(arguments))
-        try out.write(row, clamp: state.plan.clamp)
+        try out.write(row, clamp: state.plan.clamp, reads: (0..<Int(DS_MAX_SLOTS)).filter(row.readsSlot))
     }
 }
 

@@ -9,8 +9,9 @@ import Testing
 /// `Tests/Goldens/generate_classes.py` recorded. One path of code for every class: configuration, catalogue, plan, session.
 @Suite struct ClassGoldenTests {
     static let files = [
-        "cogvideox_ddim", "consistency_models", "cosine_dpmsolver", "ddpm", "ddpm_wuerstchen", "dpmsolver_singlestep",
-        "edm_dpmsolver", "edm_euler", "euler", "euler_ancestral", "flow_match_euler", "flow_match_heun", "heun", "ipndm",
+        "cogvideox_ddim", "cogvideox_dpm", "consistency_models", "cosine_dpmsolver", "ddpm", "ddpm_wuerstchen",
+        "dpmsolver_singlestep", "edm_dpmsolver", "edm_euler", "euler", "euler_ancestral", "flow_match_euler", "flow_match_heun",
+        "heun", "ipndm",
         "kdpm2", "kdpm2_ancestral", "lcm", "lms", "pndm", "sasolver", "scm", "tcd", "unclip", "unipc",
     ]
 

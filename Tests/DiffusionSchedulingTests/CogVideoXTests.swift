@@ -39,6 +39,54 @@ import Testing
         #expect(plan.row(at: 9, age: 9).nextSample == Combination(modelOutput: 1))
     }
 
+    // MARK: The DPM-Solver
+
+    static func makeDPM(_ change: (inout CogVideoXDPMConfiguration) -> Void = { _ in }) throws -> CogVideoXDPMScheduler {
+        var configuration = CogVideoXDPMConfiguration()
+        change(&configuration)
+        return try CogVideoXDPMScheduler(configuration)
+    }
+
+    @Test func aSecondOrderStepHasTheCoefficientsOfTheReference() throws {
+        var scheduler = try Self.makeDPM {
+            ($0.rescaleBetasZeroSNR, $0.timestepSpacing, $0.predictionType) = (true, .trailing, .sample)
+        }
+        try scheduler.setTimesteps(10)
+        let plan = try #require(scheduler.plan), row = plan.row(at: 4, age: 4), next = row.nextSample
+        #expect(plan.timesteps[4] == 599 && row.drawCount == 2 && plan.row(at: 0, age: 0).drawCount == 1)
+        #expect(abs(next.sample - 0.6573259164814949) <= 1e-12 && abs(next.modelOutput - 0.24014093195649255) <= 1e-12)
+        #expect(abs(next.slots[0] + 0.0715791634207489) <= 1e-12 && abs(next.noise - 0.7013546623840633) <= 1e-12)
+        // The last step is of order 1, and draws once.
+        #expect(plan.row(at: 9, age: 9).nextSample == Combination(modelOutput: 1) && plan.row(at: 9, age: 9).drawCount == 1)
+
+        // For callers who keep the prediction the row is the same one, but for the store.
+        var kept = try scheduler.row(at: 599, optionValues: ["timestep_back": 699])
+        kept.stores = row.stores
+        #expect(kept == row)
+        #expect(try scheduler.row(at: 599, after: nil).nextSample == plan.row(at: 4, age: 0).nextSample)
+        expectInvalid("timestep_back", "'x'", allowed: "a number") {
+            _ = try scheduler.row(at: 599, optionValues: ["timestep_back": "x"])
+        }
+        #expect(throws: SchedulerError.self) { _ = try scheduler.row(at: 599, after: 1000) }
+        #expect(throws: SchedulerError.self) { _ = try scheduler.row(at: 599) }
+        #expect(throws: SchedulerError.self) { _ = try Self.make().row(at: 599, after: 699) }
+    }
+
+    @Test func aGeneratorKeepsPaceWithTwoDraws() throws {
+        var scheduler = try Self.makeDPM(), other = scheduler
+        try scheduler.setTimesteps(4)
+        try other.setTimesteps(4)
+        var source = TorchCPUNoise(seed: 1), counted = source, x: [Float] = [0.1, 0.2, 0.3], y = x
+        for (timestep, draws) in zip(scheduler.timesteps, [1, 2, 2, 1]) {
+            let output = x.map { $0 / 2 }
+            try scheduler.step(modelOutput: output, timestep: timestep, sample: &x, generator: &source)
+            var noise: [Float] = []
+            for _ in 0..<draws { noise = counted.normals(3) }
+            try other.step(modelOutput: output, timestep: timestep, sample: &y, noise: noise)
+            #expect(x == y)
+        }
+    }
+
     // MARK: Faults
 
     @Test func whatCogVideoXRefuses() throws {
@@ -56,7 +104,11 @@ import Testing
                 $0.trainedBetas = (0..<50).map { $0 < 25 ? 0 : beta }
                 ($0.predictionType, $0.rescaleBetasZeroSNR) = (type, rescales)
             }
-            for count in 1...50 { _ = try scheduler.plan(.count(count)) }
+            let solver = try CogVideoXDPMScheduler(CogVideoXDPMConfiguration(from: scheduler.configuration))
+            for count in 1...50 {
+                _ = try scheduler.plan(.count(count))
+                _ = try solver.plan(.count(count))
+            }
         }
     }
 }

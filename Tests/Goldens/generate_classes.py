@@ -72,7 +72,8 @@ Record fields
     the same for the second output of the last evaluation: ``denoised`` for LCM, ``pred_noised_sample`` for TCD,
     ``pred_original_sample`` for the other classes that have one. Absent for those that have none.
 
-UnCLIP's steps are told the next timestep, as its pipelines do, and DDPMWuerstchen's a timestep for each batch item.
+UnCLIP's steps are told the next timestep, as its pipelines do, DDPMWuerstchen's a timestep for each batch item, and
+CogVideoXDPM's the prediction of the step before and its timestep.
 
 The header lists why configurations were drawn anew, with the number of times; digits in messages are replaced by #.
 """
@@ -93,6 +94,7 @@ import diffusers
 import mpmath
 import numpy as np
 import torch
+from diffusers.schedulers.scheduling_dpm_cogvideox import DDIMSchedulerOutput as CogVideoXOutput
 from generate import (
     BATCH,
     ELEMENTS,
@@ -658,6 +660,20 @@ SHIPPED = {
             model="CogVideoX-5b",
         ),
     ],
+    "cogvideox_dpm": [
+        Run(
+            {
+                "prediction_type": "v_prediction",
+                "rescale_betas_zero_snr": True,
+                "timestep_spacing": "trailing",
+                "snr_shift_scale": 1.0,
+            },
+            {"n": 50},
+            late=late,
+            model="CogVideoX-5b",
+        )
+        for late in (False, True)
+    ],
     "flow_match_heun": [Run({"shift": 3.0}, {"n": 28}, model="Stable Diffusion 3 with Heun")],
     "ipndm": [Run({}, {"n": 50}, model="IPNDM as constructed")],
     "tcd": [
@@ -823,6 +839,12 @@ EDGES = {
         Run({"rescale_betas_zero_snr": True, "prediction_type": "sample", "timestep_spacing": "linspace"}, {"n": 12}),
         Run({"beta_schedule": "squaredcos_cap_v2", "steps_offset": 1}, {"n": 30}),
     ],
+    "cogvideox_dpm": [
+        Run({}, {"n": 10}),
+        Run({"set_alpha_to_one": False, "snr_shift_scale": 0.5}, {"n": 1}),
+        # Levels without any signal.
+        Run({"rescale_betas_zero_snr": True, "prediction_type": "sample", "timestep_spacing": "linspace"}, {"n": 12}),
+    ],
     "flow_match_heun": [
         Run({}, {"n": 1}),
         Run({"shift": 3.0}, {"n": 4}, options={"s_churn": 20.0, "s_noise": 1.003}),
@@ -866,12 +888,24 @@ def learns_variance(config):
     return config.get("variance_type") in ("learned", "learned_range")
 
 
-def step_arguments(scheduler, index):
-    """The further arguments that pipelines give a step: UnCLIP's next timestep."""
+def step_arguments(scheduler, index, report=None):
+    """The further arguments that pipelines give a step: UnCLIP's next timestep, or the timestep and the report of the step before.
+
+    report  None at the beginning of a run
+    """
+    timesteps = scheduler.timesteps.tolist()
+    if isinstance(scheduler, diffusers.CogVideoXDPMScheduler):
+        before = None if report is None else timesteps[index - 1]
+        return {"old_pred_original_sample": report, "timestep_back": before}
     if not isinstance(scheduler, diffusers.UnCLIPScheduler):
         return {}
-    timesteps = scheduler.timesteps.tolist()
     return {"prev_timestep": timesteps[index + 1] if index + 1 < len(timesteps) else None}
+
+
+def take_step(scheduler, **arguments):
+    """What a step returns, as an object also where this class returns pairs all the same."""
+    result = scheduler.step(**{"return_dict": True, **arguments})
+    return CogVideoXOutput(*result) if isinstance(result, tuple) else result
 
 
 def told_timestep(scheduler, index):
@@ -993,7 +1027,8 @@ def run_reference(scheduler, begin, initial, options, dtype):
             assert scaled.dtype == dtype
             draws.append(0)
             output = model_tensor(scaled, float(scheduler.timesteps[index]), train_steps, learns_variance(scheduler.config))
-            result = scheduler.step(output, t, x, **options, **step_arguments(scheduler, index))
+            arguments = {**options, **step_arguments(scheduler, index, report)}
+            result = take_step(scheduler, model_output=output, timestep=t, sample=x, **arguments)
             x = result.prev_sample
             report = next((value for name, value in result.items() if name != "prev_sample"), None)
             for output in (x, report) if report is not None else (x,):
@@ -1657,6 +1692,30 @@ class CogVideoXLoop(ProductLoop):
         return mixed((keep, x), (mpmath.sqrt(target) - mpmath.sqrt(source) * keep, p)), p, 0
 
 
+class CogVideoXDPMLoop(CogVideoXLoop):
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.before = None
+
+    def step(self, i, x, output):
+        source, (target, is_below) = self.alphas[self.timesteps[i]], self.target(i)
+        p = clean_sample(self.config["prediction_type"], mpmath.sqrt(source), mpmath.sqrt(1 - source), None, x, output)
+        before, self.before = self.before, (source, p)
+        second = before is not None and not is_below
+        drawn = 2 if second else 1
+        if target == source:
+            return x, p, drawn
+        # The square of the exponential of -h.
+        kept = source * (1 - target) / ((1 - source) * target)
+        share = mpmath.sqrt(target) * (1 - kept)
+        terms = [(mpmath.sqrt(kept * (1 - target) / (1 - source)), x), (share, p)]
+        if second and source and before[0]:
+            half_logarithms = [mpmath.log(a / (1 - a)) / 2 for a in (before[0], source, target)]
+            weight = share * (half_logarithms[2] - half_logarithms[1]) / (2 * (half_logarithms[1] - half_logarithms[0]))
+            terms += [(weight, p), (-weight, before[1])]
+        return mixed(*terms, (mpmath.sqrt((1 - target) * (1 - kept)), noise_exact(i))), p, drawn
+
+
 class PNDMLoop(ProductLoop):
     WEIGHTS = IPNDMLoop.WEIGHTS
 
@@ -1821,6 +1880,14 @@ EDM_LEVELS = {
 SIGMA_GRIDS = {"plain": 46, "karras": 20, "exponential": 17, "beta": 17}
 GRID_FLAGS = {f"use_{name}_sigmas": (True, False) for name in ("karras", "exponential", "beta")}
 SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+COGVIDEOX = {
+    "set_alpha_to_one": {True: 70, False: 30},
+    "steps_offset": {0: 60, 1: 40},
+    "prediction_type": PREDICTIONS,
+    "timestep_spacing": SPACINGS,
+    "rescale_betas_zero_snr": {True: 30, False: 70},
+    "snr_shift_scale": {3.0: 40, 1.0: 25, 0.5: 15, 2.7: 20},
+}
 
 CLASSES = {
     "edm_dpmsolver": Family(
@@ -2124,14 +2191,15 @@ CLASSES = {
     "cogvideox_ddim": Family(
         "CogVideoXDDIMScheduler",
         CogVideoXLoop,
-        {
-            "set_alpha_to_one": {True: 70, False: 30},
-            "steps_offset": {0: 60, 1: 40},
-            "prediction_type": PREDICTIONS,
-            "timestep_spacing": SPACINGS,
-            "rescale_betas_zero_snr": {True: 30, False: 70},
-            "snr_shift_scale": {3.0: 40, 1.0: 25, 0.5: 15, 2.7: 20},
-        },
+        COGVIDEOX,
+        {request_n: 100},
+        count=16,
+        settled={"beta_schedule": SCHEDULES},
+    ),
+    "cogvideox_dpm": Family(
+        "CogVideoXDPMScheduler",
+        CogVideoXDPMLoop,
+        COGVIDEOX,
         {request_n: 100},
         count=16,
         settled={"beta_schedule": SCHEDULES},

@@ -46,6 +46,7 @@ import people  # noqa: E402
 CLASSES = [
     "CMStochasticIterativeScheduler",
     "CogVideoXDDIMScheduler",
+    "CogVideoXDPMScheduler",
     "CosineDPMSolverMultistepScheduler",
     "DDIMInverseScheduler",
     "DDIMScheduler",
@@ -78,7 +79,9 @@ CLASSES = [
 
 def step(scheduler, x, t):
     torch.manual_seed(abs(int(t)))
-    arguments = step_arguments(scheduler, scheduler.timesteps.tolist().index(t)) if t in scheduler.timesteps else {}
+    is_kept = isinstance(scheduler, diffusers.CogVideoXDPMScheduler)  # people.take_step has the arguments.
+    known = not is_kept and t in scheduler.timesteps
+    arguments = step_arguments(scheduler, scheduler.timesteps.tolist().index(t)) if known else {}
     is_wide = x.dtype == torch.float64
     if is_wide:
         if getattr(scheduler, "betas", x).dtype == torch.float32:
@@ -89,7 +92,7 @@ def step(scheduler, x, t):
     with unittest.mock.patch.object(sys.modules[type(scheduler).__module__], "torch", WideTorch() if is_wide else torch):
         model_input = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
         told = t.repeat(len(x)) if isinstance(scheduler, diffusers.DDPMWuerstchenScheduler) else t
-        return scheduler.step(people.model(model_input), told, x, return_dict=False, **arguments)[0]
+        return people.take_step(scheduler, people.model(model_input), told, x, return_dict=False, **arguments)[0]
 
 
 def case(name, label, act):

@@ -32,6 +32,7 @@ class Source(NamedTuple):
 SOURCES = {
     "CMStochasticIterativeScheduler": Source("1", "Song et al. 2023, 2303.01469"),
     "CogVideoXDDIMScheduler": Source("1", "Yang et al. 2024, 2408.06072"),
+    "CogVideoXDPMScheduler": Source("2", "Lu et al. 2022, 2211.01095, Yang et al. 2024, 2408.06072"),
     "CosineDPMSolverMultistepScheduler": Source("2", "Evans et al. 2024, 2407.14358"),
     "DDIMInverseScheduler": Source("1", "Song et al. 2020, 2010.02502"),
     "DDIMScheduler": Source("1", "Song et al. 2020, 2010.02502"),

@@ -177,12 +177,15 @@ const char *ds_supported_class_name(size_t index);
  *     options                  the run options of ds_scheduler_set_timesteps, in the same form. For one with a timestep_offset
  *                              diffusers' step takes its timestep plus this number, where it isn't given.
  *     attributes               what diffusers' object keeps between steps, see ds_scheduler_attribute_row: the names of `tensors`, of the
- *                              list `history` and of the count `age`, which stands for the argument of that name; null for none
+ *                              list `history` and of the count `age`, which stands for the argument of that name; null for none.
+ *                              Where `timestep` isn't null, diffusers' step takes the tensors as arguments, and one of that name: see
+ *                              ds_scheduler_row_at
  *     report                   diffusers' name of a step's second result
  *     returns_report           whether diffusers' step returns it as well
  *     result_type              the next sample's element type in diffusers where those of sample and model output differ:
  *                                  promoted              the type that holds both
  *                                  promoted_with_noise   likewise; noise is drawn in it
+ *                                  promoted_with_sample_noise   likewise; noise is drawn in the sample's
  *                                  at_least_float32      the type that holds both and float32
  *                                  model_output, sample  that tensor's type
  *                                  converted             the type of the prediction that the solver extrapolates
@@ -191,7 +194,7 @@ const char *ds_supported_class_name(size_t index);
  *                              is the variance-preserving one, else float32
  *     lists_end                whether diffusers' list of timesteps ends with the one that the last step leads to, and so do those of
  *                              ds_scheduler_set_timesteps; ds_scheduler_timesteps gives those of the steps
- *     is_stateless             whether ds_scheduler_row_at works
+ *     is_stateless             whether steps depend on nothing but their arguments: ds_scheduler_row_at works
  *     has_velocity             whether ds_scheduler_get_velocity works
  *     adds_noise_at_training_levels   whether ds_scheduler_add_noise takes training timesteps where timesteps have been set, too
  *
@@ -612,8 +615,12 @@ ds_status ds_scheduler_scale_model_input(ds_scheduler scheduler, const ds_tensor
  * schedulers, such as DDIM: their steps depend only on the arguments and the number of steps that has been set. Any thread may take
  * any step in any order. The row reads and stores no slots.
  *
+ * It also works where the member `attributes` of ds_class_description has a `timestep`: there, callers may keep what steps remember. The
+ * slots of the row are the tensors of `attributes`, and the last of them becomes the step's report. The row of a first step reads none.
+ *
  * timestep   a training timestep: a whole number from 0 to T - 1
- * arguments  NULL, or a JSON object of run options, as for ds_scheduler_set_timesteps
+ * arguments  NULL, or a JSON object of run options, as for ds_scheduler_set_timesteps; with them the timestep of the step before, by the
+ *            name that `attributes` have for it. Without it the step is a first one.
  *
  * Complexity: O(1).
  * Errors: DS_INVALID_HANDLE, DS_NULL_POINTER, DS_TIMESTEPS_NOT_SET, DS_UNKNOWN_TIMESTEP, DS_MALFORMED_JSON, DS_INVALID_VALUE;

@@ -30,6 +30,13 @@ public protocol SchedulerDefinition: SchedulerConfiguration {
         at timestep: Double, of plan: SamplingPlan, options: Options, noise: NoiseSchedule
     ) throws(SchedulerError) -> PlanRow
 
+    /// The row of the step at a training timestep for callers who keep ``attributes`` themselves: see ``StepAttributes/timestep``.
+    ///
+    /// - Parameter before: the timestep of the step before; nil: the step is the first one, and reads no attributes.
+    func row(
+        at timestep: Double, after before: Double?, of plan: SamplingPlan, options: Options, noise: NoiseSchedule
+    ) throws(SchedulerError) -> PlanRow
+
     /// The attributes in which diffusers' object keeps between steps what later ones read.
     static var attributes: StepAttributes { get }
 
@@ -80,17 +87,21 @@ public struct StepAttributes: Sendable, Equatable {
     public var history: String?
     /// The one that counts the steps of a run, as far as they matter.
     public var age: String?
+    /// The argument of diffusers' `step` for the timestep of the step before, where `step` takes ``tensors`` as arguments, too: its callers
+    /// keep them, of which the last one is the step's report. nil: the object keeps them.
+    public var timestep: String?
 
-    public init(tensors: [String] = [], history: String? = nil, age: String? = nil) {
+    public init(tensors: [String] = [], history: String? = nil, age: String? = nil, timestep: String? = nil) {
         self.tensors = tensors
         self.history = history
         self.age = age
+        self.timestep = timestep
     }
 
     var json: JSONValue {
         [
             "tensors": .array(tensors.map { .string($0) }), "history": history.map { .string($0) } ?? .null,
-            "age": age.map { .string($0) } ?? .null,
+            "age": age.map { .string($0) } ?? .null, "timestep": timestep.map { .string($0) } ?? .null,
         ]
     }
 }
@@ -101,6 +112,8 @@ public enum ResultType: String, Sendable {
     case promoted
     /// The type that holds both, in which noise is drawn, too.
     case promotedWithNoise = "promoted_with_noise"
+    /// The type that holds both. Noise is drawn in the sample's.
+    case promotedWithSampleNoise = "promoted_with_sample_noise"
     /// The model output's.
     case modelOutput = "model_output"
     /// The sample's.
@@ -145,6 +158,12 @@ extension SchedulerDefinition {
         at timestep: Double, of plan: SamplingPlan, options: Options, noise: NoiseSchedule
     ) throws(SchedulerError) -> PlanRow {
         throw .unsupportedOperation("step outside of a run", className: Self.className)
+    }
+
+    public func row(
+        at timestep: Double, after before: Double?, of plan: SamplingPlan, options: Options, noise: NoiseSchedule
+    ) throws(SchedulerError) -> PlanRow {
+        throw .unsupportedOperation("step with attributes of the caller's", className: Self.className)
     }
 
     public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
@@ -280,8 +299,32 @@ public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedSchedule
         return try configuration.row(at: timestep, of: session!.plan, options: options, noise: noiseSchedule)
     }
 
+    /// - Parameter optionValues: the options; with them the timestep of the step before, where callers keep the attributes.
     public func row(at timestep: Double, optionValues: [String: JSONValue]) throws(SchedulerError) -> PlanRow {
-        try row(at: timestep, options: optionValues.isEmpty ? .init() : Definition.Options(values: optionValues))
+        guard let name = Definition.attributes.timestep else {
+            return try row(at: timestep, options: optionValues.isEmpty ? .init() : Definition.Options(values: optionValues))
+        }
+        var optionValues = optionValues
+        let json = optionValues.removeValue(forKey: name) ?? .null
+        guard let before = Double?(json: json) else {
+            throw .invalidValue(key: name, value: json.text.quoted, allowed: Double?.allowedValues)
+        }
+        return try row(at: timestep, after: before, options: Definition.Options(values: optionValues))
+    }
+
+    /// The row of the step at a training timestep, in or out of the plan, for callers who keep the attributes themselves: the slots stand
+    /// for the tensors among them.
+    ///
+    /// - Parameter before: the timestep of the step before; nil: the step is the first one, and reads no attributes.
+    /// - Throws: `unsupportedOperation` for schedulers whose callers don't; `timestepsNotSet`, `unknownTimestep`, `invalidValue`.
+    public func row(
+        at timestep: Double, after before: Double?, options: Definition.Options = .init()
+    ) throws(SchedulerError) -> PlanRow {
+        guard session != nil else { throw .timestepsNotSet }
+        let host = FloatingPointEnvironment.begin()
+        defer { host.end() }
+        try options.validate()
+        return try configuration.row(at: timestep, after: before, of: session!.plan, options: options, noise: noiseSchedule)
     }
 
     public func trainingLevel(atTimestep timestep: Double) throws(SchedulerError) -> NoiseLevel {

@@ -11,7 +11,7 @@ extension SchedulerDefinition {
     /// `override_name` where diffusers doesn't know the key |
     /// | `options` | what a run may be told, likewise: `key`, `type`, `default`, `summary`; `timestep_offset` where diffusers' step \
     /// takes its timestep plus this number for an option that is left out |
-    /// | `attributes` | what diffusers' object keeps between steps: `tensors`, `history`, `age`, see ``StepAttributes`` |
+    /// | `attributes` | what diffusers' object keeps between steps: `tensors`, `history`, `age`, `timestep`, see ``StepAttributes`` |
     /// | `report` | diffusers' name of what a step gives besides the next sample |
     /// | `returns_report` | whether diffusers' `step` returns it |
     /// | `result_type` | the next sample's element type where the others differ: see ``ResultType`` |

@@ -22,7 +22,7 @@ extension PlannedScheduler {
     /// How many tensors of noise the step at a timestep draws.
     private func drawCount(atTimestep timestep: Double) throws(SchedulerError) -> Int {
         guard let session else { throw .timestepsNotSet }
-        if let row = try? row(at: timestep, optionValues: [:]) { return row.drawCount }
+        if session.plan.slotCount == 0, let row = try? row(at: timestep, optionValues: [:]) { return row.drawCount }
         // Past the end, and at a timestep whose turn it isn't, the step fails.
         if session.timestep == timestep || session.hasBegun || session.timestep == nil {
             return session.timestep == nil ? 0 : session.plan.row(at: session.stepIndex, age: session.age).drawCount

@@ -510,10 +510,10 @@ def take_steps(
     exact, bound = case.family.loop(followed, case.begin, case.run.options), Bound(ours)
     generators = [torch.Generator().manual_seed(0) for _ in range(2)]
     mine, original = (accepted(each.step, generator=generator) for each, generator in zip((drop_in, followed), generators))
-    x = np.array(start, np.float32).reshape(generate.SHAPE)
+    x, old = np.array(start, np.float32).reshape(generate.SHAPE), None
     for i in range(case.begin, len(ours.timesteps)):
         noise.index, t, told = i, ours.timesteps[i], generate_classes.told_timestep(followed, i)
-        timestep, arguments = float(followed.timesteps[i]), generate_classes.step_arguments(followed, i)
+        timestep, arguments = float(followed.timesteps[i]), generate_classes.step_arguments(followed, i, old)
         z = np.array(generate.noise_values(i)).reshape(generate.SHAPE)
         scaled = np.asarray(ours.scale_model_input(x, t))
         compare_inputs(outcome, i, exact, drop_in, followed, x, scaled, told)
@@ -521,8 +521,9 @@ def take_steps(
         output = with_variance(e, case.learns_variance)
         told_output = torch.from_numpy(output)
         results = ours.step(output, t, x, variance_noise=z.astype(np.float32))
-        same = drop_in.step(told_output, told, torch.from_numpy(x), **mine, **case.options, **arguments)
-        theirs = followed.step(told_output, told, torch.from_numpy(x), **original, **case.run.options, **arguments)
+        told_all = {"model_output": told_output, "timestep": told, "sample": torch.from_numpy(x), **arguments}
+        same = generate_classes.take_step(drop_in, **told_all, **mine, **case.options)
+        theirs = generate_classes.take_step(followed, **told_all, **original, **case.run.options)
         true, report, drawn = exact.step(i, x.ravel().tolist(), e.ravel().tolist())
         row = ours.row(i, i - case.begin)
         if row.n_noise_draws != drawn:
@@ -543,6 +544,7 @@ def take_steps(
         outcome.steps_nearer += own_error < their_error
         outcome.steps_equal += own_error == their_error
         x = results.prev_sample
+        old = torch.from_numpy(results[-1])
     return x, bound.magnitudes
 
 

@@ -130,6 +130,8 @@ def draw(generator: Any, model_output: Array, sample: Array, result_type: str) -
     """A step's noise, of the type that diffusers draws."""
     if result_type == "promoted_with_noise":
         dtype = common_type(np.asarray(model_output), np.asarray(sample))
+    elif result_type == "promoted_with_sample_noise":
+        dtype = common_type(np.asarray(sample))
     else:
         dtype = np.dtype(np.float32) if result_type in FLOAT32_NOISE else common_type(np.asarray(model_output))
     return _noise.draw(generator, np.shape(sample), dtype)

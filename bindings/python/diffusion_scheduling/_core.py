@@ -89,12 +89,13 @@ def _quick_step(
             e_data, x_data = find(e, model_shape, model_dtype), find(x, shape, dtype)
             z_data = None if z is None else find(z, shape, dtype)
             y, y_data = new(x) if out is None else (out, find(out, shape, dtype))
-            for place, slot in zip(row.reads, slots):  # Steps with slots are one thread's.
-                slot_views[place].data = find(slot, shape, dtype)
+            kept = [find(slot, shape, dtype) for slot in slots] if slots else ()
             unused.pop()
         except (AttributeError, TypeError, ValueError, BufferError, IndexError, RuntimeError):
             return None
         view_e.data, view_x.data, view_y.data = e_data, x_data, y_data
+        for place, data in zip(row.reads, kept):
+            slot_views[place].data = data
         stored = []
         for _, view in zip(row.stores, store_views):
             made, view.data = new(x)
@@ -325,8 +326,12 @@ class Stateless(Core):
         generator: Any,
         noise: Tensor | None,
         out: Tensor | None = None,
+        slots: Sequence[Tensor] = (),
     ) -> tuple[Tensor, ...]:
-        """The next sample, and the report."""
+        """The next sample, and the report.
+
+        slots  the tensors that callers keep
+        """
         try:
             timestep = self._number(timestep)  # Floats are quicker to look up than NumPy's numbers.
         except TypeError:
@@ -342,7 +347,7 @@ class Stateless(Core):
             noise = self._draw(row.draws, generator, noise, model_output, sample)
         else:
             noise = None
-        return self._run(plan, row, model_output, sample, noise, (), out)[0]
+        return self._run(plan, row, model_output, sample, noise, slots and [slots[slot] for slot in row.reads], out)[0]
 
 
 def _element(value: Any, place: int | None) -> Any:

@@ -48,6 +48,8 @@ class Attributes(NamedTuple):
     """A list of tensors, the newest last."""
     age: str | None
     """The number of steps that the run remembers."""
+    timestep: str | None
+    """Where callers keep the tensors, and steps take them as arguments: the argument for the timestep of the step before."""
 
 
 class Description(NamedTuple):

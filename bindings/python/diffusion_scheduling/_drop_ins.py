@@ -601,8 +601,10 @@ def _output_class(original: type[Any]) -> type[Any]:
 
 def make_class(original: type[Any], description: Description, module: str) -> type[Any]:
     """The drop-in for an original, with the signatures of its ``step`` and ``set_timesteps``."""
-    output = _output_class(original)
-    description = description._replace(returns_report=description.report in output.__annotations__)
+    output, attributes = _output_class(original), description.attributes
+    # A step whose caller keeps what steps remember depends on nothing but its arguments.
+    is_stateless = description.is_stateless or attributes.timestep is not None
+    description = description._replace(returns_report=description.report in output.__annotations__, is_stateless=is_stateless)
     names = description.option_names
 
     def remade(name: str, known: set[str], body: str) -> Any:
@@ -632,14 +634,23 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
         return f"self._whole({given})"
 
     told = "".join(f"{told_as(option)}, " for option in description.options)
-    output_given = "model_output"
+    output_given, kept = "model_output", ""
     known = {"model_output", "timestep", "sample", "generator", "variance_noise", "return_dict", *names}
+    if attributes.timestep is not None:
+        # Without the tensors, the step is a first one.
+        known |= {*attributes.tensors, attributes.timestep}
+        missing, before = (
+            " or ".join(f"<{name}> is None" for name in (*attributes.tensors, attributes.timestep)),
+            attributes.timestep,
+        )
+        told += f"None if {missing} else self._number(<{before}>), "
+        kept = f", slots=({''.join(f'<{name}>, ' for name in attributes.tensors)})"
     if f"takes_{description.report}" in names:
         # The original's step may be given what it reports, which then stands for the model output.
         known.add(description.report)
         told = told.replace(f"<takes_{description.report}>", f"None if <{description.report}> is None else True")
         output_given = f"(model_output if <{description.report}> is None else <{description.report}>)"
-    arguments = f"{output_given}, timestep, sample, ({told}), <generator>, <variance_noise>"
+    arguments = f"{output_given}, timestep, sample, ({told}), <generator>, <variance_noise>{kept}"
     step, given = remade("step", known, f"self._output(*self._step({arguments})) if return_dict else self._step({arguments})")
     asked = "".join(f"{name!r}: <{name}>, " for name in ["timesteps", "sigmas", "mu", *names])
     known = {"num_inference_steps", "device", "timesteps", "sigmas", "mu", *names}

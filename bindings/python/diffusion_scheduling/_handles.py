@@ -310,12 +310,15 @@ class Plan(Handle):
     def row_at(self, timestep: float, options: tuple[Any, ...]) -> StepRow:
         """The scalars of the step at any timestep of the training, where steps depend on nothing but their arguments.
 
-        options  those of the step, None where those of the run hold
+        options  those of the step, None where those of the run hold; where callers keep what steps remember, also the timestep of
+                 the step before, None for a first step
         """
         known = self.description.options
         told = self.request[1] if self.request else {}
         told = {each.key: told.get(each.key) if value is None else value for each, value in zip(known, options)}
         told = {each.key: told[each.key] for each in known if told[each.key] not in (None, each.default)}
+        if self.description.attributes.timestep:
+            told[self.description.attributes.timestep] = options[-1]
         row = written(Row, library.ds_scheduler_row_at, self.value, timestep, _configuration.text(told).encode() if told else None)
         rows = self.rows_at.setdefault(options, {})
         if len(rows) >= MOST_ROWS or len(self.rows_at) > MOST_OPTIONS:

@@ -105,6 +105,8 @@ def draw(generator: Any, model_output: Tensor, sample: Tensor, result_type: str)
     """A step's noise, of the type that diffusers draws."""
     if result_type == "promoted_with_noise":
         dtype = common_type(model_output, sample)
+    elif result_type == "promoted_with_sample_noise":
+        dtype = sample.dtype
     else:
         dtype = torch.float32 if result_type in FLOAT32_NOISE else model_output.dtype
     noise: Tensor = randn_tensor(sample.shape, generator=generator, device=model_output.device, dtype=dtype)

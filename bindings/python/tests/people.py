@@ -26,7 +26,7 @@ END = 1 - 2.0**-11
 """The signal variance that is assigned for the level before timestep 0; float32 holds it."""
 WITH_END = "DDPMWuerstchenScheduler", "SCMScheduler"
 """The classes whose lists of timesteps end, in diffusers, with the one that the last step leads to."""
-UNSHORTENED = "LCMScheduler", "PNDMScheduler", "SCMScheduler", "TCDScheduler"
+UNSHORTENED = "CogVideoXDPMScheduler", "LCMScheduler", "PNDMScheduler", "SCMScheduler", "TCDScheduler"
 """The classes that refuse other timesteps than the planned ones."""
 
 
@@ -44,6 +44,19 @@ def sample(items):
 def model(x):
     """The model's answer, in the type of its input."""
     return 0.8 * x / (1 + 0.25 * x * x) - 0.1
+
+
+def take_step(scheduler, e, t, x, **arguments):
+    """A step. Of a class whose callers keep what steps remember, an object here has it in attributes of these names."""
+    steps = [each.step for each in type(scheduler).__mro__ if "step" in vars(each)]
+    if not any("timestep_back" in inspect.signature(each).parameters for each in steps):
+        return scheduler.step(e, t, x, **arguments)
+    state, timesteps = vars(scheduler), scheduler.timesteps
+    has_begun = state.get("kept_for") is timesteps and (timesteps.device.type == "meta" or t != timesteps[0])
+    kept = {name: state[name] if has_begun else None for name in ("old_pred_original_sample", "timestep_back")}
+    results = scheduler.step(model_output=e, timestep=t, sample=x, **kept, **arguments)
+    scheduler.old_pred_original_sample, scheduler.timestep_back, scheduler.kept_for = results[1], t, timesteps
+    return results
 
 
 def cast(x, name):

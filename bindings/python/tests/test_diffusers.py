@@ -18,7 +18,7 @@ import diffusion_scheduling as ds  # noqa: E402
 import diffusion_scheduling.diffusers as drop_ins  # noqa: E402
 from conformance.originals import disabled  # noqa: E402
 from diffusion_scheduling import _core, _drop_ins, _library, _memory  # noqa: E402
-from people import HIGHEST_ORDER, replace_trees  # noqa: E402
+from people import HIGHEST_ORDER, replace_trees, take_step  # noqa: E402
 
 # test_lists_with_end.py tests the classes whose lists of timesteps end with one that no step begins at.
 ALL = [name for name in drop_ins.__all__ if not getattr(drop_ins, name).description.lists_end]
@@ -62,7 +62,7 @@ def step(scheduler, x, t, given=None, model=torch.tanh, **arguments):
     if "generator" in inspect.signature(scheduler.step).parameters and "variance_noise" not in arguments:
         arguments.setdefault("generator", torch.Generator().manual_seed(7))
     e = model(scaled(scheduler, x, t))
-    return scheduler.step(e, t, x if given is None else given, return_dict=False, **arguments)
+    return take_step(scheduler, e, t, x if given is None else given, return_dict=False, **arguments)
 
 
 def run(scheduler, x, steps=6, model=torch.tanh, **arguments):
@@ -88,8 +88,9 @@ def test_tuples_and_outputs_are_the_originals(name):
     for scheduler in make(name):
         scheduler.set_timesteps(4)
         x, t = sample(), scheduler.timesteps[0]
-        output = scheduler.step(scaled(scheduler, x, t), t, x)
-        found.append((type(output), list(output.keys())))
+        output = take_step(scheduler, scaled(scheduler, x, t), t, x)
+        # One class returns tuples unless it is told not to.
+        found.append((type(output), len(output) if isinstance(output, tuple) else list(output.keys())))
     assert found[0] == found[1]
 
 
@@ -435,7 +436,7 @@ def test_nothing_is_read_back_from_a_device(name):
     # Steps of DDIM may begin outside of the plan, too; the others take what they don't know for the last step.
     outside = [517, 3] if name in STATELESS else []
     for t in [*drop_in.timesteps, *outside]:
-        x = drop_in.step(scaled(drop_in, x, t), t, x, return_dict=False)[0]
+        x = take_step(drop_in, scaled(drop_in, x, t), t, x, return_dict=False)[0]
         assert x.device.type == "meta" and x.dtype == torch.float16
 
 

@@ -23,7 +23,7 @@ diffusers = pytest.importorskip("diffusers")
 
 import diffusion_scheduling as ds  # noqa: E402
 import diffusion_scheduling.diffusers as drop_ins  # noqa: E402
-from people import HIGHEST_ORDER, TREE, forget_noise, replace_trees  # noqa: E402
+from people import HIGHEST_ORDER, TREE, forget_noise, replace_trees, take_step  # noqa: E402
 
 # test_lists_with_end.py tests the classes whose lists of timesteps end with one that no step begins at.
 ALL = [name for name in drop_ins.__all__ if not getattr(drop_ins, name).description.lists_end]
@@ -61,7 +61,7 @@ def make(library, name, **config):
 
 def step(scheduler, x, t, **arguments):
     model_input = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
-    return scheduler.step(torch.tanh(0.7 * model_input + 0.1), t, x, return_dict=False, **arguments)[0]
+    return take_step(scheduler, torch.tanh(0.7 * model_input + 0.1), t, x, return_dict=False, **arguments)[0]
 
 
 def run(scheduler, x=X, each=None):
@@ -138,6 +138,7 @@ def test_other_keys_that_only_the_constructor_reads_may_be_edited_afterwards():
 
     for name in (
         "CogVideoXDDIMScheduler",
+        "CogVideoXDPMScheduler",
         "DDIMScheduler",
         "DDIMInverseScheduler",
         "LCMScheduler",
@@ -154,6 +155,7 @@ def test_other_keys_that_only_the_constructor_reads_may_be_edited_afterwards():
     "name",
     [
         "CogVideoXDDIMScheduler",
+        "CogVideoXDPMScheduler",
         "DDIMScheduler",
         "DDIMInverseScheduler",
         "DDPMScheduler",
@@ -390,9 +392,9 @@ def guided(base):
     """A subclass that changes the model output of a step, and its result."""
 
     class Guided(base):
-        def step(self, model_output, timestep, sample, *args, **kwargs):
+        def step(self, model_output, timestep, sample, **kwargs):
             self.asked = [*getattr(self, "asked", []), float(timestep)]
-            following, *rest = super().step(0.9 * model_output, timestep, sample, *args, **kwargs)
+            following, *rest = super().step(model_output=0.9 * model_output, timestep=timestep, sample=sample, **kwargs)
             return (0.98 * following, *rest)
 
     return Guided
@@ -415,13 +417,13 @@ def reading(base):
             super().set_timesteps(*args, **kwargs)
             self.last = float(self.timesteps[-1])
 
-        def step(self, model_output, timestep, sample, *args, **kwargs):
+        def step(self, model_output, timestep, sample, **kwargs):
             place = int(timestep) if hasattr(self, "alphas_cumprod") else self.step_index or 0
             levels = self.sigmas[self.step_index or 0] if hasattr(self, "sigmas") else table(self)[place]
             share = (timestep - self.last) / len(self.timesteps) / self.config.num_train_timesteps
             remembered = getattr(self, "lower_order_nums", 0) + min(len(getattr(self, "ets", [])), 4)
             factor = 1 + self.config.rise * (share + levels / (1 + levels)) + 0.01 * remembered
-            return super().step(factor * model_output, timestep, sample, *args, **kwargs)
+            return super().step(model_output=factor * model_output, timestep=timestep, sample=sample, **kwargs)
 
     return Reading
 
@@ -537,7 +539,15 @@ def derive_levels(scheduler):
 
 
 @pytest.mark.parametrize(
-    "name", ["CogVideoXDDIMScheduler", "DDIMScheduler", "DDIMInverseScheduler", "DDPMScheduler", "EulerDiscreteScheduler"]
+    "name",
+    [
+        "CogVideoXDDIMScheduler",
+        "CogVideoXDPMScheduler",
+        "DDIMScheduler",
+        "DDIMInverseScheduler",
+        "DDPMScheduler",
+        "EulerDiscreteScheduler",
+    ],
 )
 def test_the_number_of_steps_may_be_assigned(name):
     def act(scheduler):
@@ -557,7 +567,7 @@ def test_a_number_of_steps_that_rows_do_not_follow_is_refused(name):
         step(scheduler, X, scheduler.timesteps[0])
 
 
-@pytest.mark.parametrize("name", ["CogVideoXDDIMScheduler", "DDIMScheduler", "PNDMScheduler"])
+@pytest.mark.parametrize("name", ["CogVideoXDDIMScheduler", "CogVideoXDPMScheduler", "DDIMScheduler", "PNDMScheduler"])
 @pytest.mark.parametrize("final", [1.0, 0.9995])
 def test_the_last_signal_variance_may_be_assigned(name, final):
     def act(scheduler):

@@ -42,7 +42,15 @@ REFUSED = {
 }
 """Acts that NumPy's classes refuse: the error, a word of its message, and the keys that ``from_config`` takes instead."""
 
-COUNTED = "CogVideoXDDIMScheduler", "DDIMInverseScheduler", "DDIMScheduler", "LCMScheduler", "PNDMScheduler", "TCDScheduler"
+COUNTED = (
+    "CogVideoXDDIMScheduler",
+    "CogVideoXDPMScheduler",
+    "DDIMInverseScheduler",
+    "DDIMScheduler",
+    "LCMScheduler",
+    "PNDMScheduler",
+    "TCDScheduler",
+)
 """The classes whose original steps on with an assigned number of steps."""
 
 UNENDED = "LCMScheduler", "TCDScheduler"
