@@ -72,7 +72,6 @@ public struct UnCLIPConfiguration: TrainingTimestepDefinition, ClippingConfigura
         public var prevTimestep: Int?
 
         public init() {}
-
         public init(prevTimestep: Int?) { self.prevTimestep = prevTimestep }
 
         public static var parameters: [ConfigurationParameter<Self>] {
@@ -96,9 +95,8 @@ public struct UnCLIPConfiguration: TrainingTimestepDefinition, ClippingConfigura
             let next = index + 1 < timesteps.count ? timesteps[index + 1] : -1
             rows.append([try row(from: timestep, to: options.prevTimestep.map(Double.init) ?? next, noise: noise)])
         }
-        return try SamplingPlan(
-            grid: grid(timesteps, final: 0, noise: noise), clamp: clipping, modelLearnsVariance: varianceType == .learnedRange,
-            rows: rows)
+        let grid = try grid(timesteps, final: 0, noise: noise), isLearned = varianceType == .learnedRange
+        return try SamplingPlan(grid: grid, clamp: clipping, modelLearnsVariance: isLearned, rows: rows)
     }
 
     public func row(
@@ -112,7 +110,6 @@ public struct UnCLIPConfiguration: TrainingTimestepDefinition, ClippingConfigura
         let source = try noise.alphaCumprod(atTimestep: timestep)
         try require("prev_timestep", timestepText(next), "at most the timestep, \(timestepText(timestep))", next <= timestep)
         let target = next < 0 ? 1 : try noise.alphaCumprod(atTimestep: next)
-
         let prediction = predictionType.cleanSample(at: NoiseLevel(alphaCumprod: predictionType.floored(source)))
         var mean = Combination(.sample), variance = 0.0, greatest = 0.0
         // Equal levels may both be without signal, and the source without noise. Don't divide there.
@@ -130,8 +127,7 @@ public struct UnCLIPConfiguration: TrainingTimestepDefinition, ClippingConfigura
         if timestep > 0, varianceType == .learnedRange, variance > 0 {
             (nextSample.noise, factor) = (1, .between(variance, greatest))
         }
-        return PlanRow(
-            prediction: prediction, nextSample: nextSample, drawCount: timestep > 0 ? 1 : 0, noiseFactor: factor)
+        return PlanRow(prediction: prediction, nextSample: nextSample, drawCount: timestep > 0 ? 1 : 0, noiseFactor: factor)
     }
 
     /// β of a training timestep.
