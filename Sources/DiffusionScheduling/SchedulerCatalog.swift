@@ -27,6 +27,7 @@ public enum SchedulerCatalog {
         KDPM2DiscreteScheduler.self,
         LCMScheduler.self,
         LMSDiscreteScheduler.self,
+        LTXEulerAncestralRFScheduler.self,
         PNDMScheduler.self,
         SASolverScheduler.self,
         SCMScheduler.self,

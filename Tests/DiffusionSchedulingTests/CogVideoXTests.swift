@@ -64,7 +64,7 @@ import Testing
         kept.stores = row.stores
         #expect(kept == row)
         #expect(try scheduler.row(at: 599, after: nil).nextSample == plan.row(at: 4, age: 0).nextSample)
-        expectInvalid("timestep_back", "'x'", allowed: "a number") {
+        expectInvalid("timestep_back", "\"x\"", allowed: "a number") {
             _ = try scheduler.row(at: 599, optionValues: ["timestep_back": "x"])
         }
         #expect(throws: SchedulerError.self) { _ = try scheduler.row(at: 599, after: 1000) }

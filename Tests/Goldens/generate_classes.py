@@ -53,8 +53,8 @@ Record fields
     as in generate.py; empty for the classes that keep fractional timesteps.
 ``sigmas``
     base64 of little-endian float32: the noise table of the loop as the reference holds it. It has one entry more than
-    there are timesteps, except for Euler with log_linear interpolation (one more that is never reached). Absent for
-    classes that have no such table.
+    there are timesteps, except for Euler with log_linear interpolation (one more that is never reached) and for LTX with
+    levels of the caller's (none more: the last step returns its sample). Absent for classes that have no such table.
 ``alphas``, ``alphas_probe``
     the cumulative products of these classes, as in generate.py; of float64 ones only the probe.
 ``init_noise_sigma``
@@ -216,6 +216,12 @@ def request_flow_sigmas(rng, config):
     return {"sigmas": draw_flow_levels(rng)}
 
 
+def request_ltx_levels(rng, config):
+    """Levels with the one that the run ends at, which go by either name."""
+    levels = [*draw_flow_levels(rng), pick(rng, {0.0: 70, 0.01: 30})]
+    return {pick(rng, {"sigmas": 70, "timesteps": 30}): levels}
+
+
 def request_flow_both(rng, config):
     """CogView4's request: integer timesteps, and levels that are shifted."""
     timesteps = draw_descending(rng, config["num_train_timesteps"] - 1, integers=True)
@@ -326,6 +332,20 @@ def adjust_flow(rng, run):
         # The linear shift divides by mu.
         low = 0.2 if run.config["time_shift_type"] == "linear" else -0.6
         run.request["mu"] = round(rng.uniform(low, 1.9), 4)
+
+
+def adjust_ltx(rng, run):
+    """Draws the keys of another class by which this one spaces its levels."""
+    if "n" not in run.request or rng.random() < 0.3:
+        return
+    shifted = {name: pick(rng, values) for name, values in LTX_SPACING.items()}
+    apply_grid(rng, shifted, run.hidden, own_ends=False)
+    run.hidden.update(shifted)
+    if "sigma_max" in run.hidden:
+        # Ours refuses levels above 1.
+        run.hidden["sigma_max"] = 0.95
+    if shifted["use_dynamic_shifting"]:
+        run.request["mu"] = round(rng.uniform(0.2, 1.9), 4)
 
 
 def adjust_unipc(rng, run):
@@ -560,6 +580,21 @@ SHIPPED = {
         Run({"shift": 6.0}, {"n": 30}, model="Lumina-Image 2"),
         Run({"shift": 7.0}, {"sigmas": np.linspace(1.0, 0.0, 21)[:-1].tolist()}, model="HunyuanVideo"),
     ],
+    "ltx_euler_ancestral": [
+        Run({"eta": 0.5}, {"sigmas": [0.975, 0.909375, 0.725, 0.421875, 0.0]}, model="LTX-2's temporal refinement"),
+        Run(
+            {},
+            {"n": 8, "mu": 1.6},
+            {
+                "use_dynamic_shifting": True,
+                "base_shift": 0.95,
+                "max_shift": 2.05,
+                "base_image_seq_len": 1024,
+                "shift_terminal": 0.1,
+            },
+            model="LTX-Video",
+        ),
+    ],
     "unipc": [
         Run(
             {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0},
@@ -757,6 +792,12 @@ EDGES = {
         Run({}, {"n": 4}),
         Run({"shift_terminal": 0.1, "use_dynamic_shifting": True}, {"n": 4, "mu": 1.0}),
         Run({"stochastic_sampling": True, "shift": 3.0}, {"n": 1}),
+    ],
+    "ltx_euler_ancestral": [
+        Run({}, {"n": 1}),
+        # Steps that lead nowhere, one of them at pure noise; the run ends with some noise.
+        Run({}, {"sigmas": [1.0, 1.0, 0.7, 0.7, 0.05]}),
+        Run({"s_noise": 0.0}, {"n": 12}),
     ],
     "unipc": [
         Run({}, {"n": 10}),
@@ -1320,6 +1361,24 @@ class FlowLoop(Loop):
         return mixed((mpf(1), x), (target - source, output)), None, 0
 
 
+class LTXLoop(Loop):
+    def step(self, i, x, output):
+        if i + 1 >= len(self.sigmas):
+            # Levels of the caller's have a timestep each, but no step leads away from the last one.
+            return x, None, 0
+        source, target, eta = self.sigmas[i], self.sigmas[i + 1], mpf(self.config["eta"])
+        if target < mpf(1e-8):
+            return mixed((mpf(1), x), (-source, output)), None, 0
+        down = target * (1 + (target / source - 1) * eta)
+        stepped = mixed((mpf(1), x), (down - source, output))
+        if not (eta > 0 and self.config["s_noise"] > 0):
+            return stepped, None, 0
+        keep = (1 - target) / (1 - down + mpf(1e-12))
+        square = target**2 - down**2 * (1 - target) ** 2 / ((1 - down) ** 2 + mpf(1e-12))
+        noise = mpf(self.config["s_noise"]) * mpmath.sqrt(max(square, mpf(0)))
+        return mixed((keep, stepped), (noise, noise_exact(i))), None, 1
+
+
 class FlowHeunLoop(Loop):
     def noising(self, i):
         return 1 - self.sigmas[i], self.sigmas[i]
@@ -1877,6 +1936,13 @@ EDM_LEVELS = {
     "rho": {7.0: 60, 2.5: 40},
     "final_sigmas_type": {"zero": 60, "sigma_min": 40},
 }
+LTX_SPACING = {
+    "shift": {1.0: 30, 0.5: 20, 3.0: 50},
+    "use_dynamic_shifting": {True: 50, False: 50},
+    "shift_terminal": {None: 60, 0.1: 40},
+    "time_shift_type": {"exponential": 65, "linear": 35},
+    "grid": {"plain": 70, "karras": 10, "exponential": 10, "beta": 10},
+}
 SIGMA_GRIDS = {"plain": 46, "karras": 20, "exponential": 17, "beta": 17}
 GRID_FLAGS = {f"use_{name}_sigmas": (True, False) for name in ("karras", "exponential", "beta")}
 SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
@@ -2044,6 +2110,21 @@ CLASSES = {
         has_noise_table=False,
         count=96,
         settled=GRID_FLAGS,
+    ),
+    "ltx_euler_ancestral": Family(
+        "LTXEulerAncestralRFScheduler",
+        LTXLoop,
+        {
+            "num_train_timesteps": {1000: 80, 100: 20},
+            "eta": {1.0: 40, 0.5: 20, 0.0: 15, 0.05: 10, 1.5: 15},
+            "s_noise": {1.0: 60, 0.8: 25, 0.0: 15},
+        },
+        {request_n: 65, request_ltx_levels: 35},
+        adjust_ltx,
+        has_noise_table=False,
+        # The class has no add_noise.
+        late=0,
+        count=16,
     ),
     "unipc": Family(
         "UniPCMultistepScheduler",

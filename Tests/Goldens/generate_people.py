@@ -68,6 +68,7 @@ CLASSES = [
     "KDPM2DiscreteScheduler",
     "LCMScheduler",
     "LMSDiscreteScheduler",
+    "LTXEulerAncestralRFScheduler",
     "PNDMScheduler",
     "SASolverScheduler",
     "SCMScheduler",

@@ -18,6 +18,8 @@ public protocol SchedulerConfiguration: Sendable, Equatable, Codable {
     /// The schedulers whose configurations this one can be made from, by diffusers' names.
     static var compatibleClassNames: [String] { get }
     static var parameters: [ConfigurationParameter<Self>] { get }
+    /// The keys of other schedulers that have an effect on this one.
+    static var effectiveKeys: [String] { get }
     /// What the configuration was made from, besides the parameters' values.
     var origin: ConfigurationOrigin { get set }
     /// Checks values and their combination.
@@ -38,9 +40,11 @@ public struct ConfigurationOrigin: Sendable, Equatable {
 }
 
 extension SchedulerConfiguration {
+    public static var effectiveKeys: [String] { Self.self is any SigmaSpacingConfiguration.Type ? ["sigma_min", "sigma_max"] : [] }
+
     /// The keys of the file that have no effect on this scheduler, sorted.
     public var unusedKeys: [String] {
-        let effective = (self as? any SigmaSpacingConfiguration) == nil ? [] : ["sigma_min", "sigma_max"]
+        let effective = Self.effectiveKeys
         return origin.otherKeys.keys.filter { !$0.hasPrefix("_") && !effective.contains($0) }.sorted()
     }
 

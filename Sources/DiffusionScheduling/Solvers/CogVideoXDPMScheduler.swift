@@ -20,7 +20,7 @@ public typealias CogVideoXDPMScheduler = DefinedScheduler<CogVideoXDPMConfigurat
 public struct CogVideoXDPMConfiguration: ShiftedSNRConfiguration {
     public static let className = "CogVideoXDPMScheduler"
     public static let compatibleClassNames = commonCompatibleClassNames
-    public static let resultType = ResultType.promotedWithSampleNoise
+    public static let noiseType = NoiseType.sample
     public static let attributes = StepAttributes(tensors: ["old_pred_original_sample"], timestep: "timestep_back")
 
     public var numTrainTimesteps = 1000

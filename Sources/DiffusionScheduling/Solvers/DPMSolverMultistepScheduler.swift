@@ -39,6 +39,7 @@ public struct DPMSolverMultistepConfiguration: DPMSolverConfiguration, DynamicSh
     public static let className = "DPMSolverMultistepScheduler"
     public static let compatibleClassNames = commonCompatibleClassNames
     public static let resultType = ResultType.converted
+    public static let noiseType = NoiseType.float32
 
     public var numTrainTimesteps = 1000
     public var betaStart = 0.0001

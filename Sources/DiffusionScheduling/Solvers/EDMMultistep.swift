@@ -15,7 +15,7 @@ public protocol EDMMultistepDefinition: EDMDefinition, MultistepDefinition {
 }
 
 extension EDMMultistepDefinition {
-    public static var resultType: ResultType { .promotedWithNoise }
+    public static var noiseType: NoiseType { .promoted }
 
     static func solverOrderParameter(_ orders: String) -> ConfigurationParameter<Self> {
         .init("solver_order", \.solverOrder, "How many model outputs a step combines: \(orders).")

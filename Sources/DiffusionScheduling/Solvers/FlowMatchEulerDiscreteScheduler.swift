@@ -27,6 +27,7 @@ public typealias FlowMatchEulerDiscreteScheduler = DefinedScheduler<FlowMatchEul
 public struct FlowMatchEulerDiscreteConfiguration: FlowMatchDefinition, SigmaSpacingConfiguration {
     public static let className = "FlowMatchEulerDiscreteScheduler"
     public static let resultType = ResultType.modelOutput
+    public static let noiseType = NoiseType.float32
     public static let returnsReport = false
     public static let compatibleClassNames = ["FlowMatchEulerDiscreteScheduler"]
 
@@ -118,7 +119,7 @@ public struct FlowMatchEulerDiscreteConfiguration: FlowMatchDefinition, SigmaSpa
     /// The levels of a request: shifted, stretched, spaced anew between their ends, rounded to float32, in this order.
     ///
     /// diffusers shifts the levels of a count twice: their ends, which are the training's, already are.
-    private func grid(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> TimestepGrid {
+    func grid(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> TimestepGrid {
         let count = Double(noise.count)
         let shift = try FlowShift(constant: shift, isDynamic: useDynamicShifting, type: timeShiftType, mu: request.mu)
         let levels: [Double]

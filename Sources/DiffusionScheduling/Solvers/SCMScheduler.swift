@@ -21,6 +21,7 @@ public struct SCMConfiguration: SchedulerDefinition {
     public static let className = "SCMScheduler"
     public static let compatibleClassNames = ["SCMScheduler"]
     public static let resultType = ResultType.atLeastFloat32
+    public static let noiseType = NoiseType.float32
     public static let timestepType: TimestepElementType? = .float32
     public static let listsEnd = true
     public static let addsNoiseAtTrainingLevels = true

@@ -60,6 +60,9 @@ public protocol SchedulerDefinition: SchedulerConfiguration {
     /// The element type that diffusers' `step` gives the next sample where sample and model output differ in theirs.
     static var resultType: ResultType { get }
 
+    /// The element type of the noise that diffusers' `step` draws.
+    static var noiseType: NoiseType { get }
+
     /// diffusers' names of the updates that its step consists of, by their orders 1, 2 …, where its documentation offers them.
     static var updateNames: [String] { get }
 
@@ -110,19 +113,25 @@ public struct StepAttributes: Sendable, Equatable {
 public enum ResultType: String, Sendable {
     /// The type that holds both.
     case promoted
-    /// The type that holds both, in which noise is drawn, too.
-    case promotedWithNoise = "promoted_with_noise"
-    /// The type that holds both. Noise is drawn in the sample's.
-    case promotedWithSampleNoise = "promoted_with_sample_noise"
     /// The model output's.
     case modelOutput = "model_output"
     /// The sample's.
     case sample
-    /// The type of what the solver extrapolates: the model output's where that is the model output itself, else `promoted`. Noise is
-    /// drawn in float32.
+    /// The type of what the solver extrapolates: the model output's where that is the model output itself, else `promoted`.
     case converted
-    /// The type that holds both and float32, in which noise is drawn.
+    /// The type that holds both and float32.
     case atLeastFloat32 = "at_least_float32"
+}
+
+/// The element type of the noise that diffusers draws.
+public enum NoiseType: String, Sendable {
+    /// The model output's.
+    case modelOutput = "model_output"
+    /// The sample's.
+    case sample
+    /// The type that holds both.
+    case promoted
+    case float32
 }
 
 /// The element type of timesteps in diffusers.
@@ -137,6 +146,7 @@ extension SchedulerDefinition {
     public static var reportName: String { "pred_original_sample" }
     public static var returnsReport: Bool { true }
     public static var resultType: ResultType { .promoted }
+    public static var noiseType: NoiseType { .modelOutput }
     public static var updateNames: [String] { [] }
     public static var timestepType: TimestepElementType? { nil }
     public static var listsEnd: Bool { false }

@@ -15,6 +15,7 @@ extension SchedulerDefinition {
     /// | `report` | diffusers' name of what a step gives besides the next sample |
     /// | `returns_report` | whether diffusers' `step` returns it |
     /// | `result_type` | the next sample's element type where the others differ: see ``ResultType`` |
+    /// | `noise_type` | the element type of the noise that diffusers draws: see ``NoiseType`` |
     /// | `update_names` | diffusers' names of the updates that its step consists of, by their orders |
     /// | `timestep_type` | the element type of diffusers' timesteps, null: int64 on the variance-preserving process, else float32 |
     /// | `lists_end` | whether diffusers' list of timesteps ends with the one that the last step leads to |
@@ -31,6 +32,7 @@ extension SchedulerDefinition {
             "report": .string(reportName),
             "returns_report": .bool(returnsReport),
             "result_type": .string(resultType.rawValue),
+            "noise_type": .string(noiseType.rawValue),
             "update_names": .array(updateNames.map { .string($0) }),
             "timestep_type": timestepType.map { .string($0.rawValue) } ?? .null,
             "lists_end": .bool(listsEnd),

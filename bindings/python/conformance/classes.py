@@ -45,6 +45,9 @@ VARIANCE_EXPLODING = (
     "KDPM2AncestralDiscreteScheduler",
     "LMSDiscreteScheduler",
 )
+SHIFTED = ("FlowMatchEulerDiscreteScheduler", "LTXEulerAncestralRFScheduler")
+"""The classes of flow matching whose levels may be shifted and spaced in several ways."""
+
 NO_BEGIN = ("PNDMScheduler", "LMSDiscreteScheduler")
 """PNDM's original counts its calls from wherever a run begins, LMS's its steps from where the plan does; so runs begin there."""
 
@@ -188,7 +191,7 @@ class Case:
         spread out, timesteps may be off by as much.
         """
         config = self.config
-        if self.name == "FlowMatchEulerDiscreteScheduler" and self.is_spaced:
+        if self.name in SHIFTED and self.is_spaced:
             return self.level_tolerance * timestep + unit(timestep)
         if self.name == "IPNDMScheduler":
             # An angle. Its derivative by ς is 1/(1 + ς²).
@@ -292,8 +295,10 @@ def on_levels_of(case: Case, ours: Any) -> Any:
     reference = copy.deepcopy(case.reference)
     if hasattr(reference, "sigmas"):
         # Euler's log_linear levels have one that is never reached, and KDPM2's two. The churn's share depends on their number.
-        unreached = len(reference.sigmas) - len(reference.timesteps) - 1
-        reference.sigmas = torch.from_numpy(np.append(ours.sigmas, np.zeros(unreached, np.float32)))
+        unreached = max(len(reference.sigmas) - len(reference.timesteps) - 1, 0)
+        levels = np.append(ours.sigmas, np.zeros(unreached, np.float32))
+        # LTX's have none for the timestep at which a run on the caller's levels ends.
+        reference.sigmas = torch.from_numpy(levels[: len(reference.sigmas)])
         reference.timesteps = torch.from_numpy(ours.timesteps).to(reference.timesteps.dtype)
         generate_classes.follow_ratios(reference)
     if case.adds_noise_at_the_end:
@@ -351,8 +356,8 @@ def begin_run(case: Case, ours: Any) -> None:
 def compare_grids(outcome: Outcome, case: Case, ours: Any) -> None:
     """Timesteps and noise levels."""
     reference = case.reference
-    mine, timesteps = ours.timesteps.tolist(), reference.timesteps.tolist()
     count = case.count
+    mine, timesteps = ours.timesteps.tolist(), reference.timesteps.tolist()
     if len(mine) != count:
         outcome.faults.append(f"{len(mine)} timesteps, allowed {count}, reference {len(timesteps)}")
         return

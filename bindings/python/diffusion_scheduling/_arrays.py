@@ -122,18 +122,12 @@ def counts_writes(value: Any) -> bool:
     return False
 
 
-FLOAT32_NOISE = "converted", "at_least_float32"
-"""The rules for a next sample's type with which diffusers draws float32 noise."""
-
-
-def draw(generator: Any, model_output: Array, sample: Array, result_type: str) -> Array:
+def draw(generator: Any, model_output: Array, sample: Array, noise_type: str) -> Array:
     """A step's noise, of the type that diffusers draws."""
-    if result_type == "promoted_with_noise":
-        dtype = common_type(np.asarray(model_output), np.asarray(sample))
-    elif result_type == "promoted_with_sample_noise":
-        dtype = common_type(np.asarray(sample))
-    else:
-        dtype = np.dtype(np.float32) if result_type in FLOAT32_NOISE else common_type(np.asarray(model_output))
+    dtype = np.dtype(np.float32)
+    if noise_type != "float32":
+        given = {"model_output": [model_output], "sample": [sample]}.get(noise_type, [model_output, sample])
+        dtype = common_type(*map(np.asarray, given))
     return _noise.draw(generator, np.shape(sample), dtype)
 
 

@@ -220,7 +220,7 @@ class Core:
         if count == 0 or noise is not None:
             return noise if count else None
         for _ in range(count):
-            noise = self._tensors.draw(generator, model_output, sample, self.description.result_type)
+            noise = self._tensors.draw(generator, model_output, sample, self.description.noise_type)
         return noise
 
     def _run(

@@ -63,6 +63,7 @@ class Description(NamedTuple):
     report: str
     returns_report: bool
     result_type: str
+    noise_type: str
     update_names: list[str]
     timestep_type: str | None
     lists_end: bool

@@ -92,7 +92,8 @@ class DropIn(Core):
     _trained: Tensor | None = None
     """The signal variances that the constructor made, where it made any."""
     _unreached = 0
-    """The number of the original's levels beyond the one that a run ends at; no step reaches them."""
+    """The number of the original's levels beyond the one that a run ends at; no step reaches them. −1: the run ends with a timestep
+    that the original has no level for, where a step leads nowhere."""
     _own_timesteps: Tensor | None = None
     """The timesteps that the plan's own are, which may be looked up without reading them."""
 
@@ -212,7 +213,8 @@ class DropIn(Core):
             name = "int64" if is_whole else "float32"
         # On the host unless a device is named, whatever torch's default device is: as the original.
         timesteps = torch.tensor(plan.listed_timesteps, dtype=torch.float64, device="cpu").to(getattr(torch, name))
-        return timesteps, torch.tensor(plan.sigmas + [0.0] * self._unreached, dtype=torch.float32, device="cpu")
+        levels = (plan.sigmas + [0.0] * self._unreached)[: len(plan.sigmas) + self._unreached]
+        return timesteps, torch.tensor(levels, dtype=torch.float32, device="cpu")
 
     def _tables_differ(self, plan: Plan) -> bool:
         """Whether a caller has put other tables in the place of those of the plan."""
@@ -270,9 +272,10 @@ class DropIn(Core):
             self._original.set_timesteps(self, **given)
             if self._has_sigmas:
                 is_ended = bool(self.sigmas[-1] == 0)
-                self._unreached = max(len(self.sigmas) - len(self.timesteps) - 1, 0) if is_ended else 0
+                beyond = len(self.sigmas) - len(self.timesteps) - 1
+                self._unreached = beyond if is_ended or beyond < 0 else 0
         if plan is not None:
-            self._set_tables(plan, device, min(count or len(plan.timesteps), len(plan.timesteps)))
+            self._set_tables(plan, device, min(count or len(plan.timesteps), len(plan.timesteps)) + min(self._unreached, 0))
 
     def _span(self) -> tuple[float, ...]:
         """The values that flow matching spaces its noise levels by."""
@@ -610,7 +613,8 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
     def remade(name: str, known: set[str], body: str) -> Any:
         method = inspect.signature(getattr(original, name))
         parameters = [each for each in method.parameters.values() if each.name != "self"]
-        unknown = [each for each in parameters if each.name not in known]
+        # Originals that take any keywords pass over those that they don't know.
+        unknown = [each for each in parameters if each.name not in known and each.kind != each.VAR_KEYWORD]
         given = {each.name for each in parameters}
         # Arguments that the original doesn't have are None.
         for each in known - given:
@@ -634,7 +638,7 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
         return f"self._whole({given})"
 
     told = "".join(f"{told_as(option)}, " for option in description.options)
-    output_given, kept = "model_output", ""
+    output_given, slots_given = "model_output", ""
     known = {"model_output", "timestep", "sample", "generator", "variance_noise", "return_dict", *names}
     if attributes.timestep is not None:
         # Without the tensors, the step is a first one.
@@ -644,17 +648,18 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
             attributes.timestep,
         )
         told += f"None if {missing} else self._number(<{before}>), "
-        kept = f", slots=({''.join(f'<{name}>, ' for name in attributes.tensors)})"
+        slots_given = f", slots=({''.join(f'<{name}>, ' for name in attributes.tensors)})"
     if f"takes_{description.report}" in names:
         # The original's step may be given what it reports, which then stands for the model output.
         known.add(description.report)
         told = told.replace(f"<takes_{description.report}>", f"None if <{description.report}> is None else True")
         output_given = f"(model_output if <{description.report}> is None else <{description.report}>)"
-    arguments = f"{output_given}, timestep, sample, ({told}), <generator>, <variance_noise>{kept}"
+    arguments = f"{output_given}, timestep, sample, ({told}), <generator>, <variance_noise>{slots_given}"
     step, given = remade("step", known, f"self._output(*self._step({arguments})) if return_dict else self._step({arguments})")
     asked = "".join(f"{name!r}: <{name}>, " for name in ["timesteps", "sigmas", "mu", *names])
     known = {"num_inference_steps", "device", "timesteps", "sigmas", "mu", *names}
-    given_pairs = "".join(f"{name!r}: {name}, " for name in inspect.signature(original.set_timesteps).parameters if name != "self")
+    planning = [each for each in inspect.signature(original.set_timesteps).parameters.values() if each.kind != each.VAR_KEYWORD]
+    given_pairs = "".join(f"{each.name!r}: {each.name}, " for each in planning if each.name != "self")
     body = f"self._set_timesteps(<num_inference_steps>, <device>, {{{asked}}}, {{{given_pairs}}})"
     set_timesteps, _ = remade("set_timesteps", known, body)
     optional: dict[str, Any] = {each.__name__: each for each in (scale_model_input, add_noise, scale_noise)}

@@ -97,18 +97,11 @@ def deliver(dtype: torch.dtype, target: Tensor, channels_last: bool | None = Non
     return (target.permute(0, 3, 1, 2) if channels_last else target).to(dtype)
 
 
-FLOAT32_NOISE = "converted", "at_least_float32"
-"""The rules for a next sample's type with which diffusers draws float32 noise."""
-
-
-def draw(generator: Any, model_output: Tensor, sample: Tensor, result_type: str) -> Tensor:
+def draw(generator: Any, model_output: Tensor, sample: Tensor, noise_type: str) -> Tensor:
     """A step's noise, of the type that diffusers draws."""
-    if result_type == "promoted_with_noise":
-        dtype = common_type(model_output, sample)
-    elif result_type == "promoted_with_sample_noise":
-        dtype = sample.dtype
-    else:
-        dtype = torch.float32 if result_type in FLOAT32_NOISE else model_output.dtype
+    dtype = torch.float32
+    if noise_type != "float32":
+        dtype = common_type(*{"model_output": [model_output], "sample": [sample]}.get(noise_type, [model_output, sample]))
     noise: Tensor = randn_tensor(sample.shape, generator=generator, device=model_output.device, dtype=dtype)
     return noise
 

@@ -299,6 +299,8 @@ PLANS = {
         **{"num_inference_steps": 5, "timesteps": [1.5, 1.25, 0.9, 0.5, 0.2, 0]},
         **{"max_timesteps": None, "intermediate_timesteps": None},
     },
+    ("LTXEulerAncestralRFScheduler", "sigmas"): {"sigmas": [1, 0.75, 0.5, 0.25, 0.125, 0]},
+    ("LTXEulerAncestralRFScheduler", "timesteps"): {"timesteps": [1, 0.875, 0.5, 0.25, 0.125, 0]},
     ("DDPMWuerstchenScheduler", "timesteps"): {"timesteps": [1, 0.8, 0.5, 0.3, 0.1, 0]},
     ("CMStochasticIterativeScheduler", "timesteps"): {"timesteps": [35, 27, 16, 9, 3, 0]},
 }
