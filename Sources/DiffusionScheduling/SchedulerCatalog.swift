@@ -14,6 +14,7 @@ public enum SchedulerCatalog {
         DEISMultistepScheduler.self,
         DPMSolverMultistepScheduler.self,
         DPMSolverMultistepInverseScheduler.self,
+        DPMSolverSDEScheduler.self,
         DPMSolverSinglestepScheduler.self,
         EDMDPMSolverMultistepScheduler.self,
         EDMEulerScheduler.self,

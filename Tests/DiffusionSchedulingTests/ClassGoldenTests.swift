@@ -10,9 +10,8 @@ import Testing
 @Suite struct ClassGoldenTests {
     static let files = [
         "cogvideox_ddim", "cogvideox_dpm", "consistency_models", "cosine_dpmsolver", "ddpm", "ddpm_wuerstchen",
-        "dpmsolver_singlestep", "edm_dpmsolver", "edm_euler", "euler", "euler_ancestral", "flow_match_euler", "flow_match_heun",
-        "heun", "ipndm",
-        "kdpm2", "kdpm2_ancestral", "lcm", "lms", "ltx_euler_ancestral", "pndm", "sasolver", "scm", "tcd", "unclip", "unipc",
+        "dpmsolver_sde", "dpmsolver_singlestep", "edm_dpmsolver", "edm_euler", "euler", "euler_ancestral", "flow_match_euler",
+        "flow_match_heun", "heun", "ipndm", "kdpm2", "kdpm2_ancestral", "lcm", "lms", "ltx_euler_ancestral", "pndm", "sasolver", "scm", "tcd", "unclip", "unipc",
     ]
 
     /// The files whose class isn't in the catalogue yet.
@@ -381,8 +380,8 @@ struct ClassRecord: Decodable {
         if scheduler.configuration is any EDMDefinition { return 4 * Double(Float(max(abs(timestep), 0.25)).ulp) }
         guard scheduler.configuration is any VarianceExplodingDefinition, noise.count > 1 else { return 0 }
         if isContinuous { return 4 * Double(Float(max(abs(timestep), 0.25)).ulp) }
-        // KDPM2 looks up the timesteps of second evaluations, whose levels lie between those of the steps.
-        let isBetween = index % 2 == 1 && className.hasPrefix("KDPM2")
+        // KDPM2 and the stochastic DPM-Solver look up the timesteps of second evaluations, whose levels lie between those of the steps.
+        let isBetween = index % 2 == 1 && (className.hasPrefix("KDPM2") || className.hasPrefix("DPMSolverSDE"))
         guard isSpaced || isBetween || arguments["sigmas"] != nil else { return 0 }
         let lower = min(Int(timestep), noise.count - 2), low = noise.logSigmas[lower], high = noise.logSigmas[lower + 1]
         let unit = Double(Float(max(abs(low), abs(high), 1)).ulp)

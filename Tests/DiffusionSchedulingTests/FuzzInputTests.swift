@@ -23,7 +23,9 @@ import Testing
         #expect(again == plan && again.fingerprint == plan.fingerprint)
         var session = SamplingSession(plan: plan), sample: [Float] = [0.5, -1, 0, 2]
         for _ in 0..<plan.stepCount {
-            try session.step(modelOutput: sample, sample: &sample, noise: [1, -1, 0, 2], batchSize: 2)
+            let needsVariance = plan.row(at: session.stepIndex, age: session.stepIndex).needsVariance
+            let output = needsVariance ? sample + sample : sample
+            try session.step(modelOutput: output, sample: &sample, noise: [1, -1, 0, 2], batchSize: 2)
         }
         #expect(session.timestep == nil)
     }

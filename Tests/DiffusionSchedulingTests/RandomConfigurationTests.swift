@@ -34,6 +34,9 @@ import Testing
     @Test func kdpm2Ancestral() throws {
         try runs(KDPM2AncestralDiscreteScheduler.self, "ancestral KDPM2", RandomConfigurations.kdpm2Ancestral)
     }
+    @Test func dpmSolverSDE() throws {
+        try runs(DPMSolverSDEScheduler.self, "stochastic DPM-Solver", RandomConfigurations.dpmSolverSDE)
+    }
     @Test func lms() throws { try runs(LMSDiscreteScheduler.self, "LMS", RandomConfigurations.lms) }
     @Test func kdpm2() throws { try runs(KDPM2DiscreteScheduler.self, "KDPM2", RandomConfigurations.kdpm2) }
 

@@ -142,6 +142,14 @@ enum RandomConfigurations {
         return c
     }
 
+    static func dpmSolverSDE(_ generator: inout SeededGenerator) -> DPMSolverSDEConfiguration {
+        var c = DPMSolverSDEConfiguration()
+        drawNoiseSchedule(&c, &generator)
+        drawSpacing(&c, &generator)
+        c.predictionType = DPMSolverSDEConfiguration.predictionTypes.randomElement(using: &generator)!
+        return c
+    }
+
     static func lms(_ generator: inout SeededGenerator) -> LMSDiscreteConfiguration {
         var c = LMSDiscreteConfiguration()
         drawNoiseSchedule(&c, &generator)

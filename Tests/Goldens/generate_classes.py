@@ -542,6 +542,10 @@ SHIPPED = {
     "kdpm2_ancestral": [
         Run({**SD_BETAS, "steps_offset": 1}, {"n": 20}, {"skip_prk_steps": True}, model="Stable Diffusion 1.5 with KDPM2")
     ],
+    "dpmsolver_sde": [
+        Run({**SD_BETAS, "steps_offset": 1}, {"n": 20}, {"skip_prk_steps": True}, model="Stable Diffusion 1.5 with DPM++ SDE"),
+        Run({**SD_BETAS, "use_karras_sigmas": True}, {"n": 20}, model="Stable Diffusion 1.5 with DPM++ SDE Karras"),
+    ],
     "lms": [Run({**SD_BETAS, "steps_offset": 1}, {"n": 20}, {"skip_prk_steps": True}, model="Stable Diffusion 1.5 with LMS")],
     "flow_match_euler": [
         Run({"shift": 3.0}, {"n": 28}, model="Stable Diffusion 3"),
@@ -778,6 +782,13 @@ EDGES = {
     "heun": [Run({}, {"n": 10}), Run({}, {"n": 1}), Run({"timestep_spacing": "trailing"}, {"n": 61})],
     "kdpm2": [Run({}, {"n": 10}), Run({}, {"n": 1}), Run({"timestep_spacing": "trailing"}, {"n": 61})],
     "kdpm2_ancestral": [Run({}, {"n": 10}), Run({}, {"n": 1}), Run({"timestep_spacing": "trailing"}, {"n": 61})],
+    "dpmsolver_sde": [
+        Run({}, {"n": 10}),
+        Run({}, {"n": 1}),
+        # Karras levels pass over the ends of other schedulers' levels.
+        Run({"use_karras_sigmas": True}, {"n": 10}, {"sigma_min": 0.1, "sigma_max": 10.0}),
+        Run({"noise_sampler_seed": [1, 2]}, {"n": 4}, options={"s_noise": 0.0}),
+    ],
     "lms": [
         Run({}, {"n": 10}),
         Run({}, {"n": 1}),
@@ -1054,8 +1065,7 @@ def run_reference(scheduler, begin, initial, options, dtype):
     if hasattr(module, "randn_tensor"):
         patches["randn_tensor"] = injected_noise
     if hasattr(module, "BrownianTreeNoiseSampler"):
-        # A Brownian motion's increments over steps, divided by their deviations, are independent normal numbers.
-        patches["BrownianTreeNoiseSampler"] = lambda x, **arguments: lambda *levels: injected_noise(x.shape, dtype=x.dtype)
+        patches["BrownianTreeNoiseSampler"] = lambda x, *ends, **arguments: Motion(lambda: injected_noise(x.shape, dtype=x.dtype))
     train_steps = train_steps_of(scheduler)
     x, report = as_tensor(initial, dtype), None
     with unittest.mock.patch.multiple(module, **patches):
@@ -1077,6 +1087,26 @@ def run_reference(scheduler, begin, initial, options, dtype):
                 if wide and not torch.isfinite(output).all():
                     raise Redraw("not finite")
     return x.double().flatten().tolist(), None if report is None else report.double().flatten().tolist(), draws
+
+
+class Motion:
+    """A Brownian motion over the noise levels: its increments, divided by their deviations.
+
+    Those over the steps of a run are independent normal numbers. One that begins where the increment before began, and goes
+    further, consists of that one and a new one.
+    """
+
+    def __init__(self, draw):
+        self.draw, self.before = draw, None
+
+    def __call__(self, source, target):
+        increment = self.draw()
+        if self.before is not None and self.before[0] == source:
+            _, middle, first = self.before
+            share = (source - middle) / (source - target)
+            increment = share.sqrt() * first + (1 - share).sqrt() * increment
+        self.before = source, target, increment
+        return increment
 
 
 class RecordingTorch:
@@ -1311,6 +1341,29 @@ class EDMMultistepLoop(EDMLoop):
         levels = [(mpf(1), s) for s in [target] + [self.sigmas[i - k] for k in range(order)]]
         a, b, c = dpm_step(self.config, order, levels)
         return mixed((a, x), *zip(b, self.history), (c, noise_exact(i))), None, drawn
+
+
+class DPMSolverSDELoop(KDPM2Loop):
+    def noise(self, i):
+        scale = mpf(self.options.get("s_noise", 1))
+        return [scale * z for z in noise_exact(i)]
+
+    def step(self, i, x, output):
+        p = self.clean(x, output, self.level(i))
+        if i % 2 == 0:
+            source, target = self.sigmas[i : i + 2]
+            if target == 0:
+                return p, p, 0
+            self.base, self.first = x, self.noise(i)
+            middle = self.level(i + 1)
+            ratio = target / source
+            return mixed((ratio, x), (1 - ratio, p), (middle * mpmath.sqrt(1 - ratio), self.first)), p, 1
+        source, target, middle = self.sigmas[i - 1], self.sigmas[i], self.level(i)
+        ratio = (target / source) ** 2
+        up = target * mpmath.sqrt(1 - ratio)
+        shares = [mpmath.sqrt(part / (source - target)) for part in (source - middle, middle - target)]
+        noise = (up * shares[0], self.first), (up * shares[1], self.noise(i))
+        return mixed((ratio, self.base), (1 - ratio, p), *noise), p, 1
 
 
 class KDPM2AncestralLoop(ExplodingLoop):
@@ -2066,6 +2119,23 @@ CLASSES = {
         },
         {request_n: 100},
         adjust_ends,
+        stride=2,
+        count=16,
+        settled={**GRID_FLAGS, "beta_schedule": SCHEDULES},
+    ),
+    "dpmsolver_sde": Family(
+        "DPMSolverSDEScheduler",
+        DPMSolverSDELoop,
+        {
+            "prediction_type": {"epsilon": 55, "v_prediction": 45},
+            "grid": SIGMA_GRIDS,
+            "timestep_spacing": SPACINGS,
+            "steps_offset": {0: 60, 1: 40},
+            "noise_sampler_seed": {None: 60, 0: 40},
+        },
+        {request_n: 100},
+        adjust_ends,
+        {"s_noise": {None: 60, 1.003: 20, 0.9: 20}},
         stride=2,
         count=16,
         settled={**GRID_FLAGS, "beta_schedule": SCHEDULES},

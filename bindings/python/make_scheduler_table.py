@@ -41,6 +41,7 @@ SOURCES = {
     "DEISMultistepScheduler": Source("1 to 3", "Zhang and Chen 2022, 2204.13902"),
     "DPMSolverMultistepInverseScheduler": Source("1 to 3", "Lu et al. 2022, 2211.01095"),
     "DPMSolverMultistepScheduler": Source("1 to 3", "Lu et al. 2022, 2206.00927, 2211.01095"),
+    "DPMSolverSDEScheduler": Source("2", "Lu et al. 2022, 2211.01095"),
     "DPMSolverSinglestepScheduler": Source("1 to 3", "Lu et al. 2022, 2206.00927, 2211.01095"),
     "EDMDPMSolverMultistepScheduler": Source("1 to 3", "Karras et al. 2022, 2206.00364, Lu et al. 2022, 2211.01095"),
     "EDMEulerScheduler": Source("1", "Karras et al. 2022, 2206.00364"),

@@ -385,7 +385,8 @@ typedef struct ds_row {
     ds_combination report;
     size_t n_noise_draws; /* tensors of noise that diffusers draws for the step, whether it reads them or not; the last is read */
     ds_noise_factor noise_factor;
-    double noise_offset, noise_slope; /* for DS_NOISE_FACTOR_EXPONENTIAL, else 0 */
+    double noise_offset; /* for DS_NOISE_FACTOR_EXPONENTIAL, else 0 */
+    double noise_slope;  /* likewise */
 } ds_row;
 
 /*

@@ -29,12 +29,12 @@ public enum TimestepSpacing: String, CaseIterable, Sendable {
         }
     }
 
-    /// The timesteps of the variance-exploding schedulers, noisiest first: float32 numbers, of which those of `linspace` are fractional
-    /// and reach from the last training timestep to the first.
+    /// The timesteps of the variance-exploding schedulers, noisiest first. Those of `linspace` are fractional and reach from the last training
+    /// timestep to the first.
     func explodingTimesteps(count n: Int, trainingCount: Int, offset: Int) -> [Double] {
         switch self {
         case .linspace:
-            return DiffusionScheduling.linspace(0, Double(trainingCount - 1), count: n).reversed().map(\.roundedToFloat32)
+            return DiffusionScheduling.linspace(0, Double(trainingCount - 1), count: n).reversed()
         case .leading:
             let stride = trainingCount / n
             return (0..<n).reversed().map { Double($0 * stride + offset) }

@@ -72,6 +72,10 @@ public protocol SchedulerDefinition: SchedulerConfiguration {
     /// Whether diffusers' list of timesteps ends with the one that the last step leads to. A request's list does then, too.
     static var listsEnd: Bool { get }
 
+    /// Whether diffusers' steps take their noise from one Brownian motion over the noise levels, from the level that a step begins at. The
+    /// rows of ``attributeRow(at:age:of:)`` read such noise then, and those of the plan independent noise.
+    static var samplesBrownianMotion: Bool { get }
+
     /// Whether steps depend on nothing but their arguments, so that they may be taken at any training timestep in any order.
     static var isStateless: Bool { get }
 
@@ -150,6 +154,7 @@ extension SchedulerDefinition {
     public static var updateNames: [String] { [] }
     public static var timestepType: TimestepElementType? { nil }
     public static var listsEnd: Bool { false }
+    public static var samplesBrownianMotion: Bool { false }
     public static var isStateless: Bool { false }
     public static var addsNoiseAtTrainingLevels: Bool { isStateless }
     public static var attributes: StepAttributes { StepAttributes() }

@@ -19,6 +19,7 @@ extension SchedulerDefinition {
     /// | `update_names` | diffusers' names of the updates that its step consists of, by their orders |
     /// | `timestep_type` | the element type of diffusers' timesteps, null: int64 on the variance-preserving process, else float32 |
     /// | `lists_end` | whether diffusers' list of timesteps ends with the one that the last step leads to |
+    /// | `samples_brownian_motion` | whether diffusers' steps take their noise from one Brownian motion over the noise levels |
     /// | `is_stateless` | whether steps depend on nothing but their arguments |
     /// | `has_velocity` | whether it computes the velocity that models are trained on |
     /// | `adds_noise_at_training_levels` | whether noise is added at training timesteps where there is a plan, too |
@@ -36,6 +37,7 @@ extension SchedulerDefinition {
             "update_names": .array(updateNames.map { .string($0) }),
             "timestep_type": timestepType.map { .string($0.rawValue) } ?? .null,
             "lists_end": .bool(listsEnd),
+            "samples_brownian_motion": .bool(samplesBrownianMotion),
             "is_stateless": .bool(isStateless),
             "has_velocity": .bool(Self.self is any VelocityDefinition.Type),
             "adds_noise_at_training_levels": .bool(addsNoiseAtTrainingLevels),

@@ -64,16 +64,20 @@ extension VarianceExplodingDefinition {
         }
     }
 
-    /// The timesteps of a request, noisiest first: of the spacing, or the caller's own as float32 numbers.
+    /// A timestep in the element type of diffusers'.
+    private static func rounded(_ timestep: Double) -> Double { timestepType == .float64 ? timestep : timestep.roundedToFloat32 }
+
+    /// The timesteps of a request, noisiest first: of the spacing, or the caller's own.
     func timesteps(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> [Double] {
         try request.requireNoMu()
         switch request {
         case .count(let count, _):
             try requireStepCount(count)
             return timestepSpacing.explodingTimesteps(count: count, trainingCount: noise.count, offset: stepsOffset)
+                .map(Self.rounded)
         case .timesteps(let custom, _):
             try requireOrdered("timesteps", custom, by: >=, within: 0...Double(noise.count - 1), "from 0 to \(noise.count - 1)")
-            return custom.map(\.roundedToFloat32)
+            return custom.map(Self.rounded)
         case .sigmas, .timestepsAndSigmas:
             throw .invalidValue(key: "sigmas", value: "given", allowed: "left out: this scheduler chooses them itself")
         }
@@ -107,7 +111,7 @@ extension VarianceExplodingDefinition where Self: SigmaSpacingConfiguration {
         if useExponentialSigmas { try requireLogarithm(least) }
         let spacing: SigmaSpacing = useKarrasSigmas ? .karras : useExponentialSigmas ? .exponential : .beta
         let sigmas = spacing.sigmas(count: timesteps.count, from: greatest, to: least, trainingCount: noise.count)
-        return (sigmas.map { noise.timestep(atSigma: $0).roundedToFloat32 }, sigmas)
+        return (sigmas.map { Self.rounded(noise.timestep(atSigma: $0)) }, sigmas)
     }
 
     /// Refuses a training whose least noise level is 0 where noise levels are spaced in their logarithm.

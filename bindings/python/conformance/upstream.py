@@ -15,7 +15,7 @@ from typing import Any
 VARIABLE = "DIFFUSERS_SOURCE"
 
 NAMES = """
-    consistency_model ddim ddim_inverse ddpm deis dpm_multi dpm_multi_inverse dpm_single edm_dpmsolver_multistep
+    consistency_model ddim ddim_inverse ddpm deis dpm_multi dpm_multi_inverse dpm_sde dpm_single edm_dpmsolver_multistep
     edm_euler euler euler_ancestral heun ipndm kdpm2_ancestral kdpm2_discrete lcm lms pndm sasolver tcd unclip
     unipc
 """.split()

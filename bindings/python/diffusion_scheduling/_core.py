@@ -368,6 +368,8 @@ class Ordered(Core):
     """The attribute that counts the steps that a run remembers; where there is none, the tensors of the list count."""
     _history: ClassVar[str] = ""
     """The attribute that holds a list of tensors."""
+    _is_sampled: ClassVar[bool] = False
+    """Whether noise comes from one Brownian motion over the noise levels."""
     _longest, _oldest = LONGEST_HISTORY, MOST_STEPS
     """The greatest length of the list, and the greatest count."""
 
@@ -403,7 +405,8 @@ class Ordered(Core):
         """The row of a step, and the tensors that it reads."""
         state, counter = self.__dict__, self._counter
         remembered = state[counter] if counter else self._age(plan)
-        row = plan.attribute_rows.get((index, remembered))
+        rows = plan.sampled_rows if self._is_sampled else plan.attribute_rows
+        row = rows.get((index, remembered))
         if row is not None:
             depth = row.depth
             if depth is not None:
@@ -412,8 +415,9 @@ class Ordered(Core):
                 if len(slots) == depth and not (slots and slots[-1] is None):
                     return row, slots
         age = min(remembered, index)
+        make = plan.sampled_row if self._is_sampled else plan.attribute_row
         while True:
-            row = plan.attribute_rows.get((index, age)) or plan.attribute_row(index, age)
+            row = rows.get((index, age)) or make(index, age)
             slots = [_element(state[name], place) for name, place in row.sources]
             if not any(each is None or isinstance(each, int) for each in slots):
                 return row, slots

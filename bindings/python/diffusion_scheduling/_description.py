@@ -67,6 +67,7 @@ class Description(NamedTuple):
     update_names: list[str]
     timestep_type: str | None
     lists_end: bool
+    samples_brownian_motion: bool
     is_stateless: bool
     has_velocity: bool
     adds_noise_at_training_levels: bool

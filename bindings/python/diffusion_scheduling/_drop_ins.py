@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
 import os
@@ -27,6 +26,9 @@ from ._tensors import is_beyond_reach, step_by_row
 
 ENDS = "final_alpha_cumprod", "initial_alpha_cumprod", "one"
 """The attributes that hold the signal variance before timestep 0."""
+
+TREE = "BrownianTreeNoiseSampler"
+"""The class of the originals' Brownian motions, in the modules of those that have one."""
 
 LARGEST = 1_000_000
 """The library has no use for a number above; the originals may make a table of that length."""
@@ -91,6 +93,8 @@ class DropIn(Core):
     """The request of the present plan."""
     _trained: Tensor | None = None
     """The signal variances that the constructor made, where it made any."""
+    _rounded_levels: Tensor | None = None
+    """The original's noise levels, which may differ from the plan's in their last bits."""
     _unreached = 0
     """The number of the original's levels beyond the one that a run ends at; no step reaches them. −1: the run ends with a timestep
     that the original has no level for, where a step leads nowhere."""
@@ -266,7 +270,7 @@ class DropIn(Core):
             if self._made is not None:
                 raise
             plan = None
-        with contextlib.suppress(Exception):
+        try:
             # The original may fail on what the library can plan. It sets attributes that only it knows, such as prk_timesteps, and
             # the configuration's flow_shift where mu is given.
             self._original.set_timesteps(self, **given)
@@ -274,8 +278,14 @@ class DropIn(Core):
                 is_ended = bool(self.sigmas[-1] == 0)
                 beyond = len(self.sigmas) - len(self.timesteps) - 1
                 self._unreached = beyond if is_ended or beyond < 0 else 0
+                self._rounded_levels = self.sigmas
+        except Exception as error:
+            if plan is None and isinstance(error, ValueError):
+                raise  # Neither can plan it, and the original says why.
         if plan is not None:
             self._set_tables(plan, device, min(count or len(plan.timesteps), len(plan.timesteps)) + min(self._unreached, 0))
+        elif self._has_sigmas:
+            self.__dict__.setdefault("sigmas", torch.zeros(0))  # Constructors move them.
 
     def _span(self) -> tuple[float, ...]:
         """The values that flow matching spaces its noise levels by."""
@@ -441,6 +451,10 @@ class StatelessDropIn(DropIn, Stateless):
 class OrderedDropIn(DropIn, Ordered):
     """The drop-ins that count their steps, as the originals do, in the attributes that the originals have."""
 
+    order: int
+    noise_sampler: Any
+    noise_sampler_seed: int | Sequence[int] | None
+    mid_point_sigma: Tensor | None
     _repeated: float | None = None
     """The timestep that a run has begun with, where the evaluation before has it too but no run can begin there."""
 
@@ -459,6 +473,41 @@ class OrderedDropIn(DropIn, Ordered):
             state[history] = [None] * length
             self._longest = self._oldest = length
         self._repeated = None
+        if self._is_sampled:
+            self.noise_sampler = self.mid_point_sigma = None
+
+    def _draw(self, count: int, generator: Any, noise: Tensor | None, model_output: Tensor, sample: Tensor) -> Tensor | None:
+        if count and self._is_sampled:
+            return self._sampled_noise(sample)
+        return super()._draw(count, generator, noise, model_output, sample)
+
+    def _sampled_noise(self, sample: Tensor) -> Tensor:
+        """The increment of the original's Brownian motion that its next evaluation reads, divided by the increment's deviation.
+
+        A step of two evaluations asks for the way to the middle first, and then for the whole one. An increment changes by a
+        thousandth where a level changes in its last bit, so the levels have all of the original's roundings.
+        """
+        levels, theirs, index = self.sigmas, self._rounded_levels, self._step_index or 0
+        if (
+            theirs is not None
+            and theirs.is_cpu
+            and theirs.shape == levels.shape
+            and torch.allclose(theirs, levels, rtol=2.0**-21, atol=0)
+        ):
+            levels = theirs
+        if self.noise_sampler is None:
+            sampler = vars(sys.modules[self._original.__module__])[TREE]
+            ends = levels[levels > 0].min().item(), levels.max().item()
+            self.noise_sampler = sampler(sample, *ends, self.noise_sampler_seed)
+        start = index - index % self.order
+        source, target = -levels[start].log(), -levels[start + 1].log()
+        is_first = index == start
+        if is_first:
+            target = source + (target - source) * 0.5
+        source, target = (-source).exp(), (-target).exp()
+        self.mid_point_sigma = target if is_first else None
+        noise: Tensor = self.noise_sampler(source, target)
+        return noise
 
     def _remember(self, row: StepRow, stored: Sequence[Tensor], sample: Tensor) -> None:
         super()._remember(row, stored, sample)
@@ -686,6 +735,7 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
         "_original": original,
         "_steps_unplanned": "self.timesteps =" in inspect.getsource(original.__init__)
         and "num_inference_steps is None" not in inspect.getsource(original.step),
+        "_is_sampled": description.samples_brownian_motion,
         "_counter": description.attributes.age or "",
         "_history": description.attributes.history or "",
         "_watched": ("_internal_dict", *tables, *(() if has_sigmas or spans_by_count else ("timesteps",)), *kept),

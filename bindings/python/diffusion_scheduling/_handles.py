@@ -111,6 +111,8 @@ class Plan(Handle):
         """The rows that `row_at` gave, by options and timestep."""
         self.attribute_rows: dict[tuple[int, int], StepRow] = {}
         """Those that `attribute_row` gave, by index and age."""
+        self.sampled_rows: dict[tuple[int, int], StepRow] = {}
+        """Those that `sampled_row` gave, likewise."""
 
     @classmethod
     def make(cls: type[P], values: Mapping[str, Any], class_name: str, overrides: Mapping[str, Any] | None = None) -> P:
@@ -283,10 +285,22 @@ class Plan(Handle):
         return written(Row, library.ds_scheduler_row, self.value, index, age)
 
     def attribute_row(self, index: int, age: int) -> StepRow:
-        """The same over the attributes that diffusers' objects keep."""
+        """The same over the attributes that diffusers' objects keep, for independent noise."""
+        found = self._row_over_attributes(index, age, is_sampled=not self.description.samples_brownian_motion)
+        self.attribute_rows[index, age] = found
+        return found
+
+    def sampled_row(self, index: int, age: int) -> StepRow:
+        """The same for noise that a Brownian motion over the noise levels has been asked for, where diffusers' steps take such."""
+        found = self.sampled_rows[index, age] = self._row_over_attributes(index, age, is_sampled=True)
+        return found
+
+    def _row_over_attributes(self, index: int, age: int, *, is_sampled: bool) -> StepRow:
+        """The row over diffusers' attributes with what they hold there, or with what the plan's slots do."""
+        function = library.ds_scheduler_attribute_row if is_sampled else library.ds_scheduler_row
 
         def row_at(index: int, age: int) -> StepRow:
-            return StepRow(written(Row, library.ds_scheduler_attribute_row, self.value, index, age))
+            return StepRow(written(Row, function, self.value, index, age))
 
         found, attributes = row_at(index, age), self.description.attributes
         names, history = attributes.tensors, attributes.history or ""
@@ -304,7 +318,6 @@ class Plan(Handle):
         found.depth = depth if found.sources == [(history, -1 - back) for back in range(depth)] else None
         found.is_push = found.targets == [(history, -1)] and bool(attributes.age) and not names
         found.changes = bool(found.stores or found.keeps or found.drops or attributes.age)
-        self.attribute_rows[index, age] = found
         return found
 
     def row_at(self, timestep: float, options: tuple[Any, ...]) -> StepRow:

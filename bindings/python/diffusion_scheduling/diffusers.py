@@ -7,7 +7,8 @@
 
 Each class derives from the original of its name, so that pipelines accept it, and takes from it what has to do with
 configurations: the constructor, loading, saving and the hub. Timesteps, noise levels, conversions, steps and noise addition
-are the library's. There is one for each class that both the library and the installed diffusers have.
+are the library's. There is one for each class that both the library and the installed diffusers have; where that needs a package
+that isn't installed, such as torchsde, diffusers' stand-in for its class, which says so when it is used.
 
 Tensors in the host's memory are read and written where they are. Tensors on other devices, and those that need gradients, go
 through the same plan with torch's own operations; what a step needs to know is known on the host, so nothing is read back.
@@ -16,15 +17,21 @@ Threads may take steps with one stateless scheduler at once, one whose steps dep
 the steps of a run, which is one thread's at a time.
 """
 
-import diffusers
+from typing import Any
 
-from ._description import DESCRIPTIONS
+import diffusers
+from diffusers.utils import DummyObject
+
+from ._description import DESCRIPTIONS, Description
 from ._drop_ins import make_class
 
+
+def _class_of(original: type[Any], description: Description) -> type[Any]:
+    return original if isinstance(original, DummyObject) else make_class(original, description, __name__)
+
+
 _made = {
-    name: make_class(getattr(diffusers, name), description, __name__)
-    for name, description in DESCRIPTIONS.items()
-    if hasattr(diffusers, name)
+    name: _class_of(getattr(diffusers, name), description) for name, description in DESCRIPTIONS.items() if hasattr(diffusers, name)
 }
 globals().update(_made)
 

@@ -64,32 +64,49 @@ def cast(x, name):
     return x.astype(name) if isinstance(x, np.ndarray) else x.to(getattr(sys.modules["torch"], name))
 
 
-class IndependentNoise:
+class Motion:
     """Stands for the Brownian motion from which some of diffusers' classes draw noise.
 
-    The increments of a motion over steps are independent, too. Here a generator of the seed gives them, or torch's own.
+    Its increments over the steps of a run are independent. Here a generator of the seed gives them, or torch's own. An increment
+    that begins where the one before began, and goes further, consists of that one and a new one.
     """
 
     def __init__(self, x, sigma_min, sigma_max, seed=None):
-        self.x, self.seed = x, seed
+        self.x, self.seed, self.before = x, seed, None
 
     def __call__(self, sigma, sigma_next):
         torch = sys.modules["torch"]
-        generator = None if self.seed is None else torch.Generator().manual_seed(self.seed)
-        return torch.randn(self.x.shape, generator=generator, dtype=self.x.dtype)
+        generator = None if self.seed is None or not self.x.is_cpu else torch.Generator("cpu").manual_seed(self.seed)
+        increment = torch.randn(self.x.shape, generator=generator, dtype=self.x.dtype, device=self.x.device)
+        if self.before is not None and self.before[0] == sigma:
+            _, middle, first = self.before
+            share = (sigma - middle) / (sigma - sigma_next)
+            increment = share.sqrt() * first + (1 - share).sqrt() * increment
+        self.before = sigma, sigma_next, increment
+        return increment
 
 
 def replace_trees():
-    """Makes diffusers' classes draw independent noise."""
+    """Makes diffusers' classes draw noise that others can draw, too."""
     for name, module in list(sys.modules.items()):
         if name.startswith("diffusers.schedulers.") and TREE in vars(module):
-            setattr(module, TREE, IndependentNoise)
+            setattr(module, TREE, Motion)
 
 
 def forget_noise(scheduler):
     """Makes a scheduler of diffusers' that keeps a source of noise, of one shape and type, take a new one."""
     if "noise_sampler" in vars(scheduler):
         scheduler.noise_sampler = None
+
+
+def change_noise(scheduler, change):
+    """Changes the tensors of a scheduler's source of noise as the scheduler's own are changed."""
+    motion = vars(scheduler).get("noise_sampler")
+    if motion is not None:
+        motion.x = change(motion.x)
+        if motion.before is not None:
+            *levels, increment = motion.before
+            motion.before = *levels, change(increment)
 
 
 def flattened(table):
@@ -195,7 +212,7 @@ def rearranged(items):
             return scheduler, x
         for name, value in list(vars(scheduler).items()):
             setattr(scheduler, name, [changed(element) for element in value] if isinstance(value, list) else changed(value))
-        forget_noise(scheduler)
+        change_noise(scheduler, changed)
         return scheduler, x[items]
 
     return each
@@ -203,7 +220,7 @@ def rearranged(items):
 
 def half_begun(scheduler, index, x, step):
     if index == 3:
-        forget_noise(scheduler)
+        change_noise(scheduler, lambda each: cast(each, "float32"))
     return scheduler, cast(x, "float32") if index == 3 else x
 
 

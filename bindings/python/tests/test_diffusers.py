@@ -37,13 +37,15 @@ as many of ς in the angle; runs of at most 7 steps have ς up to 9."""
 def timestep_distance(original):
     """The bound of timesteps: four units in the last place of float32 logarithms, where they are looked up at levels between those
     of the steps."""
-    return 1e-3 if hasattr(original, "sigmas_interpol") else ANGLE.get(type(original).__name__, 0)
+    is_between = hasattr(original, "sigmas_interpol") or hasattr(original, "mid_point_sigma")
+    return 1e-3 if is_between else ANGLE.get(type(original).__name__, 0)
 
 
 def make(name, **config):
     """The original and the drop-in, with those of the values that the class knows."""
     original = getattr(diffusers, name)
     words = {each.key: each.words for each in getattr(drop_ins, name).description.parameters}
+    config = {"noise_sampler_seed": 3, **config}
     known = {key for key in inspect.signature(original).parameters if words.get(key) is None or config.get(key) in words[key]}
     original = original(**{key: value for key, value in config.items() if key in known})
     return original, getattr(drop_ins, name).from_config(original.config)

@@ -351,6 +351,8 @@ def test_threads_continue_copies_of_a_run_on_samples_of_their_own(name):
         own = {"generator": torch.Generator().manual_seed(slot)} if takes_generator else {}
         copied = copy.deepcopy(scheduler)
         forget_noise(copied)
+        if "noise_sampler_seed" in vars(copied):
+            copied.noise_sampler_seed = slot
         return second_half(copied, x * (1 + slot / 8), **own)
 
     def one_after_the_other(scheduler):
@@ -709,8 +711,9 @@ def test_the_history_is_what_the_original_shows(name):
 
 
 def test_other_state_is_what_the_original_shows():
-    for name in ("HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "KDPM2DiscreteScheduler", "PNDMScheduler"):
-        keys = ["prev_derivative", "sample", "dt", "counter", "ets", "cur_sample"]
+    names = "DPMSolverSDE", "HeunDiscrete", "KDPM2AncestralDiscrete", "KDPM2Discrete", "PNDM"
+    for name in (f"{each}Scheduler" for each in names):
+        keys = ["prev_derivative", "sample", "dt", "counter", "ets", "cur_sample", "mid_point_sigma"]
         if name.startswith("KDPM2"):
             keys.remove("dt")  # No step reads it.
         schedulers = [make(library, name) for library in (diffusers, drop_ins)]

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// One seed for a whole batch, or one for each of its items.
+public enum NoiseSamplerSeed: ConfigurationValue {
+    case one(Int)
+    case each([Int])
+
+    public var numbers: [Int] {
+        switch self {
+        case .one(let seed): [seed]
+        case .each(let seeds): seeds
+        }
+    }
+
+    public static var typeName: String { "\(Int.typeName) | \([Int].typeName)" }
+    public static var allowedValues: String { "an integer or a list of integers" }
+
+    public init?(json: JSONValue) {
+        if let seed = Int(json: json) {
+            self = .one(seed)
+        } else {
+            guard let seeds = [Int](json: json) else { return nil }
+            self = .each(seeds)
+        }
+    }
+
+    public var json: JSONValue {
+        switch self {
+        case .one(let seed): seed.json
+        case .each(let seeds): seeds.json
+        }
+    }
+}
