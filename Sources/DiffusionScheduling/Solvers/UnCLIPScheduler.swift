@@ -95,7 +95,7 @@ public struct UnCLIPConfiguration: TrainingTimestepDefinition, ClippingConfigura
             let next = index + 1 < timesteps.count ? timesteps[index + 1] : -1
             rows.append([try row(from: timestep, to: options.prevTimestep.map(Double.init) ?? next, noise: noise)])
         }
-        let grid = try grid(timesteps, final: 0, noise: noise), isLearned = varianceType == .learnedRange
+        let grid = grid(timesteps, final: 0, noise: noise), isLearned = varianceType == .learnedRange
         return try SamplingPlan(grid: grid, clamp: clipping, modelLearnsVariance: isLearned, rows: rows)
     }
 
