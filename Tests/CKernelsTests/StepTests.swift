@@ -180,8 +180,8 @@ extension KernelTests {
                 var random = Random("misalignedStarts \(kind)")
                 let count = 200
                 var row = random.row(zeroPercent: 0)
-                row.outputs[0] = [0.3, 0.7] + [Double](repeating: 0, count: 9)
-                row.outputs[1] = [1.1] + [Double](repeating: 0, count: 10)
+                row.outputs[0] = [0.3, 0.7] + [Double](repeating: 0, count: Row.termCount - 2)
+                row.outputs[1] = [1.1] + [Double](repeating: 0, count: Row.termCount - 1)
                 let inputs: [[T]] = (0..<Row.inputCount).map { _ in random.values(count) }
                 let expected = plainStep(row, inputs: inputs, threshold: 1, count: count)
                 try forEachISA { isa in
@@ -362,8 +362,8 @@ extension KernelTests {
         @Test func knownAnswer() {
             var row = Row()
             row.prediction = [2, -1, 0, 0]  // p = 2x - e
-            row.outputs[0] = [0.5, 0, 0, 0, 0, 0, 0, 0, 0, 3, 1]  // x/2 + 3 s6 + p
-            row.outputs[2] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]  // p
+            row.outputs[0] = [0.5, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 1]  // x/2 + 3 s6 + p
+            row.outputs[2] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]  // p
             row.clamp = DSK_CLAMP_RANGE
             row.clampRange = 4
             let x = Tensor<Float>([1, 2, 8]), e = Tensor<Float>([1, -3, 20]), s6 = Tensor<Float>([10, 20, 30])

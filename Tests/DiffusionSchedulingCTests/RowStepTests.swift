@@ -95,6 +95,8 @@ import Testing
     /// The tensors that a diffusers object keeps: single ones, then those of a list, newest first.
     private struct Attributes {
         let tensorCount: Int
+        /// Whether rows read increments of one Brownian motion, and those of a step begin at one level.
+        let samplesMotion: Bool
         var slots: [[Double]]
 
         init(_ name: String, count: Int) throws {
@@ -102,6 +104,7 @@ import Testing
                 case .object(let attributes)? = description["attributes"], case .array(let tensors)? = attributes["tensors"]
             else { throw SchedulerError.unsupportedScheduler(name: name, supported: []) }
             tensorCount = tensors.count
+            samplesMotion = description["samples_brownian_motion"] == true
             slots = Array(repeating: Array(repeating: .nan, count: count), count: Int(DS_MAX_SLOTS))
         }
 
@@ -109,6 +112,18 @@ import Testing
         mutating func store(_ tensor: [Double], to slot: Int) {
             if slot == tensorCount { slots.insert(tensor, at: slot) } else { slots[slot] = tensor }
         }
+    }
+
+    /// The motion's increment over a whole step: the plan's two rows have their shares of it.
+    private static func increment(
+        _ scheduler: ds_scheduler, _ index: Int, before shorter: [Double], _ noise: [Double]
+    ) throws -> [Double] {
+        var first = ds_row(), second = ds_row()
+        try call(ds_scheduler_row(scheduler, index - 1, index - 1, &first))
+        try call(ds_scheduler_row(scheduler, index, index, &second))
+        let shares = (first.stores.0.value.noise, second.next_sample.noise)
+        let deviation = (shares.0 * shares.0 + shares.1 * shares.1).squareRoot()
+        return zip(shorter, noise).map { (shares.0 * $0 + shares.1 * $1) / deviation }
     }
 
     /// Rows over diffusers' attributes, whose stores go to memory of their own, lead where the session's rows lead.
@@ -121,16 +136,21 @@ import Testing
         guard ds_session_create(scheduler, beginIndex, &session) == DS_OK else { return }
         defer { ds_session_free(session) }
         var attributes = try Attributes(scheduler.state.className, count: count)
-        var x: [Double] = SessionStateTests.tensor(3, count: count), y = x
+        var x: [Double] = SessionStateTests.tensor(3, count: count), y = x, shorter: [Double] = []
         for index in beginIndex..<properties.n_steps {
             var e: [Double] = SessionStateTests.tensor(index, count: count), next = x
             var z: [Double] = SessionStateTests.tensor(100 + index, count: count)
             var row = ds_row()
             try call(ds_scheduler_attribute_row(scheduler, index, index - beginIndex, &row))
+            var motion = z
+            if attributes.samplesMotion, index % 2 == 1 { motion = try Self.increment(scheduler, index, before: shorter, z) }
+            shorter = z
             var stored = [Double](repeating: .nan, count: 2 * count)
             try withTensor(&e, shape: Self.shape) { e in
                 try withTensor(&z, shape: Self.shape) { z in
                     try withTensor(&x, shape: Self.shape) { try call(ds_session_step(session, e, $0, z, $0, nil, 0)) }
+                }
+                try withTensor(&motion, shape: Self.shape) { z in
                     try withTensor(&y, shape: Self.shape) { y in
                         try withTensor(&next, shape: Self.shape) { next in
                             func tensor(_ memory: inout [Double], _ offset: Int = 0) -> ds_tensor {
