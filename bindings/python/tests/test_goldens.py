@@ -54,7 +54,10 @@ def finish(scheduler, record, convert=lambda array: array):
     for index in range(begin, len(timesteps)):
         t = scheduler.timesteps[index]
         e = np.asarray(scheduler.scale_model_input(x, t), np.float64)
-        e = convert(0.8 * e / (1 + 0.25 * e * e) + 0.3 * (timesteps[index] / count) - 0.1)
+        e = 0.8 * e / (1 + 0.25 * e * e) + 0.3 * (timesteps[index] / count) - 0.1
+        if scheduler.config.get("variance_type") in ("learned", "learned_range"):
+            e = np.concatenate([e, np.full_like(e, 0.5)], axis=1)
+        e = convert(e)
         x = scheduler.step(e, t, x, **options, variance_noise=noise(index)).prev_sample
     return np.asarray(x)
 
