@@ -7,18 +7,24 @@
 
 #include "fuzz.h"
 
-enum { N_ELEMENTS = 6 };
+enum { N_ELEMENTS = 6, N_ITEM = N_ELEMENTS / 2 };
 
 static double model(double x) { return 0.5 * x + 0.1; }
 
 static void step(ds_scheduler scheduler) {
-    static const int64_t shape[] = {2, N_ELEMENTS / 2};
+    static const int64_t shape[] = {2, N_ITEM}, both_shape[] = {2, 2 * N_ITEM};
     ds_session session;
+    ds_plan_properties properties;
     MUST(ds_session_create(scheduler, 0, &session) == DS_OK);
-    double x[N_ELEMENTS] = {0.5, -1, 0, 2, -0.25, 1}, e[N_ELEMENTS], z[N_ELEMENTS] = {1, -1, 0.5, 0, 2, -2}, before[N_ELEMENTS];
-    for (int i = 0; i < N_ELEMENTS; i++) e[i] = model(x[i]);
+    double x[N_ELEMENTS] = {0.5, -1, 0, 2, -0.25, 1}, e[2 * N_ELEMENTS], z[N_ELEMENTS] = {1, -1, 0.5, 0, 2, -2}, before[N_ELEMENTS];
+    MUST(ds_scheduler_plan_properties(scheduler, &properties) == DS_OK);
+    /* A model that learns its variance puts it behind each item's prediction. */
+    const int stride = properties.learns_variance ? 2 * N_ITEM : N_ITEM;
+    for (int i = 0; i < 2 * N_ELEMENTS; i++) e[i] = 0.25;
+    for (int i = 0; i < N_ELEMENTS; i++) e[i / N_ITEM * stride + i % N_ITEM] = model(x[i]);
     memcpy(before, x, sizeof x);
-    const ds_tensor tx = tensor_of(x, DS_FLOAT64, 2, shape), te = tensor_of(e, DS_FLOAT64, 2, shape),
+    const ds_tensor tx = tensor_of(x, DS_FLOAT64, 2, shape),
+                    te = tensor_of(e, DS_FLOAT64, 2, properties.learns_variance ? both_shape : shape),
                     tz = tensor_of(z, DS_FLOAT64, 2, shape);
     bool needs_noise;
     MUST(ds_session_needs_noise(session, &needs_noise) == DS_OK);
