@@ -92,7 +92,8 @@ swift_build() {
 sanitized=(-c release -Xswiftc -enable-testing --sanitize=address -Xlinker -lstdc++ -Xcc -fsanitize=undefined -Xcc -fno-sanitize-recover=undefined
     -Xcc "-fno-sanitize=$pointers")
 check "Swift: builds with address and undefined behaviour sanitizers" swift_build address "${sanitized[@]}"
-# Swift's runtime keeps what it knows of types, which isn't a leak. A third of the random cases reach the same lines of memory.
+# Swift's runtime keeps what it knows of types, which isn't a leak. Faults of memory seldom depend on the numbers that are drawn, so a
+# third of the random cases has to do.
 draws=0.33
 if [ "$mode" = full ]; then draws=1; fi
 check "Swift: address and undefined behaviour sanitizers" env ASAN_OPTIONS=detect_leaks=0 DIFFUSION_SCHEDULING_TEST_DRAWS=$draws "$here/swift-test.sh" \

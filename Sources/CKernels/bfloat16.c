@@ -11,8 +11,7 @@
 #define DSK_REAL float
 #define DSK_KEY int32_t
 #define DSK_COEFFICIENTS single
-#define DSK_WIDEN(type, tensor, n, values) ((void)(type), (void)(n))      /* no tensor has another type */
-#define DSK_SCALE_NOISE(row, variance, noise, n, scaled) ((void)(scaled)) /* rows with factors run as float32 */
+#define DSK_WIDEN(type, tensor, n, values) ((void)(type), (void)(n)) /* no tensor has another type */
 #define DSK_KIND_LOOPS DSK_LOOPS
 #define DSK_FUSES 0
 #define DSK_SCALES_NOISE 0

@@ -21,7 +21,6 @@
 #define DSK_KEY int32_t
 #define DSK_COEFFICIENTS shortened
 #define DSK_WIDEN DSK_ISA_NAME(widen_float_tile)
-#define DSK_SCALE_NOISE DSK_NAME(scale_noise)
 #define DSK_KIND_LOOPS DSK_LOOPS
 #define DSK_FUSES 1
 #define DSK_SCALES_NOISE 1

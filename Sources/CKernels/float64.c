@@ -12,7 +12,6 @@
 #define DSK_KEY int64_t
 #define DSK_COEFFICIENTS row
 #define DSK_WIDEN DSK_ISA_NAME(widen_double_tile)
-#define DSK_SCALE_NOISE DSK_NAME(scale_noise)
 #define DSK_KIND_LOOPS DSK_LOOPS
 #define DSK_FUSES 0
 #define DSK_SCALES_NOISE 1

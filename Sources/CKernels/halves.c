@@ -12,7 +12,6 @@
 #define DSK_KEY int32_t
 #define DSK_COEFFICIENTS single
 #define DSK_WIDEN DSK_ISA_NAME(widen_float_tile)
-#define DSK_SCALE_NOISE(row, variance, noise, n, scaled) ((void)(scaled)) /* rows with factors run as float32 */
 #define DSK_KIND_LOOPS(X)
 #define DSK_FUSES 0
 #define DSK_SCALES_NOISE 0

@@ -9,7 +9,7 @@
  *   DSK_TYPE             the kind's element type
  *   DSK_HAS_OTHER_TYPES  1 if tensors of an item may have other types, which are widened
  *   DSK_WIDEN            the function that widens elements to DSK_REAL
- *   DSK_SCALE_NOISE      the function that multiplies noise by its factors
+ *   DSK_SCALES_NOISE     1 if rows whose noise has a factor run as this kind: then there is noise_factor_template.h's function
  *   DSK_KIND_LOOPS(X)    the loops that the kind has: see DSK_LOOPS (kernels.h)
  *   DSK_COEFFICIENTS     the member of dsk_prepared_row with the coefficients, rounded for this kind
  *   DSK_VECTOR_BYTES     the size of a vector
@@ -367,12 +367,14 @@ DSK_TARGET static __attribute__((noinline)) void DSK_NAME(step_block)(const dsk_
     const dsk_form *form = program->form;
     const void *inputs[DSK_INPUT_COUNT];
     DSK_REAL widened[DSK_HAS_OTHER_TYPES ? DSK_INPUT_COUNT : 1][BLOCK] __attribute__((aligned(64)));
-    DSK_REAL scaled[BLOCK] __attribute__((aligned(64)));
     DSK_NAME(find_inputs)(program->item, form->read_inputs, begin, n, inputs, widened);
+#if DSK_SCALES_NOISE
+    DSK_REAL scaled[BLOCK] __attribute__((aligned(64)));
     if (form->scales_noise) {
-        DSK_SCALE_NOISE(&program->item->row->row, inputs[DSK_VARIANCE], inputs[DSK_NOISE], n, scaled);
+        DSK_NAME(scale_noise)(&program->item->row->row, inputs[DSK_VARIANCE], inputs[DSK_NOISE], n, scaled);
         inputs[DSK_NOISE] = scaled;
     }
+#endif
     /* Inputs of its size are widened already, and no output is written yet. */
     if (DSK_HAS_OTHER_TYPES && program->raw_input)
         memmove((char *)program->raw_output + begin * program->raw_size,

@@ -18,7 +18,7 @@
 #include "kernels_all_isas.h"
 #undef DSK_TEMPLATE
 
-#if DSK_SCALES_NOISE
+#if DSK_SCALES_NOISE /* before products and sums may be fused */
 #define DSK_TEMPLATE "noise_factor_template.h"
 #include "kernels_all_isas.h"
 #undef DSK_TEMPLATE

@@ -113,9 +113,9 @@ dsk_status dsk_check_thresholds(const dsk_item *items, size_t n_items) { return 
 
 static unsigned type_bit(dsk_element_type type) { return 1u << type; }
 
-/* Sets the kernels that run the tensors of the types in a set. Factors of noise are too coarse in half types. */
-static void set_kind(dsk_program *program, unsigned types) {
-    if (program->form->scales_noise) types |= type_bit(DSK_FLOAT32);
+/* Sets the kernels that run a form on tensors of the types in a set. Factors of noise are too coarse in half types. */
+static void set_kind(dsk_program *program, const dsk_form *form, unsigned types) {
+    if (form->scales_noise) types |= type_bit(DSK_FLOAT32);
     const unsigned float32 = type_bit(DSK_FLOAT32), float64 = type_bit(DSK_FLOAT64), float16 = type_bit(DSK_FLOAT16);
     dsk_element_type widest = types & float64   ? DSK_FLOAT64
                               : types & float32 ? DSK_FLOAT32
@@ -152,7 +152,7 @@ void dsk_prepare_thresholds(dsk_program *program, const dsk_item *item) {
     program->form = form;
     program->range = (double)INFINITY;
     program->divides = false;
-    set_kind(program, types);
+    set_kind(program, form, types);
 }
 
 /* Whether an output has the memory of an input: those cache lines are in the cache anyway. */
@@ -168,8 +168,7 @@ static void prepare(dsk_program *program, const dsk_item *item, bool streaming) 
     const dsk_form *form = find_form(item, &program->own_form);
     unsigned types = types_of(item, form->read_inputs);
     for (unsigned m = 0; m < form->n_outputs; m++) types |= type_bit(item->output_types[form->outputs[m]]);
-    program->form = form;
-    set_kind(program, types);
+    set_kind(program, form, types);
     program->raw_input = NULL;
     if (form->n_sums < form->n_outputs) {
         /* The loops copy to tensors of their own type only. */

@@ -955,7 +955,7 @@ def step_arguments(scheduler, index, report=None):
 
 
 def take_step(scheduler, **arguments):
-    """What a step returns, as an object also where this class returns pairs all the same."""
+    """A step's results as an object, also of a class that returns pairs in spite of its arguments."""
     result = scheduler.step(**{"return_dict": True, **arguments})
     return CogVideoXOutput(*result) if isinstance(result, tuple) else result
 

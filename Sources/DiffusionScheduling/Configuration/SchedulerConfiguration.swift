@@ -40,7 +40,7 @@ public struct ConfigurationOrigin: Sendable, Equatable {
 }
 
 extension SchedulerConfiguration {
-    public static var effectiveKeys: [String] { Self.self is any SigmaSpacingConfiguration.Type ? ["sigma_min", "sigma_max"] : [] }
+    public static var effectiveKeys: [String] { [] }
 
     /// The keys of the file that have no effect on this scheduler, sorted.
     public var unusedKeys: [String] {

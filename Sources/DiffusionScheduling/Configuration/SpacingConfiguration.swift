@@ -48,6 +48,8 @@ public protocol SigmaSpacingConfiguration: SchedulerConfiguration {
 }
 
 extension SigmaSpacingConfiguration {
+    public static var effectiveKeys: [String] { ["sigma_min", "sigma_max"] }
+
     static var sigmaSpacingParameters: [ConfigurationParameter<Self>] {
         [
             .init("use_karras_sigmas", \.useKarrasSigmas, "Whether the noise levels follow Karras et al. 2022."),

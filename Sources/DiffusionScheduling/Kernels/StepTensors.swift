@@ -9,7 +9,7 @@ package struct StepTensors {
     @usableFromInline let sample: UnsafeRawPointer
     @usableFromInline let modelOutput: UnsafeRawPointer
     @usableFromInline let modelOutputType: ElementType
-    /// As many as the sample has, or twice as many: then each batch item has its variance behind its prediction.
+    /// The sample's number of elements, or twice that: each batch item's prediction is followed by its variance then.
     @usableFromInline let modelOutputCount: Int
     /// The model output without the condition, for guided steps; then the model output is the one under it.
     @usableFromInline let unconditional: UnsafeRawPointer?

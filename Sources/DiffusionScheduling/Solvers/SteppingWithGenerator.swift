@@ -19,9 +19,10 @@ extension PlannedScheduler {
         generator = advanced
     }
 
-    /// How many tensors of noise the step at a timestep draws.
+    /// The number of noise tensors that the step at a timestep draws.
     private func drawCount(atTimestep timestep: Double) throws(SchedulerError) -> Int {
         guard let session else { throw .timestepsNotSet }
+        // Steps that remember others draw by their age, which only the run tells.
         if session.plan.slotCount == 0, let row = try? row(at: timestep, optionValues: [:]) { return row.drawCount }
         // Past the end, and at a timestep whose turn it isn't, the step fails.
         if session.timestep == timestep || session.hasBegun || session.timestep == nil {

@@ -357,8 +357,8 @@ def begin_run(case: Case, ours: Any) -> None:
 def compare_grids(outcome: Outcome, case: Case, ours: Any) -> None:
     """Timesteps and noise levels."""
     reference = case.reference
-    count = case.count
     mine, timesteps = ours.timesteps.tolist(), reference.timesteps.tolist()
+    count = case.count
     if len(mine) != count:
         outcome.faults.append(f"{len(mine)} timesteps, allowed {count}, reference {len(timesteps)}")
         return
@@ -563,7 +563,7 @@ def take_steps(
 
 
 def noise_share_error(ours: Any, i: int) -> np.ndarray:
-    """How far the motion's noise of the whole step may be off, which it puts together of its two parts in float32.
+    """The bound of the motion's noise over a whole step, which is put together of its two parts in float32.
 
     The shares' squares are differences of levels over the whole one. The levels come from float32 logarithms, of at most 10, and
     are off by 10 roundings each, the root of a share by half of their sum over the lesser difference. Products and sum add three.

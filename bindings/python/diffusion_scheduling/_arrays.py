@@ -122,12 +122,9 @@ def counts_writes(value: Any) -> bool:
     return False
 
 
-def draw(generator: Any, model_output: Array, sample: Array, noise_type: str) -> Array:
-    """A step's noise, of the type that diffusers draws."""
-    dtype = np.dtype(np.float32)
-    if noise_type != "float32":
-        given = {"model_output": [model_output], "sample": [sample]}.get(noise_type, [model_output, sample])
-        dtype = common_type(*map(np.asarray, given))
+def draw(generator: Any, model_output: Array, sample: Array, like: Sequence[Array]) -> Array:
+    """A step's noise, of the type that holds all of `like`; float32 if these are none."""
+    dtype = common_type(*map(np.asarray, like)) if like else np.dtype(np.float32)
     return _noise.draw(generator, np.shape(sample), dtype)
 
 

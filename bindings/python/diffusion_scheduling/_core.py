@@ -219,8 +219,10 @@ class Core:
         """The noise of a step that draws `count` tensors of it, of which it reads the last."""
         if count == 0 or noise is not None:
             return noise if count else None
+        own = {"model_output": (model_output,), "sample": (sample,), "promoted": (model_output, sample), "float32": ()}
+        like = own[self.description.noise_type]
         for _ in range(count):
-            noise = self._tensors.draw(generator, model_output, sample, self.description.noise_type)
+            noise = self._tensors.draw(generator, model_output, sample, like)
         return noise
 
     def _run(
@@ -405,8 +407,7 @@ class Ordered(Core):
         """The row of a step, and the tensors that it reads."""
         state, counter = self.__dict__, self._counter
         remembered = state[counter] if counter else self._age(plan)
-        rows = plan.sampled_rows if self._is_sampled else plan.attribute_rows
-        row = rows.get((index, remembered))
+        row = plan.attribute_rows.get((index, remembered, self._is_sampled))
         if row is not None:
             depth = row.depth
             if depth is not None:
@@ -415,9 +416,9 @@ class Ordered(Core):
                 if len(slots) == depth and not (slots and slots[-1] is None):
                     return row, slots
         age = min(remembered, index)
-        make = plan.sampled_row if self._is_sampled else plan.attribute_row
         while True:
-            row = rows.get((index, age)) or make(index, age)
+            wanted = index, age, self._is_sampled
+            row = plan.attribute_rows.get(wanted) or plan.attribute_row(*wanted)
             slots = [_element(state[name], place) for name, place in row.sources]
             if not any(each is None or isinstance(each, int) for each in slots):
                 return row, slots

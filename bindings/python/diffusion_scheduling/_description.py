@@ -49,7 +49,7 @@ class Attributes(NamedTuple):
     age: str | None
     """The number of steps that the run remembers."""
     timestep: str | None
-    """Where callers keep the tensors, and steps take them as arguments: the argument for the timestep of the step before."""
+    """The argument for the timestep of the step before, if callers keep the tensors and steps take them as arguments, too."""
 
 
 class Description(NamedTuple):

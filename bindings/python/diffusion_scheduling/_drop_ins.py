@@ -692,11 +692,8 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
     if attributes.timestep is not None:
         # Without the tensors, the step is a first one.
         known |= {*attributes.tensors, attributes.timestep}
-        missing, before = (
-            " or ".join(f"<{name}> is None" for name in (*attributes.tensors, attributes.timestep)),
-            attributes.timestep,
-        )
-        told += f"None if {missing} else self._number(<{before}>), "
+        missing = " or ".join(f"<{name}> is None" for name in (*attributes.tensors, attributes.timestep))
+        told += f"None if {missing} else self._number(<{attributes.timestep}>), "
         slots_given = f", slots=({''.join(f'<{name}>, ' for name in attributes.tensors)})"
     if f"takes_{description.report}" in names:
         # The original's step may be given what it reports, which then stands for the model output.

@@ -109,10 +109,8 @@ class Plan(Handle):
         super().__init__(value)
         self.rows_at: dict[tuple[Any, ...], dict[float, StepRow]] = {}
         """The rows that `row_at` gave, by options and timestep."""
-        self.attribute_rows: dict[tuple[int, int], StepRow] = {}
-        """Those that `attribute_row` gave, by index and age."""
-        self.sampled_rows: dict[tuple[int, int], StepRow] = {}
-        """Those that `sampled_row` gave, likewise."""
+        self.attribute_rows: dict[tuple[int, int, bool], StepRow] = {}
+        """The rows that `attribute_row` gave, by its arguments."""
 
     @classmethod
     def make(cls: type[P], values: Mapping[str, Any], class_name: str, overrides: Mapping[str, Any] | None = None) -> P:
@@ -284,20 +282,14 @@ class Plan(Handle):
         """The scalars of step `index` in a run that has taken `age` steps before."""
         return written(Row, library.ds_scheduler_row, self.value, index, age)
 
-    def attribute_row(self, index: int, age: int) -> StepRow:
-        """The same over the attributes that diffusers' objects keep, for independent noise."""
-        found = self._row_over_attributes(index, age, is_sampled=not self.description.samples_brownian_motion)
-        self.attribute_rows[index, age] = found
-        return found
+    def attribute_row(self, index: int, age: int, is_sampled: bool) -> StepRow:
+        """The row over the attributes that diffusers' objects keep.
 
-    def sampled_row(self, index: int, age: int) -> StepRow:
-        """The same for noise that a Brownian motion over the noise levels has been asked for, where diffusers' steps take such."""
-        found = self.sampled_rows[index, age] = self._row_over_attributes(index, age, is_sampled=True)
-        return found
-
-    def _row_over_attributes(self, index: int, age: int, *, is_sampled: bool) -> StepRow:
-        """The row over diffusers' attributes with what they hold there, or with what the plan's slots do."""
-        function = library.ds_scheduler_attribute_row if is_sampled else library.ds_scheduler_row
+        is_sampled  whether noise comes from one Brownian motion, where the originals take it from that. Rows that read independent
+                    noise there are the plan's, with the contents of its slots in the attributes.
+        """
+        is_own = self.description.samples_brownian_motion and not is_sampled
+        function = library.ds_scheduler_row if is_own else library.ds_scheduler_attribute_row
 
         def row_at(index: int, age: int) -> StepRow:
             return StepRow(written(Row, function, self.value, index, age))
@@ -318,6 +310,7 @@ class Plan(Handle):
         found.depth = depth if found.sources == [(history, -1 - back) for back in range(depth)] else None
         found.is_push = found.targets == [(history, -1)] and bool(attributes.age) and not names
         found.changes = bool(found.stores or found.keeps or found.drops or attributes.age)
+        self.attribute_rows[index, age, is_sampled] = found
         return found
 
     def row_at(self, timestep: float, options: tuple[Any, ...]) -> StepRow:

@@ -97,11 +97,9 @@ def deliver(dtype: torch.dtype, target: Tensor, channels_last: bool | None = Non
     return (target.permute(0, 3, 1, 2) if channels_last else target).to(dtype)
 
 
-def draw(generator: Any, model_output: Tensor, sample: Tensor, noise_type: str) -> Tensor:
-    """A step's noise, of the type that diffusers draws."""
-    dtype = torch.float32
-    if noise_type != "float32":
-        dtype = common_type(*{"model_output": [model_output], "sample": [sample]}.get(noise_type, [model_output, sample]))
+def draw(generator: Any, model_output: Tensor, sample: Tensor, like: Sequence[Tensor]) -> Tensor:
+    """A step's noise, of the type that holds all of `like`; float32 if these are none."""
+    dtype = common_type(*like) if like else torch.float32
     noise: Tensor = randn_tensor(sample.shape, generator=generator, device=model_output.device, dtype=dtype)
     return noise
 
