@@ -28,9 +28,9 @@ import Testing
         Case(#""solver_type": "euler""#, "solver_type", #""euler""#, "logrho, bh1, bh2, heun, midpoint"),
         Case(#""algorithm_type": "sde-dpmsolver++""#, "algorithm_type", #""sde-dpmsolver++""#, "deis, dpmsolver, dpmsolver++"),
         Case(#""time_shift_type": "linear""#, "time_shift_type", #""linear""#, "exponential"),
-        Case(#""solver_order": 0"#, "solver_order", "0", "1, 2 or 3"),
-        Case(#""solver_order": 4"#, "solver_order", "4", "1, 2 or 3"),
-        Case(#""solver_order": -1"#, "solver_order", "-1", "1, 2 or 3"),
+        Case(#""solver_order": 0"#, "solver_order", "0", "1, 2, 3 or 4"),
+        Case(#""solver_order": 5"#, "solver_order", "5", "1, 2, 3 or 4"),
+        Case(#""solver_order": -1"#, "solver_order", "-1", "1, 2, 3 or 4"),
         Case(#""solver_order": 2.5"#, "solver_order", "2.5", "an integer"),
         Case(#""solver_order": "2""#, "solver_order", #""2""#, "an integer"),
         Case(#""solver_order": 99999999999999999999"#, "solver_order", "99999999999999999999", "an integer"),
@@ -89,7 +89,7 @@ import Testing
     }
 
     @Test func isRefusedFromCodeAsWell() {
-        expectInvalid("solver_order", "4", allowed: "1, 2 or 3") { _ = try makeDEIS { $0.solverOrder = 4 } }
+        expectInvalid("solver_order", "5", allowed: "1, 2, 3 or 4") { _ = try makeDEIS { $0.solverOrder = 5 } }
         expectInvalid("sample_max_value", "-inf", allowed: "greater than 0") { _ = try makeDEIS { $0.sampleMaxValue = -.infinity } }
         expectInvalid("num_train_timesteps", "\(Int.min)", allowed: "from 1") { _ = try makeDEIS { $0.numTrainTimesteps = .min } }
         expectInvalid("steps_offset", "\(Int.max)", allowed: "from 0") { _ = try makeDEIS { $0.stepsOffset = .max } }
@@ -100,11 +100,11 @@ import Testing
         let error = fault {
             _ = try JSONDecoder().decode(DEISMultistepConfiguration.self, from: Data(#"{"solver_order": 7}"#.utf8))
         }
-        #expect(error == .invalidValue(key: "solver_order", value: "7", allowed: "1, 2 or 3"))
+        #expect(error == .invalidValue(key: "solver_order", value: "7", allowed: "1, 2, 3 or 4"))
     }
 
     @Test func isRefusedAsAnOverride() {
-        expectInvalid("solver_order", "9", allowed: "1, 2 or 3") {
+        expectInvalid("solver_order", "9", allowed: "1, 2, 3 or 4") {
             _ = try DEISMultistepConfiguration(json: "{}", overrides: ["solver_order": 9])
         }
     }
@@ -366,10 +366,10 @@ import Testing
     }
 
     @Test func theCatalogPassesOnWhatTheConfigurationSays() {
-        expectInvalid("solver_order", "5", allowed: "1, 2 or 3") {
+        expectInvalid("solver_order", "5", allowed: "1, 2, 3 or 4") {
             _ = try SchedulerCatalog.makeScheduler(json: #"{"_class_name": "DEISMultistepScheduler", "solver_order": 5}"#)
         }
-        expectInvalid("solver_order", "6", allowed: "1, 2 or 3") {
+        expectInvalid("solver_order", "6", allowed: "1, 2, 3 or 4") {
             _ = try SchedulerCatalog.makeScheduler(
                 json: #"{"_class_name": "DEISMultistepScheduler"}"#, overrides: ["solver_order": 6])
         }

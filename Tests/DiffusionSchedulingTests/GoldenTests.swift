@@ -147,7 +147,7 @@ struct MultistepGoldens<Definition: MultistepDefinition & SigmaGridConfiguration
         try eachRecord { index, record, scheduler in
             let plan = try plan(record, scheduler)
             for golden in record.coefficients {
-                let update = scheduler.solver.update(
+                let update = try scheduler.solver.update(
                     order: golden.order, at: golden.index, of: plan.levels, remembered: golden.order - 1)
                 let place = "record \(index), step \(golden.index) of order \(golden.order)"
                 #expect(relative(update.sample, golden.a) <= Tolerance.coefficient, "\(place), a")

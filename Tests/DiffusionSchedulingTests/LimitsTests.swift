@@ -236,7 +236,7 @@ import Testing
 
     @Test func theLastOfEqualKeysCounts() throws {
         #expect(try DEISMultistepConfiguration(json: #"{"solver_order": 9, "solver_order": 3}"#).solverOrder == 3)
-        expectInvalid("solver_order", "9", allowed: "1, 2 or 3") {
+        expectInvalid("solver_order", "9", allowed: "1, 2, 3 or 4") {
             _ = try DEISMultistepConfiguration(json: #"{"solver_order": 3, "solver_order": 9}"#)
         }
         // An escaped spelling is the same key.

@@ -384,7 +384,7 @@ import Testing
     @Test func flowPredictionOutsideFlowMatchingIsTheReferences() throws {
         let scheduler = try makeDEIS { $0.predictionType = .flowPrediction }
         let level = NoiseLevel(sigma: 3.5, process: .variancePreserving)
-        let conversion = scheduler.solver.conversion(at: level, clamped: false)
+        let conversion = try scheduler.solver.conversion(at: level, clamped: false)
         // m = (x − A (x − ς e))/ς
         #expect(abs(conversion.sample - (1 - level.signalRate) / 3.5) <= 1e-15)
         #expect(abs(conversion.modelOutput - level.signalRate) <= 1e-15)

@@ -11,7 +11,8 @@ enum RandomConfigurations {
         drawNoiseSchedule(&c, &generator)
         drawGrid(&c, &generator)
         drawThresholding(&c, &generator)
-        (c.solverOrder, c.lowerOrderFinal) = (.random(in: 1...3, using: &generator), .random(using: &generator))
+        (c.solverOrder, c.lowerOrderFinal) = (.random(in: 1...4, using: &generator), .random(using: &generator))
+        c.method = Bool.random(using: &generator) ? nil : .allCases.randomElement(using: &generator)
         c.predictionType = c.useFlowSigmas ? .flowPrediction : .allCases.randomElement(using: &generator)!
         c.finalSigmasType = Bool.random(using: &generator) ? nil : .allCases.randomElement(using: &generator)
         return c

@@ -1,20 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// The diffusion exponential integrator sampler with polynomials in ln ρ, tAB-DEIS (Zhang and Chen 2022, arXiv:2204.13902,
-/// section 4 and appendix B; the variable ρ is theirs, the logarithmic nodes are diffusers' `logrho`).
+/// The diffusion exponential integrator sampler (Zhang and Chen 2022, arXiv:2204.13902, section 3 and appendix B).
 ///
-/// In y = x/A the probability flow ODE is dy/dρ = ε with ρ = S/A. A step from s to t integrates the Lagrange interpolant of the
-/// last outputs ε in ln ρ exactly:
+/// In y = x/A the probability flow ODE is dy/dρ = ε with ρ = S/A. The methods of Adams and Bashforth integrate the polynomials Lₖ(u) of
+/// Lagrange through the last outputs εₖ, in a variable u that is a function of ρ:
 ///
-///     x' = (A_t/A_s) x + A_t Σₖ εₖ ∫ₛᵗ Lₖ(ln ρ) dρ
+///     x' = (A_t/A_s) x + A_t Σₖ εₖ ∫ₛᵗ Lₖ(u(ρ)) dρ
 ///
-/// With δ = ln(ρ_t/ρ_s) the moments of ln(ρ/ρ_s) are
+/// The methods of Runge and Kutta evaluate the model at several ρ from s to t instead. Between two evaluations, at a and b,
 ///
-///     J₀ = ρ_t − ρ_s      J₁ = ρ_t (δ − 1) + ρ_s      J₂ = ρ_t (δ² − 2δ + 2) − 2ρ_s
+///     x_b = (A_b/A_a) x_a + A_b (ρ_t − ρ_s) Σₖ (r_bₖ − r_aₖ) εₖ
+///
+/// with the rows r of the method's table and the outputs εₖ since s, so nothing but outputs is remembered.
 public struct DEISSolver: MultistepSolver {
     public var predictionType: PredictionType
+    public var method: Method
 
-    public init(predictionType: PredictionType) { self.predictionType = predictionType }
+    /// How a step combines outputs.
+    public enum Method: Sendable {
+        /// Outputs of the steps before, in a variable.
+        case adamsBashforth(InterpolationVariable)
+        /// Outputs of several evaluations in the step.
+        case rungeKutta(RungeKuttaTable)
+    }
+
+    public init(predictionType: PredictionType, method: Method = .adamsBashforth(.logRatio)) {
+        self.predictionType = predictionType
+        self.method = method
+    }
 
     public func prediction(at level: NoiseLevel) -> Combination { predictionType.cleanSample(at: level) }
 
@@ -39,63 +52,78 @@ public struct DEISSolver: MultistepSolver {
         }
     }
 
-    public func update(from s: NoiseLevel, to t: NoiseLevel, previous: [NoiseLevel]) -> MultistepUpdate {
-        let scale = t.signalRate
-        let j = Moments(from: s.noiseToSignal, to: t.noiseToSignal)
-        /// ln(ρₖ/ρ_s)
-        func logarithm(_ k: Int) -> Double { logarithmOfRatio(previous[k - 1].noiseToSignal, s.noiseToSignal) }
-
-        switch previous.count {
-        case 0:
-            return MultistepUpdate(sample: t.signalRate / s.signalRate, outputs: [scale * j.zeroth])
-        case 1:
-            let l1 = logarithm(1)
-            return MultistepUpdate(
-                sample: t.signalRate / s.signalRate, outputs: [scale * (j.zeroth - j.first / l1), scale * j.first / l1])
-        default:
-            let l1 = logarithm(1), l2 = logarithm(2)
-            // ln(ρ₁/ρ₂) of the two older nodes themselves: the difference of their logarithms would cancel.
-            let older = logarithmOfRatio(previous[0].noiseToSignal, previous[1].noiseToSignal)
-            return MultistepUpdate(
-                sample: t.signalRate / s.signalRate,
-                outputs: [
-                    scale * (j.zeroth - (l1 + l2) * j.first / (l1 * l2) + j.second / (l1 * l2)),
-                    scale * (j.second - l2 * j.first) / (l1 * older),
-                    -scale * (j.second - l1 * j.first) / (l2 * older),
-                ])
+    public func update(order: Int, at index: Int, of levels: [NoiseLevel], remembered: Int) -> MultistepUpdate {
+        switch method {
+        case .adamsBashforth: multistepUpdate(order: order, at: index, of: levels, remembered: remembered)
+        case .rungeKutta(let table): stage(of: table, at: index, of: levels)
         }
     }
 
-    /// J₀, J₁, J₂ from ρ_s to ρ_t.
-    ///
-    /// For |δ| < ½ the closed forms would cancel; there J₀ = ρ_s (e^δ − 1), J₁ = ρ_s Σ_{k≥2} (k − 1) δᵏ/k! and
-    /// J₂ = ρ_s Σ_{k≥3} (k − 1)(k − 2) δᵏ/k!.
-    private struct Moments {
-        let zeroth, first, second: Double
-
-        init(from s: Double, to t: Double) {
-            // The limit for ρ_t → 0, where all noise is removed.
-            if t == 0 {
-                (zeroth, first, second) = (-s, s, -2 * s)
-                return
-            }
-            let delta = logarithmOfRatio(t, s)
-            if abs(delta) < 0.5 {
-                var term = delta, first = 0.0, second = 0.0
-                // 0.5²⁰/20! is far below the rounding error of the sums' leading terms.
-                for k in 2...20 {
-                    term *= delta / Double(k)
-                    first += Double(k - 1) * term
-                    second += Double((k - 1) * (k - 2)) * term
-                    // What follows is less than 400 of this, too little to change either sum.
-                    if k > 2, abs(term) * 400 < abs(second) * 0x1p-56 { break }
-                }
-                (zeroth, self.first, self.second) = (s * exponentialMinusOne(delta), s * first, s * second)
-            } else {
-                zeroth = t - s
-                first = t * (delta - 1) + s
-                second = t * (delta * delta - 2 * delta + 2) - 2 * s
+    public func update(from s: NoiseLevel, to t: NoiseLevel, previous: [NoiseLevel]) -> MultistepUpdate {
+        let scale = t.signalRate, sample = t.signalRate / s.signalRate
+        guard case .adamsBashforth(let variable) = method, !previous.isEmpty else {
+            return MultistepUpdate(sample: sample, outputs: [scale * (t.noiseToSignal - s.noiseToSignal)])
+        }
+        let nodes = [s] + previous
+        let offsets = nodes.map { variable.difference($0, s) }
+        let divisors = nodes.indices.map { k in
+            nodes.indices.reduce(1.0) { $1 == k ? $0 : $0 * variable.difference(nodes[k], nodes[$1]) }
+        }
+        var integrals = Array(repeating: 0.0, count: nodes.count)
+        variable.forEachQuadratureNode(from: s, to: t) { offset, weight in
+            for k in nodes.indices {
+                var product = weight
+                for m in nodes.indices where m != k { product *= offset - offsets[m] }
+                integrals[k] += product
             }
         }
+        return MultistepUpdate(sample: sample, outputs: zip(integrals, divisors).map { scale * ($0 / $1) })
+    }
+
+    /// The way from an evaluation of a step to the next evaluation, or to the step's end.
+    private func stage(of table: RungeKuttaTable, at index: Int, of levels: [NoiseLevel]) -> MultistepUpdate {
+        let stage = index % table.order, first = index - stage
+        // The last step is one of order 1 where the grid has no further evaluations for it.
+        guard first + table.order < levels.count else {
+            let isStill = levels[index].sigma == levels[index + 1].sigma || levels[index].noiseToSignal == 0
+            return isStill ? .identity : update(from: levels[index], to: levels[index + 1], previous: [])
+        }
+        let s = levels[first], t = levels[first + table.order]
+        if s.sigma == t.sigma || s.noiseToSignal == 0 { return .identity }
+        let scale = levels[index + 1].signalRate, length = t.noiseToSignal - s.noiseToSignal
+        return MultistepUpdate(
+            sample: scale / levels[index].signalRate,
+            outputs: table.increments(ofStage: stage).reversed().map { scale * length * $0 })
+    }
+}
+
+/// An explicit method of Runge and Kutta with as many evaluations as its order.
+public struct RungeKuttaTable: Sendable {
+    /// The weights of the outputs so far, before each evaluation but the first and at the step's end.
+    private let rows: [[Double]]
+
+    /// The methods of Euler, Heun, Kutta (order 3) and Runge and Kutta (order 4).
+    ///
+    /// - Precondition: `order` is 1, 2, 3 or 4.
+    public init(order: Int) {
+        let sixth = 1.0 / 6, third = 1.0 / 3
+        let tables: [[[Double]]] = [
+            [[1]],
+            [[1], [0.5, 0.5]],
+            [[0.5], [-1, 2], [sixth, 4 * sixth, sixth]],
+            [[0.5], [0, 0.5], [0, 0, 1], [sixth, third, third, sixth]],
+        ]
+        rows = tables[order - 1]
+    }
+
+    public var order: Int { rows.count }
+
+    /// The share of the step after which each evaluation is made.
+    var nodes: [Double] { [0] + rows.dropLast().map { $0.reduce(0, +) } }
+
+    /// The weights that come to those before, from the first output on.
+    func increments(ofStage stage: Int) -> [Double] {
+        guard stage > 0 else { return rows[0] }
+        return zip(rows[stage], rows[stage - 1] + [0]).map { $0 - $1 }
     }
 }

@@ -11,8 +11,8 @@
 /// }
 /// ```
 ///
-/// Each step combines the outputs of up to three steps and calls the model once. Order 2 suits guided sampling, order 3
-/// unconditional sampling; order 1 is DDIM. Thresholding is for models of pixels, not of latents. Models that were trained as
+/// Each step combines the outputs of up to four steps and calls the model once. Order 2 suits guided sampling, order 3
+/// unconditional sampling; order 1 is DDIM. ``DEISMultistepConfiguration/method`` chooses among the paper's methods. Thresholding is for models of pixels, not of latents. Models that were trained as
 /// Stable Diffusion was want `stepsOffset` 1.
 ///
 /// The class of that name in diffusers is the reference; docs/DIFFERENCES.md lists where this one differs.
@@ -31,7 +31,7 @@ public struct DEISMultistepConfiguration: MultistepDefinition, SigmaGridConfigur
     public var betaEnd = 0.02
     public var betaSchedule = BetaSchedule.linear
     public var trainedBetas: [Double]?
-    /// 1, 2 or 3: how many model outputs a step combines. 2 for guided sampling, 3 for unconditional; order 1 is DDIM.
+    /// 1, 2, 3 or 4: how many model outputs a step combines. 2 for guided sampling, 3 for unconditional; order 1 is DDIM.
     public var solverOrder = 2
     public var predictionType = PredictionType.epsilon
     public var thresholding = false
@@ -55,6 +55,9 @@ public struct DEISMultistepConfiguration: MultistepDefinition, SigmaGridConfigur
     /// `diffusion_scheduling_final_sigmas_type` in files and `final_sigmas_type` in overrides: a `final_sigmas_type` that came
     /// along from another scheduler's file means nothing to DEIS.
     public var finalSigmasType: FinalSigmasType?
+    /// The paper's method; nil, diffusers' way: polynomials in ln ρ. The original has no such key, so it is
+    /// `diffusion_scheduling_method` in files and `method` in overrides.
+    public var method: DEISMethod?
 
     public var origin = ConfigurationOrigin()
 
@@ -62,7 +65,7 @@ public struct DEISMultistepConfiguration: MultistepDefinition, SigmaGridConfigur
 
     public static var parameters: [ConfigurationParameter<Self>] {
         noiseScheduleParameters + [
-            .init("solver_order", \.solverOrder, "How many model outputs a step combines: 1, 2 or 3."),
+            .init("solver_order", \.solverOrder, "How many model outputs a step combines: 1, 2, 3 or 4."),
             predictionTypeParameter,
         ] + thresholdingParameters + [
             .init("algorithm_type", \.algorithmType, "deis; the names of the DPM-Solvers' algorithms stand for it."),
@@ -71,7 +74,10 @@ public struct DEISMultistepConfiguration: MultistepDefinition, SigmaGridConfigur
         ] + sigmaSpacingParameters + flowSigmaParameters + timestepSpacingParameters + dynamicShiftingParameters + [
             .init(
                 "diffusion_scheduling_final_sigmas_type", overrideName: "final_sigmas_type", \.finalSigmasType,
-                "The noise level after the last step; null is diffusers' way.")
+                "The noise level after the last step; null is diffusers' way."),
+            .init(
+                "diffusion_scheduling_method", overrideName: "method", \.method,
+                "rho_ab and t_ab interpolate in ρ and t; rho_rk takes solver_order evaluations a step; null is diffusers' way."),
         ]
     }
 
@@ -79,15 +85,51 @@ public struct DEISMultistepConfiguration: MultistepDefinition, SigmaGridConfigur
         try validateNoiseSchedule()
         try validateThresholding()
         try validateSigmaGrid()
-        try require("solver_order", solverOrder, "1, 2 or 3", (1...3).contains(solverOrder))
+        try require("solver_order", solverOrder, "1, 2, 3 or 4", (1...4).contains(solverOrder))
     }
 
     // MARK: The plan
 
-    public var solver: DEISSolver { DEISSolver(predictionType: predictionType) }
+    public var solver: DEISSolver {
+        get throws(SchedulerError) { try DEISSolver(predictionType: predictionType, method: solverMethod()) }
+    }
+
+    private func solverMethod() throws(SchedulerError) -> DEISSolver.Method {
+        switch method {
+        case nil: .adamsBashforth(.logRatio)
+        case .rhoAB: .adamsBashforth(.ratio)
+        case .tAB: try .adamsBashforth(useFlowSigmas ? .noiseShare : .time(TrainingTime(makeNoiseSchedule())))
+        case .rhoRK: .rungeKutta(RungeKuttaTable(order: solverOrder))
+        }
+    }
+
     public var highestSolverOrder: Int { solverOrder }
+    public var evaluationsPerStep: Int { method == .rhoRK ? solverOrder : 1 }
 
     public func grid(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> TimestepGrid {
+        let grid = try stepGrid(request, noise: noise)
+        return method == .rhoRK ? withStages(grid, noise: noise) : grid
+    }
+
+    /// The grid with the levels of all evaluations of each step; the last step has one if no noise is left after it, or it leads nowhere.
+    private func withStages(_ grid: TimestepGrid, noise: NoiseSchedule) -> TimestepGrid {
+        let nodes = RungeKuttaTable(order: solverOrder).nodes, levels = grid.levels
+        var timesteps: [Double] = [], sigmas: [Double] = []
+        for (index, (s, t)) in zip(levels, levels.dropFirst()).enumerated() {
+            let isLast = index == grid.timesteps.count - 1, isShort = isLast && (t.sigma == 0 || t.sigma == s.sigma)
+            for node in isShort ? [0] : nodes {
+                let ratio = s.noiseToSignal + node * (t.noiseToSignal - s.noiseToSignal)
+                let sigma = node == 0 ? s.sigma : node == 1 ? t.sigma : useFlowSigmas ? ratio / (1 + ratio) : ratio
+                sigmas.append(sigma)
+                timesteps.append(
+                    node == 0 ? grid.timesteps[index]
+                        : node == 1 && !isLast ? grid.timesteps[index + 1] : customTimestep(atSigma: sigma, noise: noise))
+            }
+        }
+        return TimestepGrid(timesteps: timesteps, exactSigmas: sigmas + grid.sigmas.suffix(1), process: grid.process)
+    }
+
+    private func stepGrid(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> TimestepGrid {
         // The least training level is another one on flow grids, and diffusers has no word on it.
         let endsAtLeastFlow = useFlowSigmas && finalSigmasType == .sigmaMin
         let grid = try denoisingGrid(
@@ -110,6 +152,16 @@ public struct DEISMultistepConfiguration: MultistepDefinition, SigmaGridConfigur
 public enum DEISAlgorithmType: String, ConfigurationKeyword {
     case deis
     public static let aliases: [String: Self] = ["dpmsolver": .deis, "dpmsolver++": .deis]
+}
+
+/// The methods of Zhang and Chen 2022 (arXiv:2204.13902), of the order or as many evaluations a step as `solver_order` says.
+public enum DEISMethod: String, ConfigurationKeyword {
+    /// Polynomials in ρ through the outputs of steps before: ρAB-DEIS.
+    case rhoAB = "rho_ab"
+    /// Polynomials in the time t of the training: tAB-DEIS, the best one of the paper at few evaluations.
+    case tAB = "t_ab"
+    /// Runge and Kutta's methods in ρ, with the evaluations of each step listed in the plan's timesteps: ρRK-DEIS.
+    case rhoRK = "rho_rk"
 }
 
 /// The interpolation of DEIS; diffusers takes the names of other solvers' for it.

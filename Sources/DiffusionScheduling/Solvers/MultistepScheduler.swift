@@ -5,9 +5,11 @@
 /// A conforming definition says which solver it has, on which grid and of which order; the plan follows.
 public protocol MultistepDefinition: SchedulerDefinition, PredictionTypeConfiguration {
     associatedtype Solver: MultistepSolver
-    var solver: Solver { get }
+    var solver: Solver { get throws(SchedulerError) }
     /// How many model outputs a step combines at most.
     var highestSolverOrder: Int { get }
+    /// How many evaluations a step makes.
+    var evaluationsPerStep: Int { get }
     /// Whether the model output holds a predicted variance besides the prediction.
     var modelLearnsVariance: Bool { get }
     /// The clamp of predicted clean samples.
@@ -37,7 +39,7 @@ public protocol MultistepScheduler: PlannedScheduler {
 }
 
 extension DefinedScheduler: MultistepScheduler where Definition: MultistepDefinition {
-    public var solver: Definition.Solver { configuration.solver }
+    public var solver: Definition.Solver { get throws(SchedulerError) { try configuration.solver } }
 
     /// How many model outputs a step combines at most.
     public var solverOrder: Int { configuration.highestSolverOrder }
@@ -53,7 +55,7 @@ extension DefinedScheduler: MultistepScheduler where Definition: MultistepDefini
     public func conversion(ofStep index: Int) throws(SchedulerError) -> PlanRow {
         let host = FloatingPointEnvironment.begin()
         defer { host.end() }
-        let plan = try plan(with: index), level = plan.levels[index]
+        let plan = try plan(with: index), level = plan.levels[index], solver = try solver
         return PlanRow(
             prediction: solver.prediction(at: level), nextSample: solver.conversion(at: level, clamped: plan.clamp != .none))
     }
@@ -61,7 +63,7 @@ extension DefinedScheduler: MultistepScheduler where Definition: MultistepDefini
     public func update(order: Int, ofStep index: Int) throws(SchedulerError) -> PlanRow {
         let host = FloatingPointEnvironment.begin()
         defer { host.end() }
-        let plan = try plan(with: index)
+        let plan = try plan(with: index), solver = try solver
         try require("order", order, "1, 2 or 3", (1...3).contains(order))
         try require("step index", index, "at least \(order - 1) for an update of order \(order)", index >= order - 1)
         let update = solver.update(order: order, at: index, of: plan.levels, remembered: order - 1)
@@ -82,11 +84,10 @@ extension DefinedScheduler: MultistepScheduler where Definition: MultistepDefini
 }
 
 /// The highest order of a step where short runs end with lower orders, for stability (Lu et al. 2022, arXiv:2211.01095,
-/// appendix B): of fewer than 15 steps the last is of order 1 and the one before it of order 2 at most.
+/// appendix B): of fewer than 15 steps the last is of order 1, the one before it of order 2 at most, and so on.
 func highestOrder(atStep index: Int, of stepCount: Int, lowerOrderFinal: Bool, firstOrderAtEnd: Bool) -> Int {
-    let lowers = lowerOrderFinal && stepCount < 15
-    if index == stepCount - 1, lowers || firstOrderAtEnd { return 1 }
-    return index == stepCount - 2 && lowers ? 2 : 3
+    if firstOrderAtEnd, index == stepCount - 1 { return 1 }
+    return lowerOrderFinal && stepCount < 15 ? stepCount - index : .max
 }
 
 /// Refuses noise levels without a signal: ln ρ, in which multistep solvers extrapolate, is infinite there.
@@ -99,6 +100,7 @@ func requireSignal(_ levels: [NoiseLevel]) throws(SchedulerError) {
 extension MultistepDefinition {
     public static var returnsReport: Bool { false }
     public static var attributes: StepAttributes { StepAttributes(history: "model_outputs", age: "lower_order_nums") }
+    public var evaluationsPerStep: Int { 1 }
     public var modelLearnsVariance: Bool { false }
     public static var updateNames: [String] { solverUpdateNames("dpm_solver") }
     /// The names of a solver's updates.
@@ -117,7 +119,7 @@ extension MultistepDefinition {
 
     /// Every step's conversion and update folded into combinations of tensors.
     public func plan(on grid: TimestepGrid, options: Options) throws(SchedulerError) -> SamplingPlan {
-        let levels = grid.levels, ring = highestSolverOrder - 1
+        let levels = grid.levels, ring = highestSolverOrder - 1, solver = try solver
         try requireSignal(levels)
         var rows = levels.indices.dropLast().map { index in
             let prediction = solver.prediction(at: levels[index])
@@ -136,7 +138,7 @@ extension MultistepDefinition {
         }
         return try SamplingPlan(
             grid: grid, initNoiseSigma: initNoiseSigma, inputScales: levels.dropLast().map(inputScale), clamp: clamp,
-            slotCount: ring, warmUp: ring, modelLearnsVariance: modelLearnsVariance, rows: rows)
+            slotCount: ring, warmUp: ring, steps: rows.indices.map { $0 / evaluationsPerStep }, modelLearnsVariance: modelLearnsVariance, rows: rows)
     }
 }
 

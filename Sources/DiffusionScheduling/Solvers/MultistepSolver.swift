@@ -62,16 +62,23 @@ public protocol MultistepSolver: Sendable {
 
     /// The update from s to t, with the levels of the steps before s, newest first: of order 1 + `previous.count`.
     func update(from s: NoiseLevel, to t: NoiseLevel, previous: [NoiseLevel]) -> MultistepUpdate
+
+    /// The update of at most the given order from evaluation i of a grid, for a run that remembers that many evaluations.
+    func update(order: Int, at index: Int, of levels: [NoiseLevel], remembered: Int) -> MultistepUpdate
 }
 
 extension MultistepSolver {
     public var isStochastic: Bool { false }
 
-    /// The update of at most the given order from step i of a grid, for a run that remembers that many steps.
+    public func update(order: Int, at index: Int, of levels: [NoiseLevel], remembered: Int) -> MultistepUpdate {
+        multistepUpdate(order: order, at: index, of: levels, remembered: remembered)
+    }
+
+    /// The update of a solver with one evaluation a step.
     ///
     /// A step between equal levels is the identity, and a level that equals one of its successors carries no information, so
     /// the order falls where it would be used. (Divided differences would be 0/0 there.)
-    func update(order: Int, at index: Int, of levels: [NoiseLevel], remembered: Int) -> MultistepUpdate {
+    func multistepUpdate(order: Int, at index: Int, of levels: [NoiseLevel], remembered: Int) -> MultistepUpdate {
         let s = levels[index], t = levels[index + 1]
         // No step leads away from a level without noise either: there is nothing to remove, and no ratio to go by.
         if s.sigma == t.sigma || s.noiseToSignal == 0 { return .identity }

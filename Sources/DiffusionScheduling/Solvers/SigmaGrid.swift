@@ -142,7 +142,8 @@ extension SigmaGridConfiguration {
         return max(timestep, 0.5) / Double(noise.count)
     }
 
-    private func customTimestep(atSigma sigma: Double, noise: NoiseSchedule) -> Double {
+    /// The model's timestep at a level of the caller's.
+    func customTimestep(atSigma sigma: Double, noise: NoiseSchedule) -> Double {
         useFlowSigmas ? sigma * Double(noise.count) : roundedHalfToEven(noise.timestep(atSigma: sigma))
     }
 
