@@ -191,6 +191,7 @@ bench-compare: lib out/reference/bin/python
 goldens: out/reference/bin/python
 	out/reference/bin/python Tests/Goldens/generate.py
 	out/reference/bin/python Tests/Goldens/generate_classes.py
+	out/reference/bin/python Tests/Goldens/generate_deis_methods.py
 	out/reference/bin/python Tests/Goldens/generate_noise.py
 	out/reference/bin/python Tests/Goldens/generate_people.py
 

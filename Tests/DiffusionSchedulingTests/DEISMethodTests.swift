@@ -136,7 +136,8 @@ import Testing
             #expect(Array(stages.sigmas[3 * step..<3 * step + 3]) == [s, (s + t) / 2, t])
             #expect(stages.timesteps[3 * step] == steps.timesteps[step])
             #expect(step == 3 || stages.timesteps[3 * step + 2] == steps.timesteps[step + 1])
-            #expect(stages.timesteps[3 * step + 1] == roundedHalfToEven(try makeDEIS().noiseSchedule.timestep(atSigma: (s + t) / 2)))
+            #expect(
+                stages.timesteps[3 * step + 1] == roundedHalfToEven(try makeDEIS().noiseSchedule.timestep(atSigma: (s + t) / 2)))
         }
         #expect(stages.isStart(3) && !stages.isStart(4))
         // A step to no noise, or to nowhere, is one of order 1.
@@ -149,12 +150,16 @@ import Testing
     /// The first order is DDIM in every variable, and a run warms up through all orders below its own.
     @Test func theFirstOrderIsTheSameInAllMethods() throws {
         let expected = try Self.scheduler(nil, order: 1).plan(.count(10))
-        for method in DEISMethod.allCases { #expect(try Self.scheduler(method, order: 1).plan(.count(10)) == expected, "\(method)") }
+        for method in DEISMethod.allCases {
+            #expect(try Self.scheduler(method, order: 1).plan(.count(10)) == expected, "\(method)")
+        }
     }
 
     /// Constant outputs are integrated exactly, whatever the variable: the coefficients' sum is A_t (ρ_t − ρ_s).
     @Test(arguments: methods) func coefficientsSumToTheIntegralOfOne(method: DEISMethod?) throws {
-        for change in [{ $0.finalSigmasType = .zero }, { $0.rescaleToFlow() }, { _ in }] as [(inout DEISMultistepConfiguration) -> Void] {
+        for change in [{ $0.finalSigmasType = .zero }, { $0.rescaleToFlow() }, { _ in }]
+            as [(inout DEISMultistepConfiguration) -> Void]
+        {
             let scheduler = try Self.scheduler(method, order: 4, change), solver = try scheduler.solver
             let levels = try scheduler.plan(.count(8)).levels
             for index in 4..<8 where levels[index] != levels[index + 1] {

@@ -24,7 +24,7 @@ from generate import amplitudes, mpf, number
 ORDERS = {"rho_ab": (2, 3, 4), "t_ab": (2, 3, 4), None: (4,)}
 RUNS = [
     (6, {}),
-    (7, {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1, "timestep_spacing": "leading"}),
+    (7, {"beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1, "timestep_spacing": "leading"}),
     (8, {"num_train_timesteps": 20, "trained_betas": [(j + 1) / 50 for j in range(20)]}),
     (6, {"use_karras_sigmas": True}),
     (5, {"use_flow_sigmas": True, "flow_shift": 3.0, "prediction_type": "flow_prediction"}),
@@ -115,9 +115,7 @@ def record(method, order, n, arguments):
         target, *ratios = [S / A for A, S in levels]
         scale = levels[0][0]
         integrals = weights(method, is_flow, table, ratios, target)
-        steps.append(
-            {"index": i, "a": number(scale / levels[1][0]), "b": [number(scale * integral) for integral in integrals]}
-        )
+        steps.append({"index": i, "a": number(scale / levels[1][0]), "b": [number(scale * integral) for integral in integrals]})
     text = json.dumps(config | ({"diffusion_scheduling_method": method} if method else {}))
     return {"config_text": text, "sigmas": [number(s) for s in sigmas], "coefficients": steps}
 

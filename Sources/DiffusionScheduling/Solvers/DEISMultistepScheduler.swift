@@ -122,7 +122,8 @@ public struct DEISMultistepConfiguration: MultistepDefinition, SigmaGridConfigur
                 let sigma = node == 0 ? s.sigma : node == 1 ? t.sigma : useFlowSigmas ? ratio / (1 + ratio) : ratio
                 sigmas.append(sigma)
                 timesteps.append(
-                    node == 0 ? grid.timesteps[index]
+                    node == 0
+                        ? grid.timesteps[index]
                         : node == 1 && !isLast ? grid.timesteps[index + 1] : customTimestep(atSigma: sigma, noise: noise))
             }
         }

@@ -47,7 +47,7 @@ public enum InterpolationVariable: Sendable {
                             switch self {
                             case .logRatio: x
                             case .ratio: s.noiseToSignal * exponentialMinusOne(x)
-                            case .noiseShare: s.sigma * (1 - s.sigma) * exponentialMinusOne(x) / (1 + s.sigma * exponentialMinusOne(x))
+                            case .noiseShare: share(x, from: s.sigma)
                             case .time(let time): time.time(atLogarithm: start + x) - startTime
                             }
                         body(offset, half * weight * s.noiseToSignal * exponential(x))
@@ -55,6 +55,12 @@ public enum InterpolationVariable: Sendable {
                 }
             }
         }
+    }
+
+    /// ρ/(1 + ρ) at ln(ρ/ρ_s) = x, less the share ς at s.
+    private func share(_ x: Double, from sigma: Double) -> Double {
+        let growth = exponentialMinusOne(x)
+        return sigma * (1 - sigma) * growth / (1 + sigma * growth)
     }
 
     /// The positive nodes on [−1, 1] and their weights.
@@ -93,7 +99,9 @@ public struct TrainingTime: Sendable {
     }
 
     /// The ln ρ of whole timesteps from a to b.
-    func knots(between a: Double, and b: Double) -> ArraySlice<Double> { logarithms[index(after: a)..<max(index(after: b), index(after: a))] }
+    func knots(between a: Double, and b: Double) -> ArraySlice<Double> {
+        logarithms[index(after: a)..<max(index(after: b), index(after: a))]
+    }
 
     /// The first index whose ln ρ is above the given one.
     private func index(after logarithm: Double) -> Int {

@@ -138,7 +138,8 @@ extension MultistepDefinition {
         }
         return try SamplingPlan(
             grid: grid, initNoiseSigma: initNoiseSigma, inputScales: levels.dropLast().map(inputScale), clamp: clamp,
-            slotCount: ring, warmUp: ring, steps: rows.indices.map { $0 / evaluationsPerStep }, modelLearnsVariance: modelLearnsVariance, rows: rows)
+            slotCount: ring, warmUp: ring, steps: rows.indices.map { $0 / evaluationsPerStep },
+            modelLearnsVariance: modelLearnsVariance, rows: rows)
     }
 }
 

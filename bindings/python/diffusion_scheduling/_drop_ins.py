@@ -113,7 +113,13 @@ class DropIn(Core):
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
-        """``from_config`` of the original, with a warning where the configuration is that of a class with another meaning."""
+        """``from_config`` of the original, which takes the library's own keys as well.
+
+        It warns where the configuration is that of a class with another meaning.
+        """
+        own = {each.key: kwargs.pop(each.key) for each in cls.description.parameters if each.override_name and each.key in kwargs}
+        if own and isinstance(config, Mapping):
+            config = {**config, **own}
         source = config.get("_class_name") if isinstance(config, Mapping) else None
         known = [cls.description.class_name, *cls.description.compatible_class_names]
         made = super().from_config(config, return_unused_kwargs, **kwargs)  # type: ignore[misc]

@@ -149,6 +149,18 @@ def test_deis_may_end_without_noise():
         assert scheduler.config.diffusion_scheduling_final_sigmas_type == "zero"
 
 
+def test_deis_has_the_methods_of_its_paper():
+    lists = {}
+    for method in (None, "rho_ab", "t_ab", "rho_rk"):
+        scheduler = ds.DEISMultistepScheduler(solver_order=4, method=method)
+        samples = loop(scheduler, np.ones((1, 4), np.float32), steps=3)
+        lists[method] = list(scheduler.timesteps)
+        assert len(samples) == len(lists[method]) + 1
+    assert lists["t_ab"] == lists["rho_ab"] == lists[None] and lists["rho_rk"][::4] == lists[None] and len(lists["rho_rk"]) == 12
+    with pytest.raises(ValueError, match="rho_ab, t_ab, rho_rk, or null"):
+        ds.DEISMultistepScheduler(method="euler")
+
+
 @pytest.mark.parametrize("make_copy", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
 def test_copies_go_their_own_way_from_where_the_original_stands(cls, rng, make_copy):
     scheduler = cls()

@@ -773,3 +773,21 @@ def test_arguments_that_the_library_has_no_use_for_are_refused():
         drop_in.set_timesteps(4)
         with pytest.raises(ds.UnsupportedError, match="per_token_timesteps"):
             drop_in.step(sample(), drop_in.timesteps[0], sample(), per_token_timesteps=torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("method", ["rho_ab", "t_ab", "rho_rk"])
+def test_deis_has_the_methods_of_its_paper_in_files(method, tmp_path):
+    _, plain = make("DEISMultistepScheduler", solver_order=3)
+    drop_in = type(plain).from_config(plain.config, diffusion_scheduling_method=method)
+    drop_in.save_pretrained(tmp_path)
+    results = []
+    for each in (drop_in, type(plain).from_pretrained(tmp_path), ds.DEISMultistepScheduler.from_pretrained(tmp_path)):
+        as_given = torch.Tensor.numpy if each.__class__ is ds.DEISMultistepScheduler else torch.clone
+        each.set_timesteps(5)
+        x = sample()
+        for t in each.timesteps:
+            x = torch.as_tensor(each.step(as_given(torch.tanh(x)), int(t), as_given(x)).prev_sample)
+        results.append(x)
+    assert len(drop_in.timesteps) == (15 if method == "rho_rk" else 5)
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+    assert not torch.equal(results[0], run(plain, sample(), 5)[-1])
