@@ -250,6 +250,11 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
         // Callers may keep what steps remember.
         let isAlone = description["is_stateless"] == true || description["attributes"]?["timestep"] != .null
         #expect(status == (isAlone ? DS_OK : DS_UNSUPPORTED_OPERATION))
+        if description["batch_step"] != .null {
+            let option = try word(description["batch_step"]?["option"])
+            #expect(options[option] == false)
+            #expect(ds_scheduler_row_at(handle, 500, "{\"\(option)\": true}", &row) == DS_OK && row.n_noise_draws == 0)
+        }
         var sample: [Float] = [1, 2]
         let velocity = withTensor(&sample) { ds_scheduler_get_velocity(handle, $0, $0, [500], 1, $0, 0) }
         #expect((velocity == DS_UNSUPPORTED_OPERATION) == (description["has_velocity"] != true))

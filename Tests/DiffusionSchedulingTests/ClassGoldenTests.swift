@@ -9,10 +9,10 @@ import Testing
 /// `Tests/Goldens/generate_classes.py` recorded. One path of code for every class: configuration, catalogue, plan, session.
 @Suite struct ClassGoldenTests {
     static let files = [
-        "cogvideox_ddim", "cogvideox_dpm", "consistency_models", "cosine_dpmsolver", "ddpm", "ddpm_wuerstchen",
-        "dpmsolver_sde", "dpmsolver_singlestep", "edm_dpmsolver", "edm_euler", "euler", "euler_ancestral", "flow_match_euler",
-        "flow_match_heun", "heun", "ipndm", "kdpm2", "kdpm2_ancestral", "lcm", "lms", "ltx_euler_ancestral", "pndm",
-        "sasolver", "scm", "tcd", "unclip", "unipc",
+        "cogvideox_ddim", "cogvideox_dpm", "consistency_models", "cosine_dpmsolver", "ddim_parallel", "ddpm",
+        "ddpm_parallel", "ddpm_wuerstchen", "dpmsolver_sde", "dpmsolver_singlestep", "edm_dpmsolver", "edm_euler",
+        "euler", "euler_ancestral", "flow_match_euler", "flow_match_heun", "heun", "ipndm", "kdpm2", "kdpm2_ancestral",
+        "lcm", "lms", "ltx_euler_ancestral", "pndm", "sasolver", "scm", "tcd", "unclip", "unipc",
     ]
 
     /// The files whose class isn't in the catalogue yet.

@@ -18,6 +18,7 @@ import Testing
     }
     @Test func saSolver() throws { try runs(SASolverScheduler.self, "SA-Solver", RandomConfigurations.saSolver) }
     @Test func ddim() throws { try runs(DDIMScheduler.self, "DDIM", RandomConfigurations.ddim) }
+    @Test func ddimParallel() throws { try runs(DDIMParallelScheduler.self, "parallel DDIM", RandomConfigurations.ddimParallel) }
     @Test func ddimInverse() throws { try runs(DDIMInverseScheduler.self, "DDIM inverse", RandomConfigurations.ddimInverse) }
     @Test func euler() throws { try runs(EulerDiscreteScheduler.self, "Euler", RandomConfigurations.euler) }
     @Test func eulerAncestral() throws {
@@ -54,7 +55,9 @@ import Testing
         let text = configuration.jsonText
         var scheduler = try S(configuration)
         // Few long runs, many short ones.
-        let most = configuration is any DDIMFamilyConfiguration ? scheduler.noiseSchedule.count : 1000
+        let isBetweenTimesteps =
+            configuration is any DDIMFamilyConfiguration || configuration is ParallelDefinition<DDIMConfiguration>
+        let most = isBetweenTimesteps ? scheduler.noiseSchedule.count : 1000
         let n = min(Int(exponential(.random(in: 0...logarithm(1001), using: &generator))), most)
         if let fault = fault({ try scheduler.setTimesteps(n) }) {
             // An offset that leaves the table is refused, as it should be.

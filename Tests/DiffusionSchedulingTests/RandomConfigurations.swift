@@ -73,6 +73,12 @@ enum RandomConfigurations {
         return c
     }
 
+    static func ddimParallel(_ generator: inout SeededGenerator) -> ParallelDefinition<DDIMConfiguration> {
+        var c = ParallelDefinition<DDIMConfiguration>()
+        c.base = ddim(&generator)
+        return c
+    }
+
     static func ddimInverse(_ generator: inout SeededGenerator) -> DDIMInverseConfiguration {
         var c = DDIMInverseConfiguration()
         drawNoiseSchedule(&c, &generator)

@@ -667,6 +667,15 @@ SHIPPED = {
             model="Kandinsky 3",
         ),
     ],
+    "ddpm_parallel": [],
+    "ddim_parallel": [
+        Run(
+            {**SD_BETAS, "set_alpha_to_one": False, "steps_offset": 1, "clip_sample": False},
+            {"n": 50},
+            SDXL_FOREIGN,
+            model="Stable Diffusion 1.5",
+        ),
+    ],
     "edm_dpmsolver": [
         Run({}, {"n": 20}, SDXL_FOREIGN, model="Playground v2.5"),
         Run({}, {"n": 20}, SDXL_FOREIGN, late=True, model="Playground v2.5"),
@@ -850,6 +859,11 @@ EDGES = {
         Run({"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}, {"n": 10}),
         # The variance of the last step is 0, and its floor 1e-20.
         Run({}, {"timesteps": [900, 500, 100]}),
+    ],
+    "ddpm_parallel": [Run({}, {"n": 10})],
+    "ddim_parallel": [
+        Run({"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}, {"n": 10}),
+        Run({}, {"n": 10}, options={"eta": 1.0, "use_clipped_model_output": True}),
     ],
     "edm_dpmsolver": [
         Run({"solver_order": 3}, {"n": 10}),
@@ -1804,6 +1818,23 @@ class CogVideoXLoop(ProductLoop):
         return mixed((keep, x), (mpmath.sqrt(target) - mpmath.sqrt(source) * keep, p)), p, 0
 
 
+class DDIMLoop(CogVideoXLoop):
+    def step(self, i, x, output):
+        source, (target, _) = self.alphas[self.timesteps[i]], self.target(i)
+        signal, noise = mpmath.sqrt(source), mpmath.sqrt(1 - source)
+        p = self.clean(source, x, output)
+        if self.options.get("use_clipped_model_output"):
+            epsilon = mixed((1 / noise, x), (-signal / noise, p))
+        else:
+            epsilon = noise_estimate(self.config["prediction_type"], signal, noise, x, output)
+        eta = mpf(self.options.get("eta", 0))
+        variance = eta**2 * (1 - target) / (1 - source) * (1 - source / target)
+        next_sample = mixed(
+            (mpmath.sqrt(target), p), (mpmath.sqrt(1 - target - variance), epsilon), (mpmath.sqrt(variance), noise_exact(i))
+        )
+        return next_sample, p, int(eta > 0)
+
+
 class CogVideoXDPMLoop(CogVideoXLoop):
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -2006,6 +2037,23 @@ COGVIDEOX = {
     "timestep_spacing": SPACINGS,
     "rescale_betas_zero_snr": {True: 30, False: 70},
     "snr_shift_scale": {3.0: 40, 1.0: 25, 0.5: 15, 2.7: 20},
+}
+
+DDPM = {
+    "variance_type": {
+        "fixed_small": 24,
+        "fixed_small_log": 18,
+        "fixed_large": 23,
+        "fixed_large_log": 5,
+        "learned": 15,
+        "learned_range": 15,
+    },
+    **CLIPPING,
+    "prediction_type": PREDICTIONS,
+    **THRESHOLDING,
+    "timestep_spacing": SPACINGS,
+    "steps_offset": OFFSETS,
+    "rescale_betas_zero_snr": {True: 20, False: 80},
 }
 
 CLASSES = {
@@ -2292,25 +2340,30 @@ CLASSES = {
     "ddpm": Family(
         "DDPMScheduler",
         DDPMLoop,
-        {
-            "variance_type": {
-                "fixed_small": 24,
-                "fixed_small_log": 18,
-                "fixed_large": 23,
-                "fixed_large_log": 5,
-                "learned": 15,
-                "learned_range": 15,
-            },
-            **CLIPPING,
-            "prediction_type": PREDICTIONS,
-            **THRESHOLDING,
-            "timestep_spacing": SPACINGS,
-            "steps_offset": OFFSETS,
-            "rescale_betas_zero_snr": {True: 20, False: 80},
-        },
+        DDPM,
         {request_n: 80, request_integer_timesteps: 20},
         adjust_ddpm,
         settled={"beta_schedule": (*SCHEDULES, "laplace", "sigmoid")},
+    ),
+    "ddpm_parallel": Family(
+        "DDPMParallelScheduler",
+        DDPMLoop,
+        DDPM,
+        {request_n: 80, request_integer_timesteps: 20},
+        adjust_ddpm,
+        count=40,
+        settled={"beta_schedule": (*SCHEDULES, "laplace", "sigmoid")},
+    ),
+    "ddim_parallel": Family(
+        "DDIMParallelScheduler",
+        DDIMLoop,
+        {**{key: values for key, values in DDPM.items() if key != "variance_type"}, "set_alpha_to_one": {True: 60, False: 40}},
+        {request_n: 100},
+        options={"eta": {None: 40, 1.0: 30, 0.3: 30}, "use_clipped_model_output": {None: 60, True: 40}},
+        # Where all noise is drawn anew, the rest is the root of a difference of equal numbers.
+        limit=1e-7,
+        count=40,
+        settled={"beta_schedule": SCHEDULES},
     ),
     "edm_euler": Family(
         "EDMEulerScheduler",

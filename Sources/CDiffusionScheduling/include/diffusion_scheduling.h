@@ -198,6 +198,8 @@ const char *ds_supported_class_name(size_t index);
  *                              increments begin at the level of a step's first evaluation. The rows of ds_scheduler_attribute_row
  *                              read such increments, divided by their deviation; the plan's rows read independent noise.
  *     is_stateless             whether steps depend on nothing but their arguments: ds_scheduler_row_at works
+ *     batch_step               diffusers' method that steps batch items at timesteps of their own: its `name`, and the `option` that makes
+ *                              a row of ds_scheduler_row_at one of its rows when it is true; null: diffusers has none
  *     has_velocity             whether ds_scheduler_get_velocity works
  *     adds_noise_at_training_levels   whether ds_scheduler_add_noise takes training timesteps where timesteps have been set, too
  *

@@ -53,6 +53,20 @@ public struct ConfigurationParameter<Configuration>: Sendable {
         }
         write = { $0[keyPath: path].json }
     }
+
+    /// A parameter of a part, as one of the whole.
+    init<Part>(_ parameter: ConfigurationParameter<Part>, of path: WritableKeyPath<Configuration, Part> & Sendable) {
+        key = parameter.key
+        overrideName = parameter.overrideName
+        summary = parameter.summary
+        typeName = parameter.typeName
+        keywords = parameter.keywords
+        timestepOffset = parameter.timestepOffset
+        read = { (name, json, configuration) throws(SchedulerError) in
+            try parameter.read(name, json, &configuration[keyPath: path])
+        }
+        write = { parameter.write($0[keyPath: path]) }
+    }
 }
 
 /// Refuses a word that a scheduler doesn't know, as reading its configuration does.

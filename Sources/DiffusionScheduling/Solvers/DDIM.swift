@@ -17,15 +17,14 @@ struct DDIMSolver {
     var usesClippedModelOutput = false
 
     func row(from source: Double, to target: Double) -> PlanRow {
-        let alpha = predictionType.floored(source)
-        let level = NoiseLevel(alphaCumprod: alpha)
-        let prediction = predictionType.cleanSample(at: level)
+        let level = NoiseLevel(alphaCumprod: source)
+        let prediction = predictionType.cleanSample(at: NoiseLevel(alphaCumprod: predictionType.floored(source)))
         let noise =
             clamps && usesClippedModelOutput ? level.noiseOfClampedPrediction : predictionType.noise(at: level)
 
         // The share of the target's noise that is drawn anew: σ²/(1 − ᾱ_u).
-        let ratio = target > 0 ? alpha / target : 1
-        let renewed = eta == 0 || alpha == 1 ? 0 : min(eta * eta * (1 - ratio) / (1 - alpha), 1)
+        let ratio = target > 0 ? source / target : 1
+        let renewed = eta == 0 || source == 1 ? 0 : min(eta * eta * (1 - ratio) / (1 - source), 1)
         let kept = ((1 - target) * (1 - renewed)).squareRoot()
         let drawn = ((1 - target) * renewed).squareRoot()
         let signal = target.squareRoot()

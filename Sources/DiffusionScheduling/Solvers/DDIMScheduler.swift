@@ -27,7 +27,7 @@ public typealias DDIMScheduler = DefinedScheduler<DDIMConfiguration>
 public typealias DDIMInverseScheduler = DefinedScheduler<DDIMInverseConfiguration>
 
 /// The parameters of `DDIMScheduler`, with diffusers' defaults.
-public struct DDIMConfiguration: DDIMFamilyConfiguration, ThresholdingConfiguration, VelocityDefinition {
+public struct DDIMConfiguration: DDIMFamilyConfiguration, ThresholdingConfiguration, SteppingWithoutNoise {
     public static let className = "DDIMScheduler"
     public static let compatibleClassNames = commonCompatibleClassNames
 
@@ -136,6 +136,18 @@ public struct DDIMConfiguration: DDIMFamilyConfiguration, ThresholdingConfigurat
             try previous.map { (timestep) throws(SchedulerError) in
                 try noise.alphaCumprod(atTimestep: timestep)
             } ?? finalAlphaCumprod(noise)
+        return row(from: source, to: target, options: options)
+    }
+
+    public func rowWithoutNoise(
+        from timestep: Double, to target: Double?, options: Options, noise: NoiseSchedule
+    ) throws(SchedulerError) -> PlanRow {
+        try require("eta", options.eta, "0 for steps without noise", options.eta == 0)
+        let source = try noise.alphaCumprod(atTimestep: timestep)
+        return row(from: source, to: try target.map(noise.alphaCumprod(atTimestep:)) ?? 1, options: options)
+    }
+
+    private func row(from source: Double, to target: Double, options: Options) -> PlanRow {
         let solver = DDIMSolver(
             predictionType: predictionType, clamps: predictionClamp != .none, eta: options.eta,
             usesClippedModelOutput: options.useClippedModelOutput)

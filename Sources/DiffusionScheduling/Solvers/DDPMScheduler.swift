@@ -22,7 +22,7 @@ public typealias DDPMScheduler = DefinedScheduler<DDPMConfiguration>
 /// The parameters of `DDPMScheduler`, with diffusers' defaults.
 public struct DDPMConfiguration:
     TrainingTimestepDefinition, TimestepSpacingConfiguration, ClippingConfiguration, ThresholdingConfiguration,
-    ZeroTerminalSNRConfiguration, VelocityDefinition
+    ZeroTerminalSNRConfiguration, SteppingWithoutNoise
 {
     public static let className = "DDPMScheduler"
     public static let compatibleClassNames = commonCompatibleClassNames
@@ -87,6 +87,15 @@ public struct DDPMConfiguration:
         at timestep: Double, of plan: SamplingPlan, options: NoRunOptions, noise: NoiseSchedule
     ) throws(SchedulerError) -> PlanRow {
         try row(from: timestep, to: plan.timesteps.first { $0 < timestep }, noise: noise)
+    }
+
+    public func rowWithoutNoise(
+        from timestep: Double, to target: Double?, options: NoRunOptions, noise: NoiseSchedule
+    ) throws(SchedulerError) -> PlanRow {
+        let row = try row(from: timestep, to: target, noise: noise)
+        var mean = row.nextSample
+        mean.noise = 0
+        return PlanRow(prediction: row.prediction, nextSample: mean)
     }
 
     fileprivate func row(from timestep: Double, to next: Double?, noise: NoiseSchedule) throws(SchedulerError) -> PlanRow {

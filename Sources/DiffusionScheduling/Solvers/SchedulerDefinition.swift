@@ -79,6 +79,9 @@ public protocol SchedulerDefinition: SchedulerConfiguration {
     /// Whether steps depend on nothing but their arguments, so that they may be taken at any training timestep in any order.
     static var isStateless: Bool { get }
 
+    /// diffusers' step of batch items at timesteps of their own; nil: it has none.
+    static var batchStep: BatchStep? { get }
+
     /// The noise level of a training timestep.
     func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel
 
@@ -111,6 +114,16 @@ public struct StepAttributes: Sendable, Equatable {
             "age": age.map { .string($0) } ?? .null, "timestep": timestep.map { .string($0) } ?? .null,
         ]
     }
+}
+
+/// A method of diffusers' that steps batch items at timesteps of their own.
+public struct BatchStep: Sendable, Equatable {
+    /// diffusers' name of the method.
+    public var name: String
+    /// The option that makes a step one of the method's.
+    public var option: String
+
+    var json: JSONValue { ["name": .string(name), "option": .string(option)] }
 }
 
 /// The element type of a next sample where sample and model output differ in theirs.
@@ -156,6 +169,7 @@ extension SchedulerDefinition {
     public static var listsEnd: Bool { false }
     public static var samplesBrownianMotion: Bool { false }
     public static var isStateless: Bool { false }
+    public static var batchStep: BatchStep? { nil }
     public static var addsNoiseAtTrainingLevels: Bool { isStateless }
     public static var attributes: StepAttributes { StepAttributes() }
 

@@ -21,6 +21,8 @@ extension SchedulerDefinition {
     /// | `lists_end` | whether diffusers' list of timesteps ends with the one that the last step leads to |
     /// | `samples_brownian_motion` | whether diffusers' steps take their noise from one Brownian motion over the noise levels |
     /// | `is_stateless` | whether steps depend on nothing but their arguments |
+    /// | `batch_step` | diffusers' step of batch items at timesteps of their own, its `name` and the `option` that makes a step one of \
+    /// its; null where diffusers has none |
     /// | `has_velocity` | whether it computes the velocity that models are trained on |
     /// | `adds_noise_at_training_levels` | whether noise is added at training timesteps where there is a plan, too |
     public static var schedulerDescription: JSONValue {
@@ -39,6 +41,7 @@ extension SchedulerDefinition {
             "lists_end": .bool(listsEnd),
             "samples_brownian_motion": .bool(samplesBrownianMotion),
             "is_stateless": .bool(isStateless),
+            "batch_step": batchStep?.json ?? .null,
             "has_velocity": .bool(Self.self is any VelocityDefinition.Type),
             "adds_noise_at_training_levels": .bool(addsNoiseAtTrainingLevels),
         ]

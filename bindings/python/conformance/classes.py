@@ -343,6 +343,7 @@ def compare(outcome: Outcome, case: Case) -> None:
     reference = on_levels_of(case, ours)
     start = start_of(case, reference)
     compare_start(outcome, case, ours, reference)
+    compare_batch_step(outcome, case, reference, start)
     final, magnitudes = compare_steps(outcome, case, ours, reference, start)
     compare_loops(outcome, case, ours, reference, start, final, magnitudes)
 
@@ -476,6 +477,24 @@ class Noise:
     def __call__(self, shape: Any, dtype: Any = None, **arguments: Any) -> Any:
         randn_tensor(shape, dtype=dtype, **arguments)
         return generate.as_tensor(generate.noise_values(self.index), dtype).reshape(shape)
+
+
+def compare_batch_step(outcome: Outcome, case: Case, reference: Any, start: list[float]) -> None:
+    """Batch items at timesteps of their own, in float64, where the original has a method for them."""
+    drop_in, wide = case.built(drop_ins), copy.deepcopy(reference)
+    if drop_in.description.batch_step is None:
+        return
+    generate_classes.widen(wide)
+    wide.num_inference_steps = len(wide.timesteps)  # The original doesn't count timesteps that it is given.
+    x = torch.tensor(start, dtype=torch.float64).reshape(generate.SHAPE)
+    at = random.Random(outcome.index).choices(range(len(wide.timesteps)), k=len(x))
+    e = with_variance(model(x.numpy(), float(wide.timesteps[at[0]]), case.train_steps), case.learns_variance)
+    steps = [getattr(each, drop_in.description.batch_step.name) for each in (drop_in, wide)]
+    options = {key: value for key, value in accepted(steps[0], **case.run.options).items() if key != "eta"}
+    own, theirs = (step(torch.from_numpy(e), wide.timesteps[at], x, **options) for step in steps)
+    deviation = generate.deviation(theirs.flatten().tolist(), own.flatten().tolist())
+    if not deviation <= LOOP:
+        outcome.faults.append(f"items at the timesteps {wide.timesteps[at].tolist()} are {deviation:.2e} from the original's")
 
 
 def accepted(method: Any, **arguments: Any) -> dict[str, Any]:

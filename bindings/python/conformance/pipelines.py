@@ -123,6 +123,12 @@ def text_to_image(scheduler: Any, **options: Any) -> np.ndarray:
     return run(stable_diffusion("StableDiffusionPipeline", scheduler), options, **SQUARE, **prompt())
 
 
+def parallel(scheduler: Any, **options: Any) -> np.ndarray:
+    pipe = stable_diffusion("StableDiffusionParadigmsPipeline", scheduler)
+    pipe.wrapped_unet = pipe.unet
+    return run(pipe, options, **SQUARE, **prompt(), parallel=5, tolerance=0.1)
+
+
 def image_to_image(scheduler: Any, **options: Any) -> np.ndarray:
     pipe = stable_diffusion("StableDiffusionImg2ImgPipeline", scheduler)
     return run(pipe, options, image=picture(4), strength=0.6, num_inference_steps=10, **prompt())
@@ -385,6 +391,8 @@ CASES = [
     Case("text to image, UniPC, third order", text_to_image, UNIPC, {**LATENT, "solver_order": 3}),
     Case("text to image, DDPM", text_to_image, DDPM, UNCLIPPED),
     Case("text to image, LCM", text_to_image, LCM, UNCLIPPED, {"num_inference_steps": 4}),
+    Case("text to image in parallel, DDIM", parallel, "DDIMParallelScheduler", LATENT_DDIM),
+    Case("text to image in parallel, DDPM", parallel, "DDPMParallelScheduler", UNCLIPPED),
     Case("image to image, DEIS", image_to_image, DEIS, LATENT),
     Case("image to image, DPM-Solver++", image_to_image, DPM, LATENT),
     Case("image to image, DDIM", image_to_image, DDIM, UNCLIPPED),

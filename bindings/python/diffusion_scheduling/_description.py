@@ -52,6 +52,14 @@ class Attributes(NamedTuple):
     """The argument for the timestep of the step before, if callers keep the tensors and steps take them as arguments, too."""
 
 
+class BatchStep(NamedTuple):
+    """A method of the original's that steps batch items at timesteps of their own."""
+
+    name: str
+    option: str
+    """The option that makes a step one of the method's."""
+
+
 class Description(NamedTuple):
     """A class of the library: the members of ``ds_class_description``."""
 
@@ -69,6 +77,7 @@ class Description(NamedTuple):
     lists_end: bool
     samples_brownian_motion: bool
     is_stateless: bool
+    batch_step: BatchStep | None
     has_velocity: bool
     adds_noise_at_training_levels: bool
 
@@ -96,7 +105,8 @@ def describe(class_name: str) -> Description:
     members = json.loads(_library.text_of(library.ds_class_description, class_name.encode()))
     known = {field: members[field] for field in Description._fields}
     lists = {name: _parameters(known[name]) for name in ("parameters", "options")}
-    return Description(**{**known, **lists, "attributes": Attributes(**known["attributes"])})
+    batch_step = known["batch_step"] and BatchStep(**known["batch_step"])
+    return Description(**{**known, **lists, "attributes": Attributes(**known["attributes"]), "batch_step": batch_step})
 
 
 def _class_names() -> list[str]:

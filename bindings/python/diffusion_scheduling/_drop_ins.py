@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import os
 import re
 import sys
@@ -19,7 +20,7 @@ from diffusers.utils import logging
 from torch import Tensor
 
 from . import _library, _tensors
-from ._core import Core, Ordered, Results, Stateless, parts
+from ._core import Core, Options, Ordered, Results, Stateless, parts
 from ._description import Description, Parameter, function
 from ._handles import Plan, StepRow
 from ._tensors import is_beyond_reach, step_by_row
@@ -453,6 +454,24 @@ class StatelessDropIn(DropIn, Stateless):
     def _plan_of_tables(self, plan: Plan) -> Plan:
         return plan if self._spans_by_count else plan.run(0, {"timesteps": self._known_timesteps})
 
+    def _batch_step(self, model_output: Tensor, timesteps: Any, sample: Tensor, options: Options) -> Tensor:
+        """The next samples of batch items at timesteps of their own, [batch] or [1], which are read back from their device.
+
+        They are of the type that holds float32 too: the original's coefficients are tensors, one for each item.
+        """
+        plan, numbers = self._ready(), [float(t) for t in flat(timesteps).tolist()]
+        count = max(len(numbers), len(model_output), len(sample))
+        e, x = (each.to(_tensors.at_least_float32(each.dtype)).expand(count, *each.shape[1:]) for each in (model_output, sample))
+        if len(numbers) not in (1, count):
+            raise _library.InvalidValueError(f"the number of timesteps is {len(numbers)}, but must be 1 or the batch's, {count}")
+        made: list[Tensor] = []
+        end = 0
+        for timestep, items in itertools.groupby(numbers if len(numbers) == count else numbers * count):
+            start, end = end, end + len(list(items))
+            row = plan.rows_at.get(options, {}).get(timestep) or plan.row_at(timestep, options)
+            made += self._run(plan, row, e[start:end], x[start:end], None, (), None)[0][:1]
+        return torch.cat(made)
+
 
 class OrderedDropIn(DropIn, Ordered):
     """The drop-ins that count their steps, as the originals do, in the attributes that the originals have."""
@@ -708,6 +727,12 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
         output_given = f"(model_output if <{description.report}> is None else <{description.report}>)"
     arguments = f"{output_given}, timestep, sample, ({told}), <generator>, <variance_noise>{slots_given}"
     step, given = remade("step", known, f"self._output(*self._step({arguments})) if return_dict else self._step({arguments})")
+    batch_steps = {}
+    if description.batch_step is not None:
+        name, option = description.batch_step
+        told = "".join("True, " if each == option else f"<{each}>, " for each in names)
+        known = {"model_output", "timesteps", "sample", *names}
+        batch_steps[name], _ = remade(name, known, f"self._batch_step(model_output, timesteps, sample, ({told}))")
     asked = "".join(f"{name!r}: <{name}>, " for name in ["timesteps", "sigmas", "mu", *names])
     known = {"num_inference_steps", "device", "timesteps", "sigmas", "mu", *names}
     planning = [each for each in inspect.signature(original.set_timesteps).parameters.values() if each.kind != each.VAR_KEYWORD]
@@ -735,6 +760,7 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
         "description": description,
         "step": step,
         "set_timesteps": set_timesteps,
+        **batch_steps,
         "_original": original,
         "_steps_unplanned": "self.timesteps =" in inspect.getsource(original.__init__)
         and "num_inference_steps is None" not in inspect.getsource(original.step),

@@ -167,6 +167,46 @@ def test_learned_variances_are_passed_over_in_any_layout():
         assert torch.equal(drop_in.step(both, t, x).prev_sample, plain.step(x, t, x).prev_sample)
 
 
+PARALLEL = [name for name in ALL if getattr(drop_ins, name).description.batch_step]
+
+
+@pytest.mark.parametrize("name", PARALLEL)
+@pytest.mark.parametrize("config", [{"clip_sample": False, "set_alpha_to_one": False}, {"thresholding": True}])
+def test_batch_items_at_timesteps_of_their_own(name, config):
+    original, drop_in = make(name, **config)
+    x, t = sample(shape=(5, 3, 4, 6)), torch.tensor([1, 999, 500, 500, 3])
+    for scheduler in (original, drop_in):
+        scheduler.set_timesteps(30)
+    expected, found = (each.batch_step_no_noise(0.3 * x, t, x) for each in (original, drop_in))
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
+    by_torch = drop_in.batch_step_no_noise(0.3 * x, t, x.clone().requires_grad_())
+    assert torch.allclose(by_torch, found, rtol=1e-5, atol=1e-6)
+    for item, timestep in enumerate(t):
+        alone = drop_in.batch_step_no_noise(0.3 * x[item : item + 1], timestep, x[item : item + 1])
+        assert torch.equal(alone, found[item : item + 1])
+    together = drop_in.batch_step_no_noise(0.3 * x, t[2:3], x)
+    assert torch.equal(together[2:4], found[2:4])
+    # The original's coefficients are float32 tensors.
+    narrow = [each.batch_step_no_noise(0.3 * x.half(), t, x.half()) for each in (original, drop_in)]
+    assert [each.dtype for each in narrow] == [torch.float32, torch.float32]
+    with pytest.raises(ValueError, match="the number of timesteps is 2"):
+        drop_in.batch_step_no_noise(x, t[:2], x)
+    with pytest.raises(ValueError, match="timestep is -1"):
+        drop_in.batch_step_no_noise(x, -t, x)
+
+
+@pytest.mark.parametrize("name", PARALLEL)
+def test_parallel_steps_take_the_present_signal_variances(name):
+    original, drop_in = make(name)
+    x, t, finals = sample(), torch.tensor([700, 10]), []
+    for scheduler in (original, drop_in):
+        scheduler.set_timesteps(10)
+        scheduler.batch_step_no_noise(x, t, x)
+        scheduler.alphas_cumprod = scheduler.alphas_cumprod / (3 - 2 * scheduler.alphas_cumprod)
+        finals.append(scheduler.batch_step_no_noise(x, t, x))
+    assert torch.allclose(*finals, rtol=1e-4, atol=1e-5)
+
+
 LEARNED = [("DDPMScheduler", "learned"), ("DDPMScheduler", "learned_range"), ("UnCLIPScheduler", "learned_range")]
 
 

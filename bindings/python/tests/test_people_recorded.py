@@ -46,6 +46,7 @@ COUNTED = (
     "CogVideoXDDIMScheduler",
     "CogVideoXDPMScheduler",
     "DDIMInverseScheduler",
+    "DDIMParallelScheduler",
     "DDIMScheduler",
     "LCMScheduler",
     "PNDMScheduler",
