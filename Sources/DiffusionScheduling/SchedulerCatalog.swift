@@ -40,10 +40,27 @@ public enum SchedulerCatalog {
     ]
 
     /// Why no scheduler here can have the name of a class of diffusers.
-    private static let refusals = Dictionary(
-        uniqueKeysWithValues: [
-            "AmusedScheduler", "BlockRefinementScheduler", "DiscreteDDIMScheduler", "EntropyBoundScheduler", "VQDiffusionScheduler",
-        ].map { ($0, "it steps tokens, drawn from categories, and plans combine tensors of real numbers") })
+    static let refusals: [String: String] = {
+        let tokens = "it steps tokens, drawn from categories, and plans combine tensors of real numbers"
+        return [
+            "AmusedScheduler": tokens,
+            "BlockRefinementScheduler": tokens,
+            "ConsistencyDecoderScheduler":
+                "its two steps belong to ConsistencyDecoderVAE, which makes it without a file; models of that kind have "
+                + "CMStochasticIterativeScheduler",
+            "DiscreteDDIMScheduler": tokens,
+            "EntropyBoundScheduler": tokens,
+            "KarrasVeScheduler":
+                "it adds noise before the model is asked, and rows run after that; HeunDiscreteScheduler takes its steps without noise",
+            "PiflowScheduler": "its model gives several predictions for each element of the sample, and rows read one",
+            "RFD4ProteinaScheduler": "its steps multiply by a mask, and rows multiply tensors by numbers",
+            "RePaintScheduler": "its steps blend two samples by a mask, and rows multiply tensors by numbers",
+            "ScoreSdeVeScheduler":
+                "its corrector's steps are as long as a ratio of the norms of noise and model output, and rows are known before these",
+            "ScoreSdeVpScheduler": "it has no step that pipelines could call; DDPMScheduler samples the same process",
+            "VQDiffusionScheduler": tokens,
+        ]
+    }()
 
     /// The names that `_class_name` may have, sorted.
     public static var supportedClassNames: [String] { types.map { className(of: $0) }.sorted() }

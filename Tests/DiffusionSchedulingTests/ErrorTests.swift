@@ -350,12 +350,28 @@ import Testing
     }
 
     @Test(arguments: [
-        "AmusedScheduler", "BlockRefinementScheduler", "DiscreteDDIMScheduler", "EntropyBoundScheduler", "VQDiffusionScheduler",
+        ("AmusedScheduler", "it steps tokens"), ("BlockRefinementScheduler", "it steps tokens"),
+        ("ConsistencyDecoderScheduler", "ConsistencyDecoderVAE"), ("DiscreteDDIMScheduler", "it steps tokens"),
+        ("EntropyBoundScheduler", "it steps tokens"), ("KarrasVeScheduler", "before the model is asked"),
+        ("PiflowScheduler", "several predictions"), ("RFD4ProteinaScheduler", "multiply by a mask"),
+        ("RePaintScheduler", "blend two samples by a mask"), ("ScoreSdeVeScheduler", "a ratio of the norms"),
+        ("ScoreSdeVpScheduler", "no step"), ("VQDiffusionScheduler", "it steps tokens"),
     ])
-    func aClassThatStepsTokensIsAnsweredWithTheReason(_ name: String) {
+    func aClassThatCanHaveNoPlanIsAnsweredWithTheReason(_ name: String, _ reason: String) {
         let error = fault { _ = try SchedulerCatalog.makeScheduler(json: #"{"_class_name": "\#(name)"}"#) }
         let text = error?.description ?? ""
-        #expect(text.contains("\(name) is not supported: it steps tokens") && !text.contains("DDIMScheduler,"), "\(text)")
+        #expect(text.contains("\(name) is not supported: ") && text.contains(reason), "\(text)")
+        #expect(!text.contains("DDIMScheduler,"), "\(text)")
+    }
+
+    /// A reason names classes that there are, and none is both refused and supported.
+    @Test func reasonsNameSupportedClasses() {
+        let supported = Set(SchedulerCatalog.supportedClassNames)
+        #expect(supported.isDisjoint(with: SchedulerCatalog.refusals.keys))
+        for reason in SchedulerCatalog.refusals.values {
+            let words = reason.split { !$0.isLetter && !$0.isNumber }.filter { $0.hasSuffix("Scheduler") }
+            #expect(words.allSatisfy { supported.contains(String($0)) }, "\(reason)")
+        }
     }
 
     @Test(arguments: [("{}", "missing"), (#"{"_class_name": 3}"#, "3"), (#"{"_class_name": null}"#, "null")])
