@@ -345,6 +345,41 @@ class Case(NamedTuple):
     """Arguments of the pipeline's call, in place of those above or besides them."""
 
 
+def ltx(scheduler: Any, *, strength: float, **options: Any) -> np.ndarray:
+    """A video that begins with a picture: its tokens have timesteps of their own."""
+    once, straight = (1, 1, 1, 1, 1), (False, False, False, False)
+    vae = network(
+        "AutoencoderKLLTXVideo",
+        latent_channels=8,
+        block_out_channels=(8, 8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8, 8),
+        layers_per_block=once,
+        decoder_layers_per_block=once,
+        spatio_temporal_scaling=(True, True, False, False),
+        decoder_spatio_temporal_scaling=(True, True, False, False),
+        decoder_inject_noise=(False, *straight),
+        upsample_residual=straight,
+        upsample_factor=(1, 1, 1, 1),
+        patch_size=1,
+        patch_size_t=1,
+        decoder_causal=False,
+    )
+    transformer = network(
+        "LTXVideoTransformer3DModel",
+        in_channels=8,
+        out_channels=8,
+        num_attention_heads=4,
+        attention_head_dim=8,
+        cross_attention_dim=32,
+        num_layers=1,
+        caption_channels=16,
+    )
+    pipe = make("LTXConditionPipeline", scheduler, vae=vae, transformer=transformer)
+    masks = dict(prompt_attention_mask=torch.ones(1, 7), negative_prompt_attention_mask=torch.ones(1, 7))
+    size = dict(height=32, width=32, num_frames=9, num_inference_steps=6)
+    return run(pipe, options, image=picture(4, 32), strength=strength, **size, **prompt(), **masks)
+
+
 DEIS, DPM, DDIM = "DEISMultistepScheduler", "DPMSolverMultistepScheduler", "DDIMScheduler"
 PNDM, EULER, ANCESTRAL = "PNDMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"
 HEUN, UNIPC, DDPM, LCM = "HeunDiscreteScheduler", "UniPCMultistepScheduler", "DDPMScheduler", "LCMScheduler"
@@ -420,6 +455,8 @@ CASES = [
     Case("Flux, DEIS, flow matching", flux, DEIS, {**FLOW, "use_dynamic_shifting": True}),
     Case("Qwen-Image, flow matching", qwen_image, FLOW_EULER, QWEN),
     Case("Wan, UniPC, flow matching", wan, UNIPC, {**FLOW, "flow_shift": 3.0}),
+    Case("LTX-Video from a picture, flow matching", ltx, FLOW_EULER, {}, {"strength": 0.7}),
+    Case("LTX-Video from a picture kept as it is, flow matching", ltx, FLOW_EULER, SD3, {"strength": 1.0}),
     Case("Stable Video Diffusion, Euler, continuous", video, EULER, VIDEO),
     Case("DDIM pipeline", ddim, DDIM),
     Case("DDIM pipeline, eta 0.5, clipped output", ddim, DDIM, {}, {"eta": 0.5, "use_clipped_model_output": True}),

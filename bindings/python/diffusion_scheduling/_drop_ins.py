@@ -28,6 +28,9 @@ from ._tensors import is_beyond_reach, step_by_row
 ENDS = "final_alpha_cumprod", "initial_alpha_cumprod", "one"
 """The attributes that hold the signal variance before timestep 0."""
 
+TOKEN_TIMESTEPS = "per_token_timesteps"
+"""The argument of steps whose tokens have timesteps of their own."""
+
 TREE = "BrownianTreeNoiseSampler"
 """The class of the originals' Brownian motions, in the modules of those that have one."""
 
@@ -582,6 +585,30 @@ class OrderedDropIn(DropIn, Ordered):
             raise _library.StepPastEndError(f"all {count} steps have been taken: call set_timesteps again")
         return index
 
+    def _token_step(self, model_output: Tensor, timestep: Any, sample: Tensor, timesteps: Tensor, generator: Any) -> tuple[Tensor]:
+        """A step of tokens at timesteps of their own, [batch, tokens] or [batch, 1], which are read back from their device.
+
+        Each goes to the greatest level of the run below its own. As in the original, the model output is the velocity towards the
+        data unless the step draws noise, and the result is of the type that holds float32 too.
+        """
+        plan, index = self._ready(), self._next_index(timestep)
+        draws = self._remembered(plan, index or 0)[0].draws
+        e, x = (each.to(_tensors.at_least_float32(each.dtype)) for each in (model_output if draws else -model_output, sample))
+        noise = self._draw(draws, generator, None, model_output, sample)
+        count = float(self.config.num_train_timesteps)
+        own, items = (timesteps / count).expand(x.shape[:2]).unique(return_inverse=True)
+        levels = self.sigmas.to(own.device)
+        below = torch.where(levels < (own - 1e-6)[:, None], levels, 0).amax(1)
+        result = x.to(e.dtype, copy=True)
+        for item, (level, target) in enumerate(zip(own.tolist(), below.tolist())):
+            if level == 0:
+                continue  # These tokens are clean.
+            tokens, chosen = plan.on_levels([level * count], [level, target]), items.to(x.device) == item
+            row = tokens.attribute_row(0, 0, False)
+            result[chosen] = self._run(tokens, row, e[chosen], x[chosen], None if noise is None else noise[chosen], (), None)[0][0]
+        self._step_index = (index or 0) + 1
+        return (result,)
+
 
 # ---- Methods for the classes whose originals have them
 
@@ -726,7 +753,12 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
         told = told.replace(f"<takes_{description.report}>", f"None if <{description.report}> is None else True")
         output_given = f"(model_output if <{description.report}> is None else <{description.report}>)"
     arguments = f"{output_given}, timestep, sample, ({told}), <generator>, <variance_noise>{slots_given}"
-    step, given = remade("step", known, f"self._output(*self._step({arguments})) if return_dict else self._step({arguments})")
+    taken = f"self._step({arguments})"
+    if TOKEN_TIMESTEPS in step_names:
+        known.add(TOKEN_TIMESTEPS)
+        told_tokens = f"model_output, timestep, sample, {TOKEN_TIMESTEPS}, <generator>"
+        taken = f"({taken} if {TOKEN_TIMESTEPS} is None else self._token_step({told_tokens}))"
+    step, given = remade("step", known, f"self._output(*{taken}) if return_dict else {taken}")
     batch_steps = {}
     if description.batch_step is not None:
         name, option = description.batch_step

@@ -167,6 +167,35 @@ def test_learned_variances_are_passed_over_in_any_layout():
         assert torch.equal(drop_in.step(both, t, x).prev_sample, plain.step(x, t, x).prev_sample)
 
 
+TOKENS = "FlowMatchEulerDiscreteScheduler"
+
+
+@pytest.mark.parametrize("config", [{"shift": 3.0}, {"stochastic_sampling": True}, {"invert_sigmas": True}])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_tokens_at_timesteps_of_their_own(config, dtype):
+    original, drop_in = make(TOKENS, **config)
+    x, generators = sample(shape=(2, 5, 3)), [torch.Generator().manual_seed(2) for _ in range(3)]
+    for scheduler in (original, drop_in):
+        scheduler.set_timesteps(4)
+    own = torch.tensor([[1000.0, 0.0, 600.0, 666.5, 3.0], [600.0, 1000.0, 1000.0, 0.5, 334.0]])
+    by_torch = copy.deepcopy(drop_in)
+    for t, told in zip(original.timesteps, (own, own * 0.5, own[:, :1], original.timesteps[3:].expand(2)[:, None])):
+        arguments = {"per_token_timesteps": told, "return_dict": False}
+        expected, found = (
+            scheduler.step(0.3 * x.to(dtype), t, x.to(dtype), generator=generator, **arguments)[0]
+            for scheduler, generator in zip((original, drop_in), generators)
+        )
+        assert expected.dtype == found.dtype == torch.float32 and drop_in.step_index == original.step_index
+        assert torch.allclose(expected, found, rtol=1e-5, atol=1e-6)
+        with_gradient = x.to(dtype).requires_grad_()
+        again = by_torch.step(0.3 * x.to(dtype), t, with_gradient, generator=generators[2], **arguments)[0]
+        assert torch.allclose(again, found, rtol=1e-5, atol=1e-6)
+        again.sum().backward()
+        assert with_gradient.grad.abs().min() > 0 or config == {"stochastic_sampling": True}
+    with pytest.raises(IndexError):
+        drop_in.step(x, 1.0, x, per_token_timesteps=own)
+
+
 PARALLEL = [name for name in ALL if getattr(drop_ins, name).description.batch_step]
 
 
@@ -831,3 +860,8 @@ def test_deis_has_the_methods_of_its_paper_in_files(method, tmp_path):
     assert len(drop_in.timesteps) == (15 if method == "rho_rk" else 5)
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
     assert not torch.equal(results[0], run(plain, sample(), 5)[-1])
+
+    _, drop_in = make("FlowMatchEulerDiscreteScheduler")
+    drop_in.set_timesteps(4)
+    with pytest.raises(ds.UnsupportedError, match="s_churn"):
+        drop_in.step(sample(), drop_in.timesteps[0], sample(), s_churn=1.5)
