@@ -463,6 +463,8 @@ class StatelessDropIn(DropIn, Stateless):
         They are of the type that holds float32 too: the original's coefficients are tensors, one for each item.
         """
         plan, numbers = self._ready(), [float(t) for t in flat(timesteps).tolist()]
+        if self.num_inference_steps not in (None, len(plan.timesteps)):
+            plan = plan.run(int(self.num_inference_steps), {})  # Someone has assigned the number that these steps span by.
         count = max(len(numbers), len(model_output), len(sample))
         e, x = (each.to(_tensors.at_least_float32(each.dtype)).expand(count, *each.shape[1:]) for each in (model_output, sample))
         if len(numbers) not in (1, count):
