@@ -24,6 +24,7 @@ public enum SchedulerCatalog {
         EulerDiscreteScheduler.self,
         FlowMatchEulerDiscreteScheduler.self,
         FlowMatchHeunDiscreteScheduler.self,
+        FlowMatchLCMScheduler.self,
         HeunDiscreteScheduler.self,
         IPNDMScheduler.self,
         KDPM2AncestralDiscreteScheduler.self,

@@ -584,6 +584,7 @@ SHIPPED = {
         Run({"shift": 6.0}, {"n": 30}, model="Lumina-Image 2"),
         Run({"shift": 7.0}, {"sigmas": np.linspace(1.0, 0.0, 21)[:-1].tolist()}, model="HunyuanVideo"),
     ],
+    "flow_match_lcm": [Run({"shift": 3.0}, {"n": 4}, model="Stable Diffusion 3.5 with LCM")],
     "ltx_euler_ancestral": [
         Run({"eta": 0.5}, {"sigmas": [0.975, 0.909375, 0.725, 0.421875, 0.0]}, model="LTX-2's temporal refinement"),
         Run(
@@ -813,6 +814,7 @@ EDGES = {
         Run({"shift_terminal": 0.1, "use_dynamic_shifting": True}, {"n": 4, "mu": 1.0}),
         Run({"stochastic_sampling": True, "shift": 3.0}, {"n": 1}),
     ],
+    "flow_match_lcm": [Run({}, {"n": 1}), Run({"invert_sigmas": True}, {"n": 6})],
     "ltx_euler_ancestral": [
         Run({}, {"n": 1}),
         # Steps that lead nowhere, one of them at pure noise; the run ends with some noise.
@@ -1417,15 +1419,21 @@ class LMSLoop(ExplodingLoop):
 
 
 class FlowLoop(Loop):
+    renoises = False
+
     def noising(self, i):
         return 1 - self.sigmas[i], self.sigmas[i]
 
     def step(self, i, x, output):
         source, target = self.sigmas[i], self.sigmas[i + 1]
-        if self.config["stochastic_sampling"]:
+        if self.config.get("stochastic_sampling", self.renoises):
             keep = 1 - target
             return mixed((keep, x), (-source * keep, output), (target, noise_exact(i))), None, 1
         return mixed((mpf(1), x), (target - source, output)), None, 0
+
+
+class FlowLCMLoop(FlowLoop):
+    renoises = True
 
 
 class LTXLoop(Loop):
@@ -2020,6 +2028,19 @@ EDM_LEVELS = {
     "rho": {7.0: 60, 2.5: 40},
     "final_sigmas_type": {"zero": 60, "sigma_min": 40},
 }
+FLOW_LEVELS = {
+    "num_train_timesteps": {1000: 80, 100: 20},
+    "shift": {1.0: 25, 0.5: 10, 1.73: 15, 3.0: 30, 6.0: 10, 17.0: 10},
+    "use_dynamic_shifting": {True: 40, False: 60},
+    "base_shift": {0.5: 70, 0.95: 30},
+    "max_shift": {1.15: 70, 2.05: 30},
+    "base_image_seq_len": {256: 70, 1024: 30},
+    "max_image_seq_len": {4096: 70, 8192: 30},
+    "invert_sigmas": {True: 15, False: 85},
+    "shift_terminal": {None: 70, 0.02: 15, 0.1: 15},
+    "grid": {"plain": 58, "karras": 14, "exponential": 14, "beta": 14},
+    "time_shift_type": {"exponential": 65, "linear": 35},
+}
 LTX_SPACING = {
     "shift": {1.0: 30, 0.5: 20, 3.0: 50},
     "use_dynamic_shifting": {True: 50, False: 50},
@@ -2209,17 +2230,7 @@ CLASSES = {
         "FlowMatchEulerDiscreteScheduler",
         FlowLoop,
         {
-            "num_train_timesteps": {1000: 80, 100: 20},
-            "shift": {1.0: 25, 0.5: 10, 1.73: 15, 3.0: 30, 6.0: 10, 17.0: 10},
-            "use_dynamic_shifting": {True: 40, False: 60},
-            "base_shift": {0.5: 70, 0.95: 30},
-            "max_shift": {1.15: 70, 2.05: 30},
-            "base_image_seq_len": {256: 70, 1024: 30},
-            "max_image_seq_len": {4096: 70, 8192: 30},
-            "invert_sigmas": {True: 15, False: 85},
-            "shift_terminal": {None: 70, 0.02: 15, 0.1: 15},
-            "grid": {"plain": 58, "karras": 14, "exponential": 14, "beta": 14},
-            "time_shift_type": {"exponential": 65, "linear": 35},
+            **FLOW_LEVELS,
             "stochastic_sampling": {True: 25, False: 75},
         },
         {request_n: 50, request_flow_sigmas: 30, request_timesteps: 10, request_flow_both: 10},
@@ -2227,6 +2238,16 @@ CLASSES = {
         {"s_churn": {None: 92, 5.0: 8}, "s_noise": {None: 92, 1.1: 8}},
         has_noise_table=False,
         count=96,
+        settled=GRID_FLAGS,
+    ),
+    "flow_match_lcm": Family(
+        "FlowMatchLCMScheduler",
+        FlowLCMLoop,
+        {**FLOW_LEVELS, "upscale_mode": {"bicubic": 70, "area": 30}},
+        {request_n: 50, request_flow_sigmas: 30, request_timesteps: 10, request_flow_both: 10},
+        adjust_flow,
+        has_noise_table=False,
+        count=32,
         settled=GRID_FLAGS,
     ),
     "ltx_euler_ancestral": Family(

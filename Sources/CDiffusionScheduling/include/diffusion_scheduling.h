@@ -188,7 +188,7 @@ const char *ds_supported_class_name(size_t index);
  *                                  model_output, sample  that tensor's type
  *                                  converted             the type of the prediction that the solver extrapolates
  *     noise_type               the element type of the noise that diffusers draws: model_output, sample, promoted (the type that holds
- *                              both) or float32
+ *                              both), at_least_float32 (the type that holds the model output's and float32) or float32
  *     update_names             diffusers' names of the updates that its step consists of, by their orders 1, 2 ...; empty for most classes
  *     timestep_type            the element type of diffusers' timesteps: int64, float32 or float64; null: int64 where the plan's process
  *                              is the variance-preserving one, else float32

@@ -46,7 +46,7 @@ VARIANCE_EXPLODING = (
     "LMSDiscreteScheduler",
     "DPMSolverSDEScheduler",
 )
-SHIFTED = ("FlowMatchEulerDiscreteScheduler", "LTXEulerAncestralRFScheduler")
+SHIFTED = ("FlowMatchEulerDiscreteScheduler", "FlowMatchLCMScheduler", "LTXEulerAncestralRFScheduler")
 """The classes of flow matching whose levels may be shifted and spaced in several ways."""
 
 NO_BEGIN = ("PNDMScheduler", "LMSDiscreteScheduler")
@@ -139,7 +139,7 @@ class Case:
     def adds_noise_otherwise(self) -> bool:
         """Whether flow levels lie above 1. The original's ``scale_noise`` takes a level for a share of noise; ours adds noise of
         that deviation, as to a variance-exploding process."""
-        return self.name == "FlowMatchEulerDiscreteScheduler" and bool(self.reference.sigmas.max() > 1)
+        return self.name in SHIFTED and bool(self.reference.sigmas.max() > 1)
 
     @property
     def refused_key(self) -> str | None:
@@ -147,8 +147,8 @@ class Case:
         the configuration spaces them otherwise."""
         config, request = self.config, self.run.request
         is_spaced = any(config.get(f"use_{grid}_sigmas") for grid in ("karras", "exponential", "beta"))
-        if self.name == "FlowMatchEulerDiscreteScheduler":
-            return "sigma_max" if config["invert_sigmas"] and (config.get("sigma_max") or 0) > 1 else None
+        if self.name in SHIFTED:
+            return "sigma_max" if config.get("invert_sigmas") and (config.get("sigma_max") or 0) > 1 else None
         return "sigmas" if self.name == "UniPCMultistepScheduler" and is_spaced and "sigmas" in request else None
 
     @property

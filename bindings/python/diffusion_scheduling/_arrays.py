@@ -122,10 +122,10 @@ def counts_writes(value: Any) -> bool:
     return False
 
 
-def draw(generator: Any, model_output: Array, sample: Array, like: Sequence[Array]) -> Array:
-    """A step's noise, of the type that holds all of `like`; float32 if these are none."""
+def draw(generator: Any, model_output: Array, sample: Array, like: Sequence[Array], *, widens: bool) -> Array:
+    """A step's noise, of the type that holds all of `like`, and float32 if it `widens`; float32 if these are none."""
     dtype = common_type(*map(np.asarray, like)) if like else np.dtype(np.float32)
-    return _noise.draw(generator, np.shape(sample), dtype)
+    return _noise.draw(generator, np.shape(sample), at_least_float32(dtype) if widens else dtype)
 
 
 def kept(array: Array) -> Array:

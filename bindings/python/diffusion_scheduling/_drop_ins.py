@@ -85,8 +85,8 @@ class DropIn(Core):
     """Whether steps span as many timesteps as the number of steps says, rather than to the next timestep of a list."""
     _fixed: ClassVar[Sequence[str]]
     """The keys that only the original's constructor reads."""
-    _kept: ClassVar[Sequence[str]]
-    """Those of them that its steps read from attributes."""
+    _kept: ClassVar[Mapping[str, str]]
+    """The attributes that its steps read in the place of such keys, with the keys."""
     _made: Mapping[str, Any] | None = None
     """The configuration that the constructor ended with; None before that."""
     _made_span: tuple[float, ...] = ()
@@ -146,10 +146,8 @@ class DropIn(Core):
         config, state, made = self._internal_dict, self.__dict__, self._made or {}
         values = {key: getattr(config, key, value) for key, value in config.items() if not key.startswith("_")}
         values.update((key, made[key]) for key in self._fixed if key in made)
-        held = ((key, state[key]) for key in self._kept if key in state)
+        held = ((key, state[name]) for name, key in self._kept.items() if name in state)
         values.update((key, each.item() if isinstance(each, Tensor) and each.numel() == 1 else each) for key, each in held)
-        if "_shift" in state:
-            values["shift"] = self._shift
         for each in self.description.parameters:
             if each.key in values and each.type == "bool":
                 values[each.key] = bool(values[each.key])
@@ -780,7 +778,7 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
     source = inspect.getsource(original)
     later = source.replace(inspect.getsource(original.__init__), "")
     fixed = inspect.signature(original).parameters.keys() - set(re.findall(r"self\.config\.(\w+)", later))
-    kept = sorted(fixed & set(re.findall(r"self\.(\w+)", later)))
+    kept = {name: name.removeprefix("_") for name in re.findall(r"self\.(\w+)", later) if name.removeprefix("_") in fixed}
     called = [name for name in re.findall(r"self\.(\w+)\(", later) if hasattr(original, name) and not hasattr(base, name)]
     has_sigmas = "self.sigmas" in source
     spans_by_count = description.is_stateless and "timesteps" not in inspect.signature(original.set_timesteps).parameters

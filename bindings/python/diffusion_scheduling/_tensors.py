@@ -97,9 +97,10 @@ def deliver(dtype: torch.dtype, target: Tensor, channels_last: bool | None = Non
     return (target.permute(0, 3, 1, 2) if channels_last else target).to(dtype)
 
 
-def draw(generator: Any, model_output: Tensor, sample: Tensor, like: Sequence[Tensor]) -> Tensor:
-    """A step's noise, of the type that holds all of `like`; float32 if these are none."""
+def draw(generator: Any, model_output: Tensor, sample: Tensor, like: Sequence[Tensor], *, widens: bool) -> Tensor:
+    """A step's noise, of the type that holds all of `like`, and float32 if it `widens`; float32 if these are none."""
     dtype = common_type(*like) if like else torch.float32
+    dtype = at_least_float32(dtype) if widens else dtype
     noise: Tensor = randn_tensor(sample.shape, generator=generator, device=model_output.device, dtype=dtype)
     return noise
 
