@@ -11,7 +11,8 @@ import Testing
     static let files = [
         "cogvideox_ddim", "cogvideox_dpm", "consistency_models", "cosine_dpmsolver", "ddim_parallel", "ddpm",
         "ddpm_parallel", "ddpm_wuerstchen", "dpmsolver_sde", "dpmsolver_singlestep", "edm_dpmsolver", "edm_euler",
-        "euler", "euler_ancestral", "flow_match_euler", "flow_match_heun", "flow_match_lcm", "heun", "ipndm", "kdpm2", "kdpm2_ancestral",
+        "euler", "euler_ancestral", "flow_match_euler", "flow_match_heun", "flow_match_lcm", "heun", "ipndm", "kdpm2",
+        "kdpm2_ancestral",
         "lcm", "lms", "ltx_euler_ancestral", "pndm", "sasolver", "scm", "tcd", "unclip", "unipc",
     ]
 
@@ -141,7 +142,8 @@ import Testing
         print(
             "\(file): float32 loops nearer to the exact result than diffusers': \(nearer) of \(total), with \(mean) of their error")
         let isShort = [
-            "cogvideox_ddim", "edm_euler", "euler", "euler_ancestral", "flow_match_euler", "flow_match_heun", "flow_match_lcm", "heun",
+            "cogvideox_ddim", "edm_euler", "euler", "euler_ancestral", "flow_match_euler", "flow_match_heun", "flow_match_lcm",
+            "heun",
             "kdpm2", "kdpm2_ancestral", "lms",
         ].contains(file)
         #expect(Double(nearer) >= (isShort ? Tolerance.nearerShareOfShortSums : Tolerance.nearerShare) * Double(total))

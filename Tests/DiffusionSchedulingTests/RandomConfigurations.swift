@@ -197,6 +197,32 @@ enum RandomConfigurations {
         (c.lowerOrderFinal, c.eulerAtFinal) = (.random(using: &generator), .random(using: &generator))
     }
 
+    static func flowMatchEuler(_ generator: inout SeededGenerator) -> FlowMatchEulerDiscreteConfiguration {
+        var c: FlowMatchEulerDiscreteConfiguration = shiftedFlow(&generator)
+        c.stochasticSampling = .random(using: &generator)
+        return c
+    }
+
+    static func flowMatchLCM(_ generator: inout SeededGenerator) -> FlowMatchLCMConfiguration { shiftedFlow(&generator) }
+
+    private static func shiftedFlow<C: ShiftedFlowDefinition>(_ generator: inout SeededGenerator) -> C {
+        var c = C()
+        c.numTrainTimesteps = .random(in: 1...1000, using: &generator)
+        c.shift = .random(in: 0.1...12, using: &generator)
+        c.invertSigmas = .random(using: &generator)
+        if Int.random(in: 0..<4, using: &generator) == 0 { c.shiftTerminal = .random(in: 0.01...0.5, using: &generator) }
+        switch Int.random(in: 0...4, using: &generator) {
+        case 1: c.useKarrasSigmas = true
+        case 2: c.useExponentialSigmas = true
+        case 3: c.useBetaSigmas = true
+        default: break
+        }
+        if Int.random(in: 0..<3, using: &generator) == 0 {
+            (c.sigmaMin, c.sigmaMax) = (.random(in: 0.001...0.1, using: &generator), .random(in: 0.5...1, using: &generator))
+        }
+        return c
+    }
+
     private static func drawThresholding(_ c: inout some ThresholdingConfiguration, _ generator: inout SeededGenerator) {
         c.thresholding = Int.random(in: 0..<3, using: &generator) == 0
         c.dynamicThresholdingRatio = .random(in: 0...1, using: &generator)

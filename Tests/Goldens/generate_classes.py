@@ -334,6 +334,13 @@ def adjust_flow(rng, run):
         run.request["mu"] = round(rng.uniform(low, 1.9), 4)
 
 
+def adjust_flow_lcm(rng, run):
+    adjust_flow(rng, run)
+    if "sigma_max" in run.hidden:
+        # Ours refuses levels above 1.
+        run.hidden["sigma_max"] = 0.95
+
+
 def adjust_ltx(rng, run):
     """Draws the keys of another class by which this one spaces its levels."""
     if "n" not in run.request or rng.random() < 0.3:
@@ -2245,7 +2252,7 @@ CLASSES = {
         FlowLCMLoop,
         {**FLOW_LEVELS, "upscale_mode": {"bicubic": 70, "area": 30}},
         {request_n: 50, request_flow_sigmas: 30, request_timesteps: 10, request_flow_both: 10},
-        adjust_flow,
+        adjust_flow_lcm,
         has_noise_table=False,
         count=32,
         settled=GRID_FLAGS,

@@ -127,7 +127,7 @@ extension ShiftedFlowDefinition {
         return shift.levels(custom.map { Float($0) }, terminal: shiftTerminal).map(Double.init)
     }
 
-    private var spacing: SigmaSpacing {
+    var spacing: SigmaSpacing {
         useKarrasSigmas ? .karras : useExponentialSigmas ? .exponential : useBetaSigmas ? .beta : .timesteps
     }
 
