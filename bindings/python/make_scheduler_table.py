@@ -40,7 +40,7 @@ SOURCES = {
     "DDPMParallelScheduler": Source("1", "Shih et al. 2023, 2305.16317"),
     "DDPMScheduler": Source("1", "Ho et al. 2020, 2006.11239"),
     "DDPMWuerstchenScheduler": Source("1", "Pernias et al. 2023, 2306.00637"),
-    "DEISMultistepScheduler": Source("1 to 3", "Zhang and Chen 2022, 2204.13902"),
+    "DEISMultistepScheduler": Source("1 to 4", "Zhang and Chen 2022, 2204.13902"),
     "DPMSolverMultistepInverseScheduler": Source("1 to 3", "Lu et al. 2022, 2211.01095"),
     "DPMSolverMultistepScheduler": Source("1 to 3", "Lu et al. 2022, 2206.00927, 2211.01095"),
     "DPMSolverSDEScheduler": Source("2", "Lu et al. 2022, 2211.01095"),
