@@ -15,6 +15,7 @@ struct Demo: ParsableCommand {
 
             convergence  how few model evaluations a scheduler needs: samples.png, convergence.png
             schedulers   all the classes side by side: schedulers.png, scheduler_samples.png
+            deis         the methods and grids of DEIS' paper: deis_quadratic.png, deis_geometric.png
             ancestral    DDIM against ancestral sampling
             inversion    from a digit to its noise and back: inversion.png
             guidance     to a digit, weak and strong: guidance.png
@@ -22,7 +23,7 @@ struct Demo: ParsableCommand {
             """)
 
     enum ExperimentName: String, CaseIterable, ExpressibleByArgument {
-        case convergence, schedulers, ancestral, inversion, guidance
+        case convergence, schedulers, deis, ancestral, inversion, guidance
         case zeroSNR = "zero-snr"
     }
 
@@ -74,6 +75,9 @@ struct Demo: ParsableCommand {
                     SchedulerComparison(
                         configuration: try defaultConfigurationPath(), digits: digits, mixture: mixture, seed: seed,
                         columns: count)
+                case .deis:
+                    DEISMethods(
+                        configuration: try defaultConfigurationPath(), digits: digits, mixture: mixture, seed: seed)
                 case .ancestral: AncestralSampling(digits: digits, mixture: mixture, seed: seed)
                 case .inversion: Inversion(digits: digits, bandwidth: Self.bandwidth, seed: seed)
                 case .guidance: GuidedDigits(digits: digits, mixture: mixture, seed: seed)
