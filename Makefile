@@ -193,6 +193,7 @@ goldens: out/reference/bin/python
 	out/reference/bin/python Tests/Goldens/generate_classes.py
 	out/reference/bin/python Tests/Goldens/generate_deis_methods.py
 	out/reference/bin/python Tests/Goldens/generate_noise.py
+	out/reference/bin/python Tests/Goldens/generate_sigma_schedules.py
 	out/reference/bin/python Tests/Goldens/generate_people.py
 
 # An environment that isn't complete is removed, or the next make would take it for one.

@@ -30,8 +30,10 @@ public func ds_scheduler_set_timesteps(
         if let grid = try TimestepGrid(takingFrom: &options, process: { try scheduler.state.plan.grid.process }) {
             try holder.replan { try $0.plan(on: grid, optionValues: options) }
         } else {
-            let request = try TimestepRequest(count: n_steps, takingFrom: &options)
-            try holder.replan { try $0.plan(request, optionValues: options) }
+            try holder.replan { scheduler in
+                let request = try TimestepRequest(count: n_steps, takingFrom: &options, for: scheduler)
+                return try scheduler.plan(request, optionValues: options)
+            }
         }
     }
 }

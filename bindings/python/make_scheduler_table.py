@@ -85,11 +85,43 @@ of a run of {STEPS} steps with the defaults.
 |---|---|---|---|---|---|---|---|---|
 """
 
+SCHEDULES = [
+    ("karras", "even in σ^1/7", "Karras et al. 2022, 2206.00364"),
+    ("exponential", "even in ln σ", "k-diffusion"),
+    ("vp", "even times of the continuous variance-preserving process", "Song et al. 2020, 2011.13456"),
+    ("laplace", "quantiles of a Laplace distribution of ln σ", "Hang and Gu 2024, 2407.03297"),
+    ("kl_optimal", "even in arctan σ", "Sabour et al. 2024, 2404.14507"),
+    ("linear_quadratic", "a line, then a parabola", "Mochi 1, ComfyUI"),
+    ("bong_tangent", "two arctangents", "RES4LYF"),
+    ("simple, normal, sgm_uniform, ddim_uniform", "even in the timestep, each with ends of its own", "ComfyUI"),
+    ("beta, beta57", "quantiles of Beta(0.6, 0.6), Beta(0.5, 0.7) in the timestep", "Lee et al. 2024, 2407.12173, RES4LYF"),
+    (
+        "align_your_steps_sd15, align_your_steps_sdxl, align_your_steps_svd",
+        "optimised for one model with 10 steps; between these even in ln σ",
+        "Sabour et al. 2024, 2404.14507",
+    ),
+]
+
+FOOT = """
+## Noise levels by name
+
+In Swift `setTimesteps(scheduler.request(20, .klOptimal))`, in Python `set_timesteps(20, sigma_schedule="kl_optimal")`, in C the
+member `sigma_schedule` of `ds_scheduler_set_timesteps`. Any scheduler takes them that takes noise levels of one's own. For flow
+matching they are the levels before the shift. `vp` and `align_your_steps_*` are levels of their own models, which no flow has.
+
+| name | levels | source |
+|---|---|---|
+"""
+
 
 def papers(text: str) -> str:
     """The papers with links: arXiv ids are the words that begin with a digit and have a point."""
     words = text.split(", ")
     return ", ".join(f"[{word}](https://arxiv.org/abs/{word})" if "." in word and word[0].isdigit() else word for word in words)
+
+
+def code(names: str) -> str:
+    return ", ".join(f"`{name}`" for name in names.split(", "))
 
 
 def row(name: str, description: Description) -> str:
@@ -118,7 +150,8 @@ def main() -> int:
     if missing := sorted(DESCRIPTIONS.keys() - SOURCES.keys()):
         print(f"{__file__}: no source for {', '.join(missing)}")
         return 1
-    page = HEAD + "".join(row(name, description) for name, description in sorted(DESCRIPTIONS.items()))
+    page = HEAD + "".join(row(name, description) for name, description in sorted(DESCRIPTIONS.items())) + FOOT
+    page += "".join(f"| {code(names)} | {levels} | {papers(source)} |\n" for names, levels, source in SCHEDULES)
     if "--check" in sys.argv:
         if PAGE.exists() and PAGE.read_text("utf-8") == page:
             return 0

@@ -277,9 +277,14 @@ ds_status ds_scheduler_init_noise_sigma(ds_scheduler scheduler, double *sigma);
  *                "timesteps": [...]   the model's timesteps
  *                "sigmas": [...]      the noise levels; the scheduler's convention says whether the last one is among them
  *                "mu": number         the exponent of dynamic shifting
+ *                "sigma_schedule": name
+ *                                     n_steps noise levels by the name that samplers know them by: karras, exponential, vp, laplace,
+ *                                     kl_optimal, linear_quadratic, bong_tangent, simple, normal, sgm_uniform, ddim_uniform, beta,
+ *                                     beta57, align_your_steps_sd15, align_your_steps_sdxl, align_your_steps_svd; they stand for
+ *                                     "sigmas"
  *
  *            and the scheduler's run options by their names, such as "eta": see ds_class_description. A null counts as absent for
- *            these three. Any other member is an error. Where timesteps have been set, there may also be
+ *            these. Any other member is an error. Where timesteps have been set, there may also be
  *
  *                "levels": [...]      noise levels like those of ds_scheduler_sigmas, one more than "timesteps", which both replace
  *                                     those of the plan as they are: nothing is shifted, spaced or rounded

@@ -5,6 +5,7 @@
 extension BetaSchedule: ConfigurationKeyword {}
 extension FinalSigmasType: ConfigurationKeyword {}
 extension FlowTimeShiftType: ConfigurationKeyword {}
+extension SigmaSchedule: ConfigurationKeyword {}
 extension TimestepSpacing: ConfigurationKeyword {}
 
 /// The meaning of a model's output.

@@ -10,6 +10,9 @@ public protocol PlannedScheduler: Scheduler {
     /// Whether it computes the velocity that models of `vPrediction` are trained on.
     static var hasVelocity: Bool { get }
 
+    /// Whether the noise levels of a ``TimestepRequest/sigmas(_:mu:)`` end with the one after the last step.
+    static var sigmasEnd: Bool { get }
+
     /// Makes the scheduler of a configuration, which is validated.
     init(_ configuration: Configuration) throws(SchedulerError)
 
@@ -48,12 +51,24 @@ public protocol PlannedScheduler: Scheduler {
 
 extension PlannedScheduler {
     public static var hasVelocity: Bool { false }
+    public static var sigmasEnd: Bool { false }
 
     public static var schedulerDescription: JSONValue { ["class_name": .string(Configuration.className)] }
 
     public func plan(_ request: TimestepRequest, optionValues: [String: JSONValue]) throws(SchedulerError) -> SamplingPlan {
         _ = try NoRunOptions(values: optionValues)
         return try plan(request)
+    }
+
+    /// n noise levels by their name; the last step leads to none, where levels have an end of their own.
+    ///
+    /// ```swift
+    /// try scheduler.setTimesteps(scheduler.request(20, .klOptimal))
+    /// ```
+    ///
+    /// - Throws: as ``SigmaSchedule/sigmas(count:of:)``.
+    public func request(_ count: Int, _ schedule: SigmaSchedule, mu: Double? = nil) throws(SchedulerError) -> TimestepRequest {
+        try .sigmas(schedule.sigmas(count: count, of: noiseSchedule) + (Self.sigmasEnd ? [0] : []), mu: mu)
     }
 
     public func row(at timestep: Double, optionValues: [String: JSONValue]) throws(SchedulerError) -> PlanRow {

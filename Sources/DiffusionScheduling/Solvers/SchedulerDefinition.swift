@@ -72,6 +72,9 @@ public protocol SchedulerDefinition: SchedulerConfiguration {
     /// Whether diffusers' list of timesteps ends with the one that the last step leads to. A request's list does then, too.
     static var listsEnd: Bool { get }
 
+    /// Whether a request's noise levels end with the one after the last step, as diffusers' argument `sigmas` does for some classes.
+    static var sigmasEnd: Bool { get }
+
     /// Whether diffusers' steps take their noise from one Brownian motion over the noise levels, from the level that a step begins at. The
     /// rows of ``attributeRow(at:age:of:)`` read such noise then, and those of the plan independent noise.
     static var samplesBrownianMotion: Bool { get }
@@ -169,6 +172,7 @@ extension SchedulerDefinition {
     public static var updateNames: [String] { [] }
     public static var timestepType: TimestepElementType? { nil }
     public static var listsEnd: Bool { false }
+    public static var sigmasEnd: Bool { false }
     public static var samplesBrownianMotion: Bool { false }
     public static var isStateless: Bool { false }
     public static var batchStep: BatchStep? { nil }
@@ -255,6 +259,7 @@ public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedSchedule
 
     public static var schedulerDescription: JSONValue { Definition.schedulerDescription }
     public static var hasVelocity: Bool { Definition.self is any VelocityDefinition.Type }
+    public static var sigmasEnd: Bool { Definition.sigmasEnd }
 
     public let configuration: Definition
     public let noiseSchedule: NoiseSchedule

@@ -28,12 +28,20 @@ extension TimestepRequest {
     ///
     /// - Parameters:
     ///   - count: `num_inference_steps`; 0 where timesteps or noise levels are given.
-    ///   - members: `timesteps`, `sigmas` and `mu` are taken from them. null stands for a member that isn't there.
+    ///   - members: `timesteps`, `sigmas`, `sigma_schedule` and `mu` are taken from them. null stands for a member that isn't there.
+    ///   - scheduler: the one whose noise levels a `sigma_schedule` names.
     /// - Throws: `invalidValue` for members of another kind, or that exclude one another.
-    package init(count: Int, takingFrom members: inout [String: JSONValue]) throws(SchedulerError) {
+    package init(
+        count: Int, takingFrom members: inout [String: JSONValue], for scheduler: any PlannedScheduler
+    ) throws(SchedulerError) {
         let timesteps = try take("timesteps", as: [Double].self, from: &members)
         let sigmas = try take("sigmas", as: [Double].self, from: &members), mu = try take("mu", as: Double.self, from: &members)
         let given = timesteps?.count ?? sigmas?.count
+        if let schedule = try take("sigma_schedule", as: SigmaSchedule.self, from: &members) {
+            try require("sigma_schedule", "given", "left out where timesteps or sigmas are given", given == nil)
+            self = try scheduler.request(count, schedule, mu: mu)
+            return
+        }
         if let given, count != 0 {
             try require("number of steps", count, "0, or \(given) as the list has", count == given)
         }

@@ -162,7 +162,9 @@ class Plan(Handle):
     def on_levels(self, timesteps: list[float], levels: list[float]) -> Plan:
         """A run with the same configuration and options on other noise levels, one more than timesteps."""
         assert self.request is not None
-        options = {name: value for name, value in self.request[1].items() if name not in ("timesteps", "sigmas", "mu")}
+        options = {
+            name: value for name, value in self.request[1].items() if name not in ("timesteps", "sigmas", "mu", "sigma_schedule")
+        }
         return self.run(0, {**options, "timesteps": timesteps, "levels": levels})
 
     def __copy__(self) -> Plan:

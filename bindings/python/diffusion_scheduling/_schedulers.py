@@ -389,6 +389,7 @@ def planning_parameters(description: Description) -> list[Parameter]:
     kind = Parameter.POSITIONAL_OR_KEYWORD
     first = [Parameter(name, kind, default=None, annotation=annotation) for name, annotation in annotations.items()]
     nullable, defaults = description.nullable_options, {each.key: each.default for each in description.options}
+    first.append(Parameter("sigma_schedule", Parameter.KEYWORD_ONLY, default=None, annotation="str | None"))
     return first + [
         each.replace(kind=Parameter.KEYWORD_ONLY, default=defaults[each.name] if each.name in nullable else None)
         for each in option_parameters(description)
@@ -431,6 +432,7 @@ num_inference_steps  so many steps, spaced as the configuration says
 timesteps            these instead, noisiest first (the other way round for an inverse)
 sigmas               these noise levels instead, likewise
 mu                   the exponent of dynamic shifting
+sigma_schedule       so many noise levels by the name that samplers know them by, such as kl_optimal: docs/SCHEDULERS.md lists them
 device               passed over: arrays are the host's
 {}
 Which of them a scheduler takes depends on it. Raises ValueError."""
@@ -452,7 +454,7 @@ def make_class(description: Description) -> type[ArrayScheduler]:
     told = "".join(f"{each.text}\n" for each in description.options)
     when = "of the training" if description.is_stateless else "of the plan; a run may begin at any, then they come in order"
     arguments = f"model_output, timestep, sample, ({''.join(f'{name}, ' for name in names)}), generator, variance_noise, out"
-    asked = "".join(f"{name!r}: {name}, " for name in ["timesteps", "sigmas", "mu", *names])
+    asked = "".join(f"{name!r}: {name}, " for name in ["timesteps", "sigmas", "mu", "sigma_schedule", *names])
     output = OUTPUTS[description.report if description.returns_report else None]
     ends = [each.name for each in description.parameters if each.key == FINAL]
     summary = f"diffusers' {description.class_name}, on NumPy arrays.\n\n" + _constructor(description).__doc__

@@ -149,6 +149,20 @@ def test_deis_may_end_without_noise():
         assert scheduler.config.diffusion_scheduling_final_sigmas_type == "zero"
 
 
+def test_noise_levels_have_names():
+    for cls in (ds.EulerDiscreteScheduler, ds.DEISMultistepScheduler, ds.FlowMatchEulerDiscreteScheduler):
+        scheduler = cls()
+        scheduler.set_timesteps(8, sigma_schedule="kl_optimal")
+        levels = np.asarray(scheduler.sigmas, float)
+        angles = np.arctan(levels[:8])
+        assert len(scheduler.timesteps) == 8
+        np.testing.assert_allclose(np.diff(angles), np.diff(angles)[0], rtol=1e-4)
+        with pytest.raises(ValueError, match="bong_tangent"):
+            scheduler.set_timesteps(8, sigma_schedule="best")
+        with pytest.raises(ValueError, match="left out where timesteps or sigmas are given"):
+            scheduler.set_timesteps(sigmas=[1.0, 0.5], sigma_schedule="karras")
+
+
 def test_deis_has_the_methods_of_its_paper():
     lists = {}
     for method in (None, "rho_ab", "t_ab", "rho_rk"):
