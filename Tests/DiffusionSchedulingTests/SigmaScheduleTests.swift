@@ -13,7 +13,7 @@ import Testing
         return try EulerDiscreteScheduler(configuration)
     }
 
-    /// Those of `Tests/Goldens/generate_sigma_schedules.py`.
+    /// `Tests/Goldens/generate_sigma_schedules.py` evaluated them.
     @Test func levelsAreThoseOfThePublishedFormulas() throws {
         let goldens = try JSONDecoder().decode(
             [String: [String: [String: [Double]]]].self, from: GoldenFile.data("sigma_schedules"))

@@ -33,7 +33,7 @@ public enum SigmaSchedule: String, Sendable, CaseIterable {
     case simple
     /// σ at n timesteps evenly spaced from T − 1 to 0 (ComfyUI).
     case normal
-    /// The same with n + 1 timesteps, of which the last one is left out (ComfyUI, after Stability AI's generative-models).
+    /// σ at the first n of n + 1 timesteps evenly spaced from T − 1 to 0 (ComfyUI, after Stability AI's generative-models).
     case sgmUniform = "sgm_uniform"
     /// The training's levels at timesteps 1 + j ⌊T/n⌋ for j from n − 1 to 0 (ComfyUI, which takes another step where n doesn't divide T).
     case ddimUniform = "ddim_uniform"
@@ -41,15 +41,15 @@ public enum SigmaSchedule: String, Sendable, CaseIterable {
     ///
     /// ComfyUI rounds these timesteps, and loses those that become equal.
     case beta
-    /// The same with Beta(0.5, 0.7) (RES4LYF).
+    /// σ at such quantiles of Beta(0.5, 0.7) (RES4LYF).
     case beta57
     /// The levels that are optimal for Stable Diffusion 1.5 (Sabour et al. 2024, arXiv:2404.14507, table 3), whatever the training.
     ///
     /// The table has those of 10 steps and of their end; for other numbers it is interpolated linearly in ln σ.
     case alignYourStepsSD15 = "align_your_steps_sd15"
-    /// The same for Stable Diffusion XL.
+    /// The table's levels for Stable Diffusion XL, likewise.
     case alignYourStepsSDXL = "align_your_steps_sdxl"
-    /// The same for Stable Video Diffusion.
+    /// The table's levels for Stable Video Diffusion, likewise.
     case alignYourStepsSVD = "align_your_steps_svd"
 
     /// n levels for a training.

@@ -16,7 +16,7 @@ public struct DEISSolver: MultistepSolver {
     public var predictionType: PredictionType
     public var method: Method
 
-    /// How a step combines outputs.
+    /// The outputs that a step combines.
     public enum Method: Sendable {
         /// Outputs of the steps before, in a variable.
         case adamsBashforth(InterpolationVariable)

@@ -8,7 +8,7 @@ public protocol MultistepDefinition: SchedulerDefinition, PredictionTypeConfigur
     var solver: Solver { get throws(SchedulerError) }
     /// How many model outputs a step combines at most.
     var highestSolverOrder: Int { get }
-    /// How many evaluations a step makes.
+    /// The number of evaluations that a step makes.
     var evaluationsPerStep: Int { get }
     /// Whether the model output holds a predicted variance besides the prediction.
     var modelLearnsVariance: Bool { get }
