@@ -152,6 +152,12 @@ class Case:
         return "sigmas" if self.name == "UniPCMultistepScheduler" and is_spaced and "sigmas" in request else None
 
     @property
+    def leaves_the_training(self) -> bool:
+        """Whether an offset moves timesteps beyond those of the training. The original fails only in a run that reaches them; ours
+        refuses the offset."""
+        return bool(max(self.reference.timesteps) >= self.config.get("num_train_timesteps", np.inf))
+
+    @property
     def extrapolates_noise(self) -> bool:
         """Whether the solver extrapolates the predicted noise, where it could the clean sample."""
         config = self.config
@@ -330,7 +336,8 @@ def compare(outcome: Outcome, case: Case) -> None:
         ours = getattr(diffusion_scheduling, case.name).from_config(saved)
         begin_run(case, ours)
     except diffusion_scheduling.InvalidValueError as error:
-        if case.refused_key is None or case.refused_key not in str(error):
+        key = "steps_offset" if case.leaves_the_training else case.refused_key
+        if key is None or key not in str(error):
             raise
         outcome.refused = True
         return
