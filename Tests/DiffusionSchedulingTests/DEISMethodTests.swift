@@ -20,6 +20,8 @@ import Testing
 
     /// A record of `Tests/Goldens/generate_deis_methods.py`.
     struct Record: Decodable {
+        struct File: Decodable { let records: [Record] }
+
         struct Coefficients: Decodable {
             let index: Int
             let a: Double
@@ -32,7 +34,7 @@ import Testing
 
     @Test func coefficientsAreThoseOf50Digits() throws {
         var worst = 0.0
-        for record in try JSONDecoder().decode([Record].self, from: GoldenFile.data("deis_methods")) {
+        for record in try JSONDecoder().decode(Record.File.self, from: GoldenFile.data("deis_methods")).records {
             let scheduler = try DEISMultistepScheduler(.init(json: record.config_text))
             let process = scheduler.configuration.useFlowSigmas ? NoiseProcess.flow : .variancePreserving
             let solver = try scheduler.solver, levels = record.sigmas.map { NoiseLevel(sigma: $0, process: process) }
@@ -180,6 +182,14 @@ import Testing
             }.plan(.count(betas.count))
             #expect(plan.stepCount == betas.count)
         }
+    }
+
+    /// An update by order is that of a step with one evaluation.
+    @Test func stagesHaveNoUpdatesByOrder() throws {
+        var scheduler = try Self.scheduler(.rhoRK, order: 3)
+        try scheduler.setTimesteps(4)
+        #expect(throws: SchedulerError.self) { try scheduler.update(order: 2, ofStep: 2) }
+        #expect(try scheduler.conversion(ofStep: 2).nextSample == Combination(.modelOutput))
     }
 
     @Test func anUnknownMethodIsRefused() {

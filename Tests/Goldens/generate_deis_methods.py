@@ -122,5 +122,6 @@ def record(method, order, n, arguments):
 
 records = [record(method, order, n, run) for method, orders in ORDERS.items() for order in orders for n, run in RUNS]
 path = Path(__file__).parent / "deis_methods.json"
-path.write_text("[\n" + ",\n".join(json.dumps(each, separators=(",", ":")) for each in records) + "\n]\n")
+lines = ",\n".join(json.dumps(each, separators=(",", ":")) for each in records)
+path.write_text(f'{{"records":[\n{lines}\n]}}\n')
 print(f"{path.name}: {len(records)} records, {path.stat().st_size} bytes")

@@ -34,7 +34,7 @@ public protocol MultistepScheduler: PlannedScheduler {
     /// slot k that of k + 1 steps before.
     ///
     /// - Parameter order: how many converted outputs the update combines, from 1 to 3 and at most `index` + 1.
-    /// - Throws: as `conversion(ofStep:)`.
+    /// - Throws: as `conversion(ofStep:)`; `unsupportedOperation` where a step has several evaluations.
     func update(order: Int, ofStep index: Int) throws(SchedulerError) -> PlanRow
 }
 
@@ -64,6 +64,9 @@ extension DefinedScheduler: MultistepScheduler where Definition: MultistepDefini
         let host = FloatingPointEnvironment.begin()
         defer { host.end() }
         let plan = try plan(with: index), solver = try solver
+        guard configuration.evaluationsPerStep == 1 else {
+            throw .unsupportedOperation("updates by order, where a step has several evaluations", className: Definition.className)
+        }
         try require("order", order, "1, 2 or 3", (1...3).contains(order))
         try require("step index", index, "at least \(order - 1) for an update of order \(order)", index >= order - 1)
         let update = solver.update(order: order, at: index, of: plan.levels, remembered: order - 1)

@@ -20,7 +20,7 @@ torch, some of which differ from ours in their last bit."""
 
 def records():
     files = [json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))]
-    every = [record for file in files if isinstance(file, dict) for record in file.get("records", []) if "request" in record]
+    every = [record for file in files for record in file.get("records", []) if "request" in record]
     return {name: [record for record in every if record["class"] == name] for name in {record["class"] for record in every}}
 
 

@@ -28,6 +28,9 @@ struct DEISMethods: Experiment {
 
         var evaluationsPerStep: Int { method == .rhoRK ? order : 1 }
 
+        /// That of the converged solutions.
+        static let converging = Method(name: "ln ρ 2", series: 3, order: 3, method: nil)
+
         static let all: [Method] =
             [Method(name: "DDIM", series: 0, order: 1, method: nil)]
             + (2...4).map { Method(name: "tAB\($0 - 1)", series: 1, order: $0, method: .tAB) }
@@ -77,11 +80,10 @@ struct DEISMethods: Experiment {
         defer { progress.finish() }
         let sampler = Sampler(mixture: mixture, progress: progress)
 
-        let third = Method.all.first { $0.name == "ln ρ 2" }!
         let converged = try sampler.run(
-            plan(third, .geometric, evaluations: Self.convergedSteps), from: noise, activity: "\(Self.convergedSteps) steps")
+            plan(.converging, .geometric, evaluations: Self.convergedSteps), from: noise, activity: "\(Self.convergedSteps) steps")
         let line = LineMixture()
-        let lineSolution = try line.run(plan(third, .geometric, evaluations: 4000))
+        let lineSolution = try line.run(plan(.converging, .geometric, evaluations: 4000))
         var results: [Result] = []
         for grid in Grid.allCases {
             for method in Method.all {
