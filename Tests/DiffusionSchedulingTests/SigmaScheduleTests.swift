@@ -66,6 +66,11 @@ import Testing
         try check(makeDEIS())
         try check(DPMSolverMultistepScheduler())
         try check(UniPCMultistepScheduler())
+        let inverse = try DPMSolverMultistepInverseScheduler()
+        let upwards = try inverse.plan(inverse.request(12, schedule)).sigmas.prefix(12)
+        for (ours, asked) in zip(upwards.reversed(), try schedule.sigmas(count: 12, of: inverse.noiseSchedule)) {
+            #expect(abs(ours - asked) <= 1e-6 * asked)
+        }
         // Its levels of the continuous process, and those of Stable Diffusion, are no shares of noise.
         guard schedule != .vp, !schedule.rawValue.hasPrefix("align") else { return }
         try check(FlowMatchEulerDiscreteScheduler())
@@ -75,6 +80,10 @@ import Testing
     }
 
     @Test func whatHasNoLevelsIsRefused() throws {
+        // Its sigmas are places between its own ends.
+        #expect(throws: SchedulerError.unsupportedOperation("noise levels by name", className: "EDMEulerScheduler")) {
+            try EDMEulerScheduler().request(5, .karras)
+        }
         let noise = try Self.stable().noiseSchedule
         expectInvalid("number of steps", "0", allowed: "from 1 to") { _ = try SigmaSchedule.karras.sigmas(count: 0, of: noise) }
         expectInvalid("number of steps", "1001", allowed: "at most that of training timesteps, 1000") {

@@ -281,7 +281,7 @@ ds_status ds_scheduler_init_noise_sigma(ds_scheduler scheduler, double *sigma);
  *                                     n_steps noise levels by the name that samplers know them by: karras, exponential, vp, laplace,
  *                                     kl_optimal, linear_quadratic, bong_tangent, simple, normal, sgm_uniform, ddim_uniform, beta,
  *                                     beta57, align_your_steps_sd15, align_your_steps_sdxl, align_your_steps_svd; they stand for
- *                                     "sigmas"
+ *                                     "sigmas", in the scheduler's convention
  *
  *            and the scheduler's run options by their names, such as "eta": see ds_class_description. A null counts as absent for
  *            these. Any other member is an error. Where timesteps have been set, there may also be
@@ -289,7 +289,7 @@ ds_status ds_scheduler_init_noise_sigma(ds_scheduler scheduler, double *sigma);
  *                "levels": [...]      noise levels like those of ds_scheduler_sigmas, one more than "timesteps", which both replace
  *                                     those of the plan as they are: nothing is shifted, spaced or rounded
  *
- * Complexity: O(n_steps), a few microseconds for 20 steps.
+ * Complexity: O(n_steps), tens of microseconds for 20 steps; of schedulers that interpolate in the training's time O(T) as well.
  * Errors: DS_INVALID_HANDLE, DS_MALFORMED_JSON, DS_INVALID_VALUE, DS_UNREPRESENTABLE_PLAN.
  */
 ds_status ds_scheduler_set_timesteps(ds_scheduler scheduler, size_t n_steps, const char *arguments);

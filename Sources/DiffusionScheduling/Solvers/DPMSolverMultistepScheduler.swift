@@ -114,6 +114,7 @@ public struct DPMSolverMultistepConfiguration: DPMSolverConfiguration, DynamicSh
 /// The parameters of `DPMSolverMultistepInverseScheduler`, with diffusers' defaults.
 public struct DPMSolverMultistepInverseConfiguration: DPMSolverConfiguration {
     public static let className = "DPMSolverMultistepInverseScheduler"
+    public static let sigmaList = SigmaList.ascendingLevels
     public static let compatibleClassNames = ["DPMSolverMultistepInverseScheduler"]
 
     public var numTrainTimesteps = 1000

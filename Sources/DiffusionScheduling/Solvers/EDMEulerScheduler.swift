@@ -27,6 +27,7 @@ public typealias EDMEulerScheduler = DefinedScheduler<EDMEulerConfiguration>
 /// The parameters of `EDMEulerScheduler`, with diffusers' defaults.
 public struct EDMEulerConfiguration: EDMDefinition {
     public static let className = "EDMEulerScheduler"
+    public static let sigmaList = SigmaList.places
     public static let resultType = ResultType.modelOutput
     public static let spacesInFloat32 = false
 

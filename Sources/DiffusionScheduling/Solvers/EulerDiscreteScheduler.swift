@@ -26,7 +26,7 @@ public typealias EulerDiscreteScheduler = DefinedScheduler<EulerDiscreteConfigur
 /// The parameters of `EulerDiscreteScheduler`, with diffusers' defaults.
 public struct EulerDiscreteConfiguration: VarianceExplodingDefinition, SigmaSpacingConfiguration, ZeroTerminalSNRConfiguration {
     public static let className = "EulerDiscreteScheduler"
-    public static let sigmasEnd = true
+    public static let sigmaList = SigmaList.levelsAndEnd
     public static let resultType = ResultType.modelOutput
     public static let compatibleClassNames = commonCompatibleClassNames
 

@@ -21,7 +21,7 @@ public typealias LTXEulerAncestralRFScheduler = DefinedScheduler<LTXEulerAncestr
 /// The parameters of `LTXEulerAncestralRFScheduler`, with diffusers' defaults.
 public struct LTXEulerAncestralRFConfiguration: SchedulerDefinition {
     public static let className = "LTXEulerAncestralRFScheduler"
-    public static let sigmasEnd = true
+    public static let sigmaList = SigmaList.levelsAndEnd
     public static let resultType = ResultType.sample
     public static let noiseType = NoiseType.float32
     public static let returnsReport = false

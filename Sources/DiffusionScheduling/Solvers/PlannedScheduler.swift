@@ -10,8 +10,8 @@ public protocol PlannedScheduler: Scheduler {
     /// Whether it computes the velocity that models of `vPrediction` are trained on.
     static var hasVelocity: Bool { get }
 
-    /// Whether the noise levels of a ``TimestepRequest/sigmas(_:mu:)`` end with the one after the last step.
-    static var sigmasEnd: Bool { get }
+    /// The convention for the noise levels of a ``TimestepRequest/sigmas(_:mu:)``.
+    static var sigmaList: SigmaList { get }
 
     /// Makes the scheduler of a configuration, which is validated.
     init(_ configuration: Configuration) throws(SchedulerError)
@@ -51,7 +51,7 @@ public protocol PlannedScheduler: Scheduler {
 
 extension PlannedScheduler {
     public static var hasVelocity: Bool { false }
-    public static var sigmasEnd: Bool { false }
+    public static var sigmaList: SigmaList { .levels }
 
     public static var schedulerDescription: JSONValue { ["class_name": .string(Configuration.className)] }
 
@@ -60,15 +60,21 @@ extension PlannedScheduler {
         return try plan(request)
     }
 
-    /// n noise levels by their name; the last step leads to none, where levels have an end of their own.
+    /// n noise levels by their name, in the scheduler's convention; where that has an end of its own, the last step leads to no noise.
     ///
     /// ```swift
     /// try scheduler.setTimesteps(scheduler.request(20, .klOptimal))
     /// ```
     ///
-    /// - Throws: as ``SigmaSchedule/sigmas(count:of:)``.
+    /// - Throws: as ``SigmaSchedule/sigmas(count:of:)``; `unsupportedOperation` for schedulers that choose their levels themselves.
     public func request(_ count: Int, _ schedule: SigmaSchedule, mu: Double? = nil) throws(SchedulerError) -> TimestepRequest {
-        try .sigmas(schedule.sigmas(count: count, of: noiseSchedule) + (Self.sigmasEnd ? [0] : []), mu: mu)
+        let levels = try schedule.sigmas(count: count, of: noiseSchedule)
+        switch Self.sigmaList {
+        case .levels: return .sigmas(levels, mu: mu)
+        case .levelsAndEnd: return .sigmas(levels + [0], mu: mu)
+        case .ascendingLevels: return .sigmas(levels.reversed(), mu: mu)
+        case .places: throw .unsupportedOperation("noise levels by name", className: Configuration.className)
+        }
     }
 
     public func row(at timestep: Double, optionValues: [String: JSONValue]) throws(SchedulerError) -> PlanRow {

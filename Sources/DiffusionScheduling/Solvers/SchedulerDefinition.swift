@@ -72,8 +72,8 @@ public protocol SchedulerDefinition: SchedulerConfiguration {
     /// Whether diffusers' list of timesteps ends with the one that the last step leads to. A request's list does then, too.
     static var listsEnd: Bool { get }
 
-    /// Whether a request's noise levels end with the one after the last step, as diffusers' argument `sigmas` does for some classes.
-    static var sigmasEnd: Bool { get }
+    /// The convention for a request's noise levels, that of diffusers' argument `sigmas`.
+    static var sigmaList: SigmaList { get }
 
     /// Whether diffusers' steps take their noise from one Brownian motion over the noise levels, from the level that a step begins at. The
     /// rows of ``attributeRow(at:age:of:)`` read such noise then, and those of the plan independent noise.
@@ -129,6 +129,18 @@ public struct BatchStep: Sendable, Equatable {
     var json: JSONValue { ["name": .string(name), "option": .string(option)] }
 }
 
+/// The convention for a list of noise levels.
+public enum SigmaList: Sendable {
+    /// The levels that the steps begin at, noisiest first.
+    case levels
+    /// These, and the one after the last step.
+    case levelsAndEnd
+    /// The levels that the steps begin at, noisiest last: of runs that invert.
+    case ascendingLevels
+    /// No levels, but places between two of them.
+    case places
+}
+
 /// The element type of a next sample where sample and model output differ in theirs.
 public enum ResultType: String, Sendable {
     /// The type that holds both.
@@ -172,7 +184,7 @@ extension SchedulerDefinition {
     public static var updateNames: [String] { [] }
     public static var timestepType: TimestepElementType? { nil }
     public static var listsEnd: Bool { false }
-    public static var sigmasEnd: Bool { false }
+    public static var sigmaList: SigmaList { .levels }
     public static var samplesBrownianMotion: Bool { false }
     public static var isStateless: Bool { false }
     public static var batchStep: BatchStep? { nil }
@@ -259,7 +271,7 @@ public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedSchedule
 
     public static var schedulerDescription: JSONValue { Definition.schedulerDescription }
     public static var hasVelocity: Bool { Definition.self is any VelocityDefinition.Type }
-    public static var sigmasEnd: Bool { Definition.sigmasEnd }
+    public static var sigmaList: SigmaList { Definition.sigmaList }
 
     public let configuration: Definition
     public let noiseSchedule: NoiseSchedule

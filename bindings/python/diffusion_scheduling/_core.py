@@ -219,11 +219,16 @@ class Core:
         """The noise of a step that draws `count` tensors of it, of which it reads the last."""
         if count == 0 or noise is not None:
             return noise if count else None
-        own = {"sample": (sample,), "promoted": (model_output, sample), "float32": ()}
         rule = self.description.noise_type
-        like = own.get(rule, (model_output,))
+        own = {
+            "model_output": (model_output,),
+            "at_least_float32": (model_output,),
+            "sample": (sample,),
+            "promoted": (model_output, sample),
+            "float32": (),
+        }
         for _ in range(count):
-            noise = self._tensors.draw(generator, model_output, sample, like, widens=rule == "at_least_float32")
+            noise = self._tensors.draw(generator, model_output, sample, own[rule], widens=rule == "at_least_float32")
         return noise
 
     def _run(
