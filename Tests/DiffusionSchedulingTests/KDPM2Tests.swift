@@ -123,7 +123,6 @@ import Testing
         }
         expectInvalid("beta_schedule", "\"exp\"", allowed: "squaredcos_cap_v2") { _ = try Self.plan(4, #""beta_schedule": "exp""#) }
         expectInvalid("timesteps", "given", allowed: "left out") { _ = try KDPM2DiscreteScheduler().plan(.timesteps([5])) }
-        expectInvalid("sigmas", "given", allowed: "left out") { _ = try KDPM2DiscreteScheduler().plan(.sigmas([5, 0])) }
         #expect(fault { _ = try Self.plan(4, #""use_karras_sigmas": true, "use_beta_sigmas": true"#) } != nil)
     }
 }

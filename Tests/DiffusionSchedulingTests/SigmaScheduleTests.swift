@@ -79,6 +79,94 @@ import Testing
         #expect(try ltx.plan(ltx.request(12, schedule)).sigmas.suffix(2) == [0, 0])
     }
 
+    /// The classes whose configurations can name their levels.
+    static var namingClasses: [String] {
+        SchedulerCatalog.supportedClassNames.filter {
+            (try? SchedulerCatalog.description(ofClass: $0).text.contains("diffusion_scheduling_sigma_schedule")) == true
+        }
+    }
+
+    @Test func configurationsNameThem() throws {
+        #expect(Self.namingClasses.count == 15, "\(Self.namingClasses)")
+        for name in Self.namingClasses {
+            let scheduler = try SchedulerCatalog.makeScheduler(
+                json: #"{"_class_name": "\#(name)"}"#, overrides: ["sigma_schedule": "kl_optimal"])
+            let plain = try SchedulerCatalog.makeScheduler(json: #"{"_class_name": "\#(name)"}"#)
+            let plan = try scheduler.plan(.count(9))
+            #expect(try plan.timesteps == plain.plan(plain.request(9, .klOptimal)).timesteps, "\(name)")
+            #expect(try plan.sigmas != plain.plan(.count(9)).sigmas, "\(name)")
+            let levels = try scheduler.sigmas(count: 9, of: .klOptimal, mu: nil)
+            #expect(levels.allSatisfy { level in plan.sigmas.contains { abs($0 - level) <= 1e-6 * level } }, "\(name)")
+            // What a caller asks for comes before what the configuration names, and a file says it as the library's own key.
+            #expect(try scheduler.plan(scheduler.request(9, .simple)).sigmas == plain.plan(plain.request(9, .simple)).sigmas)
+            let text = scheduler.configuration.jsonText
+            #expect(text.contains(#""diffusion_scheduling_sigma_schedule": "kl_optimal""#))
+            #expect(try SchedulerCatalog.makeScheduler(json: text).plan(.count(9)).sigmas == plan.sigmas)
+        }
+    }
+
+    /// k-diffusion's solvers take lists of levels, whose timesteps are interpolated, though diffusers' classes don't.
+    @Test func levelsOfOnesOwn() throws {
+        let levels = [12, 5, 2.5, 0.75]
+        func check<S: PlannedScheduler>(_ scheduler: S, evaluations: Int) throws {
+            let plan = try scheduler.plan(.sigmas(levels)), noise = scheduler.noiseSchedule
+            #expect(plan.sigmas.first == 12 && plan.sigmas.last == 0 && Set(plan.sigmas) == Set(levels + [0]))
+            #expect(plan.timesteps.count == evaluations)
+            #expect(abs(plan.timesteps[0] - noise.timestep(atSigma: 12)) < 1e-3)
+            expectInvalid("sigmas[1]", "12.0", allowed: "less than the one before") { _ = try scheduler.plan(.sigmas([12, 12])) }
+            expectInvalid("sigmas[1]", "0.0", allowed: "greater than 0") { _ = try scheduler.plan(.sigmas([12, 0])) }
+            expectInvalid("mu", "1.0", allowed: "left out") { _ = try scheduler.plan(.sigmas([12], mu: 1)) }
+        }
+        try check(EulerAncestralDiscreteScheduler(), evaluations: 4)
+        try check(HeunDiscreteScheduler(), evaluations: 7)
+        try check(KDPM2DiscreteScheduler(), evaluations: 7)
+        try check(KDPM2AncestralDiscreteScheduler(), evaluations: 7)
+        try check(DPMSolverSDEScheduler(), evaluations: 7)
+        try check(LMSDiscreteScheduler(), evaluations: 4)
+    }
+
+    /// Flow levels are shifted once, by the scheduler's own shift or a run's, and stay below 1 where solvers divide by the signal.
+    @Test(arguments: [SigmaSchedule.karras, .simple, .klOptimal, .linearQuadratic]) func flowLevelsAreShifted(
+        schedule: SigmaSchedule
+    ) throws {
+        let plain = try schedule.flowSigmas(count: 10, numTrainTimesteps: 1000)
+        let shifted = plain.map { 3 * $0 / (1 + 2 * $0) }
+        func check(_ scheduler: any PlannedScheduler) throws {
+            let sigmas = try scheduler.plan(.count(10)).sigmas
+            for (ours, expected) in zip(sigmas, shifted) {
+                #expect(abs(ours - min(expected, 1 - 1e-6)) < 2e-7, "\(type(of: scheduler))")
+            }
+        }
+        for name in ["DEISMultistepScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "SASolverScheduler"] {
+            try check(
+                SchedulerCatalog.makeScheduler(
+                    json:
+                        #"{"_class_name": "\#(name)", "use_flow_sigmas": true, "prediction_type": "flow_prediction", "flow_shift": 3}"#,
+                    overrides: ["sigma_schedule": .string(schedule.rawValue)]))
+        }
+        var configuration = DEISMultistepConfiguration()
+        (configuration.useFlowSigmas, configuration.predictionType) = (true, .flowPrediction)
+        (configuration.useDynamicShifting, configuration.sigmaSchedule) = (true, schedule)
+        let sigmas = try DEISMultistepScheduler(configuration).plan(.count(10, mu: logarithm(3))).sigmas
+        for (ours, expected) in zip(sigmas, shifted) { #expect(abs(ours - min(expected, 1 - 1e-6)) < 2e-7) }
+    }
+
+    @Test func oneGridOnly() throws {
+        for (key, name) in [("use_karras_sigmas", "EulerDiscreteScheduler"), ("use_beta_sigmas", "DEISMultistepScheduler")] {
+            #expect(
+                throws: SchedulerError.conflictingKeys(
+                    [key, "sigma_schedule"], reason: "the noise levels can follow one grid only")
+            ) {
+                try SchedulerCatalog.makeScheduler(
+                    json: #"{"_class_name": "\#(name)"}"#, overrides: [key: true, "sigma_schedule": "simple"])
+            }
+        }
+        expectInvalid("sigma_schedule", #""best""#, allowed: "karras, exponential") {
+            _ = try SchedulerCatalog.makeScheduler(
+                json: #"{"_class_name": "DEISMultistepScheduler"}"#, overrides: ["sigma_schedule": "best"])
+        }
+    }
+
     @Test func whatHasNoLevelsIsRefused() throws {
         // Its sigmas are places between its own ends.
         #expect(throws: SchedulerError.unsupportedOperation("noise levels by name", className: "EDMEulerScheduler")) {

@@ -257,7 +257,6 @@ import Testing
         }
         expectInvalid("timesteps[1]", "11.0", allowed: "not greater") { _ = try Self.euler().plan(.timesteps([10, 11])) }
         expectInvalid("number of sigmas", "1", allowed: "at least 2") { _ = try Self.euler().plan(.sigmas([1])) }
-        expectInvalid("sigmas", "given", allowed: "left out") { _ = try Self.heun().plan(.sigmas([1, 0])) }
         expectInvalid("mu", "1.0", allowed: "left out") { _ = try Self.euler().plan(.count(5, mu: 1)) }
         expectInvalid("s_churn", "-1.0", allowed: "at least 0") {
             _ = try Self.euler().plan(.count(5), optionValues: ["s_churn": -1])

@@ -106,9 +106,9 @@ FOOT = """
 ## Noise levels by name
 
 In Swift `setTimesteps(scheduler.request(20, .klOptimal))`, in Python `set_timesteps(20, sigma_schedule="kl_optimal")`, in C the
-member `sigma_schedule` of `ds_scheduler_set_timesteps`. Any scheduler takes them that takes noise levels of one's own, an
-inverse in its own order. For flow matching they are the levels before the shift. `vp` and `align_your_steps_*` are levels of
-their own models, which no flow has.
+member `sigma_schedule` of `ds_scheduler_set_timesteps`. A configuration's `diffusion_scheduling_sigma_schedule` names the levels
+of all its runs. Any scheduler takes them that takes noise levels of one's own, an inverse in its own order. For flow matching
+they are the levels before the shift. `vp` and `align_your_steps_*` are levels of their own models, which no flow has.
 
 | name | levels | source |
 |---|---|---|

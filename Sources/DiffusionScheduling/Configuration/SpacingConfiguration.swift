@@ -32,8 +32,23 @@ extension SpacedTimesteps {
     }
 }
 
+/// The key that names the noise levels of a run.
+public protocol SigmaScheduleConfiguration: SchedulerConfiguration {
+    /// The noise levels of a run that is asked for by its number of steps; nil, diffusers' way: other keys choose them. The original has no
+    /// such key, so it is `diffusion_scheduling_sigma_schedule` in files and `sigma_schedule` in overrides.
+    var sigmaSchedule: SigmaSchedule? { get set }
+}
+
+extension SigmaScheduleConfiguration {
+    static var sigmaScheduleParameter: ConfigurationParameter<Self> {
+        .init(
+            "diffusion_scheduling_sigma_schedule", overrideName: "sigma_schedule", \.sigmaSchedule,
+            "The noise levels by their name; null is diffusers' way.")
+    }
+}
+
 /// The keys that space noise levels anew between two ends.
-public protocol SigmaSpacingConfiguration: SchedulerConfiguration {
+public protocol SigmaSpacingConfiguration: SigmaScheduleConfiguration {
     /// Noise levels after Karras et al. 2022.
     var useKarrasSigmas: Bool { get set }
     /// Noise levels evenly spaced in their logarithm.
@@ -56,6 +71,7 @@ extension SigmaSpacingConfiguration {
             .init(
                 "use_exponential_sigmas", \.useExponentialSigmas, "Whether the noise levels are evenly spaced in their logarithm."),
             .init("use_beta_sigmas", \.useBetaSigmas, "Whether the noise levels are quantiles of a beta distribution."),
+            sigmaScheduleParameter,
         ]
     }
 
@@ -81,6 +97,9 @@ extension SigmaSpacingConfiguration {
         if chosenSpacings.count > 1 {
             throw .conflictingKeys(chosenSpacings, reason: "the noise levels can follow one grid only")
         }
+        if sigmaSchedule != nil, let spacing = chosenSpacings.first {
+            throw .conflictingKeys([spacing, "sigma_schedule"], reason: "the noise levels can follow one grid only")
+        }
         for key in ["sigma_min", "sigma_max"] {
             guard let json = origin.otherKeys[key], json != .null else { continue }
             let value = json.doubleValue ?? .nan
@@ -101,9 +120,13 @@ public protocol SigmaGridConfiguration: NoiseScheduleConfiguration, SigmaSpacing
     var useFlowSigmas: Bool { get set }
     /// κ: pushes flow sigmas towards more noise; > 0.
     var flowShift: Double { get set }
+    /// Whether the flow levels of a request are shifted, too.
+    static var shiftsRequestedLevels: Bool { get }
 }
 
 extension SigmaGridConfiguration {
+    public static var shiftsRequestedLevels: Bool { false }
+
     static var flowSigmaParameters: [ConfigurationParameter<Self>] {
         [
             .init("use_flow_sigmas", \.useFlowSigmas, "Whether the noise levels are those of flow matching."),

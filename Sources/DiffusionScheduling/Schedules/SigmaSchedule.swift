@@ -58,10 +58,21 @@ public enum SigmaSchedule: String, Sendable, CaseIterable {
     ///   training without noise at its first timestep.
     /// - Complexity: O(n).
     public func sigmas(count n: Int, of noise: NoiseSchedule) throws(SchedulerError) -> [Double] {
+        try sigmas(count: n, table: noise.process == .flow ? .flow(count: noise.count) : .training(noise))
+    }
+
+    /// n levels for flow matching, before any shift, of a model with so many training timesteps.
+    ///
+    /// - Throws: as ``sigmas(count:of:)``.
+    public func flowSigmas(count n: Int, numTrainTimesteps: Int) throws(SchedulerError) -> [Double] {
+        try sigmas(count: n, table: .flow(count: numTrainTimesteps))
+    }
+
+    private func sigmas(count n: Int, table: SigmaTable) throws(SchedulerError) -> [Double] {
         let host = FloatingPointEnvironment.begin()
         defer { host.end() }
         try requireStepCount(n)
-        let table = SigmaTable(noise), greatest = table[table.count - 1], least = table[0]
+        let greatest = table[table.count - 1], least = table[0]
         try require(
             "least noise level of the training", least, "greater than 0 and less than \(greatest)", 0 < least && least < greatest)
         switch self {
@@ -141,18 +152,27 @@ public enum SigmaSchedule: String, Sendable, CaseIterable {
 }
 
 /// The levels of a training's timesteps, and between them.
-private struct SigmaTable {
-    private let noise: NoiseSchedule
+private enum SigmaTable {
+    case training(NoiseSchedule)
+    case flow(count: Int)
 
-    init(_ noise: NoiseSchedule) { self.noise = noise }
+    var count: Int {
+        switch self {
+        case .training(let noise): noise.count
+        case .flow(let count): count
+        }
+    }
 
-    var count: Int { noise.count }
-
-    subscript(timestep: Int) -> Double { noise.process == .flow ? Double(timestep + 1) / Double(count) : noise.sigmas[timestep] }
+    subscript(timestep: Int) -> Double {
+        switch self {
+        case .training(let noise): noise.sigmas[timestep]
+        case .flow(let count): Double(timestep + 1) / Double(count)
+        }
+    }
 
     func sigma(at timestep: Double) -> Double {
+        if case .flow(let count) = self { return (timestep + 1) / Double(count) }
         let lower = min(Int(timestep), count - 1)
-        if noise.process == .flow { return (timestep + 1) / Double(count) }
         return lower == count - 1 ? self[lower] : exponentialInterpolation(self[lower], self[lower + 1], timestep - Double(lower))
     }
 }

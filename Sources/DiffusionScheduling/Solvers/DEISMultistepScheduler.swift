@@ -44,6 +44,7 @@ public struct DEISMultistepConfiguration: MultistepDefinition, SigmaGridConfigur
     public var useKarrasSigmas = false
     public var useExponentialSigmas = false
     public var useBetaSigmas = false
+    public var sigmaSchedule: SigmaSchedule?
     public var useFlowSigmas = false
     public var flowShift = 1.0
     public var timestepSpacing = TimestepSpacing.linspace

@@ -58,6 +58,7 @@ public struct DPMSolverMultistepConfiguration: DPMSolverConfiguration, DynamicSh
     public var useKarrasSigmas = false
     public var useExponentialSigmas = false
     public var useBetaSigmas = false
+    public var sigmaSchedule: SigmaSchedule?
     public var useLuLambdas = false
     public var useFlowSigmas = false
     public var flowShift = 1.0
@@ -134,6 +135,7 @@ public struct DPMSolverMultistepInverseConfiguration: DPMSolverConfiguration {
     public var useKarrasSigmas = false
     public var useExponentialSigmas = false
     public var useBetaSigmas = false
+    public var sigmaSchedule: SigmaSchedule?
     public var useFlowSigmas = false
     public var flowShift = 1.0
     public var lambdaMinClipped = -Double.infinity

@@ -39,6 +39,7 @@ public struct DPMSolverSDEConfiguration: VarianceExplodingDefinition, Prediction
     public var useKarrasSigmas = false
     public var useExponentialSigmas = false
     public var useBetaSigmas = false
+    public var sigmaSchedule: SigmaSchedule?
     /// The seed of diffusers' Brownian motion. Noise is the caller's here.
     public var noiseSamplerSeed: NoiseSamplerSeed?
     public var timestepSpacing = TimestepSpacing.linspace

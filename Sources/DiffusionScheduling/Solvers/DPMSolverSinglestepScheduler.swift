@@ -40,6 +40,7 @@ public struct DPMSolverSinglestepConfiguration: SchedulerDefinition, PredictionT
     public var useKarrasSigmas = false
     public var useExponentialSigmas = false
     public var useBetaSigmas = false
+    public var sigmaSchedule: SigmaSchedule?
     public var useFlowSigmas = false
     public var flowShift = 1.0
     public var finalSigmasType = FinalSigmasType.zero

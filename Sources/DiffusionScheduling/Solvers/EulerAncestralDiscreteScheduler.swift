@@ -14,7 +14,7 @@ public typealias EulerAncestralDiscreteScheduler = DefinedScheduler<EulerAncestr
 
 /// The parameters of `EulerAncestralDiscreteScheduler`, with diffusers' defaults.
 public struct EulerAncestralDiscreteConfiguration: VarianceExplodingDefinition, PredictionTypeConfiguration,
-    ZeroTerminalSNRConfiguration
+    ZeroTerminalSNRConfiguration, SigmaScheduleConfiguration
 {
     public static let className = "EulerAncestralDiscreteScheduler"
     public static let resultType = ResultType.modelOutput
@@ -30,6 +30,7 @@ public struct EulerAncestralDiscreteConfiguration: VarianceExplodingDefinition, 
     public var timestepSpacing = TimestepSpacing.linspace
     public var stepsOffset = 0
     public var rescaleBetasZeroSNR = false
+    public var sigmaSchedule: SigmaSchedule?
 
     public var origin = ConfigurationOrigin()
 
@@ -37,6 +38,7 @@ public struct EulerAncestralDiscreteConfiguration: VarianceExplodingDefinition, 
 
     public static var parameters: [ConfigurationParameter<Self>] {
         noiseScheduleParameters + [predictionTypeParameter] + timestepSpacingParameters + zeroTerminalSNRParameters
+            + [sigmaScheduleParameter]
     }
 
     public func validate() throws(SchedulerError) {
@@ -48,9 +50,8 @@ public struct EulerAncestralDiscreteConfiguration: VarianceExplodingDefinition, 
 
     public func grid(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> TimestepGrid {
         try requireNoTimesteps(request)
-        let timesteps = try timesteps(request, noise: noise)
-        return TimestepGrid(
-            timesteps: timesteps, sigmas: timesteps.map(noise.sigma(atTimestep:)) + [0], process: noise.process)
+        let (timesteps, sigmas) = try levels(request, noise: noise)
+        return TimestepGrid(timesteps: timesteps, sigmas: sigmas + [0], process: noise.process)
     }
 
     public func plan(

@@ -40,6 +40,7 @@ public struct EulerDiscreteConfiguration: VarianceExplodingDefinition, SigmaSpac
     public var useKarrasSigmas = false
     public var useExponentialSigmas = false
     public var useBetaSigmas = false
+    public var sigmaSchedule: SigmaSchedule?
     public var sigmaMin: Double?
     public var sigmaMax: Double?
     public var timestepSpacing = TimestepSpacing.linspace

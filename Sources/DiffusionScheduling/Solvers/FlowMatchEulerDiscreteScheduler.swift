@@ -43,6 +43,7 @@ public struct FlowMatchEulerDiscreteConfiguration: ShiftedFlowDefinition {
     public var useKarrasSigmas = false
     public var useExponentialSigmas = false
     public var useBetaSigmas = false
+    public var sigmaSchedule: SigmaSchedule?
     public var timeShiftType = FlowTimeShiftType.exponential
     public var stochasticSampling = false
 

@@ -33,6 +33,7 @@ public struct FlowMatchLCMConfiguration: ShiftedFlowDefinition {
     public var useKarrasSigmas = false
     public var useExponentialSigmas = false
     public var useBetaSigmas = false
+    public var sigmaSchedule: SigmaSchedule?
     public var timeShiftType = FlowTimeShiftType.exponential
     /// The sizes of predictions between steps; none are supported.
     public var scaleFactors: [Double]?

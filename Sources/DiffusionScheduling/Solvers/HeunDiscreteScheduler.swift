@@ -30,6 +30,7 @@ public struct HeunDiscreteConfiguration: VarianceExplodingDefinition, Prediction
     public var useKarrasSigmas = false
     public var useExponentialSigmas = false
     public var useBetaSigmas = false
+    public var sigmaSchedule: SigmaSchedule?
     public var clipSample = false
     public var clipSampleRange = 1.0
     public var timestepSpacing = TimestepSpacing.linspace

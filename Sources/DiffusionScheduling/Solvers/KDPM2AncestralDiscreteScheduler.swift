@@ -31,6 +31,7 @@ public struct KDPM2AncestralDiscreteConfiguration: VarianceExplodingDefinition, 
     public var useKarrasSigmas = false
     public var useExponentialSigmas = false
     public var useBetaSigmas = false
+    public var sigmaSchedule: SigmaSchedule?
     public var predictionType = PredictionType.epsilon
     public var timestepSpacing = TimestepSpacing.linspace
     public var stepsOffset = 0

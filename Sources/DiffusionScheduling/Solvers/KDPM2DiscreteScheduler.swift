@@ -28,6 +28,7 @@ public struct KDPM2DiscreteConfiguration: VarianceExplodingDefinition, Predictio
     public var useKarrasSigmas = false
     public var useExponentialSigmas = false
     public var useBetaSigmas = false
+    public var sigmaSchedule: SigmaSchedule?
     public var predictionType = PredictionType.epsilon
     public var timestepSpacing = TimestepSpacing.linspace
     public var stepsOffset = 0

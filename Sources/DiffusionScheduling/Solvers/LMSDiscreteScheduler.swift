@@ -27,6 +27,7 @@ public struct LMSDiscreteConfiguration: VarianceExplodingDefinition, PredictionT
     public var useKarrasSigmas = false
     public var useExponentialSigmas = false
     public var useBetaSigmas = false
+    public var sigmaSchedule: SigmaSchedule?
     public var predictionType = PredictionType.epsilon
     public var timestepSpacing = TimestepSpacing.linspace
     public var stepsOffset = 0

@@ -49,7 +49,7 @@ extension DefinedScheduler: MultistepScheduler where Definition: MultistepDefini
     public func grid(_ request: TimestepRequest) throws(SchedulerError) -> TimestepGrid {
         let host = FloatingPointEnvironment.begin()
         defer { host.end() }
-        return try configuration.grid(request, noise: noiseSchedule)
+        return try configuration.grid(named(request), noise: noiseSchedule)
     }
 
     public func conversion(ofStep index: Int) throws(SchedulerError) -> PlanRow {
@@ -147,6 +147,18 @@ extension MultistepDefinition {
 }
 
 extension SchedulerDefinition where Self: SigmaGridConfiguration {
+    /// The levels of a training, or with flow sigmas shifted shares of noise, less than 1 by 10⁻⁶ at least: there is no signal to divide by
+    /// at 1.
+    public func sigmas(
+        count: Int, of schedule: SigmaSchedule, mu: Double?, noise: NoiseSchedule
+    ) throws(SchedulerError) -> [Double] {
+        guard useFlowSigmas else { return try schedule.sigmas(count: count, of: noise) }
+        let levels = try schedule.flowSigmas(count: count, numTrainTimesteps: noise.count)
+        if Self.shiftsRequestedLevels { return levels }
+        let shift = try (self as? any DynamicShiftingConfiguration & SigmaGridConfiguration)?.flowShift(.count(count, mu: mu))
+        return levels.map { SigmaSpacing.shifted($0, by: shift ?? flowShift) }.map { min($0, 1 - 1e-6) }
+    }
+
     /// The level of a training timestep: of the table, or with flow sigmas the share of the T timesteps.
     public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
         useFlowSigmas

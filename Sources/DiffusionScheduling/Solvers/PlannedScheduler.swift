@@ -21,6 +21,11 @@ public protocol PlannedScheduler: Scheduler {
     /// The run that `setTimesteps` planned; nil before.
     var session: SamplingSession? { get set }
 
+    /// n noise levels by their name, as a ``TimestepRequest/sigmas(_:mu:)`` of the scheduler's means them, noisiest first.
+    ///
+    /// - Throws: as ``SigmaSchedule/sigmas(count:of:)``.
+    func sigmas(count: Int, of schedule: SigmaSchedule, mu: Double?) throws(SchedulerError) -> [Double]
+
     /// Compiles a plan; the scheduler itself doesn't change.
     ///
     /// - Throws: `invalidValue` where the request is out of range or doesn't fit the configuration.
@@ -55,6 +60,10 @@ extension PlannedScheduler {
 
     public static var schedulerDescription: JSONValue { ["class_name": .string(Configuration.className)] }
 
+    public func sigmas(count: Int, of schedule: SigmaSchedule, mu: Double?) throws(SchedulerError) -> [Double] {
+        try schedule.sigmas(count: count, of: noiseSchedule)
+    }
+
     public func plan(_ request: TimestepRequest, optionValues: [String: JSONValue]) throws(SchedulerError) -> SamplingPlan {
         _ = try NoRunOptions(values: optionValues)
         return try plan(request)
@@ -68,7 +77,7 @@ extension PlannedScheduler {
     ///
     /// - Throws: as ``SigmaSchedule/sigmas(count:of:)``; `unsupportedOperation` for schedulers that choose their levels themselves.
     public func request(_ count: Int, _ schedule: SigmaSchedule, mu: Double? = nil) throws(SchedulerError) -> TimestepRequest {
-        let levels = try schedule.sigmas(count: count, of: noiseSchedule)
+        let levels = try sigmas(count: count, of: schedule, mu: mu)
         switch Self.sigmaList {
         case .levels: return .sigmas(levels, mu: mu)
         case .levelsAndEnd: return .sigmas(levels + [0], mu: mu)

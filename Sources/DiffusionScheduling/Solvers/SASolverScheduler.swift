@@ -41,6 +41,7 @@ public struct SASolverConfiguration: SchedulerDefinition, PredictionTypeConfigur
     public var useKarrasSigmas = false
     public var useExponentialSigmas = false
     public var useBetaSigmas = false
+    public var sigmaSchedule: SigmaSchedule?
     public var useFlowSigmas = false
     public var flowShift = 1.0
     public var lambdaMinClipped = -Double.infinity

@@ -16,6 +16,11 @@ public protocol SchedulerDefinition: SchedulerConfiguration {
     /// The noise levels of the training.
     func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule
 
+    /// n noise levels by their name, as the scheduler's requests mean them.
+    func sigmas(
+        count: Int, of schedule: SigmaSchedule, mu: Double?, noise: NoiseSchedule
+    ) throws(SchedulerError) -> [Double]
+
     /// Compiles a plan.
     ///
     /// - Throws: `invalidValue` where the request or an option is out of range or doesn't fit the configuration.
@@ -197,6 +202,12 @@ extension SchedulerDefinition {
         return plan.row(at: index, age: age).renumbering(reads: { (index - 1 - $0 + ring) % ring }, stores: { _ in 0 })
     }
 
+    public func sigmas(
+        count: Int, of schedule: SigmaSchedule, mu: Double?, noise: NoiseSchedule
+    ) throws(SchedulerError) -> [Double] {
+        try schedule.sigmas(count: count, of: noise)
+    }
+
     public func plan(on grid: TimestepGrid, options: Options) throws(SchedulerError) -> SamplingPlan {
         throw .unsupportedOperation("plan on noise levels of the caller's", className: Self.className)
     }
@@ -293,7 +304,21 @@ public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedSchedule
         let host = FloatingPointEnvironment.begin()
         defer { host.end() }
         try options.validate()
-        return try configuration.plan(request, options: options, noise: noiseSchedule)
+        return try configuration.plan(named(request), options: options, noise: noiseSchedule)
+    }
+
+    /// The levels that the configuration names, where a number of steps is asked for.
+    func named(_ request: TimestepRequest) throws(SchedulerError) -> TimestepRequest {
+        guard case .count(let count, let mu) = request,
+            let schedule = (configuration as? any SigmaScheduleConfiguration)?.sigmaSchedule
+        else { return request }
+        return try self.request(count, schedule, mu: mu)
+    }
+
+    public func sigmas(count: Int, of schedule: SigmaSchedule, mu: Double?) throws(SchedulerError) -> [Double] {
+        let host = FloatingPointEnvironment.begin()
+        defer { host.end() }
+        return try configuration.sigmas(count: count, of: schedule, mu: mu, noise: noiseSchedule)
     }
 
     public func plan(_ request: TimestepRequest, optionValues: [String: JSONValue]) throws(SchedulerError) -> SamplingPlan {

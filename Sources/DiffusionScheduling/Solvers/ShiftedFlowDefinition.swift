@@ -35,6 +35,7 @@ extension ShiftedFlowDefinition {
             .init("use_karras_sigmas", \.useKarrasSigmas, "Whether the levels follow Karras et al. 2022."),
             .init("use_exponential_sigmas", \.useExponentialSigmas, "Whether the levels are evenly spaced in their logarithm."),
             .init("use_beta_sigmas", \.useBetaSigmas, "Whether the levels are the quantiles of a beta distribution."),
+            sigmaScheduleParameter,
             .init("time_shift_type", \.timeShiftType, "How mu shifts: by its exponential, or linear."),
         ]
     }

@@ -28,6 +28,7 @@ public struct UniPCMultistepConfiguration: SchedulerDefinition, PredictionTypeCo
     TimestepSpacingConfiguration, ThresholdingConfiguration, ZeroTerminalSNRConfiguration
 {
     public static let className = "UniPCMultistepScheduler"
+    public static let shiftsRequestedLevels = true
     public static let returnsReport = false
     public static let resultType = ResultType.sample
     public static let compatibleClassNames = commonCompatibleClassNames
@@ -50,6 +51,7 @@ public struct UniPCMultistepConfiguration: SchedulerDefinition, PredictionTypeCo
     public var useKarrasSigmas = false
     public var useExponentialSigmas = false
     public var useBetaSigmas = false
+    public var sigmaSchedule: SigmaSchedule?
     public var useFlowSigmas = false
     public var flowShift = 1.0
     public var timestepSpacing = TimestepSpacing.linspace

@@ -67,6 +67,20 @@ extension VarianceExplodingDefinition {
     /// A timestep in the element type of diffusers'.
     private static func rounded(_ timestep: Double) -> Double { timestepType == .float64 ? timestep : timestep.roundedToFloat32 }
 
+    /// The training timesteps and their noise levels that a request is for, without the level after the last step.
+    func levels(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> (timesteps: [Double], sigmas: [Double])
+    {
+        guard case .sigmas(let sigmas, _) = request else {
+            let timesteps = try timesteps(request, noise: noise)
+            return (timesteps, timesteps.map(noise.sigma(atTimestep:)))
+        }
+        try request.requireNoMu()
+        try requireOrdered(
+            "sigmas", sigmas, by: >, within: .leastNonzeroMagnitude...Double(Float.greatestFiniteMagnitude),
+            "finite and greater than 0")
+        return (sigmas.map { Self.rounded(noise.timestep(atSigma: $0)) }, sigmas)
+    }
+
     /// The timesteps of a request, noisiest first: of the spacing, or the caller's own.
     func timesteps(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> [Double] {
         try request.requireNoMu()
@@ -93,6 +107,7 @@ extension VarianceExplodingDefinition where Self: SigmaSpacingConfiguration {
     func spacedLevels(
         _ request: TimestepRequest, levels: [Double]? = nil, keepsEnds: Bool = true, noise: NoiseSchedule
     ) throws(SchedulerError) -> (timesteps: [Double], sigmas: [Double]) {
+        if case .sigmas = request { return try self.levels(request, noise: noise) }
         let (sigmaMin, sigmaMax) = keepsEnds ? (sigmaMin, sigmaMax) : (nil, nil)
         let timesteps = try timesteps(request, noise: noise)
         let levels = levels ?? timesteps.map(noise.sigma(atTimestep:))
