@@ -73,7 +73,7 @@ public enum SchedulerCatalog {
         try type(ofClass: name).schedulerDescription
     }
 
-    private static func type(ofClass name: String) throws(SchedulerError) -> any PlannedScheduler.Type {
+    static func type(ofClass name: String) throws(SchedulerError) -> any PlannedScheduler.Type {
         guard let type = types.first(where: { className(of: $0) == name }) else {
             throw .unsupportedScheduler(name: name.quoted, supported: supportedClassNames, reason: refusals[name])
         }
@@ -146,7 +146,7 @@ public enum SchedulerCatalog {
 
     private static func className<S: PlannedScheduler>(of type: S.Type) -> String { S.Configuration.className }
 
-    private static func makeScheduler<S: PlannedScheduler>(
+    static func makeScheduler<S: PlannedScheduler>(
         _ type: S.Type, values: [String: JSONValue], overrides: [String: JSONValue]
     ) throws(SchedulerError) -> any PlannedScheduler {
         try S(S.Configuration(values: values, overrides: overrides))
