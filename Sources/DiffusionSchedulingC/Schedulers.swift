@@ -73,12 +73,22 @@ public func ds_element_size(_ type: ds_element_type) -> Int { ElementType(type)?
 
 // MARK: - Making
 
-// Never freed, as the header promises.
-nonisolated(unsafe) private let supportedClassNames: [UnsafePointer<CChar>] = SchedulerCatalog.supportedClassNames.map { name in
-    let units = name.utf8CString
-    let copy = UnsafeMutableBufferPointer<CChar>.allocate(capacity: units.count)
-    _ = copy.initialize(from: units)
-    return UnsafePointer(copy.baseAddress!)
+/// Copies that are never freed, as the header promises.
+private func permanentCopies(of texts: [String]) -> [UnsafePointer<CChar>] {
+    texts.map { text in
+        let units = text.utf8CString
+        let copy = UnsafeMutableBufferPointer<CChar>.allocate(capacity: units.count)
+        _ = copy.initialize(from: units)
+        return UnsafePointer(copy.baseAddress!)
+    }
+}
+
+nonisolated(unsafe) private let supportedClassNames = permanentCopies(of: SchedulerCatalog.supportedClassNames)
+nonisolated(unsafe) private let samplerNames = permanentCopies(of: SchedulerCatalog.samplerNames)
+
+@c(ds_sampler_name) @implementation
+public func ds_sampler_name(_ index: Int) -> UnsafePointer<CChar>! {
+    samplerNames.indices.contains(index) ? samplerNames[index] : nil
 }
 
 @c(ds_supported_class_name) @implementation
@@ -148,6 +158,21 @@ public func ds_scheduler_free(_ scheduler: ds_scheduler) -> ds_status {
     status { if scheduler.handle != 0 { try schedulers.remove(scheduler.handle) } }
 }
 
+@c(ds_scheduler_create_named) @implementation
+public func ds_scheduler_create_named(
+    _ name: UnsafePointer<CChar>!, _ model: ds_scheduler, _ overrides: UnsafePointer<CChar>!,
+    _ scheduler: UnsafeMutablePointer<ds_scheduler>!
+) -> ds_status {
+    status {
+        let name = try text(require(name, "name"), "name") ?? "", out = try require(scheduler, "scheduler")
+        out.pointee.handle = try schedulers.insert(
+            SchedulerHolder(
+                SchedulerCatalog.makeScheduler(
+                    named: name, for: model.handle == 0 ? nil : model.state.scheduler,
+                    overrides: DiffusionSchedulingC.overrides(overrides))))
+    }
+}
+
 // MARK: - What a scheduler is
 
 @c(ds_scheduler_class_name) @implementation
@@ -164,24 +189,31 @@ public func ds_scheduler_config_json(
     status { try deliver(scheduler.state.scheduler.configuration.jsonText, to: buffer, capacity, length) }
 }
 
+private func deliver(
+    _ texts: [String], to buffer: UnsafeMutablePointer<CChar>!, _ capacity: Int, _ length: UnsafeMutablePointer<Int>!
+) throws {
+    try deliver(JSONValue.array(texts.map { .string($0) }).text, to: buffer, capacity, length)
+}
+
+@c(ds_scheduler_sampler_names) @implementation
+public func ds_scheduler_sampler_names(
+    _ scheduler: ds_scheduler, _ buffer: UnsafeMutablePointer<CChar>!, _ capacity: Int, _ length: UnsafeMutablePointer<Int>!
+) -> ds_status {
+    status { try deliver(SchedulerCatalog.samplerNames(of: scheduler.state.scheduler), to: buffer, capacity, length) }
+}
+
 @c(ds_scheduler_defaulted_keys) @implementation
 public func ds_scheduler_defaulted_keys(
     _ scheduler: ds_scheduler, _ buffer: UnsafeMutablePointer<CChar>!, _ capacity: Int, _ length: UnsafeMutablePointer<Int>!
 ) -> ds_status {
-    status {
-        let keys = try scheduler.state.scheduler.configuration.defaultedKeys
-        try deliver(JSONValue.array(keys.map { .string($0) }).text, to: buffer, capacity, length)
-    }
+    status { try deliver(scheduler.state.scheduler.configuration.defaultedKeys, to: buffer, capacity, length) }
 }
 
 @c(ds_scheduler_unused_keys) @implementation
 public func ds_scheduler_unused_keys(
     _ scheduler: ds_scheduler, _ buffer: UnsafeMutablePointer<CChar>!, _ capacity: Int, _ length: UnsafeMutablePointer<Int>!
 ) -> ds_status {
-    status {
-        let keys = try scheduler.state.scheduler.configuration.unusedKeys
-        try deliver(JSONValue.array(keys.map { .string($0) }).text, to: buffer, capacity, length)
-    }
+    status { try deliver(scheduler.state.scheduler.configuration.unusedKeys, to: buffer, capacity, length) }
 }
 
 @c(ds_scheduler_num_train_timesteps) @implementation

@@ -297,6 +297,34 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
         #expect(names == SchedulerCatalog.supportedClassNames)
     }
 
+    @Test func samplerNames() throws {
+        var names: [String] = []
+        while let name = ds_sampler_name(names.count) { names.append(String(cString: name)) }
+        #expect(names == SchedulerCatalog.samplerNames && names.contains("DPM++ 2M"))
+
+        let model = try makeScheduler(#"{"_class_name": "EulerDiscreteScheduler", "beta_end": 0.012}"#)
+        defer { ds_scheduler_free(model) }
+        var handle = ds_scheduler()
+        try call(ds_scheduler_create_named("DPM++ 2M Karras", model, #"{"steps_offset": 1}"#, &handle))
+        defer { ds_scheduler_free(handle) }
+        let configuration = try DPMSolverMultistepConfiguration(json: text { ds_scheduler_config_json(handle, $0, $1, $2) })
+        #expect(configuration.betaEnd == 0.012 && configuration.stepsOffset == 1 && configuration.useKarrasSigmas)
+        #expect(try text { ds_scheduler_sampler_names(handle, $0, $1, $2) }.contains("\"dpmpp_2m karras\""))
+        #expect(try text { ds_scheduler_sampler_names(model, $0, $1, $2) }.contains("\"Euler\""))
+
+        // Nothing is made where there is no scheduler, and the message says which is nearest.
+        var other = ds_scheduler()
+        #expect(ds_scheduler_create_named("DPM fast", model, nil, &other) == DS_UNSUPPORTED_SCHEDULER)
+        #expect(String(cString: ds_error_message()).contains("nearest is DPMSolverSinglestepScheduler"))
+        #expect(ds_scheduler_create_named("LCM Karras", model, nil, &other) == DS_INVALID_VALUE)
+        #expect(ds_scheduler_create_named(nil, model, nil, &other) == DS_NULL_POINTER)
+        #expect(ds_scheduler_create_named("Euler", model, nil, nil) == DS_NULL_POINTER)
+        #expect(ds_scheduler_create_named("Euler", model, "[", &other) == DS_MALFORMED_JSON)
+        #expect(ds_scheduler_create_named("Euler", ds_scheduler(handle: 5), nil, &other) == DS_INVALID_HANDLE)
+        #expect(ds_scheduler_create_named("\u{7F}", model, nil, &other) == DS_UNSUPPORTED_SCHEDULER)
+        #expect(other.handle == 0)
+    }
+
     @Test func files() throws {
         let folder = FileManager.default.temporaryDirectory.appending(path: UUID().uuidString).path
         defer { try? FileManager.default.removeItem(atPath: folder) }

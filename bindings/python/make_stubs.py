@@ -28,6 +28,9 @@ from ._schedulers import OrderedScheduler, StatelessScheduler
 
 """
 
+DROP_INS = HEAD + "from typing import Any\n\nimport diffusers\n\n"
+MAKE = "def make_scheduler(name: str, model: Any = ..., **kwargs: Any) -> Any: ...\n"
+
 
 def annotation(text: str) -> str:
     """A type of the library's as one of Python's; of another library's class nothing is known."""
@@ -81,10 +84,10 @@ def stubs() -> dict[Path, str]:
     outputs = [output_class(report) for report in _schedulers.OUTPUTS]
     names = [each.__name__ for each in _schedulers.OUTPUTS.values()]
     arrays = HEAD + IMPORTS + "\n".join([*outputs, *map(array_class, DESCRIPTIONS.values())])
-    drop_ins = HEAD + "import diffusers\n\n" + "".join(f"class {name}(diffusers.{name}): ...\n" for name in DESCRIPTIONS)
+    classes = "".join(f"class {name}(diffusers.{name}): ...\n" for name in DESCRIPTIONS)
     return {
         PACKAGE / "schedulers.pyi": f"{arrays}\n__all__ = {[*names, *DESCRIPTIONS]!r}\n",
-        PACKAGE / "diffusers.pyi": f"{drop_ins}\n__all__ = {[*DESCRIPTIONS]!r}\n",
+        PACKAGE / "diffusers.pyi": f"{DROP_INS}{classes}\n{MAKE}\n__all__ = {[*DESCRIPTIONS]!r}\n",
     }
 
 

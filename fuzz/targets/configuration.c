@@ -93,6 +93,22 @@ static void write_and_read(ds_scheduler scheduler) {
     free(other);
 }
 
+/* A sampler for the model of a configuration. */
+static void sample(ds_scheduler model, size_t number) {
+    size_t count = 0, length;
+    while (ds_sampler_name(count)) count++;
+    ds_scheduler scheduler = {0};
+    const ds_status status = ds_scheduler_create_named(ds_sampler_name(number % count), model, NULL, &scheduler);
+    if (status != DS_OK) {
+        MUST(status == DS_INVALID_VALUE || status == DS_CONFLICTING_KEYS || status == DS_UNSUPPORTED_SCHEDULER);
+        return;
+    }
+    MUST(ds_scheduler_sampler_names(scheduler, NULL, 0, &length) == DS_OK && length > 2);
+    write_and_read(scheduler);
+    plan(scheduler, 3);
+    MUST(ds_scheduler_free(scheduler) == DS_OK);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     /* Memory of just the size: the text need not end with a zero. */
     char *json = malloc(size ? size : 1);
@@ -115,6 +131,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         write_and_read(scheduler);
         plan(scheduler, 1 + size % 3);
         plan(scheduler, 4 + size % 29);
+        sample(scheduler, size);
         MUST(ds_scheduler_free(scheduler) == DS_OK);
     }
     free(json);

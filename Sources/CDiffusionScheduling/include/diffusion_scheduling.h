@@ -237,6 +237,26 @@ ds_status ds_scheduler_create(const char *json, size_t length, const char *class
 ds_status ds_scheduler_load(const char *path, const char *subfolder, const char *class_name, const char *overrides,
                             ds_scheduler *scheduler);
 
+/*
+ * ds_scheduler_create_named makes the scheduler that a sampler's name stands for: AUTOMATIC1111's names, ComfyUI's, and those of DEIS'
+ * paper.
+ *
+ * name       a name of ds_sampler_name or of a class, with the name of noise levels after it or without; case, spaces and punctuation
+ *            don't matter: "DPM++ 2M SDE Karras", "euler_ancestral sgm_uniform", "deis:tab3". Without the name of levels, they are those
+ *            of the model's configuration. The names of levels are those of "sigma_schedule" (ds_scheduler_set_timesteps), AUTOMATIC1111's
+ *            labels, and automatic, its default for a sampler.
+ * model      a scheduler of the model's, whose configuration says what it was trained with; a zero handle: diffusers' defaults
+ * overrides  as for ds_scheduler_create; they come before the name's values
+ *
+ * Errors: DS_UNSUPPORTED_SCHEDULER, for a sampler without a scheduler, and for one that doesn't know the model's training; the message
+ * says which is nearest. DS_INVALID_VALUE, also where a scheduler has no choice of levels. DS_INVALID_HANDLE, DS_NULL_POINTER,
+ * DS_MALFORMED_JSON, DS_CONFLICTING_KEYS, DS_TOO_MANY_HANDLES.
+ */
+ds_status ds_scheduler_create_named(const char *name, ds_scheduler model, const char *overrides, ds_scheduler *scheduler);
+
+/* The names of samplers by index from 0; NULL after the last. Valid for the life of the process. */
+const char *ds_sampler_name(size_t index);
+
 /* Frees a scheduler. Its sessions stay usable. A zero handle is allowed and does nothing. Errors: DS_INVALID_HANDLE. */
 ds_status ds_scheduler_free(ds_scheduler scheduler);
 
@@ -249,6 +269,9 @@ ds_status ds_scheduler_class_name(ds_scheduler scheduler, char *buffer, size_t c
 /* The configuration as diffusers writes scheduler_config.json: all parameters, the kept keys and "_class_name", with sorted keys
  * and a final line feed. */
 ds_status ds_scheduler_config_json(ds_scheduler scheduler, char *buffer, size_t capacity, size_t *length);
+
+/* The names that ds_scheduler_create_named makes a scheduler like this one of, as a JSON array of strings; empty where it has none. */
+ds_status ds_scheduler_sampler_names(ds_scheduler scheduler, char *buffer, size_t capacity, size_t *length);
 
 /* The configuration's keys that have no effect on this scheduler, sorted, as a JSON array of strings. */
 ds_status ds_scheduler_unused_keys(ds_scheduler scheduler, char *buffer, size_t capacity, size_t *length);

@@ -31,6 +31,7 @@ from ._library import (
 )
 from ._noise import NoiseSource
 from .guidance import rescale_noise_cfg
+from .samplers import make_scheduler, sampler_names
 from .schedulers import *  # noqa: F403
 from .serving import Guidance, Session, step_rows
 
@@ -63,8 +64,10 @@ __all__ = [
     "get_lib_dir",
     "get_library",
     "get_pkgconfig_dir",
+    "make_scheduler",
     "rescale_noise_cfg",
     "runtime_description",
+    "sampler_names",
     "step_rows",
 ]
 __all__ += schedulers.__all__

@@ -109,14 +109,20 @@ def describe(class_name: str) -> Description:
     return Description(**{**known, **lists, "attributes": Attributes(**known["attributes"]), "batch_step": batch_step})
 
 
-def _class_names() -> list[str]:
+def _names(at: Callable[[int], bytes | None]) -> list[str]:
+    """The names that a function of the library gives by their places."""
     names: list[str] = []
-    while name := library.ds_supported_class_name(len(names)):
+    while name := at(len(names)):
         names.append(name.decode())
     return names
 
 
-DESCRIPTIONS = {name: describe(name) for name in _class_names()}
+def sampler_names() -> list[str]:
+    """The names of samplers that ``make_scheduler`` takes, besides those of classes: AUTOMATIC1111's, ComfyUI's, and others."""
+    return _names(library.ds_sampler_name)
+
+
+DESCRIPTIONS = {name: describe(name) for name in _names(library.ds_supported_class_name)}
 """The descriptions of all classes, by name."""
 
 

@@ -136,6 +136,14 @@ class DropIn(Core):
             )
         return made
 
+    @classmethod
+    def extract_init_dict(cls, config_dict: Mapping[str, Any], **kwargs: Any) -> Any:
+        """The original's, which would warn of the library's own keys."""
+        own = {each.key for each in cls.description.parameters if each.override_name}
+        others = {key: value for key, value in config_dict.items() if key not in own}
+        init, unused, hidden = super().extract_init_dict(others, **kwargs)  # type: ignore[misc]
+        return init, unused, {**hidden, **{key: value for key, value in config_dict.items() if key in own}}
+
     def register_to_config(self, **values: Any) -> None:
         super().register_to_config(**values)  # type: ignore[misc]
         self._internal_dict = Configuration(self._internal_dict)

@@ -131,6 +131,23 @@ class Plan(Handle):
         return cls._made(library.ds_scheduler_load, where, class_name, overrides)
 
     @classmethod
+    def named(cls: type[P], name: str, model: Any, overrides: Mapping[str, Any]) -> P:
+        """The scheduler of a sampler's name, for the model of a scheduler or of its configuration; None: of diffusers' defaults."""
+        base = 0
+        if model is not None:
+            config = getattr(model, "config", model)
+            class_name = type(model).__name__ if type(model).__name__ in DESCRIPTIONS else config.get("_class_name")
+            if class_name is None:
+                raise _library.InvalidValueError(
+                    "model is a configuration without _class_name, but must be a scheduler or a configuration that names its class"
+                )
+            # Kept while the library reads it.
+            source = cls.make({key: value for key, value in config.items() if key != "_class_name"}, class_name)
+            base = source.value
+        changes = _configuration.text(overrides).encode() if overrides else None
+        return cls(written(c_uint64, library.ds_scheduler_create_named, name.encode(), base, changes))
+
+    @classmethod
     def _made(cls: type[P], function: Callable[..., int], source: Any, class_name: str, overrides: Mapping[str, Any] | None) -> P:
         changes = _configuration.text(overrides).encode() if overrides else None
         return cls(written(c_uint64, function, *source, class_name.encode(), changes))
@@ -208,6 +225,12 @@ class Plan(Handle):
         """The keys of the configuration that have no effect on this scheduler."""
         keys: list[str] = json.loads(_library.text_of(library.ds_scheduler_unused_keys, self.value))
         return keys
+
+    @property
+    def sampler_names(self) -> list[str]:
+        """The names of samplers that it has."""
+        names: list[str] = json.loads(_library.text_of(library.ds_scheduler_sampler_names, self.value))
+        return names
 
     @property
     def text(self) -> str:

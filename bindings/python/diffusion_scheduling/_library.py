@@ -213,11 +213,13 @@ _SIGNATURES: dict[str, list[Any]] = {
     "ds_class_description": [c_char_p, c_void_p, c_size_t, _SIZE_OUT],
     "ds_scheduler_create": [c_char_p, c_size_t, c_char_p, c_char_p, _HANDLE_OUT],
     "ds_scheduler_load": [c_char_p, c_char_p, c_char_p, c_char_p, _HANDLE_OUT],
+    "ds_scheduler_create_named": [c_char_p, _HANDLE, c_char_p, _HANDLE_OUT],
     "ds_scheduler_free": [_HANDLE],
     "ds_scheduler_class_name": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
     "ds_scheduler_config_json": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
     "ds_scheduler_defaulted_keys": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
     "ds_scheduler_unused_keys": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
+    "ds_scheduler_sampler_names": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
     "ds_scheduler_num_train_timesteps": [_HANDLE, _SIZE_OUT],
     "ds_scheduler_alphas_cumprod": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
     "ds_scheduler_init_noise_sigma": [_HANDLE, _DOUBLES],
@@ -279,7 +281,9 @@ def _load() -> ctypes.CDLL:
     library.ds_status_message.argtypes, library.ds_status_message.restype = [c_int], c_char_p
     library.ds_error_message.restype = c_char_p
     library.ds_element_size.argtypes, library.ds_element_size.restype = [c_int], c_size_t
-    library.ds_supported_class_name.argtypes, library.ds_supported_class_name.restype = [c_size_t], c_char_p
+    for name in ("ds_supported_class_name", "ds_sampler_name"):
+        function = getattr(library, name)
+        function.argtypes, function.restype = [c_size_t], c_char_p
     if library.ds_version() // 10000 != VERSION_MAJOR:
         raise ImportError(f"{path} has the major version {library.ds_version() // 10000}, but must have {VERSION_MAJOR}")
     return library

@@ -139,6 +139,11 @@ class ArrayScheduler(Core):
         """The keys of the configuration that have no effect on this scheduler."""
         return self._plan.unused_keys
 
+    @property
+    def sampler_names(self) -> list[str]:
+        """The names that ``make_scheduler`` makes a scheduler like this one of: AUTOMATIC1111's first, then ComfyUI's."""
+        return self._plan.sampler_names
+
     def __len__(self) -> int:
         return self._plan.num_train_timesteps
 

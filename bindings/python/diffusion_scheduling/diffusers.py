@@ -25,6 +25,7 @@ from diffusers.utils import DummyObject
 
 from ._description import DESCRIPTIONS, Description
 from ._drop_ins import make_class
+from ._handles import Plan
 
 
 def _class_of(original: type[Any], description: Description) -> type[Any]:
@@ -36,4 +37,14 @@ _made = {
 }
 globals().update(_made)
 
+# Of the classes alone, as diffusers' are.
 __all__ = [*_made]
+
+
+def make_scheduler(name: str, model: Any = None, **kwargs: Any) -> Any:
+    """Makes the drop-in of a sampler's name: see ``diffusion_scheduling.make_scheduler``.
+
+    pipe.scheduler = make_scheduler("DPM++ 2M Karras", pipe.scheduler)
+    """
+    plan = Plan.named(name, model, kwargs)
+    return _made[plan.class_name].from_config(plan.config)

@@ -163,6 +163,27 @@ def test_noise_levels_have_names():
             scheduler.set_timesteps(sigmas=[1.0, 0.5], sigma_schedule="karras")
 
 
+def test_samplers_have_names():
+    model = ds.EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    for base in (model, model.config, dict(model.config)):
+        scheduler = ds.make_scheduler("DPM++ 2M Karras", base, solver_order=3)
+        assert type(scheduler) is ds.DPMSolverMultistepScheduler and scheduler.config.use_karras_sigmas
+        assert scheduler.config.beta_end == 0.012 and scheduler.config.solver_order == 3
+    assert ds.make_scheduler("dpmpp_2m karras").sampler_names[0] == "DPM++ 2M Karras"
+    assert ds.make_scheduler("deis:tab3").config.diffusion_scheduling_method == "t_ab"
+    scheduler.set_timesteps(4)
+    scheduler.step(np.ones((1, 2), np.float32), scheduler.timesteps[0], np.ones((1, 2), np.float32))
+    assert {"DPM++ 2M", "euler_ancestral", "DEIS tAB3"} <= set(ds.sampler_names())
+    for name in ds.sampler_names():
+        assert name in ds.make_scheduler(name).sampler_names
+    with pytest.raises(ds.UnsupportedError, match="nearest is DPM.. 2M"):
+        ds.make_scheduler("res_multistep")
+    with pytest.raises(ValueError, match="its scheduler chooses its levels itself"):
+        ds.make_scheduler("LCM Karras")
+    with pytest.raises(ValueError, match="_class_name"):
+        ds.make_scheduler("Euler", {"beta_end": 0.012})
+
+
 def test_deis_has_the_methods_of_its_paper():
     lists = {}
     for method in (None, "rho_ab", "t_ab", "rho_rk"):

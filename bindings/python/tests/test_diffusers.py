@@ -84,6 +84,34 @@ def test_signatures_are_the_originals(name):
     assert pickle.loads(pickle.dumps(drop_in)) is drop_in
 
 
+def test_samplers_of_a_pipeline_have_names(caplog):
+    """As a person writes it, from the scheduler that a pipeline has."""
+    original = diffusers.EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
+    for model in (original, original.config, drop_ins.EulerDiscreteScheduler.from_config(original.config)):
+        if model is original.config:
+            model = {**model, "_class_name": "EulerDiscreteScheduler"}
+        scheduler = drop_ins.make_scheduler("DPM++ 2M Karras", model)
+        assert type(scheduler) is drop_ins.DPMSolverMultistepScheduler and scheduler.config.beta_end == 0.012
+        theirs = diffusers.DPMSolverMultistepScheduler.from_config(original.config, use_karras_sigmas=True)
+        theirs.set_timesteps(5)
+        scheduler.set_timesteps(5)
+        assert (
+            torch.allclose(scheduler.sigmas, theirs.sigmas, rtol=1e-6) and scheduler.timesteps.tolist() == theirs.timesteps.tolist()
+        )
+    # Levels that diffusers has no key for.
+    ancestral = drop_ins.make_scheduler("euler_ancestral sgm_uniform", original)
+    ancestral.set_timesteps(4)
+    table = original.sigmas.flip(0)[1:]
+    expected = [float(torch.exp(torch.lerp(table[t].log(), table[t + 1].log(), part))) for t, part in ((249, 0.75), (499, 0.5))]
+    assert ancestral.sigmas[2:4].tolist() == pytest.approx(expected[::-1], rel=1e-5)
+    # diffusers reads the file, too, and hasn't warned of the key.
+    assert type(original.from_config(ancestral.config)) is type(original)
+    assert ancestral.config.diffusion_scheduling_sigma_schedule == "sgm_uniform"
+    assert not [
+        each for each in caplog.records if "diffusion_scheduling" in each.getMessage() and "AncestralDiscrete" in each.getMessage()
+    ]
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_tuples_and_outputs_are_the_originals(name):
     found = []
