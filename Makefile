@@ -11,7 +11,7 @@ REFERENCE = diffusers==0.42.1 $(TORCH) torchsde==0.2.6 transformers numpy scipy 
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 
-.PHONY: help deps variant-deps format check-format check-docs check-folders demo server check test sanitize variants coverage fuzz lib install python python-test check-wheel conformance bench bench-compare goldens clean
+.PHONY: help deps variant-deps install-tool install-library format check-format check-docs check-folders demo server tool check-tool check test sanitize variants coverage fuzz lib install python python-test check-wheel conformance bench bench-compare goldens clean
 
 help:
 	@echo "make demo     sample handwritten digits, draw and measure; pictures in out/demo"
@@ -25,7 +25,8 @@ help:
 	@echo "make coverage tabulate the lines that tests reach; ARGUMENTS=--lines lists the others"
 	@echo "make fuzz     run the fuzzers with sanitizers, SECONDS=60 each; findings in out/fuzz/findings"
 	@echo "make lib      build the C library, which runs without Swift: out/lib, out/include"
-	@echo "make install  install the C library under PREFIX ($(PREFIX))"
+	@echo "make tool     build the command-line tool diffusion-scheduling: out/bin; make check-tool: build and test it"
+	@echo "make install  install the C library, and the tool where it is built, under PREFIX ($(PREFIX))"
 	@echo "make python   put the C library into bindings/python and build a wheel: out/wheels"
 	@echo "make python-test  test the Python package, without torch"
 	@echo "make check-wheel  install the wheel into a bare environment, and use it from Python and C"
@@ -89,7 +90,7 @@ check: deps out/python/bin/auditwheel
 
 # The layout of sources belongs to formatters: their versions are part of it.
 FORMATTERS = clang-format==23.1.5 ruff==0.17.6
-FORMATTED = Package.swift Sources Tests Examples benchmarks fuzz
+FORMATTED = Package.swift Sources Tests Tool Examples benchmarks fuzz
 C_SOURCES = $(shell git ls-files '*.c' '*.h' '*.cpp')
 format: out/format/bin/ruff
 	$(SWIFT) format format --in-place --parallel --recursive $(FORMATTED)
@@ -138,7 +139,29 @@ lib: deps
 	ln -sf $(LIBRARY).$(VERSION) out/lib/$(SONAME)
 	ln -sf $(SONAME) out/lib/$(LIBRARY)
 
-install:
+# Swift's own libraries are linked in; cairo is a library of the system.
+TOOL = out/bin/diffusion-scheduling
+tool: deps
+	@mkdir -p out/bin
+	$(SWIFT) build -c release --package-path Tool --product diffusion-scheduling --static-swift-stdlib --disable-local-rpath
+	install -s -m 755 Tool/.build/release/diffusion-scheduling $(TOOL)
+
+check-tool: tool
+	Tests/check-tool.sh $(TOOL)
+
+install: install-library $(if $(wildcard $(TOOL)),install-tool)
+
+COMPLETIONS = bash:bash-completion/completions/diffusion-scheduling zsh:zsh/site-functions/_diffusion-scheduling \
+	fish:fish/vendor_completions.d/diffusion-scheduling.fish
+install-tool:
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install -m 755 $(TOOL) $(DESTDIR)$(PREFIX)/bin
+	@for pair in $(COMPLETIONS); do \
+		file=$(DESTDIR)$(PREFIX)/share/$${pair#*:} && mkdir -p "$$(dirname "$$file")" && \
+		$(TOOL) --generate-completion-script $${pair%%:*} >"$$file" || exit 1; \
+	done
+
+install-library:
 	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(LIBDIR)
 	install -m 644 out/include/diffusion_scheduling.h $(DESTDIR)$(PREFIX)/include
 	install -m 755 out/lib/$(LIBRARY).$(VERSION) $(DESTDIR)$(LIBDIR)
@@ -213,6 +236,6 @@ out/python/bin/twine: | out/python/bin/auditwheel
 	out/python/bin/pip install -q cmake twine
 
 clean:
-	rm -rf out .build .build-* Examples/*/.build benchmarks/.build
+	rm -rf out .build .build-* Examples/*/.build Tool/.build benchmarks/.build
 	rm -rf $(PYTHON_PACKAGE)/lib $(PYTHON_PACKAGE)/include $(PYTHON_PACKAGE)/*.pyi bindings/python/.*_cache
 	find bindings/python -name __pycache__ -prune -exec rm -rf {} +

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // The demo is a package of its own, so that no user of the library resolves its dependencies.
-// Debian packages it needs: libcairo2-dev (drawing, text, PNG), fonts-dejavu-core (the text's font),
-// libopenblas-dev (matrix products, eigenvalues), pkgconf (finds both for SwiftPM).
+// Debian packages it needs: libopenblas-dev (matrix products, eigenvalues), libcairo2-dev and fonts-dejavu-core (pictures), pkgconf (finds
+// both libraries for SwiftPM).
 
 import PackageDescription
 
@@ -12,10 +12,10 @@ let package = Package(
     platforms: [.macOS(.v26)],
     dependencies: [
         .package(name: "DiffusionScheduling", path: "../.."),
+        .package(name: "Tool", path: "../../Tool"),
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
     ],
     targets: [
-        .systemLibrary(name: "CCairo", pkgConfig: "cairo", providers: [.apt(["libcairo2-dev"]), .brew(["cairo"])]),
         .systemLibrary(name: "COpenBLAS", pkgConfig: "openblas", providers: [.apt(["libopenblas-dev"]), .brew(["openblas"])]),
 
         // The data, its exact denoiser and the distance between distributions. Knows nothing of schedulers.
@@ -24,12 +24,11 @@ let package = Package(
             dependencies: ["COpenBLAS"],
             exclude: ["Data/README.md", "Data/make_digits.py"],
             resources: [.copy("Data/digits.bin")]),
-        // The pictures.
-        .target(name: "Drawing", dependencies: ["CCairo"]),
         .executableTarget(
             name: "demo",
             dependencies: [
-                "Digits", "Drawing",
+                "Digits",
+                .product(name: "Drawing", package: "Tool"),
                 .product(name: "DiffusionScheduling", package: "DiffusionScheduling"),
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],

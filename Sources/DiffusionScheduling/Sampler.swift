@@ -141,11 +141,12 @@ extension SchedulerCatalog {
         var levels = Dictionary(uniqueKeysWithValues: SigmaSchedule.allCases.map { (normalized($0.rawValue), Levels.named($0)) })
         levels["automatic"] = .automatic
         levels["alignyoursteps"] = .oneOf([.alignYourStepsSD15, .alignYourStepsSDXL, .alignYourStepsSVD])
-        // AUTOMATIC1111's names; its polyexponential levels have the exponent 1.
-        for (name, schedule) in [
-            ("ka", SigmaSchedule.karras), ("exp", .exponential), ("polyexponential", .exponential), ("uniform", .normal),
-            ("ddim", .ddimUniform),
-        ] { levels[name] = .named(schedule) }
+        for (name, schedule) in SigmaSchedule.aliases { levels[name] = .named(schedule) }
+        // AUTOMATIC1111's.
+        for (name, schedule) in [("ka", SigmaSchedule.karras), ("exp", .exponential), ("uniform", .normal), ("ddim", .ddimUniform)]
+        {
+            levels[name] = .named(schedule)
+        }
         return levels
     }()
 
@@ -193,7 +194,39 @@ extension SchedulerCatalog {
                     allowed: "with the levels of one model: \(schedules.map(\.rawValue).joined(separator: ", "))")
             }
         }
-        throw .unsupportedScheduler(name: name.quoted, supported: samplerNames + supportedClassNames)
+        throw .unsupportedScheduler(
+            name: name.quoted, supported: samplerNames + supportedClassNames,
+            reason: "there is no such name; nearest is \(nearestName(to: String(text.prefix(greatestLength))))")
+    }
+
+    /// The name, with that of levels where these are nearer, from which the fewest insertions, deletions and changes of a letter lead to a
+    /// normalized text.
+    private static func nearestName(to text: String) -> String {
+        let letters = Array(text.utf8)
+        var nearest = (distance: Int.max, name: "")
+        for sampler in samplers + supportedClassNames.map({ Sampler(nil, [$0], $0) }) {
+            for name in sampler.allNames {
+                for levels in [""] + levels.keys.sorted() {
+                    let distance = editDistance(letters, Array((normalized(name) + levels).utf8))
+                    if distance < nearest.distance { nearest = (distance, levels.isEmpty ? name : "\(name) \(levels)") }
+                }
+            }
+        }
+        return nearest.name
+    }
+
+    private static func editDistance(_ a: [UInt8], _ b: [UInt8]) -> Int {
+        var distances = Array(0...b.count)
+        for (row, letter) in a.enumerated() {
+            var diagonal = row
+            distances[0] = row + 1
+            for (column, other) in b.enumerated() {
+                let replaced = diagonal + (letter == other ? 0 : 1)
+                diagonal = distances[column + 1]
+                distances[column + 1] = min(replaced, distances[column] + 1, diagonal + 1)
+            }
+        }
+        return distances[b.count]
     }
 
     private static func sampler(of entry: Entry, _ name: String) throws(SchedulerError) -> Sampler {
@@ -331,6 +364,7 @@ private struct Training {
         case .betas, .other: throw refuse("\(className) describes the model's training in terms that")
         case .flow:
             let shift = all["shift"] ?? all["flow_shift"]
+            (values["shift"], values["flow_shift"]) = (nil, nil)
             if keys.contains("use_flow_sigmas") {
                 values.merge(["use_flow_sigmas": true, "prediction_type": "flow_prediction", "flow_shift": shift ?? 1]) { $1 }
             } else if keys.contains("shift") {

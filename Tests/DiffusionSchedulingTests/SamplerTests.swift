@@ -232,11 +232,20 @@ import Testing
 
     @Test func whatIsNoName() throws {
         for name in ["", "Eulerr", "DPM++ 2M Best", "karras", String(repeating: "euler", count: 100_000), "欧拉"] {
-            guard case .unsupportedScheduler(_, let supported, nil)? = fault({ _ = try Self.make(name) }) else {
+            guard case .unsupportedScheduler(_, let supported, let reason?)? = fault({ _ = try Self.make(name) }) else {
                 Issue.record("\(name.prefix(20)) is a name")
                 continue
             }
             #expect(supported.contains("DPM++ 2M") && supported.contains("DEISMultistepScheduler"))
+            #expect(reason.hasPrefix("there is no such name; nearest is "))
+        }
+        for (name, nearest) in [
+            ("Eulerr", "Euler"), ("DPM++ 2M Karas", "DPM++ 2M karras"), ("unipc_bh3", "uni_pc_bh2"),
+            ("DEISMultistepSheduler", "DEISMultistepScheduler"),
+            ("dpmpp2m_sde_karass", "DPM++ 2M SDE karras"), ("deis:tab4", "DEIS tAB2"),
+        ] {
+            let fault = try #require(fault { _ = try Self.make(name) })
+            #expect("\(fault)" == "scheduler \(name) is not supported: there is no such name; nearest is \(nearest)")
         }
         expectInvalid("sampler", "LCM Karras", allowed: "without karras: its scheduler chooses its levels itself") {
             _ = try Self.make("LCM Karras")

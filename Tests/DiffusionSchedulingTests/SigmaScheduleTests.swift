@@ -151,6 +151,27 @@ import Testing
         for (ours, expected) in zip(sigmas, shifted) { #expect(abs(ours - min(expected, 1 - 1e-6)) < 2e-7) }
     }
 
+    /// A run in two parts is the whole run, where its steps remember nothing; levels in the other order are those of an inverse.
+    @Test func listsMayBeSplitAndReversed() throws {
+        let scheduler = try Self.stable(), levels = try SigmaSchedule.karras.sigmas(count: 8, of: scheduler.noiseSchedule) + [0]
+        func run(_ plan: SamplingPlan, _ sample: inout [Float]) throws {
+            var session = SamplingSession(plan: plan)
+            try session.run(&sample)
+        }
+        var whole = goldenStart, parts = goldenStart
+        let plan = try scheduler.plan(.sigmas(levels))
+        try run(plan, &whole)
+        for places in [0..<3, 3..<8] {
+            let grid = TimestepGrid(
+                timesteps: Array(plan.timesteps[places]), sigmas: Array(levels[places.lowerBound...places.upperBound]),
+                process: plan.grid.process)
+            try run(scheduler.plan(on: grid), &parts)
+        }
+        #expect(parts == whole)
+        let inverse = try DPMSolverMultistepInverseScheduler().plan(.sigmas(levels.dropLast().reversed()))
+        #expect(inverse.sigmas.prefix(8) == levels.dropLast().reversed().map(\.roundedToFloat32)[...])
+    }
+
     @Test func oneGridOnly() throws {
         for (key, name) in [("use_karras_sigmas", "EulerDiscreteScheduler"), ("use_beta_sigmas", "DEISMultistepScheduler")] {
             #expect(
@@ -191,6 +212,7 @@ import Testing
         expectInvalid("sigma_schedule", #""best""#, allowed: "karras, exponential, vp, laplace, kl_optimal") {
             _ = try request(["sigma_schedule": "best"])
         }
+        #expect(try request(["sigma_schedule": "polyexponential"]) == makeDEIS().request(3, .exponential))
         expectInvalid("sigma_schedule", "given", allowed: "left out where timesteps or sigmas are given") {
             _ = try request(["sigma_schedule": "karras", "sigmas": [1]], count: 1)
         }

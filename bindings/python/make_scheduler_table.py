@@ -87,7 +87,7 @@ of a run of {STEPS} steps with the defaults.
 
 SCHEDULES = [
     ("karras", "even in σ^1/7", "Karras et al. 2022, 2206.00364"),
-    ("exponential", "even in ln σ", "k-diffusion"),
+    ("exponential, polyexponential", "even in ln σ", "k-diffusion"),
     ("vp", "even times of the continuous variance-preserving process", "Song et al. 2020, 2011.13456"),
     ("laplace", "quantiles of a Laplace distribution of ln σ", "Hang and Gu 2024, 2407.03297"),
     ("kl_optimal", "even in arctan σ", "Sabour et al. 2024, 2404.14507"),
@@ -111,6 +111,20 @@ of all its runs. Any scheduler takes them that takes noise levels of one's own, 
 they are the levels before the shift. `vp` and `align_your_steps_*` are levels of their own models, which no flow has.
 
 | name | levels | source |
+|---|---|---|
+"""
+
+
+SAMPLERS = """
+## Samplers by name
+
+AUTOMATIC1111's names, ComfyUI's, and those of DEIS' paper. In Swift `SchedulerCatalog.makeScheduler(named: "DPM++ 2M Karras", for:
+model)`, in Python `make_scheduler("DPM++ 2M Karras", model)`, in C `ds_scheduler_create_named`, at the command line
+`diffusion-scheduling plan "DPM++ 2M Karras" --model sdxl/scheduler`. The model's scheduler says what it was trained with; one of flow
+matching gets flow levels, Euler, Heun and LCM their flow-matching classes. The name of levels may follow: of the table above, as
+AUTOMATIC1111 spells them, or `automatic`, its default for the sampler. A name without a scheduler here is refused with the nearest.
+
+| names | class | values |
 |---|---|---|
 """
 
@@ -147,12 +161,28 @@ def row(name: str, description: Description) -> str:
     return f"| {' | '.join(map(str, columns))} |\n"
 
 
+def samplers() -> str:
+    """The rows of the names, those of one configuration together."""
+    rows: dict[str, list[str]] = {}
+    for name in diffusion_scheduling.sampler_names():
+        scheduler = diffusion_scheduling.make_scheduler(name)
+        defaults = type(scheduler)().config
+        values = ", ".join(
+            f"`{key}` {value if isinstance(value, str) else json.dumps(value)}"
+            for key, value in scheduler.config.items()
+            if not key.startswith("_") and value != defaults.get(key)
+        )
+        rows.setdefault(f"`{type(scheduler).__name__}` | {values}", []).append(f"`{name}`")
+    return "".join(f"| {', '.join(names)} | {row} |\n" for row, names in rows.items())
+
+
 def main() -> int:
     if missing := sorted(DESCRIPTIONS.keys() - SOURCES.keys()):
         print(f"{__file__}: no source for {', '.join(missing)}")
         return 1
     page = HEAD + "".join(row(name, description) for name, description in sorted(DESCRIPTIONS.items())) + FOOT
     page += "".join(f"| {code(names)} | {levels} | {papers(source)} |\n" for names, levels, source in SCHEDULES)
+    page += SAMPLERS + samplers()
     if "--check" in sys.argv:
         if PAGE.exists() and PAGE.read_text("utf-8") == page:
             return 0

@@ -5,7 +5,10 @@
 extension BetaSchedule: ConfigurationKeyword {}
 extension FinalSigmasType: ConfigurationKeyword {}
 extension FlowTimeShiftType: ConfigurationKeyword {}
-extension SigmaSchedule: ConfigurationKeyword {}
+extension SigmaSchedule: ConfigurationKeyword {
+    /// k-diffusion's polyexponential levels have the exponent 1 unless they are told another one.
+    public static let aliases: [String: Self] = ["polyexponential": .exponential]
+}
 extension TimestepSpacing: ConfigurationKeyword {}
 
 /// The meaning of a model's output.

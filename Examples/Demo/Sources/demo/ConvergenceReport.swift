@@ -84,9 +84,9 @@ extension Convergence {
     }
 
     /// Of stochastic runs the Fréchet distances, of others the differences to the converged solution.
-    private func plot(_ findings: Findings) -> LogLogPlot {
+    private func plot(_ findings: Findings) -> LinePlot {
         let byOrder = Dictionary(grouping: findings.measurements, by: \.order).sorted { $0.key < $1.key }
-        return LogLogPlot(
+        return LinePlot(
             title: "\(solver.name): how fast it converges",
             xLabel: "model evaluations",
             yLabel: solver.isStochastic
@@ -97,10 +97,10 @@ extension Convergence {
                     found.compactMap { found in value(found).map { (Double(found.run.evaluations), $0) } }
                 }
                 return [
-                    LogLogPlot.Line(
+                    LinePlot.Line(
                         series: index, label: "order \(measured.key)",
                         points: points { $0.error?.rootMeanSquare ?? $0.frechetDistance }),
-                    LogLogPlot.Line(series: index, isDashed: true, points: points { $0.error?.median }),
+                    LinePlot.Line(series: index, isDashed: true, points: points { $0.error?.median }),
                 ]
             },
             arrows: findings.matches.compactMap { match in

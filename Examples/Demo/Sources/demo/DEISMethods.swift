@@ -149,12 +149,12 @@ struct DEISMethods: Experiment {
             ])
     }
 
-    private func plot(_ results: [Result], _ grid: Grid) -> LogLogPlot {
-        LogLogPlot(
+    private func plot(_ results: [Result], _ grid: Grid) -> LinePlot {
+        LinePlot(
             title: "DEIS with the methods of its paper, levels: \(grid.rawValue)", xLabel: "model evaluations",
             yLabel: "difference to the converged solution: RMSE",
             lines: Method.all.map { method in
-                LogLogPlot.Line(
+                LinePlot.Line(
                     series: method.series, isDashed: method.order == 2, label: method.name,
                     points: results.filter { $0.grid == grid && $0.method.name == method.name }
                         .map { (Double($0.evaluations), $0.error.rootMeanSquare) })

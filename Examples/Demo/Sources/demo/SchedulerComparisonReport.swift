@@ -84,12 +84,12 @@ extension SchedulerComparison {
             side: DigitImages.side)
     }
 
-    private func plot(_ findings: Findings) -> LogLogPlot {
-        LogLogPlot(
+    private func plot(_ findings: Findings) -> LinePlot {
+        LinePlot(
             title: "How fast the schedulers converge", xLabel: "model evaluations",
             yLabel: "difference to the converged solution: RMSE",
             lines: findings.entries.filter { $0.ends != nil }.enumerated().map { index, entry in
-                LogLogPlot.Line(
+                LinePlot.Line(
                     series: index, label: entry.scheduler.shortName,
                     points: entry.measurements.compactMap { measurement in
                         measurement.error.map { (Double(measurement.run.evaluations), $0.rootMeanSquare) }

@@ -30,7 +30,7 @@ struct Point {
     var x, y: Double
 }
 
-/// A picture in memory: cairo with Swift names. Lengths are in pixels, y grows downwards.
+/// A recorded picture: cairo with Swift names. Lengths are in pixels, y grows downwards.
 public final class Canvas {
     enum Alignment { case left, center, right }
 
@@ -40,7 +40,8 @@ public final class Canvas {
 
     init(width: Int, height: Int) {
         (self.width, self.height) = (width, height)
-        surface = cairo_image_surface_create(CAIRO_FORMAT_RGB24, Int32(width), Int32(height))
+        var extents = cairo_rectangle_t(x: 0, y: 0, width: Double(width), height: Double(height))
+        surface = cairo_recording_surface_create(CAIRO_CONTENT_COLOR, &extents)
         context = cairo_create(surface)
         fill(x: 0, y: 0, width: Double(width), height: Double(height), .paper)
     }
@@ -51,7 +52,28 @@ public final class Canvas {
     }
 
     public func writePNG(to path: String) throws {
-        let status = cairo_surface_write_to_png(surface, path)
+        let image = cairo_image_surface_create(CAIRO_FORMAT_RGB24, Int32(width), Int32(height))
+        defer { cairo_surface_destroy(image) }
+        replay(on: image)
+        try check(cairo_surface_write_to_png(image, path), path)
+    }
+
+    public func writeSVG(to path: String) throws {
+        let file = cairo_svg_surface_create(path, Double(width), Double(height))
+        defer { cairo_surface_destroy(file) }
+        replay(on: file)
+        cairo_surface_finish(file)
+        try check(cairo_surface_status(file), path)
+    }
+
+    private func replay(on other: OpaquePointer?) {
+        let context = cairo_create(other)
+        defer { cairo_destroy(context) }
+        cairo_set_source_surface(context, surface, 0, 0)
+        cairo_paint(context)
+    }
+
+    private func check(_ status: cairo_status_t, _ path: String) throws {
         guard status == CAIRO_STATUS_SUCCESS else {
             throw DrawingError(description: "can't write \(path): \(String(cString: cairo_status_to_string(status)))")
         }

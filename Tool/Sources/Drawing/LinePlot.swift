@@ -2,8 +2,8 @@
 
 import Foundation
 
-/// Lines over two logarithmic axes.
-public struct LogLogPlot {
+/// Lines over an axis of either scale and a logarithmic one.
+public struct LinePlot {
     public struct Line {
         /// Lines of one series share a colour.
         public var series: Int
@@ -19,6 +19,8 @@ public struct LogLogPlot {
         fileprivate var color: Color { Color.series[series % Color.series.count] }
     }
 
+    public enum Scale { case linear, logarithmic }
+
     /// A horizontal arrow between two points of the same height.
     public struct Arrow {
         public var label: String
@@ -30,18 +32,22 @@ public struct LogLogPlot {
     }
 
     public var title, xLabel, yLabel: String
+    public var xScale: Scale
     public var lines: [Line]
     public var arrows: [Arrow]
 
-    public init(title: String, xLabel: String, yLabel: String, lines: [Line], arrows: [Arrow]) {
-        (self.title, self.xLabel, self.yLabel, self.lines, self.arrows) = (title, xLabel, yLabel, lines, arrows)
+    public init(
+        title: String, xLabel: String, yLabel: String, xScale: Scale = .logarithmic, lines: [Line], arrows: [Arrow] = []
+    ) {
+        (self.title, self.xLabel, self.yLabel, self.xScale) = (title, xLabel, yLabel, xScale)
+        (self.lines, self.arrows) = (lines, arrows)
     }
 
     public func draw() -> Canvas {
         let labelWidth = lines.map { Canvas.width(of: $0.label, bold: true) }.max() ?? 0
         let canvas = Canvas(width: max(900, Int(800 + Self.labelGap + labelWidth)), height: 640)
-        let xAxis = LogAxis(values: lines.flatMap { $0.points.map(\.x) }, from: 100, to: 800)
-        let yAxis = LogAxis(values: lines.flatMap { $0.points.map(\.y) }, from: 570, to: 60)
+        let xAxis = Axis(xScale, values: lines.flatMap { $0.points.map(\.x) }, from: 100, to: 800)
+        let yAxis = Axis(.logarithmic, values: lines.flatMap { $0.points.map(\.y) }, from: 570, to: 60)
 
         canvas.text(title, at: Point(x: xAxis.from, y: 30), size: 17, bold: true)
         canvas.text(xLabel, at: Point(x: (xAxis.from + xAxis.to) / 2, y: 618), align: .center)
@@ -71,7 +77,7 @@ public struct LogLogPlot {
         return canvas
     }
 
-    private func draw(_ arrow: Arrow, on canvas: Canvas, _ xAxis: LogAxis, _ yAxis: LogAxis) {
+    private func draw(_ arrow: Arrow, on canvas: Canvas, _ xAxis: Axis, _ yAxis: Axis) {
         let (y, start, end) = (yAxis[arrow.y], xAxis[arrow.fromX], xAxis[arrow.toX])
         let back = start < end ? -7.0 : 7.0
         canvas.line([Point(x: start, y: y), Point(x: end, y: y)], .faint)
@@ -89,29 +95,36 @@ public struct LogLogPlot {
 }
 
 /// Maps values to pixels along one axis.
-private struct LogAxis {
+private struct Axis {
     let from, to: Double
+    private let scale: LinePlot.Scale
     private let low, high: Double
 
     /// - Parameters:
     ///   - from: the pixel of the axis's low end
     ///   - to: the pixel of its high end
-    init(values: [Double], from: Double, to: Double) {
-        let logarithms = values.filter { $0 > 0 && $0.isFinite }.map { log($0) }
-        let (least, greatest) = (logarithms.min() ?? 0, logarithms.max() ?? log(10))
+    init(_ scale: LinePlot.Scale, values: [Double], from: Double, to: Double) {
+        let positions = values.filter { $0.isFinite && (scale == .linear || $0 > 0) }.map { scale == .linear ? $0 : log($0) }
+        let (least, greatest) = (positions.min() ?? 0, positions.max() ?? log(10))
         // Labels must not touch the other axis, even where many decades make a factor narrow.
-        let margin = max(log(1.15), 0.04 * (greatest - least))
-        (self.from, self.to) = (from, to)
+        let margin = max(scale == .linear ? 0.5 : log(1.15), 0.04 * (greatest - least))
+        (self.scale, self.from, self.to) = (scale, from, to)
         (low, high) = (least - margin, greatest + margin)
     }
 
     subscript(value: Double) -> Double {
-        let position = (log(max(value, .leastNormalMagnitude)) - low) / (high - low)
-        return from + min(max(position, 0), 1) * (to - from)
+        let place = scale == .linear ? value : log(max(value, .leastNormalMagnitude))
+        return from + min(max((place - low) / (high - low), 0), 1) * (to - from)
     }
 
-    /// 1, 2 and 5 times the powers of ten within the axis; of many decades the powers alone.
+    /// Multiples of 1, 2 or 5 times a power of ten within a linear axis, ten at most; 1, 2 and 5 times the powers of ten within a
+    /// logarithmic one, of many decades the powers alone.
     var ticks: [Double] {
+        if scale == .linear {
+            let steps = (-3...6).flatMap { decade in [1, 2, 5].map { $0 * pow(10, Double(decade)) } }
+            let step = steps.first { (high - low) / $0 <= 10 } ?? high - low
+            return (Int(ceil(low / step))...Int(floor(high / step))).map { Double($0) * step }
+        }
         let decades = Int(floor(low / log(10)))...Int(ceil(high / log(10)))
         let mantissas: [Double] = decades.count > 5 ? [1] : [1, 2, 5]
         return decades.flatMap { decade in mantissas.map { $0 * pow(10, Double(decade)) } }

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import DiffusionScheduling
+import Foundation
+
+/// Columns, first those of numbers, which stand on the right, then those of texts, which begin on the left.
+struct Table {
+    let numbers: [String]
+    var texts: [String] = []
+    var rows: [[String]] = []
+
+    var text: String {
+        let all = [numbers + texts] + rows
+        let widths = all[0].indices.map { column in all.map { $0[column].count }.max() ?? 0 }
+        let lines = all.map { row in
+            let cells = row.enumerated().map { column, text in
+                let padding = String(repeating: " ", count: widths[column] - text.count)
+                return column < numbers.count ? padding + text : column < row.count - 1 ? text + padding : text
+            }
+            return cells.joined(separator: "  ")
+        }
+        return lines.joined(separator: "\n")
+    }
+}
+
+/// A number with six digits.
+func brief(_ value: Double) -> String { String(format: "%.6g", value) }
+
+/// What an evaluation does to the sample, as a formula.
+func formula(_ combination: Combination) -> String {
+    let terms = combination.terms.map { stream, coefficient -> (isNegative: Bool, text: String) in
+        let name =
+            switch stream {
+            case .sample: "x"
+            case .modelOutput: "e"
+            case .noise: "z"
+            case .prediction: "p"
+            case .slot(let slot): "s\(slot)"
+            }
+        return (coefficient < 0, coefficient.magnitude == 1 ? name : "\(brief(coefficient.magnitude)) \(name)")
+    }
+    guard let first = terms.first else { return "0" }
+    return terms.dropFirst().reduce((first.isNegative ? "-" : "") + first.text) { "\($0) \($1.isNegative ? "-" : "+") \($1.text)" }
+}
+
+extension PlannedScheduler {
+    /// A sampler's name, or the class.
+    var name: String { SchedulerCatalog.samplerNames(of: self).first ?? Configuration.className }
+}
