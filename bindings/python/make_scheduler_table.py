@@ -121,8 +121,9 @@ SAMPLERS = """
 AUTOMATIC1111's names, ComfyUI's, and those of DEIS' paper. In Swift `SchedulerCatalog.makeScheduler(named: "DPM++ 2M Karras", for:
 model)`, in Python `make_scheduler("DPM++ 2M Karras", model)`, in C `ds_scheduler_create_named`, at the command line
 `diffusion-scheduling plan "DPM++ 2M Karras" --model sdxl/scheduler`. The model's scheduler says what it was trained with; one of
-flow matching gets flow levels, Euler, Heun and LCM their flow-matching classes. The name of levels may follow: of the table above, as
-AUTOMATIC1111 spells them, or `automatic`, its default for the sampler. A name without a scheduler here is refused with the nearest.
+flow matching gets flow levels, Euler, Heun and LCM their flow-matching classes. The name of levels may follow: of the table above,
+as AUTOMATIC1111 spells them, or `automatic`, its default for the sampler. A name without a scheduler here is refused with the
+nearest.
 
 | names | class | values |
 |---|---|---|
