@@ -216,6 +216,7 @@ goldens: out/reference/bin/python
 	out/reference/bin/python Tests/Goldens/generate_classes.py
 	out/reference/bin/python Tests/Goldens/generate_deis_methods.py
 	out/reference/bin/python Tests/Goldens/generate_noise.py
+	out/reference/bin/pip download -q --no-deps -d out/reference k-diffusion==0.1.1.post1
 	out/reference/bin/python Tests/Goldens/generate_sigma_schedules.py
 	out/reference/bin/python Tests/Goldens/generate_people.py
 

@@ -13,13 +13,37 @@ import Testing
         return try EulerDiscreteScheduler(configuration)
     }
 
+    /// Levels by source, name and number of steps.
+    static func goldens() throws -> [String: [String: [String: [Double]]]] {
+        try JSONDecoder().decode([String: [String: [String: [Double]]]].self, from: GoldenFile.data("sigma_schedules"))
+    }
+
+    /// Levels of k-diffusion 0.1.1.post1 and diffusers 0.42.1, as they print them.
+    @Test func levelsAreThoseOfOtherLibraries() throws {
+        let noise = try Self.stable().noiseSchedule, goldens = try Self.goldens()
+        var worst: [String: Double] = [:]
+        for source in ["k-diffusion", "diffusers"] {
+            for (name, counts) in try #require(goldens[source]) {
+                let schedule = try #require(SigmaSchedule(rawValue: name))
+                for (count, expected) in counts {
+                    for (ours, theirs) in zip(try schedule.sigmas(count: #require(Int(count)), of: noise), expected) {
+                        // k-diffusion subtracts 1 from a float32 exponential where the level's square is what is left.
+                        let cancelled = schedule == .vp ? 0x1p-23 / theirs : 0
+                        worst[name] = max(worst[name] ?? 0, abs(ours - theirs) / theirs)
+                        #expect(abs(ours - theirs) <= 1e-6 * theirs + cancelled, "\(source), \(name), \(count): \(ours), \(theirs)")
+                    }
+                }
+            }
+        }
+        print("noise levels by name, from other libraries', relative:", worst.sorted { $0.key < $1.key })
+    }
+
     /// `Tests/Goldens/generate_sigma_schedules.py` evaluated them.
     @Test func levelsAreThoseOfThePublishedFormulas() throws {
-        let goldens = try JSONDecoder().decode(
-            [String: [String: [String: [Double]]]].self, from: GoldenFile.data("sigma_schedules"))
-        let trainings = [
-            "scaled_linear": try Self.stable().noiseSchedule, "flow": try FlowMatchEulerDiscreteScheduler().noiseSchedule,
-        ]
+        let goldens = try Self.goldens(),
+            trainings = [
+                "scaled_linear": try Self.stable().noiseSchedule, "flow": try FlowMatchEulerDiscreteScheduler().noiseSchedule,
+            ]
         var worst = 0.0
         for (name, noise) in trainings {
             let named = try #require(goldens[name])

@@ -3,13 +3,22 @@
 
 """Writes ``sigma_schedules.json``: noise levels by their names, evaluated with NumPy and SciPy from the published formulas.
 
+Beside them it has those of other libraries that can be run: k-diffusion 0.1.1.post1, and the tables of diffusers 0.42.1.
+
 Usage::
 
+    out/reference/bin/pip download --no-deps -d out/reference k-diffusion==0.1.1.post1
     out/reference/bin/python Tests/Goldens/generate_sigma_schedules.py
+
+k-diffusion's wheel is read where it is: what it would install besides takes gigabytes, and its levels need nothing but torch.
 """
 
+import importlib
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
+from unittest.mock import MagicMock
 
 import diffusers
 import numpy as np
@@ -89,6 +98,35 @@ SCHEDULES = {
     **{f"align_your_steps_{name}": aligned(name) for name in ALIGNED},
 }
 
+
+def k_diffusion(table):
+    """Its functions of the least and the greatest level."""
+    wheel = Path(__file__).parents[2] / "out/reference/k_diffusion-0.1.1.post1-py3-none-any.whl"
+    package = ModuleType("k_diffusion")
+    package.__path__ = [f"{wheel}/k_diffusion"]
+    # The solvers beside the levels need these.
+    sys.modules.update({"k_diffusion": package, "k_diffusion.utils": MagicMock(), "torchdiffeq": MagicMock()})
+    sampling = importlib.import_module("k_diffusion.sampling")
+    ends = table[0], table[-1]
+    functions = {
+        "karras": lambda n: sampling.get_sigmas_karras(n, *ends),
+        "exponential": lambda n: (
+            sampling.get_sigmas_polyexponential(n, *ends) if n > 1 else sampling.get_sigmas_exponential(n, *ends)
+        ),
+        "vp": sampling.get_sigmas_vp,
+    }
+    # The level after the last step is 0.
+    return {name: {str(n): function(n)[:-1].tolist() for n in COUNTS} for name, function in functions.items()}
+
+
+def diffusers_tables():
+    tables = diffusers.schedulers.AysSchedules
+    return {
+        f"align_your_steps_{name}": {"10": tables[f"StableDiffusion{key}Sigmas"][:10]}
+        for name, key in (("sd15", ""), ("sdxl", "XL"), ("svd", "Video"))
+    }
+
+
 stable = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 alphas = diffusers.DEISMultistepScheduler(**stable).alphas_cumprod.numpy().astype(np.float32)
 tables = {
@@ -99,6 +137,8 @@ levels = {
     table: {name: {str(n): [float(level) for level in schedule(n, values)] for n in COUNTS} for name, schedule in SCHEDULES.items()}
     for table, values in tables.items()
 }
+levels["k-diffusion"] = k_diffusion(tables["scaled_linear"])
+levels["diffusers"] = diffusers_tables()
 path = Path(__file__).parent / "sigma_schedules.json"
 path.write_text(json.dumps(levels, separators=(",", ":")).replace('},"', '},\n"') + "\n")
 print(f"{path.name}: {path.stat().st_size} bytes")
