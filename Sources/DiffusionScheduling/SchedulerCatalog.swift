@@ -32,6 +32,7 @@ public enum SchedulerCatalog {
         LCMScheduler.self,
         LMSDiscreteScheduler.self,
         LTXEulerAncestralRFScheduler.self,
+        MiniMaxH3Scheduler.self,
         PNDMScheduler.self,
         SASolverScheduler.self,
         SCMScheduler.self,

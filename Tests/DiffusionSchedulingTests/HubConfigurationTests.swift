@@ -60,7 +60,8 @@ import Testing
             do throws(SchedulerError) {
                 let scheduler = try SchedulerCatalog.makeScheduler(contentsOf: folder)
                 let plan = try scheduler.plan(request.request)
-                #expect(plan.stepCount >= request.steps, "\(model) has \(plan.stepCount) evaluations")
+                let steps = request.steps - (type(of: scheduler).countsEnd ? 1 : 0)
+                #expect(plan.stepCount >= steps, "\(model) has \(plan.stepCount) evaluations")
                 try #expect(Self.finalSample(of: plan).allSatisfy(\.isFinite), "\(model)")
                 running += 1
             } catch .unsupportedScheduler(let name, _, _) {
@@ -71,7 +72,7 @@ import Testing
         }
         let all = try Self.requests().count
         #expect(running + missing.values.reduce(0, +) == all)
-        #expect(running >= 79, "fewer files run than README says")
+        #expect(running >= 80, "fewer files run than README says")
         print("\(running) of \(all) scheduler files of models run; the others name their class:", terminator: " ")
         print(missing.sorted { $0.key < $1.key }.map { "\($0.key) \($0.value)" }.joined(separator: ", "))
     }

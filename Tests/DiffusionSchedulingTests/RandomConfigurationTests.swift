@@ -43,6 +43,7 @@ import Testing
         try runs(FlowMatchEulerDiscreteScheduler.self, "flow Euler", RandomConfigurations.flowMatchEuler)
     }
     @Test func flowMatchLCM() throws { try runs(FlowMatchLCMScheduler.self, "flow LCM", RandomConfigurations.flowMatchLCM) }
+    @Test func miniMaxH3() throws { try runs(MiniMaxH3Scheduler.self, "MiniMax-H3", RandomConfigurations.miniMaxH3) }
     @Test func kdpm2() throws { try runs(KDPM2DiscreteScheduler.self, "KDPM2", RandomConfigurations.kdpm2) }
 
     private func runs<S: PlannedScheduler>(
@@ -62,7 +63,7 @@ import Testing
         let isBetweenTimesteps =
             configuration is any DDIMFamilyConfiguration || configuration is ParallelDefinition<DDIMConfiguration>
         let most = isBetweenTimesteps ? scheduler.noiseSchedule.count : 1000
-        let n = min(Int(exponential(.random(in: 0...logarithm(1001), using: &generator))), most)
+        let n = min(Int(exponential(.random(in: 0...logarithm(1001), using: &generator))), most) + (S.countsEnd ? 1 : 0)
         if let fault = fault({ try scheduler.setTimesteps(n) }) {
             // An offset that leaves the table is refused, as it should be.
             if case .invalidValue(key: "steps_offset", _, _) = fault { return }

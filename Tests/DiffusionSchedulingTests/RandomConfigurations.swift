@@ -205,6 +205,13 @@ enum RandomConfigurations {
 
     static func flowMatchLCM(_ generator: inout SeededGenerator) -> FlowMatchLCMConfiguration { shiftedFlow(&generator) }
 
+    /// Shifts at which float32 merges levels, or makes the ones near 1 rise again, among them.
+    static func miniMaxH3(_ generator: inout SeededGenerator) -> MiniMaxH3Configuration {
+        var c = MiniMaxH3Configuration()
+        c.shift = exponential(.random(in: -70...70, using: &generator) / [1, 10].randomElement(using: &generator)!)
+        return c
+    }
+
     private static func shiftedFlow<C: ShiftedFlowDefinition>(_ generator: inout SeededGenerator) -> C {
         var c = C()
         c.numTrainTimesteps = .random(in: 1...1000, using: &generator)

@@ -276,6 +276,11 @@ def request_scm_timesteps(rng, config):
     return {"n": len(angles) - 1, "timesteps": angles, "max_timesteps": None, "intermediate_timesteps": None}
 
 
+def request_levels_of_flow(rng, config):
+    """Levels as they are, from less than pure noise or not, down to none."""
+    return {"sigmas": [*draw_flow_levels(rng), 0.0]}
+
+
 def request_times(rng, config):
     times = sorted({round(rng.uniform(0.01, 1), 3) for _ in range(rng.randint(1, 20))}, reverse=True)
     return {"timesteps": [*times, pick(rng, {0.0: 70, 0.005: 30})]}
@@ -287,6 +292,10 @@ def request_two_or_more(rng, config):
 
 def request_any_n(rng, config):
     return {"n": draw_count(rng, 1000)}
+
+
+def request_two_levels_or_more(rng, config):
+    return {"n": max(2, draw_count(rng, 1000))}
 
 
 def apply_grid(rng, config, hidden, own_ends):
@@ -592,6 +601,10 @@ SHIPPED = {
         Run({"shift": 7.0}, {"sigmas": np.linspace(1.0, 0.0, 21)[:-1].tolist()}, model="HunyuanVideo"),
     ],
     "flow_match_lcm": [Run({"shift": 3.0}, {"n": 4}, model="Stable Diffusion 3.5 with LCM")],
+    "minimax_h3": [
+        Run({}, {"n": 50}, model="MiniMax-H3, video"),
+        Run({"shift": 3.0}, {"n": 50}, model="MiniMax-H3, audio"),
+    ],
     "ltx_euler_ancestral": [
         Run({"eta": 0.5}, {"sigmas": [0.975, 0.909375, 0.725, 0.421875, 0.0]}, model="LTX-2's temporal refinement"),
         Run(
@@ -822,6 +835,14 @@ EDGES = {
         Run({"stochastic_sampling": True, "shift": 3.0}, {"n": 1}),
     ],
     "flow_match_lcm": [Run({}, {"n": 1}), Run({"invert_sigmas": True}, {"n": 6})],
+    "minimax_h3": [
+        Run({}, {"n": 2}),
+        # Levels that float32 merges near 1, and all but two of them.
+        Run({"shift": 2e6}, {"n": 40}),
+        Run({"shift": 1e12}, {"n": 9}),
+        # A time of 1 before the end: no model output is left to add.
+        Run({}, {"sigmas": [0.9, 0.3, 1e-9, 0.0]}),
+    ],
     "ltx_euler_ancestral": [
         Run({}, {"n": 1}),
         # Steps that lead nowhere, one of them at pure noise; the run ends with some noise.
@@ -1441,6 +1462,18 @@ class FlowLoop(Loop):
 
 class FlowLCMLoop(FlowLoop):
     renoises = True
+
+
+class TimeLoop(Loop):
+    """Timesteps are times from 0 to 1, rounded to float32."""
+
+    def noising(self, i):
+        return mpf(self.timesteps[i]), 1 - mpf(self.timesteps[i])
+
+    def step(self, i, x, output):
+        ratio = self.sigmas[i + 1] / self.sigmas[i]
+        clean = mixed((mpf(1), x), (1 - mpf(self.timesteps[i]), output))
+        return mixed((ratio, x), (1 - ratio, clean)), None, 0
 
 
 class LTXLoop(Loop):
@@ -2256,6 +2289,14 @@ CLASSES = {
         has_noise_table=False,
         count=32,
         settled=GRID_FLAGS,
+    ),
+    "minimax_h3": Family(
+        "MiniMaxH3Scheduler",
+        TimeLoop,
+        {"shift": {12.0: 40, 3.0: 30, 1.0: 10, 0.5: 10, 1000.0: 10}},
+        {request_two_levels_or_more: 75, request_levels_of_flow: 25},
+        has_noise_table=False,
+        count=16,
     ),
     "ltx_euler_ancestral": Family(
         "LTXEulerAncestralRFScheduler",

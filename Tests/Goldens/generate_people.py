@@ -73,6 +73,7 @@ CLASSES = [
     "LCMScheduler",
     "LMSDiscreteScheduler",
     "LTXEulerAncestralRFScheduler",
+    "MiniMaxH3Scheduler",
     "PNDMScheduler",
     "SASolverScheduler",
     "SCMScheduler",

@@ -59,6 +59,7 @@ SOURCES = {
     "LCMScheduler": Source("1", "Luo et al. 2023, 2310.04378"),
     "LMSDiscreteScheduler": Source("1 to 7", "Karras et al. 2022, 2206.00364"),
     "LTXEulerAncestralRFScheduler": Source("1", "HaCohen et al. 2024, 2501.00103"),
+    "MiniMaxH3Scheduler": Source("1", "Liu et al. 2022, 2209.03003"),
     "PNDMScheduler": Source("4", "Liu et al. 2022, 2202.09778"),
     "SASolverScheduler": Source("1 to 4", "Xue et al. 2023, 2309.05019"),
     "SCMScheduler": Source("1", "Chen et al. 2025, 2503.09641"),

@@ -194,6 +194,8 @@ const char *ds_supported_class_name(size_t index);
  *                              is the variance-preserving one, else float32
  *     lists_end                whether diffusers' list of timesteps ends with the one that the last step leads to, and so do those of
  *                              ds_scheduler_set_timesteps; ds_scheduler_timesteps gives those of the steps
+ *     counts_end               whether a requested number of steps counts the level after the last step, too, so that a run has one step
+ *                              less, or fewer still where levels coincide
  *     samples_brownian_motion  whether diffusers' steps take their noise from one Brownian motion over the noise levels, whose
  *                              increments begin at the level of a step's first evaluation. The rows of ds_scheduler_attribute_row
  *                              read such increments, divided by their deviation; the plan's rows read independent noise.

@@ -13,6 +13,9 @@ public protocol PlannedScheduler: Scheduler {
     /// The convention for the noise levels of a ``TimestepRequest/sigmas(_:mu:)``.
     static var sigmaList: SigmaList { get }
 
+    /// Whether a requested number of steps counts the level after the last step, too: see ``SchedulerDefinition/countsEnd``.
+    static var countsEnd: Bool { get }
+
     /// Makes the scheduler of a configuration, which is validated.
     init(_ configuration: Configuration) throws(SchedulerError)
 
@@ -57,6 +60,7 @@ public protocol PlannedScheduler: Scheduler {
 extension PlannedScheduler {
     public static var hasVelocity: Bool { false }
     public static var sigmaList: SigmaList { .levels }
+    public static var countsEnd: Bool { false }
 
     public static var schedulerDescription: JSONValue { ["class_name": .string(Configuration.className)] }
 

@@ -77,6 +77,10 @@ public protocol SchedulerDefinition: SchedulerConfiguration {
     /// Whether diffusers' list of timesteps ends with the one that the last step leads to. A request's list does then, too.
     static var listsEnd: Bool { get }
 
+    /// Whether a requested number of steps counts the level after the last step, too, so that a run has one step less, or fewer still where
+    /// levels coincide.
+    static var countsEnd: Bool { get }
+
     /// The convention for a request's noise levels, that of diffusers' argument `sigmas`.
     static var sigmaList: SigmaList { get }
 
@@ -189,6 +193,7 @@ extension SchedulerDefinition {
     public static var updateNames: [String] { [] }
     public static var timestepType: TimestepElementType? { nil }
     public static var listsEnd: Bool { false }
+    public static var countsEnd: Bool { false }
     public static var sigmaList: SigmaList { .levels }
     public static var samplesBrownianMotion: Bool { false }
     public static var isStateless: Bool { false }
@@ -283,6 +288,7 @@ public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedSchedule
     public static var schedulerDescription: JSONValue { Definition.schedulerDescription }
     public static var hasVelocity: Bool { Definition.self is any VelocityDefinition.Type }
     public static var sigmaList: SigmaList { Definition.sigmaList }
+    public static var countsEnd: Bool { Definition.countsEnd }
 
     public let configuration: Definition
     public let noiseSchedule: NoiseSchedule

@@ -19,6 +19,7 @@ extension SchedulerDefinition {
     /// | `update_names` | diffusers' names of the updates that its step consists of, by their orders |
     /// | `timestep_type` | the element type of diffusers' timesteps, null: int64 on the variance-preserving process, else float32 |
     /// | `lists_end` | whether diffusers' list of timesteps ends with the one that the last step leads to |
+    /// | `counts_end` | whether a requested number of steps counts the level after the last step, too |
     /// | `samples_brownian_motion` | whether diffusers' steps take their noise from one Brownian motion over the noise levels |
     /// | `is_stateless` | whether steps depend on nothing but their arguments |
     /// | `batch_step` | diffusers' step of batch items at timesteps of their own, its `name` and the `option` that makes a step one of \
@@ -39,6 +40,7 @@ extension SchedulerDefinition {
             "update_names": .array(updateNames.map { .string($0) }),
             "timestep_type": timestepType.map { .string($0.rawValue) } ?? .null,
             "lists_end": .bool(listsEnd),
+            "counts_end": .bool(countsEnd),
             "samples_brownian_motion": .bool(samplesBrownianMotion),
             "is_stateless": .bool(isStateless),
             "batch_step": batchStep?.json ?? .null,

@@ -75,6 +75,7 @@ class Description(NamedTuple):
     update_names: list[str]
     timestep_type: str | None
     lists_end: bool
+    counts_end: bool
     samples_brownian_motion: bool
     is_stateless: bool
     batch_step: BatchStep | None

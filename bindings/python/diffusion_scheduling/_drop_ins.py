@@ -304,7 +304,9 @@ class DropIn(Core):
             self.__dict__.setdefault("sigmas", torch.zeros(0))  # Constructors move them.
 
     def _span(self) -> tuple[float, ...]:
-        """The values that flow matching spaces its noise levels by."""
+        """The values that flow matching spaces its noise levels by; none where these always have the same ends."""
+        if "sigma_min" not in self.__dict__:
+            return ()
         return self._shift, self.sigma_min, self.sigma_max, self.config.num_train_timesteps
 
     def _set_tables(self, plan: Plan, device: str | torch.device | None, count: int | None) -> None:
@@ -325,7 +327,7 @@ class DropIn(Core):
         unique = list(dict.fromkeys(known))
         # On the other grids timesteps aren't whole until they are cast, after the original has looked for repetitions.
         is_cast = any(self.config.get(f"use_{name}_sigmas") for name in ("exponential", "beta", "flow"))
-        if len(unique) == len(known) or known[0] >= known[-1] or is_cast:
+        if len(unique) == len(known) or plan.sigmas[0] >= plan.sigmas[-1] or is_cast:
             return plan
         if self.config.get("use_karras_sigmas"):
             return plan.run(0, {"sigmas": [plan.sigmas[known.index(t)] for t in unique]})
@@ -491,6 +493,10 @@ class OrderedDropIn(DropIn, Ordered):
     noise_sampler: Any
     noise_sampler_seed: int | Sequence[int] | None
     mid_point_sigma: Tensor | None
+    _takes_first: ClassVar[bool]
+    """Whether the original begins at the first of several evaluations at one timestep."""
+    _knows_timesteps: ClassVar[bool]
+    """Whether the original refuses a timestep that the run doesn't have."""
     _repeated: float | None = None
     """The timestep that a run has begun with, where the evaluation before has it too but no run can begin there."""
 
@@ -563,11 +569,14 @@ class OrderedDropIn(DropIn, Ordered):
         return plan.on_levels(known, levels.double().tolist()[: len(known) + 1])
 
     def index_for_timestep(self, timestep: Any, schedule_timesteps: Tensor | None = None) -> int:
-        """The step at a timestep, as leniently as the original looks it up: of several the second, of none the last."""
+        """The step at a timestep, as leniently as the original looks it up: mostly of several the second, of none the last."""
         known = self._known_timesteps if schedule_timesteps is None else schedule_timesteps.tolist()
         value = self._value(timestep)
         indices = [index for index, candidate in enumerate(known) if candidate == value]
-        return indices[1] if len(indices) > 1 else indices[0] if indices else len(known) - 1
+        if not indices and self._knows_timesteps:
+            raise _library.TimestepError(f"timestep is {value}, but must be one of timesteps")
+        is_second = len(indices) > 1 and not self._takes_first
+        return indices[is_second] if indices else len(known) - 1
 
     def _init_step_index(self, timestep: Any) -> None:
         """Goes to the step that a run begins with."""
@@ -790,6 +799,7 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
     called = [name for name in re.findall(r"self\.(\w+)\(", later) if hasattr(original, name) and not hasattr(base, name)]
     has_sigmas = "self.sigmas" in source
     spans_by_count = description.is_stateless and "timesteps" not in inspect.signature(original.set_timesteps).parameters
+    looking_up = inspect.getsource(original.index_for_timestep) if hasattr(original, "index_for_timestep") else "> 1"
     # The attributes that steps read besides what they remember. Noise levels don't follow the signal variances after planning.
     tables = ("timesteps", "sigmas", "_shift") if has_sigmas else ("alphas_cumprod", *ENDS, "num_inference_steps")
     ours = parts(description)
@@ -805,6 +815,8 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
         "_steps_unplanned": "self.timesteps =" in inspect.getsource(original.__init__)
         and "num_inference_steps is None" not in inspect.getsource(original.step),
         "_is_sampled": description.samples_brownian_motion,
+        "_takes_first": "> 1" not in looking_up,
+        "_knows_timesteps": re.search(r"== 0:\s+raise ", looking_up) is not None,
         "_counter": description.attributes.age or "",
         "_history": description.attributes.history or "",
         "_watched": ("_internal_dict", *tables, *(() if has_sigmas or spans_by_count else ("timesteps",)), *kept),

@@ -318,6 +318,8 @@ PLANS = {
     },
     ("LTXEulerAncestralRFScheduler", "sigmas"): {"sigmas": [1, 0.75, 0.5, 0.25, 0.125, 0]},
     ("LTXEulerAncestralRFScheduler", "timesteps"): {"timesteps": [1, 0.875, 0.5, 0.25, 0.125, 0]},
+    ("MiniMaxH3Scheduler", "num_inference_steps"): {"num_inference_steps": 7},
+    ("MiniMaxH3Scheduler", "sigmas"): {"sigmas": [1, 0.75, 0.5, 0.25, 0.125, 0]},
     ("DDPMWuerstchenScheduler", "timesteps"): {"timesteps": [1, 0.8, 0.5, 0.3, 0.1, 0]},
     ("CMStochasticIterativeScheduler", "timesteps"): {"timesteps": [35, 27, 16, 9, 3, 0]},
 }

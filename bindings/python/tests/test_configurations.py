@@ -33,15 +33,11 @@ def test_signatures_are_the_descriptions(cls):
     assert list(step)[1:4] == ["model_output", "timestep", "sample"] and set(cls.description.option_names) <= set(step)
 
 
-FIRST = {"DDPMWuerstchenScheduler": ("scaler", 2.0)}
-"""The first parameter of classes that have no training timesteps, and a value."""
-
-
 def test_a_value_may_be_given_by_position_or_by_name(cls):
     first = cls.description.parameters[0]
     by_position, by_name = cls(2 * first.default), cls(**{first.name: 2 * first.default})
     for scheduler in (by_position, by_name):
-        assert first.key not in scheduler.config["_use_default_values"]
+        assert first.key not in scheduler.config.get("_use_default_values", [])
     assert by_position.config == by_name.config
 
 
@@ -92,7 +88,8 @@ def test_foreign_keys_are_kept_for_the_way_back():
 
 
 def test_files_come_back(cls, tmp_path):
-    key, value = FIRST.get(cls.__name__, ("num_train_timesteps", 900))
+    first = cls.description.parameters[0]
+    key, value = ("num_train_timesteps", 900) if "num_train_timesteps" in cls().config else (first.key, 2 * first.default)
     scheduler = cls(**{key: value})
     scheduler.save_pretrained(tmp_path / "model" / "scheduler")
     for again in (

@@ -465,6 +465,35 @@ def test_a_shift_that_is_set_is_the_originals(config, asked):
             assert torch.allclose(original.timesteps, found.timesteps, atol=1e-3)
 
 
+def test_levels_that_coincide_are_the_originals():
+    original, drop_in = make("MiniMaxH3Scheduler")
+    for shift in (12.0, 3.0, 2e6, 1e12):
+        for scheduler in (original, drop_in):
+            scheduler.set_shift(shift)
+            scheduler.set_timesteps(40)
+        assert torch.equal(original.timesteps, drop_in.timesteps) and torch.equal(original.sigmas, drop_in.sigmas)
+        assert drop_in.num_inference_steps == original.num_inference_steps == len(drop_in.timesteps)
+        for t in original.timesteps:
+            assert original.index_for_timestep(t) == drop_in.index_for_timestep(t)
+    drop_in.set_shift(12.0)
+    for scheduler in (original, drop_in):
+        with pytest.raises(ValueError):
+            scheduler.step(sample(), 0.123, sample())
+        for levels in ([0.9, 0.5], [0.5, 0.9, 0.0], [0.0]):
+            with pytest.raises(ValueError):
+                scheduler.set_timesteps(sigmas=levels)
+        with pytest.raises(ValueError):
+            scheduler.set_timesteps(1)
+
+
+def test_noise_is_added_at_times_out_of_the_run():
+    original, drop_in = make("MiniMaxH3Scheduler")
+    x, z = sample(), torch.tanh(sample())
+    for time in (0.0, 0.3, 1.0, torch.tensor([0.25, 0.75])):
+        expected, found = (scheduler.scale_noise(x, time, z) for scheduler in (original, drop_in))
+        assert torch.allclose(expected, found, rtol=1e-6, atol=1e-6) and expected.dtype == found.dtype
+
+
 @pytest.mark.parametrize(
     ("name", "config"),
     [

@@ -422,7 +422,7 @@ def reading(base):
         def step(self, model_output, timestep, sample, **kwargs):
             place = int(timestep) if hasattr(self, "alphas_cumprod") else self.step_index or 0
             levels = self.sigmas[self.step_index or 0] if hasattr(self, "sigmas") else table(self)[place]
-            share = (timestep - self.last) / len(self.timesteps) / self.config.num_train_timesteps
+            share = (timestep - self.last) / len(self.timesteps) / self.config.get("num_train_timesteps", 1)
             remembered = getattr(self, "lower_order_nums", 0) + min(len(getattr(self, "ets", [])), 4)
             factor = 1 + self.config.rise * (share + levels / (1 + levels)) + 0.01 * remembered
             return super().step(model_output=factor * model_output, timestep=timestep, sample=sample, **kwargs)
