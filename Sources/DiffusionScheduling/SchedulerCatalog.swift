@@ -22,6 +22,7 @@ public enum SchedulerCatalog {
         EDMEulerScheduler.self,
         EulerAncestralDiscreteScheduler.self,
         EulerDiscreteScheduler.self,
+        FlowMapEulerDiscreteScheduler.self,
         FlowMatchEulerDiscreteScheduler.self,
         FlowMatchHeunDiscreteScheduler.self,
         FlowMatchLCMScheduler.self,

@@ -11,8 +11,9 @@ import Testing
     static let files = [
         "cogvideox_ddim", "cogvideox_dpm", "consistency_models", "cosine_dpmsolver", "ddim_parallel", "ddpm",
         "ddpm_parallel", "ddpm_wuerstchen", "dpmsolver_sde", "dpmsolver_singlestep", "edm_dpmsolver", "edm_euler",
-        "euler", "euler_ancestral", "flow_match_euler", "flow_match_heun", "flow_match_lcm", "heun", "ipndm", "kdpm2",
-        "kdpm2_ancestral", "lcm", "lms", "ltx_euler_ancestral", "minimax_h3", "pndm", "sasolver", "scm", "tcd", "unclip", "unipc",
+        "euler", "euler_ancestral", "flow_map_euler", "flow_match_euler", "flow_match_heun", "flow_match_lcm", "heun",
+        "ipndm", "kdpm2", "kdpm2_ancestral", "lcm", "lms", "ltx_euler_ancestral", "minimax_h3", "pndm", "sasolver", "scm", "tcd",
+        "unclip", "unipc",
     ]
 
     /// The files whose class isn't in the catalogue yet.
@@ -141,8 +142,8 @@ import Testing
         print(
             "\(file): float32 loops nearer to the exact result than diffusers': \(nearer) of \(total), with \(mean) of their error")
         let isShort = [
-            "cogvideox_ddim", "edm_euler", "euler", "euler_ancestral", "flow_match_euler", "flow_match_heun", "flow_match_lcm",
-            "heun", "kdpm2", "kdpm2_ancestral", "lms", "minimax_h3",
+            "cogvideox_ddim", "edm_euler", "euler", "euler_ancestral", "flow_map_euler", "flow_match_euler", "flow_match_heun",
+            "flow_match_lcm", "heun", "kdpm2", "kdpm2_ancestral", "lms", "minimax_h3",
         ].contains(file)
         #expect(Double(nearer) >= (isShort ? Tolerance.nearerShareOfShortSums : Tolerance.nearerShare) * Double(total))
         #expect(mean < 1, "the geometric mean of our error over diffusers'")
@@ -257,17 +258,21 @@ struct ClassRecord: Decodable {
     let draws: [Int]
     private let alphasData: Data?
     private let alphasProbe: [String: Double]?
-    private let sigmasData, initialData, reportExactData: Data?
+    private let sigmasData, wideSigmasData, initialData, reportExactData: Data?
     private let finalExactData, finalFloat64Data, finalFloat32Data: Data
 
     private enum CodingKeys: String, CodingKey {
         case className = "class", configText = "config_text", arguments = "request", options, timesteps, loose, draws
         case initNoiseSigma = "init_noise_sigma", beginIndex = "begin_index", alphasData = "alphas", alphasProbe = "alphas_probe"
-        case sigmasData = "sigmas", initialData = "initial", reportExactData = "report_exact", finalExactData = "final_exact"
+        case sigmasData = "sigmas", wideSigmasData = "sigmas_float64", initialData = "initial"
+        case reportExactData = "report_exact", finalExactData = "final_exact"
         case finalFloat64Data = "final_float64", finalFloat32Data = "final_float32"
     }
 
-    var sigmas: [Double]? { sigmasData.map { GoldenRecord.numbers(Float.self, $0).map(Double.init) } }
+    var sigmas: [Double]? {
+        sigmasData.map { GoldenRecord.numbers(Float.self, $0).map(Double.init) }
+            ?? wideSigmasData.map { GoldenRecord.numbers(Double.self, $0) }
+    }
     var finalExact: [Double] { GoldenRecord.numbers(Double.self, finalExactData) }
     var finalFloat64: [Double] { GoldenRecord.numbers(Double.self, finalFloat64Data) }
     var finalFloat32: [Double] { GoldenRecord.numbers(Double.self, finalFloat32Data) }

@@ -39,6 +39,9 @@ import Testing
         try runs(DPMSolverSDEScheduler.self, "stochastic DPM-Solver", RandomConfigurations.dpmSolverSDE)
     }
     @Test func lms() throws { try runs(LMSDiscreteScheduler.self, "LMS", RandomConfigurations.lms) }
+    @Test func flowMapEuler() throws {
+        try runs(FlowMapEulerDiscreteScheduler.self, "flow map Euler", RandomConfigurations.flowMapEuler)
+    }
     @Test func flowMatchEuler() throws {
         try runs(FlowMatchEulerDiscreteScheduler.self, "flow Euler", RandomConfigurations.flowMatchEuler)
     }

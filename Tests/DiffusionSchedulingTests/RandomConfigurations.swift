@@ -205,6 +205,13 @@ enum RandomConfigurations {
 
     static func flowMatchLCM(_ generator: inout SeededGenerator) -> FlowMatchLCMConfiguration { shiftedFlow(&generator) }
 
+    static func flowMapEuler(_ generator: inout SeededGenerator) -> FlowMapEulerDiscreteConfiguration {
+        var c = FlowMapEulerDiscreteConfiguration()
+        c.numTrainTimesteps = .random(in: 1...1000, using: &generator)
+        c.shift = exponential(.random(in: -4...4, using: &generator))
+        return c
+    }
+
     /// Shifts at which float32 merges levels, or makes the ones near 1 rise again, among them.
     static func miniMaxH3(_ generator: inout SeededGenerator) -> MiniMaxH3Configuration {
         var c = MiniMaxH3Configuration()

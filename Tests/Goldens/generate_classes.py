@@ -44,7 +44,8 @@ Record fields
     are the reference's: ``timesteps``, ``sigmas``, ``mu``, ``original_inference_steps``, ``strength``, ``max_timesteps``,
     ``intermediate_timesteps``.
 ``options``
-    keyword arguments of step, without those left at their defaults: ``order``, ``s_churn``, ``s_tmin``, ``s_tmax``, ``s_noise``.
+    keyword arguments of step, without those left at their defaults: ``order``, ``r_timestep``, ``s_churn``, ``s_tmin``,
+    ``s_tmax``, ``s_noise``.
     FlowMatchEulerDiscreteScheduler accepts the last four and ignores them.
 ``timesteps``
     the timesteps of all evaluations. float32 values are printed as the exact double. The lists of SCM and DDPMWuerstchen end with
@@ -55,6 +56,8 @@ Record fields
     base64 of little-endian float32: the noise table of the loop as the reference holds it. It has one entry more than
     there are timesteps, except for Euler with log_linear interpolation (one more that is never reached) and for LTX with
     levels of the caller's (none more: the last step returns its sample). Absent for classes that have no such table.
+``sigmas_float64``
+    the same in float64, for classes that hold them in that.
 ``alphas``, ``alphas_probe``
     the cumulative products of these classes, as in generate.py; of float64 ones only the probe.
 ``init_noise_sigma``
@@ -600,6 +603,7 @@ SHIPPED = {
         Run({"shift": 6.0}, {"n": 30}, model="Lumina-Image 2"),
         Run({"shift": 7.0}, {"sigmas": np.linspace(1.0, 0.0, 21)[:-1].tolist()}, model="HunyuanVideo"),
     ],
+    "flow_map_euler": [],
     "flow_match_lcm": [Run({"shift": 3.0}, {"n": 4}, model="Stable Diffusion 3.5 with LCM")],
     "minimax_h3": [
         Run({}, {"n": 50}, model="MiniMax-H3, video"),
@@ -833,6 +837,11 @@ EDGES = {
         Run({}, {"n": 4}),
         Run({"shift_terminal": 0.1, "use_dynamic_shifting": True}, {"n": 4, "mu": 1.0}),
         Run({"stochastic_sampling": True, "shift": 3.0}, {"n": 1}),
+    ],
+    "flow_map_euler": [
+        *(Run({"shift": 5.0}, {"n": n}) for n in (1, 2, 4, 50)),
+        # All steps to the clean sample.
+        Run({"shift": 5.0}, {"n": 2}, options={"r_timestep": 0.0}),
     ],
     "flow_match_lcm": [Run({}, {"n": 1}), Run({"invert_sigmas": True}, {"n": 6})],
     "minimax_h3": [
@@ -1458,6 +1467,24 @@ class FlowLoop(Loop):
             keep = 1 - target
             return mixed((keep, x), (-source * keep, output), (target, noise_exact(i))), None, 1
         return mixed((mpf(1), x), (target - source, output)), None, 0
+
+
+class FlowMapLoop(Loop):
+    """A step leads to the timestep that it is told, or to the run's next one."""
+
+    def noising(self, i):
+        share = mpf(self.timesteps[i]) / self.train_steps
+        return 1 - share, share
+
+    def target(self, i):
+        told = self.options.get("r_timestep")
+        if told is None:
+            return self.sigmas[i + 1]
+        near = [level for t, level in zip(self.timesteps, self.sigmas) if abs(t - told) <= 1e-3]
+        return near[0] if near else mpf(told) / self.train_steps
+
+    def step(self, i, x, output):
+        return mixed((mpf(1), x), (self.target(i) - self.sigmas[i], output)), None, 0
 
 
 class FlowLCMLoop(FlowLoop):
@@ -2280,6 +2307,16 @@ CLASSES = {
         count=96,
         settled=GRID_FLAGS,
     ),
+    "flow_map_euler": Family(
+        "FlowMapEulerDiscreteScheduler",
+        FlowMapLoop,
+        {"num_train_timesteps": {1000: 80, 100: 20}, "shift": {1.0: 30, 0.5: 15, 5.0: 35, 17.0: 20}},
+        {request_n: 60, request_flow_sigmas: 25, request_timesteps: 15},
+        # Shares of either training that float32 holds, as the original has them.
+        options={"r_timestep": {None: 70, 0.0: 15, 62.5: 15}},
+        has_noise_table=False,
+        count=20,
+    ),
     "flow_match_lcm": Family(
         "FlowMatchLCMScheduler",
         FlowLCMLoop,
@@ -2611,8 +2648,11 @@ def make_record(rng, family, run):
             record["alphas"] = packed(alphas, "<f4")
         record["alphas_probe"] = {str(i): number(alphas[i]) for i in probe_indices(rng, len(alphas), extra=2)}
     elif hasattr(scheduler, "sigmas"):
-        assert scheduler.sigmas.dtype == torch.float32
-        record["sigmas"] = packed(scheduler.sigmas.numpy(), "<f4")
+        if scheduler.sigmas.dtype == torch.float64:
+            record["sigmas_float64"] = packed(scheduler.sigmas.numpy(), "<f8")
+        else:
+            assert scheduler.sigmas.dtype == torch.float32
+            record["sigmas"] = packed(scheduler.sigmas.numpy(), "<f4")
     factor = 1.0
     if hasattr(scheduler, "init_noise_sigma"):
         factor = float(scheduler.init_noise_sigma)

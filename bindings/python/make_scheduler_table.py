@@ -49,6 +49,7 @@ SOURCES = {
     "EDMEulerScheduler": Source("1", "Karras et al. 2022, 2206.00364"),
     "EulerAncestralDiscreteScheduler": Source("1", "Song et al. 2020, 2011.13456"),
     "EulerDiscreteScheduler": Source("1", "Karras et al. 2022, 2206.00364"),
+    "FlowMapEulerDiscreteScheduler": Source("1", "Gu et al. 2026, 2605.13724"),
     "FlowMatchEulerDiscreteScheduler": Source("1", "Esser et al. 2024, 2403.03206"),
     "FlowMatchHeunDiscreteScheduler": Source("2", "Esser et al. 2024, 2403.03206"),
     "FlowMatchLCMScheduler": Source("1", "Starodubcev et al. 2025, 2503.16397"),

@@ -192,6 +192,7 @@ const char *ds_supported_class_name(size_t index);
  *     update_names             diffusers' names of the updates that its step consists of, by their orders 1, 2 ...; empty for most classes
  *     timestep_type            the element type of diffusers' timesteps: int64, float32 or float64; null: int64 where the plan's process
  *                              is the variance-preserving one, else float32
+ *     sigma_type               the element type of diffusers' noise levels: float32 or float64
  *     lists_end                whether diffusers' list of timesteps ends with the one that the last step leads to, and so do those of
  *                              ds_scheduler_set_timesteps; ds_scheduler_timesteps gives those of the steps
  *     counts_end               whether a requested number of steps counts the level after the last step, too, so that a run has one step

@@ -74,6 +74,9 @@ public protocol SchedulerDefinition: SchedulerConfiguration {
     /// The element type of diffusers' timesteps; nil: whole numbers on the variance-preserving process, float32 numbers on others.
     static var timestepType: TimestepElementType? { get }
 
+    /// The element type of diffusers' noise levels.
+    static var sigmaType: SigmaElementType { get }
+
     /// Whether diffusers' list of timesteps ends with the one that the last step leads to. A request's list does then, too.
     static var listsEnd: Bool { get }
 
@@ -182,6 +185,11 @@ public enum TimestepElementType: String, Sendable {
     case int64, float32, float64
 }
 
+/// The element type of noise levels in diffusers.
+public enum SigmaElementType: String, Sendable {
+    case float32, float64
+}
+
 /// A scheduler that computes the velocity v = A noise − S sample, which models of `vPrediction` are trained on.
 public protocol VelocityDefinition: SchedulerDefinition {}
 
@@ -192,6 +200,7 @@ extension SchedulerDefinition {
     public static var noiseType: NoiseType { .modelOutput }
     public static var updateNames: [String] { [] }
     public static var timestepType: TimestepElementType? { nil }
+    public static var sigmaType: SigmaElementType { .float32 }
     public static var listsEnd: Bool { false }
     public static var countsEnd: Bool { false }
     public static var sigmaList: SigmaList { .levels }

@@ -18,6 +18,7 @@ extension SchedulerDefinition {
     /// | `noise_type` | the element type of the noise that diffusers draws: see ``NoiseType`` |
     /// | `update_names` | diffusers' names of the updates that its step consists of, by their orders |
     /// | `timestep_type` | the element type of diffusers' timesteps, null: int64 on the variance-preserving process, else float32 |
+    /// | `sigma_type` | the element type of diffusers' noise levels: float32 or float64 |
     /// | `lists_end` | whether diffusers' list of timesteps ends with the one that the last step leads to |
     /// | `counts_end` | whether a requested number of steps counts the level after the last step, too |
     /// | `samples_brownian_motion` | whether diffusers' steps take their noise from one Brownian motion over the noise levels |
@@ -39,6 +40,7 @@ extension SchedulerDefinition {
             "noise_type": .string(noiseType.rawValue),
             "update_names": .array(updateNames.map { .string($0) }),
             "timestep_type": timestepType.map { .string($0.rawValue) } ?? .null,
+            "sigma_type": .string(sigmaType.rawValue),
             "lists_end": .bool(listsEnd),
             "counts_end": .bool(countsEnd),
             "samples_brownian_motion": .bool(samplesBrownianMotion),

@@ -74,6 +74,7 @@ class Description(NamedTuple):
     noise_type: str
     update_names: list[str]
     timestep_type: str | None
+    sigma_type: str
     lists_end: bool
     counts_end: bool
     samples_brownian_motion: bool

@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import math
 import os
 import re
 import sys
@@ -83,6 +84,8 @@ class DropIn(Core):
     """Whether the original has noise levels besides its timesteps."""
     _spans_by_count = False
     """Whether steps span as many timesteps as the number of steps says, rather than to the next timestep of a list."""
+    _takes_counted_lists = False
+    """Whether the original takes a number of steps beside lists of that length."""
     _fixed: ClassVar[Sequence[str]]
     """The keys that only the original's constructor reads."""
     _kept: ClassVar[Mapping[str, str]]
@@ -234,7 +237,7 @@ class DropIn(Core):
         # On the host unless a device is named, whatever torch's default device is: as the original.
         timesteps = torch.tensor(plan.listed_timesteps, dtype=torch.float64, device="cpu").to(getattr(torch, name))
         levels = (plan.sigmas + [0.0] * self._unreached)[: len(plan.sigmas) + self._unreached]
-        return timesteps, torch.tensor(levels, dtype=torch.float32, device="cpu")
+        return timesteps, torch.tensor(levels, dtype=getattr(torch, self.description.sigma_type), device="cpu")
 
     def _tables_differ(self, plan: Plan) -> bool:
         """Whether a caller has put other tables in the place of those of the plan."""
@@ -244,7 +247,14 @@ class DropIn(Core):
 
     def _plan_of_tables(self, plan: Plan) -> Plan:
         """The plan of the tables that a caller has put in the place of those of another one."""
-        raise NotImplementedError
+        known, levels = list(self._known_timesteps), self.__dict__.get("sigmas")
+        if levels is None:
+            return plan.run(0, {"timesteps": known})
+        if len(levels) <= len(known):
+            raise _library.InvalidValueError(
+                f"the number of sigmas is {len(levels)}, but must be at least {len(known) + 1}: one more than there are timesteps"
+            )
+        return plan.on_levels(known, levels.double().tolist()[: len(known) + 1])
 
     def _only_defaults(self, given: dict[str, tuple[Any, Any]]) -> None:
         """Refuses arguments of the original's that the library has no use for, where they say something."""
@@ -262,11 +272,11 @@ class DropIn(Core):
         told = self.description.nullable_options & given.keys()
         arguments = {name: value for name, value in arguments.items() if value is not None or name in told}
         lists = [name for name in ("timesteps", "sigmas") if name in arguments]
-        # Flow matching may be given the number of its levels too, classes whose lists have an end that of their steps, and UniPC a
+        # Some classes may be given the number of their levels too, those whose lists have an end that of their steps, and UniPC a
         # number that it doesn't read.
         has_end = self.description.lists_end
         counted = {len(arguments[name]) - has_end for name in lists}
-        is_counted = ("_shift" in self.__dict__ or has_end) and counted == {num_inference_steps}
+        is_counted = (self._takes_counted_lists or has_end) and counted == {num_inference_steps}
         if is_counted or self.config.get("use_flow_sigmas") and "sigmas" in lists:
             num_inference_steps = None
         if (num_inference_steps is None) == (not lists):
@@ -311,7 +321,9 @@ class DropIn(Core):
 
     def _set_tables(self, plan: Plan, device: str | torch.device | None, count: int | None) -> None:
         """Makes a plan the present one, and its tables the attributes."""
-        table = self._tables_of(plan)[0]
+        table, levels = self._tables_of(plan)
+        if self._has_sigmas:
+            self.sigmas = levels
         self.timesteps = self._own_timesteps = table.to(device or "cpu")
         self._known_timesteps = table.tolist()
         self.num_inference_steps, self._request = count, plan.request
@@ -376,6 +388,10 @@ class DropIn(Core):
     def _whole(self, number: Any) -> int | None:
         """A whole number that may be given as a tensor."""
         return None if number is None else int(self._value(number))
+
+    def _real(self, number: Any) -> float | None:
+        """A number that may be given as a tensor."""
+        return None if number is None else float(self._value(number))
 
     # ---- Steps
 
@@ -463,7 +479,7 @@ class StatelessDropIn(DropIn, Stateless):
         return float(value if value >= 0 else value + int(self.config.num_train_timesteps))
 
     def _plan_of_tables(self, plan: Plan) -> Plan:
-        return plan if self._spans_by_count else plan.run(0, {"timesteps": self._known_timesteps})
+        return plan if self._spans_by_count else super()._plan_of_tables(plan)
 
     def _batch_step(self, model_output: Tensor, timesteps: Any, sample: Tensor, options: Options) -> Tensor:
         """The next samples of batch items at timesteps of their own, [batch] or [1], which are read back from their device.
@@ -486,6 +502,25 @@ class StatelessDropIn(DropIn, Stateless):
         return torch.cat(made)
 
 
+class CountedDropIn(StatelessDropIn):
+    """The stateless drop-ins that count their steps all the same, for those who look at the originals' attributes."""
+
+    def _set_tables(self, plan: Plan, device: str | torch.device | None, count: int | None) -> None:
+        super()._set_tables(plan, device, count)
+        self._step_index = self._begin_index = None
+
+    def _step(self, model_output: Tensor, timestep: Any, *others: Any, **named: Any) -> tuple[Tensor, ...]:
+        results = super()._step(model_output, timestep, *others, **named)
+        index = self._begin_index if self._step_index is None else self._step_index
+        if index is None:
+            # Callers may have rounded a timestep of the run to float32. Runs that begin out of their plan are counted from 0.
+            value = self._number(timestep)
+            known = (i for i, each in enumerate(self._known_timesteps) if math.isclose(each, value, rel_tol=2.0**-22))
+            index = next(known, 0)
+        self._step_index = index + 1
+        return results
+
+
 class OrderedDropIn(DropIn, Ordered):
     """The drop-ins that count their steps, as the originals do, in the attributes that the originals have."""
 
@@ -501,8 +536,6 @@ class OrderedDropIn(DropIn, Ordered):
     """The timestep that a run has begun with, where the evaluation before has it too but no run can begin there."""
 
     def _set_tables(self, plan: Plan, device: str | torch.device | None, count: int | None) -> None:
-        if self._has_sigmas:
-            self.sigmas = self._tables_of(plan)[1]
         super()._set_tables(plan, device, count)
         self._begin_run()
 
@@ -557,16 +590,6 @@ class OrderedDropIn(DropIn, Ordered):
             # Tells, beside the tensors, that the next evaluation belongs to the step that has begun.
             levels, index = self._plan.sigmas, self._step_index or 0
             self.dt = levels[index + 1] - levels[index] if row.keeps else None
-
-    def _plan_of_tables(self, plan: Plan) -> Plan:
-        known, levels = list(self._known_timesteps), self.__dict__.get("sigmas")
-        if levels is None:
-            return plan.run(0, {"timesteps": known})
-        if len(levels) <= len(known):
-            raise _library.InvalidValueError(
-                f"the number of sigmas is {len(levels)}, but must be at least {len(known) + 1}: one more than there are timesteps"
-            )
-        return plan.on_levels(known, levels.double().tolist()[: len(known) + 1])
 
     def index_for_timestep(self, timestep: Any, schedule_timesteps: Tensor | None = None) -> int:
         """The step at a timestep, as leniently as the original looks it up: mostly of several the second, of none the last."""
@@ -747,8 +770,10 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
     step_names = inspect.signature(original.step).parameters
 
     def told_as(option: Parameter) -> str:
-        """The expression of a step's option: whole numbers may be given as tensors, or follow from the timestep."""
+        """The expression of a step's option: numbers may be given as tensors, or follow from the timestep."""
         given = f"<{option.key}>"
+        if option.key in step_names and option.type == "float | None":
+            return f"self._real({given})"
         if option.key not in step_names or not option.type.startswith("int"):
             return given
         if option.timestep_offset is not None:
@@ -791,7 +816,9 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
     optional: dict[str, Any] = {each.__name__: each for each in (scale_model_input, add_noise, scale_noise)}
     if description.has_velocity:
         optional["get_velocity"] = get_velocity
-    base: type[DropIn] = StatelessDropIn if description.is_stateless else OrderedDropIn
+    base: type[DropIn] = OrderedDropIn
+    if description.is_stateless:
+        base = CountedDropIn if hasattr(original, "step_index") else StatelessDropIn
     source = inspect.getsource(original)
     later = source.replace(inspect.getsource(original.__init__), "")
     fixed = inspect.signature(original).parameters.keys() - set(re.findall(r"self\.config\.(\w+)", later))
@@ -824,6 +851,7 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
         "_kept": kept,
         "_parts": {**dict.fromkeys(called), **ours},
         "_has_sigmas": has_sigmas,
+        "_takes_counted_lists": "!= num_inference_steps" in inspect.getsource(original.set_timesteps),
         "_spans_by_count": spans_by_count,
         "_output": output,
         "_unset": tuple(each.default if each.key in given else None for each in description.options),

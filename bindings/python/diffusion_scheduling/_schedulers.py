@@ -168,7 +168,7 @@ class ArrayScheduler(Core):
 
     def _read_timesteps(self) -> None:
         self.timesteps = whole_numbers(self._plan.timesteps)
-        self.sigmas = np.array(self._plan.sigmas, np.float32)
+        self.sigmas = np.array(self._plan.sigmas, self.description.sigma_type)
         # Arrays don't count the writes to them. Others may be put in their place.
         self.timesteps.flags.writeable = self.sigmas.flags.writeable = False
         self.init_noise_sigma = self._plan.init_noise_sigma
@@ -177,16 +177,19 @@ class ArrayScheduler(Core):
 
     def _renew(self) -> None:
         """Plans the timesteps and noise levels that a caller has set as attributes, where steps follow from them."""
-        plan, known, levels = self._plan, np.asarray(self.timesteps).tolist(), np.asarray(self.sigmas, np.float32)
-        is_planned = known == plan.timesteps and np.array_equal(levels, np.array(plan.sigmas, np.float32))
-        if plan.request is not None and not is_planned and not self.description.is_stateless:
+        plan, known, kind = self._plan, np.asarray(self.timesteps).tolist(), self.description.sigma_type
+        levels = np.asarray(self.sigmas, kind)
+        is_planned = known == plan.timesteps and np.array_equal(levels, np.array(plan.sigmas, kind))
+        is_lenient = self.description.is_stateless
+        if plan.request is not None and not is_planned and not (is_lenient and len(levels) <= len(known)):
             try:
                 plan = plan.on_levels(known, levels.tolist()[: len(known) + 1])
             except _library.UnsupportedError:
-                raise _library.UnsupportedError(
-                    "timesteps or sigmas have been assigned, but must be those that set_timesteps plans: "
-                    f"{self.description.class_name} steps at no others"
-                ) from None
+                if not is_lenient:
+                    raise _library.UnsupportedError(
+                        "timesteps or sigmas have been assigned, but must be those that set_timesteps plans: "
+                        f"{self.description.class_name} steps at no others"
+                    ) from None
         self._known_timesteps = known
         self._adopt_plan(plan)
         self._look()

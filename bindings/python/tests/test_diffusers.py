@@ -465,6 +465,40 @@ def test_a_shift_that_is_set_is_the_originals(config, asked):
             assert torch.allclose(original.timesteps, found.timesteps, atol=1e-3)
 
 
+def test_a_step_may_lead_to_any_timestep():
+    x, e = sample(), torch.tanh(sample())
+    for shift in (1.0, 5.0):
+        original, drop_in = make("FlowMapEulerDiscreteScheduler", shift=shift)
+        assert torch.equal(original.timesteps, drop_in.timesteps) and original.sigmas.dtype == drop_in.sigmas.dtype
+        for scheduler in (original, drop_in):
+            scheduler.set_timesteps(5)
+        assert torch.equal(original.timesteps, drop_in.timesteps) and torch.equal(original.sigmas, drop_in.sigmas)
+        first, second, *_, last = original.timesteps
+        nothing, half = torch.zeros(()), torch.full((2,), 500.0, dtype=torch.float64)
+        pairs = [(first, last), (first, 0.0), (second.float(), nothing), (last, second), (half, 125.0), (first.expand(2), half)]
+        for t, r in [*pairs, (first, first), (second, None), (last, None)]:
+            expected, found = (s.step(e, t, x, r_timestep=r, return_dict=False)[0] for s in (original, drop_in))
+            assert torch.allclose(expected, found, rtol=1e-6, atol=1e-6), (t, r)
+            assert original.step_index == drop_in.step_index
+        for index, t in ((2, first), (None, second), (None, 0.5)):
+            for scheduler in (original, drop_in):
+                scheduler.set_timesteps(5)
+                if index is not None:
+                    scheduler.set_begin_index(index)
+                assert scheduler.step_index is None and scheduler.begin_index == index
+                scheduler.step(e, t, x, r_timestep=0.0)
+            assert original.step_index == drop_in.step_index
+        for scheduler in (original, drop_in):
+            with pytest.raises(ValueError):
+                scheduler.step(e, 517.0, x)
+            for given in ({}, {"num_inference_steps": 2, "sigmas": [0.5]}, {"sigmas": [0.5], "timesteps": [700.0, 5.0]}):
+                with pytest.raises(ValueError):
+                    scheduler.set_timesteps(**given)
+            scheduler.set_timesteps(2, sigmas=[0.9, 0.5])
+        assert torch.equal(original.sigmas, drop_in.sigmas)
+        assert torch.allclose(*(s.scale_noise(x, half, e) for s in (original, drop_in)), rtol=1e-6, atol=1e-6)
+
+
 def test_levels_that_coincide_are_the_originals():
     original, drop_in = make("MiniMaxH3Scheduler")
     for shift in (12.0, 3.0, 2e6, 1e12):
@@ -563,8 +597,9 @@ def test_nothing_is_read_back_from_a_device(name):
     if hasattr(drop_in, "set_begin_index"):
         drop_in.set_begin_index(0)
     x = torch.empty(SHAPE, device="meta", dtype=torch.float16)
-    # Steps of DDIM may begin outside of the plan, too; the others take what they don't know for the last step.
-    outside = [517, 3] if name in STATELESS else []
+    # Steps of DDIM may begin outside of the plan, too; the others take what they don't know for the last step. Between noise levels
+    # there is no next one.
+    outside = [517, 3] if name in STATELESS and not hasattr(drop_in, "sigmas") else []
     for t in [*drop_in.timesteps, *outside]:
         x = take_step(drop_in, scaled(drop_in, x, t), t, x, return_dict=False)[0]
         assert x.device.type == "meta" and x.dtype == torch.float16

@@ -39,11 +39,11 @@ def test_timesteps_of_the_reference():
         assert scheduler.num_inference_steps == 5 and scheduler.init_noise_sigma == 1.0
 
 
-def test_sigmas_are_float32_and_one_more_than_timesteps(cls):
+def test_sigmas_are_one_more_than_timesteps(cls):
     scheduler = cls()
     assert len(scheduler.timesteps) == len(scheduler) == scheduler.config.get("num_train_timesteps", 1000)
     scheduler.set_timesteps(7)
-    assert scheduler.sigmas.dtype == np.float32 and len(scheduler.sigmas) == len(scheduler.timesteps) + 1
+    assert scheduler.sigmas.dtype == cls.description.sigma_type and len(scheduler.sigmas) == len(scheduler.timesteps) + 1
     assert scheduler.num_inference_steps == 7 - cls.description.counts_end
 
 
