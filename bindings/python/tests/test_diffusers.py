@@ -953,3 +953,28 @@ def test_deis_has_the_methods_of_its_paper_in_files(method, tmp_path):
     assert len(drop_in.timesteps) == (15 if method == "rho_rk" else 5)
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
     assert not torch.equal(results[0], run(plain, sample(), 5)[-1])
+
+
+# ---- Classes that the library names in the place of others
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+@pytest.mark.parametrize("name", ["HeliosScheduler", "HeliosDMDScheduler"])
+def test_a_stage_of_helios_has_the_steps_of_the_class_that_its_refusal_names(name, stage):
+    original = getattr(diffusers, name)()
+    original.set_timesteps(5, stage_index=stage)
+    x = noise = sample().double().unsqueeze(2)
+    if name == "HeliosScheduler":
+        nearest = ds.UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction")
+        told = [{} for _ in original.timesteps]
+    else:
+        nearest = ds.FlowMatchLCMScheduler()
+        given = {"dmd_noisy_tensor": noise, "dmd_sigmas": original.sigmas, "dmd_timesteps": original.timesteps}
+        told = [{"cur_sampling_step": i, "all_timesteps": original.timesteps, **given} for i in range(len(original.timesteps))]
+    nearest.set_timesteps(5)
+    nearest.timesteps, nearest.sigmas = original.timesteps.numpy(), original.sigmas.numpy()
+    y = x.numpy()
+    for t, arguments in zip(original.timesteps, told):
+        x = original.step(torch.tanh(x), t, x, **arguments).prev_sample
+        y = nearest.step(np.tanh(y), float(t), y, variance_noise=noise.numpy()).prev_sample
+    assert np.allclose(x.numpy(), y, rtol=1e-6, atol=1e-6)
