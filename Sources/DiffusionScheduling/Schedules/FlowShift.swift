@@ -32,6 +32,11 @@ enum FlowShift: Equatable {
         }
     }
 
+    /// The shifted levels where pure noise stays that: a tiny shift rounds the denominator to 0 there.
+    static func levels<Real: BinaryFloatingPoint>(_ levels: [Real], shiftedBy shift: Double) -> [Real] {
+        Self.constant(shift).levels(levels, terminal: nil).map { $0.isFinite ? min($0, 1) : 1 }
+    }
+
     /// The shifted level; `terminal` then stretches the levels so that the last one is there.
     func levels<Real: BinaryFloatingPoint>(_ levels: [Real], terminal: Double?) -> [Real] {
         let shifted = levels.map { sigma -> Real in

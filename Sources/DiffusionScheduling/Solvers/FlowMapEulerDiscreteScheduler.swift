@@ -142,8 +142,5 @@ public struct FlowMapEulerDiscreteConfiguration: SchedulerDefinition {
         }
     }
 
-    /// Pure noise stays that. With a tiny shift its denominator is rounded to 0.
-    private func shifted(_ levels: [Double]) -> [Double] {
-        FlowShift.constant(shift).levels(levels, terminal: nil).map { $0.isFinite ? min($0, 1) : 1 }
-    }
+    private func shifted(_ levels: [Double]) -> [Double] { FlowShift.levels(levels, shiftedBy: shift) }
 }

@@ -46,7 +46,7 @@ public struct MiniMaxH3Configuration: SchedulerDefinition {
 
     /// The shifted thousandths: the training has no table of its own.
     public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule {
-        let sigmas = shifted((1...1000).map { Float($0) / 1000 })
+        let sigmas = FlowShift.levels((1...1000).map { Float($0) / 1000 }, shiftedBy: shift)
         return NoiseSchedule(sigmas: sigmas, timesteps: sigmas.map { 1 - $0 }, process: .flow)
     }
 
@@ -87,7 +87,7 @@ public struct MiniMaxH3Configuration: SchedulerDefinition {
                 "number of steps", count,
                 "from 2 to \(TimestepRequest.maximumSteps): the level without noise, where the run ends, counts as one",
                 (2...TimestepRequest.maximumSteps).contains(count))
-            let levels = shifted(BetaSchedule.linspace(Float(1), 0, count: count))
+            let levels = FlowShift.levels(BetaSchedule.linspace(Float(1), 0, count: count), shiftedBy: shift)
             return levels.prefix(1) + zip(levels, levels.dropFirst()).compactMap { $0 == $1 ? nil : $1 }
         case .sigmas(let levels, _):
             try require(
@@ -99,10 +99,5 @@ public struct MiniMaxH3Configuration: SchedulerDefinition {
         case .timesteps, .timestepsAndSigmas:
             throw .invalidValue(key: "timesteps", value: "given", allowed: "left out: they follow from the sigmas")
         }
-    }
-
-    /// Pure noise stays that. With a tiny shift float32 rounds its denominator to 0.
-    private func shifted(_ levels: [Float]) -> [Float] {
-        FlowShift.constant(shift).levels(levels, terminal: nil).map { $0.isFinite ? min($0, 1) : 1 }
     }
 }

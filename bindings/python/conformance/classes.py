@@ -419,6 +419,9 @@ class Bound:
 
     A sum inherits the errors of its terms times their coefficients, and adds `step_bound`. Slots keep their bounds between steps.
     The coefficients are ours; loops in float64 compare them with the exact ones.
+
+    The rows are those over diffusers' attributes, which the classes run where these remember tensors: what an attribute holds is
+    diffusers' to say, and one that is multiplied by a large number rounds more than a slot of the plan's.
     """
 
     def __init__(self, ours: Any) -> None:
@@ -426,6 +429,20 @@ class Bound:
         self.slots: dict[int, Bounded] = {}
         self.magnitudes: list[np.ndarray] = []
         """The sums of the magnitudes of each step's terms, and at least the sample's."""
+        description = ours.description
+        attributes = description.attributes
+        self.reads_attributes = bool(attributes.tensors or attributes.history) and not (
+            description.samples_brownian_motion or attributes.timestep
+        )
+        self.newest = len(attributes.tensors) if attributes.history else None
+        """The slot of the newest element of a list."""
+
+    def row(self, index: int, age: int) -> Any:
+        """The row that a step runs."""
+        if not self.reads_attributes:
+            return self.ours.row(index, age)
+        plan = self.ours._plan
+        return _library.written(_library.Row, _library.library.ds_scheduler_attribute_row, plan.value, index, age)
 
     def step(self, row: Any, x: np.ndarray, e: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The bounds of the next sample and of the report."""
@@ -435,7 +452,12 @@ class Bound:
         self.magnitudes.append(np.abs(x))
         terms["prediction"] = self.clamped(*self.sum(row.prediction, terms))
         (_, next_sample), (_, report) = self.sum(row.next_sample, terms), self.sum(row.report, terms)
-        self.slots = {**self.slots, **{slot: self.sum(stored, terms) for slot, stored in row.stored.items()}}
+        values = {slot: self.sum(stored, terms) for slot, stored in row.stored.items()}
+        if self.reads_attributes and self.newest in values:
+            # The others move back by one, of which no row reads more than there are slots.
+            moved = {slot + (slot >= self.newest): value for slot, value in self.slots.items()}
+            self.slots = {slot: value for slot, value in moved.items() if slot < len(row.next_sample.slots)}
+        self.slots = {**self.slots, **values}
         return next_sample, report
 
     def noise_factor(self, row: Any) -> tuple[float, float]:
@@ -562,7 +584,7 @@ def take_steps(
         same = generate_classes.take_step(drop_in, **told_all, **mine, **case.options)
         theirs = generate_classes.take_step(followed, **told_all, **original, **case.run.options)
         true, report, drawn = exact.step(i, x.ravel().tolist(), e.ravel().tolist())
-        row = ours.row(i, i - case.begin)
+        row = bound.row(i, i - case.begin)
         if row.n_noise_draws != drawn:
             outcome.faults.append(f"step {i} draws {row.n_noise_draws} noise tensors, the exact one {drawn}")
         if not draws_from_tree(followed) and not torch.equal(*(generator.get_state() for generator in generators)):
