@@ -56,6 +56,52 @@ import Testing
         for _ in 0..<TestDraws.count(300) { try run(type, draw(&generator), &generator) }
     }
 
+    /// Every class of the catalogue, with values for all keys that its description names; those that it refuses are drawn again.
+    @Test(arguments: SchedulerCatalog.supportedClassNames) func valuesOfTheDescription(name: String) throws {
+        var generator = SeededGenerator("described \(name)"), taken = 0
+        let description = try SchedulerCatalog.description(ofClass: name)
+        for _ in 0..<TestDraws.count(60) {
+            let values = RandomConfigurations.values(of: description, &generator)
+            let count = Int(exponential(.random(in: 0...logarithm(60), using: &generator))) + 1
+            do throws(SchedulerError) {
+                let scheduler = try SchedulerCatalog.makeScheduler(
+                    json: Array(#"{"_class_name": "\#(name)"}"#.utf8), overrides: values)
+                let plan = try scheduler.plan(.count(count, mu: values["use_dynamic_shifting"] == true ? 0.8 : nil))
+                try Self.run(plan, &generator, "\(count) steps of \(JSONValue.object(values).text)")
+                taken += 1
+            } catch .invalidValue, .conflictingKeys {
+                // A value out of range, or two that exclude one another.
+            } catch {
+                Issue.record("\(error): \(count) steps of \(JSONValue.object(values).text)")
+                return
+            }
+        }
+        #expect(taken * 10 >= TestDraws.count(60), "only \(taken) configurations of \(name) are accepted")
+    }
+
+    /// Takes a run to its end, and compares it with the plan's table.
+    private static func run(_ plan: SamplingPlan, _ generator: inout SeededGenerator, _ text: String) throws(SchedulerError) {
+        var session = SamplingSession(plan: plan), oracle = PlainOracle(plan: plan)
+        var single = session, x = GoldenProblem.initialSample.map { $0 * plan.initNoiseSigma }, rounded = x.map { Float($0) }
+        while session.timestep != nil {
+            let e = x.map { $0 / (1 + $0 * $0).squareRoot() },
+                noise = x.map { _ in Double.random(in: -1.7...1.7, using: &generator) }
+            let expected = oracle.step(modelOutput: e, sample: x, noise: noise, batchSize: GoldenProblem.batchSize)
+            try session.step(modelOutput: plan.withVariance(e), sample: &x, noise: noise, batchSize: GoldenProblem.batchSize)
+            let output = rounded.map { $0 / (1 + $0 * $0).squareRoot() }
+            try single.step(
+                modelOutput: plan.withVariance(output), sample: &rounded, noise: noise.map { Float($0) },
+                batchSize: GoldenProblem.batchSize)
+            for i in x.indices {
+                guard abs(x[i] - expected.nextSample[i]) <= 1e-9 * max(expected.magnitudesOfAll[i], 1) else {
+                    Issue.record("\(x[i]) instead of \(expected.nextSample[i]) in step \(session.stepIndex), \(text)")
+                    return
+                }
+            }
+        }
+        #expect(x.allFinite && rounded.allFinite, "\(text)")
+    }
+
     /// Plans a run and takes it to its end, with a model that isn't linear.
     private func run<S: PlannedScheduler>(
         _ type: S.Type, _ configuration: S.Configuration, _ generator: inout SeededGenerator

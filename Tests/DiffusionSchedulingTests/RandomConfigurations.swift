@@ -173,6 +173,35 @@ enum RandomConfigurations {
         return c
     }
 
+    /// Values of all keys that a class's description names: words and truth values at random, numbers of a list for each key. About half of
+    /// the keys keep their defaults.
+    static func values(of description: JSONValue, _ generator: inout SeededGenerator) -> [String: JSONValue] {
+        let numbers: [String: [JSONValue]] = [
+            "num_train_timesteps": [1000, 1000, 500, 100], "beta_start": [0.0001, 0.00085, 1e-6], "beta_end": [0.02, 0.012, 0.05],
+            "solver_order": [1, 2, 3, 4, 5, 6], "predictor_order": [1, 2, 3, 4], "corrector_order": [1, 2, 3, 4],
+            "shift": [0.5, 1, 3, 12], "flow_shift": [0.5, 3, 8], "shift_terminal": [.null, 0.02, 0.3], "steps_offset": [0, 1, 2],
+            "sigma_min": [0.002, 0.02], "sigma_max": [80, 14, 0.9], "sigma_data": [0.5, 1], "rho": [7, 1.5, 40], "s": [0.008, 0.1],
+            "scaler": [1, 0.5, 3], "clip_sample_range": [0.5, 1, 3], "sample_max_value": [0.5, 1, 4],
+            "dynamic_thresholding_ratio": [0.5, 0.995, 1], "original_inference_steps": [50, 20, 100], "timestep_scaling": [10, 1],
+            "snr_shift_scale": [1, 3, 0.5], "eta": [0, 0.5, 1], "s_noise": [1, 0.9], "lambda_min_clipped": [-5.1],
+            "disable_corrector": [[], [0], [1, 2]], "tau_func": [[0], [1], [0, 2]], "stages": [1, 3], "gamma": [0.3, 0.5],
+            "diffusion_scheduling_final_alpha_cumprod": [0.999, 1],
+        ]
+        guard case .array(let parameters)? = description["parameters"] else { return [:] }
+        var values: [String: JSONValue] = [:]
+        for parameter in parameters where Bool.random(using: &generator) {
+            guard case .string(let key)? = parameter["key"] else { continue }
+            if case .array(let words)? = parameter["words"] {
+                values[key] = words.randomElement(using: &generator)
+            } else if parameter["type"] == "bool" {
+                values[key] = .bool(.random(using: &generator))
+            } else {
+                values[key] = numbers[key]?.randomElement(using: &generator)
+            }
+        }
+        return values
+    }
+
     private static func drawNoiseSchedule<C: NoiseScheduleConfiguration>(_ c: inout C, _ generator: inout SeededGenerator) {
         c.numTrainTimesteps = [1000, 1000, 1000, 500, 100, 7, 1].randomElement(using: &generator)!
         c.betaSchedule = C.betaSchedules.randomElement(using: &generator)!
