@@ -27,7 +27,7 @@ allowed = {
     "Solvers": {"Configuration", "Kernels", "Noise", "Plan", "Rows", "Schedules"},
 }
 # The top folder's files that stand above all folders; its other files are below them.
-above = {"Sampler.swift", "SchedulerCatalog.swift"}
+above = {"Sampler.swift", "SamplerModel.swift", "SamplerNames.swift", "SchedulerCatalog.swift"}
 # The one folder that calls C.
 importer = "Kernels"
 # What wraps C and has nothing to do with tensors: whoever computes scalars may name it.

@@ -63,7 +63,7 @@ expect 0 '' noise --seed 42 --shape 1 4 8 8 --output noise.npy
 holds "noise.npy hasn't the numbers of torch.manual_seed(42)"
 expect 0 '^DPM\+\+ 2M, dpmpp_2m$' list samplers
 expect 0 '^align_your_steps_svd$' list
-# What is refused.
+# Refusals.
 expect 1 'scheduler Eulerr is not supported: there is no such name; nearest is Euler$' plan Eulerr
 expect 1 'nearest is DPMSolverSinglestepScheduler' plan "DPM fast"
 expect 1 'number of steps is 0, but must be from 1 to 100000' plan sdxl --steps 0

@@ -35,7 +35,7 @@ import Testing
         "simple", "sgm_uniform", "karras", "exponential", "ddim_uniform", "beta", "normal", "linear_quadratic", "kl_optimal",
     ]
 
-    /// Those without a scheduler, whose refusals say what is nearest or missing.
+    /// Names without a scheduler.
     static let refused: Set = [
         "DPM++ 2S a", "DPM fast", "DPM adaptive", "Restart", "DDIM CFG++", "heunpp2", "exp_heun_2_x0", "exp_heun_2_x0_sde",
         "dpm_fast",
@@ -121,7 +121,7 @@ import Testing
         try check("HeunDiscreteScheduler Karras", "HeunDiscreteScheduler", ["use_karras_sigmas": true])
     }
 
-    /// What a model was trained with stays; how it was sampled gives way.
+    /// A name changes the sampling of a model, and leaves its training as it is.
     @Test func modelsKeepTheirTraining() throws {
         let model = try SchedulerCatalog.makeScheduler(
             json: """
@@ -134,7 +134,7 @@ import Testing
             members["prediction_type"] == "v_prediction" && members["algorithm_type"] == "dpmsolver++"
                 && members["solver_order"] == 2)
         #expect(members["use_karras_sigmas"] == true && members["use_exponential_sigmas"] == false)
-        // Without the name of levels they are the model's.
+        // A name without levels keeps the model's.
         #expect(try Self.make("DPM++ 2M", for: model).plan(.count(7)).sigmas == model.plan(.count(7)).sigmas)
         // k-diffusion's Karras levels of Stable Diffusion.
         let levels = try scheduler.plan(.count(5)).sigmas
@@ -158,7 +158,7 @@ import Testing
             #expect(members["_class_name"] == .string(className) && (members["shift"] ?? members["flow_shift"]) == 3)
             let plan = try scheduler.plan(.count(9))
             #expect(plan.grid.process == .flow && plan.sigmas.allSatisfy { $0 <= 1 }, "\(name)")
-            // And back.
+            // The way back to the model's own class.
             let back = try Self.make("Euler", for: scheduler)
             #expect(try back.plan(.count(9)) == model.plan(.count(9)), "\(name)")
         }

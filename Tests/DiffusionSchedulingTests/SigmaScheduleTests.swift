@@ -121,7 +121,7 @@ import Testing
             #expect(try plan.sigmas != plain.plan(.count(9)).sigmas, "\(name)")
             let levels = try scheduler.sigmas(count: 9, of: .klOptimal, mu: nil)
             #expect(levels.allSatisfy { level in plan.sigmas.contains { abs($0 - level) <= 1e-6 * level } }, "\(name)")
-            // What a caller asks for comes before what the configuration names, and a file says it as the library's own key.
+            // A request comes before the configuration, whose file has the library's own key.
             #expect(try scheduler.plan(scheduler.request(9, .simple)).sigmas == plain.plan(plain.request(9, .simple)).sigmas)
             let text = scheduler.configuration.jsonText
             #expect(text.contains(#""diffusion_scheduling_sigma_schedule": "kl_optimal""#))

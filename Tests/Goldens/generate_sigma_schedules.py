@@ -100,7 +100,7 @@ SCHEDULES = {
 
 
 def k_diffusion(table):
-    """Its functions of the least and the greatest level."""
+    """The levels of k-diffusion's functions of the least and the greatest level."""
     wheel = Path(__file__).parents[2] / "out/reference/k_diffusion-0.1.1.post1-py3-none-any.whl"
     package = ModuleType("k_diffusion")
     package.__path__ = [f"{wheel}/k_diffusion"]

@@ -42,7 +42,7 @@ struct SchedulerArgument: ExpressibleByArgument, Sendable {
     }
 }
 
-/// What a run is asked for.
+/// The request and the options of a run.
 struct RequestOptions: ParsableArguments {
     @Option(help: "The number of steps.")
     var steps = 20

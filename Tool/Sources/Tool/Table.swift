@@ -26,7 +26,7 @@ struct Table {
 /// A number with six digits.
 func brief(_ value: Double) -> String { String(format: "%.6g", value) }
 
-/// What an evaluation does to the sample, as a formula.
+/// A combination of tensors as a formula.
 func formula(_ combination: Combination) -> String {
     let terms = combination.terms.map { stream, coefficient -> (isNegative: Bool, text: String) in
         let name =

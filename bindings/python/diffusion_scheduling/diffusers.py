@@ -37,7 +37,7 @@ _made = {
 }
 globals().update(_made)
 
-# Of the classes alone, as diffusers' are.
+# Classes only: `import *` gives the names that diffusers has.
 __all__ = [*_made]
 
 

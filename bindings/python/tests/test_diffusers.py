@@ -85,7 +85,7 @@ def test_signatures_are_the_originals(name):
 
 
 def test_samplers_of_a_pipeline_have_names(caplog):
-    """As a person writes it, from the scheduler that a pipeline has."""
+    """A pipeline's scheduler or its configuration is a model for a name."""
     original = diffusers.EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
     for model in (original, original.config, drop_ins.EulerDiscreteScheduler.from_config(original.config)):
         if model is original.config:
