@@ -119,11 +119,13 @@ public enum SchedulerCatalog {
         if case .array(let keys)? = values.removeValue(forKey: "_use_default_values") {
             for case .string(let key) in keys { values[key] = nil }
         }
-        guard case .string(let name)? = values["_class_name"] else {
+        guard case .string(var name)? = values["_class_name"] else {
             throw .invalidValue(
                 key: "_class_name", value: values["_class_name"]?.text.quoted ?? "missing",
                 allowed: "the name of a scheduler: \(supportedClassNames.joined(separator: ", "))")
         }
+        // Older diffusers had twins for Flax, and read their files as those of the class whose parameters they share.
+        if name.hasPrefix("Flax") { name.removeFirst(4) }
         return try makeScheduler(type(ofClass: name), values: values, overrides: overrides)
     }
 

@@ -108,8 +108,8 @@ public struct TCDConfiguration: TrainingTimestepDefinition, ZeroTerminalSNRConfi
             let landing = (Float(1 - options.eta) * Float(next)).rounded(.down)
             let target = try noise.alphaCumprod(atTimestep: next), inner = try noise.alphaCumprod(atTimestep: Double(landing))
             let noised = predictionType.transfer(from: source, to: inner)
-            let level = NoiseLevel(alphaCumprod: predictionType.floored(source))
-            var row = PlanRow(prediction: predictionType.cleanSample(at: level), nextSample: noised, report: noised)
+            let clean = predictionType.cleanSample(at: NoiseLevel(alphaCumprod: predictionType.floored(source)))
+            var row = PlanRow(prediction: clean, nextSample: noised, report: noised)
             if options.eta > 0, target != inner {
                 row.nextSample = (target / inner).squareRoot() * noised
                 row.nextSample.noise = ((inner - target) / inner).squareRoot()
