@@ -244,7 +244,7 @@ enum RandomConfigurations {
     /// Shifts at which float32 merges levels, or makes the ones near 1 rise again, among them.
     static func miniMaxH3(_ generator: inout SeededGenerator) -> MiniMaxH3Configuration {
         var c = MiniMaxH3Configuration()
-        c.shift = exponential(.random(in: -70...70, using: &generator) / [1, 10].randomElement(using: &generator)!)
+        c.shift = exponential(.random(in: -69...69, using: &generator) / [1, 10].randomElement(using: &generator)!)
         return c
     }
 

@@ -95,8 +95,8 @@ public struct SASolverConfiguration: SchedulerDefinition, PredictionTypeConfigur
     ) throws(SchedulerError) -> SamplingPlan {
         try request.requireNoMu()
         let used = try usedCount(of: noise), spacing = sigmaSpacing(flowShift: flowShift)
-        return try plan(
-            on: denoisingGrid(request, noise: noise, usedCount: used, final: nil, spacing: spacing), options: options)
+        let grid = try denoisingGrid(request, noise: noise, usedCount: used, final: nil, spacing: spacing)
+        return try plan(on: grid, options: options)
     }
 
     public func plan(on grid: TimestepGrid, options: NoRunOptions) throws(SchedulerError) -> SamplingPlan {
@@ -131,8 +131,8 @@ public struct SASolverConfiguration: SchedulerDefinition, PredictionTypeConfigur
         let left = lowerOrderFinal ? levels.count - 1 - index : 4, tau = tau(at: grid.timesteps[index])
         let integrator = ExponentialIntegrator(from: s, to: t, predictsCleanSample: isData, stochasticity: tau)
         func weights(through nodes: [NoiseLevel]) -> [Double] {
-            if isData && nodes.count == 2 { return integrator.halfWeights(with: nodes[1], scalesWithExponential: false) }
-            return integrator.weights(through: nodes)
+            guard isData && nodes.count == 2 else { return integrator.weights(through: nodes) }
+            return integrator.halfWeights(with: nodes[1], scalesWithExponential: false)
         }
         func known(_ count: Int) -> [NoiseLevel] { PredictorCorrector.known(count, at: index, of: levels) }
         let rate = integrator.sampleRate, predictor = weights(through: known(min(predictorOrder, left, age + 1)))
@@ -146,6 +146,5 @@ public struct SASolverConfiguration: SchedulerDefinition, PredictionTypeConfigur
 
 /// The prediction that SA-Solver extrapolates.
 public enum SASolverAlgorithmType: String, ConfigurationKeyword {
-    case dataPrediction = "data_prediction"
-    case noisePrediction = "noise_prediction"
+    case dataPrediction = "data_prediction", noisePrediction = "noise_prediction"
 }

@@ -101,9 +101,8 @@ public struct TCDConfiguration: TrainingTimestepDefinition, ZeroTerminalSNRConfi
     ) throws(SchedulerError) -> SamplingPlan {
         let (timesteps, count) = try timesteps(request, options: options)
         var rows: [[PlanRow]] = []
-        for (index, timestep) in timesteps.enumerated() {
+        for (index, (timestep, next)) in zip(timesteps, timesteps.dropFirst() + [0]).enumerated() {
             let source = try noise.alphaCumprod(atTimestep: timestep)
-            let next = index + 1 < timesteps.count ? timesteps[index + 1] : 0
             // s is a product of float32 numbers in diffusers.
             let landing = (Float(1 - options.eta) * Float(next)).rounded(.down)
             let target = try noise.alphaCumprod(atTimestep: next), inner = try noise.alphaCumprod(atTimestep: Double(landing))
