@@ -1,4 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
+/* cairo, and C's logarithms and formatting. */
 #include <cairo-svg.h>
 #include <cairo.h>
+#include <math.h>
+#include <stdio.h>

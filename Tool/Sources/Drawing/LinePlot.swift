@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import Foundation
+import CCairo
 
 /// Lines over an axis of either scale and a logarithmic one.
 public struct LinePlot {
@@ -54,11 +54,11 @@ public struct LinePlot {
         canvas.text(yLabel, at: Point(x: 26, y: (yAxis.from + yAxis.to) / 2), align: .center, upwards: true)
         for tick in xAxis.ticks {
             canvas.line([Point(x: xAxis[tick], y: yAxis.from), Point(x: xAxis[tick], y: yAxis.to)], .grid)
-            canvas.text(tickLabel(tick), at: Point(x: xAxis[tick], y: yAxis.from + 18), size: 13, align: .center)
+            canvas.text(brief(tick), at: Point(x: xAxis[tick], y: yAxis.from + 18), size: 13, align: .center)
         }
         for tick in yAxis.ticks {
             canvas.line([Point(x: xAxis.from, y: yAxis[tick]), Point(x: xAxis.to, y: yAxis[tick])], .grid)
-            canvas.text(tickLabel(tick), at: Point(x: xAxis.from - 8, y: yAxis[tick]), size: 13, align: .right)
+            canvas.text(brief(tick), at: Point(x: xAxis.from - 8, y: yAxis[tick]), size: 13, align: .right)
         }
         canvas.line(
             [Point(x: xAxis.from, y: yAxis.to), Point(x: xAxis.from, y: yAxis.from), Point(x: xAxis.to, y: yAxis.from)], .text)
@@ -88,10 +88,14 @@ public struct LinePlot {
 
     /// Between a line and its label.
     private static let labelGap = 12.0
+}
 
-    private func tickLabel(_ value: Double) -> String {
-        String(format: "%g", value)
-    }
+/// A number with six digits at most: C's %g.
+public func brief(_ value: Double) -> String {
+    // No number takes more than a sign, six digits, a point and an exponent.
+    var text = [CChar](repeating: 0, count: 16)
+    _ = withVaList([value]) { vsnprintf(&text, text.count, "%g", $0) }
+    return text.withUnsafeBufferPointer { String(cString: $0.baseAddress!) }
 }
 
 /// Maps values to pixels along one axis.

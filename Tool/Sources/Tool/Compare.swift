@@ -3,7 +3,6 @@
 import ArgumentParser
 import DiffusionScheduling
 import Drawing
-import Foundation
 
 struct Compare: ParsableCommand {
     static let configuration = CommandConfiguration(

@@ -2,7 +2,6 @@
 
 import ArgumentParser
 import DiffusionScheduling
-import Foundation
 
 struct Convert: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -34,7 +33,7 @@ struct Convert: ParsableCommand {
         let lost = try lostKeys(from: model, to: scheduler)
         if !lost.isEmpty {
             let text = "\(name) has no use for \(lost.joined(separator: ", ")). The configuration keeps what it can't use.\n"
-            FileHandle.standardError.write(Data(text.utf8))
+            try StandardStream.error.write(Array(text.utf8))
         }
         if let output {
             try scheduler.configuration.save(toDirectory: output)

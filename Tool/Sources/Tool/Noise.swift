@@ -2,7 +2,12 @@
 
 import ArgumentParser
 import DiffusionScheduling
-import Foundation
+
+#if canImport(FoundationEssentials)
+    import FoundationEssentials
+#else
+    import Foundation
+#endif
 
 struct Noise: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -61,22 +66,22 @@ struct Noise: ParsableCommand {
             var noise = NumPyNoise(seed: UInt32(seed))
             values = noise.normals(count ?? 0)
         }
-        let data = npy(values)
+        let bytes = npy(values)
         if let output {
-            try data.write(to: URL(filePath: output))
+            try Data(bytes).write(to: URL(filePath: output))
         } else {
-            FileHandle.standardOutput.write(data)
+            try StandardStream.output.write(bytes)
         }
     }
 
     /// NumPy's format, version 1.0: a magic word, the length of a header, the header padded to 64 bytes, the elements.
-    private func npy(_ values: [Float]) -> Data {
+    private func npy(_ values: [Float]) -> [UInt8] {
         let sizes = shape.map { "\($0)," }.joined(separator: " ")
         var header = "{'descr': '<f4', 'fortran_order': False, 'shape': (\(sizes)), }"
         header += String(repeating: " ", count: 63 - (10 + header.utf8.count) % 64) + "\n"
-        var data = Data([0x93] + Array("NUMPY".utf8) + [1, 0, UInt8(header.utf8.count & 255), UInt8(header.utf8.count >> 8)])
-        data.append(contentsOf: header.utf8)
-        for value in values { withUnsafeBytes(of: value.bitPattern.littleEndian) { data.append(contentsOf: $0) } }
-        return data
+        var bytes = [0x93] + Array("NUMPY".utf8) + [1, 0, UInt8(header.utf8.count & 255), UInt8(header.utf8.count >> 8)]
+        bytes += header.utf8
+        for value in values { withUnsafeBytes(of: value.bitPattern.littleEndian) { bytes += $0 } }
+        return bytes
     }
 }

@@ -2,6 +2,7 @@
 
 import ArgumentParser
 import DiffusionScheduling
+import Drawing
 
 struct Plan: ParsableCommand {
     static let configuration = CommandConfiguration(

@@ -2,7 +2,12 @@
 
 import ArgumentParser
 import DiffusionScheduling
-import Foundation
+
+#if canImport(FoundationEssentials)
+    import FoundationEssentials
+#else
+    import Foundation
+#endif
 
 /// A scheduler as people write it: a file, a folder, standard input, or a name.
 struct SchedulerArgument: ExpressibleByArgument, Sendable {
@@ -30,8 +35,7 @@ struct SchedulerArgument: ExpressibleByArgument, Sendable {
     ) throws -> any PlannedScheduler {
         guard isFile else { return try SchedulerCatalog.makeScheduler(named: text, for: model, overrides: overrides) }
         if text == "-" {
-            let bytes = [UInt8](FileHandle.standardInput.readDataToEndOfFile())
-            return try SchedulerCatalog.makeScheduler(json: bytes, overrides: overrides)
+            return try SchedulerCatalog.makeScheduler(json: StandardStream.readInput(), overrides: overrides)
         }
         // A model's folder has its scheduler in a subfolder.
         let folder = URL(filePath: text), inner = folder.appending(path: "scheduler/scheduler_config.json")

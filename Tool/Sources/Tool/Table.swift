@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import DiffusionScheduling
-import Foundation
+import Drawing
 
 /// Columns, first those of numbers, which stand on the right, then those of texts, which begin on the left.
 struct Table {
@@ -22,9 +22,6 @@ struct Table {
         return lines.joined(separator: "\n")
     }
 }
-
-/// A number with six digits.
-func brief(_ value: Double) -> String { String(format: "%.6g", value) }
 
 /// A combination of tensors as a formula.
 func formula(_ combination: Combination) -> String {
