@@ -26,6 +26,7 @@ public enum SchedulerCatalog {
         FlowMatchEulerDiscreteScheduler.self,
         FlowMatchHeunDiscreteScheduler.self,
         FlowMatchLCMScheduler.self,
+        HeliosScheduler.self,
         HeunDiscreteScheduler.self,
         IPNDMScheduler.self,
         KDPM2AncestralDiscreteScheduler.self,
@@ -56,9 +57,6 @@ public enum SchedulerCatalog {
             "HeliosDMDScheduler":
                 "its steps are given the noise levels that they lead between, and rows are known before these; FlowMatchLCMScheduler "
                 + "takes them on a stage's levels",
-            "HeliosScheduler":
-                "its runs go through stages with levels of their own, and a plan has one list of levels; UniPCMultistepScheduler with "
-                + "use_flow_sigmas takes the steps of a stage",
             "KarrasVeScheduler":
                 "it adds noise before the model is asked, and rows run after that; HeunDiscreteScheduler takes its steps without noise",
             "PiflowScheduler": "its model gives several predictions for each element of the sample, and rows read one",

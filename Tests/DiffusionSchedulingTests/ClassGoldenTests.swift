@@ -11,7 +11,7 @@ import Testing
     static let files = [
         "cogvideox_ddim", "cogvideox_dpm", "consistency_models", "cosine_dpmsolver", "ddim_parallel", "ddpm",
         "ddpm_parallel", "ddpm_wuerstchen", "dpmsolver_sde", "dpmsolver_singlestep", "edm_dpmsolver", "edm_euler",
-        "euler", "euler_ancestral", "flow_map_euler", "flow_match_euler", "flow_match_heun", "flow_match_lcm", "heun",
+        "euler", "euler_ancestral", "flow_map_euler", "flow_match_euler", "flow_match_heun", "flow_match_lcm", "helios", "heun",
         "ipndm", "kdpm2", "kdpm2_ancestral", "lcm", "lms", "ltx_euler_ancestral", "minimax_h3", "pndm", "sasolver", "scm", "tcd",
         "unclip", "unipc",
     ]
@@ -383,6 +383,8 @@ struct ClassRecord: Decodable {
             // 250 times the logarithm of a power that is ρ roundings of its base off, and both functions' roundings.
             return 250 * 0x1p-52 * (4 * abs(configuration.rho) + 4) + timestep.ulp
         }
+        // torch divides mu's weight in two roundings, and then goes between the ends of a stage.
+        if wideSigmasData != nil, arguments["mu"] != nil { return 4 * max(timestep, 1).ulp }
         // EDM's timesteps are such logarithms, or angles, of their own levels.
         if scheduler.configuration is any EDMDefinition { return 4 * Double(Float(max(abs(timestep), 0.25)).ulp) }
         guard scheduler.configuration is any VarianceExplodingDefinition, noise.count > 1 else { return 0 }

@@ -353,7 +353,7 @@ import Testing
         ("AmusedScheduler", "it steps tokens"), ("BlockRefinementScheduler", "it steps tokens"),
         ("ConsistencyDecoderScheduler", "ConsistencyDecoderVAE"), ("DiscreteDDIMScheduler", "it steps tokens"),
         ("EntropyBoundScheduler", "it steps tokens"), ("HeliosDMDScheduler", "given the noise levels"),
-        ("HeliosScheduler", "stages with levels of their own"), ("KarrasVeScheduler", "before the model is asked"),
+        ("KarrasVeScheduler", "before the model is asked"),
         ("PiflowScheduler", "several predictions"), ("RFD4ProteinaScheduler", "multiply by a mask"),
         ("RePaintScheduler", "blend two samples by a mask"), ("ScoreSdeVeScheduler", "a ratio of the norms"),
         ("ScoreSdeVpScheduler", "no step"), ("VQDiffusionScheduler", "it steps tokens"),

@@ -46,6 +46,7 @@ import Testing
         try runs(FlowMatchEulerDiscreteScheduler.self, "flow Euler", RandomConfigurations.flowMatchEuler)
     }
     @Test func flowMatchLCM() throws { try runs(FlowMatchLCMScheduler.self, "flow LCM", RandomConfigurations.flowMatchLCM) }
+    @Test func helios() throws { try runs(HeliosScheduler.self, "Helios", RandomConfigurations.helios) }
     @Test func miniMaxH3() throws { try runs(MiniMaxH3Scheduler.self, "MiniMax-H3", RandomConfigurations.miniMaxH3) }
     @Test func kdpm2() throws { try runs(KDPM2DiscreteScheduler.self, "KDPM2", RandomConfigurations.kdpm2) }
 

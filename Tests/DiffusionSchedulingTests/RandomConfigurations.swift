@@ -241,6 +241,20 @@ enum RandomConfigurations {
         return c
     }
 
+    /// Several stages, or one, whose levels begin at pure noise.
+    static func helios(_ generator: inout SeededGenerator) -> HeliosConfiguration {
+        var c = HeliosConfiguration()
+        c.solver.numTrainTimesteps = .random(in: 1...1000, using: &generator)
+        c.shift = exponential(.random(in: -3...3, using: &generator))
+        c.stages = .random(in: 1...3, using: &generator)
+        c.gamma = .random(in: 0.01...2, using: &generator)
+        c.schedulerType = .allCases.randomElement(using: &generator)!
+        c.solver.solverOrder = .random(in: 1...6, using: &generator)
+        c.solver.solverType = .allCases.randomElement(using: &generator)!
+        (c.solver.lowerOrderFinal, c.solver.useFlowSigmas) = (.random(using: &generator), .random(using: &generator))
+        return c
+    }
+
     /// Shifts at which float32 merges levels, or makes the ones near 1 rise again, among them.
     static func miniMaxH3(_ generator: inout SeededGenerator) -> MiniMaxH3Configuration {
         var c = MiniMaxH3Configuration()

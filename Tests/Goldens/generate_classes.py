@@ -42,7 +42,7 @@ Record fields
 ``request``
     the arguments of set_timesteps, without those left at their defaults. ``n`` is num_inference_steps; the other names
     are the reference's: ``timesteps``, ``sigmas``, ``mu``, ``original_inference_steps``, ``strength``, ``max_timesteps``,
-    ``intermediate_timesteps``.
+    ``intermediate_timesteps``, ``stage_index``.
 ``options``
     keyword arguments of step, without those left at their defaults: ``order``, ``r_timestep``, ``s_churn``, ``s_tmin``,
     ``s_tmax``, ``s_noise``.
@@ -284,6 +284,14 @@ def request_levels_of_flow(rng, config):
     return {"sigmas": [*draw_flow_levels(rng), 0.0]}
 
 
+def request_stage(rng, config):
+    """A stage of a pyramid, or levels where there is one stage only: less than pure noise, which the original divides by."""
+    if config["stages"] > 1:
+        return {"n": draw_count(rng, config["num_train_timesteps"]), "stage_index": rng.randrange(config["stages"])}
+    levels = [0.999 * level for level in draw_flow_levels(rng)]
+    return {"sigmas": levels}
+
+
 def request_times(rng, config):
     times = sorted({round(rng.uniform(0.01, 1), 3) for _ in range(rng.randint(1, 20))}, reverse=True)
     return {"timesteps": [*times, pick(rng, {0.0: 70, 0.005: 30})]}
@@ -365,6 +373,19 @@ def adjust_ltx(rng, run):
         run.hidden["sigma_max"] = 0.95
     if shifted["use_dynamic_shifting"]:
         run.request["mu"] = round(rng.uniform(0.2, 1.9), 4)
+
+
+def adjust_helios(rng, run):
+    config = run.config
+    config["use_flow_sigmas"] |= config["stages"] == 1
+    if config["use_dynamic_shifting"]:
+        config["shift"] = 1.0
+        run.request["mu"] = round(rng.uniform(0.4, 2.0), 3)
+    if config["prediction_type"] == "flow_prediction":
+        config["predict_x0"] = True  # The original refuses the noise.
+    if not config["use_flow_sigmas"]:
+        config["predict_x0"] = config["lower_order_final"] = True  # Else the last step isn't finite.
+        config["solver_type"] = "bh2"
 
 
 def adjust_unipc(rng, run):
@@ -604,6 +625,7 @@ SHIPPED = {
         Run({"shift": 7.0}, {"sigmas": np.linspace(1.0, 0.0, 21)[:-1].tolist()}, model="HunyuanVideo"),
     ],
     "flow_map_euler": [],
+    "helios": [],
     "flow_match_lcm": [Run({"shift": 3.0}, {"n": 4}, model="Stable Diffusion 3.5 with LCM")],
     "minimax_h3": [
         Run({}, {"n": 50}, model="MiniMax-H3, video"),
@@ -843,6 +865,17 @@ EDGES = {
         # All steps to the clean sample.
         Run({"shift": 5.0}, {"n": 2}, options={"r_timestep": 0.0}),
     ],
+    "helios": [
+        # Levels of the original's pipeline for one stage.
+        Run(
+            {"stages": 1, "use_dynamic_shifting": True, "time_shift_type": "linear"},
+            {"sigmas": np.linspace(0.999, 0.0, 51)[:-1].tolist(), "mu": 1.5},
+        ),
+        *(Run({}, {"n": 20, "stage_index": stage}) for stage in range(3)),
+        *(Run({}, {"n": n, "stage_index": 1}) for n in (1, 2, 3)),
+        Run({"stages": 2, "stage_range": [0, 0.4, 1], "num_train_timesteps": 100, "shift": 3.0}, {"n": 6, "stage_index": 1}),
+        Run({"lower_order_final": False, "solver_order": 3}, {"n": 8, "stage_index": 2}),
+    ],
     "flow_match_lcm": [Run({}, {"n": 1}), Run({"invert_sigmas": True}, {"n": 6})],
     "minimax_h3": [
         Run({}, {"n": 2}),
@@ -1023,9 +1056,12 @@ def prepare(scheduler, request, begin):
     arguments = dict(request)
     if "n" in arguments:
         arguments["num_inference_steps"] = arguments.pop("n")
-    if isinstance(scheduler, diffusers.UniPCMultistepScheduler) and "sigmas" in arguments:
-        # This class takes arrays only.
+    if isinstance(scheduler, (diffusers.HeliosScheduler, diffusers.UniPCMultistepScheduler)) and "sigmas" in arguments:
+        # These classes take arrays only.
         arguments["sigmas"] = np.array(arguments["sigmas"])
+    if isinstance(scheduler, diffusers.HeliosScheduler):
+        # And needs their number, too.
+        arguments.setdefault("num_inference_steps", len(arguments.get("sigmas", [])))
     if isinstance(scheduler, diffusers.EDMEulerScheduler) and "sigmas" in arguments:
         # And this one tensors.
         arguments["sigmas"] = torch.tensor(arguments["sigmas"], dtype=torch.float64)
@@ -1134,7 +1170,9 @@ def run_reference(scheduler, begin, initial, options, dtype):
             arguments = {**options, **step_arguments(scheduler, index, report)}
             result = take_step(scheduler, model_output=output, timestep=t, sample=x, **arguments)
             x = result.prev_sample
-            report = next((value for name, value in result.items() if name != "prev_sample"), None)
+            # Helios' steps return what the next ones remember, too.
+            others = result.keys() - {"prev_sample", "last_sample", "this_order"}
+            report = result[others.pop()] if others else None
             for output in (x, report) if report is not None else (x,):
                 assert output.dtype == dtype
                 if wide and not torch.isfinite(output).all():
@@ -1648,6 +1686,25 @@ class UniPCLoop(Loop):
         if self.config["lower_order_final"]:
             self.order = min(self.order, len(self.timesteps) - i)
         return self.update(i, x, self.history[: self.order]), None, 0
+
+
+class HeliosLoop(UniPCLoop):
+    """A stage of a pyramid. Runs of flow levels end at a share of noise of 1e-8, with the whole signal."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.is_euler = self.config["scheduler_type"] == "euler"
+        if self.config["use_flow_sigmas"] and not self.is_euler:
+            self.sigmas[-1] = mpf("1e-8")
+
+    def level(self, i):
+        is_end = i + 1 == len(self.sigmas) and self.config["use_flow_sigmas"]
+        return (mpf(1), self.sigmas[i]) if is_end else super().level(i)
+
+    def step(self, i, x, output):
+        if not self.is_euler:
+            return super().step(i, x, output)
+        return mixed((mpf(1), x), (self.sigmas[i + 1] - self.sigmas[i], output)), None, 0
 
 
 class SinglestepLoop(Loop):
@@ -2316,6 +2373,34 @@ CLASSES = {
         options={"r_timestep": {None: 70, 0.0: 15, 62.5: 15}},
         has_noise_table=False,
         count=20,
+    ),
+    "helios": Family(
+        "HeliosScheduler",
+        HeliosLoop,
+        {
+            "num_train_timesteps": {1000: 80, 100: 20},
+            "shift": {1.0: 60, 3.0: 25, 0.5: 15},
+            "stages": {3: 55, 2: 20, 1: 25},
+            "gamma": {1 / 3: 65, 0.5: 35},
+            "prediction_type": {"flow_prediction": 55, "epsilon": 15, "sample": 15, "v_prediction": 15},
+            "solver_order": {2: 50, 1: 20, 3: 30},
+            "predict_x0": {True: 70, False: 30},
+            "solver_type": {"bh2": 60, "bh1": 40},
+            "lower_order_final": {True: 70, False: 30},
+            "disable_corrector": {(): 70, (0,): 15, (1, 2): 15},
+            "use_flow_sigmas": {True: 75, False: 25},
+            "scheduler_type": {"unipc": 80, "euler": 20},
+            "use_dynamic_shifting": {True: 35, False: 65},
+            "time_shift_type": {"exponential": 60, "linear": 40},
+        },
+        {request_stage: 100},
+        adjust_helios,
+        has_noise_table=False,
+        # The class has no add_noise.
+        late=0,
+        count=40,
+        # As UniPC's.
+        limit=2e-9,
     ),
     "flow_match_lcm": Family(
         "FlowMatchLCMScheduler",

@@ -67,6 +67,7 @@ CLASSES = [
     "FlowMatchEulerDiscreteScheduler",
     "FlowMatchHeunDiscreteScheduler",
     "FlowMatchLCMScheduler",
+    "HeliosScheduler",
     "HeunDiscreteScheduler",
     "IPNDMScheduler",
     "KDPM2AncestralDiscreteScheduler",
@@ -124,6 +125,7 @@ def main():
     for name in CLASSES:
         getattr(diffusers, name)  # Imports its module.
     people.replace_trees()
+    people.begin_at_first_stages()
     cases = [
         case(name, label, act)
         for name in CLASSES

@@ -57,10 +57,15 @@ extension JSONValue: ExpressibleByBooleanLiteral, ExpressibleByIntegerLiteral, E
         }
     }
 
-    /// Whether both are numbers of the same value, however they are spelt.
+    /// Whether both are numbers of the same value, or lists of such, however they are spelt.
     func isSameNumber(as other: JSONValue?) -> Bool {
-        guard case .number(let a) = self, case .number(let b)? = other, let x = Double(a), let y = Double(b) else { return false }
-        return x == y
+        switch (self, other) {
+        case (.number(let a), .number(let b)?):
+            guard let x = Double(a), let y = Double(b) else { return false }
+            return x == y
+        case (.array(let a), .array(let b)?): return a.count == b.count && zip(a, b).allSatisfy { $0.isSameNumber(as: $1) }
+        default: return false
+        }
     }
 
     /// The value if this is an integer; 20.0 is none, as in Python.

@@ -148,7 +148,11 @@ public struct UniPCMultistepConfiguration: SchedulerDefinition, PredictionTypeCo
 
     /// Order 6 has too few slots for x_c beside its outputs: there `last_sample` is U.
     public func attributeRow(at index: Int, age: Int, of plan: SamplingPlan) -> PlanRow {
-        solver(on: plan.levels).row(
+        attributeRow(at: index, age: age, on: plan.levels)
+    }
+
+    func attributeRow(at index: Int, age: Int, on levels: [NoiseLevel]) -> PlanRow {
+        solver(on: levels).row(
             at: index, age: min(age, solverOrder),
             keeping: solverOrder == Self.highestOrder ? .correction(slot: 0) : .correctedSample(slot: 0)
         ) { max($0, 1) }
@@ -157,7 +161,7 @@ public struct UniPCMultistepConfiguration: SchedulerDefinition, PredictionTypeCo
     /// diffusers thresholds only where the solver extrapolates the clean sample.
     private var outputClamp: PredictionClamp { predictX0 ? clamp : .none }
 
-    private func solver(on levels: [NoiseLevel]) -> PredictorCorrector {
+    func solver(on levels: [NoiseLevel]) -> PredictorCorrector {
         let uncorrected = Set(disableCorrector)
         return PredictorCorrector(
             predictsCleanSample: predictX0, predictionType: predictionType, clamp: outputClamp, levels: levels,

@@ -3,6 +3,7 @@
 """Things that people do with a scheduler besides stepping it, for diffusers' classes on tensors and for ours on arrays."""
 
 import copy
+import functools
 import inspect
 import pickle
 import sys
@@ -91,6 +92,22 @@ def replace_trees():
     for name, module in list(sys.modules.items()):
         if name.startswith("diffusers.schedulers.") and TREE in vars(module):
             setattr(module, TREE, Motion)
+
+
+def begin_at_first_stages():
+    """Makes diffusers' classes whose runs need a stage take the first one where none is named, as ours do."""
+    for module in [module for name, module in sys.modules.items() if name.startswith("diffusers.schedulers.")]:
+        for cls in [each for each in vars(module).values() if "set_timesteps" in getattr(each, "__dict__", {})]:
+            if takes("stage_index")(cls) and not hasattr(cls.set_timesteps, "__wrapped__"):
+                cls.set_timesteps = with_a_stage(cls.set_timesteps)
+
+
+def with_a_stage(set_timesteps):
+    @functools.wraps(set_timesteps)
+    def from_a_stage(self, num_inference_steps, stage_index=None, *others, **named):
+        return set_timesteps(self, num_inference_steps, stage_index or 0, *others, **named)
+
+    return from_a_stage
 
 
 def forget_noise(scheduler):
@@ -303,7 +320,9 @@ ACTS = {
         plan={"sigmas": np.array([12, 5, 2, 0.75, 0.125, 0])},
     ),
     "sigmas of a flow chosen": Act(
-        lambda scheduler: takes("sigmas")(scheduler) and not {"interpolation_type", "sigma_data"} & scheduler.config.keys(),
+        lambda scheduler: (
+            takes("sigmas")(scheduler) and not {"interpolation_type", "sigma_data", "stages"} & scheduler.config.keys()
+        ),
         plan={"sigmas": np.array([1, 0.75, 0.5, 0.25, 0.125])},
         config={"use_flow_sigmas": True, "prediction_type": "flow_prediction"},
     ),

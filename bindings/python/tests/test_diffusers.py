@@ -18,13 +18,14 @@ import diffusion_scheduling as ds  # noqa: E402
 import diffusion_scheduling.diffusers as drop_ins  # noqa: E402
 from conformance.originals import disabled  # noqa: E402
 from diffusion_scheduling import _core, _drop_ins, _library, _memory  # noqa: E402
-from people import HIGHEST_ORDER, replace_trees, take_step  # noqa: E402
+from people import HIGHEST_ORDER, begin_at_first_stages, replace_trees, take_step  # noqa: E402
 
 # test_lists_with_end.py tests the classes whose lists of timesteps end with one that no step begins at.
 ALL = [name for name in drop_ins.__all__ if not getattr(drop_ins, name).description.lists_end]
 for each in ALL:
     getattr(diffusers, each)  # Imports its module.
 replace_trees()
+begin_at_first_stages()
 STATELESS = [name for name in ALL if getattr(drop_ins, name).description.is_stateless]
 ORDERED = [name for name in ALL if name not in STATELESS]
 PARTED = [name for name in ALL if hasattr(getattr(ds, name), "convert_model_output")]
@@ -119,8 +120,9 @@ def test_tuples_and_outputs_are_the_originals(name):
         scheduler.set_timesteps(4)
         x, t = sample(), scheduler.timesteps[0]
         output = take_step(scheduler, scaled(scheduler, x, t), t, x)
-        # One class returns tuples unless it is told not to.
-        found.append((type(output), len(output) if isinstance(output, tuple) else list(output.keys())))
+        # One class returns tuples unless it is told not to, and one what its next steps remember, too.
+        kinds = len(output) if isinstance(output, tuple) else [key for key in output if key not in ("last_sample", "this_order")]
+        found.append((type(output), kinds))
     assert found[0] == found[1]
 
 
@@ -520,6 +522,41 @@ def test_levels_that_coincide_are_the_originals():
             scheduler.set_timesteps(1)
 
 
+STAGES = [
+    ({}, {"stage_index": 0}),
+    ({}, {"stage_index": 2}),
+    ({"use_flow_sigmas": False}, {"stage_index": 1}),
+    ({"use_dynamic_shifting": True}, {"stage_index": 1, "mu": 1.2}),
+    ({"scheduler_type": "euler", "shift": 3.0}, {"stage_index": 1}),
+    ({"scheduler_type": "dmd"}, {"stage_index": 1}),
+    ({"scheduler_type": "dmd"}, {"stage_index": 2, "is_amplify_first_chunk": True}),
+    (
+        {"stages": 1, "use_dynamic_shifting": True, "time_shift_type": "linear"},
+        {"sigmas": np.linspace(0.999, 0, 6)[:-1], "mu": 2.5},
+    ),
+]
+
+
+@pytest.mark.parametrize(("config", "asked"), STAGES)
+def test_stages_are_the_originals(config, asked):
+    """A pyramid's pipeline goes from stage to stage on one scheduler, and reads what the constructor makes of the stages."""
+    original, drop_in = make("HeliosScheduler", **config)
+    for name in ("start_sigmas", "ori_start_sigmas", "end_sigmas", "timestep_ratios", "sigma_min", "sigma_max"):
+        assert getattr(original, name) == getattr(drop_in, name)
+    x = y = sample().double().unsqueeze(2)
+    for given in ({**asked, "stage_index": 0}, asked):
+        for scheduler in (original, drop_in):
+            scheduler.set_timesteps(5, **given)
+        for ours, theirs in ((drop_in.timesteps, original.timesteps), (drop_in.sigmas, original.sigmas)):
+            assert ours.dtype == theirs.dtype and torch.allclose(ours, theirs, rtol=1e-14, atol=0)
+        if config.get("scheduler_type") == "dmd":
+            continue
+        for t, own in zip(original.timesteps, drop_in.timesteps):
+            x = original.step(torch.tanh(x), t, x).prev_sample
+            y = drop_in.step(torch.tanh(y), own, y).prev_sample
+        assert torch.allclose(x, y, rtol=1e-6, atol=1e-6)
+
+
 def test_noise_is_added_at_times_out_of_the_run():
     original, drop_in = make("MiniMaxH3Scheduler")
     x, z = sample(), torch.tanh(sample())
@@ -580,6 +617,8 @@ def test_copies_go_their_own_way_from_where_the_original_stands(name, make_copy)
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("thresholding", [False, True])
 def test_the_plan_by_torchs_operations_gives_the_same(name, thresholding, monkeypatch):
+    if name == "HeliosScheduler" and thresholding:
+        pytest.skip("the original has the key, but not the method")
     _, drop_in = make(name, thresholding=thresholding, solver_order=HIGHEST_ORDER.get(name, 3))
     arguments = {"eta": 0.5, "variance_noise": sample()} if name == "DDIMScheduler" else {}
     expected = run(drop_in, sample(), **arguments)
@@ -959,22 +998,17 @@ def test_deis_has_the_methods_of_its_paper_in_files(method, tmp_path):
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
-@pytest.mark.parametrize("name", ["HeliosScheduler", "HeliosDMDScheduler"])
-def test_a_stage_of_helios_has_the_steps_of_the_class_that_its_refusal_names(name, stage):
-    original = getattr(diffusers, name)()
+def test_a_stage_of_helios_distilled_has_the_steps_of_the_class_that_its_refusal_names(stage):
+    original = diffusers.HeliosDMDScheduler()
     original.set_timesteps(5, stage_index=stage)
     x = noise = sample().double().unsqueeze(2)
-    if name == "HeliosScheduler":
-        nearest = ds.UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction")
-        told = [{} for _ in original.timesteps]
-    else:
-        nearest = ds.FlowMatchLCMScheduler()
-        given = {"dmd_noisy_tensor": noise, "dmd_sigmas": original.sigmas, "dmd_timesteps": original.timesteps}
-        told = [{"cur_sampling_step": i, "all_timesteps": original.timesteps, **given} for i in range(len(original.timesteps))]
+    given = {"dmd_noisy_tensor": noise, "dmd_sigmas": original.sigmas, "dmd_timesteps": original.timesteps}
+    nearest = ds.FlowMatchLCMScheduler()
     nearest.set_timesteps(5)
     nearest.timesteps, nearest.sigmas = original.timesteps.numpy(), original.sigmas.numpy()
     y = x.numpy()
-    for t, arguments in zip(original.timesteps, told):
-        x = original.step(torch.tanh(x), t, x, **arguments).prev_sample
+    for i, t in enumerate(original.timesteps):
+        told = {"cur_sampling_step": i, "all_timesteps": original.timesteps, **given}
+        x = original.step(torch.tanh(x), t, x, **told).prev_sample
         y = nearest.step(np.tanh(y), float(t), y, variance_noise=noise.numpy()).prev_sample
     assert np.allclose(x.numpy(), y, rtol=1e-6, atol=1e-6)
