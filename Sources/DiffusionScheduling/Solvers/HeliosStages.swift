@@ -23,8 +23,9 @@ struct HeliosStages {
             }
             return start - (end < count ? value(noise.sigmas, end) : 0)
         }
-        let total = lengths.reduce(0, +)
-        func share(_ stage: Int) -> Double { total > 0 ? lengths.prefix(stage).reduce(0, +) / total : 0 }
+        /// The lengths before each stage, and of all.
+        let sums = lengths.reduce(into: [0.0]) { sums, length in sums.append(sums[sums.count - 1] + length) }
+        func share(_ stage: Int) -> Double { sums[stages] > 0 ? sums[stage] / sums[stages] : 0 }
         first = (0..<stages).map { stage in min(value(noise.timesteps, place(share(stage))), 999) }
         end = (0..<stages).map { stage in
             value(noise.timesteps, stage == stages - 1 ? count - 1 : place(share(stage + 1)))
