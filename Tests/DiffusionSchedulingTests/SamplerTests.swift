@@ -116,6 +116,7 @@ import Testing
         try check("uni_pc", "UniPCMultistepScheduler", ["solver_type": "bh1", "solver_order": 3])
         try check("PLMS", "PNDMScheduler", ["skip_prk_steps": true])
         try check("deis:tab3", "DEISMultistepScheduler", ["diffusion_scheduling_method": "t_ab", "solver_order": 4])
+        try check("deis:tab3 quadratic", "DEISMultistepScheduler", ["diffusion_scheduling_sigma_schedule": "quadratic"])
         try check("deis:rho2Heun", "DEISMultistepScheduler", ["diffusion_scheduling_method": "rho_rk", "solver_order": 2])
         try check("DEISMultistepScheduler", "DEISMultistepScheduler", ["diffusion_scheduling_method": .null, "solver_order": 2])
         try check("HeunDiscreteScheduler Karras", "HeunDiscreteScheduler", ["use_karras_sigmas": true])

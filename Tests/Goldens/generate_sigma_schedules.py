@@ -91,6 +91,7 @@ SCHEDULES = {
     "bong_tangent": bong_tangent,
     "simple": lambda n, table: table[[-(1 + int(k * (len(table) / n))) for k in range(n)]],
     "normal": lambda n, table: at(table, np.linspace(len(table) - 1, 0, n)),
+    "quadratic": lambda n, table: at(table, np.linspace(1, 0, n) ** 2 * (len(table) - 1)),
     "sgm_uniform": lambda n, table: at(table, np.linspace(len(table) - 1, 0, n + 1)[:-1]),
     "ddim_uniform": lambda n, table: table[1 :: len(table) // n][:n][::-1],
     "beta": quantiles(0.6, 0.6),

@@ -97,6 +97,7 @@ SCHEDULES = [
     ("linear_quadratic", "a line, then a parabola", "Mochi 1, ComfyUI"),
     ("bong_tangent", "two arctangents", "RES4LYF"),
     ("simple, normal, sgm_uniform, ddim_uniform", "even in the timestep, each with ends of its own", "ComfyUI"),
+    ("quadratic", "even in the timestep's root", "Zhang and Chen 2022, 2204.13902"),
     ("beta, beta57", "quantiles of Beta(0.6, 0.6), Beta(0.5, 0.7) in the timestep", "Lee et al. 2024, 2407.12173, RES4LYF"),
     (
         "align_your_steps_sd15, align_your_steps_sdxl, align_your_steps_svd",

@@ -305,9 +305,9 @@ ds_status ds_scheduler_init_noise_sigma(ds_scheduler scheduler, double *sigma);
  *                "mu": number         the exponent of dynamic shifting
  *                "sigma_schedule": name
  *                                     n_steps noise levels by the name that samplers know them by: karras, exponential, vp, laplace,
- *                                     kl_optimal, linear_quadratic, bong_tangent, simple, normal, sgm_uniform, ddim_uniform, beta,
- *                                     beta57, align_your_steps_sd15, align_your_steps_sdxl, align_your_steps_svd; they stand for
- *                                     "sigmas", in the scheduler's convention
+ *                                     kl_optimal, linear_quadratic, bong_tangent, simple, normal, quadratic, sgm_uniform, ddim_uniform,
+ *                                     beta, beta57, align_your_steps_sd15, align_your_steps_sdxl, align_your_steps_svd; they stand
+ *                                     for "sigmas", in the scheduler's convention
  *
  *            and the scheduler's run options by their names, such as "eta": see ds_class_description. A null counts as absent for
  *            these. Any other member is an error. Where timesteps have been set, there may also be

@@ -33,6 +33,8 @@ public enum SigmaSchedule: String, Sendable, CaseIterable {
     case simple
     /// σ at n timesteps evenly spaced from T − 1 to 0 (ComfyUI).
     case normal
+    /// σ at timesteps (1 − u)² (T − 1): DEIS' best at few evaluations (Zhang and Chen 2022, arXiv:2204.13902).
+    case quadratic
     /// σ at the first n of n + 1 timesteps evenly spaced from T − 1 to 0 (ComfyUI, after Stability AI's generative-models).
     case sgmUniform = "sgm_uniform"
     /// The training's levels at timesteps 1 + j ⌊T/n⌋ for j from n − 1 to 0 (ComfyUI, which takes another step where n doesn't divide T).
@@ -99,6 +101,7 @@ public enum SigmaSchedule: String, Sendable, CaseIterable {
         case .simple: return table[table.count - 1 - k * table.count / n]
         case .ddimUniform: return table[1 + (n - 1 - k) * (table.count / n)]
         case .normal: return table.sigma(at: last * (1 - u))
+        case .quadratic: return table.sigma(at: last * (1 - u) * (1 - u))
         case .sgmUniform: return table.sigma(at: last * (1 - Double(k) / Double(n)))
         case .beta: return table.sigma(at: last * IncompleteBeta.inverse(1 - Double(k) / Double(n), 0.6, 0.6))
         case .beta57: return table.sigma(at: last * IncompleteBeta.inverse(1 - Double(k) / Double(n), 0.5, 0.7))
