@@ -79,8 +79,9 @@ extension SchedulerCatalog {
         var nearest = (distance: Int.max, name: "")
         for sampler in samplers + supportedClassNames.map({ Sampler(nil, [$0], $0) }) {
             for name in sampler.allNames {
+                let own = normalized(name)
                 for levels in [""] + levels.keys.sorted() {
-                    let distance = editDistance(letters, Array((normalized(name) + levels).utf8))
+                    let distance = editDistance(letters, Array((own + levels).utf8))
                     if distance < nearest.distance { nearest = (distance, levels.isEmpty ? name : "\(name) \(levels)") }
                 }
             }

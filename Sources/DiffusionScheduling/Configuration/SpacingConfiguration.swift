@@ -122,10 +122,15 @@ public protocol SigmaGridConfiguration: NoiseScheduleConfiguration, SigmaSpacing
     var flowShift: Double { get set }
     /// Whether the flow levels of a request are shifted, too.
     static var shiftsRequestedLevels: Bool { get }
+    /// κ of a request.
+    ///
+    /// - Throws: `invalidValue` of `mu` where it may not be given or is out of range.
+    func flowShift(_ request: TimestepRequest) throws(SchedulerError) -> Double
 }
 
 extension SigmaGridConfiguration {
     public static var shiftsRequestedLevels: Bool { false }
+    public func flowShift(_ request: TimestepRequest) throws(SchedulerError) -> Double { flowShift }
 
     static var flowSigmaParameters: [ConfigurationParameter<Self>] {
         [

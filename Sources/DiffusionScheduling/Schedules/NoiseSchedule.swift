@@ -12,7 +12,7 @@ public struct NoiseSchedule: Sendable, Equatable {
 
     /// How a training sample is made of data and noise.
     public let process: NoiseProcess
-    /// What the model was told at each level of the training: ascending, or descending where a timestep is the share of data.
+    /// The timesteps of the training's levels, as the model is told them: ascending, or descending where they are shares of data.
     public let timesteps: [Double]
     /// ᾱ_0 … ᾱ_{T−1}, not increasing; empty for a training that isn't described by β.
     public let alphasCumprod: [Double]

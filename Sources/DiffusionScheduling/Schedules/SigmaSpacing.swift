@@ -35,16 +35,14 @@ enum SigmaSpacing: Equatable {
         case .beta:
             return linspace(0, 1, count: n).map { last + IncompleteBeta.inverse(1 - $0, 0.6, 0.6) * (first - last) }
         case .flow(let shift):
-            return linspace(1, 1 / Double(trainingCount), count: n + 1)[1...].reversed().map { Self.shifted(1 - $0, by: shift) }
+            let levels = linspace(1, 1 / Double(trainingCount), count: n + 1)[1...].reversed().map { 1 - $0 }
+            return FlowShift.constant(shift).levels(levels, terminal: nil)
         case .karrasFlow:
             return SigmaSpacing.karras.sigmas(count: n, from: first, to: last, trainingCount: trainingCount).map { $0 / ($0 + 1) }
         case .shiftedFlow:
             return flowLevels(linspace(1, 1 / Double(trainingCount), count: n + 1).dropLast())
         }
     }
-
-    /// κz/(1 + (κ − 1)z).
-    static func shifted(_ z: Double, by shift: Double) -> Double { shift * z / (1 + (shift - 1) * z) }
 
     /// (P^{1/ρ} + u (Q^{1/ρ} − P^{1/ρ}))^ρ.
     static func karras(_ u: Double, from first: Double, to last: Double, rho: Double) -> Double {

@@ -36,7 +36,7 @@ struct HeliosStages {
 extension HeliosConfiguration {
     public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule {
         let levels = linspace(1, 1 / count, count: solver.numTrainTimesteps + 1).dropFirst().map { 1 - $0 }
-        let sigmas = levels.map { shift * $0 / (1 + (shift - 1) * $0) }
+        let sigmas = FlowShift.constant(shift).levels(levels, terminal: nil)
         return NoiseSchedule(sigmas: sigmas, timesteps: sigmas.map { $0 * count }, process: .flow)
     }
 

@@ -146,6 +146,10 @@ extension MultistepDefinition {
     }
 }
 
+extension SchedulerDefinition where Self: SigmaScheduleConfiguration {
+    public var namedLevels: SigmaSchedule? { sigmaSchedule }
+}
+
 extension SchedulerDefinition where Self: SigmaGridConfiguration {
     /// The levels of a training, or with flow sigmas shifted shares of noise, less than 1 by 10⁻⁶ at least: there is no signal to divide by
     /// at 1.
@@ -155,8 +159,8 @@ extension SchedulerDefinition where Self: SigmaGridConfiguration {
         guard useFlowSigmas else { return try schedule.sigmas(count: count, of: noise) }
         let levels = try schedule.flowSigmas(count: count, numTrainTimesteps: noise.count)
         if Self.shiftsRequestedLevels { return levels }
-        let shift = try (self as? any DynamicShiftingConfiguration & SigmaGridConfiguration)?.flowShift(.count(count, mu: mu))
-        return levels.map { SigmaSpacing.shifted($0, by: shift ?? flowShift) }.map { min($0, 1 - 1e-6) }
+        let shift = try FlowShift.constant(flowShift(.count(count, mu: mu)))
+        return shift.levels(levels, terminal: nil).map { min($0, 1 - 1e-6) }
     }
 
     /// The level of a training timestep: of the table, or with flow sigmas the share of the T timesteps.

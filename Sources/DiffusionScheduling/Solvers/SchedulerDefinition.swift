@@ -16,6 +16,9 @@ public protocol SchedulerDefinition: SchedulerConfiguration {
     /// The noise levels of the training.
     func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule
 
+    /// The levels of a run that is asked for by its number of steps; nil: those of the configuration's other keys.
+    var namedLevels: SigmaSchedule? { get }
+
     /// n noise levels by their name, as the scheduler's requests mean them.
     func sigmas(
         count: Int, of schedule: SigmaSchedule, mu: Double?, noise: NoiseSchedule
@@ -209,6 +212,7 @@ extension SchedulerDefinition {
     public static var batchStep: BatchStep? { nil }
     public static var addsNoiseAtTrainingLevels: Bool { isStateless }
     public static var attributes: StepAttributes { StepAttributes() }
+    public var namedLevels: SigmaSchedule? { nil }
 
     /// The row of a plan whose slots, if it has any, are a ring of what the evaluations extrapolate.
     public func attributeRow(at index: Int, age: Int, of plan: SamplingPlan) -> PlanRow {
@@ -324,9 +328,7 @@ public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedSchedule
 
     /// The levels that the configuration names, where a number of steps is asked for.
     func named(_ request: TimestepRequest) throws(SchedulerError) -> TimestepRequest {
-        guard case .count(let count, let mu) = request,
-            let schedule = (configuration as? any SigmaScheduleConfiguration)?.sigmaSchedule
-        else { return request }
+        guard case .count(let count, let mu) = request, let schedule = configuration.namedLevels else { return request }
         return try self.request(count, schedule, mu: mu)
     }
 

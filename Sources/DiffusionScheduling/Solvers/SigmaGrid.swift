@@ -156,7 +156,7 @@ extension SigmaGridConfiguration {
 
 extension DynamicShiftingConfiguration where Self: SigmaGridConfiguration {
     /// κ of a request: e^mu where `mu` is given and allowed, else the configuration's `flow_shift`.
-    func flowShift(_ request: TimestepRequest) throws(SchedulerError) -> Double {
+    public func flowShift(_ request: TimestepRequest) throws(SchedulerError) -> Double {
         guard let mu = request.mu else { return flowShift }
         try require("mu", mu, "left out unless use_dynamic_shifting is true", useDynamicShifting)
         try require("mu", mu, "a number from -80 to 80", abs(mu) <= 80)

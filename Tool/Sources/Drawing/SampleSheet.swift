@@ -29,7 +29,7 @@ public struct SampleSheet {
     }
 
     public var title: String
-    /// What one has to know to read the rows; one line each, below the title.
+    /// An explanation of the rows, a line each, below the title.
     public var notes: [String]
     /// One above each block, or none at all.
     public var blockTitles: [String]

@@ -123,34 +123,40 @@ class Plan(Handle):
         cls: type[P],
         path: str | os.PathLike[str],
         subfolder: str | None,
-        class_name: str,
+        class_name: str | None,
         overrides: Mapping[str, Any] | None = None,
     ) -> P:
-        """The scheduler of a class with the values of a file, or of the file in a folder."""
+        """The scheduler of a class, None: of that which it names, with the values of a file, or of the file in a folder."""
         where = os.fsencode(path), None if subfolder is None else os.fsencode(subfolder)
         return cls._made(library.ds_scheduler_load, where, class_name, overrides)
 
     @classmethod
     def named(cls: type[P], name: str, model: Any, overrides: Mapping[str, Any]) -> P:
-        """The scheduler of a sampler's name, for the model of a scheduler or of its configuration; None: of diffusers' defaults."""
-        base = 0
-        if model is not None:
-            config = getattr(model, "config", model)
-            class_name = type(model).__name__ if type(model).__name__ in DESCRIPTIONS else config.get("_class_name")
-            if class_name is None:
-                raise _library.InvalidValueError(
-                    "model is a configuration without _class_name, but must be a scheduler or a configuration that names its class"
-                )
-            # Kept while the library reads it.
-            source = cls.make({key: value for key, value in config.items() if key != "_class_name"}, class_name)
-            base = source.value
+        """The scheduler of a sampler's name, for a model: see ``make_scheduler``."""
         changes = _configuration.text(overrides).encode() if overrides else None
-        return cls(written(c_uint64, library.ds_scheduler_create_named, name.encode(), base, changes))
+        base = None if model is None else cls._of_model(model)
+        return cls(written(c_uint64, library.ds_scheduler_create_named, name.encode(), base.value if base else 0, changes))
 
     @classmethod
-    def _made(cls: type[P], function: Callable[..., int], source: Any, class_name: str, overrides: Mapping[str, Any] | None) -> P:
+    def _of_model(cls: type[P], model: Any) -> P:
+        """The scheduler of a scheduler, of its configuration, or of its file."""
+        if isinstance(model, (str, os.PathLike)):
+            return cls.load(model, None, None)
+        config = getattr(model, "config", model)
+        name = type(model).__name__
+        if not isinstance(config, Mapping) or not (name in DESCRIPTIONS or "_class_name" in config):
+            raise _library.InvalidValueError(
+                f"model has the type {name} and no _class_name, but must be a scheduler, a configuration with it, or a path"
+            )
+        # A scheduler's class counts, whatever its configuration was made from.
+        return cls.make(config, name if name in DESCRIPTIONS else config["_class_name"])
+
+    @classmethod
+    def _made(
+        cls: type[P], function: Callable[..., int], source: Any, class_name: str | None, overrides: Mapping[str, Any] | None
+    ) -> P:
         changes = _configuration.text(overrides).encode() if overrides else None
-        return cls(written(c_uint64, function, *source, class_name.encode(), changes))
+        return cls(written(c_uint64, function, *source, class_name and class_name.encode(), changes))
 
     @classmethod
     def of_run(

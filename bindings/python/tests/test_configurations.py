@@ -179,6 +179,16 @@ def test_samplers_have_names():
         ds.make_scheduler("LCM Karras")
     with pytest.raises(ValueError, match="_class_name"):
         ds.make_scheduler("Euler", {"beta_end": 0.012})
+    with pytest.raises(ValueError, match="model has the type int"):
+        ds.make_scheduler("Euler", 5)
+
+
+def test_a_sampler_is_for_the_model_of_a_file(tmp_path):
+    ds.EulerDiscreteScheduler(beta_end=0.012).save_pretrained(tmp_path)
+    for path in (tmp_path, str(tmp_path), tmp_path / "scheduler_config.json"):
+        assert ds.make_scheduler("DDIM", path).config.beta_end == 0.012
+    with pytest.raises(ds.FileAccessError):
+        ds.make_scheduler("DDIM", tmp_path / "none")
 
 
 def test_deis_has_the_methods_of_its_paper():
