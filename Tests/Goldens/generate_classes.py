@@ -2399,7 +2399,7 @@ CLASSES = {
         # The class has no add_noise.
         late=0,
         count=40,
-        # As UniPC's.
+        # UniPC's bound.
         limit=2e-9,
     ),
     "flow_match_lcm": Family(

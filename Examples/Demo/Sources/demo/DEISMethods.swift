@@ -28,7 +28,7 @@ struct DEISMethods: Experiment {
 
         var evaluationsPerStep: Int { method == .rhoRK ? order : 1 }
 
-        /// That of the converged solutions.
+        /// The method of the converged solutions.
         static let converging = Method(name: "ln ρ 2", series: 3, order: 3, method: nil)
 
         static let all: [Method] =
