@@ -26,6 +26,7 @@ public enum SchedulerCatalog {
         FlowMatchEulerDiscreteScheduler.self,
         FlowMatchHeunDiscreteScheduler.self,
         FlowMatchLCMScheduler.self,
+        HeliosDMDScheduler.self,
         HeliosScheduler.self,
         HeunDiscreteScheduler.self,
         IPNDMScheduler.self,
@@ -54,9 +55,6 @@ public enum SchedulerCatalog {
                 + "CMStochasticIterativeScheduler",
             "DiscreteDDIMScheduler": tokens,
             "EntropyBoundScheduler": tokens,
-            "HeliosDMDScheduler":
-                "its steps are given the noise levels that they lead between, and rows are known before these; FlowMatchLCMScheduler "
-                + "takes them on a stage's levels",
             "KarrasVeScheduler":
                 "it adds noise before the model is asked, and rows run after that; HeunDiscreteScheduler takes its steps without noise",
             "PiflowScheduler": "its model gives several predictions for each element of the sample, and rows read one",

@@ -11,8 +11,9 @@ import Testing
     static let files = [
         "cogvideox_ddim", "cogvideox_dpm", "consistency_models", "cosine_dpmsolver", "ddim_parallel", "ddpm",
         "ddpm_parallel", "ddpm_wuerstchen", "dpmsolver_sde", "dpmsolver_singlestep", "edm_dpmsolver", "edm_euler",
-        "euler", "euler_ancestral", "flow_map_euler", "flow_match_euler", "flow_match_heun", "flow_match_lcm", "helios", "heun",
-        "ipndm", "kdpm2", "kdpm2_ancestral", "lcm", "lms", "ltx_euler_ancestral", "minimax_h3", "pndm", "sasolver", "scm", "tcd",
+        "euler", "euler_ancestral", "flow_map_euler", "flow_match_euler", "flow_match_heun", "flow_match_lcm", "helios",
+        "helios_dmd", "heun", "ipndm", "kdpm2", "kdpm2_ancestral", "lcm", "lms", "ltx_euler_ancestral", "minimax_h3", "pndm",
+        "sasolver", "scm", "tcd",
         "unclip", "unipc",
     ]
 

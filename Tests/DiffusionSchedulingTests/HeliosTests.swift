@@ -44,6 +44,32 @@ import Testing
         }
     }
 
+    /// The distilled model's own class has the runs of `dmd`, and puts the noise of a stage back in each step but the last.
+    @Test func distilledStepsPutNoiseBack() throws {
+        let scheduler = try HeliosDMDScheduler(HeliosDMDConfiguration()), levels = try Self.make { $0.schedulerType = .dmd }
+        let options = HeliosConfiguration.Options(stageIndex: 2)
+        let plan = try scheduler.plan(.count(3), options: options)
+        #expect(try plan.grid == levels.plan(.count(3), options: options).grid)
+        for index in 0..<2 {
+            let row = plan.row(at: index, age: index), target = plan.sigmas[index + 1]
+            #expect(row.nextSample.noise == target && row.nextSample.sample == 1 - target && row.drawCount == 1)
+            #expect(row.nextSample.modelOutput == -plan.sigmas[index] * (1 - target))
+        }
+        #expect(plan.row(at: 2, age: 2) == PlanRow.renoising(from: plan.sigmas[2], to: 0, drawCount: 0))
+    }
+
+    /// Fractions of timesteps are cut off before a level is looked up, which is that of another step where steps are shorter than 2.
+    @Test func levelsAreThoseOfWholeTimesteps() throws {
+        var configuration = HeliosDMDConfiguration()
+        configuration.pyramid.solver.numTrainTimesteps = 100
+        let plan = try HeliosDMDScheduler(configuration).plan(.count(40))
+        let index = try #require(
+            (0..<39).first {
+                plan.timesteps[$0].truncatingRemainder(dividingBy: 1) > 0.5 * (plan.timesteps[$0] - plan.timesteps[$0 + 1])
+            })
+        #expect(plan.row(at: index, age: index).prediction.modelOutput == -plan.sigmas[index + 1])
+    }
+
     /// A single stage takes the levels of its caller, and shifts none of them by κ.
     @Test func oneStageTakesLevels() throws {
         let scheduler = try Self.make { ($0.stages, $0.shift) = (1, 3) }
@@ -72,6 +98,9 @@ import Testing
         }
         expectInvalid("number of values of stage_range", "4", allowed: "5") { _ = try Self.make { $0.stages = 4 } }
         expectInvalid("stage_range", "0.5", allowed: "ascending") { _ = try Self.make { $0.stageRange = [0, 0.5, 0.5, 1] } }
+        expectInvalid("number of sigmas", "1", allowed: "at least 2") {
+            _ = try Self.make { ($0.stages, $0.schedulerType) = (1, .dmd) }.plan(.sigmas([0.5]))
+        }
         expectInvalid("gamma", "0.0", allowed: "1e-30") { _ = try Self.make { $0.gamma = 0 } }
         expectInvalid("predict_x0", "false", allowed: "true") { _ = try Self.make { $0.solver.predictX0 = false } }
         expectInvalid("thresholding", "true", allowed: "false") { _ = try Self.make { $0.solver.thresholding = true } }

@@ -255,6 +255,15 @@ enum RandomConfigurations {
         return c
     }
 
+    static func heliosDMD(_ generator: inout SeededGenerator) -> HeliosDMDConfiguration {
+        var c = HeliosDMDConfiguration()
+        c.pyramid.solver.numTrainTimesteps = .random(in: 1...1000, using: &generator)
+        c.pyramid.shift = exponential(.random(in: -3...3, using: &generator))
+        c.pyramid.stages = .random(in: 1...3, using: &generator)
+        c.pyramid.gamma = .random(in: 0.01...2, using: &generator)
+        return c
+    }
+
     /// Shifts at which float32 merges levels, or makes the ones near 1 rise again, among them.
     static func miniMaxH3(_ generator: inout SeededGenerator) -> MiniMaxH3Configuration {
         var c = MiniMaxH3Configuration()

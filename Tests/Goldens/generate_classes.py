@@ -292,6 +292,18 @@ def request_stage(rng, config):
     return {"sigmas": levels}
 
 
+def request_distilled_stage(rng, config):
+    """As many steps as a distilled model takes, or more, also of an amplified first chunk."""
+    if config["stages"] == 1 and rng.random() < 0.5:
+        return {"sigmas": sorted(draw_flow_levels(rng) + [0.0005], reverse=True)}
+    request = {"n": min(draw_count(rng, config["num_train_timesteps"]), 40)}
+    if config["stages"] > 1:
+        request["stage_index"] = rng.randrange(config["stages"])
+    if rng.random() < 0.3:
+        request["is_amplify_first_chunk"] = True
+    return request
+
+
 def request_times(rng, config):
     times = sorted({round(rng.uniform(0.01, 1), 3) for _ in range(rng.randint(1, 20))}, reverse=True)
     return {"timesteps": [*times, pick(rng, {0.0: 70, 0.005: 30})]}
@@ -375,12 +387,16 @@ def adjust_ltx(rng, run):
         run.request["mu"] = round(rng.uniform(0.2, 1.9), 4)
 
 
+def adjust_pyramid(rng, run):
+    if run.config["use_dynamic_shifting"]:
+        run.config["shift"] = 1.0
+        run.request["mu"] = round(rng.uniform(0.4, 2.0), 3)
+
+
 def adjust_helios(rng, run):
     config = run.config
     config["use_flow_sigmas"] |= config["stages"] == 1
-    if config["use_dynamic_shifting"]:
-        config["shift"] = 1.0
-        run.request["mu"] = round(rng.uniform(0.4, 2.0), 3)
+    adjust_pyramid(rng, run)
     if config["prediction_type"] == "flow_prediction":
         config["predict_x0"] = True  # The original refuses the noise.
     if not config["use_flow_sigmas"]:
@@ -626,6 +642,7 @@ SHIPPED = {
     ],
     "flow_map_euler": [],
     "helios": [],
+    "helios_dmd": [],
     "flow_match_lcm": [Run({"shift": 3.0}, {"n": 4}, model="Stable Diffusion 3.5 with LCM")],
     "minimax_h3": [
         Run({}, {"n": 50}, model="MiniMax-H3, video"),
@@ -877,6 +894,16 @@ EDGES = {
         Run({"lower_order_final": False, "solver_order": 3}, {"n": 8, "stage_index": 2}),
     ],
     "flow_match_lcm": [Run({}, {"n": 1}), Run({"invert_sigmas": True}, {"n": 6})],
+    "helios_dmd": [
+        # Two steps a stage, and four in the first chunk, are the pipeline's.
+        *(
+            Run({}, {"n": 2, "stage_index": stage, "is_amplify_first_chunk": first})
+            for stage in range(3)
+            for first in (True, False)
+        ),
+        *(Run({"stages": 1}, {"n": n}) for n in (1, 4, 25)),
+        Run({"stages": 1, "shift": 3.0}, {"sigmas": [1.0, 0.75, 0.5, 0.25]}),
+    ],
     "minimax_h3": [
         Run({}, {"n": 2}),
         # Levels that float32 merges near 1, and all but two of them.
@@ -1026,15 +1053,19 @@ def learns_variance(config):
     return config.get("variance_type") in ("learned", "learned_range")
 
 
-def step_arguments(scheduler, index, report=None):
+def step_arguments(scheduler, index, report=None, dtype=torch.float32):
     """The further arguments that pipelines give a step: UnCLIP's next timestep, or the timestep and the report of the step before.
 
     report  None at the beginning of a run
+    dtype   the element type of noise that the step is given
     """
     timesteps = scheduler.timesteps.tolist()
     if isinstance(scheduler, diffusers.CogVideoXDPMScheduler):
         before = None if report is None else timesteps[index - 1]
         return {"old_pred_original_sample": report, "timestep_back": before}
+    if isinstance(scheduler, diffusers.HeliosDMDScheduler):
+        tables = {"dmd_sigmas": scheduler.sigmas, "dmd_timesteps": scheduler.timesteps, "all_timesteps": scheduler.timesteps}
+        return {"cur_sampling_step": index, "dmd_noisy_tensor": as_tensor(noise_values(index), dtype), **tables}
     if not isinstance(scheduler, diffusers.UnCLIPScheduler):
         return {}
     return {"prev_timestep": timesteps[index + 1] if index + 1 < len(timesteps) else None}
@@ -1042,7 +1073,13 @@ def step_arguments(scheduler, index, report=None):
 
 def take_step(scheduler, **arguments):
     """A step's results as an object, also of a class that returns pairs in spite of its arguments."""
+    is_video = isinstance(scheduler, diffusers.HeliosDMDScheduler)
+    if is_video:
+        # This class makes five dimensions of fewer.
+        arguments.update((name, arguments[name].unsqueeze(2)) for name in ("model_output", "sample", "dmd_noisy_tensor"))
     result = scheduler.step(**{"return_dict": True, **arguments})
+    if is_video:
+        result.prev_sample = result.prev_sample.squeeze(2)
     return CogVideoXOutput(*result) if isinstance(result, tuple) else result
 
 
@@ -1056,10 +1093,11 @@ def prepare(scheduler, request, begin):
     arguments = dict(request)
     if "n" in arguments:
         arguments["num_inference_steps"] = arguments.pop("n")
-    if isinstance(scheduler, (diffusers.HeliosScheduler, diffusers.UniPCMultistepScheduler)) and "sigmas" in arguments:
+    pyramids = (diffusers.HeliosScheduler, diffusers.HeliosDMDScheduler)
+    if isinstance(scheduler, (*pyramids, diffusers.UniPCMultistepScheduler)) and "sigmas" in arguments:
         # These classes take arrays only.
         arguments["sigmas"] = np.array(arguments["sigmas"])
-    if isinstance(scheduler, diffusers.HeliosScheduler):
+    if isinstance(scheduler, pyramids):
         # And needs their number, too.
         arguments.setdefault("num_inference_steps", len(arguments.get("sigmas", [])))
     if isinstance(scheduler, diffusers.EDMEulerScheduler) and "sigmas" in arguments:
@@ -1167,7 +1205,10 @@ def run_reference(scheduler, begin, initial, options, dtype):
             assert scaled.dtype == dtype
             draws.append(0)
             output = model_tensor(scaled, float(scheduler.timesteps[index]), train_steps, learns_variance(scheduler.config))
-            arguments = {**options, **step_arguments(scheduler, index, report)}
+            arguments = {**options, **step_arguments(scheduler, index, report, dtype)}
+            if "dmd_noisy_tensor" in arguments:
+                # The last step doesn't read the noise.
+                draws[-1] += index + 1 < evaluation_count(scheduler)
             result = take_step(scheduler, model_output=output, timestep=t, sample=x, **arguments)
             x = result.prev_sample
             # Helios' steps return what the next ones remember, too.
@@ -1527,6 +1568,19 @@ class FlowMapLoop(Loop):
 
 class FlowLCMLoop(FlowLoop):
     renoises = True
+
+
+class HeliosDMDLoop(Loop):
+    """A step's levels are those of the timesteps that are nearest to its own, whose fractions are cut off."""
+
+    def step(self, i, x, output):
+        def level(i):
+            return self.sigmas[min(range(len(self.timesteps)), key=lambda k: abs(self.timesteps[k] - int(self.timesteps[i])))]
+
+        clean = mixed((mpf(1), x), (-level(i), output))
+        if i + 1 == len(self.timesteps):
+            return clean, None, 0
+        return mixed((1 - level(i + 1), clean), (level(i + 1), noise_exact(i))), None, 1
 
 
 class TimeLoop(Loop):
@@ -2165,6 +2219,16 @@ FLOW_LEVELS = {
     "grid": {"plain": 58, "karras": 14, "exponential": 14, "beta": 14},
     "time_shift_type": {"exponential": 65, "linear": 35},
 }
+PYRAMID = {
+    "num_train_timesteps": {1000: 80, 100: 20},
+    "shift": {1.0: 60, 3.0: 25, 0.5: 15},
+    "stages": {3: 55, 2: 20, 1: 25},
+    "gamma": {1 / 3: 65, 0.5: 35},
+}
+DYNAMIC_SHIFT = {
+    "use_dynamic_shifting": {True: 35, False: 65},
+    "time_shift_type": {"exponential": 60, "linear": 40},
+}
 LTX_SPACING = {
     "shift": {1.0: 30, 0.5: 20, 3.0: 50},
     "use_dynamic_shifting": {True: 50, False: 50},
@@ -2378,10 +2442,7 @@ CLASSES = {
         "HeliosScheduler",
         HeliosLoop,
         {
-            "num_train_timesteps": {1000: 80, 100: 20},
-            "shift": {1.0: 60, 3.0: 25, 0.5: 15},
-            "stages": {3: 55, 2: 20, 1: 25},
-            "gamma": {1 / 3: 65, 0.5: 35},
+            **PYRAMID,
             "prediction_type": {"flow_prediction": 55, "epsilon": 15, "sample": 15, "v_prediction": 15},
             "solver_order": {2: 50, 1: 20, 3: 30},
             "predict_x0": {True: 70, False: 30},
@@ -2390,8 +2451,7 @@ CLASSES = {
             "disable_corrector": {(): 70, (0,): 15, (1, 2): 15},
             "use_flow_sigmas": {True: 75, False: 25},
             "scheduler_type": {"unipc": 80, "euler": 20},
-            "use_dynamic_shifting": {True: 35, False: 65},
-            "time_shift_type": {"exponential": 60, "linear": 40},
+            **DYNAMIC_SHIFT,
         },
         {request_stage: 100},
         adjust_helios,
@@ -2401,6 +2461,22 @@ CLASSES = {
         count=40,
         # UniPC's bound.
         limit=2e-9,
+    ),
+    "helios_dmd": Family(
+        "HeliosDMDScheduler",
+        HeliosDMDLoop,
+        {
+            **PYRAMID,
+            "use_flow_sigmas": {True: 60, False: 40},
+            "prediction_type": {"flow_prediction": 80, "epsilon": 20},
+            **DYNAMIC_SHIFT,
+        },
+        {request_distilled_stage: 100},
+        adjust_pyramid,
+        has_noise_table=False,
+        # The class has an add_noise on tables that it is given.
+        late=0,
+        count=32,
     ),
     "flow_match_lcm": Family(
         "FlowMatchLCMScheduler",

@@ -67,6 +67,7 @@ CLASSES = [
     "FlowMatchEulerDiscreteScheduler",
     "FlowMatchHeunDiscreteScheduler",
     "FlowMatchLCMScheduler",
+    "HeliosDMDScheduler",
     "HeliosScheduler",
     "HeunDiscreteScheduler",
     "IPNDMScheduler",
@@ -87,7 +88,8 @@ CLASSES = [
 
 def step(scheduler, x, t):
     torch.manual_seed(abs(int(t)))
-    is_kept = isinstance(scheduler, diffusers.CogVideoXDPMScheduler)  # people.take_step has the arguments.
+    # people.take_step has the arguments.
+    is_kept = isinstance(scheduler, (diffusers.CogVideoXDPMScheduler, diffusers.HeliosDMDScheduler))
     known = not is_kept and t in scheduler.timesteps
     arguments = step_arguments(scheduler, scheduler.timesteps.tolist().index(t)) if known else {}
     is_wide = x.dtype == torch.float64

@@ -53,6 +53,7 @@ SOURCES = {
     "FlowMatchEulerDiscreteScheduler": Source("1", "Esser et al. 2024, 2403.03206"),
     "FlowMatchHeunDiscreteScheduler": Source("2", "Esser et al. 2024, 2403.03206"),
     "FlowMatchLCMScheduler": Source("1", "Starodubcev et al. 2025, 2503.16397"),
+    "HeliosDMDScheduler": Source("1", "Yin et al. 2024, 2405.14867"),
     "HeliosScheduler": Source("1 to 6", "Jin et al. 2024, 2410.05954"),
     "HeunDiscreteScheduler": Source("2", "Karras et al. 2022, 2206.00364"),
     "IPNDMScheduler": Source("4", "Zhang and Chen 2022, 2204.13902"),

@@ -45,3 +45,15 @@ extension FlowMatchDefinition {
         return NoiseLevel(sigma: noise.tabulatedSigma(atTimestep: timestep) ?? timestep / Double(noise.count), process: .flow)
     }
 }
+
+extension PlanRow {
+    /// The row that replaces the noise in a sample of flow matching: x' = (1 − τ)(x − ς e) + τ z.
+    ///
+    /// - Parameter drawCount: 0 where τ is 0, and the step draws no noise.
+    static func renoising(from source: Double, to target: Double, drawCount: Int = 1) -> PlanRow {
+        let keep = 1 - target
+        return PlanRow(
+            prediction: Combination(sample: 1, modelOutput: -source),
+            nextSample: Combination(sample: keep, modelOutput: -source * keep, noise: target), drawCount: drawCount)
+    }
+}

@@ -63,7 +63,7 @@ public struct FlowMatchEulerDiscreteConfiguration: ShiftedFlowDefinition {
     // MARK: The plan
 
     public func row(from source: Double, to target: Double) -> PlanRow {
-        if stochasticSampling { return renoisingRow(from: source, to: target) }
+        if stochasticSampling { return .renoising(from: source, to: target) }
         let end = invertSigmas ? 1.0 : 0
         return PlanRow(
             prediction: Combination(sample: 1, modelOutput: end - source),

@@ -64,5 +64,5 @@ public struct FlowMatchLCMConfiguration: ShiftedFlowDefinition {
 
     // MARK: The plan
 
-    public func row(from source: Double, to target: Double) -> PlanRow { renoisingRow(from: source, to: target) }
+    public func row(from source: Double, to target: Double) -> PlanRow { .renoising(from: source, to: target) }
 }

@@ -12,7 +12,8 @@
 /// timesteps over its share. A single stage has the levels 1 − i (1 − 1/T)/n, or those that a request names, and the timesteps T ς.
 ///
 /// `unipc` takes the steps of `UniPCMultistepScheduler`, and a share of noise of 1e-8 stands for the end. `euler` takes x' = x + (τ − ς) e.
-/// `dmd` does, too. It leaves out the last of n + 1 levels, or of 2 n + 1 in an amplified first chunk.
+/// `dmd` does, too, and leaves out the last of n + 1 levels, or of 2 n + 1 in an amplified first chunk; distilled models have
+/// ``HeliosDMDScheduler``.
 ///
 /// The class of that name in diffusers is the reference; docs/DIFFERENCES.md lists where this one differs.
 public typealias HeliosScheduler = DefinedScheduler<HeliosConfiguration>

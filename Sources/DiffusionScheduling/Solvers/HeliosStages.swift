@@ -77,6 +77,9 @@ extension HeliosConfiguration {
         case .sigmas(let levels, _) where isLone:
             try requireOrdered("sigmas", levels, by: >, within: 0...1, "from 0 to 1")
             sigmas = shifted(schedulerType == .dmd ? levels.dropLast() : levels)
+            try require(
+                "number of sigmas", levels.count, "at least 2: the last one isn't used where scheduler_type is dmd", !sigmas.isEmpty
+            )
             timesteps = sigmas.map { $0 * count }
         default:
             throw .invalidValue(

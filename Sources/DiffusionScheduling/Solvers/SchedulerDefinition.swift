@@ -100,6 +100,9 @@ public protocol SchedulerDefinition: SchedulerConfiguration {
     /// diffusers' step of batch items at timesteps of their own; nil: it has none.
     static var batchStep: BatchStep? { get }
 
+    /// diffusers' arguments of `step` for what its other classes hold; nil: it has none.
+    static var stepArguments: StepArguments? { get }
+
     /// The noise level of a training timestep.
     func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel
 
@@ -142,6 +145,23 @@ public struct BatchStep: Sendable, Equatable {
     public var option: String
 
     var json: JSONValue { ["name": .string(name), "option": .string(option)] }
+}
+
+/// Arguments by which diffusers' `step` is handed what most of its classes hold or draw themselves.
+public struct StepArguments: Sendable, Equatable {
+    /// The argument for the noise of the step.
+    public var noise: String
+    /// The one for the place of the step in its run.
+    public var index: String
+    /// Those for the timesteps of the run, and for its noise levels.
+    public var timesteps: [String], sigmas: [String]
+
+    var json: JSONValue {
+        [
+            "noise": .string(noise), "index": .string(index), "timesteps": .array(timesteps.map { .string($0) }),
+            "sigmas": .array(sigmas.map { .string($0) }),
+        ]
+    }
 }
 
 /// The convention for a list of noise levels.
@@ -210,6 +230,7 @@ extension SchedulerDefinition {
     public static var samplesBrownianMotion: Bool { false }
     public static var isStateless: Bool { false }
     public static var batchStep: BatchStep? { nil }
+    public static var stepArguments: StepArguments? { nil }
     public static var addsNoiseAtTrainingLevels: Bool { isStateless }
     public static var attributes: StepAttributes { StepAttributes() }
     public var namedLevels: SigmaSchedule? { nil }

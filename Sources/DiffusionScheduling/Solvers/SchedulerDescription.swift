@@ -25,6 +25,7 @@ extension SchedulerDefinition {
     /// | `is_stateless` | whether steps depend on nothing but their arguments |
     /// | `batch_step` | diffusers' step of batch items at timesteps of their own, its `name` and the `option` that makes a step one of \
     /// its; null where diffusers has none |
+    /// | `step_arguments` | diffusers' arguments of `step` for what its other classes hold or draw, see ``StepArguments``; null: none |
     /// | `has_velocity` | whether it computes the velocity that models are trained on |
     /// | `adds_noise_at_training_levels` | whether noise is added at training timesteps where there is a plan, too |
     public static var schedulerDescription: JSONValue {
@@ -46,6 +47,7 @@ extension SchedulerDefinition {
             "samples_brownian_motion": .bool(samplesBrownianMotion),
             "is_stateless": .bool(isStateless),
             "batch_step": batchStep?.json ?? .null,
+            "step_arguments": stepArguments?.json ?? .null,
             "has_velocity": .bool(Self.self is any VelocityDefinition.Type),
             "adds_noise_at_training_levels": .bool(addsNoiseAtTrainingLevels),
         ]

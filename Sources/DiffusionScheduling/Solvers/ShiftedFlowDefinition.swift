@@ -72,14 +72,6 @@ extension ShiftedFlowDefinition {
         return try SamplingPlan(grid: grid, initNoiseSigma: grid.process == .flow ? 1 : grid.sigmas[0], rows: rows)
     }
 
-    /// The row that replaces the noise in a sample by fresh noise: x' = (1 − τ)(x − ς e) + τ z.
-    func renoisingRow(from source: Double, to target: Double) -> PlanRow {
-        let keep = 1 - target
-        return PlanRow(
-            prediction: Combination(sample: 1, modelOutput: -source),
-            nextSample: Combination(sample: keep, modelOutput: -source * keep, noise: target), drawCount: 1)
-    }
-
     /// The levels of a request: shifted, stretched, spaced anew between their ends, rounded to float32, in this order.
     ///
     /// diffusers shifts the levels of a count twice: their ends, which are the training's, already are.

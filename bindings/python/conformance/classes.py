@@ -210,6 +210,8 @@ class Case:
         if "mu" in self.run.request and self.reference.timesteps.dtype == torch.float64:
             # torch divides the weight of mu in two roundings.
             return 4 * math.ulp(max(timestep, 1.0))
+        if "mu" in self.run.request and config.get("stages") == 1:
+            return 4 * unit(timestep)
         if issubclass(self.family.loop, generate_classes.EDMLoop):
             return 4 * unit(max(abs(timestep), 0.25))
         if self.name not in VARIANCE_EXPLODING:

@@ -60,6 +60,16 @@ class BatchStep(NamedTuple):
     """The option that makes a step one of the method's."""
 
 
+class StepArguments(NamedTuple):
+    """Arguments by which the original's ``step`` is handed what most classes hold or draw themselves."""
+
+    noise: str
+    index: str
+    """The place of the step in its run."""
+    timesteps: list[str]
+    sigmas: list[str]
+
+
 class Description(NamedTuple):
     """A class of the library: the members of ``ds_class_description``."""
 
@@ -80,6 +90,7 @@ class Description(NamedTuple):
     samples_brownian_motion: bool
     is_stateless: bool
     batch_step: BatchStep | None
+    step_arguments: StepArguments | None
     has_velocity: bool
     adds_noise_at_training_levels: bool
 
@@ -107,8 +118,12 @@ def describe(class_name: str) -> Description:
     members = json.loads(_library.text_of(library.ds_class_description, class_name.encode()))
     known = {field: members[field] for field in Description._fields}
     lists = {name: _parameters(known[name]) for name in ("parameters", "options")}
-    batch_step = known["batch_step"] and BatchStep(**known["batch_step"])
-    return Description(**{**known, **lists, "attributes": Attributes(**known["attributes"]), "batch_step": batch_step})
+    made = {
+        "attributes": Attributes(**known["attributes"]),
+        "batch_step": known["batch_step"] and BatchStep(**known["batch_step"]),
+        "step_arguments": known["step_arguments"] and StepArguments(**known["step_arguments"]),
+    }
+    return Description(**{**known, **lists, **made})
 
 
 def _names(at: Callable[[int], bytes | None]) -> list[str]:

@@ -86,6 +86,8 @@ class DropIn(Core):
     """Whether steps span as many timesteps as the number of steps says, rather than to the next timestep of a list."""
     _takes_counted_lists = False
     """Whether the original takes a number of steps beside lists of that length."""
+    _needs_count = False
+    """Whether the original can't be called without a number of steps, which it doesn't read beside a list."""
     _fixed: ClassVar[Sequence[str]]
     """The keys that only the original's constructor reads."""
     _kept: ClassVar[Mapping[str, str]]
@@ -262,6 +264,24 @@ class DropIn(Core):
             if value is not default and value != default and value != self.config.get(name, default):
                 raise _library.UnsupportedError(f"{name} is {value}, but must be left out: it isn't supported")
 
+    def _only_its_own(self, timestep: Any, index: tuple[str, int], tables: dict[str, tuple[Tensor | None, str]]) -> None:
+        """Refuses tables other than the attributes that hold the run's, and beside tables the place of another step.
+
+        index   the argument's name, and the place
+        tables  arguments and the attributes' names, by the arguments'
+        """
+        for name, (table, attribute) in tables.items():
+            own = getattr(self, attribute)
+            if table is not None and table is not own and not _are_equal(table, own):
+                raise _library.UnsupportedError(f"{name} has other values than {attribute}: assign them to {attribute}")
+        if all(table is None for table, _ in tables.values()):
+            return
+        name, place = index
+        value = self._number(timestep)
+        known = self._known_timesteps
+        if value in known and known.index(value) != place:
+            raise _library.TimestepError(f"{name} is {place}, but must be {known.index(value)}, the place of {value} in timesteps")
+
     def _set_timesteps(
         self, num_inference_steps: int | None, device: str | torch.device | None, arguments: dict[str, Any], given: dict[str, Any]
     ) -> None:
@@ -277,7 +297,7 @@ class DropIn(Core):
         has_end = self.description.lists_end
         counted = {len(arguments[name]) - has_end for name in lists}
         is_counted = (self._takes_counted_lists or has_end) and counted == {num_inference_steps}
-        if is_counted or self.config.get("use_flow_sigmas") and "sigmas" in lists:
+        if is_counted or (self._needs_count or self.config.get("use_flow_sigmas")) and "sigmas" in lists:
             num_inference_steps = None
         if (num_inference_steps is None) == (not lists):
             raise _library.InvalidValueError("set_timesteps needs exactly one of num_inference_steps and timesteps or sigmas")
@@ -296,6 +316,7 @@ class DropIn(Core):
             if self._made is not None:
                 raise
             plan = None
+        steps = None
         try:
             # The original may fail on what the library can plan. It sets attributes that only it knows, such as prk_timesteps, and
             # the configuration's flow_shift where mu is given.
@@ -305,11 +326,15 @@ class DropIn(Core):
                 beyond = len(self.sigmas) - len(self.timesteps) - 1
                 self._unreached = beyond if is_ended or beyond < 0 else 0
                 self._rounded_levels = self.sigmas
+                # The original's number, which may count levels; a step of these classes doesn't read it.
+                steps = self.num_inference_steps if self.description.is_stateless else None
         except Exception as error:
             if plan is None and isinstance(error, ValueError):
                 raise  # Neither can plan it, and the original says why.
         if plan is not None:
-            self._set_tables(plan, device, min(count or len(plan.timesteps), len(plan.timesteps)) + min(self._unreached, 0))
+            if steps is None:
+                steps = min(count or len(plan.timesteps), len(plan.timesteps)) + min(self._unreached, 0)
+            self._set_tables(plan, device, steps)
         elif self._has_sigmas:
             self.__dict__.setdefault("sigmas", torch.zeros(0))  # Constructors move them.
 
@@ -789,18 +814,27 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
         missing = " or ".join(f"<{name}> is None" for name in (*attributes.tensors, attributes.timestep))
         told += f"None if {missing} else self._number(<{attributes.timestep}>), "
         slots_given = f", slots=({''.join(f'<{name}>, ' for name in attributes.tensors)})"
+    generator_given, noise_given, guard = "<generator>", "<variance_noise>", ""
+    handed = description.step_arguments
+    if handed is not None:
+        lists = {**dict.fromkeys(handed.timesteps, "timesteps"), **dict.fromkeys(handed.sigmas, "sigmas")}
+        known |= {handed.noise, handed.index, *lists}
+        # Pipelines hand over a generator, too, which such a step doesn't draw from.
+        noise_given, generator_given = f"<{handed.noise}>", f"(<generator> if <{handed.noise}> is None else None)"
+        pairs = "".join(f"{name!r}: (<{name}>, {attribute!r}), " for name, attribute in lists.items())
+        guard = f"self._only_its_own(timestep, ({handed.index!r}, <{handed.index}>), {{{pairs}}}) or "
     if f"takes_{description.report}" in names:
         # The original's step may be given what it reports, which then stands for the model output.
         known.add(description.report)
         told = told.replace(f"<takes_{description.report}>", f"None if <{description.report}> is None else True")
         output_given = f"(model_output if <{description.report}> is None else <{description.report}>)"
-    arguments = f"{output_given}, timestep, sample, ({told}), <generator>, <variance_noise>{slots_given}"
+    arguments = f"{output_given}, timestep, sample, ({told}), {generator_given}, {noise_given}{slots_given}"
     taken = f"self._step({arguments})"
     if TOKEN_TIMESTEPS in step_names:
         known.add(TOKEN_TIMESTEPS)
         told_tokens = f"model_output, timestep, sample, {TOKEN_TIMESTEPS}, <generator>"
         taken = f"({taken} if {TOKEN_TIMESTEPS} is None else self._token_step({told_tokens}))"
-    step, given = remade("step", known, f"self._output(*{taken}) if return_dict else {taken}")
+    step, given = remade("step", known, f"{guard}(self._output(*{taken}) if return_dict else {taken})")
     batch_steps = {}
     if description.batch_step is not None:
         name, option = description.batch_step
@@ -813,19 +847,22 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
     given_pairs = "".join(f"{each.name!r}: {each.name}, " for each in planning if each.name != "self")
     body = f"self._set_timesteps(<num_inference_steps>, <device>, {{{asked}}}, {{{given_pairs}}})"
     set_timesteps, _ = remade("set_timesteps", known, body)
-    optional: dict[str, Any] = {each.__name__: each for each in (scale_model_input, add_noise, scale_noise)}
+    noising = (add_noise, scale_noise) if handed is None else ()  # The original's is handed its tables, too.
+    optional: dict[str, Any] = {each.__name__: each for each in (scale_model_input, *noising)}
     if description.has_velocity:
         optional["get_velocity"] = get_velocity
     base: type[DropIn] = OrderedDropIn
     if description.is_stateless:
-        base = CountedDropIn if hasattr(original, "step_index") else StatelessDropIn
+        base = CountedDropIn if "_step_index" in inspect.getsource(original.step) else StatelessDropIn
     source = inspect.getsource(original)
     later = source.replace(inspect.getsource(original.__init__), "")
     fixed = inspect.signature(original).parameters.keys() - set(re.findall(r"self\.config\.(\w+)", later))
     kept = {name: name.removeprefix("_") for name in re.findall(r"self\.(\w+)", later) if name.removeprefix("_") in fixed}
     called = [name for name in re.findall(r"self\.(\w+)\(", later) if hasattr(original, name) and not hasattr(base, name)]
     has_sigmas = "self.sigmas" in source
-    spans_by_count = description.is_stateless and "timesteps" not in inspect.signature(original.set_timesteps).parameters
+    spans_by_count = (
+        description.is_stateless and not has_sigmas and "timesteps" not in inspect.signature(original.set_timesteps).parameters
+    )
     looking_up = inspect.getsource(original.index_for_timestep) if hasattr(original, "index_for_timestep") else "> 1"
     # The attributes that steps read besides what they remember. Noise levels don't follow the signal variances after planning.
     tables = ("timesteps", "sigmas", "_shift") if has_sigmas else ("alphas_cumprod", *ENDS, "num_inference_steps")
@@ -852,6 +889,7 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
         "_parts": {**dict.fromkeys(called), **ours},
         "_has_sigmas": has_sigmas,
         "_takes_counted_lists": "!= num_inference_steps" in inspect.getsource(original.set_timesteps),
+        "_needs_count": all(each.default is each.empty for each in planning if each.name == "num_inference_steps"),
         "_spans_by_count": spans_by_count,
         "_output": output,
         "_unset": tuple(each.default if each.key in given else None for each in description.options),

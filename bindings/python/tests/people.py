@@ -50,6 +50,8 @@ def model(x):
 def take_step(scheduler, e, t, x, **arguments):
     """A step. Of a class whose callers keep what steps remember, an object here has it in attributes of these names."""
     steps = [each.step for each in type(scheduler).__mro__ if "step" in vars(each)]
+    if any("dmd_noisy_tensor" in inspect.signature(each).parameters for each in steps) and not hasattr(scheduler, "description"):
+        return take_video_step(scheduler, e, t, x, **arguments)
     if not any("timestep_back" in inspect.signature(each).parameters for each in steps):
         return scheduler.step(e, t, x, **arguments)
     state, timesteps = vars(scheduler), scheduler.timesteps
@@ -57,6 +59,21 @@ def take_step(scheduler, e, t, x, **arguments):
     kept = {name: state[name] if has_begun else None for name in ("old_pred_original_sample", "timestep_back")}
     results = scheduler.step(model_output=e, timestep=t, sample=x, **kept, **arguments)
     scheduler.old_pred_original_sample, scheduler.timestep_back, scheduler.kept_for = results[1], t, timesteps
+    return results
+
+
+def take_video_step(scheduler, e, t, x, generator=None, **arguments):
+    """A step of an original that is handed noise and tables, and turns all tensors into ones of five dimensions."""
+    torch = sys.modules["torch"]
+    noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+    table = scheduler.timesteps
+    tables = {"dmd_sigmas": scheduler.sigmas, "dmd_timesteps": table, "all_timesteps": table}
+    e, noise, own = (each.reshape(len(each), -1, 1, 1, 1) for each in (e, noise, x))
+    place = int(torch.argmin(abs(table - t)))
+    results = scheduler.step(e, t, own, cur_sampling_step=place, dmd_noisy_tensor=noise, **tables, **arguments)
+    if isinstance(results, tuple):
+        return (results[0].reshape(x.shape), *results[1:])
+    results.prev_sample = results.prev_sample.reshape(x.shape)
     return results
 
 

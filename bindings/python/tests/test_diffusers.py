@@ -557,6 +557,43 @@ def test_stages_are_the_originals(config, asked):
         assert torch.allclose(x, y, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_distilled_stages_are_the_originals(first):
+    """A pipeline hands a step the noise that its stage began with, and the scheduler's own tables; also a generator."""
+    original, drop_in = make("HeliosDMDScheduler")
+    x = y = sample().unsqueeze(2)
+    for stage in range(3):
+        start = x.clone()
+        for scheduler in (original, drop_in):
+            scheduler.set_timesteps(2, stage, is_amplify_first_chunk=first)
+        for i, (t, own) in enumerate(zip(original.timesteps, drop_in.timesteps)):
+            results = []
+            for each, value, z in ((original, t, x), (drop_in, own, y)):
+                tables = {"dmd_sigmas": each.sigmas, "dmd_timesteps": each.timesteps, "all_timesteps": each.timesteps}
+                told = {"generator": torch.Generator(), "cur_sampling_step": i, "dmd_noisy_tensor": start, **tables}
+                results.append(each.step(torch.tanh(z), value, z, **told).prev_sample)
+            x, y = results
+            assert torch.allclose(x, y, rtol=1e-6, atol=1e-6)
+        assert len(drop_in.timesteps) == (4 if first else 2) and drop_in.step_index is original.step_index is None
+    noisy = [each.add_noise(x, start, t[None], each.sigmas, each.timesteps) for each in (original, drop_in)]
+    assert torch.equal(*noisy)
+
+
+def test_what_distilled_steps_are_handed_is_the_schedulers_own():
+    _, drop_in = make("HeliosDMDScheduler")
+    drop_in.set_timesteps(3)
+    x, t = sample().unsqueeze(2), drop_in.timesteps
+    told = {"cur_sampling_step": 1, "dmd_noisy_tensor": x}
+    expected = drop_in.step(x, t[1], x, **told, dmd_sigmas=drop_in.sigmas.clone(), all_timesteps=t.clone()).prev_sample
+    assert torch.equal(drop_in.step(x, t[1], x, **told).prev_sample, expected)
+    with pytest.raises(ds.UnsupportedError, match="dmd_sigmas has other values than sigmas: assign them to sigmas"):
+        drop_in.step(x, t[1], x, **told, dmd_sigmas=0.9 * drop_in.sigmas)
+    with pytest.raises(ds.TimestepError, match="cur_sampling_step is 2, but must be 1"):
+        drop_in.step(x, t[1], x, cur_sampling_step=2, dmd_noisy_tensor=x, all_timesteps=t)
+    drop_in.sigmas = 0.9 * drop_in.sigmas
+    assert not torch.allclose(drop_in.step(x, t[1], x, **told, dmd_sigmas=drop_in.sigmas).prev_sample, expected)
+
+
 def test_noise_is_added_at_times_out_of_the_run():
     original, drop_in = make("MiniMaxH3Scheduler")
     x, z = sample(), torch.tanh(sample())
@@ -702,7 +739,9 @@ def test_tensors_on_the_host_stay_there_whatever_the_default_device_is(name, sha
     expected = run(drop_in, x, 5)
     with torch.device("meta"):
         found = run(drop_in, x, 5)
-        noisy = drop_in.add_noise(x, x, drop_in.timesteps[:1]) if hasattr(drop_in, "add_noise") else x
+        # One class's add_noise is handed levels.
+        noises = hasattr(drop_in, "add_noise") and "sigmas" not in inspect.signature(drop_in.add_noise).parameters
+        noisy = drop_in.add_noise(x, x, drop_in.timesteps[:1]) if noises else x
     assert drop_in.timesteps.is_cpu and noisy.is_cpu
     assert all(torch.equal(a, b) for a, b in zip(expected, found))
 
@@ -992,23 +1031,3 @@ def test_deis_has_the_methods_of_its_paper_in_files(method, tmp_path):
     assert len(drop_in.timesteps) == (15 if method == "rho_rk" else 5)
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
     assert not torch.equal(results[0], run(plain, sample(), 5)[-1])
-
-
-# ---- Classes that the library names in the place of others
-
-
-@pytest.mark.parametrize("stage", [0, 1, 2])
-def test_a_stage_of_helios_distilled_has_the_steps_of_the_class_that_its_refusal_names(stage):
-    original = diffusers.HeliosDMDScheduler()
-    original.set_timesteps(5, stage_index=stage)
-    x = noise = sample().double().unsqueeze(2)
-    given = {"dmd_noisy_tensor": noise, "dmd_sigmas": original.sigmas, "dmd_timesteps": original.timesteps}
-    nearest = ds.FlowMatchLCMScheduler()
-    nearest.set_timesteps(5)
-    nearest.timesteps, nearest.sigmas = original.timesteps.numpy(), original.sigmas.numpy()
-    y = x.numpy()
-    for i, t in enumerate(original.timesteps):
-        told = {"cur_sampling_step": i, "all_timesteps": original.timesteps, **given}
-        x = original.step(torch.tanh(x), t, x, **told).prev_sample
-        y = nearest.step(np.tanh(y), float(t), y, variance_noise=noise.numpy()).prev_sample
-    assert np.allclose(x.numpy(), y, rtol=1e-6, atol=1e-6)
