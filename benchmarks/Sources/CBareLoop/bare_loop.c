@@ -60,16 +60,17 @@ typedef enum bare_guidance_pass {
 
 typedef struct variant {
     const char *name;
+    unsigned vector_bytes;
     void (*loop)(const bare_streams *streams, size_t begin, size_t end);
     float (*compute)(size_t n_rounds);
     void (*guide)(bare_guidance_pass pass, const bare_guidance *guidance, size_t begin, size_t end, double *sums);
 } variant;
 
 static const variant *chosen(void) {
-    static const variant baseline = {"baseline", loop_baseline, compute_baseline, guide_baseline};
+    static const variant baseline = {"baseline", 16, loop_baseline, compute_baseline, guide_baseline};
 #if defined(__x86_64__)
-    static const variant avx2 = {"AVX2", loop_avx2, compute_avx2, guide_avx2};
-    static const variant avx512 = {"AVX-512", loop_avx512, compute_avx512, guide_avx512};
+    static const variant avx2 = {"AVX2", 32, loop_avx2, compute_avx2, guide_avx2};
+    static const variant avx512 = {"AVX-512", 64, loop_avx512, compute_avx512, guide_avx512};
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl"))
         return &avx512;
@@ -79,6 +80,7 @@ static const variant *chosen(void) {
 }
 
 const char *bare_isa(void) { return chosen()->name; }
+unsigned bare_vector_bytes(void) { return chosen()->vector_bytes; }
 const char *bare_compiler(void) { return __VERSION__; }
 
 typedef struct bare_work {
@@ -87,8 +89,7 @@ typedef struct bare_work {
     unsigned n_parts;
 } bare_work;
 
-/* Parts begin at multiples of a cache line, as the library's do. */
-static size_t begin_of(unsigned part, unsigned n_parts, size_t n) {
+size_t bare_begin_of(unsigned part, unsigned n_parts, size_t n) {
     if (part == n_parts) return n;
     size_t begin = n / n_parts * part;
     return begin - begin % 64;
@@ -96,8 +97,8 @@ static size_t begin_of(unsigned part, unsigned n_parts, size_t n) {
 
 static void run_part(void *context, unsigned part) {
     const bare_work *work = context;
-    work->variant->loop(work->streams, begin_of(part, work->n_parts, work->streams->n_floats),
-                        begin_of(part + 1, work->n_parts, work->streams->n_floats));
+    work->variant->loop(work->streams, bare_begin_of(part, work->n_parts, work->streams->n_floats),
+                        bare_begin_of(part + 1, work->n_parts, work->streams->n_floats));
 }
 
 void bare_run(const bare_streams *streams, unsigned n_threads) {
@@ -136,7 +137,8 @@ static void guide_part(void *context, unsigned part) {
     guidance_work *work = context;
     const size_t n = work->guidance->n_elements;
     double sums[4] = {0};
-    work->variant->guide(work->pass, work->guidance, begin_of(part, work->n_parts, n), begin_of(part + 1, work->n_parts, n), sums);
+    work->variant->guide(work->pass, work->guidance, bare_begin_of(part, work->n_parts, n),
+                         bare_begin_of(part + 1, work->n_parts, n), sums);
     memcpy(work->sums[part], sums, sizeof sums);
 }
 

@@ -7,7 +7,7 @@ struct BareStreams: Hashable {
     let inputCount: Int
     let outputCount: Int
     /// Whether the first output takes the place of the first input. The second one takes the last one's, as a stored slot
-    /// takes the place of the oldest.
+    /// takes the place of the oldest, and the third the one's before.
     let inPlace: Bool
     let bytes: Int
     let threads: Int
@@ -60,6 +60,7 @@ final class BareLoop: Contestant {
         }
         streams.outputs.0 = kind.inPlace ? memory.tensor(0) : memory.tensor(kind.inputCount)
         if kind.outputCount > 1 { streams.outputs.1 = memory.tensor(lastInput) }
+        if kind.outputCount > 2 { streams.outputs.2 = memory.tensor(lastInput - 1) }
     }
 
     func run(steps: Int) { for _ in 0..<steps { bare_run(&streams, threads) } }

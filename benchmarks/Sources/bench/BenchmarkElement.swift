@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import CBareLoop
 import CKernels
 import DiffusionScheduling
 
@@ -10,6 +11,8 @@ protocol BenchmarkElement: TensorElement {
     var widened: Double { get }
 
     static var kernelType: dsk_element_type { get }
+    /// The type for loops by hand; nil: there are none.
+    static var handType: hand_type? { get }
     /// The bits after the leading one.
     static var fractionBits: Int { get }
     /// The exponent of the least normal number.
@@ -33,16 +36,19 @@ extension BenchmarkElement where Self: BinaryFloatingPoint {
 
 extension Float: BenchmarkElement {
     static var kernelType: dsk_element_type { DSK_FLOAT32 }
+    static var handType: hand_type? { HAND_FLOAT32 }
 }
 
 extension Double: BenchmarkElement {
     static var kernelType: dsk_element_type { DSK_FLOAT64 }
+    static var handType: hand_type? { nil }
 }
 
 // Swift has no Float16 for Macs with Intel processors.
 #if !(os(macOS) && arch(x86_64))
     extension Float16: BenchmarkElement {
         static var kernelType: dsk_element_type { DSK_FLOAT16 }
+        static var handType: hand_type? { HAND_FLOAT16 }
     }
 #endif
 
@@ -59,6 +65,7 @@ extension BFloat16: BenchmarkElement {
     }
     var widened: Double { Double(Float(self)) }
     static var kernelType: dsk_element_type { DSK_BFLOAT16 }
+    static var handType: hand_type? { HAND_BFLOAT16 }
     static var fractionBits: Int { 7 }
     static var leastExponent: Int { -126 }
 }

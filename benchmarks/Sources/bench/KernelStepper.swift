@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import CBareLoop
 import CKernels
 import DiffusionScheduling
 
 /// The kernels without a session: runs the rows of a plan, each next sample in memory of its own.
 ///
-/// That is what engines do that keep the sample a step was given, and what the C and Python layers come down to.
+/// That is what engines do that keep the sample a step was given, and what the C and Python layers come down to. Loops by hand take the
+/// kernels' place at the very same addresses.
 final class KernelStepper<Element: BenchmarkElement, Output: BenchmarkElement>: Contestant {
     private let data: StepData<Element, Output>
     private let plan: SamplingPlan
@@ -17,15 +19,18 @@ final class KernelStepper<Element: BenchmarkElement, Output: BenchmarkElement>: 
     private let rows: UnsafeMutableBufferPointer<dsk_prepared_row>
     /// The sample, and where the next one goes; they change places at every step.
     private let samples: [Tensor<Element>]
-    /// By their numbers. These solvers store one slot a step, in turn.
+    /// By their numbers.
     private let slots: [Tensor<Element>]
-    /// The items of as many steps as it takes until the tensors are in their places again, but for the rows and model outputs.
+    /// The items of each step, but for the rows and model outputs.
     private var items: [[dsk_item]] = []
+    /// The rows for loops by hand, nil where there is none; empty for the kernels.
+    private var handRows: [hand_row?] = []
     private var stepIndex = 0
     /// Of each batch item, for the thresholds.
     private let workspace: UnsafeMutableRawPointer
     private let workspaceBytes: Int
 
+    /// - Parameter nextSample: the sample, for steps in place.
     init(
         _ stepCase: StepCase, _ data: StepData<Element, Output>, maximumThreads: Int, sample: Tensor<Element>,
         nextSample: Tensor<Element>
@@ -38,11 +43,13 @@ final class KernelStepper<Element: BenchmarkElement, Output: BenchmarkElement>: 
         guidedRow = .allocate(capacity: 1)
         guidedRow.initialize(to: dsk_prepared_row())
         rows = .allocate(capacity: plan.stepCount)
+        var newest: [Int] = [], slotsRead: [[Int]] = []
         for index in 0..<plan.stepCount {
-            let row = plan.row(at: index, age: index), ring = plan.slotCount
-            precondition(row.stores.map(\.slot) == (ring > 0 ? [index % ring] : []), "the slots aren't stored in turn")
-            let stored = (0..<min(index, ring)).map { (index - 1 - $0) % ring }
-            var values = dsk_row(row, clamp: plan.clamp, slots: stored), prepared = dsk_prepared_row()
+            let row = plan.row(at: index, age: index), combinations = [row.prediction, row.nextSample] + row.stores.map(\.value)
+            // The library sums what was stored last first.
+            slotsRead.append(newest.filter { slot in combinations.contains { $0[.slot(slot)] != 0 } })
+            for store in row.stores { newest = [store.slot] + newest.filter { $0 != store.slot } }
+            var values = dsk_row(row, clamp: plan.clamp, slots: slotsRead[index]), prepared = dsk_prepared_row()
             precondition(dsk_prepare_row(&values, &prepared) == DSK_OK, "the clamp is out of range")
             rows.initializeElement(at: index, to: prepared)
         }
@@ -50,7 +57,19 @@ final class KernelStepper<Element: BenchmarkElement, Output: BenchmarkElement>: 
         workspace = .allocate(byteCount: batchSize * workspaceBytes, alignment: 64)
         samples = [sample, nextSample]
         slots = (0..<plan.slotCount).map { _ in Tensor(count: data.count) }
-        items = (0..<2 * max(plan.slotCount, 1)).map { step in (0..<batchSize).map { makeItem($0, step: step) } }
+        items = (0..<plan.stepCount).map { step in (0..<batchSize).map { makeItem($0, step: step, slotsRead[step]) } }
+    }
+
+    /// The steps in the midst of a run by loops that are written by hand for their rows.
+    ///
+    /// - Returns: nil where one of these rows has no such loop.
+    func byHand() -> KernelStepper? {
+        guard let type = Element.handType, Element.self == Output.self, guidance == nil, batchSize == 1 else { return nil }
+        handRows = (0..<plan.stepCount).map { step in
+            guard var row = hand_row(rows[step], items[step][0], type), hand_has_loop(&row) else { return nil }
+            return row
+        }
+        return handRows[max(plan.warmUp, 1)..<plan.stepCount - 1].contains { $0 == nil } ? nil : self
     }
 
     deinit {
@@ -84,8 +103,13 @@ final class KernelStepper<Element: BenchmarkElement, Output: BenchmarkElement>: 
     #endif
     func run(steps: Int) throws {
         for _ in 0..<steps {
-            let phase = stepIndex % items.count
-            let status = items[phase].withUnsafeMutableBufferPointer { step($0) }
+            if !handRows.isEmpty, handRows[stepIndex] != nil {
+                handRows[stepIndex]!.inputs.1 = UnsafeRawPointer(data.modelOutput(step: stepIndex).baseAddress!)
+                hand_run(&handRows[stepIndex]!, maximumThreads)
+                stepIndex += 1
+                continue
+            }
+            let status = items[stepIndex].withUnsafeMutableBufferPointer { step($0) }
             guard status == DSK_OK else { throw BenchmarkFailure(String(cString: dsk_status_message(status))) }
             stepIndex += 1
         }
@@ -135,7 +159,7 @@ final class KernelStepper<Element: BenchmarkElement, Output: BenchmarkElement>: 
     private var itemElements: Int { data.count / batchSize }
     private var itemBytes: Int { itemElements * MemoryLayout<Element>.stride }
 
-    private func makeItem(_ index: Int, step: Int) -> dsk_item {
+    private func makeItem(_ index: Int, step: Int, _ slotsRead: [Int]) -> dsk_item {
         let offset = index * itemBytes
         var item = dsk_item()
         item.n_elements = itemElements
@@ -144,10 +168,8 @@ final class KernelStepper<Element: BenchmarkElement, Output: BenchmarkElement>: 
             let inputs = bytes.bindMemory(to: UnsafeRawPointer?.self)
             inputs[Int(DSK_SAMPLE.rawValue)] = UnsafeRawPointer(samples[step % 2].address + offset)
             inputs[Int(DSK_NOISE.rawValue)] = data.noise.map { UnsafeRawPointer($0.address + offset) }
-            for place in slots.indices {
-                // The slot that the step before stored comes first.
-                let slot = slots[(step + slots.count - 1 - place) % slots.count]
-                inputs[Int(DSK_SLOT_1.rawValue) + place] = UnsafeRawPointer(slot.address + offset)
+            for (place, slot) in slotsRead.enumerated() {
+                inputs[Int(DSK_SLOT_1.rawValue) + place] = UnsafeRawPointer(slots[slot].address + offset)
             }
         }
         withUnsafeMutableBytes(of: &item.input_types) { bytes in
@@ -158,8 +180,12 @@ final class KernelStepper<Element: BenchmarkElement, Output: BenchmarkElement>: 
         }
         item.output_types = (Element.kernelType, Element.kernelType, Element.kernelType)
         item.outputs.0 = samples[(step + 1) % 2].address + offset
-        // The slot that was stored first makes room.
-        if !slots.isEmpty { item.outputs.1 = slots[step % slots.count].address + offset }
+        withUnsafeMutableBytes(of: &item.outputs) { bytes in
+            let outputs = bytes.bindMemory(to: UnsafeMutableRawPointer?.self)
+            for (place, store) in plan.row(at: step, age: step).stores.enumerated() {
+                outputs[1 + place] = slots[store.slot].address + offset
+            }
+        }
         return item
     }
 }
@@ -192,7 +218,55 @@ extension dsk_row {
                 }
             }
             set(output: 0, to: step.nextSample)
-            if let store = step.stores.first { set(output: 1, to: store.value) }
+            for (place, store) in step.stores.enumerated() { set(output: 1 + place, to: store.value) }
+        }
+    }
+}
+
+extension hand_row {
+    /// The row of an item, its inputs numbered anew; nil where the loops by hand have nothing like it.
+    fileprivate init?(_ row: dsk_prepared_row, _ item: dsk_item, _ type: hand_type) {
+        let isPlain = row.row.clamp != DSK_CLAMP_THRESHOLD && row.row.noise_factor == DSK_NOISE_FACTOR_NONE
+        guard isPlain, row.row.prediction.3 == 0 else { return nil }
+        self.init()
+        self.type = type
+        n_elements = item.n_elements
+        prediction = (row.shortened.prediction.0, row.shortened.prediction.1)
+        range = row.row.clamp == DSK_CLAMP_RANGE ? row.row.clamp_range : .infinity
+        let termCount = Int(DSK_TERM_COUNT.rawValue), predictionTerm = Int(DSK_PREDICTION.rawValue)
+        let all = type == HAND_FLOAT32 ? row.shortened.outputs : row.row.outputs
+        let terms = withUnsafeBytes(of: all) { bytes in
+            (0..<Int(DSK_OUTPUT_COUNT)).map {
+                Array(bytes.bindMemory(to: Double.self)[$0 * termCount..<($0 + 1) * termCount])
+            }
+        }
+        let outputs = terms.indices.filter { k in terms[k].contains { $0 != 0 } }
+        let predicts = outputs.contains { terms[$0][predictionTerm] != 0 }
+        let inputs = (0..<predictionTerm).filter { input in predicts && input < 2 || outputs.contains { terms[$0][input] != 0 } }
+        guard inputs.count <= Int(HAND_MOST_INPUTS), inputs.prefix(2) == [0, 1] else { return nil }
+        n_inputs = UInt32(inputs.count)
+        withUnsafeMutableBytes(of: &self.inputs) { bytes in
+            let own = bytes.bindMemory(to: UnsafeRawPointer?.self)
+            withUnsafeBytes(of: item.inputs) { addresses in
+                for (j, input) in inputs.enumerated() { own[j] = addresses.bindMemory(to: UnsafeRawPointer?.self)[input] }
+            }
+        }
+        for (place, k) in outputs.enumerated() {
+            var set = inputs.indices.reduce(UInt32(0)) { terms[k][inputs[$1]] == 0 ? $0 : $0 | 1 << UInt32($1) }
+            if terms[k][predictionTerm] != 0 { set |= UInt32(HAND_READS_PREDICTION) }
+            if terms[k].filter({ $0 != 0 }) == [1], terms[k][predictionTerm] == 0 { set |= UInt32(HAND_COPIES) }
+            let values = inputs.map { terms[k][$0] }
+            withUnsafeMutableBytes(of: &reads) { $0.bindMemory(to: UInt32.self)[place] = set }
+            withUnsafeMutableBytes(of: &coefficients) { bytes in
+                let width = Int(HAND_MOST_INPUTS) + 1, own = bytes.bindMemory(to: Double.self)
+                for (j, value) in values.enumerated() { own[place * width + j] = value }
+                own[place * width + width - 1] = terms[k][predictionTerm]
+            }
+            withUnsafeMutableBytes(of: &self.outputs) { bytes in
+                bytes.bindMemory(to: UnsafeMutableRawPointer?.self)[place] = withUnsafeBytes(of: item.outputs) {
+                    $0.bindMemory(to: UnsafeMutableRawPointer?.self)[k]
+                }
+            }
         }
     }
 }

@@ -63,8 +63,10 @@ struct StepResult: Codable {
 }
 
 /// What else a step is compared with: "plain", the step without thresholds; "copying", the one that keeps nothing of the caller's;
-/// "passes", guidance in passes of their own; or the type that all tensors have.
+/// "passes", guidance in passes of their own; "by hand", a loop that is written for the very row; or the type that all tensors have.
 struct StepComparison: Codable {
+    static let byHand = "by hand"
+
     let name: String
     let timing: Timing
 }

@@ -88,6 +88,14 @@ extension StepCase {
             let plan = try dpmSolver(order)
             cases.append(StepCase(scheduler: "DPM-Solver++", order: order, plan: plan, sizes: sizes(order: order)))
         }
+        let smaller = sizes.filter { $0 < hugeElements }
+        cases.append(StepCase(scheduler: "Euler", order: 1, plan: try plan(EulerDiscreteScheduler()), sizes: smaller))
+        cases.append(
+            StepCase(scheduler: "PNDM", order: 4, plan: try plan(PNDMScheduler(.with { $0.skipPRKSteps = true })), sizes: smaller))
+        for order in 2...3 {
+            let plan = try plan(UniPCMultistepScheduler(.with { $0.solverOrder = order }))
+            cases.append(StepCase(scheduler: "UniPC", order: order, plan: plan, sizes: smaller))
+        }
         cases.append(
             StepCase(
                 scheduler: "SDE-DPM-Solver++", order: 2,

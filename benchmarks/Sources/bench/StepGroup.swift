@@ -212,6 +212,10 @@ private struct Steppers<Element: BenchmarkElement, Output: BenchmarkElement> {
             single.fill(with: .random)
             return plain(Element.elementType.rawValue, single)
         }
-        return nil
+        if count > StepGroup.mostCachedElements { return nil }
+        let sample = tensor()
+        let loop = KernelStepper(
+            stepCase, data, maximumThreads: threads, sample: sample, nextSample: form == .inPlace ? sample : tensor())
+        return loop.byHand().map { Rival(name: StepComparison.byHand, contestant: $0) }
     }
 }

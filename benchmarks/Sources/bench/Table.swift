@@ -40,7 +40,8 @@ extension StepResult {
         time: median of a step; spread: interquartile range; error: the greatest against float64, in units in the last place;
         of bare: share of the bandwidth of a bare loop with the same streams, measured alternately (lower deciles)
         beside: the step's time as a share of that of the step without thresholds (plain), of the step that copies what it remembers
-        (copying), of guidance in separate passes and a plain step (passes), of the step whose model output is float32 as well
+        (copying), of guidance in separate passes and a plain step (passes), of a loop written for that row (by hand), of the step
+        whose model output is float32 as well
         ~ rounds were repeated because threads shared a core or times jumped; ! that didn't help
         """
 

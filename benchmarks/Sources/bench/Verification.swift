@@ -12,6 +12,8 @@ struct Verification<Element: BenchmarkElement, Output: BenchmarkElement> {
     /// The same steps on one thread, on all, and by the kernels alone.
     private let single, threaded: SessionStepper<Element, Output>
     private let kernel: KernelStepper<Element, Output>
+    /// The loops by hand that the steps are measured against, where there are any.
+    private let byHand: KernelStepper<Element, Output>?
     /// Where they are going to be timed: the steps that keep their outputs, and guidance in separate passes.
     private let consuming: ConsumingStepper<Element>?
     private let separate: SeparateGuidance?
@@ -25,6 +27,7 @@ struct Verification<Element: BenchmarkElement, Output: BenchmarkElement> {
         single = SessionStepper(stepCase, data, maximumThreads: 1, sample: tensor())
         threaded = SessionStepper(stepCase, data, maximumThreads: 0, sample: tensor())
         kernel = KernelStepper(stepCase, data, maximumThreads: 0, sample: tensor(), nextSample: tensor())
+        byHand = KernelStepper(stepCase, data, maximumThreads: 0, sample: tensor(), nextSample: tensor()).byHand()
         if stepCase.forms.contains(.consuming), let data = data as? StepData<Element, Element> {
             consuming = try ConsumingStepper(stepCase, data, maximumThreads: 0, sample: tensor())
         } else {
@@ -59,6 +62,7 @@ struct Verification<Element: BenchmarkElement, Output: BenchmarkElement> {
         single.restart()
         threaded.restart()
         kernel.restart()
+        byHand?.restart()
         consuming?.restart()
         separate?.restart()
         // Arrays of the one type, without guidance, are what the returning step takes.
@@ -76,6 +80,7 @@ struct Verification<Element: BenchmarkElement, Output: BenchmarkElement> {
             try single.run(steps: 1)
             try threaded.run(steps: 1)
             try kernel.run(steps: 1)
+            try byHand?.run(steps: 1)
             try consuming?.stepFresh()
             try separate?.run(steps: 1)
             let error = oracle.error(
@@ -88,6 +93,9 @@ struct Verification<Element: BenchmarkElement, Output: BenchmarkElement> {
                 haveSameBits(UnsafeBufferPointer(threaded.sample.elements), single.sample)
                 && haveSameBits(UnsafeBufferPointer(kernel.sample.elements), single.sample)
             guard same else { throw failure("the bits depend on the threads or on the form of the step") }
+            if let byHand, !haveSameBits(UnsafeBufferPointer(byHand.sample.elements), single.sample) {
+                throw failure("the loop by hand has other bits")
+            }
             if let consuming, !haveSameBits(UnsafeBufferPointer(consuming.sample.elements), single.sample) {
                 throw failure("the step that keeps its model output has other bits")
             }

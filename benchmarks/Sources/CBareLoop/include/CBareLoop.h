@@ -37,6 +37,36 @@ typedef struct bare_streams {
  */
 void bare_run(const bare_streams *streams, unsigned n_threads);
 
+/* Element types of a row's tensors. */
+typedef enum hand_type { HAND_FLOAT32, HAND_FLOAT16, HAND_BFLOAT16 } hand_type;
+
+enum { HAND_MOST_INPUTS = 6, HAND_MOST_OUTPUTS = 3 };
+
+/* Members of an output's set besides the inputs' bits: the prediction, and the one that says that the output is a copy of its input. */
+enum { HAND_READS_PREDICTION = 1 << 6, HAND_COPIES = 1 << 7 };
+
+/*
+ * A row of a plan: output k is the sum of coefficients[k][j] * input j over the inputs in its set reads[k], and of
+ * coefficients[k][HAND_MOST_INPUTS] * p where it reads the prediction p = clamp(prediction[0] * input 0 + prediction[1] * input 1).
+ *
+ * inputs, outputs  n_elements of the type each; an output may be an input
+ * n_elements       a multiple of 64
+ */
+typedef struct hand_row {
+    hand_type type;
+    unsigned n_inputs, reads[HAND_MOST_OUTPUTS];
+    const void *inputs[HAND_MOST_INPUTS];
+    void *outputs[HAND_MOST_OUTPUTS];
+    double coefficients[HAND_MOST_OUTPUTS][HAND_MOST_INPUTS + 1], prediction[2], range;
+    size_t n_elements;
+} hand_row;
+
+/* Whether there is a loop that is written for rows with the row's sets. */
+bool hand_has_loop(const hand_row *row);
+
+/* hand_run runs a row by that loop, with the sums of the library: in float64 for float32 elements, in float32 for half types. */
+void hand_run(const hand_row *row, unsigned n_threads);
+
 /*
  * Guidance as engines compute it whose tensors know nothing of each other, one pass after the other:
  *
