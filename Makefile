@@ -24,7 +24,7 @@ help:
 	@echo "make sanitize run the tests under sanitizers and for aarch64; make variants: in every build, half an hour"
 	@echo "make coverage tabulate the lines that tests reach; ARGUMENTS=--lines lists the others"
 	@echo "make fuzz     run the fuzzers with sanitizers, SECONDS=60 each; findings in out/fuzz/findings"
-	@echo "make lib      build the C library, which runs without Swift: out/lib, out/include"
+	@echo "make lib      build the C library, shared and static, which runs without Swift: out/lib, out/include"
 	@echo "make tool     build the command-line tool diffusion-scheduling: out/bin; make check-tool: build and test it"
 	@echo "make install  install the C library, and the tool where it is built, under PREFIX ($(PREFIX))"
 	@echo "make python   put the C library into bindings/python and build a wheel: out/wheels"
@@ -67,6 +67,7 @@ check-folders:
 # drawn in the first; in the second, which takes ten times as long, a third of them.
 DEBUG = --build-tests -Xswiftc -warnings-as-errors
 RELEASE = -c release -Xswiftc -enable-testing
+test: PACKAGES += cmake
 test: deps
 	SWIFT=$(SWIFT) Tests/timed.sh "make test" \
 		"documents: $(MAKE) -s check-docs" \
@@ -120,11 +121,12 @@ fuzz: deps
 
 HEADER = Sources/CDiffusionScheduling/include/diffusion_scheduling.h
 LIBRARY = libdiffusion_scheduling.so
+STATIC_LIBRARY = libdiffusion_scheduling.a
 VERSION = $(shell awk '/define DS_VERSION_(MAJOR|MINOR|PATCH)/ { v = v dot $$3; dot = "." } END { print v }' $(HEADER))
 SONAME = $(LIBRARY).$(firstword $(subst ., ,$(VERSION)))
 
 # Swift's own libraries are linked in, nothing is exported but what the header declares, and the library is never unloaded, which
-# Swift's runtime isn't made for. packaging/glibc.c explains the wrapped functions.
+# Swift's runtime isn't made for. packaging/glibc.c explains the wrapped functions, packaging/static-library.sh the static library.
 lib: deps
 	@mkdir -p out/lib out/include
 	@echo '{ global: ds_*; local: *; };' >out/lib/exports
@@ -136,6 +138,8 @@ lib: deps
 	install -m 644 $(HEADER) out/include
 	install -m 755 .build-lib/release/libDiffusionSchedulingC.so out/lib/$(LIBRARY).$(VERSION)
 	@rm out/lib/exports out/lib/glibc.o
+	SWIFT=$(SWIFT) packaging/static-library.sh .build-lib/release/DiffusionSchedulingC.product/Objects.LinkFileList $(HEADER) \
+		out/lib/$(STATIC_LIBRARY)
 	ln -sf $(LIBRARY).$(VERSION) out/lib/$(SONAME)
 	ln -sf $(SONAME) out/lib/$(LIBRARY)
 
@@ -165,6 +169,7 @@ install-library:
 	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(LIBDIR)
 	install -m 644 out/include/diffusion_scheduling.h $(DESTDIR)$(PREFIX)/include
 	install -m 755 out/lib/$(LIBRARY).$(VERSION) $(DESTDIR)$(LIBDIR)
+	install -m 644 out/lib/$(STATIC_LIBRARY) $(DESTDIR)$(LIBDIR)
 	ln -sf $(LIBRARY).$(VERSION) $(DESTDIR)$(LIBDIR)/$(SONAME)
 	ln -sf $(SONAME) $(DESTDIR)$(LIBDIR)/$(LIBRARY)
 	packaging/development-files.sh $(VERSION) $(SONAME) $(DESTDIR)$(LIBDIR) $(PREFIX) $(LIBDIR)

@@ -5,7 +5,7 @@
 #     Tests/check-c-abi.sh
 #
 # Prints a line a check; ends with the number of failures, and fails if there are any.
-# CC and CXX name other compilers, PYTHON one that may import torch.
+# CC and CXX name other compilers, SWIFT another Swift, PYTHON one that may import torch.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -151,6 +151,140 @@ done
 if command -v gcc >/dev/null; then
     check "manners: builds as a host with OpenMP" manners_builds gcc manners-openmp -fopenmp
     check "manners: in a host's parallel region" manners manners-openmp
+fi
+
+# ---- The static library: in programs of several linkers, in shared libraries, and beside a program's own Swift runtime
+
+static=$prefix/lib/libdiffusion_scheduling.a
+echo "      $(stat -c %s "$static") bytes"
+static_libraries=("$static" -lstdc++ -lm -lpthread -ldl)
+
+defines_the_header() {
+    diff <(grep -oE '\bds_[a-z0-9_]+\(' "$header" | tr -d '(' | sort -u) \
+        <(nm --defined-only --extern-only "$static" | awk 'NF == 3 { print $3 }' | sort -u)
+}
+check "static: it defines what the header declares, and nothing else" defines_the_header
+shares_nothing_with_other_swift() {
+    ! nm --undefined-only "$static" | awk '{ print $2 }' | grep -E '^(swift_|\$s|__(start|stop)_swift5)' || return
+    ! readelf -SW "$static" | grep -E ' (swift5_|\.swift1_)' || return
+    readelf -gW "$static" | grep -F 'no section groups'
+}
+check "static: no symbol, section or group is one of another Swift runtime's" shares_nothing_with_other_swift
+
+# links_statically NAME COMPILER SOURCE [FLAGS...]
+links_statically() {
+    "$2" -O2 "${@:4}" -I"$prefix/include" "$3" -o "$work/static-$1" "${static_libraries[@]}" -pthread
+}
+# prints_alike NAME PROGRAM: the statically linked program prints the bytes that the program prints with the shared library.
+prints_alike() {
+    ! ldd "$work/static-$1" | grep -E 'swift|diffusion|omp' || return
+    env -u LD_LIBRARY_PATH "$work/static-$1" >"$work/static-output" || return
+    "$2" | cmp - "$work/static-output"
+}
+sample=$root/Examples/C/sample.c
+check "static: Examples/C builds" links_statically sample "$cc" "$sample" -std=c11 "${warnings[@]}"
+check "static: Examples/C prints the same bytes" prints_alike sample "$work/sample"
+sed -n 's/^\([0-9]* samples.*\)/      \1/p' "$work/static-output"
+check "static: Examples/Cpp builds" links_statically requests "$cxx" "$root/Examples/Cpp/requests.cpp" -std=c++17 "${warnings[@]}"
+check "static: Examples/Cpp prints the same bytes" prints_alike requests "$work/requests"
+for linker in bfd gold lld mold; do
+    if "$cc" -fuse-ld=$linker -Wl,--version -o /dev/null >"$work/log" 2>&1; then
+        for flag in -pie -no-pie -Wl,--gc-sections; do
+            check "static: ld.$linker $flag builds" links_statically "$linker" "$cc" "$sample" -fPIE -fuse-ld=$linker "$flag"
+            check "static: ld.$linker $flag prints the same bytes" prints_alike "$linker" "$work/sample"
+        done
+    fi
+done
+completely_static() {
+    # shellcheck disable=SC2046
+    "$cc" -O2 $(pkg-config --cflags diffusion_scheduling) "$sample" -static -o "$work/complete" \
+        $(pkg-config --static --libs diffusion_scheduling) -lm || return
+    ! ldd "$work/complete" || return
+    "$work/complete" | head -n 25 | cmp - <("$work/sample" | head -n 25)
+}
+check "static: pkg-config --static with cc -static" completely_static
+for program in bad_calls threads; do
+    check "static: $program builds" links_statically $program "$cc" "$root/Tests/c/abi_$program.c" -std=c11
+    check "static: $program runs" "$work/static-$program"
+done
+if command -v valgrind >/dev/null; then check "static: valgrind" under_valgrind "$work/static-sample"; fi
+# Its functions are the only ones that the shared library exports, so the program of good manners takes it for the library.
+in_a_shared_library() {
+    "$cc" -shared -o "$work/embedding.so" -Wl,--whole-archive "$static" -Wl,--no-whole-archive "${static_libraries[@]:1}" \
+        -Wl,-z,defs,-z,text,-z,nodelete || return
+    cp "$work/embedding.so" "$work/embedding-copy.so"
+    env LOCPATH="$work" OMP_NUM_THREADS=4 "$work/manners" "$work/embedding.so" "$work/embedding-copy.so" ${locale[@]+"${locale[@]}"}
+}
+check "static: manners, inside two shared libraries of one process" in_a_shared_library
+in_a_swift_program() {
+    "${SWIFT:-swift}c" "$@" -import-objc-header "$header" "$root/Tests/c/abi_swift_host.swift" "${static_libraries[@]}" \
+        -o "$work/swift-host" || return
+    "$work/swift-host"
+}
+check "static: beside the runtime of a Swift program, statically linked" in_a_swift_program -static-stdlib
+check "static: beside the runtime of a Swift program, as a shared library" in_a_swift_program
+
+# ---- CMake, with the shared and with the static library
+
+if command -v cmake >/dev/null; then
+    mkdir "$work/project"
+    cp "$sample" "$work/project/sample.c"
+    cat >"$work/project/CMakeLists.txt" <<'END'
+cmake_minimum_required(VERSION 3.15)
+project(sample C)
+find_package(DiffusionScheduling 0.1 REQUIRED ${SEARCH} COMPONENTS ${COMPONENTS})
+add_executable(shared sample.c)
+target_link_libraries(shared PRIVATE DiffusionScheduling::DiffusionScheduling m)
+if(TARGET DiffusionScheduling::static)
+  add_executable(static sample.c)
+  target_link_libraries(static PRIVATE DiffusionScheduling::static)
+  add_library(plug_in MODULE sample.c)
+  target_link_libraries(plug_in PRIVATE DiffusionScheduling::static)
+endif()
+END
+    # configures NAME [OPTIONS...]: without the variables that name the prefix.
+    configures() {
+        env -u LD_LIBRARY_PATH -u PKG_CONFIG_PATH cmake -S "$work/project" -B "$work/build-$1" -D CMAKE_C_COMPILER="$cc" "${@:2}"
+    }
+    # with_cmake NAME [OPTIONS...]: both targets print the same bytes; the plug-in is never unloaded.
+    with_cmake() {
+        local program
+        configures "$@" && cmake --build "$work/build-$1" || return
+        for program in shared static; do
+            env -u LD_LIBRARY_PATH "$work/build-$1/$program" >"$work/cmake-$program" || return
+        done
+        cmp "$work/cmake-shared" "$work/cmake-static" || return
+        ! ldd "$work/build-$1/static" | grep diffusion || return
+        readelf -d "$work/build-$1/libplug_in.so" | grep NODELETE || return
+        ! readelf -d "$work/build-$1/static" | grep NODELETE
+    }
+    cmake_prefix() { with_cmake "$1" -D CMAKE_PREFIX_PATH="$prefix" "${@:2}"; }
+    uses_the_prefix() { ldd "$work/build-$1/shared" | grep -F "$prefix/lib/libdiffusion_scheduling"; }
+    check "CMake: with the prefix in CMAKE_PREFIX_PATH" cmake_prefix prefix
+    check "CMake: the shared target is the installed library" uses_the_prefix prefix
+    check "CMake: with DiffusionScheduling_DIR" with_cmake dir -D DiffusionScheduling_DIR="$prefix/lib/cmake/DiffusionScheduling"
+    check "CMake: the component static is found" cmake_prefix component -D COMPONENTS=static
+    # refuses NAME SENTENCE [OPTIONS...]: CMake fails, and prints the sentence, which it breaks into lines.
+    refuses() {
+        ! configures "$1" "${@:3}" >"$work/refusal" 2>&1 || return
+        cat "$work/refusal"
+        tr -s ' \n' ' ' <"$work/refusal" | grep -F "$2"
+    }
+    check "CMake: without the prefix nothing is found" refuses nowhere 'Could not find a package configuration file' \
+        -D SEARCH="NO_CMAKE_SYSTEM_PATH;NO_SYSTEM_ENVIRONMENT_PATH"
+    check "CMake: an unknown component is refused" refuses unknown 'The component "other" doesn'"'"'t exist: the only one is "static"' \
+        -D CMAKE_PREFIX_PATH="$prefix" -D COMPONENTS=other
+    cp -r "$prefix" "$work/shared-only"
+    sed -i "s|$prefix|$work/shared-only|g" "$work/shared-only/lib/cmake/DiffusionScheduling/DiffusionSchedulingConfig.cmake"
+    rm "$work/shared-only/lib/libdiffusion_scheduling.a"
+    check "CMake: without the static library, the component static is refused" refuses shared-only \
+        "The static library $work/shared-only/lib/libdiffusion_scheduling.a is missing" -D CMAKE_PREFIX_PATH="$work/shared-only" \
+        -D COMPONENTS=static
+    rm "$work"/shared-only/lib/libdiffusion_scheduling.so*
+    check "CMake: without the shared library, the package is refused" refuses no-library \
+        "The shared library $work/shared-only/lib/libdiffusion_scheduling.so.0 is missing" -D CMAKE_PREFIX_PATH="$work/shared-only"
+else
+    echo "skip  cmake isn't installed"
 fi
 
 # ---- Inputs of the fuzzers: their seeds, and what they found once

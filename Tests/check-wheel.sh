@@ -196,6 +196,9 @@ find_package(DiffusionScheduling ${REQUESTED} REQUIRED)
 find_package(DiffusionScheduling REQUIRED)
 add_executable(sample ${SOURCE})
 target_link_libraries(sample PRIVATE DiffusionScheduling::DiffusionScheduling m)
+if(TARGET DiffusionScheduling::static)
+  message(FATAL_ERROR "the wheel has a static library")
+endif()
 END
 cmake=$(command -v cmake || echo "$tools/cmake")
 # configures NAME [OPTIONS...]
@@ -209,5 +212,10 @@ refuses() { ! configures "refused-$1" -D DiffusionScheduling_DIR="$cmake_folder"
 for version in 0.99 1.0 0.0...0.0.9; do
     check "CMake: a request for $version is refused" refuses "$version"
 done
+lacks_static() {
+    ! configures static -D DiffusionScheduling_DIR="$cmake_folder" -D REQUESTED="0.1;COMPONENTS;static" >"$work/refusal" 2>&1 || return
+    tr -s ' \n' ' ' <"$work/refusal" | grep -F "Python's wheel contains the shared library only"
+}
+check "CMake: a request for the component static is refused" lacks_static
 
 finish
