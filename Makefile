@@ -11,7 +11,7 @@ REFERENCE = diffusers==0.42.1 $(TORCH) torchsde==0.2.6 transformers numpy scipy 
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 
-.PHONY: help deps variant-deps install-tool install-library format check-format check-docs check-folders demo server tool check-tool check test sanitize variants coverage fuzz lib install python python-test check-wheel conformance bench bench-compare goldens clean
+.PHONY: help deps variant-deps install-tool install-library format check-format check-docs check-folders demo server tool check-tool check test sanitize variants coverage fuzz lib install genai python python-test check-wheel conformance bench bench-compare goldens clean
 
 help:
 	@echo "make demo     sample handwritten digits, draw and measure; pictures in out/demo"
@@ -27,6 +27,7 @@ help:
 	@echo "make lib      build the C library, shared and static, which runs without Swift: out/lib, out/include"
 	@echo "make tool     build the command-line tool diffusion-scheduling: out/bin; make check-tool: build and test it"
 	@echo "make install  install the C library, and the tool where it is built, under PREFIX ($(PREFIX))"
+	@echo "make genai    sample with openvino.genai's pipeline and these schedulers, beside its own; pictures in out/genai-pictures"
 	@echo "make python   put the C library into bindings/python and build a wheel: out/wheels"
 	@echo "make python-test  test the Python package, without torch"
 	@echo "make check-wheel  install the wheel into a bare environment, and use it from Python and C"
@@ -38,7 +39,7 @@ help:
 
 # These make Python environments. Debian and Ubuntu have the module for that in a package of its own, other Pythons bring it along.
 VENV_PACKAGE = $(shell python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv)
-check python python-test check-wheel conformance bench-compare goldens format check-format: PACKAGES += $(VENV_PACKAGE)
+check genai python python-test check-wheel conformance bench-compare goldens format check-format: PACKAGES += $(VENV_PACKAGE)
 
 # Installs what is missing, and asks for no rights where nothing is.
 deps:
@@ -92,7 +93,7 @@ check: deps out/python/bin/auditwheel
 # The layout of sources belongs to formatters: their versions are part of it.
 FORMATTERS = clang-format==23.1.5 ruff==0.17.6
 FORMATTED = Package.swift Sources Tests Tool Examples benchmarks fuzz
-C_SOURCES = $(shell git ls-files '*.c' '*.h' '*.cpp')
+C_SOURCES = $(shell git ls-files '*.c' '*.h' '*.cpp' '*.hpp')
 format: out/format/bin/ruff
 	$(SWIFT) format format --in-place --parallel --recursive $(FORMATTED)
 	out/format/bin/clang-format -i $(C_SOURCES)
@@ -176,6 +177,11 @@ install-library:
 	@# Programs find libraries in the loader's cache, which only root can renew.
 	@if [ -z "$(DESTDIR)" ] && [ "$$(id -u)" = 0 ]; then ldconfig; fi
 
+# The plug-in for openvino.genai was compared with this version.
+GENAI = openvino==2026.4.1 openvino_genai==2026.4.1.0 openvino_tokenizers==2026.4.1.0 transformers==5.24.0 tokenizers==0.23.3
+genai: lib out/genai/bin/python
+	Tests/check-genai.sh $(CURDIR)/out/genai/bin/python $(CURDIR)/out/genai-pictures
+
 # Afterwards PYTHONPATH=bindings/python python3 imports the package, if that Python has NumPy. A wheel can't contain links: the library
 # is stored under its soname, and libdiffusion_scheduling.so, the name that linkers look for, is a linker script that includes it.
 PYTHON_PACKAGE = bindings/python/diffusion_scheduling
@@ -231,6 +237,9 @@ out/reference/bin/python: | deps
 
 out/format/bin/ruff: | deps
 	{ python3 -m venv out/format && out/format/bin/pip install -q $(FORMATTERS); } || { rm -rf out/format; exit 1; }
+
+out/genai/bin/python: | deps
+	{ python3 -m venv out/genai && out/genai/bin/pip install -q $(GENAI); } || { rm -rf out/genai; exit 1; }
 
 # auditwheel derives the platform tag of the wheel from the symbol versions that the library needs.
 out/python/bin/auditwheel: | deps
