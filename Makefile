@@ -205,12 +205,13 @@ python-test: python
 	cd bindings/python && $(CURDIR)/out/python/bin/python -m mypy && $(CURDIR)/out/python/bin/python -m pytest
 
 # CONFORMANCE_COUNT configurations, drawn from CONFORMANCE_SEED if that is given. Where DIFFUSERS_SOURCE names a checkout of diffusers,
-# its own tests are run as well.
+# its own tests are run as well. The pipelines of optimum-intel run with the older diffusers that it allows.
 CONFORMANCE_COUNT ?= 5000
-conformance: python out/reference/bin/python
+conformance: python out/reference/bin/python out/optimum/bin/python
 	cd bindings/python && $(CURDIR)/out/reference/bin/python -m pytest
 	cd bindings/python && $(CURDIR)/out/reference/bin/python -m conformance --count $(CONFORMANCE_COUNT) \
 		$(if $(CONFORMANCE_SEED),--seed $(CONFORMANCE_SEED)) --out $(CURDIR)/out/conformance
+	cd bindings/python && $(CURDIR)/out/optimum/bin/python -m conformance --only runtimes --out $(CURDIR)/out/conformance/runtimes
 
 bench: deps
 	$(SWIFT) run -c release --package-path benchmarks bench $(ARGUMENTS)
@@ -234,6 +235,15 @@ goldens: out/reference/bin/python
 # An environment that isn't complete is removed, or the next make would take it for one.
 out/reference/bin/python: | deps
 	{ python3 -m venv out/reference && out/reference/bin/pip install -q $(REFERENCE); } || { rm -rf out/reference; exit 1; }
+
+# optimum-intel doesn't allow the reference's version of diffusers. Of the reference's environment, it takes torch only.
+OPTIMUM = 'optimum-intel[diffusers]==2.2.0' optimum==2.3.0 diffusers==0.39.0 transformers==5.5.4 huggingface_hub==1.21.0 \
+	openvino==2026.4.1 openvino_tokenizers==2026.4.1.0 nncf==3.4.0 torchvision==0.29.2 $(TORCH)
+PACKAGE_FOLDER = -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+out/optimum/bin/python: | out/reference/bin/python
+	{ python3 -m venv out/optimum && \
+		out/reference/bin/python $(PACKAGE_FOLDER) >"$$(out/optimum/bin/python $(PACKAGE_FOLDER))/reference.pth" && \
+		out/optimum/bin/pip install -q $(OPTIMUM); } || { rm -rf out/optimum; exit 1; }
 
 out/format/bin/ruff: | deps
 	{ python3 -m venv out/format && out/format/bin/pip install -q $(FORMATTERS); } || { rm -rf out/format; exit 1; }

@@ -2,8 +2,8 @@
 
 """Compares the Python classes with diffusers: ``make conformance``.
 
-(a) random configurations of all classes, (b) diffusers' own tests, (c) whole pipelines; see the files of those names, and
-``classes``. Writes ``report.json`` and ``report.txt``, and fails if anything is off.
+(a) random configurations of all classes, (b) diffusers' own tests, (c) whole pipelines, (d) pipelines of other runtimes; see the
+files of those names, and ``classes``. Writes ``report.json`` and ``report.txt``, and fails if anything is off.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import diffusers
 import diffusion_scheduling
 import torch
 
-from . import classes, configurations, pipelines, upstream
+from . import classes, configurations, pipelines, runtimes, upstream
 from .goldens import generate
 
 CHECKS = {
@@ -31,6 +31,7 @@ CHECKS = {
     **dict.fromkeys(classes.CLASSES, classes.check),
 }
 KEYS = list(CHECKS)
+PARTS = ["configurations", "upstream", "pipelines", "runtimes"]
 
 
 def check_configurations(count: int, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -99,10 +100,10 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=5000, help="number of random configurations")
     parser.add_argument("--seed", type=int, help="seed of the configurations; by default random and printed")
     parser.add_argument("--out", type=Path, default=Path("out/conformance"), help="folder for the report")
-    parser.add_argument("--only", nargs="+", choices=["configurations", "upstream", "pipelines"], help="parts to run")
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="parts to run")
     arguments = parser.parse_args()
     seed = random.randrange(2**31) if arguments.seed is None else arguments.seed
-    parts = arguments.only or ["configurations", "upstream", "pipelines"]
+    parts = arguments.only or PARTS
 
     report: dict[str, Any] = {
         "seed": seed,
@@ -145,6 +146,14 @@ def main() -> int:
         report["pipelines"] = results
         failed |= not all(result["passed"] for result in results)
         say("\npipelines, differences of pictures in [0, 1]\n" + table(results))
+    if "runtimes" in parts:
+        found = runtimes.check()
+        report["runtimes"] = found
+        if found is None:
+            say("\npipelines of optimum-intel: skipped, optimum-intel isn't installed for this Python")
+        else:
+            failed |= not all(record["passed"] for record in found)
+            say("\npipelines of optimum-intel, differences of pictures in [0, 1]\n" + table(found))
 
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "report.json").write_text(json.dumps(report, indent=2, default=str) + "\n")
