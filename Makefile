@@ -7,11 +7,13 @@ PACKAGES = libomp-dev libcairo2-dev fonts-dejavu-core libopenblas-dev pkgconf gc
 # Goldens are made with these versions of the reference; see Tests/Goldens.
 TORCH = torch==2.15.0
 REFERENCE = diffusers==0.42.1 $(TORCH) torchsde==0.2.6 transformers numpy scipy mpmath gmpy2 pytest
+# The versions that Examples/Ray was tried with.
+RAY = ray==2.60.0 numpy==2.4.6 pytest==9.2.0
 # Where make install puts the C library; DESTDIR comes before it, for packagers.
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 
-.PHONY: help deps variant-deps install-tool install-library format check-format check-docs check-folders demo server tool check-tool check test sanitize variants coverage fuzz lib install genai python python-test check-wheel conformance bench bench-compare goldens clean
+.PHONY: help deps variant-deps install-tool install-library format check-format check-docs check-folders demo server tool check-tool check test sanitize variants coverage fuzz lib install genai python python-test check-wheel conformance ray bench bench-compare goldens clean
 
 help:
 	@echo "make demo     sample handwritten digits, draw and measure; pictures in out/demo"
@@ -32,6 +34,7 @@ help:
 	@echo "make python-test  test the Python package, without torch"
 	@echo "make check-wheel  install the wheel into a bare environment, and use it from Python and C"
 	@echo "make conformance  compare the Python classes with diffusers; report in out/conformance (downloads torch)"
+	@echo "make ray      serve requests with Ray actors, kill two, and check each picture; ARGUMENTS=--help lists options"
 	@echo "make bench    measure steps and plans against bare loops: table, out/bench.json"
 	@echo "make bench-compare   measure against diffusers, torch.compile and NumPy; charts in out/bench (downloads torch)"
 	@echo "make goldens  record the golden vectors again from diffusers (needs Python; downloads torch)"
@@ -39,7 +42,7 @@ help:
 
 # These make Python environments. Debian and Ubuntu have the module for that in a package of its own, other Pythons bring it along.
 VENV_PACKAGE = $(shell python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv)
-check genai python python-test check-wheel conformance bench-compare goldens format check-format: PACKAGES += $(VENV_PACKAGE)
+check genai python python-test check-wheel conformance ray bench-compare goldens format check-format: PACKAGES += $(VENV_PACKAGE)
 
 # Installs what is missing, and asks for no rights where nothing is.
 deps:
@@ -213,6 +216,12 @@ conformance: python out/reference/bin/python out/optimum/bin/python
 		$(if $(CONFORMANCE_SEED),--seed $(CONFORMANCE_SEED)) --out $(CURDIR)/out/conformance
 	cd bindings/python && $(CURDIR)/out/optimum/bin/python -m conformance --only runtimes --out $(CURDIR)/out/conformance/runtimes
 
+# The environment has the wheel, as those of a cluster's machines would.
+ray: python out/ray/bin/ray
+	out/ray/bin/pip install -q --force-reinstall --no-deps out/wheels/*.whl
+	out/ray/bin/python -m pytest -q -p no:cacheprovider Examples/Ray
+	out/ray/bin/python Examples/Ray/serve.py $(ARGUMENTS)
+
 bench: deps
 	$(SWIFT) run -c release --package-path benchmarks bench $(ARGUMENTS)
 
@@ -244,6 +253,9 @@ out/optimum/bin/python: | out/reference/bin/python
 	{ python3 -m venv out/optimum && \
 		out/reference/bin/python $(PACKAGE_FOLDER) >"$$(out/optimum/bin/python $(PACKAGE_FOLDER))/reference.pth" && \
 		out/optimum/bin/pip install -q $(OPTIMUM); } || { rm -rf out/optimum; exit 1; }
+
+out/ray/bin/ray: | deps
+	{ python3 -m venv out/ray && out/ray/bin/pip install -q $(RAY); } || { rm -rf out/ray; exit 1; }
 
 out/format/bin/ruff: | deps
 	{ python3 -m venv out/format && out/format/bin/pip install -q $(FORMATTERS); } || { rm -rf out/format; exit 1; }
