@@ -26,6 +26,10 @@ class Request:
     digit: int | None = None
     guidance: Guidance | None = None
 
+    def __post_init__(self) -> None:
+        if self.digit not in (None, *range(10)):
+            raise ValueError(f"digit is {self.digit}, but must be from 0 to 9, or None for any")
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -96,8 +100,8 @@ class RowPool:
     def join(self, work: Request | Checkpoint) -> None:
         """Gives a row to a request, or to one that began elsewhere.
 
-        Raises ValueError where no row is free, and the library's SchedulerError: for a sampler or a number of steps that there
-        isn't, for damaged bytes, and for a session of another plan, which another version of the library may have made.
+        Raises ValueError where no row is free, and the library's SchedulerError: for a sampler, a number of steps or a guidance
+        that it doesn't allow, for damaged bytes, and for a session of another plan, which another version may have made.
         """
         request = work if isinstance(work, Request) else work.request
         names = [run and run.request.name for run in self.runs]
@@ -107,9 +111,15 @@ class RowPool:
             raise ValueError(f"{work.name} can't join: all {len(names)} rows are taken")
         scheduler = self._scheduler(request.sampler, request.steps)
         begun = start(scheduler, request, self.model.shape) if isinstance(work, Request) else work
+        # A step of nothing, because a wrong guidance must not fail the step of all rows.
+        zero = np.zeros(1, np.float32)
+        Session(scheduler).step(zero, zero, unconditional=zero, guidance=request.guidance, noise=zero)
+        session = Session(scheduler).restore(begun.session)
+        if session.timestep is None:
+            raise ValueError(f"{work.name} has taken all of its steps")
         row = names.index(None)
-        self.runs[row] = Run(request, scheduler, Session(scheduler).restore(begun.session), begun.noise.copy())
         self.samples[row] = begun.sample
+        self.runs[row] = Run(request, scheduler, session, begun.noise.copy())
 
     def leave(self, name: str) -> Checkpoint:
         """Takes a request out of its row, to go on elsewhere. Raises KeyError."""

@@ -9,9 +9,9 @@ import random
 import numpy as np
 import pytest
 from alone import run_alone
-from diffusion_scheduling import Guidance, SchedulerError, StateError
+from diffusion_scheduling import Guidance, SchedulerError, Session, StateError
 from network import DigitNetwork
-from pool import Request, RowPool
+from pool import Request, RowPool, planned
 
 
 @pytest.fixture(scope="module")
@@ -88,13 +88,20 @@ def test_the_network_answers_a_row_alike_in_any_batch(model):
 
 def test_what_cannot_join_is_refused_with_a_sentence_and_the_others_go_on(model):
     pool = RowPool(model, 3, every=4)
-    reply = pool.tick([Request("x", "DPM adaptive", 9, 0), REQUESTS[0], Request("y", "DDIM", 0, 0), REQUESTS[0]])
-    assert reply.refused.keys() == {"x", "y", "a"} and all(reply.refused.values())
+    wrong = [
+        Request("x", "DPM adaptive", 9, 0),
+        Request("y", "DDIM", 0, 0),
+        Request("z", "DDIM", 9, 0, guidance=Guidance(2, rescale=1.5)),
+    ]
+    reply = pool.tick([*wrong, REQUESTS[0], REQUESTS[0]])
+    assert reply.refused.keys() == {"x", "y", "z", "a"} and all(reply.refused.values())
     assert reply.refused["a"] == "a is here already"
     assert [run and run.request.name for run in pool.runs] == ["a", None, None]
     assert pool.tick(REQUESTS[1:4]).refused == {"d": "d can't join: all 3 rows are taken"}
     with pytest.raises(KeyError):
         pool.leave("d")
+    with pytest.raises(ValueError, match="digit is 10, but must be from 0 to 9"):
+        Request("x", "DDIM", 9, 0, digit=10)
     for rows, every in [(0, 1), (1, 0)]:
         with pytest.raises(ValueError, match="must be at least 1"):
             RowPool(model, rows, every)
@@ -112,4 +119,7 @@ def test_damaged_and_foreign_sessions_are_refused(model):
     other = dataclasses.replace(checkpoint.request, steps=10)
     with pytest.raises(SchedulerError, match="must equal the saved session's in every bit"):
         pool.join(dataclasses.replace(checkpoint, request=other))
+    scheduler = planned(model.config, checkpoint.request)
+    with pytest.raises(ValueError, match="b has taken all of its steps"):
+        pool.join(dataclasses.replace(checkpoint, session=Session(scheduler, begin_index=9).save()))
     assert not any(pool.runs)
