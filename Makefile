@@ -275,4 +275,4 @@ out/python/bin/twine: | out/python/bin/auditwheel
 clean:
 	rm -rf out .build .build-* Examples/*/.build Tool/.build benchmarks/.build
 	rm -rf $(PYTHON_PACKAGE)/lib $(PYTHON_PACKAGE)/include $(PYTHON_PACKAGE)/*.pyi bindings/python/.*_cache
-	find bindings/python -name __pycache__ -prune -exec rm -rf {} +
+	find bindings/python Examples -name __pycache__ -prune -exec rm -rf {} +
