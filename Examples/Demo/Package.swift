@@ -10,6 +10,7 @@ import PackageDescription
 let package = Package(
     name: "Demo",
     platforms: [.macOS(.v26)],
+    products: [.library(name: "Digits", targets: ["Digits", "ExactModel"])],
     dependencies: [
         .package(name: "DiffusionScheduling", path: "../.."),
         .package(name: "Tool", path: "../../Tool"),
@@ -24,10 +25,14 @@ let package = Package(
             dependencies: ["COpenBLAS"],
             exclude: ["Data/README.md", "Data/make_digits.py"],
             resources: [.copy("Data/digits.bin")]),
+        // The exact denoiser with the predictions that schedulers know.
+        .target(
+            name: "ExactModel",
+            dependencies: ["Digits", .product(name: "DiffusionScheduling", package: "DiffusionScheduling")]),
         .executableTarget(
             name: "demo",
             dependencies: [
-                "Digits",
+                "Digits", "ExactModel",
                 .product(name: "Drawing", package: "Tool"),
                 .product(name: "DiffusionScheduling", package: "DiffusionScheduling"),
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),

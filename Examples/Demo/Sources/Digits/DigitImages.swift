@@ -23,4 +23,19 @@ public struct DigitImages: Sendable {
             elements: bytes.prefix(imageCount * pixelCount).map { Float($0) / 8 - 1 })
         labels = bytes.suffix(imageCount).map(Int.init)
     }
+    /// All images of a digit, one a row.
+    public func images(of digit: Int) -> Matrix<Float> {
+        let rows = labels.indices.filter { labels[$0] == digit }
+        return Matrix(rows: rows.count, columns: pixels.columns, elements: rows.flatMap { Array(pixels.row($0)) })
+    }
+
+    /// The digit that the nearest image shows.
+    public func nearestLabel(to image: [Float]) -> Int {
+        var nearest = (distance: Float.infinity, label: 0)
+        for index in labels.indices {
+            let distance = zip(image, pixels.row(index)).reduce(Float(0)) { $0 + ($1.0 - $1.1) * ($1.0 - $1.1) }
+            if distance < nearest.distance { nearest = (distance, labels[index]) }
+        }
+        return nearest.label
+    }
 }

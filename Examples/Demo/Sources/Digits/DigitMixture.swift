@@ -47,6 +47,13 @@ public struct DigitMixture: Sendable {
         self.variances = eigenvalues.map { bandwidth * bandwidth * max($0, 0) }
     }
 
+    /// The mixture of one digit's images.
+    public func restricted(to digit: Int, of digits: DigitImages) -> DigitMixture {
+        var mixture = self
+        mixture.logWeights = digits.labels.map { $0 == digit ? 0 : -.infinity }
+        return mixture
+    }
+
     /// The exact denoiser: E[x₀ | x] for x = A x₀ + S ε with x₀ from the mixture and ε standard normal.
     ///
     /// With V = A² h² k + S², x and cᵢ relative to the mean and in the basis U, and products elementwise:

@@ -2,6 +2,7 @@
 
 import DiffusionScheduling
 import Digits
+import Drawing
 import Foundation
 
 /// How many evaluations does the noise of ancestral sampling cost? DDIM without noise (η = 0) against DDIM with as much noise

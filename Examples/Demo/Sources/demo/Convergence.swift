@@ -2,6 +2,7 @@
 
 import DiffusionScheduling
 import Digits
+import Drawing
 
 /// How few model evaluations does a scheduler need? Runs it with several orders and numbers of steps from the same noise.
 struct Convergence: Experiment {

@@ -3,6 +3,7 @@
 import DiffusionScheduling
 import Digits
 import Drawing
+import ExactModel
 import Foundation
 
 /// Guidance to a digit: how strongly the model has to be pushed, and what that costs in variety.
@@ -121,33 +122,6 @@ extension Guidance {
     /// For tables and pictures.
     var name: String {
         String(format: "guidance %g", scale) + (rescale == 0 ? "" : String(format: ", rescaled by %g", rescale))
-    }
-}
-
-extension DigitMixture {
-    /// The exact model that is told which digit to think of.
-    func restricted(to digit: Int, of digits: DigitImages) -> DigitMixture {
-        var model = self
-        model.logWeights = digits.labels.map { $0 == digit ? 0 : -.infinity }
-        return model
-    }
-}
-
-extension DigitImages {
-    /// All images of a digit, one a row.
-    func images(of digit: Int) -> Matrix<Float> {
-        let rows = labels.indices.filter { labels[$0] == digit }
-        return Matrix(rows: rows.count, columns: pixels.columns, elements: rows.flatMap { Array(pixels.row($0)) })
-    }
-
-    /// The digit that the nearest image shows.
-    func nearestLabel(to image: [Float]) -> Int {
-        var nearest = (distance: Float.infinity, label: 0)
-        for index in labels.indices {
-            let distance = zip(image, pixels.row(index)).reduce(Float(0)) { $0 + ($1.0 - $1.1) * ($1.0 - $1.1) }
-            if distance < nearest.distance { nearest = (distance, labels[index]) }
-        }
-        return nearest.label
     }
 }
 

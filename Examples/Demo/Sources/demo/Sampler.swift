@@ -2,6 +2,8 @@
 
 import DiffusionScheduling
 import Digits
+import Drawing
+import ExactModel
 
 /// Runs plans with the exact model.
 struct Sampler {

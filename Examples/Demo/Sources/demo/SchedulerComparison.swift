@@ -2,6 +2,7 @@
 
 import DiffusionScheduling
 import Digits
+import Drawing
 
 /// All schedulers side by side, from the same noise and with the same number of model evaluations.
 ///

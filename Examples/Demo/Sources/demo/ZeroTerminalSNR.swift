@@ -3,6 +3,7 @@
 import DiffusionScheduling
 import Digits
 import Drawing
+import ExactModel
 import Foundation
 
 /// Strong guidance without overexposure: the recipe for models that were trained down to a signal of zero.

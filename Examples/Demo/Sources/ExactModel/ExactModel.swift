@@ -9,7 +9,7 @@ extension DigitMixture {
     /// With E[x₀ | x] for x₀ and ε = (x − A x₀) / S every prediction is a sum of x and x₀:
     ///
     ///     epsilon  ε      sample  x₀      v_prediction  A ε − S x₀      flow_prediction  (x − x₀) / ς
-    func predict(_ type: PredictionType, from noisy: Matrix<Float>, at level: NoiseLevel) -> Matrix<Float> {
+    public func predict(_ type: PredictionType, from noisy: Matrix<Float>, at level: NoiseLevel) -> Matrix<Float> {
         // A run that inverts a picture may start at a level without noise, which one can't divide by.
         let (signal, noise) = (level.signalRate, max(level.noiseRate, 0x1p-12))
         let (ofNoisy, ofClean) =
@@ -30,7 +30,7 @@ extension DigitMixture {
 extension NoiseLevel {
     /// The level of a sample after the plan's input scale: a variance-exploding sample becomes the variance-preserving one that
     /// the model was trained with.
-    var ofModelInput: NoiseLevel {
+    public var ofModelInput: NoiseLevel {
         process == .varianceExploding ? NoiseLevel(sigma: sigma, process: .variancePreserving) : self
     }
 }

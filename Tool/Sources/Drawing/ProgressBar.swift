@@ -1,19 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import Foundation
+#if canImport(Glibc)
+    import Glibc
+#else
+    import Darwin
+#endif
 
 /// One line on the terminal that is drawn over and over. Silent where standard error is no terminal.
-final class ProgressBar {
+public final class ProgressBar {
     private let total: Int
     private var done = 0
     private var shown = ""
     private let isTerminal = isatty(STDERR_FILENO) == 1
 
-    init(total: Int) {
+    public init(total: Int) {
         self.total = total
     }
 
-    func advance(by amount: Int, doing activity: String) {
+    public func advance(by amount: Int, doing activity: String) {
         done += amount
         let width = 30
         let filled = min(width * done / max(total, 1), width)
@@ -22,11 +26,12 @@ final class ProgressBar {
     }
 
     /// Wipes the line.
-    func finish() { show("") }
+    public func finish() { show("") }
 
     private func show(_ line: String) {
         guard isTerminal, line != shown else { return }
         shown = line
-        FileHandle.standardError.write(Data("\r\u{1B}[K\(line)".utf8))
+        let bytes = Array("\r\u{1B}[K\(line)".utf8)
+        _ = bytes.withUnsafeBytes { write(STDERR_FILENO, $0.baseAddress, $0.count) }
     }
 }
