@@ -9,15 +9,20 @@ TORCH = torch==2.15.0
 REFERENCE = diffusers==0.42.1 $(TORCH) torchsde==0.2.6 transformers numpy scipy mpmath gmpy2 pytest
 # The versions that Examples/Ray was tried with.
 RAY = ray==2.60.0 numpy==2.4.6 pytest==9.2.0
+# Examples/Engine runs its network with the first, and writes it with the second.
+OPENVINO = openvino==2026.4.1
+ONNX = onnx==1.23.2
 # Where make install puts the C library; DESTDIR comes before it, for packagers.
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 
-.PHONY: help deps variant-deps install-tool install-library format check-format check-docs check-folders demo server tool check-tool check test sanitize variants coverage fuzz lib install genai python python-test check-wheel conformance ray bench bench-compare goldens clean
+.PHONY: help deps variant-deps install-tool install-library format check-format check-docs check-folders demo server engine check-engine train tool check-tool check test sanitize variants coverage fuzz lib install genai python python-test check-wheel conformance ray bench bench-compare goldens clean
 
 help:
 	@echo "make demo     sample handwritten digits, draw and measure; pictures in out/demo"
 	@echo "make server   serve many requests with one model; check each against the same request alone"
+	@echo "make engine   run a trained network through OpenVINO; pictures in out/engine; make check-engine: test it"
+	@echo "make train    train that network again (downloads torch)"
 	@echo "make check    run every suite with fewer random cases, in two minutes after the first build"
 	@echo "make test     run all tests"
 	@echo "make check-docs  check the documents' links, commands and paths, and that all places have one version"
@@ -42,7 +47,7 @@ help:
 
 # These make Python environments. Debian and Ubuntu have the module for that in a package of its own, other Pythons bring it along.
 VENV_PACKAGE = $(shell python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv)
-check genai python python-test check-wheel conformance ray bench-compare goldens format check-format: PACKAGES += $(VENV_PACKAGE)
+check genai python python-test check-wheel conformance ray bench-compare goldens format check-format engine check-engine train: check-format: PACKAGES += $(VENV_PACKAGE)
 
 # Installs what is missing, and asks for no rights where nothing is.
 deps:
@@ -58,6 +63,17 @@ demo: deps
 
 server: deps
 	$(SWIFT) run -c release --package-path Examples/Demo server $(ARGUMENTS)
+
+engine: deps out/openvino/wheel
+	$(SWIFT) run -c release --package-path Examples/Engine engine $(ARGUMENTS)
+
+check-engine: deps out/openvino/wheel
+	$(SWIFT) build -c release --package-path Examples/Engine
+	Tests/check-engine.sh "$$($(SWIFT) build -c release --package-path Examples/Engine --show-bin-path)/engine"
+
+# Writes the model folder that the repository has. The same versions and kind of processor give the same bytes.
+train: out/train/bin/python
+	out/train/bin/python Examples/Engine/train.py $(ARGUMENTS)
 
 # Links, commands and paths of the documents, and the version number.
 check-docs:
@@ -256,6 +272,16 @@ out/optimum/bin/python: | out/reference/bin/python
 
 out/ray/bin/ray: | deps
 	{ python3 -m venv out/ray && out/ray/bin/pip install -q $(RAY); } || { rm -rf out/ray; exit 1; }
+# OpenVINO's headers and libraries; no Python runs them.
+out/openvino/wheel: | deps
+	{ python3 -m venv out/openvino && out/openvino/bin/pip install -q --no-deps $(OPENVINO) && \
+		cd out/openvino && ln -s lib/python3*/site-packages/openvino wheel; } || { rm -rf $(CURDIR)/out/openvino; exit 1; }
+
+# The packages of out/reference, and those that write ONNX.
+out/train/bin/python: | out/reference/bin/python
+	{ python3 -m venv out/train && \
+		out/reference/bin/python $(PACKAGE_FOLDER) >"$$(out/train/bin/python $(PACKAGE_FOLDER))/reference.pth" && \
+		out/train/bin/pip install -q $(ONNX); } || { rm -rf out/train; exit 1; }
 
 out/format/bin/ruff: | deps
 	{ python3 -m venv out/format && out/format/bin/pip install -q $(FORMATTERS); } || { rm -rf out/format; exit 1; }
