@@ -47,7 +47,7 @@ help:
 
 # These make Python environments. Debian and Ubuntu have the module for that in a package of its own, other Pythons bring it along.
 VENV_PACKAGE = $(shell python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv)
-check genai python python-test check-wheel conformance ray bench-compare goldens format check-format engine check-engine train: check-format: PACKAGES += $(VENV_PACKAGE)
+check genai python python-test check-wheel conformance ray bench-compare goldens format check-format engine check-engine train: PACKAGES += $(VENV_PACKAGE)
 
 # Installs what is missing, and asks for no rights where nothing is.
 deps:
