@@ -65,16 +65,21 @@ INLINE void DSK_TILE(round)(dsk_element_type type, const VECTOR *values, DSK_TIL
     for (int u = 0; u < DSK_TILE_VECTORS; u++) DSK_TILE(round_vector)(type, values[u], u, elements);
 }
 
-/* Writes a tile from element i on; `streaming`: bypasses the caches; the address must be aligned to a vector. */
-INLINE void DSK_TILE(store)(dsk_element_type type, const DSK_TILE(elements) *elements, void *tensor, size_t i, bool streaming) {
+/* Writes half a tile, its vectors 0 and 1 or 2 and 3; the tile begins at element i. `streaming`: bypasses the caches; the address must be
+ * aligned to a vector. */
+INLINE void DSK_TILE(store_half)(dsk_element_type type, const DSK_TILE(elements) *elements, void *tensor, size_t i, int half,
+                                 bool streaming) {
     uint16_t *halves = (uint16_t *)tensor + i;
     (void)type;
-    for (int u = 0; u < DSK_TILE_VECTORS / 2; u++) {
-        if (streaming)
-            dsk_store_streaming(elements->words[u], (MASK *)halves + u);
-        else
-            ((LOOSE_WORDS *)halves)[u] = elements->words[u];
-    }
+    if (streaming)
+        dsk_store_streaming(elements->words[half], (MASK *)halves + half);
+    else
+        ((LOOSE_WORDS *)halves)[half] = elements->words[half];
+}
+
+/* Writes a tile. */
+INLINE void DSK_TILE(store)(dsk_element_type type, const DSK_TILE(elements) *elements, void *tensor, size_t i, bool streaming) {
+    for (int half = 0; half < 2; half++) DSK_TILE(store_half)(type, elements, tensor, i, half, streaming);
 }
 
 #undef VECTOR

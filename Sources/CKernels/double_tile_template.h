@@ -191,27 +191,36 @@ INLINE void DSK_TILE(round)(dsk_element_type type, const VECTOR *values, DSK_TIL
 #undef ROUND
 }
 
-/* Writes a tile from element i on; `streaming`: bypasses the caches; the address must be aligned to a vector. */
-INLINE void DSK_TILE(store)(dsk_element_type type, const DSK_TILE(elements) *elements, void *tensor, size_t i, bool streaming) {
+/* Writes half a tile, its vectors 0 and 1 or 2 and 3; the tile begins at element i. Elements are float64 or float32. `streaming`:
+ * bypasses the caches; the address must be aligned to a vector. */
+INLINE void DSK_TILE(store_half)(dsk_element_type type, const DSK_TILE(elements) *elements, void *tensor, size_t i, int half,
+                                 bool streaming) {
     double *doubles = (double *)tensor + i;
     float *floats = (float *)tensor + i;
-    uint16_t *halves = (uint16_t *)tensor + i;
-    switch (type) {
-    case DSK_FLOAT64:
-        for (int u = 0; u < DSK_TILE_VECTORS; u++) {
+    for (int u = half * DSK_TILE_VECTORS / 2; u < (half + 1) * DSK_TILE_VECTORS / 2; u++) {
+        if (type == DSK_FLOAT64) {
             if (streaming)
                 dsk_store_streaming(elements->parts[u], (VECTOR *)doubles + u);
             else
                 ((DSK_TILE(loose_doubles) *)doubles)[u] = elements->parts[u];
-        }
-        break;
-    case DSK_FLOAT32:
-        for (int u = 0; u < DSK_TILE_VECTORS; u++) {
+        } else {
             if (streaming)
                 dsk_store_streaming(((const FLOATS *)elements)[u], (FLOATS *)floats + u);
             else
                 ((DSK_TILE(loose_floats) *)floats)[u] = ((const FLOATS *)elements)[u];
         }
+    }
+}
+
+/* Writes a tile of elements of any type. */
+INLINE void DSK_TILE(store)(dsk_element_type type, const DSK_TILE(elements) *elements, void *tensor, size_t i, bool streaming) {
+    uint16_t *halves = (uint16_t *)tensor + i;
+    switch (type) {
+    case DSK_FLOAT64:
+        for (int half = 0; half < 2; half++) DSK_TILE(store_half)(DSK_FLOAT64, elements, tensor, i, half, streaming);
+        break;
+    case DSK_FLOAT32:
+        for (int half = 0; half < 2; half++) DSK_TILE(store_half)(DSK_FLOAT32, elements, tensor, i, half, streaming);
         break;
     default:
         if (streaming)

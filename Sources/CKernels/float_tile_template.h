@@ -122,16 +122,23 @@ INLINE void DSK_TILE(round)(dsk_element_type type, const VECTOR *values, DSK_TIL
     }
 }
 
-/* Writes a tile from element i on; `streaming`: bypasses the caches; the address must be aligned to a vector. */
-INLINE void DSK_TILE(store)(dsk_element_type type, const DSK_TILE(elements) *elements, void *tensor, size_t i, bool streaming) {
+/* Writes half a tile, its vectors 0 and 1 or 2 and 3; the tile begins at element i. `streaming`: bypasses the caches; the address must be
+ * aligned to a vector. */
+INLINE void DSK_TILE(store_half)(dsk_element_type type, const DSK_TILE(elements) *elements, void *tensor, size_t i, int half,
+                                 bool streaming) {
     uint16_t *halves = (uint16_t *)tensor + i;
     (void)type;
-    for (int u = 0; u < DSK_TILE_VECTORS; u++) {
+    for (int u = half * DSK_TILE_VECTORS / 2; u < (half + 1) * DSK_TILE_VECTORS / 2; u++) {
         if (streaming)
             dsk_store_streaming(elements->parts[u], (HALVES *)halves + u);
         else
             ((LOOSE_HALVES *)halves)[u] = elements->parts[u];
     }
+}
+
+/* Writes a tile. */
+INLINE void DSK_TILE(store)(dsk_element_type type, const DSK_TILE(elements) *elements, void *tensor, size_t i, bool streaming) {
+    for (int half = 0; half < 2; half++) DSK_TILE(store_half)(type, elements, tensor, i, half, streaming);
 }
 
 #undef VECTOR

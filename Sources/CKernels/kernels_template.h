@@ -26,7 +26,7 @@
  *   run_loop     finds the loop for the form: see DSK_LOOPS (kernels.h)
  *   combine      is the loop: for each tile it widens every input once, adds it to the sums that read it, and rounds the sums
  *
- * A tile is computed for all outputs before any of them is stored, which makes every kind of in-place step correct.
+ * A tile, or half of one, is computed for all outputs before any of them is stored, which makes every kind of in-place step correct.
  * Every variant and every loop computes the same products and sums in the same order, so all give the same bits.
  */
 
@@ -230,12 +230,18 @@ INLINE void DSK_NAME(combine)(const dsk_program *program, const DSK_NAME(outputs
             }
             DSK_UNROLL for (unsigned m = 0; m < n_sums; m++)
                 EACH_PART DSK_TILE(round_vector)(DSK_TYPE, sums[m][u], begin + u, &results[m]);
+            /* Results of a half that were kept for the other one would leave no registers for its sums. */
+            if (part == VECTORS / 2) {
+                DSK_UNROLL for (unsigned m = 0; m < n_sums; m++)
+                    DSK_TILE(store_half)(DSK_TYPE, &results[m], addresses[m], i, begin / part, streams && outputs->streaming[m]);
+            }
             if (copies_p && COMPUTES_P) EACH_PART DSK_TILE(round_vector)(DSK_TYPE, x[u], begin + u, &bits);
         }
         if (copies) {
             if (!copies_p || !COMPUTES_P) DSK_TILE(copy)(DSK_TYPE, copied, i, &bits);
             DSK_TILE(store)(DSK_TYPE, &bits, copy, i, streams && outputs->streaming[n_sums]);
         }
+        if (part == VECTORS / 2) continue;
         /* One branch for all stores. With one for each, the compiler would delay the later outputs' work. */
         if (streams) {
             DSK_UNROLL for (unsigned m = 0; m < n_sums; m++)
