@@ -16,7 +16,7 @@ ONNX = onnx==1.23.2
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 
-.PHONY: help deps variant-deps install-tool install-library format check-format check-docs check-folders demo server engine check-engine train tool check-tool check test sanitize variants coverage fuzz lib install genai python python-test check-wheel conformance ray bench bench-compare goldens clean
+.PHONY: help deps variant-deps install-tool install-library format check-format check-docs check-folders demo server engine check-engine train tool check-tool check test sanitize variants coverage fuzz lib install genai python python-test check-wheel conformance ray rust bench bench-compare goldens clean
 
 help:
 	@echo "make demo     sample handwritten digits, draw and measure; pictures in out/demo"
@@ -39,6 +39,7 @@ help:
 	@echo "make python-test  test the Python package, without torch"
 	@echo "make check-wheel  install the wheel into a bare environment, and use it from Python and C"
 	@echo "make conformance  compare the Python classes with diffusers; report in out/conformance (downloads torch)"
+	@echo "make rust     build the Rust crates and their documents, test them, and run the example"
 	@echo "make ray      serve requests with Ray actors, kill two, and check each picture; ARGUMENTS=--help lists options"
 	@echo "make bench    measure steps and plans against bare loops: table, out/bench.json"
 	@echo "make bench-compare   measure against diffusers, torch.compile and NumPy; charts in out/bench (downloads torch)"
@@ -237,6 +238,17 @@ ray: python out/ray/bin/ray
 	out/ray/bin/pip install -q --force-reinstall --no-deps out/wheels/*.whl
 	out/ray/bin/python -m pytest -q -p no:cacheprovider Examples/Ray
 	out/ray/bin/python Examples/Ray/serve.py $(ARGUMENTS)
+
+# Without a network: the crates depend on nothing.
+CARGO = cd bindings/rust && CARGO_TARGET_DIR=$(CURDIR)/out/rust DIFFUSION_SCHEDULING_LIB_DIR=$(CURDIR)/out/lib cargo
+rust: PACKAGES += cargo rustc rust-clippy rustfmt
+rust: lib
+	$(CARGO) fmt --all -- --check
+	$(CARGO) clippy --offline --quiet --all-targets -- -D warnings
+	$(CARGO) clippy --offline --quiet --all-targets --all-features -- -D warnings
+	$(CARGO) test --offline --quiet --all-features
+	RUSTDOCFLAGS="-D warnings" && export RUSTDOCFLAGS && $(CARGO) doc --offline --quiet --no-deps --all-features
+	$(CARGO) run --offline --quiet --example sample
 
 bench: deps
 	$(SWIFT) run -c release --package-path benchmarks bench $(ARGUMENTS)

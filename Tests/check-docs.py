@@ -217,6 +217,8 @@ def check_version(repository: Repository) -> None:
     expect("bindings/python/pyproject.toml", r"^version = \"(.*?)\"", is_needed=not is_dynamic)
     expect("bindings/python/diffusion_scheduling/__init__.py", r"^__version__ = \"(.*?)\"", is_needed=False)
     expect("bindings/python/diffusion_scheduling/_library.py", r"^VERSION_MAJOR = (\d+)$", header["MAJOR"], is_needed=False)
+    for crate in ("diffusion-scheduling", "diffusion-scheduling-sys"):
+        expect(f"bindings/rust/{crate}/Cargo.toml", r"version = \"(\d+\.\d+\.\d+)\"")
     for part, number in header.items():
         expect("Sources/CKernels/include/CKernels.h", rf"#define DSK_VERSION_{part} (\d+)", number)
     expect("CITATION.cff", r"^version: \"?(.*?)\"?$")

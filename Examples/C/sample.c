@@ -8,6 +8,7 @@
  */
 #include <diffusion_scheduling.h>
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,10 +26,14 @@ static void check(ds_status status) {
     exit(EXIT_FAILURE);
 }
 
-static void ring_point(int k, float point[2]) {
-    const double turn = 6.283185307179586 * k / N_POINTS;
-    point[0] = (float)cos(turn);
-    point[1] = (float)sin(turn);
+static float ring[N_POINTS][2];
+
+static void make_ring(void) {
+    for (int k = 0; k < N_POINTS; k++) {
+        const double turn = 6.283185307179586 * k / N_POINTS;
+        ring[k][0] = (float)cos(turn);
+        ring[k][1] = (float)sin(turn);
+    }
 }
 
 /* The noise in each sample, where a sample is signal_rate * data + noise_rate * noise. */
@@ -36,18 +41,15 @@ static void model(const float *samples, double signal_rate, double noise_rate, f
     for (int i = 0; i < N_SAMPLES; i++) {
         const float *x = samples + 2 * i;
         double distances[N_POINTS], nearest = INFINITY, total = 0, clean[2] = {0, 0};
-        float point[2];
         for (int k = 0; k < N_POINTS; k++) {
-            ring_point(k, point);
-            const double dx = x[0] - signal_rate * point[0], dy = x[1] - signal_rate * point[1];
+            const double dx = x[0] - signal_rate * ring[k][0], dy = x[1] - signal_rate * ring[k][1];
             distances[k] = (dx * dx + dy * dy) / (2 * noise_rate * noise_rate);
             nearest = fmin(nearest, distances[k]);
         }
         for (int k = 0; k < N_POINTS; k++) {
             const double weight = exp(nearest - distances[k]);
-            ring_point(k, point);
-            clean[0] += weight * point[0];
-            clean[1] += weight * point[1];
+            clean[0] += weight * ring[k][0];
+            clean[1] += weight * ring[k][1];
             total += weight;
         }
         for (int j = 0; j < 2; j++) noise[2 * i + j] = (float)((x[j] - signal_rate * clean[j] / total) / noise_rate);
@@ -69,12 +71,22 @@ static void draw(const float *samples) {
     }
 }
 
+/* FNV-1a of the samples' bytes, which programs in other languages print too. */
+static uint64_t checksum(const float *samples) {
+    unsigned char bytes[2 * N_SAMPLES * sizeof *samples];
+    uint64_t sum = UINT64_C(0xCBF29CE484222325);
+    memcpy(bytes, samples, sizeof bytes);
+    for (size_t i = 0; i < sizeof bytes; i++) sum = (sum ^ bytes[i]) * UINT64_C(0x100000001B3);
+    return sum;
+}
+
 int main(void) {
     static float samples[2 * N_SAMPLES], outputs[2 * N_SAMPLES];
     double signal_rates[N_STEPS + 1], noise_rates[N_STEPS + 1];
     const int64_t shape[] = {N_SAMPLES, 2};
     const ds_tensor x = {samples, DS_FLOAT32, 2, shape}, e = {outputs, DS_FLOAT32, 2, shape};
 
+    make_ring();
     ds_scheduler scheduler;
     check(ds_scheduler_create(configuration, strlen(configuration), NULL, NULL, &scheduler));
     check(ds_scheduler_set_timesteps(scheduler, N_STEPS, NULL));
@@ -100,14 +112,11 @@ int main(void) {
     double farthest = 0;
     for (int i = 0; i < N_SAMPLES; i++) {
         double nearest = INFINITY;
-        for (int k = 0; k < N_POINTS; k++) {
-            float point[2];
-            ring_point(k, point);
-            nearest = fmin(nearest, hypot(samples[2 * i] - point[0], samples[2 * i + 1] - point[1]));
-        }
+        for (int k = 0; k < N_POINTS; k++)
+            nearest = fmin(nearest, hypot(samples[2 * i] - ring[k][0], samples[2 * i + 1] - ring[k][1]));
         farthest = fmax(farthest, nearest);
     }
-    printf("%d samples in %d steps; the farthest is %.4f from its point\nthreads: %s\n", N_SAMPLES, N_STEPS, farthest,
-           ds_runtime_description());
+    printf("%d samples in %d steps; the farthest is %.4f from its point\nchecksum: %016" PRIx64 "\nthreads: %s\n", N_SAMPLES,
+           N_STEPS, farthest, checksum(samples), ds_runtime_description());
     return farthest < 0.1 ? EXIT_SUCCESS : EXIT_FAILURE;
 }
