@@ -314,7 +314,7 @@ void compare_times(const std::filesystem::path &model) {
     }
 }
 
-/* In wheels, the tokenizer's library lies in a package beside the engine's, and the engine asks a variable for it. */
+/* The tokenizer's library lies in a wheel beside the engine's, and the engine asks a variable for it. */
 void find_tokenizers() {
     Dl_info place;
     if (!dladdr(reinterpret_cast<void *>(&ov::genai::Scheduler::from_config), &place)) return;

@@ -156,7 +156,7 @@ def serve(actors: list[Any], rows: int, arrivals: list[tuple[float, Request]], f
             try:
                 reply = ray.get(call)
             except LOST:
-                # Where only the connection is lost, the actor must not go on.
+                # The actor must not go on where only the connection is lost.
                 ray.kill(actors[number])
                 lost = held.pop(number)
                 waiting.extendleft(reversed(lost.values()))

@@ -62,7 +62,7 @@ struct Options: ParsableArguments {
     var output = "out/engine"
 }
 
-/// What every subcommand needs.
+/// The pipeline, the scheduler and the folder for pictures that every subcommand needs.
 struct Setup {
     let pipeline: Pipeline
     let scheduler: any PlannedScheduler

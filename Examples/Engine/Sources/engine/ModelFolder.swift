@@ -10,7 +10,7 @@ struct ModelFolder {
     let channels, side: Int
     /// The classes that can be asked for; the network's label after them stands for any class.
     let classCount: Int
-    /// What the folder's file describes.
+    /// The scheduler of the folder's file.
     let scheduler: any PlannedScheduler
 
     /// The numbers of one sample.

@@ -68,7 +68,7 @@ final class Network {
     private let openVINO: OpenVINO
     private let compiledModel: OpaquePointer
     private let request: OpaquePointer
-    /// What keeps the memory.
+    /// The tensors whose memory the buffers are.
     private let tensors: [OpaquePointer]
 
     init(_ openVINO: OpenVINO, _ folder: ModelFolder, rows: Int) throws {

@@ -85,7 +85,7 @@ fn declaration(c: &str) -> String {
     }
 }
 
-/// What `src/lib.rs` declares if it says the same as the header.
+/// The declarations of `src/lib.rs` that the header would have.
 fn translated_header() -> BTreeSet<String> {
     let mut items = BTreeSet::new();
     for line in read(&header_path()).lines() {

@@ -32,7 +32,7 @@ macro_rules! half {
                 Self($from(value))
             }
 
-            /// The same number as a float32.
+            /// The number as a float32.
             pub fn to_f32(self) -> f32 {
                 $to(self.0)
             }

@@ -302,7 +302,7 @@ impl Scheduler {
 impl Scheduler {
     /// Scales a sample to the model's input at a timestep of the plan: input scale · sample, in place or into another tensor.
     ///
-    /// Where all input scales are 1, and before timesteps have been set, the timestep doesn't matter and the result is a copy.
+    /// The result is a copy where all input scales are 1, and before timesteps have been set.
     ///
     /// Errors: [`Error::UnknownTimestep`], [`Error::ShapeMismatch`].
     pub fn scale_model_input<'a, T: Element>(&self, sample: impl Into<InOut<'a, T>>, timestep: f64) -> Result<()> {

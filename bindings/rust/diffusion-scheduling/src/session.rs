@@ -39,7 +39,7 @@ pub struct Session {
     _one_thread: PhantomData<Cell<()>>,
 }
 
-/// What a step may take besides the model output and the sample.
+/// Noise and a report, which a step may take besides the model output and the sample.
 ///
 /// ```
 /// # use diffusion_scheduling::{Scheduler, StepOptions};

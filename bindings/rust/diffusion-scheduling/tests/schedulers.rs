@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What is known of schedulers, plans and rows.
+//! Schedulers, plans and rows, and the facts that they tell.
 
 mod common;
 
