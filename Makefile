@@ -39,7 +39,7 @@ help:
 	@echo "make python-test  test the Python package, without torch"
 	@echo "make check-wheel  install the wheel into a bare environment, and use it from Python and C"
 	@echo "make conformance  compare the Python classes with diffusers; report in out/conformance (downloads torch)"
-	@echo "make rust     build the Rust crates and their documents, test them, and run the example"
+	@echo "make rust     build, lint, test and document the Rust crates, and sample with them"
 	@echo "make ray      serve requests with Ray actors, kill two, and check each picture; ARGUMENTS=--help lists options"
 	@echo "make bench    measure steps and plans against bare loops: table, out/bench.json"
 	@echo "make bench-compare   measure against diffusers, torch.compile and NumPy; charts in out/bench (downloads torch)"
@@ -239,16 +239,12 @@ ray: python out/ray/bin/ray
 	out/ray/bin/python -m pytest -q -p no:cacheprovider Examples/Ray
 	out/ray/bin/python Examples/Ray/serve.py $(ARGUMENTS)
 
-# Without a network: the crates depend on nothing.
-CARGO = cd bindings/rust && CARGO_TARGET_DIR=$(CURDIR)/out/rust DIFFUSION_SCHEDULING_LIB_DIR=$(CURDIR)/out/lib cargo
-rust: PACKAGES += cargo rustc rust-clippy rustfmt
+# Debian's Rust, unless there is another one with clippy and rustfmt. Cargo writes into out/rust, and a Cargo.lock beside the sources.
+RUST_PACKAGES = $(shell { cargo --version && cargo clippy --version && cargo fmt --version; } >/dev/null 2>&1 || \
+	echo cargo rustc rust-clippy rustfmt)
+rust: PACKAGES += $(RUST_PACKAGES)
 rust: lib
-	$(CARGO) fmt --all -- --check
-	$(CARGO) clippy --offline --quiet --all-targets -- -D warnings
-	$(CARGO) clippy --offline --quiet --all-targets --all-features -- -D warnings
-	$(CARGO) test --offline --quiet --all-features
-	RUSTDOCFLAGS="-D warnings" && export RUSTDOCFLAGS && $(CARGO) doc --offline --quiet --no-deps --all-features
-	$(CARGO) run --offline --quiet --example sample
+	Tests/check-rust.sh
 
 bench: deps
 	$(SWIFT) run -c release --package-path benchmarks bench $(ARGUMENTS)
@@ -312,5 +308,6 @@ out/python/bin/twine: | out/python/bin/auditwheel
 
 clean:
 	rm -rf out .build .build-* Examples/*/.build Tool/.build benchmarks/.build
+	rm -rf bindings/rust/Cargo.lock bindings/rust/target
 	rm -rf $(PYTHON_PACKAGE)/lib $(PYTHON_PACKAGE)/include $(PYTHON_PACKAGE)/*.pyi bindings/python/.*_cache
 	find bindings/python Examples -name __pycache__ -prune -exec rm -rf {} +

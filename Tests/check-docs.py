@@ -217,9 +217,11 @@ def check_version(repository: Repository) -> None:
     expect("bindings/python/pyproject.toml", r"^version = \"(.*?)\"", is_needed=not is_dynamic)
     expect("bindings/python/diffusion_scheduling/__init__.py", r"^__version__ = \"(.*?)\"", is_needed=False)
     expect("bindings/python/diffusion_scheduling/_library.py", r"^VERSION_MAJOR = (\d+)$", header["MAJOR"], is_needed=False)
-    for crate in ("diffusion-scheduling", "diffusion-scheduling-sys"):
-        expect(f"bindings/rust/{crate}/Cargo.toml", r"version = \"(\d+\.\d+\.\d+)\"")
+    for crate in ("diffusion-scheduling-sys", "diffusion-scheduling"):
+        expect(f"bindings/rust/{crate}/Cargo.toml", r"^version = \"(.*?)\"")
+    expect("bindings/rust/diffusion-scheduling/Cargo.toml", r"^diffusion-scheduling-sys = .*\bversion = \"(.*?)\"")
     for part, number in header.items():
+        expect("bindings/rust/diffusion-scheduling-sys/src/lib.rs", rf"const DS_VERSION_{part}: u32 = (\d+);", number)
         expect("Sources/CKernels/include/CKernels.h", rf"#define DSK_VERSION_{part} (\d+)", number)
     expect("CITATION.cff", r"^version: \"?(.*?)\"?$")
     dependency = r"from: \"(.*?)\""

@@ -156,22 +156,14 @@ fn declared() -> BTreeSet<String> {
     let mut rest = code.as_str();
     while let Some(start) = rest.find("pub ") {
         rest = &rest[start..];
-        let end = if rest.starts_with("pub struct") {
-            rest.find('}')
-        } else {
-            semicolon(rest)
-        }
-        .expect("items end")
+        let end = rest
+            .find(if rest.starts_with("pub struct") { '}' } else { ';' })
+            .expect("items end")
             + 1;
         items.insert(squeezed(&rest[..end]));
         rest = &rest[end..];
     }
     items
-}
-
-/// The first semicolon outside brackets.
-fn semicolon(text: &str) -> Option<usize> {
-    text.find(';')
 }
 
 #[test]
