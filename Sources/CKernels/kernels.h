@@ -27,7 +27,7 @@
 typedef enum dsk_loop_variant {
     DSK_FULL,       /* all sums read all inputs */
     DSK_PAIR,       /* the last sum reads the first two inputs; 1.35 times as quick as DSK_COPY with two sums (AVX2) */
-    DSK_COPY,       /* the last sum reads the first n_last inputs; one output may be a copy */
+    DSK_COPY,       /* the last sum reads the inputs from n_first up to n_last; one output may be a copy */
     DSK_P,          /* the same without a copy; p has two inputs */
     DSK_P_AND_COPY, /* the same with a copy; without one, DSK_P is 1.04 to 1.19 times as quick with one sum (AVX2) */
     DSK_LOOP_VARIANT_COUNT,

@@ -193,6 +193,7 @@ INLINE void DSK_NAME(combine)(const dsk_program *program, const DSK_NAME(outputs
         reads_p[m] = (n_sums == 1 && variant == DSK_P) || row->output_reads[k] >> DSK_PREDICTION;
         addresses[m] = outputs->addresses[m];
     }
+    const unsigned n_first = variant == DSK_FULL || variant == DSK_PAIR ? 0 : form->n_first;
     const unsigned n_last = variant == DSK_FULL ? n_inputs : variant == DSK_PAIR ? 2 : form->n_last;
     const bool uses_p = variant == DSK_P || variant == DSK_P_AND_COPY, streams = outputs->streams;
     const bool copies = variant == DSK_P_AND_COPY || (variant == DSK_COPY && n_sums < DSK_OUTPUT_COUNT && n_sums < form->n_outputs);
@@ -214,7 +215,7 @@ INLINE void DSK_NAME(combine)(const dsk_program *program, const DSK_NAME(outputs
                 DSK_UNROLL for (unsigned m = 0; m < n_sums; m++) {
                     const DSK_SUM c = coefficients[m][j];
                     const bool is_last = m > 0 && m == n_sums - 1;
-                    if (is_last && j >= n_last) continue;
+                    if (is_last && (j < n_first || j >= n_last)) continue;
                     if (m == 0 && j == 0)
                         EACH_PART sums[m][u] = c * x[u];
                     else
@@ -317,12 +318,13 @@ INLINE void DSK_NAME(run_loop)(const dsk_program *program, const DSK_NAME(output
     const dsk_form *form = program->form;
     bool has_loop = form->is_regular && !(form->uses_prediction && form->n_prediction_inputs != 2);
     for (unsigned m = 0; DSK_HAS_OTHER_TYPES && m < form->n_sums; m++) has_loop &= outputs->types[m] == DSK_TYPE;
-    const bool is_full = form->n_sums == 1 || form->n_last == form->n_inputs, copies = form->n_sums < form->n_outputs;
-    const dsk_loop_variant variant = form->uses_prediction ? (copies ? DSK_P_AND_COPY : DSK_P)
-                                     : copies              ? DSK_COPY
-                                     : is_full             ? DSK_FULL
-                                     : form->n_last == 2   ? DSK_PAIR
-                                                           : DSK_COPY;
+    const bool is_full = form->n_sums == 1 || form->n_last - form->n_first == form->n_inputs,
+               copies = form->n_sums < form->n_outputs;
+    const dsk_loop_variant variant = form->uses_prediction                     ? (copies ? DSK_P_AND_COPY : DSK_P)
+                                     : copies                                  ? DSK_COPY
+                                     : is_full                                 ? DSK_FULL
+                                     : form->n_last == 2 && form->n_first == 0 ? DSK_PAIR
+                                                                               : DSK_COPY;
 #define LOOP(n_inputs, n_sums, variant)                                       \
     case DSK_LOOP_NUMBER(n_inputs, n_sums, DSK_##variant):                    \
         LOOP_NAME(n_inputs, n_sums, variant)(program, outputs, inputs, p, n); \

@@ -46,7 +46,8 @@ void dsk_find_form(const dsk_prepared_row *row, unsigned wanted, bool copies, ds
     form->n_inputs = list(inputs, form->inputs);
     form->n_prediction_inputs = list(prediction_inputs, form->prediction_inputs);
 
-    /* Sums of all inputs come first. A sum of fewer is regular if it is the only one, and no input lies between those that it reads. */
+    /* Sums of all inputs come first. A sum of fewer is regular if it is the only one, and no input lies between those that it reads. The
+     * inputs before them are the sample in a guided row that stores the guided output. */
     form->is_regular = n_sums > 0 && inputs != 0;
     form->n_last = form->n_inputs;
     uint8_t n = 0, last = DSK_OUTPUT_COUNT;
@@ -58,9 +59,10 @@ void dsk_find_form(const dsk_prepared_row *row, unsigned wanted, bool copies, ds
             form->is_regular &= own == inputs;
         } else {
             last = (uint8_t)k;
-            const unsigned count = (unsigned)__builtin_popcount(own), others = inputs & ~own;
-            form->n_last = (uint8_t)count;
-            form->is_regular &= n_sums > 1 && (others & ((own ? 1u << (31 - __builtin_clz(own)) : 1u) - 1)) == 0;
+            const unsigned before = own ? (1u << __builtin_ctz(own)) - 1 : 0, behind = own ? ~0u << (31 - __builtin_clz(own)) : ~0u;
+            form->n_first = (uint8_t)__builtin_popcount(inputs & before);
+            form->n_last = (uint8_t)(form->n_first + __builtin_popcount(own));
+            form->is_regular &= n_sums > 1 && (inputs & ~own & ~before & ~behind) == 0;
         }
     }
     if (last != DSK_OUTPUT_COUNT) form->outputs[n++] = last;

@@ -149,8 +149,8 @@ typedef struct dsk_form {
     uint8_t n_sums, n_inputs, inputs[DSK_INPUT_COUNT]; /* the inputs of all sums, in the order of summation */
     uint8_t n_prediction_inputs, prediction_inputs[DSK_PREDICTION_INPUT_COUNT];
     uint8_t copied;  /* the dsk_input that the copy copies, if there is one */
-    bool is_regular; /* all sums read all inputs, but for the last one, which reads the first n_last of them */
-    uint8_t n_last;
+    bool is_regular; /* all sums read all inputs, but for the last one, which reads those from n_first up to n_last, without it */
+    uint8_t n_first, n_last;
     bool uses_prediction;
     bool scales_noise; /* the noise has a factor, and a sum reads it */
 } dsk_form;
