@@ -203,8 +203,8 @@ const char *ds_supported_class_name(size_t index);
  *     is_stateless             whether steps depend on nothing but their arguments: ds_scheduler_row_at works
  *     batch_step               diffusers' method that steps batch items at timesteps of their own: its `name`, and the `option` that makes
  *                              a row of ds_scheduler_row_at one of its rows when it is true; null: diffusers has none
- *     step_arguments           diffusers' arguments of `step` for what its other classes hold or draw themselves: `noise`, the step's
- *                              `index` in its run, and lists of those that are its `timesteps` or `sigmas`; null: it has none
+ *     step_arguments           diffusers' arguments of `step` for what its other classes hold or draw themselves: `noise`, the
+ *                              `step_index` in the run, and lists of those that are its `timesteps` or `sigmas`; null: it has none
  *     has_velocity             whether ds_scheduler_get_velocity works
  *     adds_noise_at_training_levels   whether ds_scheduler_add_noise takes training timesteps where timesteps have been set, too
  *

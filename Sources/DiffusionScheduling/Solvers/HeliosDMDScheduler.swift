@@ -28,7 +28,8 @@ public struct HeliosDMDConfiguration: SchedulerDefinition {
     public static let sigmaType = SigmaElementType.float64
     public static let isStateless = true
     public static let stepArguments: StepArguments? = StepArguments(
-        noise: "dmd_noisy_tensor", index: "cur_sampling_step", timesteps: ["dmd_timesteps", "all_timesteps"], sigmas: ["dmd_sigmas"]
+        noise: "dmd_noisy_tensor", stepIndex: "cur_sampling_step", timesteps: ["dmd_timesteps", "all_timesteps"],
+        sigmas: ["dmd_sigmas"]
     )
 
     /// The stages, and the shift of their levels.

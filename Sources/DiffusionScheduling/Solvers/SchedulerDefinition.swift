@@ -152,13 +152,13 @@ public struct StepArguments: Sendable, Equatable {
     /// The argument for the noise of the step.
     public var noise: String
     /// The one for the place of the step in its run.
-    public var index: String
+    public var stepIndex: String
     /// Those for the timesteps of the run, and for its noise levels.
     public var timesteps: [String], sigmas: [String]
 
     var json: JSONValue {
         [
-            "noise": .string(noise), "index": .string(index), "timesteps": .array(timesteps.map { .string($0) }),
+            "noise": .string(noise), "step_index": .string(stepIndex), "timesteps": .array(timesteps.map { .string($0) }),
             "sigmas": .array(sigmas.map { .string($0) }),
         ]
     }

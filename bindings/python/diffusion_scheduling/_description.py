@@ -64,7 +64,7 @@ class StepArguments(NamedTuple):
     """Arguments by which the original's ``step`` is handed what most classes hold or draw themselves."""
 
     noise: str
-    index: str
+    step_index: str
     """The place of the step in its run."""
     timesteps: list[str]
     sigmas: list[str]

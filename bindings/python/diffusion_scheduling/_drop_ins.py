@@ -277,8 +277,7 @@ class DropIn(Core):
         if all(table is None for table, _ in tables.values()):
             return
         name, place = index
-        value = self._number(timestep)
-        known = self._known_timesteps
+        value, known = float(self._value(timestep)), self._known_timesteps
         if value in known and known.index(value) != place:
             raise _library.TimestepError(f"{name} is {place}, but must be {known.index(value)}, the place of {value} in timesteps")
 
@@ -818,11 +817,11 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
     handed = description.step_arguments
     if handed is not None:
         lists = {**dict.fromkeys(handed.timesteps, "timesteps"), **dict.fromkeys(handed.sigmas, "sigmas")}
-        known |= {handed.noise, handed.index, *lists}
+        known |= {handed.noise, handed.step_index, *lists}
         # Pipelines hand over a generator, too, which such a step doesn't draw from.
         noise_given, generator_given = f"<{handed.noise}>", f"(<generator> if <{handed.noise}> is None else None)"
         pairs = "".join(f"{name!r}: (<{name}>, {attribute!r}), " for name, attribute in lists.items())
-        guard = f"self._only_its_own(timestep, ({handed.index!r}, <{handed.index}>), {{{pairs}}}) or "
+        guard = f"self._only_its_own(timestep, ({handed.step_index!r}, <{handed.step_index}>), {{{pairs}}}) or "
     if f"takes_{description.report}" in names:
         # The original's step may be given what it reports, which then stands for the model output.
         known.add(description.report)
