@@ -13,14 +13,16 @@ let package = Package(
     ],
     targets: [
         .target(name: "CKernels"),
-        .target(name: "DiffusionScheduling", dependencies: ["CKernels"]),
+        .target(name: "DeviceKernels"),
+        .target(name: "DiffusionScheduling", dependencies: ["CKernels", "DeviceKernels"]),
         .target(name: "CDiffusionScheduling"),
         .target(name: "DiffusionSchedulingC", dependencies: ["CDiffusionScheduling", "CKernels", "DiffusionScheduling"]),
         .target(name: "CTestSupport", dependencies: ["CKernels"], path: "Tests/CTestSupport"),
         .target(name: "TestDraws", path: "Tests/TestDraws"),
         .testTarget(name: "CKernelsTests", dependencies: ["CKernels", "CTestSupport", "TestDraws"]),
         .testTarget(
-            name: "DiffusionSchedulingTests", dependencies: ["DiffusionScheduling", "CKernels", "CTestSupport", "TestDraws"]),
+            name: "DiffusionSchedulingTests",
+            dependencies: ["DiffusionScheduling", "CKernels", "CTestSupport", "DeviceKernels", "TestDraws"]),
         .testTarget(
             name: "DiffusionSchedulingCTests",
             dependencies: ["CDiffusionScheduling", "DiffusionScheduling", "DiffusionSchedulingC"]),

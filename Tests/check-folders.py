@@ -93,8 +93,8 @@ for path, code in files.items():
     folder = folder_of(path)
     for number, line in enumerate(code.split("\n"), 1):
         place = f"{path.relative_to(root)}:{number}"
-        if re.search(r"\bimport\s+CKernels\b", line) and folder != importer:
-            faults.append(f"{place}: only {importer} imports CKernels")
+        if re.search(r"\bimport\s+(CKernels|DeviceKernels)\b", line) and folder != importer:
+            faults.append(f"{place}: only {importer} imports C")
         if folder in above or folder not in allowed:
             continue
         for name in sorted(set(word.findall(line))):

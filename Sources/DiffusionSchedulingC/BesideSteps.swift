@@ -156,6 +156,14 @@ private func requireAtMost(_ most: Int, _ count: Int, _ argument: StaticString) 
     try require(count, in: 0..<most + 1, "\(argument)", "at most \(most)")
 }
 
+extension UnsafePointer<ds_row> {
+    /// Calls the body with the slots that are listed as read.
+    fileprivate func withReads<Result>(_ body: (Slice<UnsafeBufferPointer<Int>>) throws -> Result) throws -> Result {
+        try requireAtMost(Combination.maximumSlotCount, pointee.n_reads, "n_reads")
+        return try withUnsafeBytes(of: pointee.reads) { try body($0.bindMemory(to: Int.self).prefix(pointee.n_reads)) }
+    }
+}
+
 /// The contents of a ds_prepared_row.
 private struct PreparedContents: BitwiseCopyable {
     /// The first word of every prepared row.
@@ -169,12 +177,9 @@ private struct PreparedContents: BitwiseCopyable {
     let isReversed: Bool
 
     init(_ row: UnsafePointer<ds_row>, of plan: SamplingPlan) throws {
-        let readCount = row.pointee.n_reads, values = try PlanRow(row)
-        try requireAtMost(Combination.maximumSlotCount, readCount, "n_reads")
-        self.row = try withUnsafeBytes(of: row.pointee.reads) { bytes in
-            try PreparedRow(
-                values, clamp: plan.clamp, order: bytes.bindMemory(to: Int.self).prefix(readCount),
-                modelLearnsVariance: plan.modelLearnsVariance)
+        let values = try PlanRow(row)
+        self.row = try row.withReads {
+            try PreparedRow(values, clamp: plan.clamp, order: $0, modelLearnsVariance: plan.modelLearnsVariance)
         }
         for (place, store) in values.stores.enumerated() { stores[place] = UInt8(store.slot) }
         isReversed = values.stores.count == 2 && row.pointee.stores.0.slot > row.pointee.stores.1.slot
@@ -264,6 +269,20 @@ public func ds_scheduler_prepare_row(
         let contents = try PreparedContents(row, of: plan)
         assert(MemoryLayout<PreparedContents>.size <= MemoryLayout<ds_prepared_row>.size)
         UnsafeMutableRawPointer(out).storeBytes(of: contents, as: PreparedContents.self)
+    }
+}
+
+@c(ds_scheduler_device_row) @implementation
+public func ds_scheduler_device_row(
+    _ scheduler: ds_scheduler, _ row: UnsafePointer<ds_row>!, _ record: UnsafeMutableRawPointer!
+) -> ds_status {
+    status {
+        let plan = try scheduler.state.plan, row = try require(row, "row"), out = try require(record, "record")
+        let values = try PlanRow(row)
+        let contents = try row.withReads {
+            try DeviceRow(values, clamp: plan.clamp, order: $0, modelLearnsVariance: plan.modelLearnsVariance)
+        }
+        out.storeBytes(of: contents, as: DeviceRow.self)
     }
 }
 

@@ -10,7 +10,7 @@ func deliver(
     _ text: String, to buffer: UnsafeMutablePointer<CChar>?, _ capacity: Int, _ length: UnsafeMutablePointer<Int>?
 ) throws {
     let units = Array(text.utf8)
-    guard try hasRoom(for: units.count, behind: 1, in: buffer, capacity, length), let buffer else { return }
+    guard try hasRoom(for: units.count, behind: 1, in: buffer, capacity, length, "length"), let buffer else { return }
     for (index, unit) in units.enumerated() { buffer[index] = CChar(bitPattern: unit) }
     buffer[units.count] = 0
 }
@@ -20,16 +20,17 @@ func deliver(
     _ numbers: some Collection<Double>, to buffer: UnsafeMutablePointer<Double>?, _ capacity: Int,
     _ count: UnsafeMutablePointer<Int>?
 ) throws {
-    guard try hasRoom(for: numbers.count, in: buffer, capacity, count), let buffer else { return }
+    guard try hasRoom(for: numbers.count, in: buffer, capacity, count, "count"), let buffer else { return }
     for (index, number) in numbers.enumerated() { buffer[index] = number }
 }
 
 /// Reports the size. Throws if the buffer is too small; returns false if only the size was requested.
 func hasRoom<Pointer>(
-    for size: Int, behind extra: Int = 0, in buffer: Pointer?, _ capacity: Int, _ told: UnsafeMutablePointer<Int>?
+    for size: Int, behind extra: Int = 0, in buffer: Pointer?, _ capacity: Int, _ told: UnsafeMutablePointer<Int>?,
+    _ name: StaticString
 ) throws -> Bool {
     guard capacity != 0 else {
-        try require(told, extra == 0 ? "count" : "length").pointee = size
+        try require(told, name).pointee = size
         return false
     }
     _ = try require(buffer, "buffer")

@@ -200,7 +200,7 @@ public func ds_noise_save(
 ) -> ds_status {
     status {
         let saved = try noise.holder.pointee.saved
-        guard try hasRoom(for: saved.count, in: bytes, capacity, length), let bytes else { return }
+        guard try hasRoom(for: saved.count, in: bytes, capacity, length, "length"), let bytes else { return }
         bytes.copyMemory(from: saved, byteCount: saved.count)
     }
 }

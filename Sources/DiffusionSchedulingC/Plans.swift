@@ -223,3 +223,16 @@ public func ds_scheduler_plan_json(
 ) -> ds_status {
     status { try deliver(scheduler.state.plan.json.text, to: buffer, capacity, length) }
 }
+
+@c(ds_scheduler_device_table) @implementation
+public func ds_scheduler_device_table(
+    _ scheduler: ds_scheduler, _ first_record: Int, _ bytes: UnsafeMutableRawPointer!, _ capacity: Int,
+    _ length: UnsafeMutablePointer<Int>!
+) -> ds_status {
+    status {
+        // C's numbers above Int.max arrive as negative ones, which no table has.
+        let table = try scheduler.state.plan.deviceTable(firstRecord: first_record)
+        guard try hasRoom(for: table.count, in: bytes, capacity, length, "length"), let bytes else { return }
+        bytes.copyMemory(from: table, byteCount: table.count)
+    }
+}

@@ -199,7 +199,7 @@ public func ds_session_save(
     status {
         let session = try session.holder.pointee.session
         let count = session.savedByteCount
-        guard try hasRoom(for: count, in: bytes, capacity, length), let bytes else { return }
+        guard try hasRoom(for: count, in: bytes, capacity, length, "length"), let bytes else { return }
         session.save(to: UnsafeMutableRawBufferPointer(start: bytes, count: count))
     }
 }

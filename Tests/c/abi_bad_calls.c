@@ -163,6 +163,7 @@ static void plans(void) {
     BAD(ds_scheduler_attribute_row(scheduler, 0, 0, &row), DS_TIMESTEPS_NOT_SET, "no timesteps");
     BAD(ds_scheduler_input_scales(scheduler, numbers, 64, &count), DS_TIMESTEPS_NOT_SET, "no timesteps");
     BAD(ds_scheduler_plan_json(scheduler, text, sizeof text, &count), DS_TIMESTEPS_NOT_SET, "no timesteps");
+    BAD(ds_scheduler_device_table(scheduler, 0, NULL, 0, &count), DS_TIMESTEPS_NOT_SET, "no timesteps");
     BAD(ds_scheduler_signal_rates(scheduler, numbers, 64, &count), DS_TIMESTEPS_NOT_SET, "no timesteps");
     BAD(ds_scheduler_set_timesteps(scheduler, 0, NULL), DS_INVALID_VALUE, "number of steps is 0");
     BAD(ds_scheduler_set_timesteps(scheduler, SIZE_MAX, NULL), DS_INVALID_VALUE, "number of steps");
@@ -213,6 +214,13 @@ static void plans(void) {
     BAD(ds_scheduler_attribute_row(scheduler, 4, 0, &row), DS_INVALID_VALUE, "index is 4");
     BAD(ds_scheduler_attribute_row(scheduler, 0, 0, NULL), DS_NULL_POINTER, "row is NULL");
     GOOD(ds_scheduler_attribute_row(scheduler, 3, SIZE_MAX, &row));
+    uint8_t record[1024];
+    BAD(ds_scheduler_device_table(scheduler, 0, record, sizeof record, &count), DS_BUFFER_TOO_SMALL, "but needs 10240");
+    BAD(ds_scheduler_device_table(scheduler, SIZE_MAX, NULL, 0, &count), DS_INVALID_VALUE, "first record is -1");
+    BAD(ds_scheduler_device_table(scheduler, 0, NULL, 0, NULL), DS_NULL_POINTER, "length is NULL");
+    BAD(ds_scheduler_device_row(scheduler, NULL, record), DS_NULL_POINTER, "row is NULL");
+    BAD(ds_scheduler_device_row(scheduler, &row, NULL), DS_NULL_POINTER, "record is NULL");
+    GOOD(ds_scheduler_device_row(scheduler, &row, record));
     BAD(ds_scheduler_plan_properties(scheduler, NULL), DS_NULL_POINTER, "properties is NULL");
     BAD(ds_scheduler_input_scales(scheduler, numbers, 3, &count), DS_BUFFER_TOO_SMALL, "room for 3, but needs 4");
     BAD(ds_scheduler_input_scales(scheduler, NULL, 4, &count), DS_NULL_POINTER, "buffer is NULL");

@@ -459,6 +459,8 @@ static void call(void) {
         if ((with & 1) && !places[1].tensor.data) n_slots = 0; /* says that it is larger than the slots' memory */
         ds_prepared_row prepared = {{0}};
         status = ds_scheduler_prepare_row(scheduler, &row, &prepared);
+        uint8_t record[1024];
+        MUST(ds_scheduler_device_row(scheduler, &row, record) == status);
         if (status == DS_OK || byte() > 250)
             status =
                 ds_row_step(&prepared, places[0].pointer, places[1].pointer, with & 4 ? NULL : places[2].pointer,
@@ -516,11 +518,12 @@ static void call(void) {
         size_t *told = byte() > 240 ? NULL : &size;
         memset(buffer, 0x5A, sizeof buffer);
         char *where = byte() > 240 ? NULL : buffer;
-        switch (byte() % 10) {
+        switch (byte() % 11) {
         case 0: status = ds_scheduler_class_name(scheduler, where, capacity, told); break;
         case 1: status = ds_scheduler_config_json(scheduler, where, capacity, told); break;
         case 2: status = ds_scheduler_unused_keys(scheduler, where, capacity, told); break;
         case 3: status = ds_scheduler_plan_json(scheduler, where, capacity, told); break;
+        case 10: status = ds_scheduler_device_table(scheduler, byte() > 250 ? SIZE_MAX : number(), where, capacity, told); break;
         case 4: status = ds_scheduler_timesteps(scheduler, numbers, count, told); break;
         case 5: status = ds_scheduler_sigmas(scheduler, numbers, count, told); break;
         case 6: status = ds_scheduler_alphas_cumprod(scheduler, numbers, count, told); break;

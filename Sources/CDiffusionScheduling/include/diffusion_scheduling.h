@@ -449,6 +449,16 @@ ds_status ds_scheduler_attribute_row(ds_scheduler scheduler, size_t index, size_
  */
 ds_status ds_scheduler_plan_json(ds_scheduler scheduler, char *buffer, size_t capacity, size_t *length);
 
+/*
+ * ds_scheduler_device_table writes all rows of the plan as a table for kernels on devices: records of 1,024 bytes, whose layout
+ * device_table.h tells. The table starts with the record of free places in a batch, which no run of another plan needs again.
+ *
+ * first_record  the number of records before this table in the buffer that it becomes a part of; 0 for the first table
+ *
+ * Errors: also DS_INVALID_VALUE for first_record.
+ */
+ds_status ds_scheduler_device_table(ds_scheduler scheduler, size_t first_record, void *bytes, size_t capacity, size_t *length);
+
 /* ---- Sessions */
 
 typedef struct ds_session {
@@ -697,6 +707,17 @@ typedef struct ds_prepared_row {
  * slot or of slots out of range, a prediction of slots or of itself). On error nothing is written.
  */
 ds_status ds_scheduler_prepare_row(ds_scheduler scheduler, const ds_row *row, ds_prepared_row *prepared);
+
+/*
+ * ds_scheduler_device_row writes the record of a row, as ds_scheduler_device_table has them, for callers who keep slots elsewhere than
+ * their kernels: a step that ends a run, at no timestep.
+ *
+ * row     as for ds_scheduler_prepare_row
+ * record  [1,024] bytes
+ *
+ * Errors: as ds_scheduler_prepare_row.
+ */
+ds_status ds_scheduler_device_row(ds_scheduler scheduler, const ds_row *row, void *record);
 
 /*
  * ds_row_step executes a row with the caller's tensors as slots: a step without a session. A run whose slots keep their memory has the

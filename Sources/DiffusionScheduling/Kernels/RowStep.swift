@@ -18,18 +18,8 @@ package struct PreparedRow: BitwiseCopyable, Sendable {
     package init(
         _ row: PlanRow, clamp: PredictionClamp, order: some Collection<Int> = [], modelLearnsVariance: Bool
     ) throws(SchedulerError) {
-        try row.validate(at: nil, slotCount: Combination.maximumSlotCount)
-        let slots = 0..<Combination.maximumSlotCount
-        var slotOrder = SlotOrder()
-        for slot in slots.reversed() { slotOrder.store(slot) }
-        for (place, slot) in order.enumerated().reversed() {
-            try require("reads[\(place)]", UInt(bitPattern: slot), "from 0 to \(slots.count - 1)", slots.contains(slot))
-            slotOrder.store(slot)
-        }
-        try require(
-            "noise factor of the row", "given", "left out for a model that predicts no variance",
-            modelLearnsVariance || row.noiseFactor == .none)
-        self.row = try KernelRow(row, clamp: clamp, slotOrder: slotOrder, storesApart: true)
+        self.row = try KernelRow(
+            row, clamp: clamp, order: order, modelLearnsVariance: modelLearnsVariance, storesApart: true)
         reads = row.readSet
         self.modelLearnsVariance = modelLearnsVariance
     }
@@ -63,6 +53,29 @@ package struct PreparedRow: BitwiseCopyable, Sendable {
                     row, tensors, slots: addresses, batchSize: batchSize, workspace: workspace, maximumThreads: maximumThreads)
             }
         }
+    }
+}
+
+extension KernelRow {
+    /// A row outside of a plan.
+    ///
+    /// - Parameter order: the slots in the order of summation, those listed first; others follow by their numbers.
+    /// - Throws: `invalidValue` for a row that no plan may have, or a number that isn't a slot's.
+    init(
+        _ row: PlanRow, clamp: PredictionClamp, order: some Collection<Int>, modelLearnsVariance: Bool, storesApart: Bool = false
+    ) throws(SchedulerError) {
+        try row.validate(at: nil, slotCount: Combination.maximumSlotCount)
+        let slots = 0..<Combination.maximumSlotCount
+        var slotOrder = SlotOrder()
+        for slot in slots.reversed() { slotOrder.store(slot) }
+        for (place, slot) in order.enumerated().reversed() {
+            try require("reads[\(place)]", UInt(bitPattern: slot), "from 0 to \(slots.count - 1)", slots.contains(slot))
+            slotOrder.store(slot)
+        }
+        try require(
+            "noise factor of the row", "given", "left out for a model that predicts no variance",
+            modelLearnsVariance || row.noiseFactor == .none)
+        try self.init(row, clamp: clamp, slotOrder: slotOrder, storesApart: storesApart)
     }
 }
 

@@ -235,6 +235,8 @@ _SIGNATURES: dict[str, list[Any]] = {
     "ds_scheduler_row_at": [_HANDLE, c_double, c_char_p, POINTER(Row)],
     "ds_scheduler_part_row": [_HANDLE, c_size_t, c_uint, POINTER(Row)],
     "ds_scheduler_prepare_row": [_HANDLE, POINTER(Row), POINTER(PreparedRow)],
+    "ds_scheduler_device_table": [_HANDLE, c_size_t, c_void_p, c_size_t, _SIZE_OUT],
+    "ds_scheduler_device_row": [_HANDLE, POINTER(Row), c_void_p],
     "ds_row_step": [*(POINTER(PreparedRow), _TENSOR, _TENSOR, _TENSOR, _TENSOR, c_size_t, _TENSOR, _TENSOR, _TENSOR, c_uint)],
     "ds_scheduler_plan_json": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
     "ds_session_create": [_HANDLE, c_size_t, _HANDLE_OUT],

@@ -420,6 +420,14 @@ extern "C" {
     pub fn ds_scheduler_attribute_row(scheduler: ds_scheduler, index: usize, age: usize, row: *mut ds_row) -> ds_status;
     /// The whole plan as JSON.
     pub fn ds_scheduler_plan_json(scheduler: ds_scheduler, buffer: *mut c_char, capacity: usize, length: *mut usize) -> ds_status;
+    /// All rows of the plan as a table for kernels on devices, whose layout `device_table.h` tells.
+    pub fn ds_scheduler_device_table(
+        scheduler: ds_scheduler,
+        first_record: usize,
+        bytes: *mut c_void,
+        capacity: usize,
+        length: *mut usize,
+    ) -> ds_status;
 
     // ---- Sessions
 
@@ -539,6 +547,8 @@ extern "C" {
     pub fn ds_scheduler_part_row(scheduler: ds_scheduler, index: usize, order: c_uint, row: *mut ds_row) -> ds_status;
     /// Prepares a row for steps with the clamp of the scheduler's plan.
     pub fn ds_scheduler_prepare_row(scheduler: ds_scheduler, row: *const ds_row, prepared: *mut ds_prepared_row) -> ds_status;
+    /// The record of a row, as [`ds_scheduler_device_table`] has them.
+    pub fn ds_scheduler_device_row(scheduler: ds_scheduler, row: *const ds_row, record: *mut c_void) -> ds_status;
     /// Executes a row with the caller's tensors as slots.
     pub fn ds_row_step(
         row: *const ds_prepared_row,
