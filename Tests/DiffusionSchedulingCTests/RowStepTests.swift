@@ -104,7 +104,8 @@ import Testing
                 case .object(let attributes)? = description["attributes"], case .array(let tensors)? = attributes["tensors"]
             else { throw SchedulerError.unsupportedScheduler(name: name, supported: []) }
             tensorCount = tensors.count
-            samplesMotion = description["samples_brownian_motion"] == true
+            samplesMotion =
+                if case .object(let motion)? = description["brownian_motion"] { motion["overlaps"] == true } else { false }
             slots = Array(repeating: Array(repeating: .nan, count: count), count: Int(DS_MAX_SLOTS))
         }
 

@@ -197,9 +197,11 @@ const char *ds_supported_class_name(size_t index);
  *                              ds_scheduler_set_timesteps; ds_scheduler_timesteps gives those of the steps
  *     counts_end               whether a requested number of steps counts the level after the last step, too, so that a run has one step
  *                              less, or fewer still where levels coincide
- *     samples_brownian_motion  whether diffusers' steps take their noise from one Brownian motion over the noise levels, whose
- *                              increments begin at the level of a step's first evaluation. The rows of ds_scheduler_attribute_row
- *                              read such increments, divided by their deviation; the plan's rows read independent noise.
+ *     brownian_motion          the Brownian motion over the noise levels whose increments, divided by their deviation, are the noise of
+ *                              diffusers' steps; null: there is none. Its `seed` is the parameter with its seed (null: a generator's
+ *                              seed), its `range` the parameters with its ends (empty: the levels of the run). Where it `overlaps`,
+ *                              the two evaluations of a step read increments from the level of the first one, and the rows of
+ *                              ds_scheduler_attribute_row read them so. The plan's rows read independent noise.
  *     is_stateless             whether steps depend on nothing but their arguments: ds_scheduler_row_at works
  *     batch_step               diffusers' method that steps batch items at timesteps of their own: its `name`, and the `option` that makes
  *                              a row of ds_scheduler_row_at one of its rows when it is true; null: diffusers has none

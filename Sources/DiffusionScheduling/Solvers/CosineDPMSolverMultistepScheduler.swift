@@ -30,6 +30,7 @@ public typealias CosineDPMSolverMultistepScheduler = DefinedScheduler<CosineDPMS
 /// The parameters of `CosineDPMSolverMultistepScheduler`, with diffusers' defaults.
 public struct CosineDPMSolverMultistepConfiguration: EDMMultistepDefinition {
     public static let className = "CosineDPMSolverMultistepScheduler"
+    public static let brownianMotion: BrownianMotion? = BrownianMotion(rangeKeys: ["sigma_min", "sigma_max"])
     public static var updateNames: [String] { Array(solverUpdateNames("dpm_solver").prefix(2)) }
 
     public var sigmaMin = 0.3

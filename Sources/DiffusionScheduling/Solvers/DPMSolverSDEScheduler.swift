@@ -28,7 +28,7 @@ public struct DPMSolverSDEConfiguration: VarianceExplodingDefinition, Prediction
     public static let compatibleClassNames = commonCompatibleClassNames
     public static let predictionTypes: [PredictionType] = [.epsilon, .vPrediction]
     public static let timestepType: TimestepElementType? = .float64
-    public static let samplesBrownianMotion = true
+    public static let brownianMotion: BrownianMotion? = BrownianMotion(seedKey: "noise_sampler_seed", overlaps: true)
 
     public var numTrainTimesteps = 1000
     public var betaStart = 0.00085

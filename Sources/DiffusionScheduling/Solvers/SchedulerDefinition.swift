@@ -90,9 +90,9 @@ public protocol SchedulerDefinition: SchedulerConfiguration {
     /// The convention for a request's noise levels, that of diffusers' argument `sigmas`.
     static var sigmaList: SigmaList { get }
 
-    /// Whether diffusers' steps take their noise from one Brownian motion over the noise levels, from the level that a step begins at. The
-    /// rows of ``attributeRow(at:age:of:)`` read such noise then, and those of the plan independent noise.
-    static var samplesBrownianMotion: Bool { get }
+    /// The Brownian motion over the noise levels that diffusers' steps take their noise from; nil where noise is independent. Rows of a
+    /// plan read independent noise of the same law.
+    static var brownianMotion: BrownianMotion? { get }
 
     /// Whether steps depend on nothing but their arguments, so that they may be taken at any training timestep in any order.
     static var isStateless: Bool { get }
@@ -145,6 +145,24 @@ public struct BatchStep: Sendable, Equatable {
     public var option: String
 
     var json: JSONValue { ["name": .string(name), "option": .string(option)] }
+}
+
+/// A Brownian motion over noise levels: the noise between two of them is its increment, divided by the increment's deviation.
+public struct BrownianMotion: Sendable, Equatable {
+    /// The parameter that holds the motion's seed; nil: the seed of the generator that the first step is given.
+    public var seedKey: String?
+    /// The parameters that hold the least and the greatest level of the motion; empty: those of the run.
+    public var rangeKeys: [String] = []
+    /// Whether a step of two evaluations reads the increment to its middle first, and then that of the whole step. The rows of
+    /// ``SchedulerDefinition/attributeRow(at:age:of:)`` read these two, which depend on one another.
+    public var overlaps = false
+
+    var json: JSONValue {
+        [
+            "seed": seedKey.map { .string($0) } ?? .null, "range": .array(rangeKeys.map { .string($0) }),
+            "overlaps": .bool(overlaps),
+        ]
+    }
 }
 
 /// Arguments by which diffusers' `step` is handed what most of its classes hold or draw themselves.
@@ -227,7 +245,7 @@ extension SchedulerDefinition {
     public static var listsEnd: Bool { false }
     public static var countsEnd: Bool { false }
     public static var sigmaList: SigmaList { .levels }
-    public static var samplesBrownianMotion: Bool { false }
+    public static var brownianMotion: BrownianMotion? { nil }
     public static var isStateless: Bool { false }
     public static var batchStep: BatchStep? { nil }
     public static var stepArguments: StepArguments? { nil }

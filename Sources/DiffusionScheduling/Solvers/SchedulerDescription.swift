@@ -21,7 +21,7 @@ extension SchedulerDefinition {
     /// | `sigma_type` | the element type of diffusers' noise levels: float32 or float64 |
     /// | `lists_end` | whether diffusers' list of timesteps ends with the one that the last step leads to |
     /// | `counts_end` | whether a requested number of steps counts the level after the last step, too |
-    /// | `samples_brownian_motion` | whether diffusers' steps take their noise from one Brownian motion over the noise levels |
+    /// | `brownian_motion` | the Brownian motion that diffusers' steps take their noise from, see ``BrownianMotion``; null: none |
     /// | `is_stateless` | whether steps depend on nothing but their arguments |
     /// | `batch_step` | diffusers' step of batch items at timesteps of their own, its `name` and the `option` that makes a step one of \
     /// its; null where diffusers has none |
@@ -44,7 +44,7 @@ extension SchedulerDefinition {
             "sigma_type": .string(sigmaType.rawValue),
             "lists_end": .bool(listsEnd),
             "counts_end": .bool(countsEnd),
-            "samples_brownian_motion": .bool(samplesBrownianMotion),
+            "brownian_motion": brownianMotion?.json ?? .null,
             "is_stateless": .bool(isStateless),
             "batch_step": batchStep?.json ?? .null,
             "step_arguments": stepArguments?.json ?? .null,

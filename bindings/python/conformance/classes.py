@@ -321,6 +321,12 @@ def draws_from_tree(reference: Any) -> bool:
     return hasattr(sys.modules[type(reference).__module__], TREE)
 
 
+def overlaps(description: Any) -> bool:
+    """Whether the two evaluations of a step read increments of one motion that depend on one another."""
+    motion = description.brownian_motion
+    return motion is not None and motion.overlaps
+
+
 def check(key: str, seed: int, index: int) -> Outcome:
     """Draws a run and checks it."""
     case = draw(key, seed, index)
@@ -435,7 +441,7 @@ class Bound:
         description = ours.description
         attributes = description.attributes
         self.reads_attributes = bool(attributes.tensors or attributes.history) and not (
-            description.samples_brownian_motion or attributes.timestep
+            overlaps(description) or attributes.timestep
         )
         self.newest = len(attributes.tensors) if attributes.history else None
         """The slot of the newest element of a list."""
@@ -593,7 +599,7 @@ def take_steps(
         if not draws_from_tree(followed) and not torch.equal(*(generator.get_state() for generator in generators)):
             outcome.faults.append(f"step {i}: the drop-in leaves the generator another way")
         limits = bound.step(row, x.astype(float), e.astype(float), z)
-        if drop_in.description.samples_brownian_motion and i % 2:
+        if overlaps(drop_in.description) and i % 2:
             allowed = 2 * limits[0] + noise_share_error(ours, i)
             if not np.all(np.abs(results.prev_sample - same.prev_sample.numpy()) <= allowed):
                 outcome.faults.append(f"step {i}: the drop-in's result is another")

@@ -60,6 +60,17 @@ class BatchStep(NamedTuple):
     """The option that makes a step one of the method's."""
 
 
+class BrownianMotion(NamedTuple):
+    """A motion over the noise levels whose increments are the noise of the original's steps."""
+
+    seed: str | None
+    """The parameter that holds its seed; None: a generator's seed."""
+    range: list[str]
+    """The parameters that hold its ends; empty: the least and the greatest level of the run."""
+    overlaps: bool
+    """Whether a step of two evaluations reads the increment to its middle, and then that of the whole step."""
+
+
 class StepArguments(NamedTuple):
     """Arguments by which the original's ``step`` is handed what most classes hold or draw themselves."""
 
@@ -87,7 +98,7 @@ class Description(NamedTuple):
     sigma_type: str
     lists_end: bool
     counts_end: bool
-    samples_brownian_motion: bool
+    brownian_motion: BrownianMotion | None
     is_stateless: bool
     batch_step: BatchStep | None
     step_arguments: StepArguments | None
@@ -121,6 +132,7 @@ def describe(class_name: str) -> Description:
     made = {
         "attributes": Attributes(**known["attributes"]),
         "batch_step": known["batch_step"] and BatchStep(**known["batch_step"]),
+        "brownian_motion": known["brownian_motion"] and BrownianMotion(**known["brownian_motion"]),
         "step_arguments": known["step_arguments"] and StepArguments(**known["step_arguments"]),
     }
     return Description(**{**known, **lists, **made})

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from . import _library, _tensors
 from ._core import Core, Options, Ordered, Results, Stateless, parts
-from ._description import Description, Parameter, function
+from ._description import BrownianMotion, Description, Parameter, function
 from ._handles import Plan, StepRow
 from ._tensors import is_beyond_reach, step_by_row
 
@@ -550,7 +550,6 @@ class OrderedDropIn(DropIn, Ordered):
 
     order: int
     noise_sampler: Any
-    noise_sampler_seed: int | Sequence[int] | None
     mid_point_sigma: Tensor | None
     _takes_first: ClassVar[bool]
     """Whether the original begins at the first of several evaluations at one timestep."""
@@ -572,41 +571,58 @@ class OrderedDropIn(DropIn, Ordered):
             state[history] = [None] * length
             self._longest = self._oldest = length
         self._repeated = None
-        if self._is_sampled:
-            self.noise_sampler = self.mid_point_sigma = None
+        motion = self.description.brownian_motion
+        if motion is not None:
+            self.noise_sampler = None
+            if motion.overlaps:
+                self.mid_point_sigma = None
 
     def _draw(self, count: int, generator: Any, noise: Tensor | None, model_output: Tensor, sample: Tensor) -> Tensor | None:
-        if count and self._is_sampled:
-            return self._sampled_noise(sample)
-        return super()._draw(count, generator, noise, model_output, sample)
+        motion = self.description.brownian_motion
+        if count == 0 or motion is None:
+            return super()._draw(count, generator, noise, model_output, sample)
+        levels, index = self._motion_levels(), self._step_index or 0
+        start = index - index % self.order
+        source, target = levels[start], levels[start + 1]
+        if source <= target:
+            # The originals divide by the deviation of no increment there, or recurse without an end. The noise of such a step vanishes.
+            return super()._draw(count, generator, noise, model_output, sample)
+        if self.noise_sampler is None:
+            self.noise_sampler = self._make_motion(motion, levels, generator, model_output, sample)
+        if motion.overlaps:
+            # A step of two evaluations asks for the way to its middle first, and then for the whole one.
+            source, target, is_first = -source.log(), -target.log(), index == start
+            if is_first:
+                target = source + (target - source) * 0.5
+            source, target = (-source).exp(), (-target).exp()
+            self.mid_point_sigma = target if is_first else None
+        increment: Tensor = self.noise_sampler(source, target).to(model_output.device)
+        return increment
 
-    def _sampled_noise(self, sample: Tensor) -> Tensor:
-        """The increment of the original's Brownian motion that its next evaluation reads, divided by the increment's deviation.
-
-        A step of two evaluations asks for the way to the middle first, and then for the whole one. An increment changes by a
-        thousandth where a level changes in its last bit, so the levels have all of the original's roundings.
-        """
-        levels, theirs, index = self.sigmas, self._rounded_levels, self._step_index or 0
+    def _motion_levels(self) -> Tensor:
+        """The levels with all of the original's roundings: an increment changes by a thousandth where a level changes in its last bit."""
+        levels, theirs = self.sigmas, self._rounded_levels
         if (
             theirs is not None
             and theirs.is_cpu
             and theirs.shape == levels.shape
             and torch.allclose(theirs, levels, rtol=2.0**-21, atol=0)
         ):
-            levels = theirs
-        if self.noise_sampler is None:
-            sampler = vars(sys.modules[self._original.__module__])[TREE]
-            ends = levels[levels > 0].min().item(), levels.max().item()
-            self.noise_sampler = sampler(sample, *ends, self.noise_sampler_seed)
-        start = index - index % self.order
-        source, target = -levels[start].log(), -levels[start + 1].log()
-        is_first = index == start
-        if is_first:
-            target = source + (target - source) * 0.5
-        source, target = (-source).exp(), (-target).exp()
-        self.mid_point_sigma = target if is_first else None
-        noise: Tensor = self.noise_sampler(source, target)
-        return noise
+            return theirs
+        return levels
+
+    def _make_motion(self, motion: BrownianMotion, levels: Tensor, generator: Any, model_output: Tensor, sample: Tensor) -> Any:
+        """The original's Brownian motion."""
+        if motion.seed is not None:
+            seed = getattr(self, motion.seed)
+        elif isinstance(generator, list):
+            seed = [each.initial_seed() for each in generator]
+        else:
+            seed = None if generator is None else generator.initial_seed()
+        ends = [self.config[key] for key in motion.range] or [levels[levels > 0].min().item(), levels.max().item()]
+        if self.description.noise_type == "promoted":
+            sample = sample.to(_tensors.common_type(model_output, sample))
+        return vars(sys.modules[self._original.__module__])[TREE](sample, *ends, seed)
 
     def _remember(self, row: StepRow, stored: Sequence[Tensor], sample: Tensor) -> None:
         super()._remember(row, stored, sample)
@@ -877,7 +893,7 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
         "_original": original,
         "_steps_unplanned": "self.timesteps =" in inspect.getsource(original.__init__)
         and "num_inference_steps is None" not in inspect.getsource(original.step),
-        "_is_sampled": description.samples_brownian_motion,
+        "_is_sampled": description.brownian_motion is not None,
         "_takes_first": "> 1" not in looking_up,
         "_knows_timesteps": re.search(r"== 0:\s+raise ", looking_up) is not None,
         "_counter": description.attributes.age or "",

@@ -316,10 +316,11 @@ class Plan(Handle):
     def attribute_row(self, index: int, age: int, is_sampled: bool) -> StepRow:
         """The row over the attributes that diffusers' objects keep.
 
-        is_sampled  whether noise comes from one Brownian motion, where the originals take it from that. Rows that read independent
-                    noise there are the plan's, with the contents of its slots in the attributes.
+        is_sampled  whether noise comes from one Brownian motion, where the originals take it from that. Where its increments overlap,
+                    rows that read independent noise are the plan's, with the contents of its slots in the attributes.
         """
-        is_own = self.description.samples_brownian_motion and not is_sampled
+        motion = self.description.brownian_motion
+        is_own = motion is not None and motion.overlaps and not is_sampled
         function = library.ds_scheduler_row if is_own else library.ds_scheduler_attribute_row
 
         def row_at(index: int, age: int) -> StepRow:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The drop-in whose noise is that of the original's Brownian motion, which torchsde makes."""
+"""The drop-ins with the noise of their originals' Brownian motions, which torchsde makes."""
 
 import copy
 import importlib.util
@@ -21,6 +21,7 @@ import diffusion_scheduling.diffusers as drop_ins  # noqa: E402
 from people import TREE, model  # noqa: E402
 
 NAME = "DPMSolverSDEScheduler"
+COSINE = "CosineDPMSolverMultistepScheduler"
 X = torch.randn((3, 4, 8, 8), generator=torch.Generator().manual_seed(3))
 
 
@@ -31,7 +32,8 @@ def trees(monkeypatch):
     spec = importlib.util.find_spec(module.__name__)
     anew = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(anew)
-    monkeypatch.setattr(module, TREE, getattr(anew, TREE))
+    for each in (module, sys.modules[getattr(diffusers, COSINE).__module__]):
+        monkeypatch.setattr(each, TREE, getattr(anew, TREE))
 
 
 def final(library, *, count=8, split=None, **config):
@@ -51,6 +53,40 @@ def test_seeds_give_the_originals_pictures(seed, config):
     expected, found = (final(library, noise_sampler_seed=seed, **config) for library in (diffusers, drop_ins))
     # Some steps of float32, with a model that doesn't stretch differences.
     assert torch.allclose(expected, found, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
+
+
+def generators(seeds):
+    made = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return made if len(made) > 1 else made[0]
+
+
+def final_cosine(library, seeds, dtype=torch.float32, **config):
+    scheduler = getattr(library, COSINE)(**config)
+    scheduler.set_timesteps(8)
+    torch.manual_seed(5)
+    x = (X * scheduler.init_noise_sigma).to(dtype)
+    for t in scheduler.timesteps:
+        output = torch.tanh(scheduler.scale_model_input(x, t))
+        x = scheduler.step(output, t, x, generator=generators(seeds) if seeds else None).prev_sample
+    return x
+
+
+@pytest.mark.filterwarnings("ignore:Should have t")
+@pytest.mark.parametrize("seeds", [[9], [1, 2, 3], None])
+@pytest.mark.parametrize("config", [{}, {"sigma_min": 0.02, "sigma_max": 80.0, "solver_order": 1}])
+def test_generators_seeds_give_the_originals_pictures(seeds, config):
+    expected, found = (final_cosine(library, seeds, **config) for library in (diffusers, drop_ins))
+    # Eight steps of float32, and of float16 with 2^-11, each rounded in two or three places.
+    assert torch.allclose(expected, found, rtol=1e-5, atol=1e-5)
+    expected, found = (final_cosine(library, seeds, torch.float16, **config) for library in (diffusers, drop_ins))
+    assert expected.dtype == found.dtype and torch.allclose(expected, found, rtol=0, atol=24 * 2**-11 * X.abs().max().item())
+
+
+@pytest.mark.filterwarnings("ignore:Should have t")
+def test_a_step_between_equal_levels_needs_no_increment():
+    with pytest.raises(RecursionError):
+        final_cosine(diffusers, [9], final_sigmas_type="sigma_min")
+    assert final_cosine(drop_ins, [9], final_sigmas_type="sigma_min").isfinite().all()
 
 
 def test_a_copy_in_the_middle_of_a_step_goes_on_with_its_noise():
