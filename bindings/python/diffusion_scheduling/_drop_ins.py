@@ -585,7 +585,7 @@ class OrderedDropIn(DropIn, Ordered):
         start = index - index % self.order
         source, target = levels[start], levels[start + 1]
         if source <= target:
-            # The originals divide by the deviation of no increment there, or recurse without an end. The noise of such a step vanishes.
+            # The originals divide by a deviation of 0 there, or recurse without an end. The noise of such a step vanishes.
             return super()._draw(count, generator, noise, model_output, sample)
         if self.noise_sampler is None:
             self.noise_sampler = self._make_motion(motion, levels, generator, model_output, sample)
@@ -600,7 +600,7 @@ class OrderedDropIn(DropIn, Ordered):
         return increment
 
     def _motion_levels(self) -> Tensor:
-        """The levels with all of the original's roundings: an increment changes by a thousandth where a level changes in its last bit."""
+        """The levels with the original's roundings: a level's last bit changes an increment by a thousandth."""
         levels, theirs = self.sigmas, self._rounded_levels
         if (
             theirs is not None

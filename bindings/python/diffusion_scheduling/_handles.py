@@ -316,8 +316,8 @@ class Plan(Handle):
     def attribute_row(self, index: int, age: int, is_sampled: bool) -> StepRow:
         """The row over the attributes that diffusers' objects keep.
 
-        is_sampled  whether noise comes from one Brownian motion, where the originals take it from that. Where its increments overlap,
-                    rows that read independent noise are the plan's, with the contents of its slots in the attributes.
+        is_sampled  whether noise comes from the original's Brownian motion. Where its increments overlap, rows that read
+                    independent noise are the plan's, and the attributes hold the contents of the plan's slots.
         """
         motion = self.description.brownian_motion
         is_own = motion is not None and motion.overlaps and not is_sampled
