@@ -4,11 +4,11 @@ import CKernels
 import Foundation
 import Testing
 
-// Exit tests run a process of their own, which these systems allow.
+// Exit tests start a process each, which only these systems allow.
 #if os(macOS) || os(Linux)
 
-    /// Nothing outside the outputs is written and nothing outside the inputs is read: every tensor touches a page that may be
-    /// neither read nor written, at its end or at its start. A violation kills the process that runs the case.
+    /// No call writes outside the outputs or reads outside the inputs: every tensor touches, at its end or at its start, a page
+    /// that may be neither read nor written. A violation kills the process that runs the case.
     extension KernelTests {
         @Suite struct GuardPageTests {
             enum Function: String, CaseIterable, Codable { case step, stepInPlace, findThresholds, addNoise, scale }
@@ -24,7 +24,7 @@ import Testing
                 }
             }
 
-            /// The guard itself: a test that couldn't fail would prove nothing.
+            /// Tests the guard itself: an access to the forbidden page must kill the process.
             @Test(arguments: Guarded.allCases)
             func reachingOutKills(guarded: Guarded) async {
                 await #expect(processExitsWith: .failure) { [guarded] in
@@ -44,7 +44,7 @@ import Testing
                 let outputs = (0..<Row.outputCount).map { _ in GuardedTensor<T>(count: largest, guarded: guarded) }
                 let values: [T] = random.values(largest)
 
-                // Every size up to two tiles of AVX-512 in float32 and a bit, then some for several threads.
+                // Every size up to two AVX-512 tiles of float32 and seven elements more, then some for several threads.
                 for count in Array(0...135) + [199, 256, 300, largest] {
                     inputs.forEach { $0.set(values, count: count) }
                     let targets = function == .stepInPlace ? Array(inputs[1...3]) : outputs
@@ -74,7 +74,7 @@ import Testing
         }
     }
 
-    /// Memory with a forbidden page right before and right after it; tensors lie at one of its ends.
+    /// Memory between two forbidden pages; tensors lie at one of its ends.
     private final class GuardedTensor<T: Element> {
         private let count: Int
         private let guarded: KernelTests.GuardPageTests.Guarded
@@ -101,7 +101,7 @@ import Testing
 
         var pointer: UnsafeMutablePointer<T> { start(count) }
 
-        /// Where a tensor of that many elements touches the forbidden page.
+        /// The start of a tensor of `count` elements that touches the forbidden page.
         func start(_ count: Int) -> UnsafeMutablePointer<T> { guarded == .start ? first : end - count }
 
         func set(_ values: [T], count: Int) { memcpy(start(count), values, count * MemoryLayout<T>.stride) }

@@ -7,7 +7,7 @@ import Testing
 /// NaN, infinities, signed zeros, denormals and huge values.
 extension KernelTests {
     @Suite struct IEEETests {
-        /// Every odd value with every other, through sums, products and the three clamps.
+        /// Every special value with every other, through sums, products and the three clamps.
         @Test(arguments: ElementKind.allCases)
         func oddValues(kind: ElementKind) throws {
             func check<T: Element>(_: T.Type) throws {
@@ -91,7 +91,7 @@ extension KernelTests {
             }
         }
 
-        /// An output that is one input times 1 is a copy of its bits, also of a NaN's.
+        /// An output that is one input times 1 copies its bits, even those of a NaN.
         @Test(arguments: [0, 3, 9])
         func loneCoefficientOneCopies(input: Int) throws {
             let bits: [UInt32] = Float.oddValues.map(\.bitPattern) + [0x7fc1_2345, 0xffc5_4321, 0x7f81_2345, 0xff80_0001]
@@ -122,7 +122,7 @@ extension KernelTests {
             }
         }
 
-        /// A sum of minus zeros is minus zero, whatever the loop.
+        /// A sum of minus zeros is minus zero in every loop.
         @Test(arguments: ElementKind.allCases)
         func minusZerosStay(kind: ElementKind) throws {
             func check<T: Element>(_: T.Type) throws {
@@ -150,7 +150,7 @@ extension KernelTests {
             try check(kind.type)
         }
 
-        /// An output that doesn't read p isn't changed by a p that is infinite.
+        /// An infinite p doesn't change an output that doesn't read p.
         @Test(arguments: ElementKind.allCases)
         func infinitePredictionStaysAway(kind: ElementKind) throws {
             func check<T: Element>(_: T.Type) throws {
@@ -202,14 +202,14 @@ extension KernelTests {
             }
         }
 
-        /// What dsk_find_thresholds answers for an item with a NaN spoils the item, and isn't an error.
+        /// The NaN that dsk_find_thresholds answers for an item with a NaN makes the whole item NaN, without an error.
         @Test func thresholdNaN() throws {
             for result in try outcome(of: [0, 1, -1, .infinity], clamp: DSK_CLAMP_THRESHOLD, range: .nan) {
                 #expect(result.allSatisfy { $0.isNaN })
             }
         }
 
-        /// A coefficient that isn't zero counts, however small: float32 has no such number, its arithmetic has.
+        /// Every coefficient except zero counts, even one that is too small for a float32.
         @Test func tinyCoefficients() throws {
             let largest = Float.greatestFiniteMagnitude
             for result in try outcome(of: [1, .infinity, -.infinity, largest], coefficient: 0x1p-200) {

@@ -3,7 +3,7 @@
 import CKernels
 import Testing
 
-/// An output may lie where an input lies: the bits are those of a step to other memory.
+/// An output over an input gets the bits that it would get in other memory.
 extension KernelTests {
     @Suite struct InPlaceTests {
         /// Which input each output is written over; nil: memory of its own.
@@ -82,7 +82,7 @@ extension KernelTests {
             }
         }
 
-        /// What an output may do to a tensor that no coefficient asks for: anything, also overlap it in part.
+        /// An output may overlap, even in part, a tensor whose coefficients are all zero.
         @Test func overAnUnreadInput() throws {
             var row = Row()
             row.outputs[0][0] = 2

@@ -9,15 +9,15 @@ import Testing
 /// Items whose tensors have different element types, and the conversions themselves.
 extension KernelTests {
     @Suite struct MixedTypeTests {
-        /// A tensor of any type; its values are float64 for whoever looks.
+        /// A tensor of any type whose values tests read as float64.
         struct AnyTensor {
             let kind: ElementKind
             let pointer: UnsafeMutableRawPointer
             let values: () -> [Double]
-            /// Rounds the values to the type, once for all calls of the result, which writes them.
+            /// Rounds the values to the type once; the result writes them at every call.
             let writer: ([Double]) -> () -> Void
             let reset: () -> Void
-            /// Rounds the expected values to the type, once for all calls of the result, which compares.
+            /// Rounds the expected values to the type once; the result compares at every call.
             let checker: (_ expected: [Double], _ prefix: Int) -> () -> String?
 
             init(_ kind: ElementKind, count: Int, offset: Int) {
@@ -195,9 +195,9 @@ extension KernelTests {
         @Test func everyFloat16Widens() throws { try checkWidening(Float16.self, fractionBits: 10, bias: 15) }
         @Test func everyBFloat16Widens() throws { try checkWidening(Brain.self, fractionBits: 7, bias: 127) }
 
-        /// Every number of a half type, every middle between two, and their neighbours in the source's type, of both signs: what
-        /// they are rounded to follows from how they are made. The greatest number's next would be a power of two, from whose
-        /// middle on everything is infinite.
+        /// Every number of a half type, every midpoint between two, and their neighbours in the source's type, of both signs; their
+        /// construction tells what they round to. From the midpoint between the greatest number and the next power of two on,
+        /// everything is infinite.
         private func checkRounding<From: Element, H: Element>(_: From.Type, _: H.Type, fractionBits: Int, bias: Int) throws {
             let infinity = (0x7fff >> fractionBits) << fractionBits
             var source: [From] = [], expected: [Int] = []
@@ -241,7 +241,8 @@ extension KernelTests {
         @Test func doubleToBFloat16() throws { try checkRounding(Double.self, Brain.self, fractionBits: 7, bias: 127) }
         @Test func floatToBFloat16() throws { try checkRounding(Float.self, Brain.self, fractionBits: 7, bias: 127) }
 
-        /// Sums of halves are float32 numbers, rounded from there: 1 times a half type is another half type's every rounding.
+        /// A sum of halves is a float32 number before it is rounded: 1 times a half type tests every rounding to the other half
+        /// type.
         @Test func everyHalfToTheOther() throws {
             let float16s = (0...0xffff).map { half($0, Float16.self) }, brains = (0...0xffff).map { half($0, Brain.self) }
             let expectedBrains = float16s.map { Brain($0.widened) }, expectedFloat16s = brains.map { Float16($0.widened) }
@@ -255,7 +256,7 @@ extension KernelTests {
             }
         }
 
-        /// A copy has the bits of the input, also of a NaN; in place it does nothing.
+        /// A copy has the input's bits, even those of a NaN; in place it does nothing.
         @Test func copiesOfHalves() throws {
             let all = (0...0xffff).map { UInt16($0) }
             try forEachISA { isa in
@@ -267,7 +268,8 @@ extension KernelTests {
             }
         }
 
-        /// So has a copy beside a tensor of another type, as of a model output of a half type that a step in float32 remembers.
+        /// A copy keeps its bits next to a tensor of another type, for example a half-precision model output that a float32 step
+        /// stores.
         private func checkCopy<H: Element>(of _: H.Type) throws {
             let halves = (0...0xffff).map { unsafeBitCast(UInt16($0), to: H.self) }
             try forEachISA { isa in
@@ -302,7 +304,7 @@ extension KernelTests {
             }
         }
 
-        /// The moments of halves are those of the same numbers in float64.
+        /// The moments of halves equal the moments of the same numbers in float64.
         @Test(arguments: [ElementKind.float16, .bfloat16])
         func moments(kind: ElementKind) throws {
             func check<T: Element>(_: T.Type) {

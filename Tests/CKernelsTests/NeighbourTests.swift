@@ -4,7 +4,7 @@ import CKernels
 import TestDraws
 import Testing
 
-/// The calls that are built on a step: dsk_add_noise and dsk_scale.
+/// dsk_add_noise, dsk_scale and dsk_find_moments, the calls beside a step.
 extension KernelTests {
     @Suite struct NeighbourTests {
         enum Destination: String, CaseIterable { case elsewhere, overSample, overNoise }
@@ -84,7 +84,8 @@ extension KernelTests {
             #expect(dsk_scale(DSK_FLOAT32, nil, 2, 0, nil, 0) == DSK_OK)
         }
 
-        /// Means, variances and the covariance of several items, against sums of deviations; no bit depends on how they are summed.
+        /// Means, variances and the covariance of several items against sums of deviations; no bit depends on the order of
+        /// summation.
         @Test(arguments: ElementKind.allCases)
         func moments(kind: ElementKind) throws {
             func check<T: Element>(_: T.Type) throws {
@@ -155,7 +156,7 @@ extension KernelTests {
             }
         }
 
-        /// A guided row does with both outputs what the row does with factor (g e_c + (1 - g) e_u).
+        /// A guided row gives both outputs the value that the row gives with factor (g e_c + (1 - g) e_u).
         @Test func guidedRows() throws {
             var random = Random("guidedRows")
             for _ in 0..<TestDraws.count(50) {

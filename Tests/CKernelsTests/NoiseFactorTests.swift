@@ -5,22 +5,22 @@ import Foundation
 import TestDraws
 import Testing
 
-/// Rows whose noise has a factor in each element.
+/// Rows whose noise has a factor for each element.
 extension KernelTests {
     @Suite struct NoiseFactorTests {
         private typealias AnyTensor = MixedTypeTests.AnyTensor
 
         private static let noise = Int(DSK_NOISE.rawValue), variance = Int(DSK_VARIANCE.rawValue)
 
-        /// The exact factor of an element, and a bound on the relative error of the computed one.
+        /// The exact factor of an element, and a bound on the relative error of the computed factor.
         private static func factor(_ row: Row, _ variance: Double) -> (value: Double, error: Double) {
             guard row.noiseFactor == DSK_NOISE_FACTOR_EXPONENTIAL else { return (max(variance, 0).squareRoot(), 0x1p-53) }
-            // The product and the sum are rounded; CKernels.h tells the error of the exponential, and Foundation's is as small.
+            // The product and the sum are rounded; CKernels.h states the exponential's error, and Foundation's is as small.
             let product = row.noiseSlope * variance, argument = row.noiseOffset + product
             return (exp(argument), 0x1p-51 + 0x1p-53 + (abs(product) + abs(argument)) * 0x1p-53)
         }
 
-        /// The noise times its factors: the result of a step that does nothing else.
+        /// The noise times its factors: a step that does nothing else.
         private static func scaled(_ row: Row, _ inputs: [AnyTensor], _ kind: ElementKind, count: Int) throws -> AnyTensor {
             var alone = Row()
             alone.noiseFactor = row.noiseFactor
@@ -43,7 +43,7 @@ extension KernelTests {
             return row
         }
 
-        /// A step has the bits of the step without a factor on noise that has been multiplied before.
+        /// A step with a factor has the bits of a step without one on noise multiplied beforehand.
         @Test(arguments: [
             [ElementKind.float32], [.float64], [.float16], [.bfloat16], [.float16, .bfloat16], [.float32, .bfloat16],
             ElementKind.allCases,
@@ -64,7 +64,7 @@ extension KernelTests {
                         ? below! : AnyTensor(kinds[random.below(kinds.count)], count: count, offset: random.offset())
                 }
                 let isWide = (inputs + outputs).contains { $0.kind == .float64 }
-                // Every tensor is read, so that both steps compute in one type.
+                // Every tensor is read, so both steps compute in one type.
                 var whole = row
                 for input in 0..<Row.inputCount where !row.reads(input, wanted: [true, true, true]) {
                     whole.outputs[0][input] = 0.5
@@ -112,7 +112,7 @@ extension KernelTests {
             }
         }
 
-        /// The factors of float64 variances. The exponential is that of the variance itself.
+        /// The factors of float64 variances. The exponential takes the variance itself.
         private static func factors(_ kind: dsk_noise_factor, of variances: [Double]) throws -> [Double] {
             var row = Row()
             row.outputs[0][noise] = 1
@@ -137,8 +137,8 @@ extension KernelTests {
             }
         }
 
-        /// The exponential over its range of normal numbers, half of the arguments from −1 to 1, against Foundation's, whose own error is
-        /// 2⁻⁵³ or less.
+        /// The exponential over its range of normal numbers, half of the arguments between −1 and 1, against Foundation's, whose
+        /// own error is at most 2⁻⁵³.
         @Test func theExponentialIsAccurate() throws {
             var random = Random("theExponentialIsAccurate"), greatest = 0.0
             let arguments = (0..<200_000).map { i -> Double in
@@ -152,7 +152,7 @@ extension KernelTests {
             #expect(greatest < 0x1p-51)
         }
 
-        /// The variance is read where an output needs a factor, and nowhere else.
+        /// Only an output that needs a factor reads the variance.
         @Test func theVarianceIsRequired() {
             var row = Row()
             row.outputs[0][Self.noise] = 1

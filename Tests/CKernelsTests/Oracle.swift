@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /// The oracles. The plain one computes a step as CKernels.h documents it, one operation after the other; Swift never fuses a
-/// product and a sum, so the core has to have the same bits. The exact one knows how far a float32 step may be from what it
-/// would be without rounding.
+/// product and a sum, so the core must give the same bits. The exact one bounds a float32 step's distance from the result without
+/// rounding.
 
 import CKernels
 
 // MARK: - The same bits
 
-/// How an item is calculated: a matter of the widest type of its tensors. Numbers are float64 here, whichever type they are of.
+/// The arithmetic of an item, which its tensors' widest type decides. Numbers are float64 here, whatever their type.
 enum Arithmetic {
     case half, short, wide
 
@@ -16,7 +16,7 @@ enum Arithmetic {
         self = kinds.contains(.float64) ? .wide : kinds.contains(.float32) ? .short : .half
     }
 
-    /// The coefficient as it is used.
+    /// The coefficient rounded to the bits that the arithmetic uses.
     func used(_ coefficient: Double) -> Double {
         switch self {
         case .half: return Double(Float(coefficient))
@@ -31,7 +31,7 @@ enum Arithmetic {
 
     func product(_ a: Double, _ b: Double) -> Double { self == .half ? Double(Float(a) * Float(b)) : a * b }
     func sum(_ a: Double, _ b: Double) -> Double { self == .half ? Double(Float(a) + Float(b)) : a + b }
-    /// To the type of p.
+    /// A number rounded to the type of p.
     func rounded(_ p: Double) -> Double { self == .wide ? p : Double(Float(p)) }
 
     /// The sum of the terms whose coefficient isn't zero, in order, before it is rounded.
@@ -54,7 +54,7 @@ enum Arithmetic {
         combination(row.prediction, inputs, count: count).map(rounded)
     }
 
-    /// All three outputs before they are rounded.
+    /// All three outputs before rounding.
     func step(_ row: Row, inputs: [[Double]], threshold: Double, count: Int) -> [[Double]] {
         var p = prediction(row, inputs, count: count)
         if row.clamp != DSK_CLAMP_NONE {
@@ -62,7 +62,7 @@ enum Arithmetic {
             for i in 0..<count {
                 if p[i] < -range { p[i] = -range }
                 if p[i] > range { p[i] = range }
-                // Rounding a quotient of float32 numbers from float64 is the same as rounding it at once.
+                // A float64 quotient of float32 numbers, rounded to float32, equals the float32 quotient.
                 if row.clamp == DSK_CLAMP_THRESHOLD { p[i] = rounded(p[i] / range) }
             }
         }
@@ -78,18 +78,18 @@ func plainPrediction<T: Element>(_ row: Row, _ inputs: [[T]], count: Int) -> [T.
     Arithmetic([T.kind]).prediction(row, inputs.map { $0.map(\.widened) }, count: count).map { T.Prediction($0) }
 }
 
-/// All three outputs, whichever are wanted. `inputs` holds a tensor or an empty array for each.
+/// All three outputs. `inputs` holds a tensor or an empty array for each input.
 func plainStep<T: Element>(_ row: Row, inputs: [[T]], threshold: Double, count: Int) -> [[T]] {
     Arithmetic([T.kind]).step(row, inputs: inputs.map { $0.map(\.widened) }, threshold: threshold, count: count)
         .map { $0.map { T($0) } }
 }
 
-/// The header's formula on a sorted copy of p.
+/// The header's formula, applied to a sorted copy of p.
 func plainThreshold<P: Element>(_ prediction: [P], ratio: Double, maxValue: Double) -> Double {
     plainThreshold(P.self, sorted: plainOrder(prediction), ratio: ratio, maxValue: maxValue)
 }
 
-/// |p| in order; nil if there is a NaN in it.
+/// The sorted |p|; nil if it contains a NaN.
 func plainOrder<P: Element>(_ prediction: [P]) -> [Double]? {
     prediction.contains(where: \.isNaN) ? nil : prediction.map(\.widened.magnitude).sorted()
 }
@@ -108,7 +108,7 @@ func plainThreshold<P: Element>(_: P.Type, sorted: [Double]?, ratio: Double, max
 
 // MARK: - The forward error
 
-/// A number as it would be without rounding, and a bound on the difference to what is computed.
+/// A number without rounding, and a bound on its distance from the computed one.
 struct Bounded {
     var exact: Double
     var bound: Double
@@ -120,9 +120,9 @@ extension ElementKind {
     var least: Double { [.float32: 0x1p-149, .float64: 0x1p-1074, .float16: 0x1p-24, .bfloat16: 0x1p-133][self]! }
 }
 
-/// CKernels.h: |computed - exact| <= max(u |out|, least / 2) + e sum |coefficient * input|. The prediction comes with an error of
-/// its own, which its coefficient scales. The factor 1 + 2^-18 covers, for float32 sums, what is of second order; `exact` has
-/// errors of at most ten sums' 2^-53 itself, which count where the output is float64.
+/// CKernels.h: |computed - exact| <= max(u |out|, least / 2) + e sum |coefficient * input|. The prediction has an error of its own,
+/// which its coefficient scales. The factor 1 + 2^-18 covers the second-order terms of float32 sums; `exact` itself is off by at
+/// most ten sums' 2^-53, which counts for float64 outputs.
 func exactCombination(
     _ coefficients: [Double], _ tensors: [[Double]], prediction: Bounded? = nil, at i: Int, _ arithmetic: Arithmetic,
     output: ElementKind
@@ -152,7 +152,7 @@ func exactStep(
     var p = exactCombination(row.prediction, inputs, at: i, arithmetic, output: kind)
     switch row.clamp {
     case DSK_CLAMP_RANGE:
-        // Clamping to the exact range brings no two numbers further apart; the range itself is rounded.
+        // Clamping to the exact range never moves two numbers apart; the range itself is rounded.
         p.exact = min(max(p.exact, -row.clampRange), row.clampRange)
         p.bound += u * row.clampRange
     case DSK_CLAMP_THRESHOLD:

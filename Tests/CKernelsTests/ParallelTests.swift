@@ -15,7 +15,7 @@ extension KernelTests {
             #expect(dsk_default_thread_count() >= 1)
         }
 
-        /// Without this, all tests of threads would test as many as the machine has cores.
+        /// Proves that threads are tested at all: without the switch, every test would use at most the machine's number of cores.
         @Test func testsGetTheirThreads() {
             let count = withLimits(parallelElements: 0) { dsk_default_thread_count() }
             #expect(count == 8 || String(cString: dsk_runtime_description()).hasPrefix("none"))
@@ -42,7 +42,7 @@ extension KernelTests {
             #expect(dsk_limit_isa(dsk_isa(rawValue: .max)).rawValue <= best.rawValue)  // -1 where enums are signed
         }
 
-        /// A thresholded step whose items, threads and sizes depend on the number; compared with its own serial oracle.
+        /// A thresholded step whose items, threads and sizes depend on the number; its own serial oracle checks it.
         private struct Job: @unchecked Sendable {  // every job's memory is its own
             let call = Call<Float>()
             let outputs: [Tensor<Float>]
@@ -76,7 +76,7 @@ extension KernelTests {
             }
         }
 
-        /// What goes wrong in code that may not throw.
+        /// Collects failures in code that may not throw.
         private final class Failures: @unchecked Sendable {
             private let lock = NSLock()
             private var failures: [String] = []
@@ -111,8 +111,8 @@ extension KernelTests {
             }
         }
 
-        /// Concurrent loops inside concurrent loops, and calls inside a parallel region of the same OpenMP runtime: there the
-        /// runtime gives a nested region one thread, or a team of its own.
+        /// Concurrent loops inside concurrent loops, and calls inside a parallel region of the same OpenMP runtime, which gives a
+        /// nested region one thread or a team of its own.
         @Test func nestedCalls() {
             let jobs = (0..<16).map { Job(number: 200 + $0) }
             let failures = Failures()

@@ -3,7 +3,7 @@
 import CKernels
 import Testing
 
-/// Every way to be refused, and that nothing is written then.
+/// Every reason to refuse a call. A refused call writes nothing.
 extension KernelTests {
     @Suite struct StatusTests {
         static let statuses = [
@@ -52,7 +52,7 @@ extension KernelTests {
             let inputs = (0..<2).map { Tensor(Array(repeating: Float($0), count: count)) }
             let outputs = (0..<4).map { _ in Tensor<Float>(count: count) }
             let call = Call<Float>()
-            let itemCount = type == DSK_FLOAT64 ? count / 2 : count  // as many as fit the memory
+            let itemCount = type == DSK_FLOAT64 ? count / 2 : count  // the most that fit the memory
             call.add(row, inputs: inputs, outputs: Array(outputs[0..<2]), count: itemCount)
             call.add(badRow ?? row, inputs: inputs, outputs: Array(outputs[2..<4]), count: itemCount, threshold: threshold)
             for i in 0...1 { call.change(i) { $0.setTypes(type) } }
@@ -83,7 +83,7 @@ extension KernelTests {
             expectStep(DSK_UNKNOWN_TYPE, type: dsk_element_type(rawValue: .max))
             expectStep(DSK_UNKNOWN_TYPE) { $0.input_types.1 = unknownType }
             expectStep(DSK_UNKNOWN_TYPE) { $0.output_types.1 = unknownType }
-            // Types of tensors that aren't read or written don't matter.
+            // Types of tensors that aren't read or written are ignored.
             expectStep(DSK_OK) {
                 $0.input_types.2 = unknownType
                 $0.output_types.2 = unknownType
@@ -93,12 +93,12 @@ extension KernelTests {
         @Test func stepMissingInput() {
             expectStep(DSK_MISSING_INPUT) { $0.inputs.0 = nil }
             expectStep(DSK_MISSING_INPUT) { $0.inputs.1 = nil }
-            // p alone asks for the input.
+            // p alone reads the input.
             expectStep(DSK_MISSING_INPUT) {
                 $0.inputs.1 = nil
                 $0.outputs.1 = nil
             }
-            // Nobody asks for it: the only output that does isn't wanted.
+            // No wanted output reads the missing input.
             expectStep(DSK_OK) {
                 $0.inputs.1 = nil
                 $0.outputs = (nil, nil, nil)
@@ -122,18 +122,18 @@ extension KernelTests {
                 $0.input_types.0 = DSK_BFLOAT16
                 $0.inputs.0 = $0.inputs.0! + 1
             }
-            // Addresses that are right for float32 but not for float64.
+            // These addresses are aligned for float32 but not for float64.
             expectStep(DSK_MISALIGNED, type: DSK_FLOAT64) { $0.inputs.1 = $0.inputs.1! + 4 }
             expectStep(DSK_MISALIGNED, type: DSK_FLOAT64) { $0.outputs.0 = $0.outputs.0! + 4 }
         }
 
         @Test func stepOverlap() {
-            // In part with an input, from either side, by a byte count of one element.
+            // Partial overlaps with an input, from either side, by one element.
             for shift in [4, -4, 99 * 4, -99 * 4] {
                 expectStep(DSK_OVERLAP) { $0.outputs.0 = UnsafeMutableRawPointer(mutating: $0.inputs.0! + shift) }
                 expectStep(DSK_OVERLAP) { $0.outputs.1 = UnsafeMutableRawPointer(mutating: $0.inputs.1! + shift) }
             }
-            // With another output, in part and entirely; also where that lies in place.
+            // Overlaps with another output, in part and entirely, also with an output in place.
             expectStep(DSK_OVERLAP) { $0.outputs.1 = $0.outputs.0 }
             expectStep(DSK_OVERLAP) { $0.outputs.1 = $0.outputs.0! + 396 }
             expectStep(DSK_OVERLAP) { $0.outputs.2 = $0.outputs.1! - 396 }
@@ -143,7 +143,7 @@ extension KernelTests {
             }
         }
 
-        /// In place are only elements of one size; ranges are compared in bytes.
+        /// Only tensors of one element size may share memory in place; ranges are compared in bytes.
         @Test func overlapOfTypes() {
             let sizes = [(DSK_FLOAT32, DSK_FLOAT16), (DSK_FLOAT16, DSK_FLOAT32)]
             for (input, output) in sizes {
@@ -154,7 +154,7 @@ extension KernelTests {
                     $0.outputs.0 = UnsafeMutableRawPointer(mutating: $0.inputs.0!)
                 }
             }
-            // The end of the one in the beginning of the other, and one element further.
+            // One tensor's end in the other's beginning, then one element further.
             for (distance, status) in [(98, DSK_OVERLAP), (100, DSK_OK)] {
                 var item = dsk_item(), row = Row()
                 row.outputs[0][0] = 1
@@ -188,7 +188,7 @@ extension KernelTests {
             expectStep(DSK_TOO_LARGE) { $0.n_elements = .max }
             expectStep(DSK_TOO_LARGE) { $0.n_elements = Int(bitPattern: UInt.max / 4 + 1) }
             expectStep(DSK_TOO_LARGE, type: DSK_FLOAT64) { $0.n_elements = Int(bitPattern: UInt.max / 8 + 1) }
-            // Each fits, both together don't; without outputs nothing else is wrong with the second.
+            // Each item fits, both together don't; without outputs nothing else is wrong with the second.
             expectStep(DSK_TOO_LARGE) {
                 $0.n_elements = Int(bitPattern: UInt.max / 4 - 99)
                 $0.outputs = (nil, nil, nil)
@@ -361,14 +361,14 @@ extension KernelTests {
             expect(DSK_MISALIGNED, sample: xs, noise: zs, perItem: 49, out: o + 3)
             expect(DSK_OVERLAP, sample: xs, noise: zs, perItem: 49, out: xs + 4)
             expect(DSK_OVERLAP, sample: xs + 4, noise: zs, perItem: 49, out: xs)
-            expect(DSK_OVERLAP, sample: xs, noise: zs, perItem: 25, out: zs + 49 * 4)  // only the other item's elements
+            expect(DSK_OVERLAP, sample: xs, noise: zs, perItem: 25, out: zs + 49 * 4)  // elements of the other item only
             expect(DSK_TOO_LARGE, sample: xs, noise: zs, perItem: .max, out: o)
             expect(DSK_TOO_LARGE, sample: xs, noise: zs, perItem: Int(bitPattern: UInt.max / 8 + 1), out: o)
             expect(DSK_OK, sample: nil, noise: nil, signalRates: nil, noiseRates: nil, items: 0, out: nil)
         }
 
-        /// Items are worked off in blocks, but what is wrong with any of them is found before the first is written: here the
-        /// misaligned tensor is asked for by the last item only.
+        /// Items are computed in blocks, but every item is checked before the first write: here only the last item reads the
+        /// misaligned tensor.
         @Test func addNoiseChecksAllItemsFirst() {
             let itemCount = 40
             let x = Tensor([Float](repeating: 1, count: itemCount + 1)), out = Tensor<Float>(count: itemCount)

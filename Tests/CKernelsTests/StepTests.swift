@@ -5,10 +5,10 @@ import Foundation
 import TestDraws
 import Testing
 
-/// dsk_step has the bits of the plain oracle, whatever the row, the instruction set, the threads, the sizes and the alignment.
+/// dsk_step has the plain oracle's bits for every row, instruction set, number of threads, size and alignment.
 extension KernelTests {
     @Suite struct StepTests {
-        /// Below, at and above a tile of every instruction set, and the limits that the tests below set.
+        /// Sizes below, at and above a tile of every instruction set, and around the limits that the tests below set.
         static let sizes = [0, 1, 2, 63, 64, 65, 255, 256, 257, 299, 300, 301, 1000]
 
         @Test(arguments: ElementKind.allCases)
@@ -60,8 +60,8 @@ extension KernelTests {
             try check(kind.type)
         }
 
-        /// All 2048 choices of the terms of one output, each with the clamp, the place of the output and the terms of p that its
-        /// number happens to give.
+        /// All 2048 choices of the terms of one output, each with a clamp, a place for the output and terms of p that its number
+        /// selects.
         @Test(arguments: ElementKind.allCases)
         func everySubsetOfTerms(kind: ElementKind) throws {
             func check<T: Element>(_: T.Type) throws {
@@ -80,7 +80,7 @@ extension KernelTests {
                     let threshold = abs(random.double())
                     let expected = plainStep(row, inputs: inputs, threshold: threshold, count: count)
                     let output = Tensor<T>(count: count, offset: random.offset())
-                    // Only what is read is handed over.
+                    // The call gets only the tensors that are read.
                     let call = Call(
                         row, inputs: tensors.enumerated().map { row.reads($0, wanted: wanted) ? $1 : nil },
                         outputs: wanted.map { $0 ? output : nil }, count: count, threshold: threshold)
@@ -95,9 +95,9 @@ extension KernelTests {
             try check(kind.type)
         }
 
-        /// Rows as solvers have them, which have loops of their own: one to six terms, and a second output that is a copy, or
-        /// combines the same first two tensors, others, or more, or a p that is clamped to a range; with memory of their own, and
-        /// over the first tensor and the last.
+        /// Rows of the forms that solvers use, which have loops of their own: one to six terms, and a second output that is a copy,
+        /// or combines the same first two tensors, others, more, or a clamped p; in separate memory, and over the first and the
+        /// last tensor.
         @Test(arguments: ElementKind.allCases)
         func usualRows(kind: ElementKind) throws {
             func check<T: Element>(_: T.Type) throws {
@@ -110,7 +110,7 @@ extension KernelTests {
                     for second in seconds + [nil, nil] where (second?.keys.max() ?? 0) < termCount {
                         for isInPlace in [false, true] {
                             var row = Row()
-                            // Not always the first tensors, and sometimes in gaps.
+                            // The terms aren't always the first tensors, and sometimes leave gaps.
                             let terms = (0..<Row.inputCount).shuffled(using: &random).prefix(termCount).sorted()
                             for term in terms { row.outputs[0][term] = random.coefficient(zeroPercent: 0) }
                             for (j, coefficient) in second ?? [:] { row.outputs[1][terms[j]] = coefficient }
@@ -172,8 +172,8 @@ extension KernelTests {
             try check(kind.type)
         }
 
-        /// Every offset from a 64-byte boundary for the input and the output, streamed and not: what peels the head of a
-        /// streamed output must not depend on luck.
+        /// Every offset from a 64-byte boundary for the input and the output, streamed or not: the loop that peels a streamed
+        /// output's head must not depend on luck.
         @Test(arguments: ElementKind.allCases)
         func misalignedStarts(kind: ElementKind) throws {
             func check<T: Element>(_: T.Type) throws {
@@ -208,7 +208,7 @@ extension KernelTests {
             try check(kind.type)
         }
 
-        /// Chunks are cut from the call as a whole: they begin and end inside items, and items are empty or shorter than a chunk.
+        /// Chunks are cut from the whole call: they begin and end inside items, and items may be empty or shorter than a chunk.
         @Test(arguments: ElementKind.allCases)
         func severalItems(kind: ElementKind) throws {
             func check<T: Element>(_: T.Type) throws {
@@ -250,8 +250,8 @@ extension KernelTests {
             try check(kind.type)
         }
 
-        /// The limits as they ship. The data repeat themselves, so that the oracle need compute one period only; no power of two
-        /// is a multiple of it, so an element that goes where another one belongs shows.
+        /// The limits as they ship. The data are periodic, so the oracle computes only one period; no power of two is a multiple of
+        /// the period, so a misplaced element shows.
         @Test(arguments: [false, true])
         func defaultLimits(streaming: Bool) throws {
             var random = Random("defaultLimits \(streaming)")
@@ -323,8 +323,8 @@ extension KernelTests {
             try check(kind.type)
         }
 
-        /// float32 elements are summed in float64, with coefficients of 29 bits; float64 elements with coefficients as they are;
-        /// halves in float32, with coefficients of 24 bits.
+        /// float32 elements are summed in float64 and use 29 bits of each coefficient; float64 elements use all bits; halves are
+        /// summed in float32 and use 24 bits.
         @Test func precisionOfTheArithmetic() {
             func difference<T: Element>(_ coefficient: Double, _: T.Type) -> [T] {  // (coefficient - 1) x, long enough for tiles
                 var row = Row()
@@ -351,14 +351,14 @@ extension KernelTests {
             }
         }
 
-        /// A call that wants nothing does nothing.
+        /// A call without wanted outputs does nothing.
         @Test func noOutputs() {
             let x = Tensor<Float>([1, 2, 3])
             #expect(Call(Row(), inputs: [x], outputs: [], count: 3).step() == DSK_OK)
             #expect(dsk_step(nil, 0, 0) == DSK_OK)
         }
 
-        /// Two lines of school arithmetic, so that not everything hangs on the oracle.
+        /// Two lines of school arithmetic: a check that doesn't depend on the oracle.
         @Test func knownAnswer() {
             var row = Row()
             row.prediction = [2, -1, 0, 0]  // p = 2x - e

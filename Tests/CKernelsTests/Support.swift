@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// What every test of the C core uses: seeded random data, tensors with watched surroundings, calls, and the process-wide
-/// switches. The plain oracle is in Oracle.swift.
+/// Helpers of all C core tests: seeded random data, tensors with watched surroundings, calls, and the process-wide switches.
+/// Oracle.swift has the plain oracle.
 
 import CKernels
 import CTestSupport
@@ -9,16 +9,16 @@ import Foundation
 import TestDraws
 import Testing
 
-/// All tests of the C core, one after the other: some set the limits and the instruction set of the whole process, and although
-/// no result depends on these, what a test covers does.
+/// All tests of the C core, one after the other: some set the whole process's limits and instruction set, which change no result
+/// but change what other tests cover.
 @Suite("CKernels", .serialized)
 enum KernelTests {}
 
 // MARK: - Element types
 
-/// What the tests ask of an element: Swift's own types have it, `Brain` is made here.
+/// The element types that tests use: Swift's own types conform, and `Brain` is made here.
 protocol Element: BitwiseCopyable, Comparable, ExpressibleByFloatLiteral, ExpressibleByIntegerLiteral {
-    /// The type of p in items of this type alone.
+    /// The type of p in items whose tensors all have this type.
     associatedtype Prediction: Element
     static var kind: ElementKind { get }
     /// Rounded once, to nearest and even.
@@ -57,7 +57,7 @@ extension Float16: Element {
     var widened: Double { Double(self) }
 }
 
-/// bfloat16. Whatever it calculates it calculates in float64 and rounds.
+/// bfloat16. It computes in float64 and rounds the result.
 struct Brain: Element, CustomStringConvertible {
     typealias Prediction = Float
     static var kind: ElementKind { .bfloat16 }
@@ -65,7 +65,7 @@ struct Brain: Element, CustomStringConvertible {
 
     init(bits: UInt16) { self.bits = bits }
 
-    /// Looks which of the two neighbours is nearer.
+    /// Compares the distances to the two neighbours.
     init(_ value: Double) {
         let sign: UInt16 = value.sign == .minus ? 0x8000 : 0
         let magnitude = value.magnitude
@@ -100,7 +100,7 @@ struct Brain: Element, CustomStringConvertible {
     static func / (a: Brain, b: Brain) -> Brain { Brain(a.widened / b.widened) }
 }
 
-/// In the order of their numbers.
+/// The element types, ordered by their numbers in C.
 enum ElementKind: String, CaseIterable, Codable, CustomTestStringConvertible {
     case float32, float64, float16, bfloat16
 
@@ -120,8 +120,8 @@ enum ElementKind: String, CaseIterable, Codable, CustomTestStringConvertible {
 
 // MARK: - Failures
 
-/// A difference between the core and what it should do. Thrown, so that a test that loops over thousands of cases reports the
-/// first one that fails, with everything that is needed to see it again.
+/// A difference between the core and the expected result. A test that loops over thousands of cases throws it, so it reports the
+/// first failure with everything needed to reproduce it.
 struct Mismatch: Error, CustomStringConvertible {
     let description: String
 }
@@ -141,8 +141,8 @@ func require(_ status: dsk_status, is expected: dsk_status = DSK_OK, _ context: 
 
 // MARK: - Random data
 
-/// SplitMix64 (Steele et al. 2014, doi:10.1145/2660193.2660195). Every test has a generator of its own, so what one draws doesn't
-/// depend on which others run.
+/// SplitMix64 (Steele et al. 2014, doi:10.1145/2660193.2660195). Every test has its own generator, so its draws don't depend on the
+/// tests that run before it.
 struct Random: RandomNumberGenerator {
     private var state: UInt64
 
@@ -176,15 +176,15 @@ struct Random: RandomNumberGenerator {
         (0..<count).map { _ in T(double()) }
     }
 
-    /// Like `values`, with IEEE's odd ones here and there.
+    /// Like `values`, with special IEEE values among them.
     mutating func wildValues<T: Element>(_ count: Int) -> [T] {
         (0..<count).map { _ in chance(4) ? T.oddValues[below(T.oddValues.count)] : T(double()) }
     }
 
-    /// Elements between a 64-byte boundary and a tensor's start: any alignment a caller may come with.
+    /// Elements between a 64-byte boundary and a tensor's start, for every alignment a caller may use.
     mutating func offset() -> Int { below(18) }
 
-    /// Zero, exactly one, and numbers with more bits than any element type uses of them.
+    /// Zero, exactly one, or a number with more bits than any element type uses of it.
     mutating func coefficient(zeroPercent: Int = 30) -> Double {
         if chance(zeroPercent) { return 0 }
         switch below(10) {
@@ -205,7 +205,7 @@ struct Random: RandomNumberGenerator {
         return row
     }
 
-    /// A non-empty choice of the outputs: which of them are wanted.
+    /// A random non-empty choice of wanted outputs.
     mutating func wantedOutputs() -> [Bool] {
         let bits = 1 + below(7)
         return (0..<Row.outputCount).map { bits >> $0 & 1 == 1 }
@@ -256,7 +256,7 @@ struct Row {
         return row
     }
 
-    /// The row as steps take it.
+    /// The row in the form that steps take.
     var prepared: dsk_prepared_row {
         var row = cValue, prepared = dsk_prepared_row()
         let status = dsk_prepare_row(&row, &prepared)
@@ -283,7 +283,7 @@ struct Row {
 
 // MARK: - Tensors
 
-/// Elements at a chosen misalignment, with bytes on either side that a test can see change.
+/// Elements at a chosen misalignment, between bytes whose changes a test can detect.
 final class Tensor<T: Element> {
     private static var margin: Int { 128 }
     private static var untouched: UInt8 { 0xa5 }
@@ -292,7 +292,7 @@ final class Tensor<T: Element> {
     let count: Int
     private let allocation: UnsafeMutableRawBufferPointer
 
-    /// A tensor that nobody has written yet, `offset` elements after a 64-byte boundary.
+    /// An unwritten tensor, `offset` elements after a 64-byte boundary.
     init(count: Int, offset: Int = 0) {
         let stride = MemoryLayout<T>.stride
         allocation = .allocate(byteCount: 2 * Self.margin + (offset + count) * stride, alignment: 64)
@@ -314,8 +314,8 @@ final class Tensor<T: Element> {
 
     var values: [T] { Array(UnsafeBufferPointer(start: pointer, count: count)) }
 
-    /// nil if the first `expected.count` elements (or the first `prefix`) have the expected bits and no other byte was
-    /// touched. Any NaN stands for any other: IEEE 754 leaves open which of two operands' payloads a sum inherits.
+    /// nil if the first `expected.count` elements (or the first `prefix`) have the expected bits and no other byte has changed. All
+    /// NaNs are equal: IEEE 754 leaves open which operand's payload a sum inherits.
     func problem(expecting expected: [T], prefix: Int? = nil) -> String? {
         let written = prefix ?? expected.count
         if let difference = firstDifference(pointer, expected, count: written) { return difference }
@@ -328,7 +328,7 @@ final class Tensor<T: Element> {
 
     private func isUntouched(_ range: Range<Int>) -> Bool {
         let start = allocation.baseAddress! + range.lowerBound
-        // Equal to itself shifted by a byte: all bytes are the same.
+        // Memory that equals itself shifted by one byte has one value in all bytes.
         return start.load(as: UInt8.self) == Self.untouched && memcmp(start, start + 1, range.count - 1) == 0
     }
 }
@@ -348,11 +348,11 @@ func firstDifference<T: Element>(_ actual: UnsafePointer<T>, _ expected: [T], co
 
 // MARK: - Calls
 
-/// The items of a call, with their rows at addresses that stay.
+/// The items of a call; their rows keep their addresses.
 final class Call<T: Element> {
     private(set) var items: [dsk_item] = []
     private var rows: [UnsafeMutablePointer<dsk_prepared_row>] = []
-    /// Keeps what the items point into alive.
+    /// Keeps alive the tensors that the items point to.
     private var tensors: [Tensor<T>?] = []
     private let workspaces = Workspaces()
 
@@ -374,7 +374,7 @@ final class Call<T: Element> {
             outputPointers: outputs.map { $0.map { UnsafeMutableRawPointer($0.pointer) } }, count: count, threshold: threshold)
     }
 
-    /// Arrays that are shorter than the item's are filled up with NULL.
+    /// Arrays shorter than the item's are padded with NULL.
     func add(
         _ row: Row, inputPointers: [UnsafeRawPointer?], outputPointers: [UnsafeMutableRawPointer?], count: Int,
         threshold: Double = 0
@@ -392,12 +392,12 @@ final class Call<T: Element> {
         items.append(item)
     }
 
-    /// For what `add` is too well-behaved to build.
+    /// Makes changes that `add` can't express.
     func change(_ item: Int = 0, _ body: (inout dsk_item) -> Void) { body(&items[item]) }
 
     func setCount(_ count: Int, item: Int = 0) { items[item].n_elements = count }
 
-    // The optimiser knows nothing of the pointers in the items: what they point into has to outlive the call by our word.
+    // The optimiser doesn't see the pointers in the items, so the tensors are kept alive explicitly until the call ends.
 
     func step(threads: UInt32 = 1) -> dsk_status {
         withExtendedLifetime(self) { dsk_step(items, items.count, threads) }
@@ -421,7 +421,7 @@ final class Call<T: Element> {
     var thresholds: [Double] { items.map(\.threshold) }
 }
 
-/// Memory for the thresholds of a call's items, of just the size that they ask for and a mark behind it.
+/// Workspaces for the thresholds of a call's items, exactly the size that the core asks for, with a mark behind each.
 final class Workspaces {
     private static let mark: UInt64 = 0x5AFE_5AFE_5AFE_5AFE
     private var rooms: [Int: (address: UnsafeMutablePointer<UInt64>, words: Int)] = [:]
@@ -429,7 +429,7 @@ final class Workspaces {
     deinit { rooms.values.forEach { $0.address.deallocate() } }
 
     func room(for elements: Int, item: Int) -> UnsafeMutableRawPointer {
-        // Counts that no memory has are for the errors.
+        // Counts beyond any memory test the errors.
         let words = elements < 1 << 40 ? dsk_threshold_workspace_size(elements) / 8 : 0
         if let room = rooms[item], room.words == words { return UnsafeMutableRawPointer(room.address) }
         rooms[item]?.address.deallocate()
@@ -459,7 +459,7 @@ extension dsk_isa {
     }()
 }
 
-/// Runs the body once with every instruction set that the processor has, and goes back to the best.
+/// Runs the body once with every instruction set that the processor has, then restores the best.
 func forEachISA(_ body: (dsk_isa) throws -> Void) rethrows {
     let available = dsk_isa.available
     defer { dsk_limit_isa(DSK_ISA_AVX512) }
@@ -469,7 +469,7 @@ func forEachISA(_ body: (dsk_isa) throws -> Void) rethrows {
     }
 }
 
-/// Runs the body with other limits in force, and with as many threads allowed as the tests ask for, whatever the machine has.
+/// Runs the body under other limits, with the tests' number of threads allowed on every machine.
 func withLimits<Result>(parallelElements: Int, streamingBytes: Int = .max, _ body: () throws -> Result) rethrows -> Result {
     let limits = dsk_get_limits()
     let threadCount = OpenMP.threadCount
@@ -482,10 +482,10 @@ func withLimits<Result>(parallelElements: Int, streamingBytes: Int = .max, _ bod
     return try body()
 }
 
-/// The OpenMP runtime that the core has bound, spoken to behind the core's back: `max_threads` never exceeds what the runtime
-/// would use, and a machine with two cores would otherwise test two chunks at most.
+/// The OpenMP runtime that the core has bound, set behind the core's back: `max_threads` never exceeds the runtime's own number, so
+/// a machine with two cores would otherwise test two chunks at most.
 enum OpenMP {
-    /// How many threads a parallel region of the calling thread gets.
+    /// The number of threads in a parallel region of the calling thread.
     static var threadCount: Int {
         get { Int(dsk_default_thread_count()) }
         set {
@@ -494,7 +494,7 @@ enum OpenMP {
         }
     }
 
-    /// Runs the body on the runtime's own threads, once for each index; on the caller's where there is no runtime.
+    /// Runs the body on the runtime's own threads, once for each index; without a runtime, on the caller's.
     static func parallel(_ count: Int, _ body: @escaping @Sendable (Int) -> Void) {
         typealias Body = @convention(c) (UnsafeMutableRawPointer?) -> Void
         typealias Parallel = @convention(c) (Body, UnsafeMutableRawPointer, UInt32, UInt32) -> Void
@@ -523,7 +523,7 @@ enum OpenMP {
 
     private static let setters = addresses(of: "omp_set_num_threads")
 
-    /// A function's addresses in every runtime that the process has, the one that the core has bound first.
+    /// A function's addresses in all of the process's runtimes, beginning with the one the core has bound.
     private static func addresses(of name: String) -> [UInt] {
         _ = dsk_runtime_description()  // binds the runtime
         let libraries = ["libomp.so.5", "libgomp.so.1", "libomp.so", "libiomp5.so", "libomp.dylib"]
@@ -538,5 +538,5 @@ enum OpenMP {
     }
 }
 
-/// The numbers of threads that results must not depend on; 0 is the runtime's choice.
+/// Numbers of threads that must all give the same results; 0 is the runtime's choice.
 let threadCounts: [UInt32] = [0, 1, 2, 3, 7]

@@ -7,7 +7,7 @@ import Testing
 /// dsk_find_thresholds against sorting.
 extension KernelTests {
     @Suite struct ThresholdTests {
-        /// Every way of sharing the work gives the expected thresholds, bit for bit.
+        /// Every division of the work gives the expected thresholds, bit for bit.
         private func check<T: Element>(
             _ call: Call<T>, expecting expected: [Double], ratio: Double, maxValue: Double,
             threads: [UInt32] = [1, 2, 7], _ context: () -> String
@@ -31,7 +31,7 @@ extension KernelTests {
             }
         }
 
-        /// A row that makes p of x alone, so that a test can say what p is.
+        /// A row that makes p from x alone, so a test knows p.
         private static var plainRow: Row {
             var row = Row()
             row.prediction[0] = 1
@@ -43,7 +43,7 @@ extension KernelTests {
         ) throws {
             let call = Call<T>()
             for values in items { call.add(Self.plainRow, inputs: [Tensor(values, offset: 3)], outputs: [], count: values.count) }
-            let orders = items.map(plainOrder)  // which takes longer than all the rest
+            let orders = items.map(plainOrder)  // slower than all the rest
             for ratio in ratios {
                 let expected = orders.map { plainThreshold(T.self, sorted: $0, ratio: ratio, maxValue: maxValue) }
                 try check(call, expecting: expected, ratio: ratio, maxValue: maxValue, threads: threads, context)
@@ -52,7 +52,8 @@ extension KernelTests {
 
         private static let ratios = [0, 0.5, 0.87, 0.995, 1]
 
-        /// Data that put the quantile into every part of the selection: spread, equal keys, keys that differ in the last bits.
+        /// Data that lead the quantile into every branch of the selection: spread values, equal keys, keys that differ in the last
+        /// bits.
         private static func data<T: Element>(_ count: Int, _ random: inout Random) -> [(name: String, values: [T])] {
             let spread: [T] = random.values(count)
             let neighbour = T(1.5).nextUp
@@ -75,7 +76,7 @@ extension KernelTests {
                 for count in [0, 1, 2, 3, 10, 255, 511, 512, 513, 1000] {
                     for (name, values) in Self.data(count, &random) as [(String, [T])] {
                         for ratio in Self.ratios + [Double(random.below(1000)) / 999] {
-                            // Mostly a range that lets the quantile through.
+                            // Most of these ranges let the quantile through.
                             let maxValue = [0.3, 1, 1.25, 4, 1e30, .infinity][random.below(6)]
                             try self.check(items: [values], ratios: [ratio], maxValue: maxValue, threads: [2]) {
                                 "\(count) \(name)"
@@ -90,14 +91,14 @@ extension KernelTests {
             try check(kind.type)
         }
 
-        /// Around the number of elements that a chunk has, and several chunks.
+        /// Sizes around one chunk of elements, and several chunks.
         @Test(arguments: ElementKind.allCases)
         func largeItems(kind: ElementKind) throws {
             func check<T: Element>(_: T.Type) throws {
                 var random = Random("largeItems \(kind)")
                 let period: [T] = random.values(9973)
                 for count in [2047, 16383, 16384, 16385, 200_000] {
-                    // Sorting takes most of this test's time, so a long item repeats itself, each time a little larger.
+                    // Sorting takes most of this test's time, so a long item repeats a period, each time a little larger.
                     var values = (0..<count).map { period[$0 % 9973] }
                     for i in stride(from: 0, to: count, by: 7) { values[i] = values[i] * T(1 + Double(i) * 0x1p-20) }
                     let ratio = [0.87, 0.995, 0.5, Double(random.below(1000)) / 999][random.below(4)]
@@ -107,13 +108,13 @@ extension KernelTests {
             try check(kind.type)
         }
 
-        /// Elements where the sample is taken say one thing, all the others another: the fences are wrong, again and again.
+        /// Sampled elements that differ from all others: the fences are wrong again and again.
         @Test(arguments: ElementKind.allCases, [600, 20_000])
         func misleadingSamples(kind: ElementKind, count: Int) throws {
             func check<T: Element>(_: T.Type) throws {
                 var random = Random("misleadingSamples \(kind) \(count)")
                 let sampleCount = min(max(count / 64, 128), 8192), part = count / sampleCount
-                // As threshold.c draws them. If it comes to draw others, these data are just some more.
+                // The positions that threshold.c samples. If it comes to sample others, these data remain valid ones.
                 let positions = (0..<sampleCount).map { i in
                     var mixed = UInt64(i + 1) &* 0x9E37_79B9_7F4A_7C15
                     mixed = (mixed ^ mixed >> 30) &* 0xBF58_476D_1CE4_E5B9
@@ -128,8 +129,8 @@ extension KernelTests {
             try check(kind.type)
         }
 
-        /// More candidates than there is room for, so that those that were kept are the next sample: most elements between the
-        /// fences are equal, or the first ones found are all on one side.
+        /// More candidates than fit the buffer, so the kept ones become the next sample: most elements between the fences are
+        /// equal, or the first ones found are all on one side.
         @Test(arguments: ElementKind.allCases, [600, 20_000])
         func crowdedSamples(kind: ElementKind, count: Int) throws {
             func check<T: Element>(_: T.Type) throws {
@@ -151,7 +152,7 @@ extension KernelTests {
             try check(kind.type)
         }
 
-        /// The combination and the thresholds of a whole batch; more items than threads, and fewer.
+        /// The combination and the thresholds of a whole batch, both with more and with fewer items than threads.
         @Test(arguments: ElementKind.allCases, [1, 2, 3, 12])
         func combinationsOfItems(kind: ElementKind, itemCount: Int) throws {
             func check<T: Element>(_: T.Type) throws {
@@ -183,7 +184,7 @@ extension KernelTests {
                 var random = Random("oneNaN \(kind)")
                 for count in [1, 64, 300, 66_000] {
                     for maxValue in count == 66_000 ? [1, 8] : [0.5, 1, 8] {
-                        // Drawing takes longer than all the rest, so a long item repeats itself.
+                        // Drawing takes longer than all the rest, so a long item repeats a period.
                         var items: [[T]] = (0..<3).map { _ in
                             let period: [T] = random.values(min(count, 9973))
                             return (0..<count).map { period[$0 % period.count] }
@@ -200,7 +201,7 @@ extension KernelTests {
             try check(kind.type)
         }
 
-        /// p is NaN although no input is.
+        /// p is NaN although every input is a number.
         @Test func nanFromInfinities() {
             var row = Row()
             row.prediction = [1, -1, 0, 0]
@@ -210,7 +211,7 @@ extension KernelTests {
             #expect(call.thresholds[0].isNaN)
         }
 
-        /// Counted by hand, so that not everything hangs on the oracle.
+        /// Thresholds counted by hand: a check that doesn't depend on the oracle.
         @Test func knownAnswers() {
             func threshold(_ values: [Double], _ ratio: Double, _ maxValue: Double = 1e9) -> Double {
                 let call = Call(Self.plainRow, inputs: [Tensor(values)], outputs: [], count: values.count)
@@ -233,7 +234,7 @@ extension KernelTests {
             #expect(threshold([.infinity, .infinity], 0.25, 50).isNaN)  // infinity minus infinity
         }
 
-        /// 0.995 is another number in float32, and where the sorted values jump, another quantile.
+        /// 0.995 is a different number in float32, and gives another quantile between unequal neighbours.
         @Test func ratioIsRoundedForFloat32() {
             func threshold<T: Element>(_: T.Type) -> Double {
                 let values = (0...1000).map { T($0 <= 995 ? 2 : 1_000_000) }
@@ -247,12 +248,12 @@ extension KernelTests {
             #expect(threshold(Double.self) == 2)
         }
 
-        /// Outputs and their clamp are no business of the prediction's, and nothing of an item but its threshold changes.
+        /// Outputs and their clamp don't affect the prediction, and only an item's threshold changes.
         @Test func onlyTheThresholdIsWritten() throws {
             var random = Random("onlyTheThresholdIsWritten")
             var row = Self.plainRow
             row.outputs[0][Row.predictionTerm] = 1
-            row.outputs[0][9] = 1  // a tensor that is missing
+            row.outputs[0][9] = 1  // a missing tensor
             row.clamp = DSK_CLAMP_THRESHOLD
             let x: [Float] = random.values(100)
             let tensor = Tensor(x), output = Tensor<Float>(count: 100)

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * Makes the Swift tests use a lesser instruction set than the processor has: DIFFUSION_SCHEDULING_TEST_ISA is a number of dsk_isa.
- * Here rather than in the library, which no environment variable changes. (The tests of the C core set one after the other by
- * themselves, and the best at last.)
+ * Limits the Swift tests to a lesser instruction set than the processor's: DIFFUSION_SCHEDULING_TEST_ISA is a number of dsk_isa.
+ * The library itself doesn't read the environment. (The C core's tests set one instruction set after the other themselves, the best
+ * one last.)
  */
 
 #include "CTestSupport.h"

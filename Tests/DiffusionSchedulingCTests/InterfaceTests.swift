@@ -29,7 +29,7 @@ func rowStep(
     return ds_row_step(&prepared, modelOutput, sample, noise, slots, slotCount, stores, nextSample, report, maximumThreads)
 }
 
-/// A tensor of the interface, over an array for as long as `body` runs.
+/// A tensor of the interface over an array, valid while `body` runs.
 func withTensor<Element: TensorElement, Result>(
     _ values: inout [Element], shape: [Int64]? = nil, _ body: (UnsafePointer<ds_tensor>) throws -> Result
 ) rethrows -> Result {
@@ -43,7 +43,7 @@ func withTensor<Element: TensorElement, Result>(
     }
 }
 
-/// A result of a function that fills a caller's buffer.
+/// The result of a function that fills a caller's buffer.
 func numbers(_ function: (UnsafeMutablePointer<Double>?, Int, UnsafeMutablePointer<Int>?) -> ds_status) throws -> [Double] {
     var count = 0
     try call(function(nil, 0, &count))
@@ -77,7 +77,7 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
     return scheduler
 }
 
-/// Every function of the interface gives what the Swift library gives.
+/// Every function of the interface gives the Swift library's result.
 @Suite struct InterfaceTests {
     static let configurations = SessionStateTests.configurations
 
@@ -112,7 +112,7 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
         #expect(try numbers { ds_scheduler_sigmas(handle, $0, $1, $2) } == plan.sigmas)
         #expect(try numbers { ds_scheduler_signal_rates(handle, $0, $1, $2) } == plan.levels.map(\.signalRate))
         #expect(try numbers { ds_scheduler_noise_rates(handle, $0, $1, $2) } == plan.levels.map(\.noiseRate))
-        // Foundation's decoder reads what is written without it.
+        // Foundation's decoder reads the plan's text, which is written without Foundation.
         let json = try text { ds_scheduler_plan_json(handle, $0, $1, $2) }
         #expect(try JSONDecoder().decode(SamplingPlan.self, from: Data(json.utf8)) == plan)
         var properties = ds_plan_properties(), count = 0
@@ -167,7 +167,7 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
 
     // MARK: Arguments of a run
 
-    /// Every kind of arguments makes the plan that Swift makes.
+    /// Every kind of arguments gives the plan that Swift gives.
     @Test func argumentsOfRuns() throws {
         let flow = #"""
             {"_class_name": "DEISMultistepScheduler", "use_flow_sigmas": true, "prediction_type": "flow_prediction",
@@ -206,7 +206,7 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
 
     // MARK: Descriptions of classes
 
-    /// The parameters are the keys of a configuration, with its values by default.
+    /// The parameters are the keys of a configuration, with its default values.
     @Test(arguments: SchedulerCatalog.supportedClassNames) func classDescriptions(_ name: String) throws {
         func members(_ text: String) throws -> JSONValue { .object(try SchedulerCatalog.arguments(json: Array(text.utf8))) }
         func array(_ value: JSONValue?) throws -> [JSONValue] {
@@ -229,7 +229,7 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
         configuration["_class_name"] = nil
         for parameter in try array(description["parameters"]) {
             let key = try word(parameter["key"]), value = try #require(parameter["default"])
-            // A key that diffusers doesn't know is written only where it has a value.
+            // A key that diffusers doesn't know is written only if it has a value.
             if parameter["override_name"] != nil, configuration[key] == nil { continue }
             #expect(configuration.removeValue(forKey: key) == value, "\(key)")
             _ = try word(parameter["type"])
@@ -238,16 +238,16 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
         }
         #expect(configuration.isEmpty, "keys without a parameter, or twice: \(configuration.keys.sorted())")
 
-        // The options are what set_timesteps takes.
+        // The options are the arguments of set_timesteps.
         var options: [String: JSONValue] = [:]
         for option in try array(description["options"]) { options[try word(option["key"])] = option["default"] }
         try call(ds_scheduler_set_timesteps(handle, 4, JSONValue.object(options).text))
         try Self.compare(handle, with: SchedulerCatalog.makeScheduler(json: json).plan(.count(4)))
-        // And the rest is so.
+        // The description's other facts are checked against calls.
         var row = ds_row()
         let isTime = description["timestep_type"] == .string("float32")
         let status = ds_scheduler_row_at(handle, isTime ? 0.5 : 500, nil, &row)
-        // Callers may keep what steps remember.
+        // Callers may keep the tensors that steps store.
         let isAlone = description["is_stateless"] == true || description["attributes"]?["timestep"] != .null
         #expect(status == (isAlone ? DS_OK : DS_UNSUPPORTED_OPERATION))
         if description["batch_step"] != .null {
@@ -282,10 +282,10 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
         defer { ds_scheduler_free(handle) }
         let configuration = try DEISMultistepConfiguration(json: text { ds_scheduler_config_json(handle, $0, $1, $2) })
         #expect(configuration.betaEnd == 0.012 && configuration.stepsOffset == 1 && configuration.solverOrder == 3)
-        // Values that nobody gave are this class's defaults, not those of the other one.
+        // Values that nobody gave become this class's defaults, not the other class's.
         #expect(configuration.timestepSpacing == .linspace && !configuration.thresholding)
         #expect(try text { ds_scheduler_unused_keys(handle, $0, $1, $2) } == "[\n  \"clip_sample\"\n]")
-        // And back.
+        // And back again.
         let back = try makeScheduler(text { ds_scheduler_config_json(handle, $0, $1, $2) }, className: "DDIMScheduler")
         defer { ds_scheduler_free(back) }
         #expect(try !DDIMConfiguration(json: text { ds_scheduler_config_json(back, $0, $1, $2) }).clipSample)
@@ -312,7 +312,7 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
         #expect(try text { ds_scheduler_sampler_names(handle, $0, $1, $2) }.contains("\"dpmpp_2m karras\""))
         #expect(try text { ds_scheduler_sampler_names(model, $0, $1, $2) }.contains("\"Euler\""))
 
-        // Nothing is made where there is no scheduler, and the message says which is nearest.
+        // A failed call makes no handle, and its message names the nearest class.
         var other = ds_scheduler()
         #expect(ds_scheduler_create_named("DPM fast", model, nil, &other) == DS_UNSUPPORTED_SCHEDULER)
         #expect(String(cString: ds_error_message()).contains("nearest is DPMSolverSinglestepScheduler"))
@@ -367,7 +367,7 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
             try call(ds_session_create(scheduler, beginIndex, &handle))
             var session = SamplingSession(plan: plan, beginIndex: beginIndex)
             var sample: [Element] = SessionStateTests.tensor(3, count: count), expected = sample
-            // A first step that is undone.
+            // The first step is undone.
             var output = outputs(50), noise: [Element] = SessionStateTests.tensor(51, count: count), scratch = sample
             try withTensor(&output, shape: shape) { e in
                 try withTensor(&scratch, shape: shape) { x in
@@ -387,7 +387,7 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
                 var output = outputs(index)
                 var noise: [Element] = SessionStateTests.tensor(100 + index, count: count)
                 var next = [Element](repeating: .nan, count: count), clean = next
-                // Through a copy and through bytes.
+                // The session goes through a copy and through bytes.
                 try call(ds_session_copy(handle, &other))
                 ds_session_free(handle)
                 let saved = try bytes { ds_session_save(other, $0, $1, $2) }
@@ -422,7 +422,7 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
         }
     }
 
-    /// Learned variances are passed over, item by item.
+    /// Learned variances are skipped, item by item.
     @Test func learnedVariances() throws {
         let json = #"{"_class_name": "DPMSolverMultistepScheduler", "variance_type": "learned_range"}"#
         let scheduler = try makeScheduler(json)
@@ -442,7 +442,7 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
         #expect(try session.step(modelOutput: output, sample: sample, batchSize: 2).prevSample == next)
     }
 
-    /// UniPC stores two slots, so that its input takes a pass of its own.
+    /// UniPC stores two slots, so its input takes a pass of its own.
     @Test(arguments: ["EulerDiscreteScheduler", "HeunDiscreteScheduler", "UniPCMultistepScheduler"])
     func stepsWriteTheNextModelInput(_ className: String) throws {
         let json = #"{"_class_name": "\#(className)"}"#, count = 24, shape: [Int64] = [2, 3, 4]
@@ -468,7 +468,7 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
             try session.step(modelOutput: output, sample: &expected, batchSize: 2)
             #expect(sample == expected)
             let scale = session.timestep == nil ? 1 : plan.inputScales[session.stepIndex]
-            // Scaled before it is rounded; the sample has been rounded before.
+            // The expected input is scaled before it is rounded; the sample was rounded before.
             for (u, x) in zip(input, expected) { #expect(abs(Double(u) - scale * Double(x)) <= 0x1p-23 * abs(scale * Double(x))) }
         }
     }
@@ -505,7 +505,7 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
         for order in 1...3 {
             try shape.withUnsafeBufferPointer { shape in
                 let newestFirst = outputs.reversed().map { values in
-                    // Kept by `outputs`, which nobody changes meanwhile.
+                    // `outputs` keeps the memory alive, and nobody changes it meanwhile.
                     values.withUnsafeBufferPointer {
                         ds_tensor(
                             data: UnsafeMutableRawPointer(mutating: $0.baseAddress), element_type: DS_FLOAT32, rank: 1,
@@ -579,7 +579,7 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
         }
     }
 
-    /// Rows of training timesteps, in and out of the plan, and their steps: as in Swift.
+    /// Rows of training timesteps, in and out of the plan, and their steps match Swift's.
     @Test func rowsOfTrainingTimesteps() throws {
         for json in [
             #"{"_class_name": "DDIMScheduler"}"#,
@@ -601,7 +601,7 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
         let clamp = try #require(scheduler.plan).clamp
         let arguments: [String?] =
             scheduler is DDIMScheduler ? [nil, #"{"eta": 1}"#, #"{"eta": 0.6, "use_clipped_model_output": true}"#] : [nil]
-        // T/n is 100: nothing but the clean sample lies below timestep 37.
+        // T/n is 100: below timestep 37 there is only the clean sample.
         for timestep in [407.0, 37, 0, 999, 600] {
             for arguments in arguments {
                 let options = try arguments.map { try SchedulerCatalog.arguments(json: Array($0.utf8)) } ?? [:]
@@ -666,7 +666,7 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
         for count in [3, 16, 37, 0, 5] {
             for (index, expected) in [torch.normals(count), cuda.normals(count), numPy.normals(count)].enumerated() {
                 var out = [Float](repeating: .nan, count: count), other = out, copy = ds_noise()
-                // Through a copy and through bytes.
+                // The source goes through a copy and through bytes.
                 try call(ds_noise_copy(handles[index], &copy))
                 let saved = try bytes { ds_noise_save(copy, $0, $1, $2) }
                 #expect(saved.count < 3000)
@@ -687,7 +687,7 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
 
     // MARK: Handles
 
-    /// More than a block of slots; every handle is another one, also where a slot is used again.
+    /// More handles than a block has slots; every handle is different, even after its slot was used before.
     @Test func manyHandles() throws {
         var seen: Set<UInt64> = []
         for _ in 0..<2 {

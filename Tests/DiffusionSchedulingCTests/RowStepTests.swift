@@ -7,7 +7,7 @@ import Testing
 
 @testable import DiffusionSchedulingC
 
-/// Runs that are stepped by rows with the caller's tensors as slots have the bits of the session's.
+/// Runs that step by rows, with the caller's tensors as slots, have the session's bits.
 @Suite struct RowStepTests {
     static let configurations =
         SessionStateTests.configurations + [
@@ -23,7 +23,7 @@ import Testing
             #"{"_class_name": "UniPCMultistepScheduler", "solver_order": 5, "lower_order_final": false}"#,
             #"{"_class_name": "UniPCMultistepScheduler", "solver_order": 6, "predict_x0": false}"#,
         ]
-        // Classes that are added later are run as they are by default.
+        // Other classes of the catalogue run with their defaults.
         + SchedulerCatalog.supportedClassNames.filter { name in
             !SessionStateTests.configurations.contains { $0.contains("\"\(name)\"") }
         }.map { "{\"_class_name\": \"\($0)\"}" }
@@ -51,7 +51,7 @@ import Testing
         // A run can't begin within a step.
         guard ds_session_create(scheduler, beginIndex, &session) == DS_OK else { return }
         defer { ds_session_free(session) }
-        // Slots in one array, in reversed order and behind one another; NaN until something is stored.
+        // Slots in one array, in reversed order, one behind the other; NaN until something is stored.
         var slots = [Element](repeating: .nan, count: Int(DS_MAX_SLOTS) * count)
         var x: [Element] = SessionStateTests.tensor(3, count: count), y = x
         let isTwice = properties.learns_variance
@@ -92,10 +92,10 @@ import Testing
         #expect(!x.contains { $0.isNaN })
     }
 
-    /// The tensors that a diffusers object keeps: single ones, then those of a list, newest first.
+    /// The tensors that a diffusers object keeps: single ones, then a list's, newest first.
     private struct Attributes {
         let tensorCount: Int
-        /// Whether rows read increments of one Brownian motion, and those of a step begin at one level.
+        /// Whether rows read increments of one Brownian motion, and a step's rows begin at one level.
         let samplesMotion: Bool
         var slots: [[Double]]
 
@@ -109,13 +109,13 @@ import Testing
             slots = Array(repeating: Array(repeating: .nan, count: count), count: Int(DS_MAX_SLOTS))
         }
 
-        /// A store to the first slot of the history moves its others back.
+        /// A store to the history's first slot moves the others back.
         mutating func store(_ tensor: [Double], to slot: Int) {
             if slot == tensorCount { slots.insert(tensor, at: slot) } else { slots[slot] = tensor }
         }
     }
 
-    /// The motion's increment over a whole step: the plan's two rows have their shares of it.
+    /// The motion's increment over a whole step, of which each of the plan's two rows takes its share.
     private static func increment(
         _ scheduler: ds_scheduler, _ index: Int, before shorter: [Double], _ noise: [Double]
     ) throws -> [Double] {
@@ -127,7 +127,7 @@ import Testing
         return zip(shorter, noise).map { (shares.0 * $0 + shares.1 * $1) / deviation }
     }
 
-    /// Rows over diffusers' attributes, whose stores go to memory of their own, lead where the session's rows lead.
+    /// Rows over diffusers' attributes, with stores in separate memory, lead to the same samples as the session's rows.
     @Test(arguments: configurations, [0, 2]) func attributesGiveTheSameRun(_ json: String, _ beginIndex: Int) throws {
         let count = 24, scheduler = try makeScheduler(json)
         defer { ds_scheduler_free(scheduler) }
@@ -155,7 +155,7 @@ import Testing
                     try withTensor(&y, shape: Self.shape) { y in
                         try withTensor(&next, shape: Self.shape) { next in
                             func tensor(_ memory: inout [Double], _ offset: Int = 0) -> ds_tensor {
-                                // Kept by the arrays, whose memory nobody else has.
+                                // The arrays keep the memory alive, and nobody else has it.
                                 memory.withUnsafeMutableBufferPointer {
                                     ds_tensor(
                                         data: $0.baseAddress! + offset, element_type: DS_FLOAT64, rank: 3, shape: y.pointee.shape)
@@ -185,7 +185,7 @@ import Testing
         #expect(!y.contains { $0.isNaN })
     }
 
-    /// Stores keep the order that the caller gave them, and may not lie over another tensor.
+    /// Stores keep the caller's order, and may not overlap another tensor.
     @Test func storesApartFromTheirSlots() throws {
         let scheduler = try makeScheduler(#"{"_class_name": "DEISMultistepScheduler"}"#)
         defer { ds_scheduler_free(scheduler) }
@@ -217,7 +217,7 @@ import Testing
         #expect(memory == [10, 20, 30, 10, 10, 10])
     }
 
-    /// Levels of the caller's replace those of a plan as they are.
+    /// The caller's levels replace a plan's unchanged.
     @Test func levelsOfTheCallers() throws {
         let scheduler = try makeScheduler(#"{"_class_name": "EulerDiscreteScheduler"}"#)
         defer { ds_scheduler_free(scheduler) }
@@ -237,8 +237,7 @@ import Testing
         #expect(ds_scheduler_set_timesteps(stateless, 0, levels) == DS_UNSUPPORTED_OPERATION)
     }
 
-    /// Slots beyond those of the plan: six that are read, two of them stored, by a row of the caller's; in NumPy's words the sums are
-    /// written out here.
+    /// More slots than any plan has: a caller's row reads six and stores two of them; the sums are written out here as in NumPy.
     @Test func aRowOfTheCallers() throws {
         let scheduler = try makeScheduler(#"{"_class_name": "DEISMultistepScheduler"}"#)
         defer { ds_scheduler_free(scheduler) }
@@ -265,7 +264,7 @@ import Testing
             row.n_stores = stores
             try shape.withUnsafeBufferPointer { shape in
                 let tensors = slots.indices.map { slot in
-                    // Kept by `slots`, whose arrays nobody else has.
+                    // `slots` keeps the memory alive, and nobody else has its arrays.
                     slots[slot].withUnsafeMutableBufferPointer {
                         ds_tensor(data: $0.baseAddress, element_type: DS_FLOAT64, rank: 1, shape: shape.baseAddress)
                     }
@@ -281,19 +280,19 @@ import Testing
                 }
             }
         }
-        // All stores are computed from the slots as they were before.
+        // All stores are computed from the slots before the step.
         try step(2)
         let sum = (0..<6).reduce(0.0) { $0 + Double(1 << $1) * Double($1 + 1) }
         #expect(next == zip(x, e).map { 2 * $0 + 4 * $1 + sum })
         #expect(report == x.map { $0 + 1 })
         #expect(slots[5] == [6, 6, 6] && slots[1] == e.map { $0 + 6 })
         #expect([0, 2, 3, 4].allSatisfy { slots[$0] == [Double](repeating: Double($0 + 1), count: 3) })
-        // Without the stores nothing is stored.
+        // Without stores the step changes no slot.
         try step(0)
         #expect(slots[5] == [6, 6, 6] && slots[1] == e.map { $0 + 6 })
     }
 
-    /// Without elements nothing is read or written, whatever the addresses.
+    /// Without elements no address is read or written.
     @Test func emptyTensors() throws {
         let scheduler = try makeScheduler(#"{"_class_name": "DEISMultistepScheduler", "solver_order": 3}"#)
         defer { ds_scheduler_free(scheduler) }

@@ -6,7 +6,7 @@ import Testing
 
 @testable import DiffusionSchedulingC
 
-/// Guided steps, steps of many sessions, and sessions on a plan alone: what C gets is what Swift gets, bit for bit.
+/// Guided steps, steps of many sessions, and sessions on a plan alone give C the bits that they give Swift.
 @Suite struct ServingTests {
     static let configurations = SessionStateTests.configurations
     static let shape: [Int64] = [2, 3, 4]
@@ -40,7 +40,7 @@ import Testing
         }
     }
 
-    /// Two rows of different plans around a free one, with and without guidance; the outputs are other tensors.
+    /// Two rows of different plans around a free row, with and without guidance; the outputs are separate tensors.
     @Test func rowsOfSessions() throws {
         let schedulers = try Self.configurations.prefix(2).map { try makeScheduler($0) }
         defer { schedulers.forEach { ds_scheduler_free($0) } }
@@ -90,7 +90,7 @@ import Testing
         }
     }
 
-    /// A plan's text makes sessions that do what the scheduler's do, and take over their states.
+    /// Sessions made from a plan's text step like the scheduler's, and restore their states.
     @Test(arguments: configurations) func sessionsOnAPlan(_ json: String) throws {
         let scheduler = try makeScheduler(json)
         defer { ds_scheduler_free(scheduler) }

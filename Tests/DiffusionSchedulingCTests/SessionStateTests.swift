@@ -4,7 +4,7 @@ import Testing
 
 @testable import DiffusionScheduling
 
-/// A session that was saved goes on with the bits that it would have had.
+/// A restored session continues with the bits of the uninterrupted one.
 @Suite struct SessionStateTests {
     static let configurations = [
         #"{"_class_name": "DEISMultistepScheduler", "solver_order": 1}"#,
@@ -20,7 +20,7 @@ import Testing
         try SchedulerCatalog.makeScheduler(json: json).plan(.count(steps))
     }
 
-    /// What a model might say and what noise might be: anything, but the same every time.
+    /// A made-up model output or noise tensor; equal arguments give equal tensors.
     static func tensor<Element: TensorElement & BinaryFloatingPoint>(_ index: Int, count: Int) -> [Element] {
         (0..<count).map { Element(((index * 31 + $0 * 17) % 23) - 11) / 8 }
     }
@@ -46,7 +46,7 @@ import Testing
                 var session = SamplingSession(plan: plan, beginIndex: beginIndex)
                 var sample: [Element] = tensor(7, count: 10)
                 for _ in 0..<savedAfter { try step(&session, &sample) }
-                // The plan is made anew, as after a restart of the process.
+                // The plan is made again, as after a restart of the process.
                 var restored = try SamplingSession(plan: Self.plan(json), restoring: session.savedState())
                 #expect(restored.savedState() == session.savedState())
                 #expect(restored.stepIndex == session.stepIndex)
@@ -84,7 +84,7 @@ import Testing
         #expect(restored.stepIndex == 2)
     }
 
-    /// The form is fixed: what one version wrote the next ones read.
+    /// The format is fixed: later versions read what an earlier one wrote.
     @Test func form() throws {
         let plan = try Self.plan(Self.configurations[1])
         var session = SamplingSession(plan: plan, beginIndex: 1)
@@ -99,7 +99,7 @@ import Testing
         #expect(bytes[64..<72] == [0, 0, 0, 0x3F, 0, 0, 0, 0xC0])
     }
 
-    /// Wherever a bit is wrong, and wherever the bytes end too early or too late.
+    /// Any wrong bit is detected, and bytes that end too early or too late.
     @Test func damage() throws {
         let plan = try Self.plan(Self.configurations[1])
         var session = SamplingSession(plan: plan), sample: [Float] = Self.tensor(7, count: 4)
@@ -126,7 +126,7 @@ import Testing
         #expect(isDamaged([UInt8](repeating: 0, count: 72)))
     }
 
-    /// States that have a right checksum and can't be.
+    /// States whose checksum is right and whose contents are impossible.
     @Test(arguments: [
         (12, 4, UInt64(9)), (12, 4, UInt64(UInt32.max)), (32, 8, 3), (32, 8, .max), (40, 8, 1), (40, 8, 7), (40, 8, 1 << 63),
         (48, 8, 1 << 62), (48, 8, 5), (56, 8, 1), (56, 8, 7), (56, 8, 1 << 61), (8, 4, 2),
@@ -154,7 +154,7 @@ import Testing
             (#"{"_class_name": "DEISMultistepScheduler", "solver_order": 3, "thresholding": true}"#, 6),
         ] {
             let other = try Self.plan(json, steps: steps)
-            // A beta_end that is the same float32 number makes the same plan.
+            // A beta_end that rounds to the same float32 number makes the same plan.
             if other == plan {
                 _ = try SamplingSession(plan: other, restoring: bytes)
                 continue
@@ -167,7 +167,7 @@ import Testing
         }
     }
 
-    /// A copy shares the history until it steps, and what it steps the other one doesn't see.
+    /// A copy shares the history until it steps; its steps don't change the original.
     @Test func copiesGoTheirOwnWay() throws {
         let plan = try Self.plan(Self.configurations[1])
         var session = SamplingSession(plan: plan), sample: [Float] = Self.tensor(7, count: 4)
@@ -179,7 +179,7 @@ import Testing
         #expect(copy.savedState() != before)
     }
 
-    /// The values that the specification's own test program and others publish.
+    /// Values published by the specification's own test program and by others.
     @Test(
         arguments: [
             ("", 0xEF46_DB37_51D8_E999), ("a", 0xD24E_C4F1_A98C_6E5B), ("abc", 0x44BC_2CF5_AD77_0999),

@@ -6,7 +6,7 @@ import Testing
 
 @testable import DiffusionSchedulingC
 
-/// Each error of the Swift library has one number in C, and its message in C's names is the error text.
+/// Each error of the Swift library has one number in C; its message, with C's names, is the error text.
 @Suite struct StatusTests {
     static let schedulerErrors: [(SchedulerError, ds_status, Int)] = [
         (.invalidValue(key: "solver_order", value: "9", allowed: "1, 2 or 3"), DS_INVALID_VALUE, 1),
@@ -67,7 +67,7 @@ import Testing
         #expect(String(cString: ds_status_message(ds_status(28))) == "unknown status")
     }
 
-    /// Swift's names in Swift's messages, C's in C's; within a row's error, too.
+    /// Messages use Swift's names in Swift and C's names in C, also for a row's error.
     @Test func messagesHaveTheNamesOfTheirLanguage() {
         let short = SchedulerError.wrongElementCount(argument: "modelOutput", count: 1, expected: "2")
         let drawn = SchedulerError.invalidValue(key: "drawnWordCount", value: "700", allowed: "from 0 to 624")
@@ -112,7 +112,7 @@ import Testing
         #expect(Self.errorMessage == "ab is 1, but must be 2")
     }
 
-    /// The numbers of types that C, the kernels and saved states share.
+    /// The type numbers that C, the kernels and saved states share.
     @Test func elementTypes() {
         let numbers: [(ElementType, ds_element_type)] = [
             (.float32, DS_FLOAT32), (.float64, DS_FLOAT64), (.float16, DS_FLOAT16), (.bfloat16, DS_BFLOAT16),

@@ -5,7 +5,7 @@ import Testing
 
 @testable import DiffusionScheduling
 
-/// How near a whole run in float32 comes to the exact recurrence: the README's table, ours beside diffusers'.
+/// The error of a whole float32 run against the exact recurrence: the README's table, ours beside diffusers'.
 @Suite struct AccuracyTests {
     @Test func float32RunsAreNearerThanDiffusersAtEveryOrderAndLength() throws {
         print("DEIS, diffusers' default configuration, float32; root of the mean squared error against 50-digit arithmetic")

@@ -34,7 +34,7 @@ import Testing
         #expect(abs(last.prediction.sample - 0.047522987079820216) <= 1e-10)
         #expect(abs(last.prediction.modelOutput - 0.4875597128049477) <= 1e-10)
         #expect(abs(first.nextSample.noise - 2.240438760714496) <= 1e-7)
-        // diffusers' last coefficient is 6.7e-7, 0 or not a number, as its roundings fall.
+        // diffusers' last coefficient is 6.7e-7, 0 or NaN, depending on its roundings.
         #expect(last.nextSample.noise == 0 && last.drawCount == 1)
     }
 
@@ -55,7 +55,7 @@ import Testing
         #expect(abs(plan.sigmas[0] - 80) <= 1e-5 && abs(plan.sigmas[1] - 1.38236797) <= 1e-7)
     }
 
-    /// 0/0 and 0⁰ in diffusers.
+    /// diffusers computes 0/0 and 0⁰ here.
     @Test func edgesAreFinite() throws {
         for change: (inout Configuration) -> Void in [
             { $0.numTrainTimesteps = 1 }, { $0.sigmaMin = 0 }, { ($0.sigmaMin, $0.sigmaMax) = (0, 0) },

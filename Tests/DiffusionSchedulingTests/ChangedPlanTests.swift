@@ -6,7 +6,7 @@ import Testing
 
 /// Coded plans with one number changed or one term added: each is refused in words, or runs by its own arithmetic.
 ///
-/// The oracle reads NaN from a slot that nobody stored, so memory that nobody wrote can't pass for a result.
+/// The oracle reads NaN from slots that nothing was stored to, so unwritten memory can't pass for a result.
 @Suite struct ChangedPlanTests {
     private static let configurations = [
         #"{"_class_name": "DEISMultistepScheduler", "solver_order": 2}"#,
@@ -25,7 +25,7 @@ import Testing
         return try #require(scheduler.plan).json
     }
 
-    /// Two slots and two stores in each row, a report, noise, and steps of two evaluations.
+    /// Two slots and two stores in each row, a report, noise, and steps with two evaluations.
     private static func twoStores() throws -> JSONValue {
         let rows = (0..<4).map { index in
             let isFirst = index % 2 == 0
@@ -65,7 +65,7 @@ import Testing
                 if isCombination(part.path) {
                     changes += additions(to: members, part.path, part.replace)
                 } else if members["next_sample"] != nil, members["report"] == nil {
-                    // What a row reports isn't written where it is p.
+                    // A report isn't coded if it is p.
                     changes += additions(to: [:], "\(part.path).report") { report in
                         var row = members
                         row["report"] = report
@@ -97,14 +97,14 @@ import Testing
 
     private static let sample: [Double] = [0.5, -1, 0.25, 2, -0.75, 1.5], noise: [Double] = [1, -0.5, 0.75, 0, 2, -2]
 
-    /// What a row reads, told apart from the library's own answer.
+    /// Whether a row reads noise, worked out without the library's own answer.
     private func readsNoise(_ row: PlanRow) -> Bool {
         var combinations = [row.prediction, row.nextSample] + row.stores.map(\.value)
         if let report = row.report { combinations.append(report) }
         return combinations.contains { $0.noise != 0 }
     }
 
-    /// Runs a plan from one of its starts and compares every step with the oracle, without noise wherever that isn't read.
+    /// Runs a plan from one of its starts and compares every step with the oracle; rows that don't read noise get none.
     private func run(_ plan: SamplingPlan, from beginIndex: Int, withNoise: Bool, _ name: String) throws {
         var session = SamplingSession(plan: plan, beginIndex: beginIndex), oracle = PlainOracle(plan: plan, beginIndex: beginIndex)
         session.maximumThreads = 1
@@ -126,14 +126,14 @@ import Testing
             let output = try session.step(modelOutput: e, sample: x, noise: z, batchSize: 2, predictingOriginalSample: true)
             compare(output.prevSample, expected.nextSample, "\(name), step \(index), next sample")
             compare(try #require(output.predOriginalSample), expected.report, "\(name), step \(index), report")
-            // Samples as large as they were, whatever the change has made of them.
+            // Keeps the sample at most 2 in magnitude, whatever the change has done to it.
             let largest = output.prevSample.reduce(1) { max($0, abs($1)) }
             x = output.prevSample.map { 2 * $0 / largest }
         }
     }
 
-    /// Inputs are at most 2, coefficients of these plans at most 200 in magnitude, and a slot's are taken once more: sums of ten
-    /// terms are off by some 10 · 200² · 2 · 2⁻⁵³.
+    /// Inputs are at most 2, coefficients of these plans at most 200 in magnitude, and a slot passes through two of them: sums of
+    /// ten terms are off by some 10 · 200² · 2 · 2⁻⁵³.
     private static let tolerance = 1e-10
 
     private func compare(_ found: [Double], _ expected: [Double], _ name: String) {
@@ -176,7 +176,7 @@ import Testing
 
     @Test func refusedOrRunsAsItSaysWithTwoStores() throws { try check(Self.twoStores()) }
 
-    /// Noise that nothing but what is stored reads: it was once loaded, not asked for, and read from nowhere.
+    /// Noise that only a store reads must be asked for. A step once loaded it unasked, from no valid address.
     @Test func noiseInStoresIsAskedFor() throws {
         var plan = try Self.plan(Self.configurations[0])
         for index in 0..<4 {

@@ -2,5 +2,5 @@
 
 #include "../../../Sources/CKernels/switches.h"
 
-/* The instruction set that DIFFUSION_SCHEDULING_TEST_ISA made of the processor's; -1: it isn't set. */
+/* The instruction set in use after DIFFUSION_SCHEDULING_TEST_ISA limited it; -1: the variable isn't set. */
 int test_isa(void);
