@@ -6,7 +6,7 @@ import Testing
 @testable import DiffusionScheduling
 
 /// Whole runs of the catalogue's classes against diffusers and against 50-digit arithmetic, over the configurations that
-/// `Tests/Goldens/generate_classes.py` recorded. One path of code for every class: configuration, catalogue, plan, session.
+/// `Tests/Goldens/generate_classes.py` recorded. Every class takes one path of code: configuration, catalogue, plan, session.
 @Suite struct ClassGoldenTests {
     static let files = [
         "cogvideox_ddim", "cogvideox_dpm", "consistency_models", "cosine_dpmsolver", "ddim_parallel", "ddpm",
@@ -58,12 +58,12 @@ import Testing
                 #expect(relative(plan.initNoiseSigma, initial) <= 2 * Tolerance.sigma, "\(place), init_noise_sigma")
             }
             for (index, alpha) in record.alphas {
-                // torch doesn't round float64 roots correctly either; their errors grow where a table is stretched to end at 0.
+                // torch doesn't round float64 roots correctly either, and its errors grow where a table is stretched to end at 0.
                 let allowed = Double(Float(alpha)) == alpha ? 0 : 1e-13 * alpha
                 #expect(abs(scheduler.noiseSchedule.alphasCumprod[index] - alpha) <= allowed, "\(place), alphas_cumprod[\(index)]")
             }
             guard let sigmas = record.sigmas else { return }
-            // Grids between two levels are off by as much as these are, where torch's roots are one unit off.
+            // Grids between two levels inherit the levels' error wherever torch's roots are one unit off.
             let last = plan.stepCount - 1
             let inherited =
                 record.isSpaced ? max(relative(plan.sigmas[0], sigmas[0]), relative(plan.sigmas[last], sigmas[last])) : 0
@@ -95,7 +95,7 @@ import Testing
         try eachRecord(of: file) { place, record, scheduler in
             if record.isAnotherLoop { return }
             let (plan, tolerance) = try comparablePlan(record, scheduler)
-            // Where diffusers in float64 is off, the loop is badly conditioned: short steps of high order, say.
+            // diffusers in float64 is off where the loop is badly conditioned, for example by short steps of high order.
             let own = record.finalFloat64.deviation(from: record.finalExact), allowed = tolerance + 2 * own
             var session = SamplingSession(plan: plan, beginIndex: record.beginIndex),
                 oracle = PlainOracle(plan: plan, beginIndex: record.beginIndex)
@@ -150,7 +150,7 @@ import Testing
         #expect(mean < 1, "the geometric mean of our error over diffusers'")
     }
 
-    /// The loop in float64 from the float32 start: where that is rounded, the rounding would be the most of both errors.
+    /// The loop in float64 from the float32 start. Rounding the start would be the larger part of both errors.
     private func exactLoop(_ record: ClassRecord, plan: SamplingPlan, _ scheduler: any PlannedScheduler) throws -> [Double] {
         var session = SamplingSession(plan: plan, beginIndex: record.beginIndex), x = record.start.map { Double(Float($0)) }
         while let timestep = session.timestep {
@@ -194,7 +194,7 @@ import Testing
         {
             return (try scheduler.plan(on: grid, optionValues: record.optionValues), Tolerance.loop)
         }
-        // Levels that are a unit in the last place off, and a model that is steep in none of its arguments.
+        // Levels may be a unit in the last place off, and the model is steep in none of its arguments.
         return (plan, 100 * Tolerance.sigma)
     }
 
@@ -227,7 +227,7 @@ import Testing
 }
 
 extension SamplingPlan {
-    /// A model's answer with the variance's part after each batch item, where the plan expects one.
+    /// A model's output, followed in each batch item by the variance if the plan expects one.
     func withVariance<Element: TensorElement & ExpressibleByFloatLiteral>(_ e: [Element]) -> [Element] {
         guard modelLearnsVariance else { return e }
         let count = e.count / GoldenProblem.batchSize
@@ -246,7 +246,7 @@ struct ClassGoldenFile: Decodable {
     }
 }
 
-/// A record of `generate_classes.py`, which see for the fields.
+/// A record of `generate_classes.py`, which documents the fields.
 struct ClassRecord: Decodable {
     let className: String
     let configText: String
@@ -279,7 +279,7 @@ struct ClassRecord: Decodable {
     var finalFloat32: [Double] { GoldenRecord.numbers(Double.self, finalFloat32Data) }
     var reportExact: [Double]? { reportExactData.map { GoldenRecord.numbers(Double.self, $0) } }
 
-    /// ᾱ by training timesteps, of some or of all.
+    /// ᾱ by training timestep, for some timesteps or for all.
     var alphas: [Int: Double] {
         var alphas = Dictionary(uniqueKeysWithValues: (alphasProbe ?? [:]).map { (Int($0)!, $1) })
         let table: [Float] = alphasData.map { GoldenRecord.numbers(Float.self, $0) } ?? []
@@ -287,7 +287,7 @@ struct ClassRecord: Decodable {
         return alphas
     }
 
-    /// What the loop starts with: the first samples, or an image with noise where it begins late.
+    /// The loop's start: the first samples, or an image with noise if the loop begins late.
     var start: [Double] {
         initialData.map { GoldenRecord.numbers(Double.self, $0) } ?? GoldenProblem.initialSample.map { $0 * (initNoiseSigma ?? 1) }
     }
@@ -306,8 +306,8 @@ struct ClassRecord: Decodable {
         }
     }
 
-    /// The arguments that are options of a run here. The original's flow-matching Euler takes the churn's four and ignores them; ours
-    /// doesn't take them.
+    /// The arguments that are options of a run here. The original's flow-matching Euler takes the churn's four and ignores them;
+    /// ours doesn't take them.
     var optionValues: [String: JSONValue] {
         let named = arguments.filter { !["n", "timesteps", "sigmas", "mu"].contains($0.key) }
         return className == "FlowMatchEulerDiscreteScheduler" ? named : named.merging(options) { $1 }
@@ -323,15 +323,15 @@ struct ClassRecord: Decodable {
         return timesteps.last == -1 && (timesteps.count == n + 1 || timesteps.count == 2 * n + 1)
     }
 
-    /// Whether the original adds noise after the last step: LCM with custom timesteps and a strength. Ours never does.
+    /// Whether the original adds noise after the last step: LCM with custom timesteps and a strength. Ours never adds it.
     var addsNoiseAtTheEnd: Bool {
         className == "LCMScheduler" && arguments["timesteps"] != nil && (arguments["strength"]?.doubleValue ?? 1) < 1
     }
 
-    /// Whether the samples are others on purpose. PNDM counts its calls wherever a run begins; ours counts from the run's start.
+    /// Whether the samples differ on purpose. PNDM counts its calls wherever a run begins; ours counts from the run's start.
     var isAnotherLoop: Bool { isCut || addsNoiseAtTheEnd || (className == "PNDMScheduler" && beginIndex > 0) }
 
-    /// The key that ours refuses where the original goes on: inverted flow levels above 1, and UniPC's flow levels in a request where the
+    /// The key that ours refuses and the original accepts: inverted flow levels above 1, and UniPC's flow levels in a request whose
     /// configuration spaces them otherwise.
     var refusedKey: String? {
         switch className {
@@ -343,7 +343,7 @@ struct ClassRecord: Decodable {
         }
     }
 
-    /// Steps with two evaluations have two for the timestep −1.
+    /// Steps with two evaluations count twice at the timestep −1.
     var evaluationCount: Int {
         guard isCut, let n = arguments["n"]?.intValue else { return timesteps.count }
         return timesteps.count - (timesteps.count == n + 1 ? 1 : 2)
@@ -351,12 +351,12 @@ struct ClassRecord: Decodable {
 
     // MARK: What the reference's own float32 arithmetic allows
 
-    /// Whether the levels are spread between two of the training's.
+    /// Whether the levels are spread between two training levels.
     var isSpaced: Bool {
         isTrue("use_karras_sigmas") || isTrue("use_exponential_sigmas") || isTrue("use_beta_sigmas") || isLogarithmic
     }
 
-    /// Whether levels lie between those of the training.
+    /// Whether levels lie between training levels.
     var isInterpolated: Bool { timesteps.contains { $0 != $0.rounded() } && sigmasData != nil }
 
     /// Whether levels come from float32 logarithms.
@@ -366,13 +366,13 @@ struct ClassRecord: Decodable {
         configText.contains("\"timestep_type\": \"continuous\"") && configText.contains("\"prediction_type\": \"v_prediction\"")
     }
 
-    /// The relative error of a level over that of the numbers that it is made of. IPNDM's levels are β/√(1 − β²), whose derivative by β,
-    /// relative, is 1 + ς². torch's sine is one unit in the last place off, and so β two and a half; 1 − β² adds half a unit of β, and the
-    /// root one of its own.
+    /// A level's relative error over the relative error of its inputs. IPNDM's levels are β/√(1 − β²), whose relative derivative by
+    /// β is 1 + ς². torch's sine is one unit in the last place off, and so β two and a half; 1 − β² adds half a unit of β, and the
+    /// root one unit.
     func steepness(_ sigma: Double) -> Double { className == "IPNDMScheduler" ? 4 * (1 + sigma * sigma) : 1 }
 
-    /// How far a fractional timestep may be off that was looked up at a level: it hangs on float32 logarithms, which NumPy and torch
-    /// don't round correctly, of float32 roots, which torch doesn't: four units in the last place of them.
+    /// The allowed error of a fractional timestep that was looked up at a level. It depends on float32 logarithms, which NumPy and
+    /// torch don't round correctly, of float32 roots, which torch doesn't: four units in the last place of the logarithms.
     func timestepTolerance(_ timestep: Double, at index: Int, scheduler: any PlannedScheduler) -> Double {
         let noise = scheduler.noiseSchedule
         if scheduler.configuration is IPNDMConfiguration {
@@ -381,26 +381,28 @@ struct ClassRecord: Decodable {
             return 4 * (Tolerance.sigma * level + Double(Float(timestep).ulp))
         }
         if let configuration = scheduler.configuration as? CMStochasticIterativeConfiguration {
-            // 250 times the logarithm of a power that is ρ roundings of its base off, and both functions' roundings.
+            // 250 times the logarithm of a power, whose base is ρ roundings off, and both functions' roundings.
             return 250 * 0x1p-52 * (4 * abs(configuration.rho) + 4) + timestep.ulp
         }
-        // torch divides mu's weight in two roundings, and then goes between the ends of a stage.
+        // torch divides by mu's weight in two roundings, then interpolates between the ends of a stage.
         if wideSigmasData != nil, arguments["mu"] != nil { return 4 * max(timestep, 1).ulp }
-        // EDM's timesteps are such logarithms, or angles, of their own levels.
+        // EDM's timesteps are logarithms, or angles, of their own levels.
         if scheduler.configuration is any EDMDefinition { return 4 * Double(Float(max(abs(timestep), 0.25)).ulp) }
         guard scheduler.configuration is any VarianceExplodingDefinition, noise.count > 1 else { return 0 }
         if isContinuous { return 4 * Double(Float(max(abs(timestep), 0.25)).ulp) }
-        // KDPM2 and the stochastic DPM-Solver look up the timesteps of second evaluations, whose levels lie between those of the steps.
+        // KDPM2 and the stochastic DPM-Solver look up the timesteps of second evaluations, whose levels lie between the steps'
+        // levels.
         let isBetween = index % 2 == 1 && (className.hasPrefix("KDPM2") || className.hasPrefix("DPMSolverSDE"))
         guard isSpaced || isBetween || arguments["sigmas"] != nil else { return 0 }
         let lower = min(Int(timestep), noise.count - 2), low = noise.logSigmas[lower], high = noise.logSigmas[lower + 1]
         let unit = Double(Float(max(abs(low), abs(high), 1)).ulp)
-        // There, the two products of the interpolation and their sum are rounded to float32 as well.
+        // These timesteps also round the interpolation's two products and their sum to float32.
         let own = min(4 * unit / abs(high - low), 1) + (isBetween ? 2 : 1) * Double(Float(timestep).ulp)
         guard isBetween, className.hasPrefix("KDPM2Ancestral"), let sigmas, sigmas[index] > 0 else { return own }
-        // The ancestral level between is a float32 root of the difference r² τ² of two squares near τ², with r the ratio of the step's
-        // levels. Some 6 roundings of τ² put the logarithm of the root of that and ς off by 1.5/r² roundings. Twice as much is allowed,
-        // as the slope of the logarithms changes on the way; where it is more than a fifth, no digit is left.
+        // An ancestral run's level between two steps is a float32 root of r² τ², the difference of two squares near τ²; r is the
+        // ratio of the step's levels. Some 6 roundings of τ² put the logarithm of the root of this level and ς off by 1.5/r²
+        // roundings. Twice as much is allowed, because the logarithms' slope changes on the way; above a fifth, all digits are
+        // lost.
         let ratio = sigmas[index] / sigmas[index - 1], lost = 3 * 0x1p-24 / (ratio * ratio)
         return lost < 0.2 ? own + lost / abs(high - low) : .infinity
     }

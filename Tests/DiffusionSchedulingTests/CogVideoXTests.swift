@@ -59,7 +59,7 @@ import Testing
         // The last step is of order 1, and draws once.
         #expect(plan.row(at: 9, age: 9).nextSample == Combination(modelOutput: 1) && plan.row(at: 9, age: 9).drawCount == 1)
 
-        // For callers who keep the prediction the row is the same one, but for the store.
+        // Callers who keep the prediction get the plan's row without its stores.
         var kept = try scheduler.row(at: 599, optionValues: ["timestep_back": 699])
         kept.stores = row.stores
         #expect(kept == row)

@@ -4,7 +4,7 @@ import DiffusionScheduling
 import Foundation
 import Testing
 
-/// A scheduler's configuration as someone else may write it, with other defaults and keys than DEIS's.
+/// Another scheduler's configuration, with other defaults and keys than DEIS's.
 struct NeighbourConfiguration: SchedulerConfiguration {
     static let className = "NeighbourScheduler"
     static let compatibleClassNames = ["DEISMultistepScheduler"]
@@ -34,7 +34,7 @@ struct NeighbourConfiguration: SchedulerConfiguration {
 
 /// `scheduler_config.json` in both directions.
 @Suite struct ConfigurationTests {
-    /// What `DEISMultistepScheduler().save_config` of diffusers 0.42.1 writes, without `_diffusers_version`.
+    /// The text that `DEISMultistepScheduler().save_config` of diffusers 0.42.1 writes, without `_diffusers_version`.
     static let defaultText = """
         {
           "_class_name": "DEISMultistepScheduler",
@@ -64,7 +64,7 @@ struct NeighbourConfiguration: SchedulerConfiguration {
 
         """
 
-    /// What `DDIMScheduler().save_config` writes.
+    /// The text that `DDIMScheduler().save_config` writes.
     static let ddimText = """
         {
           "_class_name": "DDIMScheduler",
@@ -147,7 +147,7 @@ struct NeighbourConfiguration: SchedulerConfiguration {
 
     // MARK: Keys of others
 
-    /// Byte for byte what diffusers writes for the same values.
+    /// The bytes that diffusers writes for the same values.
     @Test func unknownKeysReturnAsTheyCame() throws {
         let others = #"""
               "Empty": {},
@@ -306,7 +306,7 @@ struct NeighbourConfiguration: SchedulerConfiguration {
         #expect(deis.unusedKeys == ["rate"])
     }
 
-    /// In diffusers, too, a value that was given counts even if it equals the default there.
+    /// diffusers, too, keeps a value that was given, even if it equals the default there.
     @Test func whatAFileGaveIsTakenOverEvenIfItIsTheDefault() throws {
         let neighbour = try NeighbourConfiguration(json: #"{"timestep_spacing": "leading"}"#)
         #expect(try DEISMultistepConfiguration(from: neighbour).timestepSpacing == .leading)
@@ -382,7 +382,7 @@ struct NeighbourConfiguration: SchedulerConfiguration {
         #expect(try folder.read("scheduler_config.json") == Self.defaultText)
     }
 
-    /// diffusers makes the folders above as well.
+    /// Like diffusers, saving creates all missing parent folders.
     @Test func savingMakesTheFoldersAbove() throws {
         let folder = try TemporaryFolder()
         try DEISMultistepConfiguration().save(toDirectory: "\(folder.path)/a/b/c")
@@ -446,7 +446,7 @@ struct NeighbourConfiguration: SchedulerConfiguration {
             equal, "of the given keys, \(original.origin.givenValues.count) before and \(decoded.origin.givenValues.count) after")
     }
 
-    /// Numbers that JSON has no spelling for are coded as strings; in a file they must be bare again.
+    /// Numbers without a JSON spelling are coded as strings; in a file they must be bare again.
     @Test func decodedConfigurationsAreSavedAsTheirOriginals() throws {
         let original = try DEISMultistepConfiguration(json: #"{"lambda_min_clipped": -Infinity}"#)
         let decoded = try JSONDecoder().decode(DEISMultistepConfiguration.self, from: JSONEncoder().encode(original))

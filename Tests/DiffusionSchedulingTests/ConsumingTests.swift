@@ -4,7 +4,7 @@ import Testing
 
 @testable import DiffusionScheduling
 
-/// A step that may keep the model output's memory against one that copies.
+/// Steps that may keep the model output's memory against steps that copy.
 @Suite struct ConsumingTests {
     static func plans() throws -> [(name: String, plan: SamplingPlan)] {
         var plans: [(String, SamplingPlan)] = []
@@ -40,7 +40,7 @@ import Testing
             let e = x.map { _ in Output(Float.random(in: -1...1, using: &random)) }
             output.withMutableSpan { span in for index in 0..<e.count { span[index] = e[index] } }
             if session.stepIndex == 4 {
-                // A copy shares the remembered outputs until it steps, and restored bytes have them as well.
+                // A copy shares the stored outputs until it steps; restored bytes hold them as well.
                 var copy = session, restored = try SamplingSession(plan: plan, restoring: session.savedState())
                 var (copied, other) = (x, x)
                 try step(&copy, e, &copied)
@@ -63,7 +63,7 @@ import Testing
         }
     }
 
-    /// Where the model output is what is remembered, its memory is kept, and another one comes back.
+    /// A step that stores the model output itself keeps its memory, and gives other memory back.
     @Test func memoryChangesHands() throws {
         func addresses(_ plan: SamplingPlan) throws -> (before: UnsafeMutableRawPointer, after: UnsafeMutableRawPointer) {
             var session = SamplingSession(plan: plan)

@@ -9,9 +9,9 @@ import Testing
 @Suite struct ConvergenceTests {
     static let problem = GaussianProblem()
 
-    /// Levels from ρ = 20 to ρ = 0.1, evenly spaced in ln ρ but for the first two steps, whose length is h² of that of the
-    /// others, h: they are of order 1 and 2 for want of remembered outputs, and errors of h² and h³ would remain in the result.
-    /// So they are h⁴ and far less.
+    /// Levels from ρ = 20 to ρ = 0.1, evenly spaced by h in ln ρ, except for the first two steps of length h². These are of order 1
+    /// and 2 for want of stored outputs, and would leave errors of h² and h³ in the result if they were as long; so their errors
+    /// are h⁴ and far less.
     static func grid(_ count: Int, isFlow: Bool = false) -> TimestepGrid {
         let from = log(20.0), to = log(0.1)
         let h = (from - to) / Double(count - 2)
@@ -49,7 +49,7 @@ import Testing
         #expect(abs(measured - Double(order)) <= Tolerance.measuredOrder, "order \(order): measured \(measured), \(points)")
     }
 
-    /// A test of the test: a solver of a lower order doesn't pass.
+    /// Tests the test: a solver of a lower order must not pass.
     @Test func lowerOrdersAreTold() throws {
         let points = try [200, 1000].map { count in
             try (count: count, error: Self.problem.error(of: Self.scheduler(order: 2).plan(on: Self.grid(count))))
@@ -64,12 +64,12 @@ import Testing
         }
     }
 
-    /// What the model predicts is a matter of words: noise, clean sample and velocity say the same.
+    /// The prediction type makes no difference: noise, clean sample and velocity give one run.
     @Test(arguments: [1, 2, 3]) func predictionTypesGiveTheSameRun(order: Int) throws {
         for isFlow in [false, true] {
             let grid = Self.grid(30, isFlow: isFlow)
             let expected = try Self.problem.run(Self.scheduler(order: order, isFlow: isFlow).plan(on: grid))
-            // Each process has its velocity: diffusers gives either a meaning of its own in the other.
+            // Each process has its own velocity: diffusers gives it a different meaning in the other process.
             for type in [PredictionType.sample, isFlow ? .flowPrediction : .vPrediction] {
                 let plan = try Self.scheduler(order: order, type, isFlow: isFlow).plan(on: grid)
                 let deviation = try Self.problem.run(plan, type).deviation(from: expected)
@@ -78,14 +78,14 @@ import Testing
         }
     }
 
-    /// The process in x is another for flow matching, the one in y = x/A the same: so are the steps.
+    /// Flow matching is another process in x but the same one in y = x/A, so its steps are the same.
     @Test func flowMatchingStepsTheSameInDisguise() throws {
         let plain = try Self.scheduler(order: 3).plan(on: Self.grid(40))
         let flow = try Self.scheduler(order: 3, isFlow: true).plan(on: Self.grid(40, isFlow: true))
         let y = try zip(Self.problem.run(plain), Self.problem.run(flow)).map {
             ($0 / plain.levels[40].signalRate, $1 / flow.levels[40].signalRate)
         }
-        // The levels are float32 numbers, ς/(1 + ς) rounded apart from ς.
+        // The levels are float32 numbers, and ς/(1 + ς) is rounded apart from ς.
         for (a, b) in y { #expect(abs(a - b) <= 4 * Tolerance.float32Roundoff, "\(a), \(b)") }
     }
 

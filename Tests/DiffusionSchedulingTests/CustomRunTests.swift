@@ -4,7 +4,7 @@ import Testing
 
 @testable import DiffusionScheduling
 
-/// Runs over timesteps and noise levels of the caller's choice, and steps that draw their own noise.
+/// Runs over the caller's timesteps and noise levels, and steps that draw their own noise.
 @Suite struct CustomRunTests {
     @Test func ddimTakesTimestepsOfTheCallers() throws {
         var configuration = DDIMConfiguration()
@@ -51,7 +51,7 @@ import Testing
         #expect(scheduler.plan == (try scheduler.plan(.count(5))))
     }
 
-    /// Noise that a step draws is the noise that the caller would have drawn; a step that fails draws none.
+    /// A step draws the noise that the caller would have drawn; a step that fails draws none.
     @Test func stepsDrawTheirNoise() throws {
         let json = #"{"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"}"#
         var drawing = try DPMSolverMultistepScheduler(.init(json: json)), given = drawing

@@ -95,7 +95,7 @@ struct DDIMRecord: Decodable {
     }
 }
 
-/// The checks that DDIM and its inverse have to pass.
+/// Checks for DDIM and its inverse.
 struct DDIMGoldens<S: PlannedScheduler> {
     struct File: Decodable {
         let coverage: [String: [String: Int]]
@@ -148,7 +148,7 @@ struct DDIMGoldens<S: PlannedScheduler> {
             for golden in record.coefficients ?? [] {
                 let ours = try coefficients(scheduler, record, golden.timestep).nextSample
                 let place = "record \(index), timestep \(golden.timestep)"
-                // b is a difference that cancels between near levels, so its error is counted against its larger term.
+                // b is a difference that cancels between near levels, so its larger term scales its error.
                 if let a = golden.aModel ?? golden.a {
                     #expect(abs(ours.sample - a) <= Tolerance.coefficient * max(abs(a), 1), "\(place), a")
                 }

@@ -4,7 +4,7 @@ import Testing
 
 @testable import DiffusionScheduling
 
-/// DDIM beyond the goldens: refusals, the floors where the original divides by zero, steps in any order, the rule of one's own.
+/// DDIM beyond the goldens: refusals, floors instead of the original's divisions by zero, steps in any order, the static step.
 @Suite struct DDIMTests {
     static let sample: [Double] = [-1.5, -0.25, 0, 0.5, 1.25, 2]
     static let modelOutput: [Double] = [0.5, -1, 0.25, 1.5, -0.75, 0]
@@ -85,7 +85,7 @@ import Testing
             try scheduler.step(modelOutput: Self.modelOutput, timestep: $0, sample: Self.sample).prevSample
         }
         #expect(forwards == backwards.reversed())
-        // Also at a timestep that the run doesn't have.
+        // The call also works at a timestep outside the run.
         #expect(try scheduler.step(modelOutput: Self.modelOutput, timestep: 333, sample: Self.sample).prevSample.allFinite)
     }
 

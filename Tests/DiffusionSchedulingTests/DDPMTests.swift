@@ -30,7 +30,7 @@ import Testing
         }
     }
 
-    /// diffusers' loops over all 1,000 timesteps with a generator of the seed 0.
+    /// diffusers' loops over all 1,000 timesteps with a generator of seed 0.
     @Test(arguments: [(PredictionType.epsilon, 0.337188959), (.vPrediction, 0.263059795)])
     func meansAreUpstreams(_ type: PredictionType, _ mean: Double) throws {
         var scheduler = try Self.make { $0.predictionType = type }
@@ -43,7 +43,7 @@ import Testing
     @Test func onlyTimestepZeroDrawsNoNoise() throws {
         let plan = try Self.make().plan(.count(10))
         #expect((0..<10).map { plan.row(at: $0, age: 0).drawCount } == [1, 1, 1, 1, 1, 1, 1, 1, 1, 0])
-        // A last step from another timestep draws; the least variance is 10⁻²⁰.
+        // A last step from another timestep than 0 draws; the least variance is 10⁻²⁰.
         let offset = try Self.make { $0.stepsOffset = 1 }.plan(.count(10))
         #expect(offset.row(at: 9, age: 0).nextSample.noise == 1e-10)
         #expect(offset.row(at: 9, age: 0).drawCount == 1)
@@ -125,7 +125,7 @@ import Testing
         #expect(error?.description.contains("6, twice those of the sample: the prediction and its variance") == true)
         #expect(x == [1, 2, 3] && scheduler.stepIndex == 0)
         #expect(fault { _ = try scheduler.step(modelOutput: output, timestep: 500, sample: x, noise: noise) } != nil)
-        // The last step draws no noise, and needs none.
+        // The last step draws and needs no noise.
         let last = try scheduler.step(modelOutput: output, timestep: 0, sample: x)
         #expect(last.prevSample.count == 3)
     }
@@ -188,7 +188,7 @@ import Testing
         }
     }
 
-    /// Levels without a range, and places out of it.
+    /// Levels without a range, and places outside it.
     @Test func learnedRangesAreFinite() throws {
         let scheduler = try Self.make {
             $0.varianceType = .learnedRange
@@ -213,7 +213,7 @@ import Testing
         expectInvalid("timesteps[0]", "1000.0", allowed: "from 0 to 999") { _ = try scheduler.plan(.timesteps([1000])) }
     }
 
-    /// Whatever the betas: levels that are equal, levels without noise and levels without signal.
+    /// Betas of every kind: equal levels, levels without noise and levels without signal.
     @Test(arguments: DDPMVarianceType.allCases, [0, 0.5, 0.999999])
     func plansAreFinite(_ variance: DDPMVarianceType, _ beta: Double) throws {
         for type in [PredictionType.epsilon, .sample, .vPrediction] {

@@ -5,7 +5,7 @@ import Testing
 
 @testable import DiffusionScheduling
 
-/// The methods of DEIS that its paper has besides diffusers' one.
+/// DEIS's methods from its paper beyond the one that diffusers has.
 @Suite struct DEISMethodTests {
     static let methods: [DEISMethod?] = [nil, .rhoAB, .tAB]
 
@@ -56,7 +56,7 @@ import Testing
     @Test(arguments: methods, [1, 2, 3, 4]) func errorFallsWithTheOrder(method: DEISMethod?, order: Int) throws {
         for isFlow in [false, true] {
             let scheduler = try Self.scheduler(method, order: order) { $0.useFlowSigmas = isFlow }
-            // t is smooth in ln ρ where steps are longer than the training's own.
+            // t is a smooth function of ln ρ only for steps longer than the training's.
             let counts = method == .tAB && !isFlow ? [40, 55, 75, 100, 130] : [200, 280, 400, 560, 800]
             let points = try counts.map { count -> (count: Int, error: Double) in
                 let ratios = linspace(log(20), log(0.1), count: count + 1).map { exp($0) }
@@ -72,7 +72,7 @@ import Testing
         }
     }
 
-    /// The error of a run whose first steps, which are of lower orders for want of remembered outputs, are exact.
+    /// The error of a run with exact first steps, which would otherwise be of lower orders for want of stored outputs.
     static func errorAfterAnExactStart(of plan: SamplingPlan, length: Int) throws -> Double {
         let problem = ConvergenceTests.problem
         var session = SamplingSession(plan: plan), x = problem.sample(at: plan.levels[0])
@@ -90,7 +90,7 @@ import Testing
             ($0.useExponentialSigmas, $0.sigmaMin, $0.sigmaMax) = (!isFlow, isFlow ? nil : 0.1, isFlow ? nil : 20)
         }
         let points = try [20, 30, 45, 70, 100].map { count -> (count: Int, error: Double) in
-            // Even in ln ρ; float32 levels would leave errors of their own.
+            // The levels are even in ln ρ and float64; float32 levels would add errors of their own.
             let ratios = linspace(log(20), log(0.1), count: count + 1).map { exp($0) }
             let nodes = RungeKuttaTable(order: order).nodes
             let stages = zip(ratios, ratios.dropFirst()).flatMap { s, t in nodes.map { s + $0 * (t - s) } } + [ratios[count]]
@@ -103,7 +103,7 @@ import Testing
         #expect(abs(measured - Double(order)) <= 0.25, "measured \(measured), \(points)")
     }
 
-    /// Against a method written down as textbooks have it, in y = x/A.
+    /// A step against the textbook's form of the method, in y = x/A.
     @Test(arguments: [2, 3, 4]) func aStepIsTheTextbooks(order: Int) throws {
         let plan = try Self.scheduler(.rhoRK, order: order).plan(.count(3))
         let problem = ConvergenceTests.problem
@@ -142,7 +142,7 @@ import Testing
                 stages.timesteps[3 * step + 1] == roundedHalfToEven(try makeDEIS().noiseSchedule.timestep(atSigma: (s + t) / 2)))
         }
         #expect(stages.isStart(3) && !stages.isStart(4))
-        // A step to no noise, or to nowhere, is one of order 1.
+        // A step to a level without noise, or to its own level, is of order 1.
         let clean = try Self.scheduler(.rhoRK, order: 4) { $0.finalSigmasType = .zero }.plan(.count(3))
         #expect(clean.steps == [0, 0, 0, 0, 1, 1, 1, 1, 2] && clean.sigmas.last == 0)
         let still = try Self.scheduler(.rhoRK, order: 4) { $0.useKarrasSigmas = true }.plan(.count(3))
@@ -174,7 +174,7 @@ import Testing
         }
     }
 
-    /// Timesteps that share a level, and tables of one timestep, leave t a function of ρ that has an inverse.
+    /// Timesteps that share a level, and tables of one timestep, still make t a function of ρ with an inverse.
     @Test func timeIsAFunctionOfEveryTable() throws {
         for betas in [[0.3], [0.1, 0, 0, 0.2], [0, 0, 0.5], [0, 0]] {
             let plan = try Self.scheduler(.tAB, order: 4) {
@@ -184,7 +184,7 @@ import Testing
         }
     }
 
-    /// An update by order is that of a step with one evaluation.
+    /// Updates by order exist only for steps with one evaluation.
     @Test func stagesHaveNoUpdatesByOrder() throws {
         var scheduler = try Self.scheduler(.rhoRK, order: 3)
         try scheduler.setTimesteps(4)

@@ -27,7 +27,7 @@ import Testing
         #expect(plan.starts == Array(stride(from: 0, through: 18, by: 2)) && plan.slotCount == 1)
     }
 
-    /// diffusers' object keeps x, and its motion gives the noise of the whole step at once.
+    /// diffusers' object keeps x, and its motion gives a whole step's noise at once.
     @Test func attributeRowsReadTheWholeIncrement() throws {
         var scheduler = try DPMSolverSDEScheduler()
         try scheduler.setTimesteps(.count(6), options: try .init(values: ["s_noise": 0.5]))
@@ -41,7 +41,7 @@ import Testing
         #expect(abs(second.nextSample.noise - whole) < 1e-13 * whole)
     }
 
-    /// The two noises of a step are those of one Brownian motion, and those of different steps are independent.
+    /// The two noises of a step belong to one Brownian motion; noises of different steps are independent.
     ///
     /// With a model that predicts the sample itself, x' − r² x − (1 − r²) x̃ is the noise of a step. Bounds are five standard deviations
     /// of the mean of n products, whose variance is at most 2.

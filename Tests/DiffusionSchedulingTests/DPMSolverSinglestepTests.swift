@@ -44,7 +44,7 @@ import Testing
         }
     }
 
-    /// The numbers of outputs that the steps of a run read, which are their orders.
+    /// The number of outputs that each step of a run reads, which is its order.
     private func orders(_ plan: SamplingPlan) -> [Int] {
         plan.timesteps.indices.map { index in
             let row = plan.row(at: index, age: index)
@@ -79,7 +79,7 @@ import Testing
         #expect(first.nextSample.slotCoefficients.allSatisfy { $0 == 0 })
         #expect(first.stores.first?.value == Combination(.sample))
         #expect(second.nextSample.sample != 0 && second.nextSample[.slot(0)] != 0)
-        // Nothing would read a store at the end of a block.
+        // A store at the end of a block would never be read.
         #expect(plan.row(at: 2, age: 2).stores.isEmpty)
     }
 

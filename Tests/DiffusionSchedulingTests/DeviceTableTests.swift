@@ -5,7 +5,7 @@ import Testing
 
 @testable import DiffusionScheduling
 
-/// The table that kernels on devices read, against the plan that it is made of.
+/// The table that kernels on devices read, against its plan.
 @Suite struct DeviceTableTests {
     private func records(_ table: [UInt8]) -> [ds_device_row] {
         table.withUnsafeBytes { bytes in
@@ -19,7 +19,7 @@ import Testing
         withUnsafeBytes(of: numbers) { Array($0.bindMemory(to: type)) }
     }
 
-    /// The combination that an output of a record is.
+    /// An output of a record as a combination.
     private func combination(_ record: ds_device_row, _ output: Int) -> Combination {
         let terms = elements(record.outputs, Double.self)[output * DS_DEVICE_TERMS..<(output + 1) * DS_DEVICE_TERMS]
         var result = Combination(
@@ -51,7 +51,7 @@ import Testing
         #expect((record.uses_prediction != 0) == readsPrediction.contains { $0.prediction != 0 }, place)
     }
 
-    /// The two parts of a coefficient hold all of it but 2⁻⁴⁸.
+    /// The two parts of a coefficient hold it up to 2⁻⁴⁸.
     private func expectParts(_ record: ds_device_row) {
         let wholes = elements(record.prediction, Double.self) + elements(record.outputs, Double.self)
         let parts = elements(record.prediction_parts, Float.self) + elements(record.output_parts, Float.self)
@@ -99,7 +99,7 @@ import Testing
         #expect(elements(free.stores, Int32.self) == [-1, -1])
     }
 
-    /// In a joined table every step leads to a record of its own plan, the last one to the first table's free places.
+    /// Every step of a joined table leads to a record of its own plan, the last one to the first table's free places.
     @Test func joinedTables() throws {
         let plan = try makeDEIS { $0.solverOrder = 3 }.plan(.count(6))
         let alone = records(try plan.deviceTable()), joined = records(try plan.deviceTable(firstRecord: 100))

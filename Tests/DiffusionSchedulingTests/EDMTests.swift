@@ -42,7 +42,7 @@ import Testing
         #expect(abs(x[3 * 192 + 2 * 64 + 7 * 8 + 7] - -0.0890248418) <= Tolerance.upstreamLoop)
     }
 
-    /// Karras levels of a run of one step are the greatest, exponential ones the least, as in diffusers.
+    /// A run of one step takes the greatest of the Karras levels and the least of the exponential ones, as in diffusers.
     @Test func aRunOfOneStepBeginsAtAnEnd() throws {
         #expect(try Self.euler().plan(.count(1)).sigmas[0] == Double(Float(80)))
         let plan = try Self.euler { ($0.sigmaSchedule, $0.finalSigmasType) = (.exponential, .sigmaMin) }.plan(.count(1))
@@ -61,7 +61,7 @@ import Testing
         expectInvalid("mu", "1.0", allowed: "left out") { _ = try scheduler.plan(.count(4, mu: 1)) }
     }
 
-    /// A step with the prediction in the place of the output is the step whose output predicts it.
+    /// A step that gets the prediction instead of the model output equals a step whose output predicts it.
     @Test func aStepMayBeGivenThePrediction() throws {
         let scheduler = try Self.euler()
         var options = EDMEulerConfiguration.Options()
@@ -77,7 +77,7 @@ import Testing
         }
     }
 
-    /// Before a plan, noise is added at the level that the model is told, in the table or between its levels.
+    /// Without a plan, noise is added at the level that the model is told, in the table or between its levels.
     @Test func noiseIsAddedAtTheLevelThatTheModelIsTold() throws {
         let scheduler = try Self.euler(), noise = scheduler.noiseSchedule
         #expect(noise.count == 1000 && noise.sigmas[999] == 80)
@@ -103,8 +103,8 @@ import Testing
         #expect(abs(update.modelOutput - 1.0876880981038097) <= 1e-6 && abs(update.slots[0] - -0.40064395664137425) <= 1e-6)
     }
 
-    /// The stochastic integral has no third order, and a step from a level to itself changes nothing; diffusers fails at one and gives
-    /// no number for the other.
+    /// The stochastic integral has no third order, and a step to its own level changes nothing; diffusers raises an error for the
+    /// first and gives NaN for the second.
     @Test func stepsWithoutAnswerInDiffusersHaveOneHere() throws {
         let third = try Self.solver { ($0.algorithmType, $0.solverOrder) = (.sdeDPMSolverPlusPlus, 3) }
         #expect(third.solverOrder == 2)

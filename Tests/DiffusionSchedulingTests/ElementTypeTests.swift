@@ -5,7 +5,7 @@ import Testing
 
 @testable import DiffusionScheduling
 
-/// An element type of these tests: made of a `Double` with one rounding, and a `Double` again without any.
+/// An element type of these tests, made from a `Double` with one rounding and exact in a `Double`.
 private protocol TestedElement: TensorElement {
     init(rounding value: Double)
     var widened: Double { get }
@@ -19,7 +19,7 @@ extension Double: TestedElement {
     var widened: Double { self }
 }
 extension BFloat16: TestedElement {
-    /// (By way of `Float`: two roundings, which is as good for random data.)
+    /// (`Float` in between adds a second rounding, which random data tolerate.)
     init(rounding value: Double) { self = BFloat16(Float(value)) }
     var widened: Double { Double(Float(self)) }
 }
@@ -30,7 +30,7 @@ extension BFloat16: TestedElement {
     }
 #endif
 
-/// float16 and bfloat16, and sessions whose model says its output in another type than the sample's.
+/// float16 and bfloat16, and sessions whose model output has another type than the sample.
 @Suite struct ElementTypeTests {
     // MARK: BFloat16
 
@@ -56,7 +56,7 @@ extension BFloat16: TestedElement {
         }
         #expect(BFloat16(.infinity).bitPattern == 0x7f80)
         #expect(BFloat16(.greatestFiniteMagnitude).bitPattern == 0x7f80)
-        // All its set bits are among those that are cut off: it must not become infinite.
+        // All its set bits are cut off, but it must not become infinite.
         #expect(Float(BFloat16(Float(bitPattern: 0x7f80_0001))).isNaN)
         #expect(Float(BFloat16(Float(bitPattern: 0xffff_ffff))).isNaN)
         #expect(BFloat16(0) == BFloat16(-0.0) && BFloat16(.nan) != BFloat16(.nan))
@@ -81,7 +81,7 @@ extension BFloat16: TestedElement {
 
     private static let count = 2 * 150
 
-    /// As a model would: something smooth, in the type that it computes in, with variances after each item if it learns them.
+    /// A smooth function like a model's, in the type that it computes in, with variances after each item if it learns them.
     private static func output<Element: TestedElement, Output: TestedElement>(
         _ sample: [Element], timestep: Double, twice: Bool, as type: Output.Type
     ) -> [Output] {
@@ -95,8 +95,8 @@ extension BFloat16: TestedElement {
         (0..<count).map { Element(rounding: 1.5 * cos(Double($0 * $0))) }
     }
 
-    /// The sum is of the same numbers, whether the kernel widens them or the caller did: a model output in a type that converts to
-    /// the sample's without loss gives the same bits as its conversion.
+    /// A model output whose type converts to the sample's without loss gives the bits of its conversion: the sum has the same
+    /// terms, whether the kernel or the caller widens them.
     private func checkMixed<Element: TestedElement, Output: TestedElement>(
         _: Element.Type, _: Output.Type, thresholding: Bool, learnsVariance: Bool
     ) throws {
@@ -125,11 +125,11 @@ extension BFloat16: TestedElement {
         #endif
     }
 
-    /// A run ends no further from one in `Double` than roundings can have taken it.
+    /// A run ends within rounding of a run in `Double`.
     ///
-    /// Each step's bounds follow from the ones before: an error of an input counts times its coefficient; the model output is
-    /// rounded (u of its type), the sample and what is remembered are rounded (u of theirs), and each sum in `Float` adds
-    /// 2⁻²⁴ (t + 1) Σ|coefficient · input|, for which 2⁻²⁰ Σ stands.
+    /// Each step's bounds follow from the previous ones: an input's error counts times its coefficient; the model output is rounded
+    /// (u of its type), the sample and the stored tensors are rounded (u of theirs), and each sum in `Float` adds 2⁻²⁴ (t + 1)
+    /// Σ|coefficient · input|, rounded up to 2⁻²⁰ Σ.
     private func checkNearDouble<Element: TestedElement, Output: TestedElement>(
         _: Element.Type, _: Output.Type, u: Double, outputU: Double
     ) throws {
@@ -139,7 +139,7 @@ extension BFloat16: TestedElement {
         var bound = 0.0, slots = Array(repeating: (size: 0.0, bound: 0.0), count: plan.slotCount)
         while let timestep = session.timestep {
             let row = plan.row(at: session.stepIndex, age: session.age)
-            // Both runs get the outputs of the exact one: what differs is the arithmetic.
+            // Both runs get the exact run's outputs, so only their arithmetic differs.
             let e = Self.output(exact, timestep: timestep, twice: false, as: Double.self)
             let rounded = e.map { Output(rounding: $0) }
             let inputs = [
@@ -187,7 +187,7 @@ extension BFloat16: TestedElement {
         #expect(session.stepIndex == 3)
     }
 
-    /// The calls beside the steps know the half types, too.
+    /// The calls beside the steps accept the half types, too.
     @Test func addedNoise() throws {
         var scheduler = try DPMSolverMultistepScheduler(.init())
         try scheduler.setTimesteps(8)

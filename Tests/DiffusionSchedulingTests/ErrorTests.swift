@@ -6,7 +6,7 @@ import Testing
 
 @testable import DiffusionScheduling
 
-/// Values that no configuration may have: the error names the key, the value, and what is allowed.
+/// Values that a configuration may not have: the error names the key, the value and the allowed values.
 @Suite struct InvalidConfigurationTests {
     struct Case: Sendable, CustomTestStringConvertible {
         let json: String
@@ -109,7 +109,7 @@ import Testing
         }
     }
 
-    /// The error speaks of the key that the caller wrote.
+    /// The error names the key as the caller wrote it.
     @Test func anOverrideIsNamedAsItWasWritten() {
         expectInvalid("final_sigmas_type", #""none""#, allowed: "zero, sigma_min") {
             _ = try DEISMultistepConfiguration(json: "{}", overrides: ["final_sigmas_type": "none"])
@@ -140,7 +140,7 @@ import Testing
     }
 }
 
-/// Text and files that are no configuration.
+/// Text and files that aren't configurations.
 @Suite struct InvalidFileTests {
     struct Case: Sendable, CustomTestStringConvertible {
         let text: String
@@ -194,7 +194,7 @@ import Testing
 
     @Test func everyBeginningOfAFileIsMalformed() throws {
         let text = Array(DEISMultistepConfiguration().jsonText.utf8)
-        let complete = text.count - 1  // all but the new line at its end
+        let complete = text.count - 1  // all but the final newline
         for length in 0..<complete {
             guard case .malformedJSON? = fault({ _ = try DEISMultistepConfiguration(json: Array(text[..<length])) }) else {
                 Issue.record("the first \(length) bytes were taken")
@@ -204,7 +204,7 @@ import Testing
         #expect(throws: Never.self) { _ = try DEISMultistepConfiguration(json: Array(text[..<complete])) }
     }
 
-    /// A configuration with some bytes changed is read or refused; nothing else.
+    /// A damaged configuration is read or refused, and never crashes.
     @Test func damagedFilesAreReadOrRefused() {
         var generator = SeededGenerator("damaged files")
         let text = Array(DEISMultistepConfiguration().jsonText.utf8)
@@ -291,7 +291,7 @@ import Testing
         }
     }
 
-    /// Root may read everything: on Linux its thread then looks at files as nobody does (setfsuid(2)), which no other thread notices.
+    /// Root may read everything. On Linux this thread gives up root's file rights (setfsuid(2)) without affecting other threads.
     private func withoutRootsRights(_ body: () throws -> Void) throws {
         #if os(Linux)
             typealias SetFileSystemUser = @convention(c) (uid_t) -> CInt
@@ -365,7 +365,7 @@ import Testing
         #expect(!text.contains("DDIMScheduler,"), "\(text)")
     }
 
-    /// A reason names classes that there are, and none is both refused and supported.
+    /// Reasons name only supported classes, and a refused class isn't supported.
     @Test func reasonsNameSupportedClasses() {
         let supported = Set(SchedulerCatalog.supportedClassNames)
         #expect(supported.isDisjoint(with: SchedulerCatalog.refusals.keys))
@@ -393,7 +393,7 @@ import Testing
     }
 }
 
-/// Requests that can't be planned.
+/// Requests without a plan.
 @Suite struct InvalidRequestTests {
     @Test(arguments: [0, -1, Int.min, 100_001, Int.max]) func stepCountsOutOfRange(count: Int) throws {
         for grid in GridChoice.allCases {
@@ -416,7 +416,7 @@ import Testing
         expectInvalid("mu", "\(mu)", allowed: "-80 to 80") { _ = try scheduler.plan(.count(5, mu: mu)) }
     }
 
-    /// e^80 would put every level at 1, where no signal is left.
+    /// e^80 would put every level at 1, without any signal.
     @Test func shiftsThatLeaveNoSignalAreRefused() throws {
         let scheduler = try makeDEIS {
             $0.useFlowSigmas = true
@@ -453,7 +453,7 @@ import Testing
         #expect(throws: Never.self) { _ = try scheduler.plan(.sigmas([0.999, 0.5])) }
     }
 
-    /// Two levels that float32 can't tell apart are one; levels at the ends of float32 have finite coefficients or are refused.
+    /// Levels that are equal in float32 count as repeated; levels at the ends of float32 have finite coefficients or are refused.
     @Test(arguments: [[1e38, 1, 1e-38], [2, 2 - 1e-12, 1], [1, 1e-60], [3e38, 1e-45], [1e-10, 1e-20, 1e-30]] as [[Double]])
     func customSigmasAtTheEndsOfFloat32(_ sigmas: [Double]) throws {
         let scheduler = try makeDEIS { $0.solverOrder = 3 }
@@ -462,7 +462,7 @@ import Testing
         #expect(error != nil || sample.allFinite, "\(sample)")
     }
 
-    /// What failed leaves the run that was planned before as it was, in its midst.
+    /// A failed request leaves a run in progress unchanged.
     @Test func aRefusedRequestLeavesTheRunAsItWas() throws {
         var scheduler = try makeDEIS { $0.solverOrder = 3 }
         try scheduler.setTimesteps(10)
@@ -552,7 +552,7 @@ import Testing
         }
     }
 
-    /// A row that reads a slot which no row before it has stored would read memory that nobody wrote.
+    /// A row that reads a slot before any row has stored to it would read unwritten memory.
     @Test func rowsThatReadWhatNobodyStored() throws {
         let grid = TimestepGrid(timesteps: [2, 1, 0], sigmas: [3, 2, 1, 0.5], process: .variancePreserving)
         let row = PlanRow(prediction: .init(), nextSample: .init(sample: 1))
@@ -570,18 +570,18 @@ import Testing
         expectInvalid("slot 0 in evaluation 1 at the age 0", "read", allowed: "stored") {
             try plan([[storing], [reading, reading], [storing, reading]], warmUp: 1)
         }
-        // Reached from a row that stores and from one that doesn't.
+        // The reading row is reached both from a row that stores and from one that doesn't.
         expectInvalid("slot 0 in evaluation 2 at the age 1", "read", allowed: "stored") {
             try plan([[storing], [row, storing], [storing, reading]], warmUp: 1)
         }
-        // The second evaluation of a step comes after the first one always.
+        // A step's second evaluation always follows the first.
         #expect(throws: Never.self) { try plan([[storing], [reading], [row]], warmUp: 0, steps: [0, 0, 1]) }
         expectInvalid("slot 0 in evaluation 2 at the age 0", "read", allowed: "stored") {
             try plan([[storing], [reading], [reading]], warmUp: 0, steps: [0, 0, 1])
         }
     }
 
-    /// Clamps that the kernels refuse are refused before there is a plan, from code and from coded plans alike.
+    /// Clamps that the kernels refuse are refused when a plan is made, in code and in coded plans.
     @Test(arguments: [
         PredictionClamp.range(0), .range(-1), .range(.nan), .dynamicThreshold(ratio: 1.5, maximum: 1),
         .dynamicThreshold(ratio: .nan, maximum: 1), .dynamicThreshold(ratio: 0.5, maximum: 0),
@@ -593,7 +593,7 @@ import Testing
         #expect(fault { _ = try SamplingPlan(grid: grid, clamp: clamp, rows: [[row]]) } != nil)
     }
 
-    /// A coded plan from a stranger is refused or sound: it can't say less noise levels than steps need.
+    /// A stranger's coded plan is refused or sound: it can't have fewer noise levels than its steps need.
     @Test func codedPlansOfWrongShape() throws {
         let text = String(decoding: try JSONEncoder().encode(makeDEIS().plan(.count(2))), as: UTF8.self)
         #expect(throws: Never.self) { _ = try JSONDecoder().decode(SamplingPlan.self, from: Data(text.utf8)) }
@@ -611,7 +611,7 @@ import Testing
     }
 }
 
-/// Steps that can't be taken: the sample, the history and the index stay, and the next correct step is as if nothing had been.
+/// Steps that are refused: the sample, the history and the index don't change, and the next correct step is unaffected.
 @Suite struct InvalidStepTests {
     typealias Failure<State> = (name: String, expected: SchedulerError, attempt: (inout State, inout [Float]) throws -> Void)
 
@@ -727,7 +727,7 @@ import Testing
         }
         let now: Double = midRun ? 700 : 999
         var failures = [unknown(998), unknown(-1), unknown(1e300), unknown(999.5), unknown(.infinity)]
-        // In its midst a run takes no timestep but the next one, be it one of the plan's.
+        // A run in progress accepts only its next timestep, even among the plan's.
         if midRun { failures += [unknown(999), unknown(799), unknown(599)] }
         failures += [
             (

@@ -6,13 +6,13 @@ import Testing
 
 @testable import DiffusionScheduling
 
-// What the other test files share, and the tests of that.
+// Helpers that the other test files share, and tests of the helpers.
 
 /// SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators", figure 16).
 struct SeededGenerator: RandomNumberGenerator {
     private var state: UInt64
 
-    /// The stream of a test; streams of different names have nothing to do with each other.
+    /// The stream of a test; streams of different names are independent.
     init(_ name: String, seed: UInt64 = TestDraws.seed) { state = seed &+ checksum(Array(name.utf8)) }
 
     mutating func next() -> UInt64 {
@@ -29,14 +29,14 @@ func checksum(_ bytes: [UInt8]) -> UInt64 {
     bytes.reduce(0xCBF2_9CE4_8422_2325) { ($0 ^ UInt64($1)) &* 0x100_0000_01B3 }
 }
 
-/// The bits of an array's elements: what "bit for bit" compares, where == takes 0 for −0 and no NaN for another.
+/// The bits of an array's elements for comparisons bit for bit; == equates 0 and −0, and no NaN with itself.
 func bits<Element: BitwiseCopyable>(_ elements: [Element]) -> [UInt8] { elements.withUnsafeBytes { Array($0) } }
 
 extension Array where Element: FloatingPoint {
     var allFinite: Bool { allSatisfy { $0.isFinite } }
 }
 
-/// The error that an operation ends with; nil if it succeeds.
+/// The error that an operation throws; nil if it succeeds.
 func fault(_ operation: () throws -> Void) -> SchedulerError? {
     do {
         try operation()
@@ -49,7 +49,7 @@ func fault(_ operation: () throws -> Void) -> SchedulerError? {
     }
 }
 
-/// Expects `invalidValue` of a key with a value, and that the allowed values are told in words that contain `allowed`.
+/// Expects `invalidValue` for a key and a value, with allowed values whose text contains `allowed`.
 func expectInvalid(
     _ key: String, _ value: String, allowed: String, sourceLocation: SourceLocation = #_sourceLocation,
     _ operation: () throws -> Void
@@ -64,7 +64,7 @@ func expectInvalid(
     #expect(actualAllowed.contains(allowed), "what \(key) may be", sourceLocation: sourceLocation)
 }
 
-/// A DEIS scheduler with some values of its own.
+/// A DEIS scheduler with some changed values.
 func makeDEIS(_ change: (inout DEISMultistepConfiguration) -> Void = { _ in }) throws -> DEISMultistepScheduler {
     var configuration = DEISMultistepConfiguration()
     change(&configuration)
@@ -77,7 +77,7 @@ func makeDPMSolver(_ change: (inout DPMSolverMultistepConfiguration) -> Void = {
     return try DPMSolverMultistepScheduler(configuration)
 }
 
-/// Without the clipping that is diffusers' default.
+/// A DDIM scheduler without the clipping that diffusers has by default.
 func makeDDIM(_ change: (inout DDIMConfiguration) -> Void = { _ in }) throws -> DDIMScheduler {
     var configuration = DDIMConfiguration()
     configuration.clipSample = false
@@ -85,13 +85,13 @@ func makeDDIM(_ change: (inout DDIMConfiguration) -> Void = { _ in }) throws -> 
     return try DDIMScheduler(configuration)
 }
 
-/// The ways to spread a run's steps.
+/// The spacings of a run's steps.
 enum GridChoice: String, CaseIterable, Sendable {
     case linspace, leading, trailing, karras, exponential, beta, flow
 
-    /// The grids whose noise levels are the timesteps' own.
+    /// The grids that use the timesteps' own noise levels.
     static let plain: [Self] = [.linspace, .leading, .trailing]
-    /// The grids that end, in diffusers, with a step from the last level to itself.
+    /// The grids that diffusers ends with a step from the last level to itself.
     static let repeating: [Self] = [.karras, .exponential, .beta, .flow]
 
     func apply(to configuration: inout DEISMultistepConfiguration) {
@@ -107,10 +107,10 @@ enum GridChoice: String, CaseIterable, Sendable {
     }
 }
 
-/// A problem whose every answer is known: data drawn from a normal distribution.
+/// A problem with a known exact solution: data drawn from a normal distribution.
 ///
-/// A sample at the level (A, S) is normal with mean Aμ and variance A²s² + S². In y = x/A and ρ = S/A the best prediction of
-/// the noise is ε = ρ (y − μ)/(s² + ρ²), and along the probability flow dy/dρ = ε the ratio (y − μ)/√(s² + ρ²) stays as it is.
+/// A sample at the level (A, S) is normal with mean Aμ and variance A²s² + S². In y = x/A and ρ = S/A the best prediction of the
+/// noise is ε = ρ (y − μ)/(s² + ρ²), and along the probability flow dy/dρ = ε the ratio (y − μ)/√(s² + ρ²) stays constant.
 struct GaussianProblem {
     var mean = 0.7
     var deviation = 0.5
@@ -131,7 +131,7 @@ struct GaussianProblem {
         return x.map { level.noiseToSignal * ($0 / level.signalRate - mean) / variance }
     }
 
-    /// What a model of that kind would say.
+    /// The exact model's output for a prediction type.
     func output(_ type: PredictionType, for x: [Double], at level: NoiseLevel) -> [Double] {
         let noise = noise(in: x, at: level)
         let clean = zip(x, noise).map { ($0 - level.noiseRate * $1) / level.signalRate }
@@ -153,7 +153,7 @@ struct GaussianProblem {
         return x
     }
 
-    /// The greatest error of a run, in units of y.
+    /// The largest error of a run, in units of y.
     func error(of plan: SamplingPlan, _ type: PredictionType = .epsilon) throws -> Double {
         let last = plan.levels[plan.stepCount]
         return zip(try run(plan, type), sample(at: last)).map { abs($0 - $1) / last.signalRate }.max() ?? .nan
@@ -186,7 +186,7 @@ func goldenOutput(_ sample: [Float], timestep: Double) -> [Float] {
     sample.map { Float(GoldenProblem.model(Double($0), timestep: timestep, trainingCount: 1000)) }
 }
 
-/// A folder for the time of a test.
+/// A folder that exists as long as a test.
 final class TemporaryFolder {
     let path: String
 
@@ -197,7 +197,7 @@ final class TemporaryFolder {
 
     deinit { try? FileManager.default.removeItem(atPath: path) }
 
-    /// Writes a file, and the folders it is in.
+    /// Writes a file, and creates its folders.
     @discardableResult
     func write(_ text: String, to name: String) throws -> String {
         let file = "\(path)/\(name)"

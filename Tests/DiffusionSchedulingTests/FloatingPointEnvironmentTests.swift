@@ -5,10 +5,10 @@ import Testing
 
 @testable import DiffusionScheduling
 
-/// Plans, levels and factors have the same bits whatever rounding mode the host has set, and leave it set. (Tests/c/environment.c
-/// tests the same of steps and noise.)
+/// Plans, levels and factors have the same bits in every rounding mode of the host, and leave the mode unchanged.
+/// (Tests/c/environment.c tests steps and noise in the same way.)
 @Suite struct FloatingPointEnvironmentTests {
-    /// An environment that a host may have set for the calling thread.
+    /// A floating-point environment that a host may have set for the calling thread.
     enum Host: CaseIterable {
         case upward, downward, towardZero
         #if arch(x86_64) && canImport(Glibc)
@@ -30,7 +30,7 @@ import Testing
             }
         }
 
-        /// What must be found again.
+        /// The environment's state, which calls must leave unchanged.
         static var current: [Int] {
             #if arch(x86_64) && canImport(Glibc)
                 var environment = fenv_t()
@@ -56,7 +56,7 @@ import Testing
         #"{"_class_name": "DDIMInverseScheduler", "num_train_timesteps": 3, "trained_betas": [0.1, 0.3, 1e-320], "timestep_spacing": "trailing"}"#,
     ]
 
-    /// Everything that is computed before a tensor is touched.
+    /// Every scalar that is computed before a tensor is touched.
     struct Scalars: Equatable {
         var plans: [SamplingPlan] = []
         var tables: [Double] = []
@@ -103,7 +103,7 @@ import Testing
         }
     }
 
-    /// The environments are different ones: a test that sets them tests something.
+    /// The environments differ in effect, so a test that sets them tests something.
     @Test func hostsRoundDifferently() {
         var before = fenv_t()
         fegetenv(&before)
@@ -114,7 +114,7 @@ import Testing
             fesetenv(&before)
         }
         Host.upward.set()
-        // A call that the compiler can't move: a division it may do before or after.
+        // The compiler can't move this call; it could move a division out of the changed environment.
         let threeTenths = strtod("0.3", nil)
         fesetenv(&before)
         #expect(threeTenths > 0.3, "the nearest number is less, the next above is greater")

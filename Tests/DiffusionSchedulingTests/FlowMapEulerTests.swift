@@ -28,7 +28,7 @@ import Testing
         #expect(try scheduler.plan(.timesteps([1000, 500])) == plan)
     }
 
-    /// A step leads to the run's next level, or to the level of the timestep that it is told.
+    /// A step leads to the run's next level, or to the level of a given timestep.
     @Test func aStepLeadsAnywhere() throws {
         let scheduler = try Self.make(shift: 3, steps: 2)
         func change(_ t: Double, _ r: Double?) throws -> Double {

@@ -23,7 +23,7 @@ import Testing
         for (sigma, value) in zip(plan.sigmas, expected) {
             #expect(abs(sigma - value) <= 6e-9 + 1e-7 * value, "\(plan.sigmas)", sourceLocation: sourceLocation)
         }
-        // What the model is told is Tς in float32.
+        // The model is told Tς in float32.
         #expect(plan.timesteps == plan.sigmas.dropLast().map { Double(Float($0) * 1000) }, sourceLocation: sourceLocation)
     }
 
@@ -31,7 +31,7 @@ import Testing
 
     @Test func levelsAreTheReferences() throws {
         try expectSigmas([1, 0.667, 0.334, 0.001, 0])
-        // The ends of the grid are shifted already, and so they are shifted twice.
+        // The ends of the grid are shifted already, so the shift applies twice.
         try expectSigmas([1, 0.857692301, 0.602150559, 0.008928572, 0]) { $0.shift = 3 }
         try expectSigmas([1, 0.904530764, 0.759510934, 0.512844145, 0], .sigmas(Self.even, mu: 1.15)) {
             $0.useDynamicShifting = true
@@ -70,7 +70,7 @@ import Testing
             $0.timeShiftType = .linear
         }
         expectInvalid("mu", "0.0", allowed: "linear") { _ = try linear.plan(.count(4, mu: 0)) }
-        // Pipelines pass it in any case.
+        // Pipelines always pass mu.
         #expect(try make().plan(.count(4, mu: 2)) == make().plan(.count(4)))
     }
 
@@ -105,7 +105,7 @@ import Testing
         #expect(!plan.needsNoise(at: 3, age: 3))
     }
 
-    /// Where the level is the share of data, a run ends at 1, and so does the prediction.
+    /// A run whose level is the share of data ends at 1 with the prediction.
     @Test func invertedLevelsEndInData() throws {
         let plan = try make { $0.invertSigmas = true }.plan(.count(4))
         #expect(plan.row(at: 0, age: 0).prediction == Combination(sample: 1, modelOutput: 1))
@@ -123,7 +123,7 @@ import Testing
         #expect(fault { _ = try make().trainingLevel(atTimestep: 1001) } != nil)
     }
 
-    /// Cosmos-Predict2 sets sigma_min and sigma_max from 0.002 to 80, and asks for levels that are only counted.
+    /// Cosmos-Predict2 sets sigma_min and sigma_max from 0.002 to 80 and asks for levels by count alone.
     @Test func levelsAboveOneAreOfTheExplodingProcess() throws {
         var configuration = FlowMatchEulerDiscreteConfiguration()
         configuration.useKarrasSigmas = true

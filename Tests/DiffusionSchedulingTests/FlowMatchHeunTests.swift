@@ -40,7 +40,7 @@ import Testing
         let plan = try Self.make().plan(.count(4), options: options)
         #expect((0..<7).map { plan.row(at: $0, age: $0).drawCount } == [0, 0, 1, 1, 1, 1, 1])
         #expect((0..<7).map { plan.needsNoise(at: $0, age: $0) } == [false, false, true, false, true, false, true])
-        // γ = √2 − 1, the greatest.
+        // γ = √2 − 1, its maximum.
         let first = plan.row(at: 2, age: 2).nextSample, sigma = plan.sigmas[2]
         #expect(abs(first.noise - sigma) <= 1e-15)
         #expect(abs(first.modelOutput - (plan.sigmas[3] / 2.0.squareRoot() - sigma)) <= 1e-15)

@@ -5,8 +5,7 @@ import Testing
 
 @testable import DiffusionScheduling
 
-/// The inputs of the plan's fuzzer: its seeds, and what it found once. (Those of the C interface are replayed by
-/// Tests/check-c-abi.sh.)
+/// Replays the inputs of the plan's fuzzer: its seeds and its former finds. (Tests/check-c-abi.sh replays the C interface's.)
 @Suite struct FuzzInputTests {
     static let inputs: [URL] = {
         let folder = URL(filePath: #filePath).deletingLastPathComponent().appending(path: "../../fuzz").standardized

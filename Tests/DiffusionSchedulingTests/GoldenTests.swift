@@ -44,7 +44,7 @@ import Testing
     }
 }
 
-/// The checks that every multistep scheduler has to pass.
+/// Checks for every multistep scheduler.
 struct MultistepGoldens<Definition: MultistepDefinition & SigmaGridConfiguration> {
     typealias S = DefinedScheduler<Definition>
 
@@ -58,7 +58,7 @@ struct MultistepGoldens<Definition: MultistepDefinition & SigmaGridConfiguration
         }
     }
 
-    /// A plan on the very noise levels that the reference had, so that only the coefficients differ.
+    /// A plan on the reference's own noise levels, so only the coefficients differ.
     func plan(_ record: GoldenRecord, _ scheduler: S) throws -> SamplingPlan {
         try scheduler.plan(
             on: TimestepGrid(
@@ -66,8 +66,8 @@ struct MultistepGoldens<Definition: MultistepDefinition & SigmaGridConfiguration
                 process: scheduler.configuration.useFlowSigmas ? .flow : .variancePreserving))
     }
 
-    /// The original's inverse denoises where the levels are flow sigmas, or where another scheduler's sigma_min or sigma_max
-    /// came along (they replace the wrong ends); ours inverts there too, so the grid is another one on purpose.
+    /// The original's inverse denoises with flow sigmas, or when another scheduler's sigma_min or sigma_max comes along (they
+    /// replace the wrong ends). Ours inverts there too, so its grid differs on purpose.
     func hasAnotherGrid(_ scheduler: S) -> Bool {
         guard let inverse = scheduler as? DPMSolverMultistepInverseScheduler else { return false }
         switch inverse.configuration.sigmaSpacing(flowShift: 1) {
@@ -77,7 +77,7 @@ struct MultistepGoldens<Definition: MultistepDefinition & SigmaGridConfiguration
         }
     }
 
-    /// The model's answer to a sample, with the variance's part after each batch item where the model learns one.
+    /// The model's output for a sample, followed in each batch item by the variance if the model learns one.
     func model(_ x: [Double], timestep: Double, scheduler: S) -> [Double] {
         let e = x.map { GoldenProblem.model($0, timestep: timestep, trainingCount: scheduler.count) }
         guard scheduler.modelLearnsVariance else { return e }
@@ -90,9 +90,9 @@ struct MultistepGoldens<Definition: MultistepDefinition & SigmaGridConfiguration
     func checkCoverage(atLeast count: Int) throws {
         let file = try file.get()
         #expect(file.records.count >= count)
-        // Every key must have been drawn with several values, and every word that a key may have at least once.
+        // The drawn configurations must cover several values of every key, and every word that a key allows.
         for parameter in S.Configuration.parameters where parameter.overrideName == nil {
-            // beta_start and beta_end go by ranges; time_shift_type has one word.
+            // beta_start and beta_end have ranges; time_shift_type has one word.
             guard !["beta_start", "beta_end", "time_shift_type"].contains(parameter.key) else { continue }
             let values = Set(file.coverage[parameter.key].map { $0.keys.map { $0 } } ?? [])
                 .union(file.coverage["\(parameter.key) (given)"].map { $0.keys.map { $0 } } ?? [])
@@ -125,8 +125,8 @@ struct MultistepGoldens<Definition: MultistepDefinition & SigmaGridConfiguration
         try eachRecord { index, record, scheduler in
             if hasAnotherGrid(scheduler) { return }
             let plan = try scheduler.plan(record.request)
-            // Karras, exponential and beta grids run between the ends of the table, and where torch's root of an end is one
-            // unit off, its whole grid is off by as much.
+            // Karras, exponential and beta grids run between the ends of the table. A one-unit error of torch's root at an end
+            // moves the whole grid by as much.
             let last = record.n - 1
             let inherited =
                 scheduler.configuration.sigmaSpacing(flowShift: 1) == .timesteps
@@ -134,7 +134,7 @@ struct MultistepGoldens<Definition: MultistepDefinition & SigmaGridConfiguration
             let isLu = scheduler.configuration.sigmaSpacing(flowShift: 1) == .lu
             #expect(inherited <= (isLu ? Tolerance.luSigma : Tolerance.sigma), "record \(index), the ends of the grid")
             for (i, (ours, theirs)) in zip(plan.sigmas, record.sigmas).enumerated() {
-                // A timestep on the edge may be the neighbour, and then so is its level on a plain grid.
+                // A timestep on the edge may be its neighbour; a plain grid's level then follows it.
                 if record.loose.contains(i), plan.timesteps[i] != record.timesteps[i] { continue }
                 #expect(
                     relative(ours, theirs) <= Tolerance.sigma + inherited,
@@ -191,7 +191,7 @@ struct MultistepGoldens<Definition: MultistepDefinition & SigmaGridConfiguration
                     modelOutput: model(x, timestep: timestep, scheduler: scheduler), sample: &x, noise: noise,
                     batchSize: GoldenProblem.batchSize)
             }
-            // The kernel rounds the threshold's ratio to the type of the elements, as torch does: here not at all.
+            // The kernel, like torch, rounds the threshold's ratio to the elements' type; the exact result doesn't.
             let deviation = x.deviation(from: record.finalExact)
             #expect(deviation <= Tolerance.loop, "record \(index): \(deviation) from the exact result")
         }

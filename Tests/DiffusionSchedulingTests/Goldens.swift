@@ -4,7 +4,7 @@ import Foundation
 
 @testable import DiffusionScheduling
 
-/// The records that `Tests/Goldens/generate.py` wrote, which see for the fields.
+/// The records of `Tests/Goldens/generate.py`, which documents the fields.
 struct GoldenFile: Decodable {
     let coverage: [String: [String: Int]]
     let records: [GoldenRecord]
@@ -75,7 +75,7 @@ struct GoldenRecord: Decodable {
 enum GoldenProblem {
     static let batchSize = 2
     static let elementCount = 24
-    /// The variance of every element, where the model predicts one.
+    /// The variance of every element if the model predicts one.
     static let variance = 0.5
 
     static var initialSample: [Double] { (0..<elementCount).map { j -> Double in Double((37 * j + 11) % 128) / 32 - 2 } }
@@ -93,7 +93,7 @@ enum GoldenProblem {
 }
 
 extension [Double] {
-    /// The greatest difference, relative to max(1, |expected|).
+    /// The largest difference, relative to max(1, |expected|).
     func deviation(from expected: [Double]) -> Double {
         var greatest = 0.0
         for (value, exact) in zip(self, expected) {

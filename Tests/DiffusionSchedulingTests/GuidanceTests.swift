@@ -4,7 +4,7 @@ import Testing
 
 @testable import DiffusionScheduling
 
-/// A guided step against the separate passes that it stands for.
+/// A guided step against the separate passes that it replaces.
 @Suite struct GuidanceTests {
     static let batchSize = 3
 
@@ -18,7 +18,7 @@ import Testing
         ]
     }
 
-    /// e_u + g (e_c − e_u), rescaled for each batch item, by the words of the papers.
+    /// e_u + g (e_c − e_u), rescaled for each batch item, as the papers define it.
     static func guided(_ c: [Double], _ u: [Double], _ guidance: Guidance) -> [Double] {
         var e = zip(c, u).map { $1 + guidance.scale * ($0 - $1) }
         func deviation(_ values: ArraySlice<Double>) -> Double {
@@ -57,7 +57,7 @@ import Testing
         }
     }
 
-    /// The conditional output alone: the other one isn't read, and every bit is that of a plain step.
+    /// Scale 1 reads the conditional output alone, and has a plain step's bits.
     @Test func scaleOfOne() throws {
         for (name, plan) in try Self.plans() {
             var session = SamplingSession(plan: plan), plain = session
@@ -73,12 +73,12 @@ import Testing
         }
     }
 
-    /// Half outputs of the model with a float32 sample: nothing is rounded to the half type in between.
+    /// Half-precision model outputs with a float32 sample: no intermediate result is rounded to the half type.
     @Test func halfOutputs() throws {
         let plan = try makeDEIS { $0.solverOrder = 2 }.plan(.count(5))
         var random = SeededGenerator("guided halves")
         var session = SamplingSession(plan: plan), oracle = PlainOracle(plan: plan)
-        // A step's error is in proportion to its terms, and those of the two outputs are larger than e, which is their difference.
+        // A step's error is proportional to its terms, and the two outputs' terms are larger than their difference e.
         var sizes = PlainOracle(plan: plan)
         var x = (0..<200).map { _ in Float.random(in: -2...2, using: &random) }
         let guidance = Guidance(scale: 12.5)
@@ -101,7 +101,7 @@ import Testing
         }
     }
 
-    /// Outputs that hold a variance: the first half of each batch item counts, in both of them, and in the deviations.
+    /// Outputs with a variance: only the first half of each batch item counts, in both outputs and in the deviations.
     @Test func learnedVariance() throws {
         let plan = try makeDPMSolver { $0.varianceType = "learned_range" }.plan(.count(4))
         var random = SeededGenerator("guided variances")
@@ -122,7 +122,7 @@ import Testing
         }
     }
 
-    /// An item that is the same everywhere has no deviation to go back to.
+    /// A constant item has no deviation to be rescaled to.
     @Test func constantOutputs() throws {
         let plan = try makeDDIM { $0.clipSample = false }.plan(.count(3))
         var session = SamplingSession(plan: plan), plain = session
@@ -158,7 +158,7 @@ import Testing
             unconditional: [1, 2, 3], Guidance(scale: 2))
     }
 
-    /// Through the protocol of schedulers.
+    /// Guidance through the scheduler protocol.
     @Test func schedulers() throws {
         var scheduler = try makeDEIS { $0.solverOrder = 2 }
         try scheduler.setTimesteps(4)

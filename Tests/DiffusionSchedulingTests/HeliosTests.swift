@@ -16,7 +16,7 @@ import Testing
         values.count == expected.count && zip(values, expected).allSatisfy { abs($0 - $1) <= 1e-12 * max(1, $1) }
     }
 
-    /// All stages have the same levels, and timesteps of their own.
+    /// All stages have the same levels, but timesteps of their own.
     @Test func stagesDivideTheTimesteps() throws {
         let scheduler = try Self.make(), plans = try (0..<3).map { try scheduler.plan(.count(5), options: .init(stageIndex: $0)) }
         #expect(plans.allSatisfy { $0.sigmas == plans[0].sigmas })
@@ -58,7 +58,7 @@ import Testing
         #expect(plan.row(at: 2, age: 2) == PlanRow.renoising(from: plan.sigmas[2], to: 0, drawCount: 0))
     }
 
-    /// Fractions of timesteps are cut off before a level is looked up, which is that of another step where steps are shorter than 2.
+    /// Timesteps are cut to whole numbers before a level is looked up; in steps shorter than 2 this finds another step's level.
     @Test func levelsAreThoseOfWholeTimesteps() throws {
         var configuration = HeliosDMDConfiguration()
         configuration.pyramid.solver.numTrainTimesteps = 100
@@ -70,7 +70,7 @@ import Testing
         #expect(plan.row(at: index, age: index).prediction.modelOutput == -plan.sigmas[index + 1])
     }
 
-    /// A single stage takes the levels of its caller, and shifts none of them by κ.
+    /// A single stage takes its caller's levels without the shift by κ.
     @Test func oneStageTakesLevels() throws {
         let scheduler = try Self.make { ($0.stages, $0.shift) = (1, 3) }
         let plan = try scheduler.plan(.sigmas([0.75, 0.5]))
@@ -78,7 +78,7 @@ import Testing
         #expect(try scheduler.plan(.count(4), options: .init(stageIndex: 2)).sigmas[0] == 1)
     }
 
-    /// Rows stay finite at pure noise, where λ isn't.
+    /// Rows stay finite at pure noise, where λ is infinite.
     @Test(arguments: UniPCSolverType.allCases, [1, 2, 6]) func pureNoiseHasFiniteRows(type: UniPCSolverType, order: Int) throws {
         let scheduler = try Self.make { ($0.stages, $0.solver.solverType, $0.solver.solverOrder) = (1, type, order) }
         let plan = try scheduler.plan(.count(8))
@@ -104,7 +104,7 @@ import Testing
         expectInvalid("gamma", "0.0", allowed: "1e-30") { _ = try Self.make { $0.gamma = 0 } }
         expectInvalid("predict_x0", "false", allowed: "true") { _ = try Self.make { $0.solver.predictX0 = false } }
         expectInvalid("thresholding", "true", allowed: "false") { _ = try Self.make { $0.solver.thresholding = true } }
-        // Euler's method asks for neither.
+        // Euler's method needs neither setting.
         _ = try Self.make { ($0.schedulerType, $0.solver.predictX0, $0.solver.thresholding) = (.euler, false, true) }
     }
 }

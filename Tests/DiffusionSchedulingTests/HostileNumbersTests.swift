@@ -4,8 +4,8 @@ import Testing
 
 @testable import DiffusionScheduling
 
-/// NaN, infinities, denormals, −0 and huge values in one batch item of a run: they go through as IEEE says, and the other items have
-/// the bits that they would have had.
+/// NaN, infinities, denormals, −0 and huge values in one batch item of a run follow IEEE arithmetic, and the other items' bits
+/// don't change.
 @Suite struct HostileNumbersTests {
     static let configurations = [
         #"{"_class_name": "DEISMultistepScheduler", "solver_order": 3}"#,
@@ -18,7 +18,7 @@ import Testing
         #"{"_class_name": "DDIMInverseScheduler"}"#,
     ]
 
-    static let items = 4, elements = 37  // no multiple of a vector
+    static let items = 4, elements = 37  // not a multiple of a vector
 
     private func run<Element: TensorElement & BinaryFloatingPoint>(
         _ plan: SamplingPlan, hostile: [Element], place: Int
@@ -50,7 +50,7 @@ import Testing
                 for item in 0..<Self.items where item != place {
                     #expect(bits(result[item]) == bits(clean[item]), "\(hostile) in item \(place) reaches item \(item): \(json)")
                 }
-                // Without a threshold, which is the item's, an element is its own affair too.
+                // Only a threshold couples an item's elements; without one, each element is independent too.
                 if !sharesItsFate {
                     #expect(bits(Array(result[place][hostile.count...])) == bits(Array(clean[place][hostile.count...])))
                 }

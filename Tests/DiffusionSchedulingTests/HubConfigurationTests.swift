@@ -5,15 +5,15 @@ import Testing
 
 @testable import DiffusionScheduling
 
-/// The scheduler files of well-known models, as they are shipped: Tests/HubConfigurations.
+/// The scheduler files of well-known models, as shipped: Tests/HubConfigurations.
 @Suite struct HubConfigurationTests {
     static let folder = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
         .appending(path: "HubConfigurations")
 
-    /// How a model's pipeline asks for its steps.
+    /// The request that a model's pipeline makes.
     struct Request: Decodable {
         enum Sigmas: Decodable {
-            /// 1 to 1/n, evenly spaced.
+            /// Evenly spaced levels from 1 to 1/n.
             case linspace
             case list([Double])
 
@@ -71,7 +71,7 @@ import Testing
         print("\(running) of \(requests.count) scheduler files of models run")
     }
 
-    /// Flax's classes had the parameters of torch's, and their files are read as those.
+    /// Flax's classes had torch's parameters, so their files are read as torch's.
     @Test func filesOfFlax() throws {
         let scheduler = try SchedulerCatalog.makeScheduler(
             contentsOf: Self.folder.appending(path: "stable-diffusion-2-1-flax").path)
@@ -81,7 +81,7 @@ import Testing
                 .hasPrefix("scheduler KarrasVeScheduler is not supported: it adds noise"))
     }
 
-    /// A run of a small latent with a model that answers with numbers of the order of 1.
+    /// A run of a small latent with a model whose outputs are of order 1.
     private static func finalSample(of plan: SamplingPlan) throws(SchedulerError) -> [Float] {
         var session = SamplingSession(plan: plan)
         var sample = GoldenProblem.initialSample.map { Float($0 * plan.initNoiseSigma) }

@@ -14,7 +14,7 @@ import Testing
 
     @Test func aStepHasTheCoefficientsOfTheReference() throws {
         let plan = try Self.make().plan(.count(10)), row = plan.row(at: 5, age: 5).nextSample
-        // Levels are float32 numbers.
+        // Levels are float32 numbers, so coefficients differ by up to 1e-6.
         #expect(abs(row.sample - 0.858661645133545) <= 1e-6 && abs(row.modelOutput + 0.38959826411479886) <= 1e-6)
         let older = [0.4825871031011092, -0.30263936974137357, 0.07361498182898275]
         for (back, coefficient) in older.enumerated() {
@@ -24,14 +24,14 @@ import Testing
         #expect(abs(plan.timesteps[0] - 1) <= 1e-7 && plan.sigmas[0] == Double(NoiseSchedule.greatestRatio) && plan.sigmas[10] == 0)
     }
 
-    /// diffusers takes 0/1e-8 for the clean sample of pure noise.
+    /// diffusers takes 0/1e-8 as the clean sample of pure noise.
     @Test func theFirstStepKeepsTheNoiseAlone() throws {
         let plan = try Self.make().plan(.count(4)), beta = plan.levels[1].noiseRate
         #expect(plan.row(at: 0, age: 0).nextSample == Combination(sample: beta))
         #expect(try Self.make().plan(.count(1)).row(at: 0, age: 0).nextSample == Combination())
     }
 
-    /// diffusers' first loop.
+    /// The first loop of diffusers' own tests.
     @Test func theMeanIsUpstreams() throws {
         var scheduler = try Self.make()
         try scheduler.setTimesteps(10)
@@ -49,7 +49,7 @@ import Testing
         let scheduler = try Self.make([1, 0.8, 0.8, 0.1])
         #expect(try scheduler.plan(.count(20)).stepCount == 3)
         #expect(try scheduler.plan(.count(20)).row(at: 1, age: 0).nextSample.modelOutput == 0)
-        // Levels without signal in the middle, and without noise.
+        // Levels without signal in the middle of a run, and levels without noise.
         for betas in [[1, 1, 1, 0.5], [0, 0, 1, 0], [0.5, 0, 0, 1]] {
             _ = try Self.make(betas).plan(.count(3))
         }

@@ -4,7 +4,7 @@ import CTestSupport
 import Foundation
 import Testing
 
-/// What Tests/check-variants.sh relies on: the variable limits the instruction set of these tests from the start.
+/// DIFFUSION_SCHEDULING_TEST_ISA limits the instruction set of these tests from the start; Tests/check-variants.sh relies on it.
 @Suite struct InstructionSetTests {
     @Test func theVariableLimitsIt() {
         let limit = ProcessInfo.processInfo.environment["DIFFUSION_SCHEDULING_TEST_ISA"].flatMap(Int32.init)

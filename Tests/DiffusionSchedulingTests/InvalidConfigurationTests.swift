@@ -5,7 +5,7 @@ import Testing
 
 @testable import DiffusionScheduling
 
-/// Random configurations, valid but for one key: each is refused with an error that names it.
+/// Random configurations with one invalid key: each is refused with an error that names the key.
 @Suite struct RandomInvalidConfigurationTests {
     @Test func deis() throws { try areRefused("DEIS", RandomConfigurations.deis) }
     @Test func dpmSolver() throws { try areRefused("DPM-Solver", RandomConfigurations.dpmSolver) }
@@ -22,7 +22,7 @@ import Testing
         for _ in 0..<TestDraws.count(300) {
             var values = try JSONReader.read(Array(draw(&generator).jsonText.utf8)).members()
             let parameter = C.parameters.randomElement(using: &generator)!
-            // The key of which the list of betas takes the place isn't looked at.
+            // The list of betas replaces this key, which isn't read then.
             if parameter.key == "beta_start" || parameter.key == "beta_end" { values["trained_betas"] = nil }
             let value = Self.invalidValue(of: parameter, &generator)
             values[parameter.key] = value
@@ -36,7 +36,7 @@ import Testing
                         _ = try C(json: text)
                     }
                 }
-                // Of a wrong number of betas either key may be the wrong one; the message has both.
+                // A wrong number of betas may be blamed on either key; the message has both.
                 guard let error, Self.names(parameter.key, error) else {
                     Issue.record("\(parameter.key) = \(value.text): \(error?.description ?? "taken")\n\(text)")
                     return
@@ -56,7 +56,7 @@ import Testing
         }
     }
 
-    /// A value that the key can't have, whatever the other keys are.
+    /// A value that the key can't have with any values of the other keys.
     private static func invalidValue<C>(
         of parameter: ConfigurationParameter<C>, _ generator: inout SeededGenerator
     ) -> JSONValue where C: SchedulerConfiguration {
@@ -81,13 +81,13 @@ import Testing
             .string(String(UInt64.random(in: 0 ... .max, using: &generator), radix: 36)), true, 1, 2.5, [:], [1], ["a": 1], nil,
             .string(""), .string("\u{0}"), .array([nil]),
         ]
-        // A kind that the key doesn't have: the parameter itself is asked with a default configuration.
+        // A kind that the key doesn't accept: the parameter itself is tried on a default configuration.
         let unreadable = wrongKinds.filter { value in
             var configuration = C()
             return fault { () throws(SchedulerError) in try parameter.read(parameter.key, value, &configuration) } != nil
         }
         let choices = (outOfRange[parameter.key] ?? []) + unreadable
-        // A free text, which takes any string or null.
+        // A free text accepts any string or null.
         return choices.randomElement(using: &generator) ?? 1
     }
 }

@@ -48,15 +48,15 @@ import Testing
 
     /// The error of a round trip falls with the number of steps n as n^−p.
     ///
-    /// Where the way back has the way's own steps, the leading error of an even order cancels, since it changes its sign with
-    /// the direction: order 2 returns with the error of order 3. With twice the steps it doesn't cancel. Order 3 is of second
-    /// order as diffusers has it, with half of Lagrange's weight for the second difference, and so returns as order 2 does.
+    /// If the way back takes the same steps, the leading error of an even order cancels, since it changes its sign with the
+    /// direction: order 2 returns with the error of order 3. With twice the steps it doesn't cancel. Order 3 is diffusers' and has
+    /// half of Lagrange's weight for the second difference: it is of second order, and so returns as order 2 does.
     @Test(
         arguments: [DPMSolverAlgorithmType.dpmsolverPlusPlus, .dpmsolver],
         [(order: 1, stepsBack: 1, p: 1.0), (1, 2, 1), (2, 1, 3), (2, 2, 2), (3, 1, 3), (3, 2, 2)])
     func errorFallsAtTheSolversOrder(_ algorithm: DPMSolverAlgorithmType, _ run: (order: Int, stepsBack: Int, p: Double)) throws {
-        // Inverting and denoising on one grid of even steps in ln ρ; the runs begin with lower orders, whose steps are made so
-        // small that their error doesn't show.
+        // Inversion and denoising on one grid of even steps in ln ρ. The runs begin with lower orders, on steps so short that their
+        // errors don't show.
         func grid(_ n: Int, from start: Double, to end: Double) -> TimestepGrid {
             let step = abs(end - start) / Double(n)
             let small = step * step / 4
@@ -172,7 +172,7 @@ import Testing
         let first = try DEISMultistepScheduler(.init(json: text))
         let forward = try DPMSolverMultistepScheduler(from: first.configuration)
         let inverse = try DPMSolverMultistepInverseScheduler(from: forward.configuration)
-        // Through text each time, as files do.
+        // Each conversion goes through text, as files do.
         let saved = try DPMSolverMultistepInverseConfiguration(json: inverse.configuration.jsonText)
         let last = try DEISMultistepScheduler(from: saved)
         for (key, value) in try JSONReader.read(Array(text.utf8)).members() {
@@ -198,7 +198,7 @@ import Testing
             let stride = Double(1000 / steps)
             var x = Self.picture
             for timestep in inverse.timesteps {
-                // The step to a timestep is taken with the model's answer at the level where it starts.
+                // A step uses the model's output at the level where it starts.
                 let e = model(x, at: try forward.trainingLevel(atTimestep: max(timestep - stride, 0)))
                 x = try inverse.step(modelOutput: e, timestep: timestep, sample: x).prevSample
             }
@@ -212,7 +212,7 @@ import Testing
     }
 
     @Test func deisOfOrderOneIsDDIM() throws {
-        // The same step where the levels are the same: DDIM's ᾱ and DEIS' ς, which is a float32 of it.
+        // DDIM's and DEIS's steps are equal on equal levels: DDIM's ᾱ and DEIS's ς, which is rounded to float32.
         let ddim = try DDIMScheduler(
             {
                 var configuration = DDIMConfiguration()

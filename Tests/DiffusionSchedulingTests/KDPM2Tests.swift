@@ -39,7 +39,7 @@ import Testing
         expectInvalid("begin index", "3", allowed: "such as 2") { try scheduler.setBeginIndex(3) }
     }
 
-    /// σ_down is τ²/ς. diffusers evaluates at its float32 root of ς σ_down, which is τ.
+    /// σ_down is τ²/ς. diffusers evaluates at the float32 root of ς σ_down, which is τ.
     @Test func ancestralStepsAreTheFormulas() throws {
         let plan = try VarianceExplodingTests.scheduler("KDPM2AncestralDiscreteScheduler", Self.betas).plan(.count(10))
         let first = plan.row(at: 10, age: 10), second = plan.row(at: 11, age: 11), last = plan.row(at: 18, age: 18)
@@ -68,7 +68,7 @@ import Testing
         }
     }
 
-    /// diffusers rounds the timesteps of Karras levels alone, and not those between them.
+    /// diffusers rounds the timesteps of Karras levels but not the timesteps between them.
     @Test func timestepsOfKarrasLevelsAreWhole() throws {
         let timesteps = try Self.plan(8, #""use_karras_sigmas": true"#).timesteps
         for (index, timestep) in timesteps.enumerated().dropLast() {

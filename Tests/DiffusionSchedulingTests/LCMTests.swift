@@ -35,7 +35,7 @@ import Testing
         #expect(plan.reportName == "denoised")
     }
 
-    /// diffusers' loops with a generator of the seed 0.
+    /// diffusers' loops with a generator of seed 0.
     @Test(arguments: [(1, 0.0243615601), (10, 0.257502139)]) func meansAreUpstreams(_ count: Int, _ mean: Double) throws {
         var scheduler = try Self.make()
         let found = try UpstreamTests.meanWithNoise(&scheduler, steps: count)
@@ -46,7 +46,7 @@ import Testing
         let scheduler = try Self.make()
         var options = LCMConfiguration.Options()
         options.strength = 0.5
-        // In diffusers the last of these steps adds noise.
+        // diffusers adds noise in the last of these steps.
         for plan in [
             try scheduler.plan(.count(4)), try scheduler.plan(.timesteps([900, 700, 300, 100]), options: options),
         ] {
@@ -60,7 +60,7 @@ import Testing
     @Test func theBoundaryHoldsTheSampleAtTimestepZero() throws {
         let plan = try Self.make().plan(.timesteps([500, 0]))
         #expect(plan.row(at: 1, age: 1).nextSample == Combination(.sample))
-        // Without scaling nothing but the sample is left.
+        // Without scaling only the sample remains.
         let unscaled = try Self.make { $0.timestepScaling = 0 }.plan(.count(4))
         #expect(unscaled.row(at: 3, age: 3).nextSample == Combination(.sample))
     }
@@ -96,7 +96,7 @@ import Testing
         }
     }
 
-    /// Whatever the betas: levels that are equal, levels without noise and levels without signal.
+    /// Betas of every kind: equal levels, levels without noise and levels without signal.
     @Test(arguments: [PredictionType.epsilon, .sample, .vPrediction], [0, 0.5, 0.999999])
     func plansAreFinite(_ type: PredictionType, _ beta: Double) throws {
         for (clips, rescales, scaling) in [(true, true, 10), (false, true, 1e100), (false, false, 0.0)] {

@@ -21,7 +21,7 @@ import Testing
         for sum in weights { #expect(abs(sum - (plan.sigmas[8] - plan.sigmas[7])) < 1e-13) }
     }
 
-    /// On levels of equal distance they are Adams' and Bashforth's.
+    /// Evenly spaced levels give the weights of Adams and Bashforth.
     @Test func weightsAreAdamsAndBashforths() {
         let weights = LMSDiscreteConfiguration.weights(at: 3, of: [4, 3, 2, 1, 0], count: 4)
         for (ours, theirs) in zip(weights, [-55.0 / 24, 59.0 / 24, -37.0 / 24, 9.0 / 24]) { #expect(abs(ours - theirs) < 1e-14) }
@@ -45,7 +45,7 @@ import Testing
         #expect(abs(x.map { abs($0) }.reduce(0, +) - sum) < 2e-2)
     }
 
-    /// diffusers' Karras levels pass over the ends that another scheduler's configuration brought along; the other spacings don't.
+    /// diffusers' Karras levels ignore the ends that another scheduler's configuration brings along; the other spacings don't.
     @Test func karrasLevelsPassOverOtherEnds() throws {
         let ends = #", "sigma_min": 0.1, "sigma_max": 10.0"#
         let karras = try Self.scheduler(#""use_karras_sigmas": true"# + ends).plan(.count(5))

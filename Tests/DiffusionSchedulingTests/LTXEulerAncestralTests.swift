@@ -4,7 +4,7 @@ import Testing
 
 @testable import DiffusionScheduling
 
-/// LTX' ancestral Euler beyond the goldens: levels of the caller's, steps that lead nowhere, refusals.
+/// LTX's ancestral Euler beyond the goldens: the caller's levels, steps to their own level, refusals.
 @Suite struct LTXEulerAncestralTests {
     static func make(_ change: (inout LTXEulerAncestralRFConfiguration) -> Void = { _ in }) throws -> LTXEulerAncestralRFScheduler {
         var configuration = LTXEulerAncestralRFConfiguration()
@@ -29,7 +29,7 @@ import Testing
         #expect(try scheduler.plan(.timesteps([1, 0.5, 0.25])) == plan)
     }
 
-    /// The noise of a small share η, against the difference of squares in as many digits as it takes.
+    /// The noise of a small share η, against the difference of squares without cancellation.
     @Test func aSmallShareOfNoiseIsAccurate() throws {
         let plan = try Self.make { $0.eta = 0x1p-30 }.plan(.sigmas([0.75, 0.5, 0]))
         // τ = 1/2, τ − δ = η/6; the root of (τ − δ)(τ + δ − 2 τ δ)/(1 − δ)², up to terms of η².

@@ -5,14 +5,14 @@ import Testing
 
 @testable import DiffusionScheduling
 
-/// That an element's result depends neither on how many others there are nor on how the work is shared.
+/// An element's result depends neither on the number of other elements nor on the division of the work.
 ///
-/// The 24 elements of the goldens' problem are repeated up to sizes around those at which the kernels change their way of
-/// working, and every element has to have the bits of its small sibling.
+/// The 24 elements of the goldens' problem are repeated up to sizes around those at which the kernels change their method, and
+/// every element must have the bits of its original.
 @Suite(.serialized) struct LargeTensorTests {
     static let steps = 6
 
-    /// The pattern over and over, cut off at a count.
+    /// The pattern repeated and cut off at a count.
     static func tiled<Element: BitwiseCopyable>(_ pattern: [Element], count: Int) -> [Element] {
         [Element](unsafeUninitializedCapacity: count) { buffer, initialized in
             var filled = min(pattern.count, count)
@@ -49,7 +49,7 @@ import Testing
         }
     }
 
-    /// Runs small and large side by side; the returning step bypasses the caches for large tensors, the one in place doesn't.
+    /// Runs small and large side by side; the returning step bypasses the caches for large tensors, the step in place doesn't.
     static func compare<Element: TensorElement & BinaryFloatingPoint>(
         _ type: Element.Type, count: Int, maximumThreads: Int, order: Int = 3, steps: Int = steps
     ) throws {
@@ -77,7 +77,7 @@ import Testing
         }
     }
 
-    // The kernels' defaults, not what is in force: other tests in this process set the limits while these run.
+    // The kernels' defaults rather than their current limits, which other tests in this process change meanwhile.
     static let parallel = 32_768
     static let streamingBytes = 32 << 20
 
@@ -110,8 +110,8 @@ import Testing
         }
     }
 
-    /// With thresholds the quantile depends on the whole item: items that repeat the pattern a whole number of times have other
-    /// ranks, but the greatest element stays what it was.
+    /// A threshold's quantile depends on the whole item. Items that repeat the pattern a whole number of times have other ranks,
+    /// but the same largest element.
     @Test(arguments: [0, 1, 2]) func thresholdsOfManyElements(maximumThreads: Int) throws {
         let plan = try makeDEIS {
             $0.thresholding = true
@@ -148,7 +148,7 @@ import Testing
         }
     }
 
-    /// What an item is thresholded to is a matter of that item: a NaN in one leaves the others as they were.
+    /// Each item has its own threshold: a NaN in one item doesn't change the others.
     @Test func aNaNStaysInItsItem() throws {
         let plan = try makeDEIS { ($0.thresholding, $0.sampleMaxValue) = (true, 3) }.plan(.count(4))
         var session = SamplingSession(plan: plan), clean = session

@@ -5,7 +5,7 @@ import Testing
 
 @testable import DiffusionScheduling
 
-/// What comes from strangers may be so large and no larger: each limit, and one beyond it.
+/// Limits on untrusted input: each one is tested at the limit and one beyond it.
 @Suite struct LimitsTests {
     static func malformed(
         _ bytes: [UInt8], reason expected: String, sourceLocation: SourceLocation = #_sourceLocation
@@ -19,7 +19,7 @@ import Testing
 
     // MARK: Configurations
 
-    /// Text of exactly the size is looked at, and here found to be none; text of one byte more isn't looked at.
+    /// Text of exactly the maximum size is read, and here found invalid; with one byte more it isn't read.
     @Test func bytes() throws {
         let limit = Limits.configurationByteCount
         var bytes = [UInt8](repeating: 0, count: limit)
@@ -49,7 +49,7 @@ import Testing
                 (String(repeating: open, count: depth) + innermost
                     + String(repeating: String(brackets.suffix(1)), count: depth)).utf8)
         }
-        // The outermost value is at depth 0; the innermost of objects is the number in them.
+        // The outermost value has depth 0; in nested objects the innermost value is a number.
         let deepest = brackets == "[]" ? Limits.nesting + 1 : Limits.nesting
         #expect(throws: Never.self) { try JSONReader.read(nested(deepest)) }
         Self.malformed(nested(deepest + 1), reason: "nested deeper than \(Limits.nesting)")
@@ -57,7 +57,7 @@ import Testing
 
     /// `trained_betas` for the longest schedule fits; ten times as many numbers are refused long before their end.
     @Test func values() throws {
-        let numbers = Limits.valueCount - 1  // and the list itself
+        let numbers = Limits.valueCount - 1  // the list itself counts, too
         #expect(numbers > Limits.trainingTimesteps)
         var text = [UInt8](repeating: UInt8(ascii: "0"), count: 2 * numbers + 1)
         for place in stride(from: 2, to: text.count, by: 2) { text[place] = UInt8(ascii: ",") }
@@ -75,7 +75,7 @@ import Testing
             #expect(try JSONReader.read(Array(number.utf8)) == .number(literal: number))
             Self.malformed(Array((number + "9").utf8), reason: "a number of more than \(Limits.numberLength) characters")
         }
-        // Within it, they are what they are: no integer of this machine, infinitely large, or 0.
+        // Numbers of an allowed length are read as they are: beyond any integer of this machine, infinite, or 0.
         let digits = String(repeating: "9", count: 1000)
         expectInvalid("solver_order", String(digits.prefix(Limits.quotedByteCount)) + "… (1000 bytes)", allowed: "an integer") {
             _ = try DEISMultistepConfiguration(json: "{\"solver_order\": \(digits)}")
@@ -116,7 +116,7 @@ import Testing
         expectInvalid("number of sigmas", "\(limit + 1)", allowed: "to \(limit)") { _ = try deis.plan(.sigmas(many.reversed())) }
     }
 
-    /// DDIM takes a step for every training timestep, of which there may be more than a plan has steps.
+    /// DDIM takes a step for every training timestep, and a schedule may have more timesteps than a plan has steps.
     @Test func stepsOfLongSchedules() throws {
         let limit = Limits.steps
         var configuration = DDIMConfiguration()
@@ -132,7 +132,7 @@ import Testing
 
     // MARK: Plans and sessions
 
-    /// A plan of one's own making, or decoded from a file.
+    /// A plan made in code, or decoded from a file.
     @Test func plans() throws {
         func plan(steps: Int, initNoiseSigma: Double = 1) throws -> SamplingPlan {
             let grid = TimestepGrid(
@@ -152,8 +152,8 @@ import Testing
         }
     }
 
-    /// A saved session without live slots takes no memory for its elements, but their number has to be a size: of a plan without slots,
-    /// after a whole step of Heun, and at the end of a run of DEIS.
+    /// A saved session without live slots takes no memory for its elements, but their number must be a valid size: with a plan
+    /// without slots, after a whole step of Heun, and at the end of a run of DEIS.
     @Test(arguments: [
         (#"{"_class_name": "DDIMScheduler"}"#, 1), (#"{"_class_name": "HeunDiscreteScheduler"}"#, 2),
         (#"{"_class_name": "DEISMultistepScheduler"}"#, 4),
@@ -161,7 +161,7 @@ import Testing
         let plan = try SchedulerCatalog.makeScheduler(json: configuration).plan(.count(4))
         var session = SamplingSession(plan: plan), sample: [Float] = [1, 2]
         for _ in 0..<steps { try session.step(modelOutput: [0, 0], sample: &sample) }
-        // The slots that come again hold what they would have held.
+        // Slots that become live again hold the values of an uninterrupted run.
         var resumed = try SamplingSession(plan: plan, restoring: session.savedState()), copy = sample
         var original = session, other = sample
         while original.timestep != nil {
@@ -191,7 +191,7 @@ import Testing
         }
     }
 
-    /// From words that are all 0 follow zeros for ever, among which the polar method would look for a pair without end.
+    /// Words that are all 0 yield zeros forever, and the polar method would search among them without end.
     @Test func twisterWordsThatLeadNowhere() throws {
         var words = [UInt32](repeating: 0, count: 624)
         for first: UInt32 in [0, 1, 0x7FFF_FFFF] {
@@ -213,7 +213,7 @@ import Testing
 
     @Test func errorsQuoteABeginning() {
         let long = String(repeating: "ä", count: 100_000)
-        // Some sentences list what has a place there.
+        // Some sentences may contain a long list.
         let names = SchedulerCatalog.supportedClassNames.joined(separator: ", ").utf8.count
         let list = "[" + String(repeating: "\"\(long)\", ", count: 10) + "1]"
         for json in [
@@ -227,7 +227,7 @@ import Testing
         }
         #expect(long.quoted == String(repeating: "ä", count: 100) + "… (200000 bytes)")
         #expect(("a" + long).quoted.hasPrefix("a" + String(repeating: "ä", count: 99) + "…"))
-        // One character of any length, made of many scalars.
+        // A single character can have any length, made of many scalars.
         #expect(("e" + String(repeating: "\u{301}", count: 1000)).quoted.utf8.count < 300)
         #expect("short".quoted == "short")
     }
@@ -239,7 +239,7 @@ import Testing
         expectInvalid("solver_order", "9", allowed: "1, 2, 3 or 4") {
             _ = try DEISMultistepConfiguration(json: #"{"solver_order": 3, "solver_order": 9}"#)
         }
-        // An escaped spelling is the same key.
+        // An escaped spelling names the same key.
         #expect(try DEISMultistepConfiguration(json: #"{"solver_order": 1, "solver\u005forder": 3}"#).solverOrder == 3)
     }
 

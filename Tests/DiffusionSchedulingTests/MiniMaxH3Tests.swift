@@ -24,7 +24,7 @@ import Testing
         #expect(try Self.make(shift: 1e-12).plan(.count(3)).sigmas.first == 1)
     }
 
-    /// Levels of the caller's aren't shifted; the last step ends at the predicted clean sample.
+    /// The caller's levels aren't shifted; the last step ends at the predicted clean sample.
     @Test func levelsOfTheCallersAreTakenAsTheyAre() throws {
         let plan = try Self.make().plan(.sigmas([0.75, 0.5, 0]))
         #expect(plan.sigmas == [0.75, 0.5, 0] && plan.timesteps == [0.25, 0.5])
@@ -33,7 +33,7 @@ import Testing
         #expect(last.nextSample == last.prediction)
     }
 
-    /// A time of 1 belongs to a level that float32 can't tell from none; the step from there leads nowhere.
+    /// A time of 1 has a level that rounds to 0 in float32; the step from it changes nothing.
     @Test func timesAreRounded() throws {
         let plan = try Self.make().plan(.sigmas([0.5, 1e-9, 0]))
         #expect(plan.timesteps == [0.5, 1] && plan.row(at: 1, age: 0).nextSample.modelOutput == 0)

@@ -4,9 +4,9 @@ import Foundation
 
 @testable import DiffusionScheduling
 
-/// The records that `Tests/Goldens/generate_noise.py` wrote, which see for the fields.
+/// The records of `Tests/Goldens/generate_noise.py`, which documents the fields.
 struct NoiseGoldens: Decodable {
-    /// A float32 result: all of it by its hash, some of it by value.
+    /// A float32 result: a hash of all values, and some of the values.
     struct Result: Decodable {
         let sha256: String
         let indices: [Int]
@@ -128,19 +128,19 @@ extension Data {
     }
 }
 
-/// Tolerances of the noise tests, with where they come from.
+/// Tolerances of the noise tests, with their derivations.
 enum NoiseTolerance {
-    /// In units of the last place of float64, for what torch and NumPy leave to the C library's log, log1p, sin and cos: the
-    /// goldens' library and the one at hand err by less than one unit each, and the root, the quotient and the product that follow
-    /// add half a unit each, which a binade's edge can double.
+    /// In units of the last place of float64, for torch's and NumPy's calls of the C library's log, log1p, sin and cos: the
+    /// goldens' library and the local one err by less than one unit each; the root, the quotient and the product that follow add
+    /// half a unit each, which a binade's edge can double.
     static let systemFunctions = 4.0
 
-    /// In units of the last place of float32, for our normals as on CUDA against the formula: half a unit for the one rounding,
-    /// and what float64 has lost before, 2⁻⁴⁸ or so of 2⁻²⁴.
+    /// In units of the last place of float32, for our CUDA-style normals against the formula: half a unit for the one rounding, and
+    /// float64's own error, some 2⁻⁴⁸ against 2⁻²⁴.
     static let formula = 0.501
 
     /// Relative to the radius, for a device's normals against the formula: CUDA's tables for sine and cosine err by 2^-21.41 in
-    /// [-π, π] by its documentation, and by more up to 2π; its float32 logarithm, root and products add some 2⁻²³. The greatest
+    /// [-π, π] by its documentation, and by more up to 2π; its float32 logarithm, root and products add some 2⁻²³. The largest
     /// deviation among the published values is 0.57 of this.
     static let device = 0x1p-20
 }
@@ -156,7 +156,7 @@ func sha256<Number: BitwiseCopyable>(_ numbers: [Number]) -> String {
     for shift in stride(from: 56, through: 0, by: -8) { message.append(UInt8(truncatingIfNeeded: bitCount >> UInt64(shift))) }
 
     let primes = (2...311).filter { candidate in !(2..<candidate).contains { candidate % $0 == 0 } }.map { UInt128($0) }
-    /// The first 32 bits of the fraction of the n-th root: what the constants of the standard are.
+    /// The first 32 bits of the fraction of the n-th root, which give the standard's constants.
     func fraction(ofRoot n: Int, _ prime: UInt128) -> UInt32 {
         func power(_ x: UInt128) -> UInt128 { n == 2 ? x * x : x * x * x }
         var root: UInt128 = 0
@@ -192,7 +192,7 @@ func sha256<Number: BitwiseCopyable>(_ numbers: [Number]) -> String {
 
 // MARK: - The plain oracles
 
-/// MT19937, one word at a time, as the paper's recurrence has it.
+/// MT19937, one word at a time, by the paper's recurrence.
 struct PlainTwister {
     private var words: [UInt32]
 
@@ -217,12 +217,12 @@ struct PlainTwister {
 func untempered(_ draw: UInt32) -> UInt32 {
     let x = draw ^ draw >> 18
     let y = x ^ x << 15 & 0xefc6_0000
-    // Each pass makes 7, then 11 more bits right.
+    // Each pass corrects 7, then 11 more bits.
     let z = (0..<4).reduce(y) { z, _ in y ^ z << 7 & 0x9d2c_5680 }
     return (0..<2).reduce(z) { word, _ in z ^ word >> 11 }
 }
 
-/// One fill of 16 or more as torch's AVX2 code does it, one lane at a time. Swift never fuses a product and a sum of itself;
+/// One fill of 16 or more by the steps of torch's AVX2 code, one lane at a time. Swift never fuses a product and a sum by itself;
 /// `addingProduct` always does.
 func plainTorchFill(_ count: Int, _ twister: inout PlainTwister) -> [Float] {
     func block(_ uniforms: ArraySlice<Float>) -> [Float] {
@@ -276,7 +276,7 @@ private func plainTorchPair(_ u1: Float, _ u2: Float) -> (cosine: Float, sine: F
     return (radius * ((j + 2) & 4 == 0 ? cosine : -cosine) + 0, radius * (j & 4 == 0 ? sine : -sine) + 0)
 }
 
-/// Philox 4x32-10, as the paper's section 3.3 has it.
+/// Philox 4x32-10, by section 3.3 of the paper.
 func plainPhilox(counter: [UInt32], key: [UInt32]) -> [UInt32] {
     var c = counter, k = key
     for _ in 0..<10 {
@@ -287,7 +287,7 @@ func plainPhilox(counter: [UInt32], key: [UInt32]) -> [UInt32] {
     return c
 }
 
-/// Element `index` of a fill as on CUDA: the formula in float64, and its radius.
+/// Element `index` of a CUDA-style fill by the formula in float64, and its radius.
 func plainCUDANormal(
     _ index: Int, of count: Int, seed: UInt64, offset: UInt64, maximumBlocks: Int
 ) -> (normal: Double, radius: Double) {

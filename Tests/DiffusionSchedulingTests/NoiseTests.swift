@@ -7,16 +7,16 @@ import Testing
 
 @testable import DiffusionScheduling
 
-/// The noise sources against torch, NumPy, published vectors and plain oracles. One test after the other, because some choose the
-/// instruction set of the whole process.
+/// The noise sources against torch, NumPy, published vectors and plain oracles. The tests run one after the other, because some
+/// choose the whole process's instruction set.
 @Suite(.serialized) struct NoiseTests {
     static let file = Result { try NoiseGoldens.load() }
     static let instructionSets = [DSK_ISA_BASELINE, DSK_ISA_AVX2, DSK_ISA_AVX512]
 
-    /// Runs `body` with every instruction set of this processor, and returns to the best.
+    /// Runs `body` with every instruction set of this processor, then restores the best.
     func eachInstructionSet(_ body: (_ name: String) throws -> Void) rethrows {
         defer { dsk_limit_isa(DSK_ISA_AVX512) }
-        // The first use finds out which instruction set is in force, and must not do that while the limit is being tested.
+        // The first use finds the instruction set in force, and must come before a test limits it.
         var first = TorchCPUNoise(seed: 0)
         _ = first.normals(1)
         for set in Self.instructionSets where dsk_limit_isa(set) == set { try body("instruction set \(set.rawValue)") }
@@ -37,7 +37,7 @@ import Testing
             "\(context()), spare normal")
     }
 
-    /// The same but for what the C library's functions may differ by.
+    /// Expects equality up to the differences between C libraries' functions.
     func expectNear(_ values: [Double], _ expected: [Double], _ context: @autoclosure () -> String) {
         #expect(values.count == expected.count, "\(context())")
         for (index, (value, expected)) in zip(values, expected).enumerated() {
@@ -90,7 +90,7 @@ import Testing
         }
     }
 
-    /// Every count up to some blocks, and one that several threads share, against the plain oracle.
+    /// Every count up to several blocks, and one that several threads share, against the plain oracle.
     @Test func torchFillsAreThePlainOnes() {
         eachInstructionSet { name in
             for count in Array(16...80) + [623, 624, 625, 8191, 8192, 8193, 40_007] {
@@ -105,16 +105,16 @@ import Testing
         }
     }
 
-    /// All 2²⁴ values of either uniform.
+    /// All 2²⁴ values of each of the two uniforms.
     @Test func torchTransformIsTorchsForEveryUniform() throws {
         let records = try Self.file.get().torchExhaustive
         #expect(records.count == 2)
-        // Tempering is linear, so the words for a draw's halves make the word for the draw.
+        // Tempering is linear: the word for a draw is the exclusive or of the words for its halves.
         let low = (0..<4096).map { untempered(UInt32($0)) }, high = (0..<4096).map { untempered(UInt32($0) << 12) }
         let generator = UnsafeMutablePointer<dsk_normal_generator>.allocate(capacity: 1)
         defer { generator.deallocate() }
         dsk_normal_generator_seed(generator, 0)
-        // As many blocks as a state has words for.
+        // The number of blocks that one state has words for.
         let blocksPerState = 39, blockCount = 1 << 21
         let values = UnsafeMutablePointer<Float>.allocate(capacity: 16 * blocksPerState)
         defer { values.deallocate() }
@@ -155,7 +155,7 @@ import Testing
         }
     }
 
-    /// Draws that random seeds hardly meet: a first uniform of 0 makes the radius 0, and the normals 0, not -0.
+    /// Draws that random seeds rarely reach: a first uniform of 0 makes the radius 0, and the normals 0, not -0.
     @Test func aRadiusOfZeroGivesZero() throws {
         var words = [UInt32](repeating: 0, count: 624)
         for index in 8..<16 { words[index] = 0xffff_ffff / UInt32(index) }
@@ -232,7 +232,7 @@ import Testing
         }
     }
 
-    /// Part of a vector, of a block, of a round; several rounds; a counter that needs its second word.
+    /// Part of a vector, of a block and of a round; several rounds; a counter that needs its second word.
     @Test(
         arguments: [
             (seed: 0, offset: 0, blocks: 864, count: 1), (1, 4, 864, 15), (2, 0, 864, 17), (3, 8, 864, 4097), (4, 0, 864, 16_384),
@@ -305,7 +305,7 @@ import Testing
 
     // MARK: State
 
-    /// A source that is saved, restored or copied in the middle goes on as the original does, and alone.
+    /// A source saved, restored or copied in the middle continues like the original, and independently of it.
     func expectItsPlaceIsKept<Source: NormalSource & Codable & Equatable>(_ source: Source) throws {
         for before in [0, 1, 3, 16, 700] {
             var original = source

@@ -19,7 +19,7 @@ import Testing
         }
     }
 
-    /// A run of 10 steps as in diffusers' tests, whose asserted means are these in float32.
+    /// A run of 10 steps like those of diffusers' tests, which assert these means in float32.
     static func upstreamRun(_ change: (inout PNDMConfiguration) -> Void) throws -> [Double] {
         var scheduler = try make(change)
         return try sample(from: UpstreamTests.sample, with: &scheduler, steps: 10, model: UpstreamTests.model)
@@ -73,7 +73,7 @@ import Testing
 
     @Test func ordersRiseWithWhatARunRemembers() throws {
         let plan = try Self.stableDiffusion().plan(.count(10))
-        // By the sum of weights that Adams and Bashforth give the newest output: 1, 3/2, 23/12, 55/24.
+        // The ratio is Adams and Bashforth's weight of the newest output: 1, 3/2, 23/12, 55/24.
         let weights = (0..<6).map { age -> Double in
             let row = plan.row(at: 4 + age, age: age)
             let euler = plan.row(at: 4 + age, age: 0).nextSample.modelOutput
@@ -82,13 +82,13 @@ import Testing
         for (weight, expected) in zip(weights, [1, 1.5, 23.0 / 12, 55.0 / 24, 55.0 / 24, 55.0 / 24]) {
             #expect(abs(weight - expected) <= 1e-14)
         }
-        // From the beginning the second evaluation repeats the step of the first, and isn't remembered.
+        // A full run's second evaluation repeats the step of the first, and isn't stored.
         #expect(plan.row(at: 1, age: 1).nextSample.sample == 0)
         #expect(plan.row(at: 4, age: 4).nextSample.slotCoefficients.filter { $0 != 0 }.count == 3)
         #expect(plan.row(at: 3, age: 3).nextSample.slotCoefficients.filter { $0 != 0 }.count == 2)
     }
 
-    /// A model that sees no noise leaves DDIM's factor √(ᾱ_end/ᾱ_start), wherever a run begins: no step is taken twice.
+    /// A model that predicts no noise leaves DDIM's factor √(ᾱ_end/ᾱ_start), wherever a run begins: no step is taken twice.
     @Test(arguments: [true, false]) func aLateRunReachesTheEnd(_ skips: Bool) throws {
         var scheduler = try Self.make { $0.skipPRKSteps = skips }
         for begin in skips ? [0, 2, 5, 10] : [0, 4, 8, 12, 15] {
@@ -129,7 +129,7 @@ import Testing
         expectInvalid("mu", "1.0", allowed: "left out") { _ = try scheduler.plan(.count(10, mu: 1)) }
     }
 
-    /// Whatever the betas: levels that are equal, levels without noise and levels without signal.
+    /// Betas of every kind: equal levels, levels without noise and levels without signal.
     @Test(arguments: [PredictionType.epsilon, .vPrediction], [0, 0.5, 0.999999])
     func plansAreFinite(_ type: PredictionType, _ beta: Double) throws {
         for (skips, spacing) in [(true, TimestepSpacing.linspace), (false, .leading), (true, .trailing), (false, .linspace)] {

@@ -4,7 +4,7 @@ import Testing
 
 @testable import DiffusionScheduling
 
-/// DDIM and DDPM for parallel sampling beyond the goldens: what they share with the others, steps without noise, refusals.
+/// DDIM and DDPM for parallel sampling beyond the goldens: their common ground with DDIM and DDPM, steps without noise, refusals.
 @Suite struct ParallelTests {
     static func ddim(_ change: (inout DDIMConfiguration) -> Void = { _ in }) throws -> DDIMParallelScheduler {
         var configuration = DDIMParallelScheduler.Configuration()
@@ -52,7 +52,7 @@ import Testing
 
     // MARK: Without noise
 
-    /// Where `set_alpha_to_one` is false, diffusers' steps end at timestep 0 and its steps without noise at the clean sample.
+    /// With `set_alpha_to_one` false, diffusers' steps end at timestep 0 and its steps without noise at the clean sample.
     @Test(arguments: [true, false]) func stepsWithoutNoiseEndAtTheCleanSample(_ setAlphaToOne: Bool) throws {
         var scheduler = try Self.ddim {
             $0.setAlphaToOne = setAlphaToOne
@@ -74,7 +74,7 @@ import Testing
         var scheduler = try Self.ddpm { $0.varianceType = type }
         let options = Self.withoutNoise(DDPMParallelScheduler.self), plain = try DDPMScheduler(scheduler.configuration.base)
         try scheduler.setTimesteps(.timesteps([900, 870, 300]))
-        // A third of the training, though the plan's next timestep is another.
+        // The step covers a third of the training, whatever the plan's next timestep.
         for (timestep, target) in [(900.0, 567.0), (870, 537), (333, 0), (332, nil)] {
             let row = try scheduler.row(at: timestep, options: options)
             var expected = try plain.row(from: timestep, to: target).nextSample

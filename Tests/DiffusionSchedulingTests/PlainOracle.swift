@@ -4,14 +4,14 @@ import Foundation
 
 @testable import DiffusionScheduling
 
-/// Runs a plan the slow, plain way: one element after another, in `Double`, straight from the public table of coefficients.
+/// Runs a plan slowly and plainly: one element after the other, in `Double`, straight from the public table of coefficients.
 struct PlainOracle {
     let plan: SamplingPlan
     private let beginIndex: Int
     private(set) var stepIndex: Int
-    /// By their numbers; nil before anything is stored there.
+    /// The slots by number; nil before the first store.
     private var slots: [[Double]?]
-    /// Σ |coefficient · input| of what the slots hold.
+    /// Σ |coefficient · input| of the slots' contents.
     private var slotMagnitudes: [[Double]?]
 
     init(plan: SamplingPlan, beginIndex: Int = 0) {
@@ -29,11 +29,12 @@ struct PlainOracle {
         /// Σ |coefficient · input| of each element of the next sample, for error bounds, and the number of terms.
         var magnitudes: [Double]
         var terms: Int
-        /// Σ |coefficient · input|, with the magnitudes of a slot's own terms for the slot: terms may have cancelled when it was stored.
+        /// Σ |coefficient · input| with a slot's own magnitudes in place of its value: its terms may have cancelled when it was
+        /// stored.
         var magnitudesOfAll: [Double]
     }
 
-    /// - Parameter e: the prediction alone; its variance is that of the test problem.
+    /// - Parameter e: the prediction alone; its variance is the test problem's.
     mutating func step(modelOutput e: [Double], sample x: [Double], noise z: [Double]? = nil, batchSize: Int = 1) -> Result {
         let row = plan.row(at: stepIndex, age: stepIndex - beginIndex)
         let zero = [Double](repeating: 0, count: x.count)
@@ -43,7 +44,7 @@ struct PlainOracle {
         let next = evaluate(row.nextSample, streams, p), magnitudes = self.magnitudes(of: row.nextSample, streams, p, slots)
         let magnitudesOfAll = self.magnitudes(of: row.nextSample, streams, p, slotMagnitudes)
         let report = row.report.map { evaluate($0, streams, p) } ?? p
-        // All stores read the slots as they were.
+        // All stores read the slots from before the step.
         let stored = row.stores.map { evaluate($0.value, streams, p) }
         let storedMagnitudes = row.stores.map { self.magnitudes(of: $0.value, streams, p, slotMagnitudes) }
         for (index, store) in row.stores.enumerated() {
@@ -92,7 +93,7 @@ struct PlainOracle {
 }
 
 extension NoiseFactor {
-    /// The factor, where the model predicts the variance.
+    /// The factor if the model predicts the variance.
     func value(at variance: Double) -> Double {
         switch self {
         case .none: 1
@@ -103,7 +104,7 @@ extension NoiseFactor {
 }
 
 extension SamplingPlan {
-    /// What the next sample takes of a multistep solver's earlier outputs, the newest first, without those that it doesn't read.
+    /// The next sample's coefficients of a multistep solver's earlier outputs, newest first, without those that aren't read.
     func history(at index: Int, age: Int) -> [Double] {
         let next = row(at: index, age: age).nextSample
         var history = (0..<min(index, slotCount)).map { next[.slot((index - 1 - $0) % slotCount)] }
@@ -113,6 +114,6 @@ extension SamplingPlan {
 }
 
 extension Combination {
-    /// The coefficients of the slots, by their numbers.
+    /// The coefficients of the slots, by number.
     var slotCoefficients: [Double] { slots.indices.map { slots[$0] } }
 }

@@ -4,16 +4,16 @@ import Testing
 
 @testable import DiffusionScheduling
 
-/// What a coded plan that isn't one is told.
+/// Invalid coded plans and their messages.
 @Suite struct PlanFileTests {
-    /// A part of a coded plan: its path as errors name it, and the plan with it replaced, or without it.
+    /// A part of a coded plan: its path as errors name it, and functions that replace or remove it.
     struct Part {
         let path: String
         let value: JSONValue
         let replace: (JSONValue?) -> JSONValue
     }
 
-    /// Every part of a value, those of parts included.
+    /// Every part of a value, including parts of parts.
     static func parts(_ value: JSONValue, path: String, replace: @escaping (JSONValue?) -> JSONValue) -> [Part] {
         var parts: [Part] = []
         func add(_ value: JSONValue, _ path: String, _ replace: @escaping (JSONValue?) -> JSONValue) {
@@ -69,7 +69,7 @@ import Testing
         let parts = Self.parts(json, path: "plan") { $0 ?? .null }
         #expect(parts.count > 60)
         for part in parts where part.path != "plan.clamp.none" && part.path != "plan.report" {
-            // The process is the only other part that is a text.
+            // The process is the only other text.
             guard case .invalidValue(let key, let value, let allowed)? = refusal(part.replace("many")) else {
                 Issue.record("\(part.path) may be a text")
                 continue
@@ -86,14 +86,14 @@ import Testing
     @Test(arguments: configurations) func missingMembers(configuration: String) throws {
         let json = try Self.plan(configuration).json
         for part in Self.parts(json, path: "plan", replace: { $0 ?? .null }) where !part.path.hasSuffix("]") {
-            // Sums have the terms that they have, and what is stored may be missing where nobody reads it.
+            // Sums list only their terms, and a store may be missing if nothing reads it.
             let isOptional = [".prediction.", ".next_sample.", ".stores"].contains { part.path.contains($0) }
             if isOptional || part.path.hasSuffix(".noise_draws") { continue }
             guard case .invalidValue(let key, "missing", "present")? = refusal(part.replace(nil)) else {
                 Issue.record("\(part.path) may be missing: \(String(describing: refusal(part.replace(nil))))")
                 continue
             }
-            // Of a clamp's kinds one has to be there: the last one is asked for.
+            // A clamp must have one of its kinds; the error asks for the last one.
             let isClamp = part.path.hasPrefix("plan.clamp.") && part.path.split(separator: ".").count == 3
             #expect(key == (isClamp ? "plan.clamp.none" : part.path))
         }

@@ -5,7 +5,7 @@ import Testing
 
 @testable import DiffusionScheduling
 
-/// Where diffusers' DEIS gives NaN, raises, or silently does something else than it was asked for, and where ports of it do.
+/// Cases in which diffusers' DEIS, or a port of it, gives NaN, raises an error, or silently does something else than asked.
 @Suite struct QuirkTests {
     static let problem = GaussianProblem()
     static let betaSchedules: [(name: String, apply: @Sendable (inout DEISMultistepConfiguration) -> Void)] = [
@@ -31,7 +31,7 @@ import Testing
         }
     }
 
-    /// How many outputs the next sample of a step depends on: its order.
+    /// The number of outputs that a step's next sample depends on: its order.
     static func order(of plan: SamplingPlan, at index: Int) -> Int {
         let history = plan.history(at: index, age: plan.warmUp)
         return history.isEmpty && plan.row(at: index, age: plan.warmUp).nextSample.modelOutput == 0 ? 0 : 1 + history.count
@@ -39,11 +39,11 @@ import Testing
 
     // MARK: No NaN, no surplus step, no step left out
 
-    /// The original gives NaN where timesteps or noise levels repeat (n ≥ T, h = 0), and takes a wrong start or an index too
-    /// far where the first timestep repeats.
+    /// The original gives NaN for repeated timesteps or noise levels (n ≥ T, h = 0), and for a repeated first timestep a wrong
+    /// start or an index out of range.
     @Test(arguments: GridChoice.allCases, 0..<3) func everyRunIsFiniteAndComplete(_ grid: GridChoice, betas: Int) throws {
         for count in [1, 2, 3, 5, 10, 14, 15, 16, 31, 33, 61, 103, 122, 999, 1000, 1001] {
-            // A long run's history is a matter of the highest order.
+            // A long run's history depends on the highest order alone.
             for order in count < 100 ? [1, 2, 3] : [3] {
                 for lowerOrderFinal in count < 15 ? [false, true] : [true] {
                     let scheduler = try Self.scheduler(grid, order: order, betas: betas, lowerOrderFinal: lowerOrderFinal)
@@ -60,7 +60,7 @@ import Testing
         }
     }
 
-    /// The levels of these runs are close enough for the result to be right, not merely finite.
+    /// These runs' levels are so close that the result must be right, not merely finite.
     @Test(arguments: GridChoice.allCases) func longRunsAreRight(_ grid: GridChoice) throws {
         for betas in 0..<3 {
             for count in [999, 1000, 1001] {
@@ -74,8 +74,8 @@ import Testing
         }
     }
 
-    /// Quirk 3: with n = T the timestep 500 comes twice; the second of the two steps leads nowhere, and the divided
-    /// differences across it are 0/0.
+    /// Quirk 3: n = T repeats the timestep 500; the second of the two steps changes nothing, and the divided differences across it
+    /// are 0/0.
     @Test(arguments: [1, 2, 3]) func aTimestepThatComesTwiceIsNoNaN(order: Int) throws {
         let plan = try Self.scheduler(.linspace, order: order).plan(.count(1000))
         let first = try #require(plan.timesteps.firstIndex(of: 500))
@@ -87,7 +87,7 @@ import Testing
         #expect(float32.allFinite)
     }
 
-    /// Quirk 3: more steps than leading's whole stride can tell apart.
+    /// Quirk 3: more steps than the spacing `leading`, with its whole stride, can tell apart.
     @Test func stepsThatAllHaveOneTimestepChangeNothing() throws {
         var scheduler = try makeDEIS {
             $0.timestepSpacing = .leading
@@ -106,8 +106,8 @@ import Testing
         #expect(scheduler.stepIndex == 1000)
     }
 
-    /// Quirks 4 and 5: diffusers looks for the first timestep, takes the second of two, leaves the first noise level out and
-    /// fails at the last step.
+    /// Quirks 4 and 5: diffusers searches for the first timestep, takes the second of two, skips the first noise level and fails at
+    /// the last step.
     @Test(arguments: [
         (GridChoice.karras, 2, 20), (.exponential, 2, 20), (.beta, 2, 20), (.beta, 1, 32), (.beta, 1, 50), (.linspace, 0, 1000),
         (.trailing, 0, 1500),
@@ -138,7 +138,7 @@ import Testing
         #expect(scheduler.stepIndex == 0 && bits(sample) == bits(goldenStart))
     }
 
-    /// `steps_offset` may push timesteps beyond the training; other schedulers index out of their tables then.
+    /// `steps_offset` may push timesteps beyond the training; other schedulers then index outside their tables.
     @Test func anOffsetBeyondTheTrainingStaysAtItsLastLevel() throws {
         let plan = try makeDEIS {
             $0.timestepSpacing = .leading
@@ -151,7 +151,7 @@ import Testing
 
     // MARK: The last steps
 
-    /// Quirk 2 and item 13: grids of their own levels repeat the last one, so the last step does nothing at all.
+    /// Quirk 2 and item 13: grids with their own levels repeat the last one, so the last step changes nothing.
     @Test(arguments: GridChoice.repeating, [1, 2, 3]) func theRepeatedLastLevelIsTheIdentity(_ grid: GridChoice, order: Int) throws
     {
         for (count, lowerOrderFinal) in [(1, true), (7, true), (7, false), (14, true), (15, true), (40, true), (40, false)] {
@@ -165,7 +165,7 @@ import Testing
         }
     }
 
-    /// Quirk 7: not 0. A run ends with the noise of timestep 0.
+    /// Quirk 7: a run ends with the noise of timestep 0, not with 0.
     @Test(arguments: GridChoice.plain) func plainGridsEndAtTheLeastLevelOfTheTraining(_ grid: GridChoice) throws {
         for betas in 0..<3 {
             let scheduler = try Self.scheduler(grid, order: 2, betas: betas)
@@ -198,7 +198,7 @@ import Testing
         #expect((0..<10).map { Self.order(of: plan, at: $0) } == (0..<10).map { min($0 + 1, 3) })
     }
 
-    /// A run that ends without noise ends with order 1, however long it is.
+    /// A run of any length that ends without noise ends with order 1.
     @Test func runsToNoNoiseEndWithOrderOne() throws {
         for count in [5, 15, 40] {
             let plan = try makeDEIS {
@@ -211,8 +211,8 @@ import Testing
         }
     }
 
-    /// `sigma_min` is the least level of the training; for flow matching that isn't the table's ς₀, which would add noise at
-    /// the end of a long run, or lie beyond all flow levels with few training timesteps.
+    /// `sigma_min` is the least training level. Flow matching has its own: the table's ς₀ would add noise at the end of a long run,
+    /// or lie beyond all flow levels with few training timesteps.
     @Test(arguments: [(1000, 500), (2, 5)]) func theLeastFlowLevelIsOneOfFlowMatching(trainingCount: Int, count: Int) throws {
         let plan = try makeDEIS {
             $0.numTrainTimesteps = trainingCount
@@ -225,7 +225,7 @@ import Testing
         #expect(last <= before, "after \(before) comes \(last)")
     }
 
-    /// The coefficients of step 5 of 10 of the default grid, worked out in float64 from the levels that diffusers has there.
+    /// The coefficients of step 5 of 10 on the default grid, computed in float64 from diffusers' levels.
     @Test func coefficientsAreTheStatedOnes() throws {
         let expected: [[Double]] = [
             [1.5773961513445, -0.616782525737994],
@@ -264,7 +264,7 @@ import Testing
         }
     }
 
-    /// No exponential grid ends at 0: refused, rather than NaN.
+    /// An exponential grid can't end at 0: it is refused instead of giving NaN.
     @Test func anExponentialGridToNothingIsRefused() throws {
         let scheduler = try makeDEIS {
             $0.betaStart = 0
@@ -296,7 +296,7 @@ import Testing
             let noisy = try scheduler.addNoise(noise, to: data, timesteps: [999])
             #expect(zip(noisy, noise).allSatisfy { abs($0 - $1) <= 1.1e-4 * 2 }, "\(noisy)")
         }
-        // As far as float32 goes.
+        // The levels are as extreme as float32 allows.
         let extreme = try makeDEIS { ($0.numTrainTimesteps, $0.trainedBetas) = (5, Array(repeating: 1 - 0x1p-24, count: 5)) }
         let noisy = try extreme.addNoise(noise, to: data, timesteps: [4])
         #expect(zip(noisy, noise).allSatisfy { abs($0 - $1) <= 1e-6 }, "\(noisy)")
@@ -318,7 +318,7 @@ import Testing
         #expect(fault { _ = try scheduler.addNoise(noise, to: data, timesteps: [.nan]) } != nil)
     }
 
-    /// Quirk 12: the default `sample_max_value` makes dynamic thresholding a plain clip, whatever the quantile.
+    /// Quirk 12: the default `sample_max_value` reduces dynamic thresholding to a plain clip, whatever the quantile.
     @Test func thresholdingWithTheDefaultMaximumClips() throws {
         var scheduler = try makeDEIS {
             $0.thresholding = true
@@ -331,7 +331,7 @@ import Testing
         #expect(step.predOriginalSample == [0.25, -0.5, 1, -1])
     }
 
-    /// A maximum below 1 wins over the least threshold of 1, and the prediction is divided by it.
+    /// A maximum below 1 overrides the least threshold of 1, and the prediction is divided by it.
     @Test func thresholdingWithALesserMaximumDividesByIt() throws {
         var scheduler = try makeDEIS {
             $0.thresholding = true
@@ -391,7 +391,7 @@ import Testing
         #expect(try SamplingSession.finalSample(of: scheduler.plan(.count(10))).allFinite)
     }
 
-    /// Quirk 1: the original's coefficients of order 3 are off by up to 0.09 here, from cancellation in float32.
+    /// Quirk 1: cancellation in float32 puts the original's coefficients of order 3 off by up to 0.09 here.
     @Test func coefficientsOfManySmallStepsDoNotCancel() throws {
         for grid in GridChoice.allCases {
             let plan = try Self.scheduler(grid, order: 3).plan(.count(999))
@@ -409,7 +409,7 @@ import Testing
 
     // MARK: Anything valid
 
-    /// Configurations drawn at random: each runs, stays finite, and does what its table of coefficients says.
+    /// Randomly drawn configurations: each runs, stays finite, and follows its table of coefficients.
     @Test func randomConfigurationsRunAsTheirTablesSay() throws {
         var generator = SeededGenerator("configurations")
         for draw in 0..<TestDraws.count(150) {
@@ -424,7 +424,7 @@ import Testing
             configuration.finalSigmasType = [nil, .zero, .sigmaMin].randomElement(using: &generator)!
             let grid = GridChoice.allCases.randomElement(using: &generator)!
             grid.apply(to: &configuration)
-            // The table's least level isn't one of flow matching's: another test's matter.
+            // The table's least level isn't a flow-matching level; another test covers it.
             if grid == .flow, configuration.finalSigmasType == .sigmaMin { configuration.finalSigmasType = .zero }
             configuration.predictionType =
                 (grid == .flow ? [.sample, .flowPrediction] : [.epsilon, .sample, .vPrediction]).randomElement(using: &generator)!
@@ -436,7 +436,7 @@ import Testing
             let name: Comment = "draw \(draw), n = \(count): \(configuration.jsonText)"
 
             let scheduler = try DEISMultistepScheduler(configuration)
-            if grid == .exponential, scheduler.noiseSchedule.sigmas[0] == 0 { continue }  // refused, as another test says
+            if grid == .exponential, scheduler.noiseSchedule.sigmas[0] == 0 { continue }  // refused; another test covers it
             guard let plan = try? scheduler.plan(.count(count)) else {
                 Issue.record("refused: \(name)")
                 continue

@@ -5,8 +5,8 @@ import Testing
 
 @testable import DiffusionScheduling
 
-/// Random valid configurations of every scheduler, over whole runs: what is accepted gives finite samples, and those that the plan's
-/// table gives, one element after the other.
+/// Random valid configurations of every scheduler over whole runs: every accepted one gives finite samples, which the plan's table
+/// gives element by element.
 @Suite struct RandomConfigurationTests {
     @Test func deis() throws { try runs(DEISMultistepScheduler.self, "DEIS", RandomConfigurations.deis) }
     @Test func dpmSolver() throws { try runs(DPMSolverMultistepScheduler.self, "DPM-Solver", RandomConfigurations.dpmSolver) }
@@ -58,7 +58,7 @@ import Testing
         for _ in 0..<TestDraws.count(300) { try run(type, draw(&generator), &generator) }
     }
 
-    /// Every class of the catalogue, with values for all keys that its description names; those that it refuses are drawn again.
+    /// Every class of the catalogue, with values for all keys in its description; refused configurations are drawn again.
     @Test(arguments: SchedulerCatalog.supportedClassNames) func valuesOfTheDescription(name: String) throws {
         var generator = SeededGenerator("described \(name)"), taken = 0
         let description = try SchedulerCatalog.description(ofClass: name)
@@ -72,7 +72,7 @@ import Testing
                 try Self.run(plan, &generator, "\(count) steps of \(JSONValue.object(values).text)")
                 taken += 1
             } catch .invalidValue, .conflictingKeys {
-                // A value out of range, or two that exclude one another.
+                // A value is out of range, or two exclude one another.
             } catch {
                 Issue.record("\(error): \(count) steps of \(JSONValue.object(values).text)")
                 return
@@ -81,7 +81,7 @@ import Testing
         #expect(taken * 10 >= TestDraws.count(60), "only \(taken) configurations of \(name) are accepted")
     }
 
-    /// Takes a run to its end, and compares it with the plan's table.
+    /// Runs to the end, and compares the run with the plan's table.
     private static func run(_ plan: SamplingPlan, _ generator: inout SeededGenerator, _ text: String) throws(SchedulerError) {
         var session = SamplingSession(plan: plan), oracle = PlainOracle(plan: plan)
         var single = session, x = GoldenProblem.initialSample.map { $0 * plan.initNoiseSigma }, rounded = x.map { Float($0) }
@@ -104,7 +104,7 @@ import Testing
         #expect(x.allFinite && rounded.allFinite, "\(text)")
     }
 
-    /// Plans a run and takes it to its end, with a model that isn't linear.
+    /// Plans a run and takes it to its end, with a nonlinear model.
     private func run<S: PlannedScheduler>(
         _ type: S.Type, _ configuration: S.Configuration, _ generator: inout SeededGenerator
     ) throws {
@@ -116,16 +116,16 @@ import Testing
         let most = isBetweenTimesteps ? scheduler.noiseSchedule.count : 1000
         let n = min(Int(exponential(.random(in: 0...logarithm(1001), using: &generator))), most) + (S.countsEnd ? 1 : 0)
         if let fault = fault({ try scheduler.setTimesteps(n) }) {
-            // An offset that leaves the table is refused, as it should be.
+            // An offset that leaves the table is rightly refused.
             if case .invalidValue(key: "steps_offset", _, _) = fault { return }
             Issue.record("\(fault): \(n) steps of \(text)")
             return
         }
         let plan = try #require(scheduler.plan)
-        // Models that are told ¼ ln ς are told negative numbers too, and Euler's have one level more where these are logarithmic.
+        // Models that are told ¼ ln ς get negative numbers, too; Euler's logarithmic levels have one more.
         let isContinuous =
             (configuration as? EulerDiscreteConfiguration)?.timestepType == .continuous || configuration is any EDMDefinition
-        // A shifted level of 1 may be above it by its rounding to float32, and is inverted to less than 0 then.
+        // A shifted level of 1 may round to a float32 above 1, and inverts to a number below 0.
         let least = configuration is any ShiftedFlowDefinition ? -0x1p-22 * Double(scheduler.count) : 0
         #expect(isContinuous || plan.timesteps.allSatisfy { $0 >= least }, "\(n) steps of \(text)")
         #expect(plan.starts.count <= n + (isContinuous ? 1 : 0), "\(n) steps of \(text)")

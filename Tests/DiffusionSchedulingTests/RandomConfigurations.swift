@@ -4,7 +4,7 @@ import Foundation
 
 @testable import DiffusionScheduling
 
-/// Draws valid configurations of every scheduler, all parameters included.
+/// Draws valid configurations of every scheduler, with all parameters.
 enum RandomConfigurations {
     static func deis(_ generator: inout SeededGenerator) -> DEISMultistepConfiguration {
         var c = DEISMultistepConfiguration()
@@ -173,8 +173,8 @@ enum RandomConfigurations {
         return c
     }
 
-    /// Values of all keys that a class's description names: words and truth values at random, numbers of a list for each key. About half of
-    /// the keys keep their defaults.
+    /// Values for all keys in a class's description: random words and truth values, and numbers from a list for each key. About
+    /// half of the keys keep their defaults.
     static func values(of description: JSONValue, _ generator: inout SeededGenerator) -> [String: JSONValue] {
         let numbers: [String: [JSONValue]] = [
             "num_train_timesteps": [1000, 1000, 500, 100], "beta_start": [0.0001, 0.00085, 1e-6], "beta_end": [0.02, 0.012, 0.05],
@@ -241,7 +241,7 @@ enum RandomConfigurations {
         return c
     }
 
-    /// Several stages, or one, whose levels begin at pure noise.
+    /// Several stages, or a single one whose levels begin at pure noise.
     static func helios(_ generator: inout SeededGenerator) -> HeliosConfiguration {
         var c = HeliosConfiguration()
         c.solver.numTrainTimesteps = .random(in: 1...1000, using: &generator)
@@ -264,7 +264,7 @@ enum RandomConfigurations {
         return c
     }
 
-    /// Shifts at which float32 merges levels, or makes the ones near 1 rise again, among them.
+    /// The shifts include ones at which float32 merges levels, or makes levels near 1 rise again.
     static func miniMaxH3(_ generator: inout SeededGenerator) -> MiniMaxH3Configuration {
         var c = MiniMaxH3Configuration()
         c.shift = exponential(.random(in: -69...69, using: &generator) / [1, 10].randomElement(using: &generator)!)
@@ -318,7 +318,7 @@ enum RandomConfigurations {
     }
 
     private static func drawLevels(_ c: inout some SigmaGridConfiguration, _ generator: inout SeededGenerator) {
-        // A level of 0 has no logarithm, and is refused where the spacing needs one.
+        // A level of 0 has no logarithm, and is refused by spacings that need one.
         let grids = c.betaStart == 0 || c.trainedBetas != nil ? [0, 1, 3, 4] : [0, 1, 2, 3, 4]
         switch grids.randomElement(using: &generator)! {
         case 1: c.useKarrasSigmas = true

@@ -4,7 +4,7 @@ import Testing
 
 @testable import DiffusionScheduling
 
-/// That a run depends on its plan and its tensors alone: not on runs before it, beside it, or that it was copied from.
+/// A run depends on its plan and its tensors alone: not on earlier runs, concurrent runs, or the run it was copied from.
 @Suite struct RestartTests {
     static func plan(
         order: Int = 3, _ grid: GridChoice = .linspace, count: Int = 9, thresholding: Bool = false
@@ -46,8 +46,8 @@ import Testing
         }
     }
 
-    /// A run that begins at an evaluation with the sample that another one has there takes the same steps, where nothing is remembered
-    /// from the steps before.
+    /// A run that begins late, with another run's sample at that evaluation, takes the other's steps if the plan stores nothing
+    /// across steps.
     @Test func aRunThatBeginsLateIsTheTailOfOne() throws {
         var count = 0
         for plan in try SessionRowsTests.plans() where plan.warmUp == 0 {
@@ -91,7 +91,7 @@ import Testing
 
         var copy = original, aside = original
         var copiedSample = sample, asideSample = sample.map { $0 + 1 }
-        // A wild step of one copy first: the others must not see it in the history they share.
+        // One copy takes a wild step first, which the others must not see in their shared history.
         try aside.step(modelOutput: [Float](repeating: 1e6, count: 24), sample: &asideSample)
         try copy.run(&copiedSample, steps: 2)
         try original.run(&sample)
@@ -175,7 +175,7 @@ import Testing
         for begin in [0, 1, 2, 7, 17, 18, 19, 20] {
             let rest = TimestepGrid(
                 timesteps: Array(whole.timesteps[begin...]), sigmas: Array(whole.sigmas[begin...]), process: whole.grid.process)
-            // The last orders are lowered by the number of steps of the whole plan.
+            // The order of the last steps depends on the length of the whole plan.
             let plan = try makeDEIS {
                 $0.solverOrder = 3
                 $0.lowerOrderFinal = false
@@ -228,7 +228,7 @@ import Testing
         #expect(session.stepIndex == 3)
     }
 
-    /// The limit is the caller's, and a run that starts at a later timestep is the same run to them.
+    /// The caller sets the limit, and still has it after choosing a later start.
     @Test func theThreadLimitOutlastsTheChoiceOfTheStart() throws {
         var scheduler = try makeDEIS()
         try scheduler.setTimesteps(10)
@@ -244,7 +244,7 @@ import Testing
         let thresholded = try Self.plan(count: 40, thresholding: true)
         let expected = bits(try SamplingSession.finalSample(of: plan))
         let expectedThresholded = bits(try SamplingSession.finalSample(of: thresholded))
-        // Some of the tasks continue copies of one session in its midst, whose history they share at first.
+        // Some tasks continue copies of one session from its midst, which share their history at first.
         var opening = SamplingSession(plan: plan), openingSample = goldenStart
         try opening.run(&openingSample, steps: 11)
         let shared = opening, sharedSample = openingSample

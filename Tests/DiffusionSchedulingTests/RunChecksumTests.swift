@@ -5,12 +5,12 @@ import Testing
 
 @testable import DiffusionScheduling
 
-/// Checksums of whole runs, to be recorded before a change that must not move a bit, and compared after it:
+/// Checksums of whole runs: record them before a change that must not move a bit, and compare them after it:
 ///
 ///     DIFFUSION_SCHEDULING_CHECKSUMS=/tmp/runs.txt swift test --filter RunChecksum
 ///
-/// writes the file where there is none, and compares with it where there is one. They hold for one machine: the C library's
-/// elementary functions may round differently on another.
+/// writes the file if it doesn't exist, and compares with it otherwise. The checksums hold for one machine: another C library's
+/// elementary functions may round differently.
 @Suite struct RunChecksumTests {
     private static let path = ProcessInfo.processInfo.environment["DIFFUSION_SCHEDULING_CHECKSUMS"]
 

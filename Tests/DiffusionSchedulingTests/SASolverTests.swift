@@ -31,7 +31,7 @@ import Testing
             [0.144903427046788, 0.16052474901571, -0.0200846508293244])
     }
 
-    /// Without noise it is UniPC with B(h) = h.
+    /// SA-Solver without noise is UniPC with B(h) = h.
     @Test(arguments: [1, 2, 3]) func withoutNoiseItIsUniPC(_ order: Int) throws {
         let plan = try make {
             ($0.predictorOrder, $0.correctorOrder, $0.tauFunc) = (order, order + 1, [0])
@@ -52,7 +52,7 @@ import Testing
             let row = plan.row(at: index, age: index)
             #expect(row.drawCount == 1 && (row.nextSample.noise != 0) == (200...800).contains(timestep))
         }
-        // The last value holds beyond.
+        // The last value applies to all later steps.
         let constant = try make { $0.tauFunc = [0.5] }.plan(.count(20))
         let table = try make { $0.tauFunc = Array(repeating: 0.5, count: 1000) }.plan(.count(20))
         #expect(constant == table && constant.needsNoise(at: 0, age: 0))

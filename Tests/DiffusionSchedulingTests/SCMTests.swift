@@ -12,7 +12,7 @@ import Testing
         #expect(plan.timesteps == [Double(Float(1.5708)), Double(Float(1.3))] && plan.grid.end == 0)
         let even = try SCMScheduler().plan(.count(2), options: .init(intermediateTimesteps: nil))
         #expect(even.timesteps == [Double(Float(1.5708)), Double(Float(1.5708) / 2)])
-        // diffusers refuses other counts unless the angle in between is None.
+        // diffusers refuses other counts unless the intermediate angle is None.
         #expect(try SCMScheduler().plan(.count(4)).timesteps.count == 4)
     }
 

@@ -5,7 +5,7 @@ import Testing
 
 @testable import DiffusionScheduling
 
-/// Samplers by name. The lists are those of the two programs, to the letter.
+/// Samplers by name. The lists are the two programs' own, to the letter.
 @Suite struct SamplerTests {
     /// AUTOMATIC1111 1.10, modules/sd_samplers_kdiffusion.py, sd_samplers_timesteps.py and sd_samplers_lcm.py.
     static let automatic1111 = [
@@ -81,7 +81,7 @@ import Testing
         expectInvalid("sampler", "Euler Align Your Steps", allowed: "align_your_steps_sd15, align_your_steps_sdxl") {
             _ = try Self.make("Euler Align Your Steps")
         }
-        // AUTOMATIC1111's default of each sampler.
+        // AUTOMATIC1111's defaults of each sampler.
         for (name, same) in [
             ("DPM++ 2M Automatic", "DPM++ 2M Karras"), ("DPM++ 3M SDE Automatic", "DPM++ 3M SDE Exponential"),
             ("Euler Automatic", "Euler Normal"), ("k_dpmpp_2m_ka", "DPM++ 2M Karras"), ("Euler Uniform", "euler normal"),
@@ -92,7 +92,7 @@ import Testing
         }
     }
 
-    /// The keys that make a class a sampler.
+    /// The keys that configure a class as a sampler.
     @Test func namesMeanConfigurations() throws {
         func check(_ name: String, _ className: String, _ values: [String: JSONValue]) throws {
             let members = try Self.make(name).configuration.json.members()
@@ -122,7 +122,7 @@ import Testing
         try check("HeunDiscreteScheduler Karras", "HeunDiscreteScheduler", ["use_karras_sigmas": true])
     }
 
-    /// A name changes the sampling of a model, and leaves its training as it is.
+    /// A name changes a model's sampling and leaves its training unchanged.
     @Test func modelsKeepTheirTraining() throws {
         let model = try SchedulerCatalog.makeScheduler(
             json: """
@@ -135,9 +135,9 @@ import Testing
             members["prediction_type"] == "v_prediction" && members["algorithm_type"] == "dpmsolver++"
                 && members["solver_order"] == 2)
         #expect(members["use_karras_sigmas"] == true && members["use_exponential_sigmas"] == false)
-        // A name without levels keeps the model's.
+        // A name without levels keeps the model's levels.
         #expect(try Self.make("DPM++ 2M", for: model).plan(.count(7)).sigmas == model.plan(.count(7)).sigmas)
-        // k-diffusion's Karras levels of Stable Diffusion.
+        // k-diffusion's Karras levels for Stable Diffusion.
         let levels = try scheduler.plan(.count(5)).sigmas
         let ends = (greatest: pow(model.noiseSchedule.sigmas[999], 1 / 7.0), least: pow(model.noiseSchedule.sigmas[0], 1 / 7.0))
         for (k, level) in levels.dropLast().enumerated() {
@@ -159,7 +159,7 @@ import Testing
             #expect(members["_class_name"] == .string(className) && (members["shift"] ?? members["flow_shift"]) == 3)
             let plan = try scheduler.plan(.count(9))
             #expect(plan.grid.process == .flow && plan.sigmas.allSatisfy { $0 <= 1 }, "\(name)")
-            // The way back to the model's own class.
+            // A switch back to the model's own class.
             let back = try Self.make("Euler", for: scheduler)
             #expect(try back.plan(.count(9)) == model.plan(.count(9)), "\(name)")
         }
@@ -187,7 +187,7 @@ import Testing
         #expect(fault { _ = try Self.make("EDMEulerScheduler", for: betas) } != nil)
     }
 
-    /// Each name leads to a scheduler that has it.
+    /// Each name leads to a scheduler whose names include it.
     @Test func namesLeadBack() throws {
         for name in SchedulerCatalog.samplerNames {
             #expect(SchedulerCatalog.samplerNames(of: try Self.make(name)).contains(name), "\(name)")
@@ -207,13 +207,13 @@ import Testing
         #expect(SchedulerCatalog.samplerNames(of: beta) == [], "diffusers' beta levels aren't ComfyUI's")
     }
 
-    /// Every sampler for every well-known model: it plans 20 steps, or says why not.
+    /// Every sampler for every well-known model: it plans 20 steps, or gives a reason.
     @Test func everySamplerForEveryModel() throws {
         var models = 0, made = 0, refusals = 0
         for model in try HubConfigurationTests.requests().keys.sorted() {
             guard let scheduler = try? Self.hub(model) else { continue }
             for (place, sampler) in SchedulerCatalog.samplers.enumerated() {
-                // Each model meets each sampler, and levels in turn.
+                // Each model meets each sampler, with the levels in rotation.
                 let name = sampler.allNames[0] + ["", " karras", " sgm_uniform"][(place + models) % 3]
                 do throws(SchedulerError) {
                     let scheduler = try SchedulerCatalog.makeScheduler(named: name, for: scheduler)

@@ -5,7 +5,7 @@ import Testing
 
 @testable import DiffusionScheduling
 
-/// Saved sessions of random runs: undamaged bytes are accepted and go on with the same bits, random damage is refused.
+/// Saved sessions of random runs: undamaged bytes are accepted and continue with the same bits; random damage is refused.
 @Suite struct SavedSessionTests {
     static let plans: [SamplingPlan] = {
         do { return try SessionRowsTests.plans() } catch { return [] }
@@ -44,7 +44,7 @@ import Testing
         }
     }
 
-    /// Bits and bytes changed, cut, repeated and moved: what is accepted nevertheless is what was saved.
+    /// Bits and bytes changed, cut, repeated and moved: any accepted state equals the saved one.
     @Test func randomDamage() throws {
         var random = SeededGenerator("damaged sessions")
         let attempts = TestDraws.count(100_000)

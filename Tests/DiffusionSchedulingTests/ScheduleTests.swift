@@ -6,7 +6,7 @@ import Testing
 
 /// The training's noise tables against diffusers 0.42.1.
 @Suite struct NoiseScheduleTests {
-    /// A table as diffusers has it: checksums (FNV-1a over the little-endian float32 bits) and some entries.
+    /// diffusers' table: checksums (FNV-1a over the little-endian float32 bits) and some entries.
     struct Case: CustomTestStringConvertible, Sendable {
         let testDescription: String
         let betas, alphasCumprod: UInt64
@@ -82,7 +82,7 @@ import Testing
         ) {
             $0.numTrainTimesteps = 4
             $0.trainedBetas = [0.1, 0.2, 0.3, 0.4]
-            // These three don't count then.
+            // These three keys are ignored then.
             ($0.betaStart, $0.betaEnd, $0.betaSchedule) = (0.5, 0.6, .squaredcosCapV2)
         },
     ]
@@ -113,7 +113,7 @@ import Testing
         for value in schedule.alphasCumprod + schedule.sigmas { #expect(value == Double(Float(value))) }
     }
 
-    /// Some ports divide the timestep by T as integers: every β but the last is 0 then, and no noise is ever added.
+    /// Some ports divide the timestep by T as integers: every β but the last is then 0, and they never add noise.
     @Test func cosineAddsNoiseAtEveryTimestep() throws {
         let betas = BetaSchedule.squaredcosCapV2.betas(from: 0, to: 0, count: 1000)
         #expect(betas.allSatisfy { $0 > 0 })
@@ -146,7 +146,7 @@ import Testing
     @Test func timestepOfALevelIsTheInverseOfLevelOfATimestep() throws {
         let schedule = try makeDEIS().noiseSchedule
         for timestep in [0, 1, 2, 250, 500, 998, 999] {
-            // The logarithms are float32 numbers: of 5, 2⁻²² absolutely, over steps of at least 0.005.
+            // The logarithms are float32 numbers around 5, so errors are 2⁻²² over steps of at least 0.005.
             #expect(abs(schedule.timestep(atSigma: schedule.sigmas[timestep]) - Double(timestep)) <= 2e-4)
         }
         #expect(schedule.timestep(atSigma: 0) == 0)
@@ -192,9 +192,9 @@ import Testing
             sigmas: nil),
         Case(grid: .linspace, count: 7, timesteps: [999, 856, 714, 571, 428, 285, 143]),
         Case(grid: .trailing, count: 7, timesteps: [999, 856, 713, 570, 428, 285, 142]),
-        // Stable Diffusion's.
+        // Stable Diffusion's spacing.
         Case(grid: .leading, count: 10, timesteps: [901, 811, 721, 631, 541, 451, 361, 271, 181, 91]) { $0.stepsOffset = 1 },
-        // The offset is for the spacing `leading` alone.
+        // The offset applies to the spacing `leading` alone.
         Case(grid: .linspace, count: 5, timesteps: [999, 799, 599, 400, 200]) { $0.stepsOffset = 1 },
         Case(grid: .trailing, count: 5, timesteps: [999, 799, 599, 399, 199]) { $0.stepsOffset = 1 },
         Case(grid: .linspace, count: 1, timesteps: [999]),
@@ -247,7 +247,7 @@ import Testing
             }
             let grid = try scheduler.plan(.count(count)).grid
             #expect(grid.timesteps.count == count && grid.sigmas.count == count + 1)
-            // Three steps on the one level of the training: the table has nothing else to offer.
+            // Three steps on the training's only level, the only one that the table offers.
             if choice != .flow { #expect(grid.sigmas.allSatisfy { abs($0 - scheduler.noiseSchedule.sigmas[0]) <= 1e-9 }) }
         }
     }
@@ -289,7 +289,7 @@ import Testing
         #expect(zero.sigmas == [2, 1, 0])
     }
 
-    /// A flow sample is (1 − ς) data + ς noise with ς = t/T, whichever way a run is asked for; the table's levels go to 157.
+    /// A flow sample is (1 − ς) data + ς noise with ς = t/T for every kind of request; the table's levels go up to 157.
     @Test(arguments: [[750, 500, 250], [100, 50, 10]] as [[Double]])
     func customTimestepsOfFlowMatchingHaveFlowLevels(timesteps: [Double]) throws {
         let scheduler = try makeDEIS { $0.useFlowSigmas = true }
@@ -303,7 +303,7 @@ import Testing
 }
 
 @Suite struct LinspaceTests {
-    /// Checksums of numpy.linspace's bits: the order of its operations decides the last one.
+    /// Checksums of numpy.linspace's bits: the order of its operations decides the last bit.
     @Test(
         arguments: [
             (0, 999, 6, 0xfed7_90bb_4f6c_1f78), (0, 999, 8, 0xae8f_c78f_6218_ea7f), (0, 999, 1001, 0xdf87_dfa3_f080_f62e),
@@ -326,8 +326,8 @@ import Testing
     }
 }
 
-/// The regularised incomplete beta function and its inverse. The values are mpmath's with 40 digits, rounded to 18; those of
-/// SciPy's `betaincinv`, which diffusers uses, agree with them to 1e-15 relatively (to 5e-14 for a = b = 80).
+/// The regularised incomplete beta function and its inverse. The values are mpmath's with 40 digits, rounded to 18. SciPy's
+/// `betaincinv`, which diffusers uses, agrees with them to 1e-15 relatively (to 5e-14 for a = b = 80).
 @Suite struct IncompleteBetaTests {
     static let inverses: [(p: Double, a: Double, b: Double, x: Double)] = [
         (1e-12, 0.6, 0.6, 1.8558824624914105e-20), (1e-06, 0.6, 0.6, 1.85588246240530451e-10),
@@ -380,7 +380,7 @@ import Testing
         for _ in 0..<200 {
             let p = Double.random(in: 0...1, using: &generator)
             let x = IncompleteBeta.inverse(p, a, b)
-            // Near 1 the density may be so great that x itself can't be told more closely.
+            // The density near 1 may be so large that x itself can't be told more closely.
             let oneUlp = x < 1 ? IncompleteBeta.value(x.nextUp, a, b) - IncompleteBeta.value(x, a, b) : 0
             #expect(abs(IncompleteBeta.value(x, a, b) - p) <= Tolerance.incompleteBeta + 4 * oneUlp, "p = \(p)")
         }

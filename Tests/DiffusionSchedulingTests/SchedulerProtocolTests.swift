@@ -3,10 +3,10 @@
 import DiffusionScheduling
 import Testing
 
-// Everything here is written as a user of the library writes it: with its public names alone.
+// Everything here uses the library's public names only, as a user of the library would.
 
-/// A third party's scheduler from the ground up: Euler's method in dx/dς = ε, in the variance-exploding convention, where
-/// models are asked with x/√(1 + ς²) (Karras et al. 2022, algorithm 1 without churn).
+/// A third party's scheduler from the ground up: Euler's method in dx/dς = ε, in the variance-exploding convention, which scales
+/// the model's input to x/√(1 + ς²) (Karras et al. 2022, algorithm 1 without churn).
 struct ThirdPartyEuler: Scheduler {
     struct Configuration: SchedulerConfiguration {
         static let className = "ThirdPartyEuler"
@@ -70,7 +70,7 @@ struct ThirdPartyEuler: Scheduler {
     }
 }
 
-/// A third party's scheduler that is a plan: stochastic, with a clamp of its own, at home in the library's sessions.
+/// A third party's scheduler that makes plans: stochastic, with its own clamp, run by the library's sessions.
 struct ThirdPartyPlanned: PlannedScheduler {
     let configuration: NeighbourConfiguration
     let noiseSchedule: NoiseSchedule
@@ -84,7 +84,7 @@ struct ThirdPartyPlanned: PlannedScheduler {
         noiseSchedule = try NoiseSchedule(schedule)
     }
 
-    /// x' = (x + e + p)/4 + z/2 with p = clamp(x − e) to ±1; the last step without noise.
+    /// x' = (x + e + p)/4 + z/2 with p = clamp(x − e) to ±1; the last step has no noise.
     func plan(_ request: TimestepRequest) throws(SchedulerError) -> SamplingPlan {
         guard case .count(let count, _) = request else {
             throw .invalidValue(key: "request", value: "\(request)", allowed: "a number of steps")
@@ -105,7 +105,7 @@ struct ThirdPartyPlanned: PlannedScheduler {
     }
 }
 
-/// The whole use of a scheduler, for any of them.
+/// The full use of any scheduler.
 func sample<S: Scheduler, Element: TensorElement>(
     from start: [Element], with scheduler: inout S, steps: Int, model: ([Element], Double) -> [Element]
 ) throws -> [Element] {
@@ -130,7 +130,7 @@ func sampleWithAny(from start: [Float], with scheduler: any Scheduler, steps: In
 
     @Test func aThirdPartysSchedulerRunsThroughGenericCode() throws {
         var euler = ThirdPartyEuler()
-        // ε = scaled input: dx/dς = x/√(1 + ς²), so x grows as ς + √(1 + ς²) does.
+        // ε is the scaled input: dx/dς = x/√(1 + ς²), so x grows in proportion to ς + √(1 + ς²).
         let start = [1.0, -2]
         let result = try sample(from: start, with: &euler, steps: 4000) { input, _ in input }
         let exact = (0.1 + (1 + 0.01).squareRoot()) / (10 + 101.squareRoot())
@@ -163,7 +163,7 @@ func sampleWithAny(from start: [Float], with scheduler: any Scheduler, steps: In
 
     @Test func aThirdPartysPlanRunsInASession() throws {
         var scheduler = try ThirdPartyPlanned(NeighbourConfiguration())
-        // Before there is a plan noise is added in the levels of the training.
+        // Before the first plan, noise is added at the training's levels.
         let noisy = try scheduler.addNoise([0], to: [1] as [Double], timesteps: [999])[0]
         #expect(abs(noisy - scheduler.noiseSchedule.alphasCumprod[999].squareRoot()) <= 1e-7)
         try scheduler.setTimesteps(2)
@@ -289,7 +289,7 @@ func sampleWithAny(from start: [Float], with scheduler: any Scheduler, steps: In
         }
     }
 
-    /// convertModelOutput and the update of the step's order are the step.
+    /// The step consists of convertModelOutput and the update of the step's order.
     @Test(arguments: orders, [PredictionType.epsilon, .sample, .vPrediction])
     func theDocumentedPartsMakeUpAStep(order: Int, _ type: PredictionType) throws {
         for thresholding in [false, true] {
@@ -329,7 +329,7 @@ func sampleWithAny(from start: [Float], with scheduler: any Scheduler, steps: In
             for (i, x) in noisy.enumerated() {
                 let alphaCumprod = scheduler.noiseSchedule.alphasCumprod[Int(timesteps[i / 6])]
                 let exact = alphaCumprod.squareRoot() * data[i] + (1 - alphaCumprod).squareRoot() * noise[i]
-                // ᾱ is a float32 number and ς another, rounded once more.
+                // ᾱ is a float32 number, and ς is another, rounded once more.
                 #expect(abs(x - exact) <= 4 * Tolerance.float32Roundoff * (abs(data[i]) + abs(noise[i])), "element \(i)")
             }
             let float32 = try scheduler.addNoise(noise.map { Float($0) }, to: data.map { Float($0) }, timesteps: timesteps)
@@ -337,7 +337,7 @@ func sampleWithAny(from start: [Float], with scheduler: any Scheduler, steps: In
         }
     }
 
-    /// Image-to-image: noise at the level of a step, then steps from there, in the plan's levels, which aren't the table's.
+    /// Image-to-image: noise at a step's level, then steps from there, at the plan's levels, which differ from the table's.
     @Test func addedNoiseHasTheLevelOfThePlansStep() throws {
         var scheduler = try makeDEIS { $0.useKarrasSigmas = true }
         try scheduler.setTimesteps(6)
@@ -346,7 +346,7 @@ func sampleWithAny(from start: [Float], with scheduler: any Scheduler, steps: In
         #expect(noisy == [level.noiseRate, level.signalRate])
     }
 
-    /// A timestep that comes twice means the step that comes next.
+    /// A repeated timestep means the step that comes next.
     @Test func addedNoiseAtARepeatedTimestepIsTheNextSteps() throws {
         var scheduler = try makeDEIS { ($0.betaSchedule, $0.useBetaSigmas) = (.squaredcosCapV2, true) }
         try scheduler.setTimesteps(20)
@@ -397,7 +397,7 @@ func sampleWithAny(from start: [Float], with scheduler: any Scheduler, steps: In
                 let before = x
                 try wide.step(modelOutput: e, sample: &x)
                 try narrow.step(modelOutput: e.map { Float($0) }, sample: &y)
-                // The same outputs for both, so that only the steps' own roundings are left, carried on by a = A_t/A_s.
+                // Both get the same outputs, so only the steps' own roundings remain, carried on by a = A_t/A_s.
                 let row = plan.row(at: wide.stepIndex - 1, age: order - 1).nextSample
                 let size =
                     before.map { abs($0) }.max()! * row.sample + 1.5

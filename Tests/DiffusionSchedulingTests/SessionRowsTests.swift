@@ -8,9 +8,9 @@ import Testing
 
 @testable import DiffusionScheduling
 
-/// A step of many sessions against the steps of each alone: no bit differs, whatever stands in the other rows.
+/// A step of many sessions against each session's own step: no bit differs, whatever the other rows contain.
 @Suite(.serialized) struct SessionRowsTests {
-    /// A request and its twin, which steps alone.
+    /// A request and its twin, which steps on its own.
     private struct Request {
         var session: SamplingSession?
         var alone: SamplingSession
@@ -41,7 +41,7 @@ import Testing
         }
     }
 
-    /// 10,000 steps of random compositions: rows come, go and stay away, and stand at different steps of different plans.
+    /// 10,000 steps of random compositions: rows come, go and pause, at different steps of different plans.
     @Test func everyRowIsWhatItIsAlone() throws {
         let limits = dsk_get_limits()
         defer { dsk_set_limits(limits) }
@@ -62,7 +62,7 @@ import Testing
             let places = Array((0..<rowCount).shuffled(using: &random).prefix(members.count))
             var sessions = [SamplingSession?](repeating: nil, count: rowCount),
                 guidance = [Guidance?](repeating: nil, count: rowCount)
-            // What is in free rows doesn't matter, and stays.
+            // Free rows may contain anything, and don't change.
             var x = [Float](repeating: .nan, count: rowCount * n)
             func draw() -> [Float] { (0..<rowCount * n).map { _ in Float.random(in: -1...1, using: &random) } }
             let c = draw(), u = draw(), noise = draw()
@@ -97,7 +97,7 @@ import Testing
         }
     }
 
-    /// Many threads, each with sessions of its own, on one plan at once.
+    /// Many threads with their own sessions, all on one plan.
     @Test func manyThreadsShareAPlan() throws {
         let plan = try makeDPMSolver { $0.solverOrder = 3 }.plan(.count(4))
         @Sendable func run(_ seed: Int) -> [Float] {
@@ -123,7 +123,7 @@ import Testing
 
     // MARK: Errors
 
-    /// What is wrong with a row is said of that row, and no row has changed.
+    /// An error names its row, and no row changes.
     @Test func errorsNameTheRowAndChangeNothing() throws {
         let plans = try Self.plans()
         let begun = { () throws -> SamplingSession in
@@ -177,6 +177,6 @@ import Testing
 }
 
 extension SamplingPlan {
-    /// The evaluations that a run may begin at.
+    /// The evaluations at which a run may begin.
     var starts: [Int] { timesteps.indices.filter(isStart) }
 }

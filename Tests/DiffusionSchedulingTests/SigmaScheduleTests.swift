@@ -27,7 +27,7 @@ import Testing
                 let schedule = try #require(SigmaSchedule(rawValue: name))
                 for (count, expected) in counts {
                     for (ours, theirs) in zip(try schedule.sigmas(count: #require(Int(count)), of: noise), expected) {
-                        // k-diffusion subtracts 1 from a float32 exponential where the level's square is what is left.
+                        // k-diffusion subtracts 1 from a float32 exponential, and the difference is the level's square.
                         let cancelled = schedule == .vp ? 0x1p-23 / theirs : 0
                         worst[name] = max(worst[name] ?? 0, abs(ours - theirs) / theirs)
                         #expect(abs(ours - theirs) <= 1e-6 * theirs + cancelled, "\(source), \(name), \(count): \(ours), \(theirs)")
@@ -38,7 +38,7 @@ import Testing
         print("noise levels by name, from other libraries', relative:", worst.sorted { $0.key < $1.key })
     }
 
-    /// `Tests/Goldens/generate_sigma_schedules.py` evaluated them.
+    /// The published formulas, evaluated by `Tests/Goldens/generate_sigma_schedules.py`.
     @Test func levelsAreThoseOfThePublishedFormulas() throws {
         let goldens = try Self.goldens(),
             trainings = [
@@ -82,7 +82,7 @@ import Testing
             let request = try scheduler.request(12, schedule), plan = try scheduler.plan(request)
             #expect(plan.timesteps.count == 12)
             for (ours, asked) in zip(plan.sigmas, levels) { #expect(abs(ours - asked) <= 1e-6 * asked, "\(S.self)") }
-            // As an engine asks for them, by name.
+            // An engine asks for levels by name.
             var members: [String: JSONValue] = ["sigma_schedule": .string(schedule.rawValue)]
             #expect(try TimestepRequest(count: 12, takingFrom: &members, for: scheduler) == request && members.isEmpty)
         }
@@ -95,10 +95,10 @@ import Testing
         for (ours, asked) in zip(upwards.reversed(), try schedule.sigmas(count: 12, of: inverse.noiseSchedule)) {
             #expect(abs(ours - asked) <= 1e-6 * asked)
         }
-        // Its levels of the continuous process, and those of Stable Diffusion, are no shares of noise.
+        // Levels of the continuous process and Stable Diffusion's aren't shares of noise.
         guard schedule != .vp, !schedule.rawValue.hasPrefix("align") else { return }
         try check(FlowMatchEulerDiscreteScheduler())
-        // The run ends where its list does, with a step that leads nowhere.
+        // The run ends at the end of its list, with a step that changes nothing.
         let ltx = try LTXEulerAncestralRFScheduler()
         #expect(try ltx.plan(ltx.request(12, schedule)).sigmas.suffix(2) == [0, 0])
     }
@@ -121,7 +121,7 @@ import Testing
             #expect(try plan.sigmas != plain.plan(.count(9)).sigmas, "\(name)")
             let levels = try scheduler.sigmas(count: 9, of: .klOptimal, mu: nil)
             #expect(levels.allSatisfy { level in plan.sigmas.contains { abs($0 - level) <= 1e-6 * level } }, "\(name)")
-            // A request comes before the configuration, whose file has the library's own key.
+            // A request overrides the configuration, whose file has the library's own key.
             #expect(try scheduler.plan(scheduler.request(9, .simple)).sigmas == plain.plan(plain.request(9, .simple)).sigmas)
             let text = scheduler.configuration.jsonText
             #expect(text.contains(#""diffusion_scheduling_sigma_schedule": "kl_optimal""#))
@@ -129,7 +129,7 @@ import Testing
         }
     }
 
-    /// k-diffusion's solvers take lists of levels, whose timesteps are interpolated, though diffusers' classes don't.
+    /// k-diffusion's solvers take lists of levels and interpolate the timesteps; diffusers' classes don't.
     @Test func levelsOfOnesOwn() throws {
         let levels = [12, 5, 2.5, 0.75]
         func check<S: PlannedScheduler>(_ scheduler: S, evaluations: Int) throws {
@@ -149,7 +149,8 @@ import Testing
         try check(LMSDiscreteScheduler(), evaluations: 4)
     }
 
-    /// Flow levels are shifted once, by the scheduler's own shift or a run's, and stay below 1 where solvers divide by the signal.
+    /// Flow levels are shifted once, by the scheduler's own shift or a run's, and stay below 1 for solvers that divide by the
+    /// signal.
     @Test(arguments: [SigmaSchedule.karras, .simple, .klOptimal, .linearQuadratic]) func flowLevelsAreShifted(
         schedule: SigmaSchedule
     ) throws {
@@ -175,7 +176,7 @@ import Testing
         for (ours, expected) in zip(sigmas, shifted) { #expect(abs(ours - min(expected, 1 - 1e-6)) < 2e-7) }
     }
 
-    /// A run in two parts is the whole run, where its steps remember nothing; levels in the other order are those of an inverse.
+    /// Two partial runs make the whole run if steps store nothing; reversed levels belong to an inverse.
     @Test func listsMayBeSplitAndReversed() throws {
         let scheduler = try Self.stable(), levels = try SigmaSchedule.karras.sigmas(count: 8, of: scheduler.noiseSchedule) + [0]
         func run(_ plan: SamplingPlan, _ sample: inout [Float]) throws {
@@ -213,7 +214,7 @@ import Testing
     }
 
     @Test func whatHasNoLevelsIsRefused() throws {
-        // Its sigmas are places between its own ends.
+        // Its sigmas are positions between its own ends.
         #expect(throws: SchedulerError.unsupportedOperation("noise levels by name", className: "EDMEulerScheduler")) {
             try EDMEulerScheduler().request(5, .karras)
         }

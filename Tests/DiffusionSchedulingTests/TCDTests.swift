@@ -31,7 +31,7 @@ import Testing
         let plan = try Self.make { $0.predictionType = .sample }.plan(.count(4)), row = plan.row(at: 1, age: 1)
         #expect(plan.timesteps[1...2] == [759, 499])
         #expect(abs(row.nextSample.noise - 0.6734798266394788) <= 1e-12)
-        // p's coefficient and ε's, of which x has a share.
+        // The coefficients of ε and p, recovered from x's and the model output's.
         let level = NoiseLevel(alphaCumprod: try Self.make().noiseSchedule.alphaCumprod(atTimestep: 759))
         #expect(abs(row.nextSample.sample * level.noiseRate - 0.5184163320446269) <= 1e-12)
         #expect(abs(row.nextSample.modelOutput + row.nextSample.sample * level.signalRate - 0.5269434787328264) <= 1e-12)
@@ -58,7 +58,7 @@ import Testing
         #expect((0..<4).map { plan.row(at: $0, age: $0).drawCount } == [1, 1, 1, 0])
         let deterministic = try scheduler.plan(.count(4), options: Self.options { $0.eta = 0 })
         #expect((0..<4).allSatisfy { deterministic.row(at: $0, age: $0).drawCount == 0 } && !deterministic.isStochastic)
-        // diffusers draws for the last of these, and multiplies with 0.
+        // diffusers draws for the last of these steps, and multiplies by 0.
         let cut = try scheduler.plan(.timesteps([900, 700, 300, 100]), options: Self.options { $0.strength = 0.5 })
         #expect(cut.row(at: 1, age: 1).drawCount == 1 && !cut.row(at: 1, age: 1).needsNoise)
     }

@@ -5,7 +5,7 @@ import Testing
 
 @testable import DiffusionScheduling
 
-/// UnCLIP beyond the goldens: timesteps, where steps lead, variances, refusals.
+/// UnCLIP beyond the goldens: timesteps, the levels that steps lead to, variances, refusals.
 @Suite struct UnCLIPTests {
     typealias Configuration = UnCLIPConfiguration
 
@@ -35,7 +35,7 @@ import Testing
         #expect(try scheduler.row(at: 999, options: .init(prevTimestep: 749)) == plan.row(at: 0, age: 0))
         #expect(try scheduler.row(at: 999, options: .init(prevTimestep: 998)) != plan.row(at: 0, age: 0))
         #expect(try scheduler.row(at: 0, options: .init(prevTimestep: -1)) == plan.row(at: 4, age: 4))
-        // A step to its own timestep adds the noise of the least variance alone.
+        // A step to its own timestep only adds the noise of the least variance.
         let still = try scheduler.row(at: 500, options: .init(prevTimestep: 500)).nextSample
         #expect(still.noise == 1e-10 && abs(still.sample - 1) <= 1e-15 && still.prediction == 0)
     }
@@ -64,7 +64,8 @@ import Testing
     ])
     func valuesAreRefused(_ text: String) { #expect(fault { _ = try Configuration(json: text) } != nil, "\(text)") }
 
-    /// Between neighbours β is the table's; elsewhere it follows from the levels. A step to the clean sample has no range.
+    /// Between neighbouring timesteps β is the table's; otherwise it follows from the levels. A step to the clean sample has no
+    /// range.
     @Test func learnedRanges() throws {
         var configuration = Configuration()
         configuration.varianceType = .learnedRange

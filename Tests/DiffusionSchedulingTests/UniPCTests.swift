@@ -12,7 +12,7 @@ import Testing
         return try UniPCMultistepScheduler(configuration)
     }
 
-    /// The default plan of 10 steps on the noise levels ς₃ … ς₆ that the reference has: its roots aren't rounded correctly.
+    /// The default plan of 10 steps on the reference's noise levels ς₃ … ς₆, whose roots aren't rounded correctly.
     private func referencePlan() throws -> SamplingPlan {
         let scheduler = try make(), plan = try scheduler.plan(.count(10))
         var sigmas = plan.sigmas
@@ -34,7 +34,7 @@ import Testing
         }
     }
 
-    /// Of p, as the reference lists it, rather than folded into x and e.
+    /// Coefficients of p, as the reference lists them, folded into x and e.
     private func folded(_ row: PlanRow, _ terms: [(Stream, Double)]) -> [(Stream, Double)] {
         var combination = Combination()
         for (stream, value) in terms { combination[stream] = value }
@@ -96,7 +96,7 @@ import Testing
     @Test func phiIsWellConditioned() {
         for k in 1...7 {
             for y in [-30, -5, -2.0, -1.999999, -1, -1e-3, 0, 1e-9, 0.5, 1.999999, 2, 5.0, 30] {
-                // φ_k(y) = y φ_{k+1}(y) + 1/k!, with whichever way each was computed.
+                // φ_k(y) = y φ_{k+1}(y) + 1/k!, by whichever way each was computed.
                 let factorial = (1...k).reduce(1.0) { $0 * Double($1) }
                 let exponent = exponentialMinusOne(y)
                 let phi = ExponentialIntegrator.phi(k, y, exponent: exponent)
@@ -135,7 +135,7 @@ import Testing
         let plan = try scheduler.plan(.sigmas([1, 0.5]))
         #expect(plan.sigmas == [1 - 1e-6, 0.75, 0.75].map { Double(Float($0)) })
         #expect(plan.timesteps == [999, 750])
-        // A shift so great that all levels fall together leaves a run without a division by 0.
+        // A shift so large that all levels coincide leaves a run without divisions by 0.
         #expect(
             try make {
                 $0.useFlowSigmas = true
@@ -160,7 +160,7 @@ import Testing
             $0.disableCorrector = [7]
         }.plan(.count(20))
         #expect(plan.slotCount == order && plan.warmUp == order)
-        // The first step of a run is of order 1, with nothing to correct; each that follows remembers one more output.
+        // The first step of a run is of order 1 and corrects nothing; each further step has one more stored output.
         #expect(plan.row(at: 5, age: 0).nextSample.slotCoefficients.allSatisfy { $0 == 0 })
         for age in 1...order {
             let slots = plan.row(at: 12, age: age).nextSample.slotCoefficients
@@ -171,7 +171,7 @@ import Testing
         #expect(plan.row(at: 9, age: order).nextSample[.slot(order - 1)] != 0)
     }
 
-    /// diffusers ends these in NaN or in an error of the linear solver.
+    /// diffusers ends these runs in NaN or in an error of the linear solver.
     @Test(arguments: [1, 2, 3], UniPCSolverType.allCases) func runsToNoNoiseEndWithTheCleanSample(
         order: Int, type: UniPCSolverType
     ) throws {
@@ -190,7 +190,7 @@ import Testing
     }
 
     @Test func levelsThatOccurTwiceAreSteppedOver() throws {
-        // As many steps as training timesteps, and the last two levels equal.
+        // The run has as many steps as training timesteps, and equal last levels.
         for order in [2, 3] {
             let plan = try make {
                 $0.solverOrder = order
@@ -205,7 +205,7 @@ import Testing
                 $0.finalSigmasType = .sigmaMin
             }.plan(.count(8))
             let last = karras.row(at: 7, age: 7), slots = order - 1
-            // The last step leads nowhere, but it corrects the sample.
+            // The last step stays at its level, but corrects the sample.
             #expect(last.nextSample[.slot(slots)] == 1 && last.nextSample.slotCoefficients.filter { $0 != 0 }.count == 1)
         }
     }
@@ -250,8 +250,8 @@ import Testing
 
     // MARK: Convergence
 
-    /// The grids of `ConvergenceTests` begin with steps so short that their lower orders don't count. UniPC's corrector gives each
-    /// predictor of order p one order more.
+    /// The grids of `ConvergenceTests` begin with steps so short that their lower orders don't matter. UniPC's corrector raises a
+    /// predictor's order p by one.
     @Test(arguments: [1, 2, 3], [false, true]) func errorFallsWithTheOrder(order: Int, predictsNoise: Bool) throws {
         for isFlow in [false, true] {
             let scheduler = try make {

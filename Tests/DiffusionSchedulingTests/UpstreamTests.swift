@@ -3,7 +3,7 @@
 import DiffusionScheduling
 import Testing
 
-/// The constants that diffusers' own tests of DEIS assert, with its dummy model, and the oracle's elements of the same loops.
+/// The constants that diffusers' own tests of DEIS assert, with its dummy model, and the oracle's elements for the same loops.
 @Suite struct UpstreamTests {
     static let count = 4 * 3 * 8 * 8
 
@@ -27,7 +27,7 @@ import Testing
 
     static func mean(_ x: [Double]) -> Double { x.map { abs($0) }.reduce(0, +) / Double(x.count) }
 
-    /// The mean of a float32 loop that draws noise with a generator of the seed 0.
+    /// The mean of a float32 loop that draws noise with a generator of seed 0.
     static func meanWithNoise(_ scheduler: inout some PlannedScheduler, steps: Int) throws -> Double {
         try scheduler.setTimesteps(steps)
         var generator = TorchCPUNoise(seed: 0), x = sample.map { Float($0) }
@@ -85,7 +85,7 @@ import Testing
         #expect(abs(sum - 315.301651) <= Tolerance.upstreamLoop * sum)
     }
 
-    /// Upstream goes from DEIS over other multistep schedulers back to DEIS.
+    /// Upstream switches from DEIS through other multistep schedulers back to DEIS.
     @Test func switchingThereAndBackIsUpstreamsLoop() throws {
         let there = try NeighbourConfiguration(from: DEISMultistepConfiguration())
         var back = try DEISMultistepScheduler(from: there)
@@ -93,7 +93,7 @@ import Testing
         #expect(bits(x) == bits(try Self.run()))
     }
 
-    /// Upstream's combinations of order, solver type and prediction type; none gives NaN, and the solver types are one.
+    /// Upstream's combinations of order, solver type and prediction type; none gives NaN, and all solver types are equivalent.
     @Test func everyCombinationIsANumber() throws {
         for order in [1, 2, 3] {
             for type in [PredictionType.epsilon, .vPrediction] {
@@ -107,7 +107,7 @@ import Testing
         }
     }
 
-    /// Upstream's table of steps: none fails, and a scheduler from its saved configuration gives the same.
+    /// Upstream's table of steps: none fails, and a scheduler loaded from its saved configuration gives the same samples.
     @Test func savedAndLoadedSchedulersStepTheSame() throws {
         let folder = try TemporaryFolder()
         let changes: [@Sendable (inout DEISMultistepConfiguration) -> Void] = [

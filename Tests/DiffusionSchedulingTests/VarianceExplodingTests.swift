@@ -4,7 +4,7 @@ import Testing
 
 @testable import DiffusionScheduling
 
-/// Euler and its kin: their numbers by hand, their order, diffusers' own tests, and what they refuse.
+/// Euler and its kin: their numbers by hand, their order, diffusers' own tests, and refusals.
 @Suite struct VarianceExplodingTests {
     static func scheduler(_ name: String, _ members: String = "") throws -> any PlannedScheduler {
         try SchedulerCatalog.makeScheduler(json: "{\"_class_name\": \"\(name)\"\(members.isEmpty ? "" : ", ")\(members)}")
@@ -57,13 +57,13 @@ import Testing
         #expect(abs(sum - 152.3192) < 1e-2 && abs(sum / Double(x.count) - 0.1983) < 1e-3, "\(sum)")
     }
 
-    /// For 62 numbers of steps, NumPy's `arange` gives `trailing` a timestep below 0. The spaced levels end at its level.
+    /// NumPy's `arange` gives `trailing` a timestep below 0 for 62 numbers of steps. The spaced levels end at its level.
     @Test func spacedLevelsEndBelowTheLastTimestep() throws {
         let members = #""timestep_spacing": "trailing", "use_karras_sigmas": true"#
         let euler = try Self.euler(members).plan(.count(61)), heun = try Self.heun(members).plan(.count(61))
         #expect(abs(euler.sigmas[60] - 0.010001) < 1e-6 && euler.timesteps[60] == 0 && euler.stepCount == 61)
         #expect(abs(heun.sigmas[heun.stepCount - 1] - 0.0291) < 1e-4 && heun.timesteps[heun.stepCount - 1] == 0)
-        // Of 60 steps the last is at timestep 16.
+        // The last of 60 steps is at timestep 16.
         #expect(try Self.euler(members).plan(.count(60)).timesteps[59] > 10)
     }
 
@@ -176,7 +176,7 @@ import Testing
         try definition.plan(on: grid, for: .count(grid.timesteps.count), options: .init())
     }
 
-    /// The problem's models are asked with the sample in the plan's own process.
+    /// The problem's models get the sample in the plan's own process.
     private static func error(of plan: SamplingPlan, _ type: PredictionType) throws -> Double {
         let problem = ConvergenceTests.problem
         var session = SamplingSession(plan: plan), x = problem.sample(at: plan.levels[0])
@@ -190,7 +190,7 @@ import Testing
 
     // MARK: diffusers' own tests
 
-    /// Upstream steps from the scaled sample, and so do these constants.
+    /// The constants belong to upstream's loop, which steps from the scaled sample.
     @Test(arguments: [
         ("EulerDiscreteScheduler", "", 0.0131258862, 0.0262517706),
         ("EulerDiscreteScheduler", #", "use_karras_sigmas": true"#, 0.162138805, -0.324277818),
@@ -214,7 +214,7 @@ import Testing
 
     // MARK: Noise
 
-    /// A generator draws where churn adds noise, and nowhere else.
+    /// A generator draws only in steps to which churn adds noise.
     @Test func generatorsDrawWhereChurnDoes() throws {
         var scheduler = try EulerDiscreteScheduler()
         var options = EulerDiscreteConfiguration.Options()
