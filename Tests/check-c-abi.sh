@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Checks the C library as people get it: built, installed, found by pkg-config, and used by programs that know nothing of Swift.
+# Checks the C library as people get it: built, installed, found by pkg-config, and used by programs without Swift.
 #
 #     Tests/check-c-abi.sh
 #
-# Prints a line a check; ends with the number of failures, and fails if there are any.
+# Prints a line per check; ends with the number of failures, and fails if there are any.
 # CC and CXX name other compilers, SWIFT another Swift, PYTHON one that may import torch.
 set -euo pipefail
 
@@ -42,7 +42,7 @@ versions_agree() {
 }
 check "header, pkg-config file and file name have one version" versions_agree
 
-# ---- Symbols: all that the header declares, nothing else
+# ---- Symbols: everything that the header declares, and nothing else
 
 exports_are_the_header() {
     diff <(grep -oE '\bds_[a-z0-9_]+\(' "$header" | tr -d '(' | sort -u) \
@@ -50,7 +50,7 @@ exports_are_the_header() {
 }
 check "the library exports what the header declares, and nothing else" exports_are_the_header
 
-# Schedulers are data: their names stand in comments, as examples, and in the text that a caller passes.
+# Schedulers are data: their names occur in comments, as examples, and in the text that a caller passes.
 names_no_scheduler() {
     local names='DEIS|DDIM|DDPM|DPMSolver|DPM_Solver|Euler|FlowMatch|UniPC|PNDM|Heun|KDPM2|LCM|TCD|CogVideoX|SCM|CMStochastic|UnCLIP|Wuerstchen|EDM|Cosine|SASolver|SA_Solver|LMS|LTX|MiniMax|FlowMap|Helios' file failed=0
     if nm -D --defined-only "$library" | awk '{ print $3 }' | grep -iE "$names"; then failed=1; fi
@@ -87,7 +87,7 @@ for compiler in "${compilers[@]}"; do
         "$compiler" -x c++ -std=c++17 "${warnings[@]}" -Wconversion -I"$prefix/include" -fsyntax-only "$work/header.cpp"
 done
 
-# ---- Programs, which know the pkg-config file only
+# ---- Programs, which know only the pkg-config file
 
 # builds NAME COMPILER STANDARD SOURCE [FLAGS...]
 builds() {
@@ -98,8 +98,8 @@ builds() {
         $(pkg-config --libs diffusion_scheduling) -lm
 }
 
-# Swift's runtime keeps its caches until the process ends, by pointers that valgrind calls possible: only what is certainly lost is
-# an error. (OMP_NUM_THREADS=1, because libomp's own threads outlive the program.)
+# Swift's runtime keeps its caches until the process ends, by pointers that valgrind calls possible leaks; so only definite leaks
+# are errors. (OMP_NUM_THREADS=1, because libomp's own threads outlive the program.)
 under_valgrind() {
     OMP_NUM_THREADS=1 valgrind -q --error-exitcode=99 --leak-check=full --show-leak-kinds=definite,indirect \
         --errors-for-leak-kinds=definite,indirect "$@"
@@ -208,7 +208,7 @@ for program in bad_calls threads; do
     check "static: $program runs" "$work/static-$program"
 done
 if command -v valgrind >/dev/null; then check "static: valgrind" under_valgrind "$work/static-sample"; fi
-# Its functions are the only ones that the shared library exports, so the program of good manners takes it for the library.
+# The shared library exports only the static library's functions, so abi_manners accepts it as the library.
 in_a_shared_library() {
     "$cc" -shared -o "$work/embedding.so" -Wl,--whole-archive "$static" -Wl,--no-whole-archive "${static_libraries[@]:1}" \
         -Wl,-z,defs,-z,text,-z,nodelete || return
@@ -287,7 +287,7 @@ else
     echo "skip  cmake isn't installed"
 fi
 
-# ---- Inputs of the fuzzers: their seeds, and what they found once
+# ---- Inputs of the fuzzers: their seeds, and former finds
 
 replays() {
     local target=$1 directory

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Checks what the Swift tests can't see of the C core: that the sources are clean C11 for two compilers, that no symbol goes
-# without the prefix, and that the bits of the results depend neither on the compiler nor on the OpenMP runtime.
+# Checks facts of the C core that the Swift tests can't see: the sources are clean C11 for two compilers, every symbol has the
+# prefix, and the results' bits depend neither on the compiler nor on the OpenMP runtime.
 #
 #     Tests/check-c.sh [quick|full]
 #
 # quick  two compilers' warnings, the header, the symbols, and the bits of one build
-# full   besides: fused operations, the bits of every compiler and runtime, gcc with OpenMP
+# full   also: fused operations, the bits of every compiler and runtime, gcc with OpenMP
 #
-# Prints a line a check; ends with the number of failures, and fails if there are any.
+# Prints a line per check; ends with the number of failures, and fails if there are any.
 # CC_CLANG, CXX_CLANG, CC_GCC and CXX_GCC name other compilers.
 set -euo pipefail
 
@@ -26,10 +26,10 @@ clangxx=${CXX_CLANG:-clang++}
 gxx=${CXX_GCC:-g++}
 warnings=(-Wall -Wextra -Wpedantic -Werror)
 
-# The checksum of Tests/c/steps.c, on every processor. It changes only when the program or the documented arithmetic does.
+# The checksum of Tests/c/steps.c on every processor. It changes only with the program or the documented arithmetic.
 checksum=1ab9be4b082c64af
 
-# objects NAME COMPILER FLAGS...: compiles every source file into the objects of that name, side by side.
+# objects NAME COMPILER FLAGS...: compiles every source file into objects under that name, in parallel.
 objects() {
     local directory=$work/objects/$1 compiler=$2 source job status=0
     local -a jobs=()
@@ -45,13 +45,13 @@ objects() {
 
 # ---- Sources and header
 
-# Optimising takes a minute and a half for the two.
+# Optimising takes a minute and a half for both.
 optimised=-O3
 [ "$mode" = quick ] && optimised=-O1
 check "clang compiles the sources without a warning" \
     objects clang "$clang" -std=c11 $optimised "${warnings[@]}" -Wconversion
 if [ "$mode" = quick ]; then
-    # Without -O, gcc's intrinsics are macros, which convert signs.
+    # Without -O, gcc's intrinsics are macros that convert signs.
     check "gcc reads the sources without a warning" \
         "$gcc" -std=c11 -O1 "${warnings[@]}" -Wconversion -I"$include" -fsyntax-only "$sources"/*.c
 else
@@ -74,7 +74,7 @@ done
 
 # ---- Symbols
 
-# Every external symbol that the objects define begins with the prefix, and there are some.
+# Every external symbol that the objects define begins with the prefix; there is at least one.
 symbols_are_prefixed() {
     local symbols
     # Mach-O puts an underscore before every name.
@@ -87,8 +87,8 @@ for build in clang gcc openmp; do
     check "every symbol of the $build objects begins with dsk_" symbols_are_prefixed "$build"
 done
 
-# ---- No fused multiply-add, even where the processor has it: it would change bits. The step's kernels for float32, and for halves
-# with float32, may fuse, since their products are exact; noise.c writes out which of its operations are fused, on every processor.
+# ---- No fused multiply-add, even on processors that have it: fusing would change bits. The step's kernels for float32, and for
+# halves with float32, may fuse, since their products are exact; noise.c writes out its fused operations for every processor.
 
 nothing_is_fused() {
     local fused
@@ -112,17 +112,17 @@ fi
 
 # ---- The same bits from every build
 
-# Threads enough for every number that the program asks for, and idle ones that leave the cores to others.
+# Enough threads for every number that the program asks for; idle ones leave the cores to others.
 export OMP_NUM_THREADS=8 OMP_WAIT_POLICY=passive OMP_DYNAMIC=false
 
-# built NAME COMPILER OBJECTS FLAGS...: links the program with the objects of that name.
+# built NAME COMPILER OBJECTS FLAGS...: links the program with the objects under that name.
 built() {
     local name=$1 compiler=$2 objects=$3
     shift 3
     "$compiler" -std=c11 -O2 "${warnings[@]}" -I"$include" "$program" "$work/objects/$objects"/*.o "$@" -o "$work/$name"
 }
 
-# runs NAME [ENVIRONMENT...] PROGRAM: runs a build and keeps what it prints as NAME's.
+# runs NAME [ENVIRONMENT...] PROGRAM: runs a build and keeps its output under NAME.
 runs() {
     local output=$work/$1.out
     shift
@@ -138,7 +138,7 @@ says() {
     done
 }
 
-# One checksum, the stated one, on at least a line for each of the five numbers of threads.
+# The expected checksum, and only it, on at least a line for each of the five numbers of threads.
 checksums_agree() {
     local output=$work/$1.out
     [ "$(grep -c ' checksum ' "$output")" -ge 5 ] || { cat "$output"; return 1; }
@@ -148,7 +148,7 @@ checksums_agree() {
 system_libraries=(-lm)
 [ "$(uname -s)" = Linux ] && system_libraries+=(-ldl)
 
-# Whatever the core looks for, it doesn't find.
+# Makes every lookup of a runtime by the core fail.
 cat >"$work/hide.c" <<'END'
 #include <stddef.h>
 void *__wrap_dlopen(const char *name, int flags);
@@ -157,7 +157,7 @@ void *__wrap_dlopen(const char *name, int flags) { (void)name; (void)flags; retu
 void *__wrap_dlsym(void *library, const char *name) { (void)library; (void)name; return NULL; }
 END
 
-# The same bits whatever floating-point environment the host has set, which it finds again.
+# The bits are the same in every floating-point environment of the host, which stays unchanged.
 environment_holds() {
     local name=environment-$1 compiler=$2 objects=$3
     shift 3
@@ -195,7 +195,7 @@ if [ "$(uname -s)" = Linux ]; then # --wrap is the GNU linker's
     check "none: says that calls stay on the caller's thread" says none "^runtime: none .*caller's thread" '^threads: 1$'
     bits_are_right none
 
-    # A runtime that the process has comes before one that could be loaded.
+    # A runtime already in the process comes before one that could be loaded.
     for library in libgomp.so.1 libomp.so.5; do
         if LD_PRELOAD=$library /bin/true 2>&1 | grep -q .; then
             echo "skip  $library isn't installed"

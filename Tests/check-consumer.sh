@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Builds and runs Examples/Consumer against a tagged repository of this checkout: a dependency by version accepts neither
-# unsafe build flags nor files that git doesn't know.
+# Builds and runs Examples/Consumer against a tagged repository of this checkout: a dependency by version accepts neither unsafe
+# build flags nor files unknown to git.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

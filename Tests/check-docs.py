@@ -8,7 +8,7 @@
 - Links between documents lead to files and headings that exist; links to the web are https.
 - Commands `make X` in documents and in `make help` name targets of the Makefile.
 - Paths of the repository exist: those in the code of documents, and the documents that source files name.
-- The version number is that of diffusion_scheduling.h everywhere, and the release's date is the same everywhere.
+- The version number equals diffusion_scheduling.h's everywhere, and the release's date is the same everywhere.
 - README.md has at most 160 lines.
 
 Prints a sentence for each fault, and fails if there is one. Needs Python 3.8 and git.
@@ -162,7 +162,7 @@ def check_commands(repository: Repository) -> None:
     targets = targets_of(makefile)
     for name, document in repository.documents.items():
         for number, line in document.code:
-            # What stands behind a command in a table of commands isn't part of it.
+            # In a table of commands, the text behind a command isn't part of it.
             for target in named_targets(re.split(r"\s{2,}|\s#", line.strip())[0]):
                 if target not in targets:
                     repository.fault(f"{name}:{number}", f"make {target} is no command: the Makefile has no such target")

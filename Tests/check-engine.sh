@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Runs the engine example that `make engine` built as people type it, and compares its samples and sentences.
+# Runs the engine example that `make engine` built the way people type it, and compares its samples and sentences.
 #
 #     Tests/check-engine.sh [ENGINE]
 #
-# Samples are compared with each other, with the digits, and with those that diffusers drew when the network was trained.
+# Compares samples with each other, with the digits, and with samples that diffusers drew when the network was trained.
 set -uo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -15,7 +15,7 @@ cd "$root"
 model=Examples/Engine/Model
 passed=0 failed=0
 
-# expect STATUS PATTERN ARGUMENT...: the exit status, and a regular expression that some line of either output matches.
+# expect STATUS PATTERN ARGUMENT...: the exit status, and a regular expression that matches a line of either output.
 expect() {
     local status=$1 pattern=$2
     shift 2
@@ -30,7 +30,7 @@ expect() {
     fi
 }
 
-# holds TEXT: counts the status of the last command.
+# holds TEXT: counts the last command's status as a check.
 holds() {
     if [ $? = 0 ]; then passed=$((passed + 1)); else failed=$((failed + 1)) && echo "check-engine: $1"; fi
 }
@@ -42,7 +42,7 @@ sample() {
     expect 0 '^Wrote .*samples.png$' sample "$@" --samples "$work/$file.npy"
 }
 
-# difference FILE FILE: the root mean square of the differences. digits.bin counts as the samples of as many digits.
+# difference FILE FILE: the root mean square of the differences. digits.bin provides the samples of as many digits.
 difference() {
     python3 - "$root/Examples/Demo/Sources/Digits/Data/digits.bin" "$@" <<'PYTHON'
 import sys
@@ -61,7 +61,7 @@ print((sum((a - b) ** 2 for a, b in zip(first, second)) / len(first)) ** 0.5)
 PYTHON
 }
 
-# below FIRST SECOND: whether the first number is less. Not a number isn't.
+# below FIRST SECOND: whether the first number is less; false for NaN.
 below() { python3 -c 'import sys; sys.exit(not float(sys.argv[1]) < float(sys.argv[2]))' "$1" "$2"; }
 
 # ---- Samples

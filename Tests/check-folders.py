@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 
-"""Checks which folder of Sources/DiffusionScheduling names which: `allowed` is the table.
+"""Checks the references between the folders of Sources/DiffusionScheduling: `allowed` is the table.
 
     python3 Tests/check-folders.py
 
-A folder names another one where its code, outside of comments and texts, contains a type that the other declares at the top level.
-Prints every name that is out of order with its place; fails if there are any.
+A folder names another one if its code, outside of comments and texts, contains a type that the other declares at the top level.
+Prints every name that isn't allowed with its place; fails if there are any.
 """
 
 import pathlib
@@ -16,7 +16,7 @@ import sys
 root = pathlib.Path(__file__).resolve().parent.parent
 sources = root / "Sources" / "DiffusionScheduling"
 
-# Each folder with those that it may name, beside itself and the basic types in the top folder.
+# The folders that each folder may name, besides itself and the basic types in the top folder.
 allowed = {
     "Schedules": set(),
     "Configuration": {"Schedules"},
@@ -26,11 +26,11 @@ allowed = {
     "Plan": {"Configuration", "Kernels", "Rows", "Schedules"},
     "Solvers": {"Configuration", "Kernels", "Noise", "Plan", "Rows", "Schedules"},
 }
-# The top folder's files that stand above all folders; its other files are below them.
+# The top folder's files that may name every folder; its other files may name none.
 above = {"Sampler.swift", "SamplerModel.swift", "SamplerNames.swift", "SchedulerCatalog.swift"}
-# The one folder that calls C.
+# The only folder that calls C.
 importer = "Kernels"
-# What wraps C and has nothing to do with tensors: whoever computes scalars may name it.
+# Wrappers of C without tensors; any code that computes scalars may name them.
 everywhere = {"FloatingPointEnvironment"}
 
 declaration = re.compile(
@@ -41,7 +41,7 @@ declaration = re.compile(
 
 
 def code_of(path):
-    """The file without comments and without the characters of texts, line by line as it was."""
+    """The file without comments and without the characters of texts, with its lines in place."""
     text, out, place, nesting = path.read_text(), [], 0, []
     while place < len(text):
         if nesting and nesting[-1] == '"' and text[place] == "\\" and text[place + 1 : place + 2] == "(":

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Checks Examples/OpenVINOGenAI: pictures by these schedulers in openvino.genai's pipeline, beside the engine's own, and the
-# messages where something is missing.
+# messages for missing parts.
 #
 #     Tests/check-genai.sh PYTHON FOLDER
 #
@@ -47,7 +47,7 @@ check "a model that isn't there" says "$work/nowhere" pictures "$work/nowhere" "
 "$python" -m venv --without-pip "$work/bare"
 check "no wheel" says "pip install openvino_genai" make -s -C "$example" PYTHON="$work/bare/bin/python" OUT="$work/none"
 
-# The engine's version and functions, replaced by libraries that are loaded before it.
+# Libraries loaded before the engine replace its version and functions.
 cat >"$work/version.c" <<'END'
 struct version {
     const char *number, *description;

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Checks the Rust crates in bindings/rust against the library in out/lib: layout, lints, tests, documentation, the example, a package
-# that depends on them, and the sentences of builds that find no library.
+# Checks the Rust crates in bindings/rust against the library in out/lib: layout, lints, tests, documentation, the example, a
+# package that depends on them, and the messages of builds that can't find the library.
 #
 #     Tests/check-rust.sh
 #
-# Prints a line a check; ends with the number of failures, and fails if there are any. CARGO names another cargo.
+# Prints a line per check; ends with the number of failures, and fails if there are any. CARGO names another cargo.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -30,13 +30,13 @@ check "the example builds" in_crates build --quiet --package diffusion-schedulin
 check "the example samples, started without cargo" "$CARGO_TARGET_DIR/debug/examples/sample"
 tail -n 3 "$work/log" | sed 's/^/      /'
 
-# Schedulers are data: their names stand in comments, as examples, and in the text that a caller passes.
+# Schedulers are data: their names occur in comments, as examples, and in the text that a caller passes.
 names_no_scheduler() {
     ! grep -rnE '[A-Z][A-Za-z0-9]+Scheduler\b' "$crates"/*/src | grep -vE '^[^:]*:[0-9]+: *//[/!]|UnsupportedScheduler'
 }
 check "no source of the crates names a scheduler" names_no_scheduler
 
-# ---- A package that depends on the crates, elsewhere, and the library in each of its places
+# ---- A separate package that depends on the crates, with the library in each of its places
 
 cp -r "$crates" "$work/crates"
 mkdir -p "$work/consumer/src"
@@ -61,7 +61,7 @@ END
 # consumer [ENVIRONMENT...]: builds and runs the package.
 consumer() { (cd "$work/consumer" && env "$@" CARGO_TARGET_DIR="$work/target" "$cargo" run --quiet); }
 
-# refuses SENTENCE ENVIRONMENT...: the build fails, with a sentence that has the part in it, and without a panic.
+# refuses SENTENCE ENVIRONMENT...: the build fails without a panic, and its message contains the sentence.
 refuses() {
     local output
     if output=$(consumer "${@:2}" 2>&1); then

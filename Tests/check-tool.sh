@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Runs the command-line tool that `make tool` built as people type it, and compares what it prints.
+# Runs the command-line tool that `make tool` built the way people type it, and compares its output.
 #
 #     Tests/check-tool.sh [TOOL]
 set -uo pipefail
@@ -15,7 +15,7 @@ cp -r "$root/Tests/HubConfigurations/flux.1-dev" "$work/flux"
 cd "$work"
 passed=0 failed=0
 
-# expect STATUS PATTERN ARGUMENT...: the exit status, and a regular expression that some line of either output matches; '': no output.
+# expect STATUS PATTERN ARGUMENT...: the exit status, and a regular expression that matches a line of either output; '': no output.
 expect() {
     local status=$1 pattern=$2
     shift 2
@@ -30,7 +30,7 @@ expect() {
     fi
 }
 
-# holds TEXT: counts the status of the last command.
+# holds TEXT: counts the last command's status as a check.
 holds() {
     if [ $? = 0 ]; then passed=$((passed + 1)); else failed=$((failed + 1)) && echo "check-tool: $1"; fi
 }

@@ -5,12 +5,13 @@
 #     Tests/check-variants.sh [quick|full]
 #
 # quick  the C core under four sanitizers and for aarch64, the Swift tests under the address and undefined behaviour sanitizers
-# full   besides, with seeds drawn anew: the Swift tests under the thread sanitizer, in each instruction set, with 1, 2, 3 and 7 threads, without an OpenMP
+# full   also, with random seeds: the Swift tests under the thread sanitizer, in each instruction set, with 1, 2, 3 and 7 threads,
+# without an OpenMP
 #        runtime, optimised; the C core under valgrind
 #
-# Prints a line a check; ends with the number of failures, and fails if there are any. SWIFT names another Swift.
-# Tests/check-c.sh and Tests/check-c-abi.sh check what needs no other build: warnings, symbols, compilers, runtimes, the installed
-# library.
+# Prints a line per check; ends with the number of failures, and fails if there are any. SWIFT names another Swift.
+# Checks that need no special build are in Tests/check-c.sh and Tests/check-c-abi.sh: warnings, symbols, compilers, runtimes, the
+# installed library.
 set -euo pipefail
 
 mode=${1:-quick}
@@ -18,7 +19,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$here/..
 core=$root/Sources/CKernels
 swift=${SWIFT:-swift}
-# The sanitizers' runtimes have to fit the compiler.
+# The sanitizers' runtimes must match the compiler.
 clang=$(dirname "$(readlink -f "$(command -v "$swift")")")/clang
 source "$(dirname "${BASH_SOURCE[0]}")/checks.sh"
 export OMP_WAIT_POLICY=passive
@@ -27,8 +28,8 @@ if [ "$mode" = full ]; then export DIFFUSION_SCHEDULING_TEST_SEED=${DIFFUSION_SC
 
 checksum=$(sed -nE 's/^checksum=([0-9a-f]+)$/\1/p' "$here/check-c.sh")
 
-# core NAME RUNNER COMPILER FLAGS...: compiles the core, links it with each of two programs, and runs them. Flags that name
-# libraries or sources count at linking only.
+# core NAME RUNNER COMPILER FLAGS...: compiles the core, links it with each of two programs, and runs them. Flags for libraries or
+# sources apply to linking only.
 core() {
     local name=$1 runner=$2 compiler=$3 directory=$work/$1 source program flag job
     shift 3
@@ -46,7 +47,7 @@ core() {
             -o "$directory/$program" || return
     done
     $runner "$directory/environment" || return
-    # Every instruction set and number of threads, and no other checksum.
+    # Every instruction set and number of threads gives one checksum.
     $runner "$directory/steps" >"$directory/out" || return
     grep -q "checksum $checksum\$" "$directory/out" && ! grep checksum "$directory/out" | grep -v "checksum $checksum\$"
 }
@@ -70,7 +71,7 @@ else
     echo "skip  no compiler and emulator for aarch64 (gcc-aarch64-linux-gnu, qemu-user)"
 fi
 if [ "$mode" = full ]; then
-    # Not every valgrind reads DWARF 5.
+    # Some versions of valgrind don't read DWARF 5.
     check "core: valgrind" core valgrind "valgrind -q --error-exitcode=99 --leak-check=full" "$clang" -gdwarf-4 "$here/c/gomp_pthreads.c" \
         -Wl,--export-dynamic -pthread -ldl
 fi
@@ -78,7 +79,7 @@ unset OMP_NUM_THREADS
 
 # ---- The Swift tests
 
-# With these checks the loops take six times as long to compile. The C core has run all of its loops with them above.
+# These checks make the loops take six times as long to compile. The runs above have covered all of the C core's loops with them.
 pointers=pointer-overflow,null,alignment,object-size
 
 # swift_build NAME FLAGS...
@@ -88,12 +89,12 @@ swift_build() {
     "$swift" build --package-path "$root" --scratch-path "$root/.build-$name" --build-tests "$@"
 }
 
-# Optimised, as the tests without it take five times as long; Swift keeps its own checks all the same.
+# Optimised, since unoptimised tests take five times as long; Swift keeps its own checks nevertheless.
 sanitized=(-c release -Xswiftc -enable-testing --sanitize=address -Xlinker -lstdc++ -Xcc -fsanitize=undefined -Xcc -fno-sanitize-recover=undefined
     -Xcc "-fno-sanitize=$pointers")
 check "Swift: builds with address and undefined behaviour sanitizers" swift_build address "${sanitized[@]}"
-# Swift's runtime keeps what it knows of types, which isn't a leak. Faults of memory seldom depend on the numbers that are drawn, so a
-# third of the random cases has to do.
+# Swift's runtime keeps its type metadata, which isn't a leak. Memory faults seldom depend on the drawn numbers, so a third of the
+# random cases is enough.
 draws=0.33
 if [ "$mode" = full ]; then draws=1; fi
 check "Swift: address and undefined behaviour sanitizers" env ASAN_OPTIONS=detect_leaks=0 DIFFUSION_SCHEDULING_TEST_DRAWS=$draws "$here/swift-test.sh" \
@@ -105,7 +106,7 @@ if [ "$mode" = full ]; then
     check "Swift: thread sanitizer" env LD_PRELOAD="$work/gomp_pthreads.so" "$here/swift-test.sh" \
         --scratch-path "$root/.build-thread" --skip-build --sanitize=thread
     optimised=(-c release -Xswiftc -enable-testing)
-    # The tests of the C core go through instruction sets and numbers of threads by themselves.
+    # The C core's tests themselves go through the instruction sets and numbers of threads.
     layer=("$here/swift-test.sh" --scratch-path "$root/.build-optimised" "${optimised[@]}" --skip-build
         --filter "DiffusionScheduling(C)?Tests")
     check "Swift: builds optimised" swift_build optimised "${optimised[@]}"

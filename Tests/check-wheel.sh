@@ -114,7 +114,7 @@ copy() {
         if [ ! -e "$work/root$file" ]; then mkdir -p "$work/root$(dirname "$file")" && cp -L "$file" "$work/root$file"; fi
     done
 }
-# enter PROGRAM [ARGUMENTS...]: runs a program of the bare root in there.
+# enter PROGRAM [ARGUMENTS...]: runs a program inside the bare root.
 enter() {
     local -a namespace=()
     if [ "$(id -u)" != 0 ]; then namespace=(unshare -r); fi

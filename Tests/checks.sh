@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# For the scripts that source it: a folder for their work, which goes when they end, and checks that are counted.
+# For scripts to source: a working folder, removed when they end, and counted checks.
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -7,8 +7,8 @@ trap 'rm -rf "$work"' EXIT
 passed=0
 failed=0
 
-# check NAME COMMAND...: passes if the command succeeds; shows the end of what it printed if it doesn't. The command is part of a
-# condition, where bash doesn't stop at a failure by itself: functions that are checked return at the first one.
+# check NAME COMMAND...: passes if the command succeeds; otherwise shows the end of its output. The command is part of a condition,
+# where bash doesn't stop at a failure by itself, so checked functions return at the first failure.
 check() {
     local name=$1 start=$SECONDS
     shift
@@ -22,7 +22,7 @@ check() {
     fi
 }
 
-# finish [TITLE]: prints the counts and ends the script, which fails if a check has.
+# finish [TITLE]: prints the counts and ends the script, with failure if a check has failed.
 finish() {
     echo "${1:-$(basename "$0" .sh)}: $passed passed, $failed failed"
     [ "$failed" -eq 0 ]

@@ -19,7 +19,7 @@ rm "$build.log"
 program=$(echo "$build"/debug/*.xctest)
 profile=$build/debug/codecov/default.profdata
 
-# (Columns 8 to 10 of the report are the lines, those that were missed, and the share of the others.)
+# (Columns 8 to 10 of the report are the lines, the missed lines, and the share of the lines reached.)
 "$tools/llvm-cov" report "$program" -instr-profile="$profile" -ignore-filename-regex='/(Tests|\.build[^/]*)/' | awk '
     $1 ~ /\.(swift|c|h)$/ && $8 > 0 {
         name = $1; sub(/.*Sources\//, "", name)

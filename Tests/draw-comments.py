@@ -5,7 +5,7 @@
 
     python3 Tests/draw-comments.py [SEED [COUNT]]
 
-A comment is a block of comment lines or a documentation text. The same seed draws the same ones from the same sources.
+A comment is a block of comment lines or a documentation text. A seed draws the same comments from the same sources.
 """
 
 import ast

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Runs `swift test` with the given arguments. If tests fail, repeats at the end which, and the seeds that repeat the run: both are far
-# from the end of what a run prints. SWIFT names another Swift.
+# Runs `swift test` with the given arguments. After failures, repeats the failed tests and the seeds that reproduce the run, which
+# would otherwise be far from the end of the output. SWIFT names another Swift.
 set -uo pipefail
 
-# The tests ask for more threads than there may be cores: those that wait leave the core to those that work.
+# The tests may ask for more threads than there are cores: passive waiting leaves the cores to working threads.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 
 log=$(mktemp)

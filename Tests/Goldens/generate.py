@@ -41,14 +41,14 @@ Record fields
     scheduler class and the verbatim text of its saved configuration file. The text is kept as a string because it may
     contain a bare ``-Infinity``, which strict JSON readers refuse.
 ``given``
-    constructor arguments which the class replaced by another value in its configuration (only if there are any).
+    constructor arguments that the class replaced by another value in its configuration (only if there are any).
 ``n``, ``mu``
     arguments of set_timesteps.
 ``timesteps``
     the integer timesteps.
 ``loose``
-    indices of timesteps whose unrounded value is within 1e-3 of a point where the conversion to an integer jumps, so
-    that the last bit of a transcendental function decides.
+    indices of timesteps whose unrounded value is within 1e-3 of a point where the conversion to an integer jumps: the last bit of a
+    transcendental function decides these.
 ``sigmas``
     base64 of little-endian float32: the noise table of the loop, one entry more than there are timesteps.
 ``alphas``, ``alphas_probe``
@@ -92,7 +92,7 @@ from mpmath import mp, mpf
 
 BATCH, CHANNELS, HEIGHT, WIDTH = SHAPE = (2, 3, 2, 2)
 VARIANCE = 0.5
-"""The variance of every element, where the model has learned to predict it."""
+"""The variance of every element if the model has learned to predict it."""
 ITEM = CHANNELS * HEIGHT * WIDTH
 ELEMENTS = BATCH * ITEM
 
@@ -103,7 +103,7 @@ LOOSE_MARGIN = 1e-3
 
 
 class Redraw(Exception):
-    """The drawn configuration has no usable reference result; the argument says why."""
+    """A drawn configuration without a usable reference result; the argument gives the reason."""
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def pick(rng, weighted):
 
 
 def draw_noise_table(rng):
-    """Parameters that make the table of training noise levels, shared by all classes."""
+    """The parameters behind the table of training noise levels, shared by all classes."""
     config = {"num_train_timesteps": pick(rng, {1000: 70, 500: 12, 100: 18})}
     kind = pick(rng, {"linear": 36, "scaled_linear": 26, "squaredcos_cap_v2": 22, "trained": 16})
     if kind == "trained":
@@ -181,14 +181,14 @@ def draw_spacing(rng, config, spacings):
 def draw_grid(rng, config, grids):
     """Chooses the noise grid and, where it fits, the keys that modify it.
 
-    Returns the keys that are not constructor parameters of the class: they travel through the configuration of another
-    scheduler and still move the ends of three of the grids.
+    Returns the keys that aren't constructor parameters of the class: they arrive in another scheduler's configuration and still
+    move the ends of three of the grids.
     """
     grid = pick(rng, grids)
     hidden = {}
     if grid == "lu":
         config["use_lu_lambdas"] = True
-        # Another flag next to this one is legal; which of them wins is part of the behaviour.
+        # Another flag next to this one is legal, and the behaviour includes which of them wins.
         if rng.random() < 0.25:
             config[rng.choice(["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"])] = True
     elif grid == "flow":
@@ -260,7 +260,7 @@ deis_accuracy_runs = itertools.cycle(DEIS_ACCURACY_RUNS)
 
 
 def draw_dpm_parts(rng, config):
-    """Parameters which the forward and the inverse DPM-Solver share."""
+    """Parameters that the forward and the inverse DPM-Solver share."""
     config["solver_order"] = pick(rng, {1: 15, 2: 45, 3: 40})
     config["solver_type"] = pick(rng, {"midpoint": 44, "heun": 41, "logrho": 5, "bh1": 5, "bh2": 5})
     config["lower_order_final"] = rng.random() < 0.6
@@ -283,7 +283,7 @@ def draw_dpmsolver(rng):
         rng, {"dpmsolver++": 36, "dpmsolver": 22, "sde-dpmsolver++": 22, "sde-dpmsolver": 15, "deis": 5}
     )
     if config["algorithm_type"] == "sde-dpmsolver" and config["solver_order"] == 3 and rng.random() < 0.9:
-        # The third-order update does not know this algorithm, so only loops of one or two steps get through.
+        # The third-order update doesn't know this algorithm, so only loops of one or two steps succeed.
         config["solver_order"] = 2
     finals = ["zero", "sigma_min"] if config["algorithm_type"].endswith("++") else ["sigma_min"]
     config["final_sigmas_type"] = rng.choice(finals)
@@ -342,9 +342,9 @@ def correctly_rounded_root(tensor):
 def build(cls, config, hidden):
     """The scheduler, with tables that don't depend on the build of torch.
 
-    torch's float32 root is one unit off here and there, on some builds. Where that only shows in the last bit it stays
-    (the sigmas); but the rescaling to a zero terminal signal-to-noise ratio subtracts two such roots, which magnifies the
-    error near the end of the table a thousandfold. There the root is the correctly rounded one.
+    torch's float32 root is one unit off here and there, on some builds. An error in the last bit alone stays (the sigmas); but the
+    rescaling to a zero terminal signal-to-noise ratio subtracts two such roots, which magnifies the error a thousandfold near the
+    end of the table, so this table uses correctly rounded roots.
     """
     if config.get("rescale_betas_zero_snr"):
         with unittest.mock.patch.object(torch.Tensor, "sqrt", correctly_rounded_root):
@@ -368,7 +368,7 @@ def saved_text(scheduler):
 
 
 def configure(scheduler, n, mu):
-    """set_timesteps, then the checks that make an ordinary loop from index 0 well defined."""
+    """Calls set_timesteps, then checks that an ordinary loop from index 0 is well defined."""
     if mu is None:
         scheduler.set_timesteps(n)
     else:
@@ -377,7 +377,7 @@ def configure(scheduler, n, mu):
     if len(timesteps) != n:
         raise Redraw("number of timesteps")
     if hasattr(scheduler, "set_begin_index"):
-        # Without it the index of the first step is searched by timestep, which fails if the first one occurs twice.
+        # Otherwise the index of the first step is searched by timestep, which fails if the first one occurs twice.
         scheduler.set_begin_index(0)
     elif hasattr(scheduler, "step_index"):
         if len(scheduler.sigmas) != n + 1:
@@ -423,7 +423,7 @@ def unrounded_timesteps(scheduler, n):
 
 
 def loose_timesteps(scheduler, n, timesteps):
-    """Indices of timesteps which the last bit of the grid computation may change."""
+    """Indices of timesteps that depend on the last bit of the grid computation."""
     raw = unrounded_timesteps(scheduler, n)
     if raw is None:
         return []
@@ -454,7 +454,7 @@ class WideTorch:
 
 
 def run_without_rounding(scheduler, timesteps):
-    """The float64 run with the sample's conversion to float32 disabled, for the check only."""
+    """The float64 run without the sample's conversion to float32, for the check only."""
     with unittest.mock.patch.object(sys.modules[type(scheduler).__module__], "torch", WideTorch()):
         return run_multistep_reference(scheduler, timesteps, torch.float64)
 
@@ -543,7 +543,7 @@ def noise_estimate(prediction, A, S, x, output):
 
 
 def convert_exact(config, x, output, sigma):
-    """The quantity the solver interpolates: the clean sample for "++" algorithms, otherwise the noise."""
+    """The quantity that the solver interpolates: the clean sample for "++" algorithms, otherwise the noise."""
     algorithm, prediction = config["algorithm_type"], config["prediction_type"]
     A, S = amplitudes(sigma, config["use_flow_sigmas"])
     divisor = S
@@ -566,7 +566,7 @@ def convert_exact(config, x, output, sigma):
 
 
 def choose_order(config, i, count, steps_done):
-    """Order of step i in a loop of `count` steps of which `steps_done` have a stored model output."""
+    """Order of step i in a loop of `count` steps, of which `steps_done` have a stored model output."""
     few = config["lower_order_final"] and count < 15
     last = i == count - 1 and (few or config.get("euler_at_final") or config.get("final_sigmas_type") == "zero")
     second_last = i == count - 2 and few
@@ -647,10 +647,10 @@ def multistep_coefficients(config, order, sigmas, i):
     """(a, b, c) of step i of a multistep loop."""
     source, target = sigmas[i], sigmas[i + 1]
     if target == source:
-        # No distance to go. Some terms of the formulas are 0 * infinity here; their limit is the identity.
+        # Steps of length 0. Some terms of the formulas are 0 * infinity here; their limit is the identity.
         return mpf(1), [mpf(0)] * order, mpf(0)
     if target == 0:
-        # Without noise left the sample is the newest estimate of the clean sample.
+        # At a final level without noise, the sample is the newest estimate of the clean sample.
         return mpf(0), [mpf(1)] + [mpf(0)] * (order - 1), mpf(0)
     levels = [amplitudes(s, config["use_flow_sigmas"]) for s in [target] + [sigmas[i - k] for k in range(order)]]
     if config["algorithm_type"] == "deis":
@@ -727,8 +727,8 @@ def run_ddim_exact(config, alphas, timesteps, eta, use_clipped, inverse):
         variance = mpf(0)
         if eta:
             variance = eta * eta * (1 - target) / (1 - source) * (1 - source / target)
-        # The difference is exactly zero for eta = 1 and no signal at the source, so it must not be taken from the
-        # square of a rounded root.
+        # The difference is exactly zero for eta = 1 without signal at the source, so it must not be taken from the square of a
+        # rounded root.
         keep, direction, c = mpmath.sqrt(target), mpmath.sqrt(1 - target - variance), mpmath.sqrt(variance)
         assert isinstance(direction, mpf)
         x = [keep * v + direction * w for v, w in zip(x0, e)]
@@ -761,7 +761,7 @@ def floats(values):
 
 
 def number(value):
-    """A JSON number: integers without a fraction keep the files short."""
+    """A JSON number; integers without a fraction keep the files short."""
     value = float(value)
     return int(value) if value.is_integer() else value
 
@@ -852,9 +852,9 @@ def make_ddim_record(rng, name, draw):
 
 
 def finish_record(record, exact, wide, widest, single):
-    """Adds the results; also returns how far those of the reference are from the exact one.
+    """Adds the results; also returns the distances of the reference's results from the exact one.
 
-    `widest` is `wide` except for the class that rounds samples to float32, where the check wants it without that.
+    `widest` is `wide` except for the class that rounds samples to float32: the check uses it without this rounding.
     """
     exact = floats(exact)
     record["final_exact"] = packed(exact, "<f8")
@@ -885,7 +885,7 @@ FILES = {
     "deis_accuracy": ("DEISMultistepScheduler", make_multistep_record, draw_deis_accuracy, len(DEIS_ACCURACY_RUNS)),
 }
 
-# Parameters with a continuum of values, or values that mean nothing by themselves.
+# Parameters with a continuum of values, or with values that have no meaning alone.
 UNCOUNTED = {"beta_start", "beta_end", "time_shift_type", "_class_name", "_diffusers_version", "_use_default_values"}
 STEP_BUCKETS = [(1, "1"), (4, "2-4"), (14, "5-14"), (50, "15-50"), (200, "51-200"), (999, "201-999"), (1000, "1000")]
 
@@ -912,7 +912,7 @@ def count_coverage(coverage, record, scheduler):
 
 
 def write_records(path, seed, started, coverage, redrawn, records):
-    """Writes a file of records with what they were made by, and says so."""
+    """Writes a file of records with its provenance, and says so."""
 
     def compact(value):
         return json.dumps(value, separators=(",", ":"), allow_nan=False)
@@ -934,19 +934,19 @@ def write_records(path, seed, started, coverage, redrawn, records):
 
 
 def spread(values):
-    """The median and the greatest of some gaps, and how many aren't finite."""
+    """The median and the maximum of some gaps, and the number that aren't finite."""
     finite = [v for v in values if math.isfinite(v)]
     lost = f" ({len(values) - len(finite)} not finite)" if len(finite) < len(values) else ""
     return f"median {statistics.median(values):.1e} max {max(finite, default=math.nan):.1e}{lost}"
 
 
 def allowed_deviation(name, scheduler):
-    """How far the double-precision reference may be from the exact result."""
+    """The allowed distance of the double-precision reference from the exact result."""
     config = scheduler.config
     if config.get("thresholding"):
         return 1e-6
     if name == "DEISMultistepScheduler" and config.solver_order == 3:
-        # The reference differences antiderivatives, which costs most of its digits when the nodes are close.
+        # The reference differences antiderivatives, and loses most of its digits when the nodes are close.
         return 1e-3
     return 1e-7
 
@@ -974,7 +974,7 @@ def generate(key, seed, count, folder):
 
 
 def check(checks):
-    """Prints how well the reference and the exact recurrence agree; returns the number of records beyond the limit."""
+    """Prints the agreement of the reference and the exact recurrence; returns the number of records beyond the limit."""
     groups = {}
     for gaps, _, _, config in checks:
         label = f"order {config['solver_order']}" if "solver_order" in config else "all"
@@ -994,7 +994,7 @@ def check(checks):
 
 
 def main(description, files, seed, generate):
-    """The command line of a script that writes one file a key, with a function that returns the number of faults in it."""
+    """The command line of a script that writes one file per key; the given function returns the number of faults in a file."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--only", nargs="+", choices=list(files), default=list(files), help="files to write")
     parser.add_argument("--seed", type=int, default=seed)

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 
-"""Writes the golden vectors of scheduler classes, one JSON file a class.
+"""Writes the golden vectors of scheduler classes, one JSON file per class.
 
-Each record describes one sampling loop: a scheduler configuration, the arguments of set_timesteps and of step, the
-schedule that diffusers builds, and the sample that the loop ends with. The first configurations of a file are fixed:
-those that models on the Hub ship, and edges. The others are drawn at random from a table of values and weights a class.
-Three results are kept for each loop:
+Each record describes one sampling loop: a scheduler configuration, the arguments of set_timesteps and of step, the schedule that
+diffusers builds, and the sample that the loop ends with. The first configurations of a file are fixed: models on the Hub ship them,
+or they are edges. The others are drawn at random from the class's table of values and weights. Three results are kept for each
+loop:
 
 * ``final_float32``: diffusers as shipped (float32 tables, scalars and samples);
 * ``final_float64``: diffusers with its float32 tables widened to float64, float64 samples, and without its conversion
@@ -19,18 +19,18 @@ Usage::
 
     python3 Tests/Goldens/generate_classes.py [--only euler] [--seed N] [--count N] [--out DIR]
 
-Needs what generate.py needs, whose test problem and helpers this script shares.
+Needs the packages of generate.py, whose test problem and helpers this script shares.
 
 Test problem
 ------------
 
-Shape, initial values x_j, model m(x, t) and noise z_j(i) are those of generate.py. i is the index in ``timesteps``, also
-in loops that begin late. The model sees the scaled sample of scale_model_input where the class has that method, and the
-timestep of ``timesteps``, fractional where it is fractional. Noise is injected in the place of diffusers' randn_tensor.
+Shape, initial values x_j, model m(x, t) and noise z_j(i) are those of generate.py. i is the index in ``timesteps``, also in loops
+that begin late. The model sees the scaled sample of scale_model_input if the class has that method, and the entry of ``timesteps``,
+fractional or not. Noise is injected in place of diffusers' randn_tensor.
 
-A loop that begins at index 0 starts from ``init_noise_sigma`` times x_j (from x_j where the class has no such factor).
-A loop that begins at index k > 0 starts from ``initial``: add_noise (scale_noise for the flow class) of x_j with the
-noise z_j(number of timesteps) at timestep k, computed in float64.
+A loop that begins at index 0 starts from ``init_noise_sigma`` times x_j (from x_j if the class has no such factor). A loop that
+begins at index k > 0 starts from ``initial``: add_noise (scale_noise for the flow class) of x_j with the noise z_j(number of
+timesteps) at timestep k, computed in float64.
 
 Record fields
 -------------
@@ -38,7 +38,7 @@ Record fields
 ``class``, ``config_text``, ``given``
     as in generate.py.
 ``model``
-    the Hub model that ships this configuration (only in those records).
+    the Hub model that ships this configuration (only in the records of such models).
 ``request``
     the arguments of set_timesteps, without those left at their defaults. ``n`` is num_inference_steps; the other names
     are the reference's: ``timesteps``, ``sigmas``, ``mu``, ``original_inference_steps``, ``strength``, ``max_timesteps``,
@@ -49,22 +49,22 @@ Record fields
     FlowMatchEulerDiscreteScheduler accepts the last four and ignores them.
 ``timesteps``
     the timesteps of all evaluations. float32 values are printed as the exact double. The lists of SCM and DDPMWuerstchen end with
-    the timestep that the last step leads to, which isn't one of them.
+    one more timestep, which the last step leads to.
 ``loose``
     as in generate.py; empty for the classes that keep fractional timesteps.
 ``sigmas``
-    base64 of little-endian float32: the noise table of the loop as the reference holds it. It has one entry more than
-    there are timesteps, except for Euler with log_linear interpolation (one more that is never reached) and for LTX with
-    levels of the caller's (none more: the last step returns its sample). Absent for classes that have no such table.
+    base64 of little-endian float32: the noise table of the loop as the reference holds it. It has one entry more than there are
+    timesteps, with two exceptions: Euler with log_linear interpolation has one more that is never reached, and LTX with the
+    caller's levels has no extra entry, since its last step returns its sample. Absent for classes without such a table.
 ``sigmas_float64``
-    the same in float64, for classes that hold them in that.
+    the table in float64, for classes that hold it in float64.
 ``alphas``, ``alphas_probe``
-    the cumulative products of these classes, as in generate.py; of float64 ones only the probe.
+    the cumulative products of these classes, as in generate.py; float64 ones only as a probe.
 ``init_noise_sigma``
-    the reference's float32 factor, printed as the exact double. Absent for the flow class, which has none.
+    the reference's float32 factor, printed as the exact double. Absent for the flow class, which has no factor.
 ``begin_index``
-    index of the first evaluation. The classes with set_begin_index are told it; the others, which have no such
-    method, are given the tail of the timesteps (so PNDM restarts its warm-up there).
+    index of the first evaluation. Classes with set_begin_index get it through that method; the others get the tail of the timesteps
+    (so PNDM restarts its warm-up there).
 ``initial``
     base64 of 24 little-endian float64 numbers: the start of a loop that begins late. Absent if begin_index is 0.
 ``draws``
@@ -72,13 +72,13 @@ Record fields
 ``final_exact``, ``final_float64``, ``final_float32``
     base64 of 24 little-endian float64 numbers. ``final_float32`` is not finite in a few records.
 ``report_exact``, ``report_float64``
-    the same for the second output of the last evaluation: ``denoised`` for LCM, ``pred_noised_sample`` for TCD,
-    ``pred_original_sample`` for the other classes that have one. Absent for those that have none.
+    like the final results, for the second output of the last evaluation: ``denoised`` for LCM, ``pred_noised_sample`` for TCD,
+    ``pred_original_sample`` for the other classes that have one. Absent for classes without a second output.
 
-UnCLIP's steps are told the next timestep, as its pipelines do, DDPMWuerstchen's a timestep for each batch item, and
-CogVideoXDPM's the prediction of the step before and its timestep.
+Steps get further arguments, as in the pipelines: UnCLIP's the next timestep, DDPMWuerstchen's a timestep for each batch item,
+CogVideoXDPM's the previous step's prediction and timestep.
 
-The header lists why configurations were drawn anew, with the number of times; digits in messages are replaced by #.
+The header lists the reasons for drawing configurations anew, each with its count; digits in messages are replaced by #.
 """
 
 import copy
@@ -152,7 +152,7 @@ COUNTS = {(1, 1): 4, (2, 4): 18, (5, 14): 34, (15, 50): 36, (51, 200): 6, (201, 
 
 @dataclasses.dataclass
 class Run:
-    """One loop: what set_timesteps and step are called with, and the evaluation that the loop begins at."""
+    """One loop: the arguments of set_timesteps and step, and the evaluation that the loop begins at."""
 
     config: dict
     request: dict
@@ -184,7 +184,7 @@ def draw_levels(rng):
 
 
 def draw_flow_levels(rng):
-    """Custom noise levels of the flow kind: those of most pipelines, or a linear and then quadratic descent."""
+    """Custom noise levels of the flow kind: most pipelines' levels, or a linear and then quadratic descent."""
     count = rng.randint(2, 28)
     if rng.random() < 0.7:
         return np.linspace(1.0, 1 / count, count).tolist()
@@ -208,7 +208,7 @@ def request_sigmas(rng, config):
 
 
 def request_ramp(rng, config):
-    """The places between both ends that EDM's Euler takes for sigmas."""
+    """The positions between both ends that EDM's Euler accepts as sigmas."""
     count = rng.randint(1, 16)
     if rng.random() < 0.5:
         return {"sigmas": np.linspace(0, 1, count).tolist()}
@@ -220,7 +220,7 @@ def request_flow_sigmas(rng, config):
 
 
 def request_ltx_levels(rng, config):
-    """Levels with the one that the run ends at, which go by either name."""
+    """Levels and the final level, which both arguments' names accept."""
     levels = [*draw_flow_levels(rng), pick(rng, {0.0: 70, 0.01: 30})]
     return {pick(rng, {"sigmas": 70, "timesteps": 30}): levels}
 
@@ -255,13 +255,13 @@ def request_lcm_timesteps(rng, config):
 def request_tcd(rng, config):
     request = request_lcm(rng, config)
     if rng.random() < 0.2:
-        # More than there are training timesteps.
+        # More steps than training timesteps.
         request["original_inference_steps"] = 2 * config["num_train_timesteps"]
     return request
 
 
 def request_scm(rng, config):
-    """Two steps with an angle between them, or any number of evenly spaced ones."""
+    """Two steps with an angle between them, or any number of evenly spaced steps."""
     request = {"n": 2}
     if rng.random() < 0.7:
         request = {"n": draw_count(rng, config["num_train_timesteps"]), "intermediate_timesteps": None}
@@ -280,12 +280,12 @@ def request_scm_timesteps(rng, config):
 
 
 def request_levels_of_flow(rng, config):
-    """Levels as they are, from less than pure noise or not, down to none."""
+    """Unshifted levels, from pure noise or less down to 0."""
     return {"sigmas": [*draw_flow_levels(rng), 0.0]}
 
 
 def request_stage(rng, config):
-    """A stage of a pyramid, or levels where there is one stage only: less than pure noise, which the original divides by."""
+    """A stage of a pyramid; or, with one stage only, levels below pure noise, by which the original divides."""
     if config["stages"] > 1:
         return {"n": draw_count(rng, config["num_train_timesteps"]), "stage_index": rng.randrange(config["stages"])}
     levels = [0.999 * level for level in draw_flow_levels(rng)]
@@ -293,7 +293,7 @@ def request_stage(rng, config):
 
 
 def request_distilled_stage(rng, config):
-    """As many steps as a distilled model takes, or more, also of an amplified first chunk."""
+    """The number of steps of a distilled model, or more; also for an amplified first chunk."""
     if config["stages"] == 1 and rng.random() < 0.5:
         return {"sigmas": sorted(draw_flow_levels(rng) + [0.0005], reverse=True)}
     request = {"n": min(draw_count(rng, config["num_train_timesteps"]), 40)}
@@ -322,7 +322,7 @@ def request_two_levels_or_more(rng, config):
 
 
 def apply_grid(rng, config, hidden, own_ends):
-    """Replaces the drawn grid by the flags that select it; the ends are hidden keys where the class has none."""
+    """Replaces the drawn grid by the flags that select it; the ends are hidden keys if the class has none."""
     grid, ends = config.pop("grid"), {}
     for name in GRIDS:
         if name in grid:
@@ -341,10 +341,10 @@ def adjust_euler(rng, run):
 def adjust_edm(rng, run):
     config = run.config
     if config.get("algorithm_type", "sde-dpmsolver++").startswith("sde"):
-        # These have no third order: the reference fails at the first such step.
+        # Third order doesn't exist for these algorithms: the reference fails at the first such step.
         config["solver_order"] = min(config["solver_order"], 2)
     if config["final_sigmas_type"] == "sigma_min" and rng.random() < 0.5:
-        # Elsewhere the last step leads from the least level to itself, which heun's weights and those of order 3 divide by.
+        # Otherwise the last step leads from the least level to itself, and heun's weights and order 3 divide by its length.
         config["euler_at_final"] = True
 
 
@@ -374,7 +374,7 @@ def adjust_flow_lcm(rng, run):
 
 
 def adjust_ltx(rng, run):
-    """Draws the keys of another class by which this one spaces its levels."""
+    """Draws the keys of another class that decide this one's spacing of levels."""
     if "n" not in run.request or rng.random() < 0.3:
         return
     shifted = {name: pick(rng, values) for name, values in LTX_SPACING.items()}
@@ -446,7 +446,7 @@ def adjust_singlestep(rng, run):
         run.request = request_n(rng, config)
         config.pop("use_dynamic_shifting", None)
     if config["algorithm_type"] == "dpmsolver":
-        # Here the original refuses to end without noise, thresholds nothing, and knows no flow.
+        # This algorithm of the original can't end without noise, threshold, or use flow levels.
         config.update(final_sigmas_type="sigma_min", thresholding=False)
         if config["prediction_type"] == "flow_prediction":
             config["prediction_type"] = "epsilon"
@@ -455,7 +455,7 @@ def adjust_singlestep(rng, run):
 
 
 class Table(list):
-    """A function of timesteps with these values from 0 on, the last one also beyond. A file holds it as a list."""
+    """A function of timesteps with these values from 0 on; the last one also applies beyond. A file holds it as a list."""
 
     def __call__(self, timestep):
         return self[min(int(timestep), len(self) - 1)]
@@ -470,7 +470,7 @@ def adjust_sasolver(rng, run):
     elif config.get("beta_schedule") == "squaredcos_cap_v2" and rng.random() < 0.7:
         config["lambda_min_clipped"] = -5.1
     if config["algorithm_type"] == "noise_prediction":
-        # Here the original thresholds nothing, and knows no flow.
+        # The original can't threshold or use flow levels here.
         config["thresholding"] = False
         if config["prediction_type"] == "flow_prediction":
             config["prediction_type"] = "epsilon"
@@ -492,7 +492,7 @@ def adjust_ddpm(rng, run):
     if "trained_betas" not in config and rng.random() < 0.25:
         config["beta_schedule"] = rng.choice(["laplace", "sigmoid"])
     if config["variance_type"] == "fixed_large_log":
-        # Its variance is the root of a negative number, except at timestep 0, where no noise is drawn.
+        # The variance is the root of a negative number, except at timestep 0, which draws no noise.
         config.update(timestep_spacing="leading", steps_offset=0)
         run.request, run.late = rng.choice([{"n": 1}, {"timesteps": [0]}]), False
 
@@ -812,42 +812,43 @@ SHIPPED = {
     ],
 }
 
-# Cases that drawing seldom or never hits.
+# Cases that random draws seldom or never reach.
 EDGES = {
     "scm": [
-        # Half of the greatest angle.
+        # The intermediate angle is half the greatest one.
         Run({}, {"n": 2, "intermediate_timesteps": None}),
         Run({"sigma_data": 1.0}, {"n": 1, "timesteps": [1.2, 0.4], "max_timesteps": None, "intermediate_timesteps": None}),
     ],
     "consistency_models": [
         Run({}, {"n": 40}),
-        # The square of this level rounds to less than what float32 makes of its float64 square: not a number in float32.
+        # The square of this level, rounded to float32, is less than the float32 of its float64 square: the result is NaN in
+        # float32.
         Run({"sigma_min": 0.05}, {"n": 2}),
         Run({"sigma_min": 0.0, "clip_denoised": False}, {"n": 3}),
     ],
     "unclip": [
-        # All timesteps: each step has the table's own variance.
+        # All timesteps: each step uses the table's own variance.
         Run({"num_train_timesteps": 60}, {"n": 60}),
-        # Epsilon without clipping.
+        # Epsilon prediction without clipping.
         Run({"clip_sample": False}, {"n": 5}),
     ],
     "ddpm_wuerstchen": [
         Run({}, {"n": 1}),
-        # Noise is left after the last step.
+        # Noise remains after the last step.
         Run({}, {"timesteps": [1.0, 0.6, 0.2]}),
     ],
     "euler": [
         Run({}, {"n": 10}),
-        # 62 timesteps, of which the last is -1.
+        # 62 timesteps, the last one -1.
         Run({"timestep_spacing": "trailing"}, {"n": 61}),
         # The last two levels are equal.
         Run({"final_sigmas_type": "sigma_min"}, {"n": 5}),
-        # Interior levels that repeat.
+        # Repeated interior levels.
         Run({}, {"sigmas": [10.0, 3.0, 3.0, 1.0, 0.0]}),
     ],
     "euler_ancestral": [
         Run({}, {"n": 10}),
-        # Not a number in float32.
+        # NaN in float32.
         Run({"beta_schedule": "squaredcos_cap_v2"}, {"n": 4}),
         # Timesteps beyond the table.
         Run({"timestep_spacing": "leading", "steps_offset": 20}, {"n": 100}),
@@ -858,7 +859,7 @@ EDGES = {
     "dpmsolver_sde": [
         Run({}, {"n": 10}),
         Run({}, {"n": 1}),
-        # Karras levels pass over the ends of other schedulers' levels.
+        # Karras levels ignore the ends of other schedulers' levels.
         Run({"use_karras_sigmas": True}, {"n": 10}, {"sigma_min": 0.1, "sigma_max": 10.0}),
         Run({"noise_sampler_seed": [1, 2]}, {"n": 4}, options={"s_noise": 0.0}),
     ],
@@ -866,7 +867,7 @@ EDGES = {
         Run({}, {"n": 10}),
         Run({}, {"n": 1}),
         Run({"timestep_spacing": "trailing"}, {"n": 61}),
-        # Karras levels pass over the ends of other schedulers' levels.
+        # Karras levels ignore the ends of other schedulers' levels.
         Run({"use_karras_sigmas": True}, {"n": 10}, {"sigma_min": 0.1, "sigma_max": 10.0}),
         Run({}, {"n": 4}, options={"order": 1}),
         Run({}, {"n": 10}, options={"order": 3}),
@@ -879,11 +880,11 @@ EDGES = {
     ],
     "flow_map_euler": [
         *(Run({"shift": 5.0}, {"n": n}) for n in (1, 2, 4, 50)),
-        # All steps to the clean sample.
+        # All steps lead to the clean sample.
         Run({"shift": 5.0}, {"n": 2}, options={"r_timestep": 0.0}),
     ],
     "helios": [
-        # Levels of the original's pipeline for one stage.
+        # The levels of the original's pipeline for one stage.
         Run(
             {"stages": 1, "use_dynamic_shifting": True, "time_shift_type": "linear"},
             {"sigmas": np.linspace(0.999, 0.0, 51)[:-1].tolist(), "mu": 1.5},
@@ -895,7 +896,7 @@ EDGES = {
     ],
     "flow_match_lcm": [Run({}, {"n": 1}), Run({"invert_sigmas": True}, {"n": 6})],
     "helios_dmd": [
-        # Two steps a stage, and four in the first chunk, are the pipeline's.
+        # The pipeline takes two steps per stage, and four in the first chunk.
         *(
             Run({}, {"n": 2, "stage_index": stage, "is_amplify_first_chunk": first})
             for stage in range(3)
@@ -906,15 +907,15 @@ EDGES = {
     ],
     "minimax_h3": [
         Run({}, {"n": 2}),
-        # Levels that float32 merges near 1, and all but two of them.
+        # Float32 merges some of these levels near 1, then all but two of them.
         Run({"shift": 2e6}, {"n": 40}),
         Run({"shift": 1e12}, {"n": 9}),
-        # A time of 1 before the end: no model output is left to add.
+        # A time of 1 before the end: the step adds nothing of the model output.
         Run({}, {"sigmas": [0.9, 0.3, 1e-9, 0.0]}),
     ],
     "ltx_euler_ancestral": [
         Run({}, {"n": 1}),
-        # Steps that lead nowhere, one of them at pure noise; the run ends with some noise.
+        # Steps to their own level, one of them at pure noise; the run ends with some noise.
         Run({}, {"sigmas": [1.0, 1.0, 0.7, 0.7, 0.05]}),
         Run({"s_noise": 0.0}, {"n": 12}),
     ],
@@ -942,9 +943,9 @@ EDGES = {
         Run({"predictor_order": 3, "corrector_order": 4, "timestep_spacing": "leading", "steps_offset": 3}, {"n": 12}),
         Run({"predictor_order": 4, "corrector_order": 3, "lower_order_final": False}, {"n": 8}),
         Run({"predictor_order": 3, "corrector_order": 3, "algorithm_type": "noise_prediction"}, {"n": 12}, late=True),
-        # A step that leads nowhere.
+        # A step to its own level.
         Run({"use_karras_sigmas": True, "lower_order_final": False}, {"n": 8}),
-        # 62 timesteps, of which the last is -1.
+        # 62 timesteps, the last one -1.
         Run({"timestep_spacing": "trailing"}, {"n": 61}),
     ],
     "pndm": [
@@ -956,7 +957,7 @@ EDGES = {
         Run({}, {"n": 10}),
         # Epsilon without signal: clipping makes infinities finite.
         Run({"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}, {"n": 10}),
-        # The variance of the last step is 0, and its floor 1e-20.
+        # The variance of the last step is 0, with a floor of 1e-20.
         Run({}, {"timesteps": [900, 500, 100]}),
     ],
     "ddpm_parallel": [Run({}, {"n": 10})],
@@ -986,14 +987,14 @@ EDGES = {
     ],
     "edm_euler": [
         Run({"sigma_schedule": "exponential"}, {"n": 8}, options={"s_churn": 20.0, "s_tmax": 50.0, "s_noise": 1.003}),
-        # A single level is the greatest one, or the least one of exponential levels.
+        # A single level is the greatest one, or the least one for exponential levels.
         Run({"prediction_type": "v_prediction"}, {"n": 1}),
         Run({"sigma_schedule": "exponential", "final_sigmas_type": "sigma_min"}, {"n": 1}),
         Run({}, {"sigmas": [0.1, 0.4, 0.4, 0.9]}, options={"s_churn": 1.0, "s_tmin": 1.0}),
     ],
     "lcm": [
         Run({}, {"n": 4}),
-        # The last step adds noise too.
+        # The last step adds noise, too.
         Run({}, {"timesteps": [999, 759, 499, 259], "strength": 0.5}),
         Run({"rescale_betas_zero_snr": True, "clip_sample": True}, {"n": 4}),
     ],
@@ -1017,13 +1018,13 @@ EDGES = {
     ],
     "ipndm": [
         *(Run({}, {"n": n}) for n in (1, 2, 10)),
-        # The number of steps is that of the levels.
+        # The number of steps depends on the levels alone.
         Run({"trained_betas": [0.95, 0.8, 0.6, 0.6, 0.3, 0.1]}, {"n": 20}),
     ],
     "tcd": [
         Run({}, {"n": 4}),
         Run({"original_inference_steps": 20}, {"n": 1}, options={"eta": 0.0}),
-        # The last of the timesteps that strength leaves draws noise, with the coefficient 0.
+        # The last timestep that strength keeps draws noise with the coefficient 0.
         Run({}, {"timesteps": [999, 759, 499, 259], "strength": 0.5}, options={"eta": 1.0}),
         Run({"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}, {"n": 4}),
     ],
@@ -1036,7 +1037,7 @@ EDGES = {
 
 
 WITH_END = (diffusers.SCMScheduler, diffusers.DDPMWuerstchenScheduler)
-"""The classes whose lists of timesteps end with the one that the last step leads to."""
+"""The classes whose lists of timesteps end with the last step's target."""
 
 
 def evaluation_count(scheduler):
@@ -1049,15 +1050,15 @@ def train_steps_of(scheduler):
 
 
 def learns_variance(config):
-    """Whether the model predicts a variance as well, VARIANCE everywhere."""
+    """Whether the model also predicts a variance, VARIANCE everywhere."""
     return config.get("variance_type") in ("learned", "learned_range")
 
 
 def step_arguments(scheduler, index, report=None, dtype=torch.float32):
-    """The further arguments that pipelines give a step: UnCLIP's next timestep, or the timestep and the report of the step before.
+    """Further arguments that pipelines give a step: UnCLIP's next timestep, or the previous step's timestep and report.
 
     report  None at the beginning of a run
-    dtype   the element type of noise that the step is given
+    dtype   the element type of the step's noise
     """
     timesteps = scheduler.timesteps.tolist()
     if isinstance(scheduler, diffusers.CogVideoXDPMScheduler):
@@ -1072,10 +1073,10 @@ def step_arguments(scheduler, index, report=None, dtype=torch.float32):
 
 
 def take_step(scheduler, **arguments):
-    """A step's results as an object, also of a class that returns pairs in spite of its arguments."""
+    """A step's results as an object, also for a class that returns pairs in spite of its arguments."""
     is_video = isinstance(scheduler, diffusers.HeliosDMDScheduler)
     if is_video:
-        # This class makes five dimensions of fewer.
+        # This class expands fewer dimensions to five.
         arguments.update((name, arguments[name].unsqueeze(2)) for name in ("model_output", "sample", "dmd_noisy_tensor"))
     result = scheduler.step(**{"return_dict": True, **arguments})
     if is_video:
@@ -1098,10 +1099,10 @@ def prepare(scheduler, request, begin):
         # These classes take arrays only.
         arguments["sigmas"] = np.array(arguments["sigmas"])
     if isinstance(scheduler, pyramids):
-        # And needs their number, too.
+        # This class needs their number, too.
         arguments.setdefault("num_inference_steps", len(arguments.get("sigmas", [])))
     if isinstance(scheduler, diffusers.EDMEulerScheduler) and "sigmas" in arguments:
-        # And this one tensors.
+        # This one takes tensors.
         arguments["sigmas"] = torch.tensor(arguments["sigmas"], dtype=torch.float64)
     scheduler.set_timesteps(**arguments)
     take_ratios(scheduler)
@@ -1110,11 +1111,11 @@ def prepare(scheduler, request, begin):
 
 
 GREATEST_RATIO = float(np.sqrt(np.float32((1 - 2.0**-24) / 2.0**-24)))
-"""The ratio of noise to signal that stands for levels without signal."""
+"""The ratio of noise to signal that represents levels without signal."""
 
 
 def widen(scheduler):
-    """Makes every float32 table of the scheduler float64, and timesteps where steps compute with them."""
+    """Makes every float32 table of the scheduler float64, including timesteps that steps compute with."""
     for name, value in vars(scheduler).items():
         has_use = name != "timesteps" or isinstance(scheduler, WITH_END)
         if torch.is_tensor(value) and value.dtype == torch.float32 and has_use:
@@ -1123,7 +1124,7 @@ def widen(scheduler):
         derive_anew(scheduler)
     follow_ratios(scheduler)
     if isinstance(scheduler, diffusers.DDPMWuerstchenScheduler):
-        # _init_alpha_cumprod follows from s, like the signal variances that it divides.
+        # _init_alpha_cumprod follows from s, like the signal variances that are divided by it.
         scheduler._init_alpha_cumprod = torch.cos(scheduler.s / (1 + scheduler.s) * torch.pi * 0.5) ** 2
     if isinstance(scheduler, diffusers.CMStochasticIterativeScheduler):
         # The ends of float32 levels are float32 numbers, as in the float32 run: the last step adds no noise.
@@ -1132,7 +1133,7 @@ def widen(scheduler):
 
 
 def derive_anew(scheduler):
-    """Makes the tables that KDPM2 derives from its noise levels, and repeats like them, of the levels as they are now."""
+    """Makes the tables that KDPM2 derives from its current noise levels, repeated in the same way."""
     levels = torch.cat([scheduler.sigmas[:1], scheduler.sigmas[1:-1:2]])
 
     def doubled(table):
@@ -1148,13 +1149,13 @@ def derive_anew(scheduler):
 
 
 def take_ratios(scheduler):
-    """Gives a scheduler whose levels are pairs of rates their ratios, which say as much, in the place of other classes' sigmas."""
+    """Replaces a scheduler's pairs of rates by their ratios, like other classes' sigmas; these hold the same information."""
     if type(scheduler) is diffusers.IPNDMScheduler:
         scheduler.sigmas = (scheduler.betas / scheduler.alphas).clamp(max=GREATEST_RATIO)
 
 
 def follow_ratios(scheduler):
-    """Makes the pairs of rates of a scheduler that has some those of its ratios."""
+    """Derives a scheduler's pairs of rates, if it has any, from its ratios."""
     if type(scheduler) is diffusers.IPNDMScheduler:
         ratios = scheduler.sigmas.double()
         is_pure, length = ratios >= GREATEST_RATIO, torch.sqrt(1 + ratios * ratios)
@@ -1163,7 +1164,7 @@ def follow_ratios(scheduler):
 
 
 def late_start(scheduler, begin):
-    """What image-to-image pipelines start from, in float64."""
+    """The start of image-to-image pipelines, in float64."""
     clean = as_tensor(initial_values(), torch.float64)
     noise = as_tensor(noise_values(len(scheduler.timesteps)), torch.float64)
     times = scheduler.timesteps[begin].repeat(BATCH)
@@ -1187,7 +1188,7 @@ def run_reference(scheduler, begin, initial, options, dtype):
     module = sys.modules[type(scheduler).__module__]
     wide = dtype == torch.float64
     standard = dtype
-    # In the wide run, the module converts samples to what it takes for float32.
+    # The wide run replaces float32 in the module's conversions of samples.
     patches = {"torch": WideTorch() if wide else torch}
     if hasattr(module, "randn_tensor"):
         patches["randn_tensor"] = injected_noise
@@ -1198,7 +1199,7 @@ def run_reference(scheduler, begin, initial, options, dtype):
     with unittest.mock.patch.multiple(module, **patches):
         for index in range(begin, evaluation_count(scheduler)):
             t = told_timestep(scheduler, index)
-            # LCM makes float32 scalars of a tensor, but doubles of an integer.
+            # LCM computes float32 scalars for a tensor, but doubles for an integer.
             if wide and not t.is_floating_point():
                 t = int(t)
             scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
@@ -1211,7 +1212,7 @@ def run_reference(scheduler, begin, initial, options, dtype):
                 draws[-1] += index + 1 < evaluation_count(scheduler)
             result = take_step(scheduler, model_output=output, timestep=t, sample=x, **arguments)
             x = result.prev_sample
-            # Helios' steps return what the next ones remember, too.
+            # Helios' steps also return the tensors that the next steps need.
             others = result.keys() - {"prev_sample", "last_sample", "this_order"}
             report = result[others.pop()] if others else None
             for output in (x, report) if report is not None else (x,):
@@ -1222,10 +1223,10 @@ def run_reference(scheduler, begin, initial, options, dtype):
 
 
 class Motion:
-    """A Brownian motion over the noise levels: its increments, divided by their deviations.
+    """A Brownian motion over the noise levels: its increments, divided by their standard deviations.
 
-    Those over the steps of a run are independent normal numbers. One that begins where the increment before began, and goes
-    further, consists of that one and a new one.
+    Increments over the steps of a run are independent normal numbers. An increment that begins where the one before began, and goes
+    further, consists of the earlier one and a new one.
     """
 
     def __init__(self, draw):
@@ -1242,7 +1243,7 @@ class Motion:
 
 
 class RecordingTorch:
-    """The torch module; it remembers the arrays that tensors are made of."""
+    """The torch module; it remembers the arrays that tensors are made from."""
 
     def __init__(self):
         self.arrays = []
@@ -1256,7 +1257,7 @@ class RecordingTorch:
 
 
 def loose_timesteps(scheduler, request):
-    """Indices of integer timesteps which the last bit of the grid computation may change."""
+    """Indices of integer timesteps that depend on the last bit of the grid computation."""
     config = scheduler.config
     pairs = hasattr(scheduler, "sigmas_interpol") and config.use_karras_sigmas
     is_whole = pairs or not scheduler.timesteps.is_floating_point()
@@ -1276,7 +1277,7 @@ def loose_timesteps(scheduler, request):
     rounds = config.use_karras_sigmas and not config.get("use_flow_sigmas")
     values, timesteps = raw or recorder.arrays[-1].tolist(), scheduler.timesteps.tolist()
     if pairs:
-        # Timesteps between the steps' own follow, which stay fractional.
+        # The other half are timesteps between the steps, which stay fractional.
         values, timesteps = values[: len(timesteps) // 2 + 1], timesteps[::2]
     assert [round(v) if rounds else int(v) for v in values] == timesteps
     loose = []
@@ -1309,7 +1310,7 @@ class Loop:
         self.alphas = [mpf(a) for a in scheduler.alphas_cumprod.tolist()] if hasattr(scheduler, "alphas_cumprod") else None
 
     def start(self):
-        """What add_noise returns for a loop that begins late."""
+        """The result of add_noise for a loop that begins late."""
         keep, add = self.noising(self.begin)
         return [keep * mpf(v) + add * mpf(z) for v, z in zip(initial_values(), noise_values(len(self.timesteps)))]
 
@@ -1317,7 +1318,7 @@ class Loop:
         return x
 
     def churned(self, i, x):
-        """The sample with the noise that churn adds, its level, and the number of noise tensors drawn."""
+        """The sample with churn's noise, its level, and the number of noise tensors drawn."""
         source, churn = self.sigmas[i], mpf(0)
         if self.options.get("s_tmin", 0) <= source <= self.options.get("s_tmax", math.inf):
             churn = min(mpf(self.options.get("s_churn", 0)) / (len(self.sigmas) - 1), mpmath.sqrt(2) - 1)
@@ -1337,7 +1338,7 @@ class Loop:
 
 
 def mixed(*terms):
-    """The sum of coefficient-vector pairs; pairs with a zero coefficient don't count."""
+    """The sum of coefficient-vector pairs; pairs with a zero coefficient are skipped."""
     terms = [(c, v) for c, v in terms if c != 0]
     return [sum((c * v[j] for c, v in terms), mpf(0)) for j in range(ELEMENTS)]
 
@@ -1407,7 +1408,7 @@ class HeunLoop(ExplodingLoop):
 
 class KDPM2Loop(ExplodingLoop):
     def level(self, i):
-        """The level that the model is asked at: second evaluations lie between their step's levels, which the table has."""
+        """The level of the model's input: second evaluations lie between their step's levels, and the table has them."""
         return self.sigmas[i] if i % 2 == 0 else mpmath.sqrt(self.sigmas[i - 1] * self.sigmas[i])
 
     def model_input(self, i, x):
@@ -1453,7 +1454,7 @@ class EDMEulerLoop(EDMLoop):
 class EDMMultistepLoop(EDMLoop):
     def __init__(self, *arguments):
         super().__init__(*arguments)
-        # The class of the cosine schedule has this one algorithm.
+        # The cosine schedule's class has only this algorithm.
         self.config.setdefault("algorithm_type", "sde-dpmsolver++")
         self.history = []
 
@@ -1500,7 +1501,7 @@ class DPMSolverSDELoop(KDPM2Loop):
 
 class KDPM2AncestralLoop(ExplodingLoop):
     def step(self, i, x, output):
-        # The level in the middle of a step is the one that it leads to, which the table has there.
+        # The level in the middle of a step is the table's entry for the second evaluation.
         p = self.clean(x, output, self.sigmas[i])
         if i % 2 == 0:
             self.base = x
@@ -1549,7 +1550,7 @@ class FlowLoop(Loop):
 
 
 class FlowMapLoop(Loop):
-    """A step leads to the timestep that it is told, or to the run's next one."""
+    """A step leads to the given timestep, or to the run's next one."""
 
     def noising(self, i):
         share = mpf(self.timesteps[i]) / self.train_steps
@@ -1571,7 +1572,7 @@ class FlowLCMLoop(FlowLoop):
 
 
 class HeliosDMDLoop(Loop):
-    """A step's levels are those of the timesteps that are nearest to its own, whose fractions are cut off."""
+    """A step looks up its levels at the nearest timesteps, after cutting off fractions."""
 
     def step(self, i, x, output):
         def level(i):
@@ -1598,7 +1599,7 @@ class TimeLoop(Loop):
 class LTXLoop(Loop):
     def step(self, i, x, output):
         if i + 1 >= len(self.sigmas):
-            # Levels of the caller's have a timestep each, but no step leads away from the last one.
+            # The caller's levels have a timestep each, but the last one isn't stepped from.
             return x, None, 0
         source, target, eta = self.sigmas[i], self.sigmas[i + 1], mpf(self.config["eta"])
         if target < mpf(1e-8):
@@ -1656,7 +1657,7 @@ class IPNDMLoop(Loop):
         (signal, noise), (following_signal, following_noise) = self.rates(i), self.rates(i + 1)
         self.history = [mixed((noise, x), (signal, output)), *self.history][:4]
         if signal == 0:
-            # The sample is all noise, and 0/1e-8 its clean part.
+            # The sample is pure noise, with 0/1e-8 as its clean part.
             assert len(self.history) == 1
             return mixed((following_noise, x)), None, 0
         mean = mixed(*zip(self.WEIGHTS[len(self.history)], self.history))
@@ -1699,7 +1700,7 @@ class UniPCLoop(Loop):
         return threshold_exact(p, self.config) if self.config["thresholding"] else p
 
     def update(self, i, x, outputs, newest=None):
-        """From level i to level i + 1 with the outputs of levels i, i - 1, …, and that of i + 1 if it is known."""
+        """From level i to level i + 1 with the outputs of levels i, i - 1, …, and that of level i + 1 if it is known."""
         data = self.config["predict_x0"]
         A, S = self.level(i + 1)
         A_source, S_source = self.level(i)
@@ -1708,7 +1709,7 @@ class UniPCLoop(Loop):
             assert data and len(outputs) == 1
             return outputs[0]
         if self.sigmas[i + 1] == self.sigmas[i]:
-            # No distance to go. The reference gets through this with orders 1 and 2.
+            # Steps of length 0. The reference allows them in orders 1 and 2.
             return x
         origin = mpmath.log(A_source / S_source)
         h = mpmath.log(A / S) - origin
@@ -1720,7 +1721,7 @@ class UniPCLoop(Loop):
             nodes.append(h)
             vectors.append(newest)
         if len(vectors) == 2:
-            # Here the reference doesn't solve for the weight of the difference, but takes one half.
+            # The reference doesn't solve for the weight of the difference here, but takes one half.
             exponent = -h if data else h
             size = exponent if self.config["solver_type"] == "bh1" else mpmath.expm1(exponent)
             base = exponential_weights(nodes[:1], h, data)[0]
@@ -1743,7 +1744,7 @@ class UniPCLoop(Loop):
 
 
 class HeliosLoop(UniPCLoop):
-    """A stage of a pyramid. Runs of flow levels end at a share of noise of 1e-8, with the whole signal."""
+    """A stage of a pyramid. Runs of flow levels end at a noise rate of 1e-8 with the whole signal."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -1783,12 +1784,12 @@ class SinglestepLoop(Loop):
         return threshold_exact(p, self.config) if self.config["thresholding"] else p
 
     def differences(self, order, first, halves):
-        """Weights of the first and second derivative over the way, for the outputs of the block, newest first."""
+        """Weights of the first and second derivative over the step, for the block's outputs, newest first."""
         place = [(self.places[-1 - k] - first) / self.way for k in range(order)]
         if order == 2 or self.config["solver_type"] == "midpoint":
             weight = halves[0] if order == 2 and self.config["solver_type"] == "midpoint" else halves[1]
             return [weight / place[0]] + [mpf(0)] * (order - 2)
-        # The parabola through the three outputs, as a polynomial in the place.
+        # The parabola through the three outputs, as a polynomial in the position.
         near, far = place[0], place[1]
         return [
             (2 * halves[2] - far * halves[1]) / (near * (near - far)),
@@ -1813,7 +1814,7 @@ class SinglestepLoop(Loop):
         h = self.way = mpmath.log(A / S) - self.places[0]
         noise = mpf(0)
         if h == 0:
-            # diffusers divides by it where the order isn't 1.
+            # diffusers divides by h for every order but 1.
             if order > 1:
                 raise Redraw("no way to go")
             return x, None, drawn
@@ -1825,7 +1826,7 @@ class SinglestepLoop(Loop):
             weights = [-S * grown, -S * (grown / h - 1), -S * ((grown - h) / h**2 - mpf(1) / 2)]
         else:
             keep, lost = S / S_base * mpmath.exp(-h), -mpmath.expm1(-2 * h)
-            # diffusers has another sign in the last one than the integral.
+            # The last term's sign in diffusers differs from the integral's.
             weights = [A * lost, A * (1 - lost / (2 * h)), A * ((lost - 2 * h) / (4 * h**2) - mpf(1) / 2)]
             noise = S * mpmath.sqrt(lost)
         shares = []
@@ -1845,7 +1846,7 @@ class SASolverLoop(Loop):
         return amplitudes(self.sigmas[i], self.config["use_flow_sigmas"])
 
     def noising(self, i):
-        # The levels of the training, whatever those of the run are.
+        # The training's levels, whatever the run's.
         product = self.alphas[int(self.timesteps[i])]
         return mpmath.sqrt(product), mpmath.sqrt(1 - product)
 
@@ -1858,7 +1859,7 @@ class SASolverLoop(Loop):
         return threshold_exact(p, self.config) if self.config["thresholding"] else p
 
     def update(self, i, x, outputs, newest=None):
-        """A step from level i to i + 1 with the outputs of levels i, i - 1, ..., and that of i + 1 if it is known."""
+        """A step from level i to i + 1 with the outputs of levels i, i - 1, ..., and that of level i + 1 if it is known."""
         data = self.config["algorithm_type"] == "data_prediction"
         A, S = self.level(i + 1)
         A_source, S_source = self.level(i)
@@ -1913,7 +1914,7 @@ class ProductLoop(Loop):
         signal, noise = mpmath.sqrt(product), mpmath.sqrt(1 - product)
         prediction = self.config["prediction_type"]
         if prediction == "epsilon" and product == 0:
-            # Infinities, which only clipping makes finite.
+            # Infinities become finite only by clipping.
             if self.config.get("thresholding") or not self.config["clip_sample"]:
                 raise Redraw("clean sample undefined without signal")
             p = [mpmath.sign(v - noise * m) * mpmath.inf for v, m in zip(x, output)]
@@ -1925,7 +1926,7 @@ class ProductLoop(Loop):
 
 
 def between(least, greatest):
-    """The deviation where the model places the variance between two by their logarithms."""
+    """The deviation if the model places the variance between two by their logarithms."""
     place = (VARIANCE + 1) / 2
     return mpmath.exp((place * mpmath.log(greatest) + (1 - place) * mpmath.log(least)) / 2)
 
@@ -1944,7 +1945,7 @@ class DDPMLoop(ProductLoop):
             if self.config["variance_type"] == "fixed_large":
                 deviation = mpmath.sqrt(beta)
             elif self.config["variance_type"] == "fixed_large_log":
-                # diffusers takes the root of this logarithm, which only is a number if beta is 1.
+                # diffusers takes the root of this logarithm, which exists only for beta = 1.
                 deviation = mpmath.sqrt(mpmath.log(beta))
             elif self.config["variance_type"] == "learned":
                 deviation = mpmath.sqrt(VARIANCE)
@@ -1967,7 +1968,7 @@ class LCMLoop(ProductLoop):
         denoised = mixed((k / mpmath.sqrt(square), p), (1 / (4 * square), x))
         if i == self.count - 1:
             return denoised, denoised, 0
-        # Without a next timestep, a schedule that strength cut short stays at its last level.
+        # Without a next timestep, a schedule cut short by strength stays at its last level.
         target = self.alphas[self.timesteps[min(i + 1, len(self.timesteps) - 1)]]
         return mixed((mpmath.sqrt(target), denoised), (mpmath.sqrt(1 - target), noise_exact(i))), denoised, 1
 
@@ -1991,7 +1992,7 @@ class TCDLoop(ProductLoop):
 
 class CogVideoXLoop(ProductLoop):
     def target(self, i):
-        """The cumulative product where a step leads, and whether that lies below timestep 0."""
+        """The cumulative product at the step's target, and whether the target lies below timestep 0."""
         following = self.timesteps[i] - self.config["num_train_timesteps"] // self.count
         if following >= 0:
             return self.alphas[following], False
@@ -2055,12 +2056,12 @@ class PNDMLoop(ProductLoop):
         self.calls, self.history, self.base, self.sum = 0, [], None, None
 
     def transfer(self, source, target, x, output):
-        """From the timestep `source` to `target` along a constant output."""
+        """Steps from the timestep `source` to `target` along a constant output."""
         beyond = mpf(1) if self.config["set_alpha_to_one"] else self.alphas[0]
         a, b = self.alphas[source], self.alphas[target] if target >= 0 else beyond
         if self.config["prediction_type"] == "v_prediction":
             output = mixed((mpmath.sqrt(a), output), (mpmath.sqrt(1 - a), x))
-        # DDIM's deterministic step, as clean sample and noise.
+        # DDIM's deterministic step, written as clean sample and noise.
         keep = mpmath.sqrt(b / a)
         return mixed((keep, x), (mpmath.sqrt(1 - b) - keep * mpmath.sqrt(1 - a), output))
 
@@ -2181,7 +2182,7 @@ class Family:
     count: int = 80
     # Greatest allowed difference of the float64 reference from the exact result, relative to max(1, |x|).
     limit: float = 1e-10
-    # Parameters that `adjust` settles, with the values that must occur.
+    # Parameters that `adjust` chooses, with the values that must occur.
     settled: dict = dataclasses.field(default_factory=dict)
 
 
@@ -2409,7 +2410,7 @@ CLASSES = {
         {request_n: 100},
         adjust_ends,
         {"order": {None: 60, 1: 10, 2: 15, 3: 15}},
-        # The original takes the order of a run that began earlier.
+        # The original takes the order of an earlier run.
         late=0,
         count=16,
         settled={**GRID_FLAGS, "beta_schedule": SCHEDULES},
@@ -2433,7 +2434,7 @@ CLASSES = {
         FlowMapLoop,
         {"num_train_timesteps": {1000: 80, 100: 20}, "shift": {1.0: 30, 0.5: 15, 5.0: 35, 17.0: 20}},
         {request_n: 60, request_flow_sigmas: 25, request_timesteps: 15},
-        # Shares of either training that float32 holds, as the original has them.
+        # These timesteps, divided by either training length, are exact in float32, the original's type.
         options={"r_timestep": {None: 70, 0.0: 15, 62.5: 15}},
         has_noise_table=False,
         count=20,
@@ -2459,7 +2460,7 @@ CLASSES = {
         # The class has no add_noise.
         late=0,
         count=40,
-        # UniPC's bound.
+        # UniPC's limit applies.
         limit=2e-9,
     ),
     "helios_dmd": Family(
@@ -2474,7 +2475,7 @@ CLASSES = {
         {request_distilled_stage: 100},
         adjust_pyramid,
         has_noise_table=False,
-        # The class has an add_noise on tables that it is given.
+        # The class has an add_noise that takes its tables as arguments.
         late=0,
         count=32,
     ),
@@ -2566,7 +2567,7 @@ CLASSES = {
         {request_n: 85, request_integer_timesteps: 15},
         adjust_singlestep,
         count=18,
-        # dpmsolver, like UniPC, keeps the quotient of two signal rates of the sample.
+        # dpmsolver, like UniPC, has the sample's quotient of two signal rates.
         limit=2e-9,
     ),
     "sasolver": Family(
@@ -2627,7 +2628,7 @@ CLASSES = {
         {**{key: values for key, values in DDPM.items() if key != "variance_type"}, "set_alpha_to_one": {True: 60, False: 40}},
         {request_n: 100},
         options={"eta": {None: 40, 1.0: 30, 0.3: 30}, "use_clipped_model_output": {None: 60, True: 40}},
-        # Where all noise is drawn anew, the rest is the root of a difference of equal numbers.
+        # If all noise is drawn anew, the remainder is the root of a difference of equal numbers.
         limit=1e-7,
         count=40,
         settled={"beta_schedule": SCHEDULES},
@@ -2848,7 +2849,7 @@ def make_record(rng, family, run):
     return record, gaps, scheduler
 
 
-# Parameters with a continuum of values, or values that mean nothing by themselves.
+# Parameters with a continuum of values, or with values that have no meaning alone.
 UNCOUNTED = {"beta_start", "beta_end", "_class_name", "_diffusers_version", "_use_default_values"}
 
 
@@ -2876,7 +2877,7 @@ def count_coverage(coverage, record, scheduler):
 
 
 def missing_values(family, coverage):
-    """The listed values that no record has."""
+    """The listed values that aren't in any record."""
     listed = {key: list(values) for key, values in {**family.parameters, **family.options, **family.settled}.items()}
     for key, values in listed.items():
         seen = set(coverage.get(key, {})) | set(coverage.get(f"{key} (given)", {}))
@@ -2921,7 +2922,7 @@ def generate(key, seed, count, folder):
 
 
 def check(family, checks):
-    """Prints how well the reference and the exact evaluation agree; returns the number of records beyond the limit."""
+    """Prints the agreement of the reference and the exact evaluation; returns the number of records beyond the limit."""
     for kind in ("float64", "report", "float32"):
         values = [gaps[kind] for gaps, _, _ in checks if kind in gaps]
         if values:

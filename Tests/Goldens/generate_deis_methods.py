@@ -3,10 +3,10 @@
 
 """Writes ``deis_methods.json``: the coefficients of the paper's multistep methods, from 50-digit arithmetic.
 
-A step of tAB- or ρAB-DEIS (Zhang and Chen 2022, arXiv:2204.13902), or of diffusers' polynomials in ln ρ, is
-x' = a x + Σ_k b[k] ε_k with b[k] = A_t ∫ L_k(u(ρ)) dρ. The levels are those of diffusers' scheduler; the integrals are
-closed forms: of polynomials in ρ, of polynomials in ln ρ times ρ (piece by piece where u is the timestep, which is
-linear in ln ρ between whole ones), and for flow matching mpmath's quadrature.
+A step of tAB- or ρAB-DEIS (Zhang and Chen 2022, arXiv:2204.13902), or of diffusers' polynomials in ln ρ, is x' = a x + Σ_k b[k] ε_k
+with b[k] = A_t ∫ L_k(u(ρ)) dρ. The levels are diffusers' scheduler's. The integrals have closed forms for polynomials in ρ, and for
+polynomials in ln ρ times ρ (piece by piece if u is the timestep, which is linear in ln ρ between whole timesteps); flow matching
+takes mpmath's quadrature.
 
 Usage::
 

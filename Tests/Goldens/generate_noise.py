@@ -14,28 +14,28 @@ Contents
 --------
 
 ``torch_fills``, ``numpy_fills``
-    one call after seeding: ``seed``, ``count`` and the float32 result: ``sha256`` of its little-endian bytes, ``indices`` (all
-    of a short one, a few of a long one) and ``values``, base64 of little-endian float32.
+    one call after seeding: ``seed``, ``count`` and the float32 result: ``sha256`` of its little-endian bytes, ``indices`` (all for
+    short results, a few for long ones) and ``values``, base64 of little-endian float32.
 ``torch_sequences``, ``numpy_sequences``
     calls one after the other on one generator: ``type`` and ``count`` of each, the result (float64 ones complete, as base64 of
     little-endian float64), and the generator's state after it: ``drawn`` words, ``words_sha256`` of the 624 little-endian
     words, ``spare``, the normal that is left over (hexadecimal float, null for none).
 ``torch_states``
-    Generator.get_state() of a generator on its way, as words, position and spare normal, and what it gives next.
+    Generator.get_state() of a generator in use, as words, position and spare normal, and its next results.
 ``torch_exhaustive``
-    all 2^24 values of one uniform, the other one being fixed, in blocks of 16: the sixteen draws of block b are 8 times
-    ``first`` and 8 times ``second``, where null stands for 8 b ... 8 b + 7. Of the results' bits x[i], ``sum`` is the sum and
-    ``weighted`` the sum of (2 i + 1) x[i], modulo 2^64. The fixed first draw is the one that makes the radius 1.
+    all 2^24 values of one uniform while the other one is fixed, in blocks of 16: the sixteen draws of block b are 8 times ``first``
+    and 8 times ``second``, with null for 8 b ... 8 b + 7. ``sum`` is the sum of the results' bits x[i], and ``weighted`` the sum of
+    (2 i + 1) x[i], modulo 2^64. The fixed first draw makes the radius 1.
 ``philox_known_answers``
     counter, key and output: the lines "philox4x32 10" of tests/kat_vectors of Random123 1.14
     (https://github.com/DEShawResearch/random123), which come with Salmon et al. 2011, doi:10.1145/2063384.2063405.
 ``philox_words``
-    the words that torch's own Philox gives on the CPU (torch.func._random, subsequence 0) for a seed, from a block of four on.
+    the words of torch's own Philox on the CPU (torch.func._random, subsequence 0) for a seed, from a block of four on.
 ``cuda_published``
-    values of torch.randn on CUDA devices that others have published, for there was no device at hand. Each entry: ``source``,
-    ``device`` where it is known, ``max_blocks`` (multiprocessors times threads per multiprocessor / 256; for the small tensors
-    any), ``seed``, ``earlier`` (the element counts of the calls before), ``count``, ``indices``, ``values`` and ``digits``: how
-    many decimals were printed, null for all that a float32 has. ``mean`` and ``std`` where they aren't 0 and 1.
+    values of torch.randn on CUDA devices that others have published. Each entry: ``source``, ``device`` if it is known,
+    ``max_blocks`` (multiprocessors times threads per multiprocessor / 256; arbitrary for small tensors), ``seed``, ``earlier`` (the
+    element counts of the calls before), ``count``, ``indices``, ``values`` and ``digits``: the number of printed decimals, null for
+    a float32's full precision. ``mean`` and ``std`` if they aren't 0 and 1.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def encoded(array):
 
 
 def result(array):
-    """What is kept of a float32 result."""
+    """The recorded parts of a float32 result."""
     n = array.size
     indices = list(range(n)) if n <= 33 else sorted({0, 1, 7, 8, 15, 16, n // 3, n // 2, n - 17, n - 16, n - 9, n - 8, n - 1})
     return {
@@ -81,10 +81,10 @@ def state_record(words, drawn, spare):
 
 
 def torch_state(generator):
-    """The words, how many of them are drawn, and the spare normal, out of torch's bytes.
+    """The words, the number of them drawn, and the spare normal, parsed from torch's bytes.
 
-    The layout: uint64 seed, int32 left, int32 seeded, uint64 next, uint64 state[624], three doubles of which the second is
-    the spare normal, int32 whether there is one.
+    The layout: uint64 seed, int32 left, int32 seeded, uint64 next, uint64 state[624], three doubles of which the second is the
+    spare normal, int32 whether a spare normal is kept.
     """
     data = generator.get_state().numpy().tobytes()
     left, _, following = struct.unpack_from("<iiQ", data, 8)
@@ -172,8 +172,8 @@ def untempered(draws):
 
 
 def torch_normals_of(draws):
-    """What torch makes of given draws, in blocks of 16: through states whose words temper to them."""
-    run = 38 * 16  # a state that isn't used up has 623 words to give
+    """torch's results for given draws, in blocks of 16, through states whose words temper to the draws."""
+    run = 38 * 16  # a state that isn't used up holds 623 more words
     generator = torch.Generator().manual_seed(0)
     data = np.frombuffer(generator.get_state().numpy().tobytes(), np.uint8).copy()
     data[8:24] = np.frombuffer(struct.pack("<iiQ", 624, 1, 1), np.uint8)  # left, seeded, next
@@ -224,7 +224,7 @@ def philox_words():
         yield {"seed": seed, "block": block, "words": encoded(words.numpy())}
 
 
-# Full float32 precision.
+# Values in full float32 precision.
 SEED_0_FIRST_16 = [
     -0.9246624, -0.42534423, -2.6438458, 0.14518386, -0.1208664, -0.57972574, -0.622851, -0.3283869, -1.0745419, -0.36314395,
     -1.6710504, 2.2655048, 0.3116848, -0.1841891, 1.2866427, 1.1819527,
@@ -269,7 +269,7 @@ SEED_42_SECOND_CALL = [
 SEED_42_THIRD_CALL = [
     -0.5187486410140991, 1.2267580032348633, 0.6254805326461792, -0.9116847515106201, 0.568683385848999,
 ]  # fmt: skip
-# Four decimals.
+# Values with four decimals.
 A4000_CORNERS = [
     [2.8731, 5.2727, 2.9889, 1.6853, 9.6331, 6.6319],
     [3.9968, 3.8097, 5.7328, 4.4029, 3.9804, 7.4698],

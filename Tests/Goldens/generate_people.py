@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 
-"""Writes people.json: where diffusers' schedulers end when people do more with them than stepping.
+"""Writes people.json: the last samples of diffusers' schedulers after uses beyond plain stepping.
 
-The acts, the sample and the model are those of bindings/python/tests/people.py.
+bindings/python/tests/people.py defines the acts, the sample and the model.
 
 Usage::
 
     python3 Tests/Goldens/generate_people.py [--out DIR]
 
-Needs what generate.py needs. A run with the same versions reproduces the file byte for byte on the same kind of processor.
+Needs the packages of generate.py. A run with the same versions reproduces the file byte for byte on the same kind of processor.
 
 Case fields
 -----------
@@ -22,7 +22,7 @@ Case fields
 ``final``
     base64 of the last sample's little-endian float64 numbers.
 
-Steps that draw noise draw it from torch's generator, seeded with the magnitude of the integer part of the timestep.
+Steps draw their noise from torch's generator, seeded with the magnitude of the timestep's integer part.
 """
 
 import argparse
@@ -88,7 +88,7 @@ CLASSES = [
 
 def step(scheduler, x, t):
     torch.manual_seed(abs(int(t)))
-    # people.take_step has the arguments.
+    # people.take_step documents the arguments.
     is_kept = isinstance(scheduler, (diffusers.CogVideoXDPMScheduler, diffusers.HeliosDMDScheduler))
     known = not is_kept and t in scheduler.timesteps
     arguments = step_arguments(scheduler, scheduler.timesteps.tolist().index(t)) if known else {}
@@ -97,7 +97,7 @@ def step(scheduler, x, t):
         if getattr(scheduler, "betas", x).dtype == torch.float32:
             take_ratios(scheduler)
         widen(scheduler)
-        # LCM makes float32 scalars of a tensor, but doubles of an integer.
+        # LCM computes float32 scalars for a tensor, but doubles for an integer.
         t = t if t.is_floating_point() else int(t)
     with unittest.mock.patch.object(sys.modules[type(scheduler).__module__], "torch", WideTorch() if is_wide else torch):
         model_input = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x

@@ -3,14 +3,14 @@
 
 """Writes ``sigma_schedules.json``: noise levels by their names, evaluated with NumPy and SciPy from the published formulas.
 
-Beside them it has those of other libraries that can be run: k-diffusion 0.1.1.post1, and the tables of diffusers 0.42.1.
+The file also holds the levels of two libraries that can be run: k-diffusion 0.1.1.post1, and the tables of diffusers 0.42.1.
 
 Usage::
 
     out/reference/bin/pip download --no-deps -d out/reference k-diffusion==0.1.1.post1
     out/reference/bin/python Tests/Goldens/generate_sigma_schedules.py
 
-k-diffusion's wheel is read where it is: what it would install besides takes gigabytes, and its levels need nothing but torch.
+k-diffusion's wheel is read without installing it: its dependencies take gigabytes, and its levels need only torch.
 """
 
 import importlib
@@ -45,7 +45,7 @@ def quantiles(alpha, beta):
 
 def at(table, timesteps):
     if table[-1] == 1:
-        return (timesteps + 1) / len(table)  # Flow matching's levels are the timesteps' shares.
+        return (timesteps + 1) / len(table)  # Flow matching's levels are the timesteps divided by their number.
     return np.exp(np.interp(timesteps, np.arange(len(table)), np.log(table)))
 
 
@@ -60,7 +60,7 @@ def linear_quadratic(n, table):
         return np.array([table[-1]])
     half, threshold = n // 2, 0.025
     line = np.arange(half) * threshold / half
-    # A parabola through (half, threshold) with the line's slope there, and through (n, 1).
+    # A parabola through (half, threshold) with the line's slope, and through (n, 1).
     slope, length = threshold / half, n - half
     place = np.arange(half, n) - half
     curve = threshold + slope * place + (1 - threshold - slope * length) * (place / length) ** 2
@@ -101,11 +101,11 @@ SCHEDULES = {
 
 
 def k_diffusion(table):
-    """The levels of k-diffusion's functions of the least and the greatest level."""
+    """The levels of k-diffusion's functions that take the least and the greatest level."""
     wheel = Path(__file__).parents[2] / "out/reference/k_diffusion-0.1.1.post1-py3-none-any.whl"
     package = ModuleType("k_diffusion")
     package.__path__ = [f"{wheel}/k_diffusion"]
-    # The solvers beside the levels need these.
+    # The module's solvers import these.
     sys.modules.update({"k_diffusion": package, "k_diffusion.utils": MagicMock(), "torchdiffeq": MagicMock()})
     sampling = importlib.import_module("k_diffusion.sampling")
     ends = table[0], table[-1]

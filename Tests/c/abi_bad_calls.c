@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * Calls that C programs get wrong. Each must return the status that the header names, with a sentence that says what was wrong,
- * and write nothing.
+ * Calls that C programs get wrong. Each must return the status that the header names, with a sentence that says what was wrong, and
+ * write nothing.
  */
 
 #include <diffusion_scheduling.h>
@@ -18,7 +18,7 @@ enum { N_ELEMENTS = 24 };
 
 static int n_calls, n_failures;
 
-/* What calls may write to: filled with a pattern before each call. */
+/* Memory that calls may write to: filled with a pattern before each call. */
 static unsigned char out_bytes[4][N_ELEMENTS * 8 + 64];
 static char text[256];
 static double numbers[64];
@@ -38,7 +38,7 @@ static bool untouched(void) {
     return true;
 }
 
-/* Whether a text has a word like setTimesteps: those are Swift's names. */
+/* Whether a text contains one of Swift's names, for example setTimesteps. */
 static bool has_swift_name(const char *text) {
     for (const char *c = text; *c; c++) {
         const bool begins = islower((unsigned char)*c) && (c == text || !isalnum((unsigned char)c[-1]));
@@ -71,7 +71,7 @@ static void judge(int line, const char *call, ds_status status, ds_status expect
            part, untouched() ? "" : "; something was written");
 }
 
-/* The call gives the status and a sentence with the part in it and without Swift's names, and writes nothing. */
+/* The call returns the status and a sentence that contains the part and none of Swift's names, and writes nothing. */
 #define BAD(call, expected, part) (fill(), judge(__LINE__, #call, (call), (expected), (part)))
 #define GOOD(call) judge(__LINE__, #call, (call), DS_OK, "")
 
@@ -130,7 +130,7 @@ static void handles(void) {
     GOOD(ds_session_free(no_session));
     GOOD(ds_noise_free((ds_noise){0}));
 
-    /* Freed, and its slot used again. */
+    /* The handle is freed, and its slot used again. */
     GOOD(ds_scheduler_free(scheduler));
     BAD(ds_scheduler_free(scheduler), DS_INVALID_HANDLE, "freed");
     BAD(ds_scheduler_set_timesteps(scheduler, 4, NULL), DS_INVALID_HANDLE, "freed");
@@ -324,7 +324,7 @@ static void tensors(void) {
     BAD(ds_session_timestep(session, NULL), DS_NULL_POINTER, "timestep is NULL");
     BAD(ds_session_copy(session, NULL), DS_NULL_POINTER, "copy is NULL");
 
-    /* None of that has taken a step, nor decided the type or the number of elements. */
+    /* The calls above have neither taken a step nor fixed the type or the number of elements. */
     size_t index = 77;
     GOOD(ds_session_step_index(session, &index));
     if (index != 0) n_failures++, printf("a call that failed has taken a step\n");
@@ -349,7 +349,7 @@ static void tensors(void) {
     GOOD(ds_session_free(again));
     GOOD(ds_scheduler_free(scheduler));
 
-    /* With variances the items of an output would lie over those of the model output. */
+    /* Learned variances would make the output's items overlap the model output's. */
     const ds_tensor into_two = {e_data, DS_FLOAT32, 3, shape};
     GOOD(ds_scheduler_create(JSON(learned), NULL, NULL, &scheduler));
     GOOD(ds_scheduler_set_timesteps(scheduler, 3, NULL));
@@ -394,7 +394,7 @@ static void beside(void) {
     GOOD(ds_scheduler_free(sampler));
 }
 
-/* A row's step, with one thing wrong with the row. */
+/* A copy of a row with one fault. */
 static ds_row row_with(const ds_row *right, void (*change)(ds_row *)) {
     ds_row row = *right;
     change(&row);
@@ -471,7 +471,7 @@ static void rows(void) {
     BAD(row_step(sampler, &row, &e, &x, &x, NULL, 7, NULL, &out, NULL, 0), DS_INVALID_VALUE, "n_slots is 7");
     BAD(row_step(sampler, &row, &e, &x, &x, NULL, SIZE_MAX, NULL, &out, NULL, 0), DS_INVALID_VALUE, "18446744073709551615");
     BAD(row_step(sampler, &row, &e, &x, &x, NULL, 1, NULL, &out, NULL, 0), DS_NULL_POINTER, "slots is NULL");
-    GOOD(row_step(sampler, &row, &e, &x, &x, slots + 3, 1, NULL, &out, &p, 0)); /* a slot that isn't used may be anything */
+    GOOD(row_step(sampler, &row, &e, &x, &x, slots + 3, 1, NULL, &out, &p, 0)); /* an unused slot may be anything */
     GOOD(row_step(sampler, &row, &e, &x, &x, NULL, 0, NULL, &x, &e, 0));
 
     /* Steps with slots. */
@@ -541,7 +541,7 @@ static void rows(void) {
     BAD(row_step(multistep, &row, &e, &x, NULL, wrong, DS_MAX_SLOTS, NULL, &out, &x, 0), DS_INVALID_VALUE, "pred_original_sample");
     GOOD(STEP(&row, wrong, DS_MAX_SLOTS));
     GOOD(STEP(&right, slots, 3));
-    /* What is read alone may be an input, or another slot that is read alone. */
+    /* Tensors that are only read may be an input, or another slot that is only read. */
     memcpy(wrong, slots, sizeof wrong);
     wrong[1] = x, wrong[2] = x;
     GOOD(STEP(&right, wrong, 3));

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""In a process that has torch, the C library shares torch's OpenMP runtime and starts no second one.
+"""In a process with torch, the C library shares torch's OpenMP runtime and starts no second one.
 
 python3 abi_in_torch.py libdiffusion_scheduling.so
 """
@@ -46,7 +46,7 @@ def runtimes():
 
 runtimes_before, threads_before = runtimes(), len(os.listdir("/proc/self/task"))
 
-# A run on a tensor that is large enough for threads.
+# A run on a tensor large enough for threads.
 json = b'{"_class_name": "DEISMultistepScheduler"}'
 scheduler, session = ctypes.c_uint64(), ctypes.c_uint64()
 call("ds_scheduler_create", json, ctypes.c_size_t(len(json)), None, None, ctypes.byref(scheduler))

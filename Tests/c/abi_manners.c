@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * The library as a guest in a process: what it prints, what it installs, what it keeps, and whether it works where programs put
+ * The library as a guest in a process: its output, the handlers and files it installs or keeps, and its work wherever programs put
  * it: on small stacks, in a child of fork, in a host's own parallel region, twice in one process, and after dlclose.
  *
  *     abi_manners LIBRARY COPY [LOCALE]
  *
- * LIBRARY and COPY are two files of the library; LOCALE is one with a decimal comma. Compiled with -fopenmp it is a host with an
- * OpenMP runtime of its own.
+ * LIBRARY and COPY are two files of the library; LOCALE has a decimal comma. Compiled with -fopenmp, the program is a host with its
+ * own OpenMP runtime.
  */
 
 #define _GNU_SOURCE
@@ -42,7 +42,7 @@ typedef struct library {
 } library;
 
 static int n_checks, n_failures;
-/* Where reports go: the standard streams are under watch. */
+/* Stream for reports: the standard streams are being watched. */
 static FILE *report;
 
 static void check(int line, bool holds, const char *what) {
@@ -67,7 +67,7 @@ static void load(library *lib, const char *path) {
     FUNCTIONS(FIND)
 }
 
-/* ---- Work: a whole run, of which the hash of the last sample is told */
+/* ---- Work: a whole run, reported by the hash of its last sample */
 
 enum { LARGE = 150000, SMALL = 48, N_STEPS = 4 };
 
@@ -100,7 +100,7 @@ static uint64_t run(const library *lib, size_t count, unsigned max_threads) {
     return is_right ? sum : 0;
 }
 
-/* Everything that can go wrong quietly or loudly. */
+/* Fails in every way that might print or crash. */
 static void fail_in_all_ways(const library *lib) {
     static const char *const texts[] = {"",
                                         "{",
@@ -118,7 +118,7 @@ static void fail_in_all_ways(const library *lib) {
     CHECK(lib->ds_session_step((ds_session){17}, NULL, NULL, NULL, NULL, NULL, 0) == DS_INVALID_HANDLE);
 }
 
-/* ---- What a process has */
+/* ---- The state of a process */
 
 static int open_files(void) {
     DIR *directory = opendir("/proc/self/fd");
@@ -176,7 +176,7 @@ static void *run_small(void *argument) {
     return NULL;
 }
 
-/* On the least stack that threads are usually given: musl's 128 KiB. */
+/* Work on musl's default stack of 128 KiB, the smallest in common use. */
 static uint64_t on_a_small_stack(const library *lib) {
     pthread_attr_t attributes;
     pthread_t thread;
@@ -189,7 +189,7 @@ static uint64_t on_a_small_stack(const library *lib) {
     return t.sum;
 }
 
-/* ---- Fork: the child does the work again, and its own child too; one that waits for ever is ended by its alarm */
+/* ---- Fork: the child repeats the work, and so does its own child; an alarm ends a child that hangs */
 
 static bool child_gets(const library *lib, uint64_t large, uint64_t small, int depth) {
     const pid_t child = fork();
@@ -227,7 +227,7 @@ int main(int argc, char **argv) {
     if (argc < 3) return EXIT_FAILURE;
     fflush(NULL);
     report = fdopen(dup(STDOUT_FILENO), "w");
-    /* Whatever is printed from here on lands in a file. */
+    /* All output from here on goes to a file. */
     char name[] = "/tmp/abi_manners.XXXXXX";
     const int heard = mkstemp(name);
     unlink(name);
@@ -246,7 +246,7 @@ int main(int argc, char **argv) {
     CHECK(run(&lib, LARGE, 0) == large);
     CHECK(run(&lib, LARGE, 3) == large);
     CHECK(on_a_small_stack(&lib) == small);
-    /* The runtime that carries the threads may have opened what it likes; signals are nobody's but the host's. */
+    /* The OpenMP runtime may have opened files of its own; signal handlers belong to the host alone. */
     look_around(&after);
     after.n_files = before.n_files;
     compare(&before, &after);
@@ -258,7 +258,7 @@ int main(int argc, char **argv) {
     CHECK(all_right);
 #endif
 
-    /* In a locale with a decimal comma. */
+    /* Numbers in a locale with a decimal comma. */
     if (argc > 3) {
         char *plain = texts_of(&lib);
         CHECK(strstr(plain, "0.0125") && strstr(plain, "7.5"));
@@ -272,7 +272,7 @@ int main(int argc, char **argv) {
         setlocale(LC_ALL, "C");
     }
 
-    /* A second copy, which knows nothing of the first. */
+    /* A second copy, independent of the first. */
     load(&copy, argv[2]);
     CHECK(copy.ds_scheduler_create != lib.ds_scheduler_create);
     CHECK(run(&copy, SMALL, 0) == small);
@@ -289,7 +289,7 @@ int main(int argc, char **argv) {
     CHECK(child_gets(&lib, large, small, 1));
     CHECK(run(&lib, LARGE, 0) == large);
 
-    /* Closed, it stays: Swift's runtime isn't made for leaving. */
+    /* The library stays loaded after dlclose: Swift's runtime can't be unloaded. */
     const library closed = lib;
     CHECK(dlclose(lib.handle) == 0 && dlclose(copy.handle) == 0);
     CHECK(run(&closed, SMALL, 0) == small);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * How long a step through the C interface takes, and whether it allocates: on 64 elements, order 3, in place, one thread.
+ * The time of a step through the C interface, and its allocations: on 64 elements, order 3, in place, one thread.
  *
- *     abi_step_time [LIMIT]      fails if a step takes longer than so many nanoseconds, or if it allocates
+ * abi_step_time [LIMIT]      fails if a step takes more than LIMIT nanoseconds, or allocates
  */
 
 #include <diffusion_scheduling.h>
@@ -22,7 +22,7 @@ static void check(ds_status status) {
     exit(EXIT_FAILURE);
 }
 
-/* Counts every allocation of the process, by standing before the C library's own function. */
+/* Counts every allocation of the process, by overriding the C library's function. */
 extern void *__libc_malloc(size_t size);
 extern void *__libc_memalign(size_t alignment, size_t size);
 void *malloc(size_t size);
@@ -53,7 +53,7 @@ static double now(void) {
     return (double)time.tv_sec * 1e9 + (double)time.tv_nsec;
 }
 
-/* The best of many rounds, in nanoseconds. */
+/* The lesser of two times, in nanoseconds. */
 static double best(double a, double b) { return a < b ? a : b; }
 
 int main(int n_arguments, char **arguments) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// A Swift program with a Swift runtime of its own, which contains the static library with another one. Types, conformances and
-// errors of the program are found by the program's runtime; the library's calls work beside them.
+// A Swift program with its own Swift runtime, linked with the static library and the library's runtime. The program's runtime finds
+// the program's types, conformances and errors, and the library's calls work beside them.
 
 protocol Named {
     var name: String { get }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * One scheduler, many threads: sessions step, DDIM steps without sessions, and one thread plans anew all the while. Every result
- * is that of one of the plans. Error texts belong to their thread.
+ * One scheduler, many threads: some step sessions, some take DDIM steps without sessions, and one sets new timesteps all the while.
+ * Every result belongs to one of the plans, and error texts belong to their thread.
  *
  *     abi_threads [ROUNDS]
  */
@@ -34,7 +34,7 @@ static void fill(float *values, float factor) {
     for (int i = 0; i < N_ELEMENTS; i++) values[i] = factor * (float)(i % 9 - 4);
 }
 
-/* A run of a session with a model that says a tenth of the sample. Returns its number of steps. */
+/* A run of a session; the model's output is a tenth of the sample. Returns the number of steps. */
 static size_t run(float *x) {
     float e[N_ELEMENTS];
     const int64_t shape[] = {N_ELEMENTS};

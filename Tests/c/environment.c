@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * The floating-point environment of the caller is neither trusted nor changed: the same work under every rounding mode, with
- * subnormal numbers flushed, and with traps enabled, on one thread and on several. The bits must be the same each time, and the
- * environment must be found again as it was.
+ * The library neither relies on the caller's floating-point environment nor changes it: the same work under every rounding mode,
+ * with subnormal numbers flushed, and with traps enabled, on one thread and on several, gives the same bits and leaves the
+ * environment as it was.
  */
 #include "../../Sources/CKernels/switches.h"
 
@@ -64,14 +64,14 @@ static const struct {
 } environments[] = {{"as it is", 0}};
 #endif
 
-/* Integers all the way, so that the inputs don't depend on what they are to test. */
+/* Integer arithmetic only, so the inputs don't depend on the environment under test. */
 static uint64_t state;
 static uint64_t draw(void) { return state = state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407); }
 
 static unsigned char inputs[4][COUNT * 8], outputs[3][COUNT * 8];
 static double workspace[COUNT]; /* more than enough for thresholds */
 
-/* Ordinary numbers, and one in eight subnormal. */
+/* Ordinary numbers, one in eight of them subnormal. */
 static void fill(dsk_element_type type) {
     static const uint64_t fractions[] = {
         [DSK_FLOAT32] = 0x7FFFFF, [DSK_FLOAT64] = 0xFFFFFFFFFFFFF, [DSK_FLOAT16] = 0x3FF, [DSK_BFLOAT16] = 0x7F};
@@ -103,7 +103,7 @@ static void require(int line, dsk_status status) {
 #define REQUIRE(call) require(__LINE__, call)
 
 static uint64_t steps(dsk_element_type type, size_t count, unsigned max_threads) {
-    /* Thirds have no end in binary; the smallest make subnormal products. */
+    /* Thirds are infinite in binary; the smallest numbers make subnormal products. */
     dsk_row row = {
         .prediction = {1.0 / 3, -0.7, 0, 0}, .clamp = DSK_CLAMP_THRESHOLD, .threshold_ratio = 0.99, .threshold_maximum = 100};
     dsk_prepared_row prepared;
@@ -172,7 +172,7 @@ int main(void) {
         for (size_t e = 0; e < sizeof environments / sizeof *environments; e++)
             for (size_t t = 0; t < sizeof threads / sizeof *threads; t++) {
                 set_control(environments[e].control);
-                const uint64_t wanted = control(); /* a processor may lack some of it */
+                const uint64_t wanted = control(); /* a processor may lack some bits */
                 const uint64_t sum = everything(threads[t]);
                 const uint64_t found = control();
                 set_control(plain);

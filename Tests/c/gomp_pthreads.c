@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * The entries of an OpenMP runtime that the library and its tests look for, on plain threads: a runtime that the thread sanitizer
- * sees into. (libomp and libgomp aren't instrumented, so that it would take their meetings for races.)
+ * The functions of an OpenMP runtime that the library and its tests look up, on plain threads, visible to the thread sanitizer.
+ * (libomp and libgomp aren't instrumented, so it would report their synchronisation as races.)
  */
 
 #include <pthread.h>

@@ -1,15 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * Runs a fixed set of steps, thresholds, noisings and scalings and prints a checksum of the bits that come out, once for every
- * instruction set and number of threads. Inputs are made of integers and every conversion is exact, so a checksum belongs to the
- * arithmetic alone: the same on every processor, with every compiler and every OpenMP runtime. No NaN is made: IEEE 754 leaves
- * its bits open.
+ * Runs a fixed set of steps, thresholds, noisings and scalings and prints a checksum of the resulting bits for every instruction
+ * set and number of threads. Inputs are made from integers and every conversion is exact, so a checksum depends on the arithmetic
+ * alone: every processor, compiler and OpenMP runtime gives the same one. No result is NaN, since IEEE 754 leaves its bits open.
  *
  * Output, for Tests/check-c.sh:
  *
  *     runtime: <sentence>
- *     threads: <how many a call may use>
+ * threads: <the most that a call may use>
  *     isa <i> threads <n> checksum <16 hexadecimal digits>
  */
 #include "../../Sources/CKernels/switches.h"
@@ -25,13 +24,13 @@
 
 static uint64_t state;
 
-/* Knuth's multiplier (MMIX); the low bits of such a generator are weak, the high ones are used. */
+/* Knuth's multiplier (MMIX). The low bits of such a generator are weak, so only the high ones are used. */
 static unsigned draw(unsigned count) {
     state = state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
     return (unsigned)((state >> 33) % count);
 }
 
-/* A multiple of 2^-16 with 21 significant bits at most: exact in float32, and sums of products of it round. */
+/* A multiple of 2^-16 with at most 21 significant bits: exact in float32, while sums of its products round. */
 static double number(void) { return ((double)draw(1u << 21) - (double)(1u << 20)) / 65536; }
 
 /* FNV-1a */
@@ -41,7 +40,7 @@ static uint64_t hash(uint64_t sum, const void *data, size_t n_bytes) {
     return sum;
 }
 
-/* Least significant byte first, whatever the processor does. */
+/* Hashes the least significant byte first, on every processor. */
 static uint64_t hash_elements(uint64_t sum, dsk_element_type type, const void *elements, size_t n_elements) {
     size_t size = dsk_element_size(type);
     for (size_t i = 0; i < n_elements; i++) {
@@ -67,7 +66,7 @@ static uint64_t hash_elements(uint64_t sum, dsk_element_type type, const void *e
     return sum;
 }
 
-/* Halves are made of their bits: random ones, with exponents that give magnitudes from 2^-5 to 2^4. */
+/* A half made from random bits, with exponents for magnitudes from 2^-5 to 2^4. */
 static uint16_t half(dsk_element_type type) {
     unsigned fraction_bits = type == DSK_FLOAT16 ? 10 : 7, bias = type == DSK_FLOAT16 ? 15 : 127;
     return (uint16_t)(draw(2) << 15 | (bias - 5 + draw(9)) << fraction_bits | draw(1u << fraction_bits));
@@ -116,7 +115,7 @@ static void random_row(dsk_row *row) {
     row->noise_slope = number() / 30;
 }
 
-/* The type of a tensor where the item is of one type, or of a random one where it is mixed. */
+/* The item's type, or a random one for each tensor of a mixed item. */
 static dsk_element_type pick(dsk_element_type type) { return type == MIXED ? (dsk_element_type)draw(DSK_BFLOAT16 + 1) : type; }
 
 /* A call of N_ITEMS items with their thresholds; the second output is written over the noise. */
