@@ -3,8 +3,8 @@
 /*
  * Turns noise into points on a ring, with DPM-Solver++ in 20 steps, and draws them.
  *
- * The model is exact: where the data are K points, the clean sample that a perfect model would predict is their mean, weighted
- * by how likely each is to have become the noisy sample.
+ * The model is exact: for data that are K points, the clean sample that a perfect model predicts is their mean, weighted by each
+ * point's probability of having become the noisy sample.
  */
 #include <diffusion_scheduling.h>
 
@@ -36,7 +36,7 @@ static void make_ring(void) {
     }
 }
 
-/* The noise in each sample, where a sample is signal_rate * data + noise_rate * noise. */
+/* The noise in each sample; a sample is signal_rate * data + noise_rate * noise. */
 static void model(const float *samples, double signal_rate, double noise_rate, float *noise) {
     for (int i = 0; i < N_SAMPLES; i++) {
         const float *x = samples + 2 * i;
@@ -71,7 +71,7 @@ static void draw(const float *samples) {
     }
 }
 
-/* FNV-1a of the samples' bytes, which programs in other languages print too. */
+/* FNV-1a of the samples' bytes; examples in other languages print it, too. */
 static uint64_t checksum(const float *samples) {
     unsigned char bytes[2 * N_SAMPLES * sizeof *samples];
     uint64_t sum = UINT64_C(0xCBF29CE484222325);
@@ -101,7 +101,7 @@ int main(void) {
     ds_session session;
     check(ds_session_create(scheduler, 0, &session));
     for (int i = 0; i < N_STEPS; i++) {
-        /* A trained model would be told the timestep: ds_session_timestep. */
+        /* A trained model would get the timestep: ds_session_timestep. */
         model(samples, signal_rates[i], noise_rates[i], outputs);
         check(ds_session_step(session, &e, &x, NULL, &x, NULL, 0));
     }

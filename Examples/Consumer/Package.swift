@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import PackageDescription
 
-// A package that depends on DiffusionScheduling by version, as an inference engine does.
-// Tests/check-consumer.sh makes a tagged repository of this checkout and names it here.
+// A package that depends on DiffusionScheduling by version, like an inference engine's.
+// Tests/check-consumer.sh makes a tagged repository of this checkout and passes its address here.
 let repository = Context.environment["DIFFUSION_SCHEDULING_REPOSITORY"] ?? "../../../DiffusionScheduling"
 
 let package = Package(

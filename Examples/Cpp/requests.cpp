@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Serves requests on several threads with one scheduler; one of them is interrupted in the middle, saved, and goes on elsewhere.
+// Serves requests on several threads with one scheduler; one request is interrupted in the middle, saved, and continued elsewhere.
 //
-// Data are normal with mean 2 and deviation 1/2, so that the exact model is a line, and so is every step of the solver.
+// Data are normal with mean 2 and deviation 1/2, so the exact model is a line, and so is every step of the solver.
 
 #include <diffusion_scheduling.h>
 
@@ -97,7 +97,7 @@ std::vector<double> start(std::uint64_t seed) {
     return sample;
 }
 
-// A run, which a stop of the machine in the middle shall not change.
+// A run whose result mustn't change if its machine stops in the middle.
 std::vector<double> serve(const Scheduler &scheduler, std::uint64_t seed, bool interrupted) {
     const std::vector<double> alphas = scheduler.alphas_cumprod();
     std::vector<double> sample = start(seed), output(sample.size());

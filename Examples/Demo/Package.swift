@@ -1,9 +1,9 @@
 // swift-tools-version: 6.2
 // SPDX-License-Identifier: Apache-2.0
 
-// The demo is a package of its own, so that no user of the library resolves its dependencies.
-// Debian packages it needs: libopenblas-dev (matrix products, eigenvalues), libcairo2-dev and fonts-dejavu-core (pictures), pkgconf (finds
-// both libraries for SwiftPM).
+// The demo is a separate package, so users of the library don't resolve its dependencies.
+// It needs these Debian packages: libopenblas-dev (matrix products, eigenvalues), libcairo2-dev and fonts-dejavu-core (pictures),
+// pkgconf (finds both libraries for SwiftPM).
 
 import PackageDescription
 
@@ -19,13 +19,13 @@ let package = Package(
     targets: [
         .systemLibrary(name: "COpenBLAS", pkgConfig: "openblas", providers: [.apt(["libopenblas-dev"]), .brew(["openblas"])]),
 
-        // The data, its exact denoiser and the distance between distributions. Knows nothing of schedulers.
+        // The data, its exact denoiser and the distance between distributions; independent of schedulers.
         .target(
             name: "Digits",
             dependencies: ["COpenBLAS"],
             exclude: ["Data/README.md", "Data/make_digits.py"],
             resources: [.copy("Data/digits.bin")]),
-        // The exact denoiser with the predictions that schedulers know.
+        // The exact denoiser in the prediction types of the schedulers.
         .target(
             name: "ExactModel",
             dependencies: ["Digits", .product(name: "DiffusionScheduling", package: "DiffusionScheduling")]),

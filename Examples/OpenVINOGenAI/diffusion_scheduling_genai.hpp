@@ -7,11 +7,11 @@
  *     pipeline.set_scheduler(diffusion_scheduling::make_genai_scheduler("model", "UniPCMultistepScheduler"));
  *     pipeline.generate("a picture of the sea", ov::AnyMap{{"num_inference_steps", size_t{20}}});
  *
- * openvino.genai takes any object of its class IScheduler, whose header it doesn't publish. This file declares that class as the
- * library exports it. make_genai_scheduler checks the library first: it refuses a version that the declaration wasn't compared
- * with, and one whose virtual functions stand in another order.
+ * openvino.genai accepts any object of its class IScheduler, but doesn't publish the class's header. This file declares the class
+ * as the library exports it. make_genai_scheduler first checks the library: it refuses versions that the declaration wasn't
+ * compared with, and libraries whose virtual functions have another order.
  *
- * A scheduler serves one pipeline at a time, as the engine's own do. Errors are std::runtime_error with a sentence.
+ * A scheduler serves one pipeline at a time, like the engine's own. Errors are std::runtime_error with a sentence.
  */
 #ifndef DIFFUSION_SCHEDULING_GENAI_HPP
 #define DIFFUSION_SCHEDULING_GENAI_HPP
@@ -41,7 +41,7 @@
 #error "diffusion_scheduling_genai.hpp was compared with openvino.genai for Linux on x86-64 with libstdc++'s C++11 ABI only"
 #endif
 
-/* openvino.genai's own headers, where they are installed. The wheel has none: these declarations name symbols that it exports. */
+/* openvino.genai's own headers, if they are installed. The wheel lacks them: these declarations name symbols that it exports. */
 #if __has_include(<openvino/genai/image_generation/text2image_pipeline.hpp>)
 #include <openvino/genai/image_generation/text2image_pipeline.hpp>
 #include <openvino/genai/version.hpp>
@@ -87,7 +87,8 @@ class Text2ImagePipeline {
 namespace ov {
 namespace genai {
 
-/* The functions of a scheduler, in the order of the library's table. The library defines the ones without "= 0"; they throw. */
+/* The functions of a scheduler, in the order of the library's table. Functions without "= 0" are defined by the library; they
+   throw. */
 class IScheduler : public Scheduler {
   public:
     virtual void set_timesteps(size_t num_inference_steps, float strength) = 0;
@@ -110,7 +111,7 @@ class IScheduler : public Scheduler {
 
 namespace diffusion_scheduling {
 
-/* The version of openvino.genai that the declaration was compared with, by its first three numbers. */
+/* The first three numbers of the openvino.genai version that the declaration was compared with. */
 inline constexpr char supported_genai_version[] = "2026.4.1";
 
 /* Throws unless the process's openvino.genai has the supported version, and IScheduler's functions in the declared order. */
@@ -122,7 +123,7 @@ inline void require_supported_genai() {
                                  ", but schedulers from outside need " + supported_genai_version +
                                  ": the class IScheduler may differ in others");
 
-    /* One of the engine's own schedulers, slot by slot: two destructors, then the functions. */
+    /* The table of an engine's own scheduler, slot by slot: two destructors, then the functions. */
     static const char *const functions[] = {
         "_ZN2ov5genai13DDIMScheduler13set_timestepsEmf",
         "_ZNK2ov5genai13DDIMScheduler20get_init_noise_sigmaEv",
@@ -152,10 +153,10 @@ inline void require_supported_genai() {
                                  supported_genai_version + " in its wheel: " + differing + " isn't at its place");
 }
 
-/* A scheduler of the C library as one of the engine's. Runs begin with set_timesteps; steps are taken in their order. */
+/* A scheduler of the C library in the engine's interface. Runs begin with set_timesteps; steps are taken in order. */
 class GenAIScheduler final : public ov::genai::IScheduler {
   public:
-    /* Takes over the handle. run_options: the JSON object of ds_scheduler_set_timesteps for every run, or empty. */
+    /* Takes over the handle. run_options: the options of ds_scheduler_set_timesteps for every run, as a JSON object, or empty. */
     GenAIScheduler(ds_scheduler scheduler, const std::string &run_options) : scheduler_(scheduler), run_options_(run_options) {}
     GenAIScheduler(const GenAIScheduler &) = delete;
     GenAIScheduler &operator=(const GenAIScheduler &) = delete;
@@ -165,16 +166,16 @@ class GenAIScheduler final : public ov::genai::IScheduler {
         ds_scheduler_free(scheduler_);
     }
 
-    /* The configuration as diffusers writes scheduler_config.json. */
+    /* The configuration in the format of diffusers' scheduler_config.json. */
     std::string configuration() const {
         const std::vector<char> text = list<char>(ds_scheduler_config_json);
         return std::string(text.begin(), text.end());
     }
 
-    /* strength: the share of the run that is left to do, for image-to-image; 1 for a whole run. */
+    /* strength: the remaining share of the run, for image-to-image; 1 for a whole run. */
     void set_timesteps(size_t num_inference_steps, float strength) override { plan(num_inference_steps, strength, {}); }
 
-    /* Runs of transformers: levels from 1 to 1/n, shifted by the number of image tokens where the configuration says so. */
+    /* Runs of transformers: levels from 1 to 1/n, shifted by the number of image tokens if the configuration asks for it. */
     void set_timesteps(size_t image_seq_len, size_t num_inference_steps, float strength) override {
         set_timesteps_with_mu(shift_exponent(image_seq_len, num_inference_steps), num_inference_steps, strength);
     }
@@ -189,7 +190,7 @@ class GenAIScheduler final : public ov::genai::IScheduler {
         plan(num_inference_steps, strength, members);
     }
 
-    /* The line through (base_image_seq_len, base_shift) and (max_image_seq_len, max_shift), as diffusers' calculate_shift. */
+    /* The line through (base_image_seq_len, base_shift) and (max_image_seq_len, max_shift), like diffusers' calculate_shift. */
     double calculate_shift(size_t image_seq_len) override {
         const std::string json = configuration();
         const double base_length = value(json, "base_image_seq_len", 256), max_length = value(json, "max_image_seq_len", 4096);
@@ -197,7 +198,7 @@ class GenAIScheduler final : public ov::genai::IScheduler {
         return base + (max - base) / (max_length - base_length) * (static_cast<double>(image_seq_len) - base_length);
     }
 
-    /* Whole numbers, which is what these pipelines hand to the model: fractional timesteps are rounded. The levels are not. */
+    /* Whole numbers, since these pipelines hand integers to the model: fractional timesteps are rounded, the levels are not. */
     std::vector<int64_t> get_timesteps() const override {
         require_run();
         std::vector<int64_t> rounded;
@@ -244,7 +245,7 @@ class GenAIScheduler final : public ov::genai::IScheduler {
                     "DiffusionScheduling: the step adds noise, but the generator is null: any generator is allowed");
             noise = generator->randn_tensor(latents.get_shape());
         }
-        /* Memory of its own: the engine's callback may still read the sample before. */
+        /* A new tensor: the engine's callback may still read the previous sample. */
         ov::Tensor result(latents.get_element_type(), latents.get_shape());
         const View e(noise_pred), x(latents), y(result);
         if (needs_noise) {
@@ -277,7 +278,7 @@ class GenAIScheduler final : public ov::genai::IScheduler {
     }
 
   private:
-    /* A tensor of the engine's as one of the C library's. */
+    /* A tensor of the engine in the C library's form. */
     struct View {
         std::vector<int64_t> shape;
         ds_tensor tensor;
@@ -305,7 +306,7 @@ class GenAIScheduler final : public ov::genai::IScheduler {
         if (status != DS_OK) throw std::runtime_error(std::string("DiffusionScheduling: ") + ds_error_message());
     }
 
-    /* Digits that restore every bit, in any locale. */
+    /* Enough digits to restore every bit, in any locale. */
     static std::string number(double x) {
         char text[40];
         std::snprintf(text, sizeof text, "%.17g", x);
@@ -322,7 +323,7 @@ class GenAIScheduler final : public ov::genai::IScheduler {
         return result;
     }
 
-    /* The number of a key in the configuration's text, which has one member a line. */
+    /* The value of a numeric key in the configuration's text, which has one member per line. */
     static double value(const std::string &json, const std::string &key, double missing) {
         const size_t place = json.find("\"" + key + "\": ");
         if (place == std::string::npos) return missing;
@@ -332,8 +333,8 @@ class GenAIScheduler final : public ov::genai::IScheduler {
         return text >> found ? found : missing;
     }
 
-    /* The exponent of the engine's pipelines: Flux' line, or where the file says "exponential" that of Flux 2, fitted to both the
-     * number of tokens and that of steps (diffusers' compute_empirical_mu). */
+    /* The exponent of the engine's pipelines: Flux's line or, if the file says "exponential", Flux 2's, fitted to the numbers of
+     * tokens and of steps (diffusers' compute_empirical_mu). */
     double shift_exponent(size_t image_seq_len, size_t num_inference_steps) {
         const std::vector<char> defaulted = list<char>(ds_scheduler_defaulted_keys);
         const bool is_default = std::string(defaulted.begin(), defaulted.end()).find("\"time_shift_type\"") != std::string::npos;
@@ -358,7 +359,7 @@ class GenAIScheduler final : public ov::genai::IScheduler {
         check(ds_scheduler_set_timesteps(scheduler_, n, options.empty() ? nullptr : options.c_str()));
         timesteps_ = list<double>(ds_scheduler_timesteps);
         input_scales_ = list<double>(ds_scheduler_input_scales);
-        /* Solvers with two evaluations a step have 2 n - 1. diffusers begins with the first evaluation of a step. */
+        /* Solvers with two evaluations per step have 2 n - 1. diffusers begins with the first evaluation of a step. */
         const size_t order = n > 1 && timesteps_.size() == 2 * n - 1 ? 2 : 1;
         const size_t first = begin_of_step(n, strength) * order;
         if (first >= timesteps_.size())
@@ -367,7 +368,7 @@ class GenAIScheduler final : public ov::genai::IScheduler {
         begin(first);
     }
 
-    /* Steps to pass over; fractions of a step are rounded as diffusers' pipelines do, which differ for flow models. */
+    /* The number of skipped steps; fractions are rounded like in diffusers' pipelines, which round differently for flow models. */
     size_t begin_of_step(size_t n, float strength) const {
         ds_plan_properties properties;
         check(ds_scheduler_plan_properties(scheduler_, &properties));
@@ -401,7 +402,7 @@ class GenAIScheduler final : public ov::genai::IScheduler {
     std::vector<double> timesteps_, input_scales_;
 };
 
-/* The scheduler file of a model, in the model's folder or in one of its own. */
+/* The scheduler file of a model, in the model's folder or its subfolder. */
 inline ds_scheduler load_scheduler(const std::filesystem::path &model, const char *class_name, const char *overrides) {
     ds_scheduler scheduler;
     const bool has_subfolder = std::filesystem::is_directory(model / "scheduler");
@@ -416,7 +417,7 @@ inline ds_scheduler load_scheduler(const std::filesystem::path &model, const cha
  * model        the model's folder, its folder "scheduler", or a scheduler_config.json
  * name         empty: the class that the file names; else a class, such as "DEISMultistepScheduler", or a sampler, such as
  *              "DPM++ 2M Karras", with the file's values
- * overrides    a JSON object whose members replace those of the file, or empty
+ * overrides    a JSON object whose members replace the file's, or empty
  * run_options  a JSON object for every run, such as {"eta": 0.5}, or empty
  */
 inline std::shared_ptr<GenAIScheduler> make_genai_scheduler(const std::filesystem::path &model, const std::string &name = {},

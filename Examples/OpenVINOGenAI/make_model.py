@@ -44,7 +44,7 @@ random = np.random.default_rng(20)
 
 
 def weights(*shape: int, scale: float = 1.0) -> np.ndarray:
-    """Normal numbers whose variance is scale² divided by the number of inputs of an output."""
+    """Normal numbers with variance scale² / (inputs per output)."""
     fan_in = int(np.prod(shape[1:])) or 1
     return (random.standard_normal(shape) * scale / fan_in**0.5).astype(np.float32)
 
@@ -70,7 +70,7 @@ def text_encoder() -> ov.Model:
 
 
 def denoiser() -> ov.Model:
-    """The predicted noise: most of the sample, and what a network of three convolutions makes of sample, timestep and text."""
+    """The predicted noise: most of the sample, plus the output of three convolutions on sample, timestep and text."""
     sample = parameter("sample", [-1, 4, -1, -1], np.float32)
     timestep = parameter("timestep", [1], np.int64)
     states = parameter("encoder_hidden_states", [-1, -1, WIDTH], np.float32)

@@ -5,9 +5,9 @@
  *
  *     pictures MODEL FOLDER [SCHEDULER ...]
  *
- * MODEL is a model's folder, FOLDER receives the pictures. SCHEDULER is the name of a class or of a sampler: a picture is made with
- * each. Without names the program also compares with the engine's own schedulers: pictures, image-to-image, timesteps of
- * transformers' runs, and the time of a step. It fails if the two differ by more than the rounding of float32.
+ * MODEL is a model's folder; FOLDER receives the pictures. SCHEDULER is the name of a class or of a sampler; each gives a picture.
+ * Without names the program also compares with the engine's own schedulers: pictures, image-to-image, timesteps of transformers'
+ * runs, and the time of a step. It fails if the two differ by more than float32 rounding.
  */
 #include "diffusion_scheduling_genai.hpp"
 
@@ -25,7 +25,7 @@ constexpr size_t N_STEPS = 20;
 constexpr int64_t SIZE = 256;
 constexpr char PROMPT[] = "a picture of the sea";
 
-/* Largest difference that float32 explains, as a share of the largest number: a run rounds about 40 times, and the model passes
+/* Largest difference that float32 explains, relative to the largest number: a run rounds about 40 times, and the model passes
  * errors on with a factor near 1. The two libraries' tables of training levels also differ in their last bit. */
 constexpr double TOLERANCE = 1e-5;
 
@@ -33,7 +33,7 @@ double microseconds_since(Clock::time_point begin) {
     return std::chrono::duration<double, std::micro>(Clock::now() - begin).count();
 }
 
-/* A scheduler that passes every call on, and measures the steps. */
+/* A scheduler that forwards every call and measures the steps. */
 class Timed final : public ov::genai::IScheduler {
   public:
     explicit Timed(std::shared_ptr<ov::genai::IScheduler> inner) : inner_(std::move(inner)) {}
@@ -126,7 +126,7 @@ void write_text(const std::filesystem::path &file, const std::string &text) {
     if (!(std::ofstream(file) << text).flush()) throw std::runtime_error("the file " + file.string() + " can't be written");
 }
 
-/* The engine's own scheduler of a file. */
+/* The engine's own scheduler for a file. */
 std::shared_ptr<ov::genai::IScheduler> engine_scheduler(const std::filesystem::path &file, ov::genai::Scheduler::Type type) {
     auto scheduler = std::dynamic_pointer_cast<ov::genai::IScheduler>(ov::genai::Scheduler::from_config(file, type));
     if (!scheduler) throw std::runtime_error("the engine's scheduler isn't an IScheduler");
@@ -170,7 +170,7 @@ void make_pictures(ov::genai::Text2ImagePipeline &pipeline, const std::filesyste
     }
 }
 
-/* The betas of the model's file, number by number. */
+/* The betas of the model's file, written out. */
 std::string trained_betas() {
     std::string text = "{\"trained_betas\": [";
     for (int i = 0; i < 1000; i++) {
@@ -186,7 +186,7 @@ struct Rival {
     const char *class_name, *changes; /* members to add to the file's */
     ov::genai::Scheduler::Type type;
     bool has_betas;             /* whether the file lists the betas */
-    const char *engine_differs; /* where the engine's own scheduler doesn't follow diffusers: the reason */
+    const char *engine_differs; /* the reason if the engine's scheduler deviates from diffusers */
 };
 
 constexpr char SHORT_BETAS[] = "the engine's betas end before beta_end";
@@ -202,7 +202,7 @@ constexpr Rival RIVALS[] = {
     {"EulerDiscreteScheduler", "", ov::genai::Scheduler::EULER_DISCRETE, false, SHORT_BETAS},
 };
 
-/* Pictures of both libraries' schedulers with the values of the model's file and those of the rival. */
+/* Pictures of both libraries' schedulers, with the values of the model's file and the rival's changes. */
 bool compare_pictures(ov::genai::Text2ImagePipeline &pipeline, const std::filesystem::path &model,
                       const std::filesystem::path &folder) {
     std::printf("\n%-32s %-19s %-35s %10s %9s\n", "differences from the engine's", "betas of the file", "other values of the file",
@@ -213,7 +213,7 @@ bool compare_pictures(ov::genai::Text2ImagePipeline &pipeline, const std::filesy
         std::string changes = rival.has_betas ? trained_betas() : "{";
         if (*rival.changes) changes += (rival.has_betas ? ", " : "") + std::string(rival.changes);
         changes += "}";
-        /* The engine reads a file: that of our scheduler, with all of its values. */
+        /* The engine reads a file: our scheduler's configuration, with all values. */
         const auto ours = diffusion_scheduling::make_genai_scheduler(model, rival.class_name, changes);
         write_text(file, ours->configuration());
         const Picture theirs = sample(pipeline, engine_scheduler(file, rival.type));
@@ -232,7 +232,7 @@ bool compare_pictures(ov::genai::Text2ImagePipeline &pipeline, const std::filesy
     return passed;
 }
 
-/* The interface's functions for image-to-image: timesteps, noise added to a sample, and steps from there on with random outputs. */
+/* The interface's functions for image-to-image: timesteps, noise added to a sample, and steps from there with random outputs. */
 bool compare_image_to_image(const std::filesystem::path &model, const std::filesystem::path &folder) {
     std::printf("\n%-32s %12s %22s\n", "image-to-image", "strength", "difference of samples");
     bool passed = true;
@@ -268,7 +268,7 @@ bool compare_image_to_image(const std::filesystem::path &model, const std::files
     return passed;
 }
 
-/* The levels of Flux' and of Stable Diffusion 3's pipelines, which depend on the number of tokens. */
+/* The levels of Flux's and of Stable Diffusion 3's pipelines, which depend on the number of tokens. */
 bool compare_flow(const std::filesystem::path &folder) {
     const char *const files[] = {
         "{\"_class_name\": \"FlowMatchEulerDiscreteScheduler\", \"shift\": 3.0}",
@@ -314,7 +314,7 @@ void compare_times(const std::filesystem::path &model) {
     }
 }
 
-/* The tokenizer's library lies in a wheel beside the engine's, and the engine asks a variable for it. */
+/* The tokenizer's library is in a wheel beside the engine's; an environment variable tells the engine its place. */
 void find_tokenizers() {
     Dl_info place;
     if (!dladdr(reinterpret_cast<void *>(&ov::genai::Scheduler::from_config), &place)) return;
@@ -337,7 +337,7 @@ int run(const std::vector<std::string> &arguments) {
                  "DDIMScheduler",          "EulerDiscreteScheduler",      "DPM++ 2M Karras",         "DPM++ 2M SDE Karras"};
     for (const std::string &name : names) diffusion_scheduling::make_genai_scheduler(model, name); /* misspelt names fail early */
     std::filesystem::create_directories(folder);
-    /* Processors with bfloat16 would run the networks in that by default, whose rounding hides differences of the schedulers. */
+    /* Processors with bfloat16 would run the networks in it by default, and its rounding hides differences between schedulers. */
     find_tokenizers();
     ov::genai::Text2ImagePipeline pipeline(model, "CPU", ov::AnyMap{{"INFERENCE_PRECISION_HINT", ov::element::f32}});
     std::printf("openvino.genai %s, %zu steps, %d x %d\n\n", ov::genai::get_version().buildNumber, N_STEPS, static_cast<int>(SIZE),

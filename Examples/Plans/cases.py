@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Plans to try, and what the library makes of them: the other side of the comparison."""
+"""Plans to try, and the library's results for comparison."""
 
 import diffusion_scheduling as ds
 import numpy as np
@@ -23,24 +23,24 @@ CASES = [
 
 
 def model_output(x, timestep):
-    """Stands for a model: the same elementwise operations for every library of tensors."""
+    """A stand-in for a model: the same elementwise operations in every tensor library."""
     return 0.3 * x - 0.0001 * timestep
 
 
 def model_output_with_variance(x, timestep):
-    """Likewise, with a variance behind the prediction of each batch item."""
+    """Like model_output, with a variance after each batch item's prediction."""
     return model_output(x, timestep)[:, [*range(SHAPE[1])] * 2]
 
 
 def compare(scheduler, samples, outputs, noises):
-    """Takes each step of a finished run natively, from the run's own sample, and compares the next one.
+    """Takes each step of a finished run natively, from the run's own sample, and compares the next sample.
 
-    samples  [steps + 1] of the run, outputs and noises [steps], NumPy arrays
+    samples  [steps + 1] of the run; outputs and noises [steps]; NumPy arrays
 
-    Returns the greatest difference, and the greatest share of what two sums in float32 may differ by: a sum of n terms is off by at
-    most (n + 1) 2^-24 of the sum of their magnitudes (Higham 2002, section 3.1), one more for the coefficients' rounding, and
-    slots hold such sums themselves. A clamped prediction is off by no more than before; by as much again where it is
-    divided by a threshold, which is at least 1 and off by no more than the predictions that it is a quantile of.
+    Returns the largest difference, and the largest ratio of a difference to its bound. Two float32 sums may differ by their errors:
+    a sum of n terms is off by at most (n + 1) 2^-24 of the sum of their magnitudes (Higham 2002, section 3.1), one more for the
+    rounded coefficients, and slots hold such sums themselves. Clamping never increases a prediction's error. Dividing by a
+    threshold at most doubles it: the threshold is at least 1, and off by no more than the predictions whose quantile it is.
     """
     u = 2.0**-24
     plan, session, slots = Plan(scheduler.plan_json), ds.Session(scheduler), {}
@@ -69,13 +69,13 @@ def compare(scheduler, samples, outputs, noises):
         slots = slots | {slot: total(sums, tensors) for slot, sums in row.get("stores", {}).items()}
         difference = np.abs(samples[index + 1].astype(np.float64) - native)
         greatest = max(greatest, float(difference.max()))
-        # Both sides are off by as much.
+        # Both sides are off by up to the bound.
         share = max(share, float((difference / (2 * allowed)).max()))
     return greatest, share
 
 
 def report(run):
-    """Runs all plans by `run(text, start, noises, model_output)`, which returns samples and outputs; prints how they compare."""
+    """Runs all plans by `run(text, start, noises, model_output)`, which returns samples and outputs; prints the comparison."""
     generator = np.random.default_rng(0)
     failed = 0
     print("plan                         greatest difference  share of what is allowed")

@@ -7,7 +7,7 @@ import math
 
 
 class Plan:
-    """The rows of a plan, and the members that hold for all of them."""
+    """The rows of a plan, and the members common to all rows."""
 
     def __init__(self, text):
         plan = json.loads(text)
@@ -20,12 +20,12 @@ class Plan:
         self.evaluations = plan["evaluations"]
 
     def row(self, index, age):
-        """The scalars of an evaluation in a run that has taken `age` evaluations before."""
+        """The scalars of an evaluation in a run that has already taken `age` evaluations."""
         return self.evaluations[index]["rows"][min(age, self.warm_up)]
 
 
 def combine(combination, streams):
-    """Sum of coefficient times tensor in the order of the streams, without the terms whose coefficient is 0."""
+    """The sum of coefficient times tensor in the order of the streams, without terms whose coefficient is 0."""
     total = None
     for name, tensor in streams.items():
         if combination.get(name, 0) != 0:
@@ -36,7 +36,7 @@ def combine(combination, streams):
 
 
 def learned(row, model_output, sample, noise):
-    """The prediction in a model output that may hold a variance behind it, on axis 1, and the noise times its factors."""
+    """The prediction in a model output, which may hold a variance behind it on axis 1, and the noise times its factors."""
     count = sample.shape[1]
     if model_output.shape[1] == count:
         return model_output, noise
@@ -51,9 +51,9 @@ def learned(row, model_output, sample, noise):
 
 
 def step(plan, index, age, sample, model_output, noise, slots, clamp):
-    """One step. Returns the next sample, and stores in `slots`: tensors by name, the most recently stored one last.
+    """One step. Returns the next sample, and stores into `slots`: tensors by name, the most recently stored one last.
 
-    clamp  a function of p and the plan's clamp, with the operations of the tensors' library
+    clamp  a function of p and the plan's clamp, in the operations of the tensor library
     """
     row = plan.row(index, age)
     model_output, noise = learned(row, model_output, sample, noise)
@@ -61,7 +61,7 @@ def step(plan, index, age, sample, model_output, noise, slots, clamp):
     prediction = combine(row["prediction"], streams)
     streams["prediction"] = prediction if "none" in plan.clamp else clamp(prediction, plan.clamp)
     next_sample = combine(row["next_sample"], streams)
-    # All stores read the slots as they were.
+    # All stores read the slots from before the step.
     for slot, value in [(slot, combine(sums, streams)) for slot, sums in sorted(row.get("stores", {}).items())]:
         slots.pop(slot, None)
         slots[slot] = value

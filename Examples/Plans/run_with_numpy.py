@@ -22,7 +22,7 @@ def clamp(prediction, how):
 
 
 def run(text, start, noises, model_output):
-    """A whole run: this is all that an engine needs of a scheduler.
+    """A whole run: an engine needs nothing more of a scheduler.
 
     Returns the samples at all noise levels and the model's outputs.
     """

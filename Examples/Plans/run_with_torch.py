@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Runs exported plans with torch's operations on the device that torch has, and compares the results with the library's.
+"""Runs exported plans with torch's operations on the available device, and compares the results with the library's.
 
     make python && PYTHONPATH=bindings/python python3 Examples/Plans/run_with_torch.py
 
-Nothing is read back to the host inside of the loop: the scalars come from the plan, and thresholds stay on the device.
+The loop reads nothing back to the host: the scalars come from the plan, and thresholds stay on the device.
 """
 
 import sys
@@ -34,7 +34,7 @@ def run(text, start, noises, model_output):
 
 
 def device():
-    """The best that this torch has."""
+    """The fastest device of this torch."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""A request run alone, in a plain loop: what the pool's pictures are compared with."""
+"""A request run alone, in a plain loop: the reference for the pool's pictures."""
 
 import numpy as np
 from diffusion_scheduling import NoiseSource, Session, make_scheduler
 
 
 def run_alone(model, request):
-    """The request's picture and how many steps it took."""
+    """The request's picture and its number of steps."""
     scheduler = make_scheduler(request.sampler, model.config)
     scheduler.set_timesteps(request.steps)
     session, source = Session(scheduler), NoiseSource.torch_cpu(request.seed)

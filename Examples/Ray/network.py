@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The network: here the exact denoiser of 1,797 handwritten digits, in NumPy. Any other may stand in its place.
+"""The network: here the exact denoiser of 1,797 handwritten digits, in NumPy. Any other network can replace it.
 
-The pool needs two attributes and a call of it:
+The pool needs two attributes and a call:
 
     config                                 the model's scheduler_config.json, as a dictionary
     shape                                  a sample's shape
-    network(inputs, timesteps, digits)     the predicted noise [n, *shape] of n inputs; a digit is the condition, None: without
+    network(inputs, timesteps, digits)     the predicted noise [n, *shape] of n inputs; each digit is a condition, or None
 
-A picture has the same bits in any company only if the network answers a row alike in any batch. This one evaluates row by row, in
-operations whose shapes don't depend on the batch.
+A picture has the same bits in any company only if the network computes a row alike in any batch. This network evaluates row by row,
+in operations whose shapes don't depend on the batch.
 """
 
 import json
@@ -23,15 +23,15 @@ DEMO = Path(__file__).parents[1] / "Demo" / "Sources"
 class DigitNetwork:
     """E[noise | input] for digits x = m + U c, c from a mixture of normal distributions around the images.
 
-    Examples/Demo/Sources/Digits/DigitMixture.swift derives the formula. The weights are computed once, where the network is made,
-    and travel with it: eigenvectors are another machine's only up to the last bits.
+    Examples/Demo/Sources/Digits/DigitMixture.swift derives the formula. The weights are computed once, when the network is made,
+    and travel with it, because another machine's eigenvectors differ in the last bits.
     """
 
     shape = (8, 8)
     bandwidth = 0.45
 
     def __init__(self, config, images, labels):
-        """config: of the training's noise levels, images: [image, pixel] from -1 to 1, labels: [image]"""
+        """config: the training's noise levels; images: [image, pixel] from -1 to 1; labels: [image]"""
         self.config, self.labels = config, labels
         betas = np.linspace(config["beta_start"] ** 0.5, config["beta_end"] ** 0.5, config["num_train_timesteps"]) ** 2
         signal = np.cumprod(1 - betas)
@@ -56,7 +56,7 @@ class DigitNetwork:
         return np.stack([self._noise(*row) for row in zip(inputs, timesteps, digits, strict=True)])
 
     def _noise(self, noisy, timestep, digit):
-        """The answer to one row. einsum sums in one order; a product by BLAS may take another one for each number of rows."""
+        """The output for one row. einsum sums in a fixed order; BLAS may choose an order by the number of rows."""
         sigma = np.exp(np.interp(timestep, np.arange(self.log_sigmas.size), self.log_sigmas))
         a, s = 1 / np.hypot(1, sigma), sigma / np.hypot(1, sigma)
         v = a * a * self.variances + s * s

@@ -2,8 +2,8 @@
 
 """A pool of rows: requests of any scheduler and number of steps join and leave at any time (continuous batching).
 
-A tick asks the model once about all rows, each at a timestep of its own, and steps all of them in one call of the library. A
-request's picture has the bits of the request run alone, see alone.py. A request leaves as a `Checkpoint`, and goes on in any pool.
+A tick calls the model once for all rows, each at its own timestep, and steps all of them in one call of the library. A request's
+picture has the bits of the request run alone (see alone.py). A request leaves as a `Checkpoint`, and continues in any pool.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from diffusion_scheduling import Guidance, NoiseSource, SchedulerError, Session,
 
 @dataclass(frozen=True)
 class Request:
-    """A picture that somebody asks for. `sampler` is one of diffusion_scheduling's sampler names, `digit` None for any."""
+    """A request for a picture. `sampler` is one of diffusion_scheduling's sampler names; `digit` is None for any."""
 
     name: str
     sampler: str
@@ -33,14 +33,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A request before one of its steps: all that its picture depends on from there, besides the model."""
+    """A request before one of its steps: everything that determines its picture from there on, besides the model."""
 
     request: Request
     step: int
     session: bytes
     sample: np.ndarray
     noise: NoiseSource
-    """Pickled, it is the bytes of its state."""
+    """A noise source pickles as the bytes of its state."""
 
     @property
     def name(self) -> str:
@@ -57,7 +57,7 @@ class Reply:
 
 
 def planned(config: dict[str, Any], request: Request) -> Any:
-    """The request's scheduler, with its timesteps set."""
+    """The request's scheduler, with timesteps set."""
     scheduler = make_scheduler(request.sampler, config)
     scheduler.set_timesteps(request.steps)
     return scheduler
@@ -72,7 +72,7 @@ def start(scheduler: Any, request: Request, shape: tuple[int, ...]) -> Checkpoin
 
 @dataclass
 class Run:
-    """A request in a row. Its sample is that row of the pool's."""
+    """A request in a row. Its sample is the pool's row."""
 
     request: Request
     scheduler: Any
@@ -81,10 +81,10 @@ class Run:
 
 
 class RowPool:
-    """Rows for requests, and one model that serves them all.
+    """Rows for requests, and one model that serves all of them.
 
     model  the network, see network.py
-    rows   the most requests at a time
+    rows   the most requests at once
     every  the number of steps of a request between its checkpoints
     """
 
@@ -98,10 +98,10 @@ class RowPool:
         self._scheduler = lru_cache(256)(lambda sampler, steps: planned(model.config, Request("", sampler, steps, 0)))
 
     def join(self, work: Request | Checkpoint) -> None:
-        """Gives a row to a request, or to one that began elsewhere.
+        """Gives a row to a new request, or to one that began elsewhere.
 
-        Raises ValueError where no row is free, and the library's SchedulerError: for a sampler, a number of steps or a guidance
-        that it doesn't allow, for damaged bytes, and for a session of another plan, which another version may have made.
+        Raises ValueError if no row is free, and the library's SchedulerError: for a sampler, a number of steps or a guidance that
+        isn't allowed, for damaged bytes, and for a session of another plan, which another version may have made.
         """
         request = work if isinstance(work, Request) else work.request
         names = [run and run.request.name for run in self.runs]
@@ -111,7 +111,7 @@ class RowPool:
             raise ValueError(f"{work.name} can't join: all {len(names)} rows are taken")
         scheduler = self._scheduler(request.sampler, request.steps)
         begun = start(scheduler, request, self.model.shape) if isinstance(work, Request) else work
-        # A step of nothing, because a wrong guidance must not fail the step of all rows.
+        # An empty step checks the guidance now: it must not fail the step of all rows.
         zero = np.zeros(1, np.float32)
         Session(scheduler).step(zero, zero, unconditional=zero, guidance=request.guidance, noise=zero)
         session = Session(scheduler).restore(begun.session)
@@ -122,7 +122,7 @@ class RowPool:
         self.runs[row] = Run(request, scheduler, session, begun.noise.copy())
 
     def leave(self, name: str) -> Checkpoint:
-        """Takes a request out of its row, to go on elsewhere. Raises KeyError."""
+        """Takes a request out of its row, to continue elsewhere. Raises KeyError."""
         for row, run in enumerate(self.runs):
             if run and run.request.name == name:
                 checkpoint = self._checkpoint(row, run)
@@ -131,7 +131,7 @@ class RowPool:
         raise KeyError(name)
 
     def tick(self, joining: Sequence[Request | Checkpoint] = ()) -> Reply:
-        """Lets requests join and takes a step of every row. A request that can't join is refused with a sentence."""
+        """Lets requests join, then steps every row. A request that can't join is refused with a sentence."""
         reply = Reply({}, {}, [])
         for work in joining:
             try:

@@ -5,8 +5,8 @@
     make ray
     make ray ARGUMENTS="--requests 500 --address auto"     on a cluster
 
-The exit status is 1 where a picture differs, a request is refused or no actor is left, and 2 where something is missing or an
-argument isn't allowed.
+The exit status is 1 if a picture differs, a request is refused or no actor is left, and 2 if a package is missing or an argument
+isn't allowed.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-# Ray would print a paragraph about the process that is killed here on purpose.
+# Ray would print a paragraph about the process that this program kills on purpose.
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^A worker died or was killed")
 
 try:
@@ -43,16 +43,16 @@ except ImportError as error:
 
 START_SECONDS = 60
 LOST = RayActorError, ObjectLostError
-"""An actor's process has ended, or its machine."""
+"""The process of an actor, or its machine, has ended."""
 
 
 # ---- Actors
 
 
-# The second thread is there for `crash`: to strike while a tick is at work.
+# The second thread runs `crash`, which strikes while a tick is at work.
 @ray.remote(num_cpus=1, max_restarts=0, max_concurrency=2, scheduling_strategy="SPREAD")
 class Actor:
-    """A process with a pool of rows and the network. `num_gpus=1` in the place of `num_cpus=1` gives each a GPU."""
+    """A process with a pool of rows and the network. `num_gpus=1` in place of `num_cpus=1` gives each a GPU."""
 
     def __init__(self, model: Any, rows: int, every: int) -> None:
         self.pool = RowPool(model, rows, every)
@@ -65,11 +65,11 @@ class Actor:
 
 
 class NoActorsError(RuntimeError):
-    """Requests wait, and no actor serves them."""
+    """Requests wait, but every actor is lost."""
 
 
 def sentence(error: Exception) -> str:
-    """An error's message; of one that came from another process, without the traceback before it."""
+    """An error's message, without the traceback of another process."""
     return str(error).strip().splitlines()[-1].removesuffix(".")
 
 
@@ -92,7 +92,7 @@ def start_actors(count: int, model: Any, rows: int, every: int) -> list[Any]:
 
 @dataclass
 class Outcome:
-    """Results of a run, by the requests' names, and its measures."""
+    """Results of a run, by the requests' names, and its measurements."""
 
     pictures: dict[str, Any] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
@@ -100,23 +100,23 @@ class Outcome:
     seconds: float = 0
     ticks: int = 0
     steps: int = 0
-    """Steps of all rows, also those that were lost."""
+    """Steps of all rows, including lost ones."""
     session_sizes: list[int] = field(default_factory=list)
-    """Bytes of the sessions in all checkpoints."""
+    """Sizes in bytes of the sessions in all checkpoints."""
     losses: list[tuple[str, list[int]]] = field(default_factory=list)
-    """How each actor was lost, and the steps from which its requests went on elsewhere."""
+    """The loss of each actor: its cause, and the steps from which its requests continued elsewhere."""
 
 
 def serve(actors: list[Any], rows: int, arrivals: list[tuple[float, Request]], faults: list[tuple[int, str, Any]]) -> Outcome:
     """Serves requests until all are done.
 
-    arrivals  the seconds after which a request comes, ascending
-    faults    a number of finished pictures, a name, and what then happens to the actor with the most requests
+    arrivals  the second at which each request comes, ascending
+    faults    a number of finished pictures, a name, and a function that then strikes the actor with the most requests
 
-    `held` has what is needed to go on without an actor: for each of its requests the last checkpoint that it answered. The driver
-    owns these answers. What an actor stores by ray.put is the actor's, and lost with it.
+    `held` is enough to replace an actor: it has the last checkpoint that the actor returned for each of its requests. The driver
+    owns these replies. Objects that an actor stores by ray.put belong to the actor and are lost with it.
 
-    Raises NoActorsError when all are lost, RayError where a tick fails.
+    Raises NoActorsError when all are lost, RayError if a tick fails.
     """
     outcome, coming, faults = Outcome(), deque(arrivals), deque(faults)
     waiting: deque[Request | Checkpoint] = deque()
@@ -130,7 +130,7 @@ def serve(actors: list[Any], rows: int, arrivals: list[tuple[float, Request]], f
         now = time.monotonic() - began
         while coming and coming[0][0] <= now:
             waiting.append(coming.popleft()[1])
-        # Each idle actor gets its share of what is there, and takes a step.
+        # Each idle actor gets its share of the waiting requests, and takes a step.
         idle = held.keys() - calls.values()
         share = -(-(len(waiting) + sum(map(len, held.values()))) // len(held))
         for number in idle:
@@ -156,7 +156,7 @@ def serve(actors: list[Any], rows: int, arrivals: list[tuple[float, Request]], f
             try:
                 reply = ray.get(call)
             except LOST:
-                # The actor must not go on where only the connection is lost.
+                # An actor that has only lost its connection must not continue.
                 ray.kill(actors[number])
                 lost = held.pop(number)
                 waiting.extendleft(reversed(lost.values()))
@@ -197,7 +197,7 @@ def draw_requests(count: int, draw: random.Random) -> list[Request]:
 
 
 def differing(alone: dict[str, Any], pictures: dict[str, Any]) -> list[str]:
-    """The names of the requests whose picture doesn't have the same bits."""
+    """The names of the requests whose pictures differ in any bit."""
     return [name for name, picture in alone.items() if name not in pictures or pictures[name].tobytes() != picture.tobytes()]
 
 
@@ -224,22 +224,22 @@ def arguments() -> argparse.Namespace:
 
 
 def connect(given: argparse.Namespace, folder: str) -> None:
-    """Joins a cluster, or starts one on this machine without dashboard, whose files lie in `folder`. Raises ConnectionError."""
+    """Joins a cluster, or starts one on this machine without dashboard, with its files in `folder`. Raises ConnectionError."""
     keywords: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if given.address == "local":
-        # Otherwise Ray writes one into the home folder, for all clusters to come.
+        # Otherwise Ray writes a token into the home folder, for all later clusters.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         keywords |= {"num_cpus": max(2, given.actors), "include_dashboard": False}
         keywords |= {"object_store_memory": 128 * 2**20, "_temp_dir": folder}
     else:
         host, _, port = given.address.rpartition(":")
         if host:
-            # Ray would try for minutes.
+            # Ray would retry for minutes.
             try:
                 socket.create_connection((host, port), START_SECONDS / 10).close()
             except OSError as error:
                 raise ConnectionError(f"no cluster answers at --address {given.address}: {error}") from None
-        # The other machines get this folder, and have Ray and the wheel of diffusion_scheduling.
+        # The other machines get this folder; Ray and the wheel of diffusion_scheduling are already installed there.
         keywords["runtime_env"] = {"working_dir": str(Path(__file__).parent)}
     try:
         ray.init(given.address, **keywords)
@@ -268,7 +268,7 @@ def run(given: argparse.Namespace, folder: str) -> int:
             ray.kill(actor)
         return outcomes[name]
 
-    # Throughput is that of requests that all come at once, latency that of requests that come at random (Poisson).
+    # Throughput is measured with requests that arrive all at once, latency with random arrivals (Poisson).
     at_once, at_random = [0.0] * len(requests), []
     print("actors  requests/s  steps/s  rows filled  latency in ms: p50   p90   p99  at requests/s")
     for count in (1, 2):
@@ -302,7 +302,7 @@ def run(given: argparse.Namespace, folder: str) -> int:
 
 
 def report(alone: dict[str, Any], outcomes: dict[str, Outcome]) -> int:
-    """Prints what went wrong, or that nothing did. Returns the exit status."""
+    """Prints all faults, or that there are none. Returns the exit status."""
     faults = []
     for name, outcome in outcomes.items():
         faults += [f"{name}: {request} was refused: {why}" for request, why in outcome.refused.items()]

@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""One large latent in parts on many devices: the sums that the parts have to share, and each part's noise.
+"""One large latent in parts on many devices: the sums that the parts share, and each part's noise.
 
-A step sums tensors with a plan's scalars, element by element, so each device steps its part in a session of its own. Two things
-look at a whole batch item: the moments of rescaled guidance and the quantile of a dynamic threshold. The parts here are of one.
+A step sums tensors with a plan's scalars, element by element, so each device steps its part in its own session. Two computations
+need a whole batch item: the moments of rescaled guidance and the quantile of a dynamic threshold. The parts here belong to one
+item.
 
-`all_sum` returns the sum over the devices of an array of a few numbers, and `all_gather` the list of the devices' arrays: in
-torch.distributed all_reduce and all_gather_object.
+`all_sum` returns the sum over the devices of a small array, and `all_gather` the list of the devices' arrays; they correspond to
+all_reduce and all_gather_object of torch.distributed.
 """
 
 import numpy as np
 
 
 def guided(conditional, unconditional, guidance, all_sum):
-    """The guided output of a part: e = e_u + g (e_c - e_u), rescaled to the standard deviation that e_c has in the whole item.
+    """The guided output of a part: e = e_u + g (e_c - e_u), rescaled to e_c's standard deviation in the whole item.
 
-    A session then steps with it as with any other output. Where `guidance.rescale` is 0 nothing is shared, and a session's own
-    guidance does the same.
+    A session steps with it as with any other output. If `guidance.rescale` is 0 the parts share nothing, and a session's own
+    guidance gives the same result.
     """
     c, u = np.asarray(conditional, np.float64), np.asarray(unconditional, np.float64)
     e = u + guidance.scale * (c - u)
@@ -32,8 +33,8 @@ def guided(conditional, unconditional, guidance, all_sum):
 def thresholded(prediction, clamp, count, all_gather):
     """The clamp of a part of a prediction, for `step` of Examples/Plans/plan.py: min(max(p, -s), s) / s.
 
-    s is the quantile of |p| over all `count` elements, from 1 to the maximum. The quantile at 0.995 lies between two of the
-    greatest 0.5 % of the values and one more, which is all that a part sends.
+    s is the quantile of |p| over all `count` elements, from 1 to the maximum. A ratio of 0.995 needs only the greatest 0.5 % of all
+    values and one more, so a part sends no more than these.
     """
     if "dynamic_threshold" not in clamp:
         limit = clamp["range"]["limit"]
@@ -51,13 +52,13 @@ def thresholded(prediction, clamp, count, all_gather):
 def part_of_noise(source, count, start, stop, piece=2**16):
     """Elements `start` to `stop` of the `count` numbers of one call, which moves the source past all of them.
 
-    source  a NoiseSource of torch's CPU generator or of NumPy's; other numbers are drawn and dropped, in pieces
+    source  a torch_cpu or NumPy NoiseSource; other numbers are drawn and dropped, in pieces
     piece   a multiple of 16: torch's generator makes blocks of 16
     """
     out = np.empty(stop - start, np.float32)
     position = 0
     while position < count:
-        # A last piece of fewer than 16 would be made another way.
+        # torch makes a last piece of fewer than 16 by another method.
         length = count - position if count - position < piece + 16 else piece
         numbers = source.standard_normal(length)
         begin, end = max(start, position), min(stop, position + length)

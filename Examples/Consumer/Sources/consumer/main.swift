@@ -3,10 +3,10 @@
 import CKernels
 import DiffusionScheduling
 
-/// Samples from a Gaussian whose denoiser is known in closed form, through `any Scheduler`.
+/// Samples from a Gaussian with a closed-form denoiser, through `any Scheduler`.
 ///
-/// Data with the mean 0.5 and the deviation 0.1 have, at the noise ratio ς, the predicted noise
-/// ε = ς √(1 + ς²) (x − 0.5/√(1 + ς²)) / (0.1² + ς²).
+/// Data with mean 0.5 and deviation 0.1 have, at the noise ratio ς, the predicted noise ε = ς √(1 + ς²) (x − 0.5/√(1 + ς²)) / (0.1²
+/// + ς²).
 func sample(with scheduler: any PlannedScheduler, steps: Int) throws -> [Float] {
     var scheduler = scheduler
     try scheduler.setTimesteps(steps)
@@ -26,7 +26,7 @@ let x = try sample(with: scheduler, steps: 20)
 print("DEIS, order 3, 20 steps:", x.map { String(describing: $0) }.joined(separator: " "))
 print("threads:", String(cString: dsk_runtime_description()))
 
-// Noise of z ends at 0.5 + 0.1 z.
+// A run from the noise z ends at 0.5 + 0.1 z.
 let exact: [Float] = [0.35, 0.45, 0.55, 0.65]
 guard zip(x, exact).allSatisfy({ abs($0 - $1) < 0.02 }) else {
     fatalError("the samples are not those of the Gaussian")

@@ -23,13 +23,13 @@ public struct DigitImages: Sendable {
             elements: bytes.prefix(imageCount * pixelCount).map { Float($0) / 8 - 1 })
         labels = bytes.suffix(imageCount).map(Int.init)
     }
-    /// All images of a digit, one a row.
+    /// All images of a digit, one per row.
     public func images(of digit: Int) -> Matrix<Float> {
         let rows = labels.indices.filter { labels[$0] == digit }
         return Matrix(rows: rows.count, columns: pixels.columns, elements: rows.flatMap { Array(pixels.row($0)) })
     }
 
-    /// The digit that the nearest image shows.
+    /// The digit of the nearest image.
     public func nearestLabel(to image: [Float]) -> Int {
         var nearest = (distance: Float.infinity, label: 0)
         for index in labels.indices {

@@ -4,8 +4,8 @@ import Foundation
 
 /// A distribution of digits whose diffusion can be reversed exactly: a normal distribution around each image.
 ///
-/// The plain choice N(μᵢ, h² I) makes every sample grainy, and its covariance exceeds the data's by h² I. Instead, noise
-/// shaped like the data's own covariance C, around images drawn a little towards their mean m (the smoothed bootstrap):
+/// The plain choice N(μᵢ, h² I) makes every sample grainy, and its covariance exceeds the data's by h² I. The smoothed bootstrap
+/// instead shapes the noise like the data's own covariance C, around images drawn a little towards their mean m:
 ///
 ///     p(x) = Σᵢ πᵢ N(x; cᵢ, h² C)        cᵢ = m + √(1 − h²) (μᵢ − m)
 ///
@@ -14,15 +14,15 @@ import Foundation
 ///
 /// Silverman, Density Estimation for Statistics and Data Analysis, 1986, section 6.4.1.
 public struct DigitMixture: Sendable {
-    /// ln πᵢ up to a constant, one an image; −∞ leaves an image out (so: one digit only).
+    /// ln πᵢ up to a constant, one per image; −∞ leaves an image out (for example, to keep only one digit).
     public var logWeights: [Float]
 
     private let mean: [Float]
     /// U and Uᵀ.
     private let basis, basisTransposed: Matrix<Float>
-    /// Uᵀ(cᵢ − m), one a row, and one a column.
+    /// Uᵀ(cᵢ − m): one per row, and one per column.
     private let centres, centresTransposed: Matrix<Float>
-    /// The same squared elementwise, one a row.
+    /// The elementwise squares of `centres`, one per row.
     private let squaredCentres: Matrix<Float>
     /// h² k
     private let variances: [Double]
@@ -69,7 +69,7 @@ public struct DigitMixture: Sendable {
         let noisyVariances = variances.map { signalRate * signalRate * $0 + noiseRate * noiseRate }
         let x = noisy.adding(mean, times: -Float(signalRate)) * basis
 
-        // Σ x²/V is the same for every image and falls out of the weights; what remains is linear in x.
+        // Σ x²/V is equal for all images and drops out of the weights; the rest is linear in x.
         var weights = x.scalingColumns(by: noisyVariances.map { Float(signalRate / $0) }) * centresTransposed
         let halfInverse = Matrix(
             rows: squaredCentres.columns, columns: 1,
@@ -89,10 +89,10 @@ public struct DigitMixture: Sendable {
         return (posterior * basisTransposed).adding(mean)
     }
 
-    /// Exact draws: what a perfect sampler would give.
+    /// Exact draws, as a perfect sampler would make them.
     ///
-    /// Of the mixture itself, or with a noise rate S of A x₀ + S ε, whose normal distributions lie around A cᵢ with variances
-    /// A² h² k + S².
+    /// The draws come from the mixture itself or, with a noise rate S, from A x₀ + S ε, whose normal distributions lie around A cᵢ
+    /// with variances A² h² k + S².
     public func draw(
         _ count: Int, signalRate: Double = 1, noiseRate: Double = 0, using noise: inout NormalNoise
     ) -> Matrix<Float> {
@@ -124,7 +124,7 @@ extension Matrix<Float> {
                 elements[start + j] += biases[j]
                 largest = max(largest, elements[start + j])
             }
-            // The largest summand is 1; below e⁻³⁰ all the others together are below half a unit in its last place.
+            // The largest summand is 1; summands below e⁻³⁰ together amount to less than half a unit in its last place.
             var sum: Float = 0
             for j in 0..<columns {
                 let exponent = elements[start + j] - largest

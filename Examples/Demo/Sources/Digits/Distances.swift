@@ -6,7 +6,7 @@ extension Matrix<Float> {
         (elements.reduce(0) { $0 + Double($1 * $1) } / Double(elements.count)).squareRoot()
     }
 
-    /// For each row the root of the mean squared difference to the same row of `other`.
+    /// The root mean square of each row's difference from the same row of `other`.
     public func rootMeanSquareDistances(to other: Matrix) -> [Double] {
         precondition(rows == other.rows && columns == other.columns)
         return (0..<rows).map { i in
@@ -15,8 +15,8 @@ extension Matrix<Float> {
         }
     }
 
-    /// For each row the root mean square distance to the nearest row of `others`, a row identical to it left out
-    /// (so that the data can be compared with itself).
+    /// Each row's root mean square distance to the nearest row of `others`, skipping a row identical to it (so the data can be
+    /// compared with itself).
     public func nearestDistances(to others: Matrix) -> [Double] {
         (0..<rows).map { i in
             let row = row(i)
@@ -32,13 +32,13 @@ extension Matrix<Float> {
 }
 
 extension Matrix<Float> {
-    /// The Fréchet distance between the normal distributions with these rows' and those rows' means and covariances:
+    /// The Fréchet distance between two normal distributions, with the means and covariances of these rows and of the other's:
     ///
     ///     |m₁ − m₂|² + tr( C₁ + C₂ − 2 (C₁^½ C₂ C₁^½)^½ )
     ///
     /// Zero for equal means and covariances, but not for two finite draws from one distribution.
     ///
-    /// Heusel et al. 2017, arXiv:1706.08500, equation 6, there on the activations of a network, here on pixels.
+    /// Heusel et al. 2017, arXiv:1706.08500, equation 6: there on a network's activations, here on pixels.
     public func frechetDistance(to other: Matrix) -> Double {
         let (here, there) = (Matrix<Double>(self), Matrix<Double>(other))
         let meanTerm = zip(here.columnMeans, there.columnMeans).reduce(0) { $0 + ($1.0 - $1.1) * ($1.0 - $1.1) }

@@ -108,8 +108,8 @@ extension Matrix<Double> {
     var symmetricEigendecomposition: (values: [Double], vectors: Matrix) {
         precondition(rows == columns)
         var order = Int32(rows), info: Int32 = 0
-        var workLength = 34 * order  // LAPACK asks for at least 3, and works best with 2 and its block size, 32.
-        var vectorsAsRows = self  // LAPACK counts by columns: what it calls column j is our row j.
+        var workLength = 34 * order  // LAPACK needs at least 3 per row, and works best with 2 and its block size, 32.
+        var vectorsAsRows = self  // LAPACK stores columns: its column j is our row j.
         var values = [Double](repeating: 0, count: rows)
         var work = [Double](repeating: 0, count: Int(workLength))
         var leadingDimension = order

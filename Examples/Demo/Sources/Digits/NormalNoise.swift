@@ -4,19 +4,19 @@ import Foundation
 
 /// A seeded source of standard normal numbers.
 ///
-/// Uniform numbers by SplitMix64 (Steele, Lea, Flood 2014, doi:10.1145/2660193.2660195), normal ones from them by Box and
-/// Muller (1958, doi:10.1214/aoms/1177706645).
+/// SplitMix64 (Steele, Lea, Flood 2014, doi:10.1145/2660193.2660195) makes uniform numbers; Box and Muller's method (1958,
+/// doi:10.1214/aoms/1177706645) makes normal ones from them.
 public struct NormalNoise {
     private var state: UInt64
     private var spare: Double?
 
-    /// `stream` chooses one of many independent sequences of the same seed.
+    /// `stream` selects one of many independent sequences of a seed.
     public init(seed: UInt64, stream: UInt64 = 0) {
-        // Scrambled apart, so that seed 1 with stream 0 isn't seed 0 with stream 1.
+        // Seed and stream are scrambled apart, so seed 1 with stream 0 differs from seed 0 with stream 1.
         state = Self.scramble(seed) &+ Self.scramble(~stream)
     }
 
-    /// `[row, column]`: row r depends on the seed and r alone, so more rows leave the first ones as they are.
+    /// `[row, column]`: row r depends only on the seed and r, so more rows leave the first ones unchanged.
     public static func matrix(rows: Int, columns: Int, seed: UInt64) -> Matrix<Float> {
         var elements: [Float] = []
         elements.reserveCapacity(rows * columns)

@@ -3,11 +3,11 @@
 import Foundation
 
 extension Matrix<Float> {
-    /// Rows on the arc of the great circle from one row to another, evenly spaced, both ends included (slerp):
+    /// Evenly spaced rows on the great circle from one row to another, both ends included (slerp):
     ///
     ///     zₖ = sin((1 − α)θ)/sin θ a + sin(αθ)/sin θ b        α = k/(count − 1)        cos θ = a·b / (|a| |b|)
     ///
-    /// Between two draws of normal noise these have the length of normal noise; on the straight line they would be too short.
+    /// The arc between two draws of normal noise keeps the length of normal noise; a straight line would be too short.
     ///
     /// Song, Meng and Ermon 2020, arXiv:2010.02502, section 5.3 and appendix D.5; Shoemake 1985, doi:10.1145/325165.325242.
     ///

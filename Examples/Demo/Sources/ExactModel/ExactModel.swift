@@ -6,11 +6,11 @@ import Digits
 extension DigitMixture {
     /// The prediction of a perfectly trained model for noisy samples x = A x₀ + S ε.
     ///
-    /// With E[x₀ | x] for x₀ and ε = (x − A x₀) / S every prediction is a sum of x and x₀:
+    /// Every prediction is a sum of x and x₀ = E[x₀ | x], with ε = (x − A x₀) / S:
     ///
     ///     epsilon  ε      sample  x₀      v_prediction  A ε − S x₀      flow_prediction  (x − x₀) / ς
     public func predict(_ type: PredictionType, from noisy: Matrix<Float>, at level: NoiseLevel) -> Matrix<Float> {
-        // A run that inverts a picture may start at a level without noise, which one can't divide by.
+        // A run that inverts a picture may start at a level without noise; the floor avoids a division by 0.
         let (signal, noise) = (level.signalRate, max(level.noiseRate, 0x1p-12))
         let (ofNoisy, ofClean) =
             switch type {
@@ -28,8 +28,8 @@ extension DigitMixture {
 }
 
 extension NoiseLevel {
-    /// The level of a sample after the plan's input scale: a variance-exploding sample becomes the variance-preserving one that
-    /// the model was trained with.
+    /// The level of a sample after the plan's input scale, which turns a variance-exploding sample into the variance-preserving one
+    /// that the model was trained with.
     public var ofModelInput: NoiseLevel {
         process == .varianceExploding ? NoiseLevel(sigma: sigma, process: .variancePreserving) : self
     }

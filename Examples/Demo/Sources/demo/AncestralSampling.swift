@@ -5,16 +5,16 @@ import Digits
 import Drawing
 import Foundation
 
-/// How many evaluations does the noise of ancestral sampling cost? DDIM without noise (η = 0) against DDIM with as much noise
-/// as the Markov chain that the model was trained for (η = 1: Ho et al. 2020, arXiv:2006.11239).
+/// The cost in evaluations of ancestral sampling's noise. DDIM without noise (η = 0) runs against DDIM with the noise of the
+/// model's training Markov chain (η = 1: Ho et al. 2020, arXiv:2006.11239).
 ///
-/// Song, Meng and Ermon 2020, arXiv:2010.02502, table 1, there for pictures of CIFAR-10 and CelebA.
+/// Song, Meng and Ermon 2020, arXiv:2010.02502, table 1: there for pictures of CIFAR-10 and CelebA.
 struct AncestralSampling: Experiment {
-    /// Fewer than elsewhere, because of the run with 1,000 steps.
+    /// Fewer samples than elsewhere, because of the run with 1,000 steps.
     static let sampleCount = 1000
-    /// How often exact draws are measured, to know what chance does to the distance.
+    /// The number of exact draws that measure the distance's random variation.
     static let perfectRuns = 20
-    /// Each divides the 1,000 training timesteps.
+    /// Each number divides the 1,000 training timesteps.
     static let deterministicSteps = [10, 20, 50]
     static let ancestralSteps = [10, 20, 50, 100, 1000]
 
@@ -22,7 +22,7 @@ struct AncestralSampling: Experiment {
     let mixture: DigitMixture
     let seed: UInt64
 
-    /// Fréchet distances to the data by the number of evaluations.
+    /// Fréchet distances to the data, by number of evaluations.
     private typealias Distances = [(evaluations: Int, distance: Double)]
 
     func run() throws -> Report {
@@ -31,7 +31,7 @@ struct AncestralSampling: Experiment {
         defer { progress.finish() }
         let sampler = Sampler(mixture: mixture, progress: progress)
 
-        // The betas of Ho et al. are the default. The spacing trailing begins at the noisiest timestep.
+        // The default betas are Ho et al.'s. The spacing `trailing` begins at the noisiest timestep.
         var configuration = DDIMConfiguration()
         configuration.clipSample = false
         configuration.timestepSpacing = .trailing
@@ -69,7 +69,7 @@ struct AncestralSampling: Experiment {
         let deviation = (perfect.reduce(0) { $0 + ($1 - mean) * ($1 - mean) } / Double(perfect.count - 1)).squareRoot()
         lines += ["", String(format: "A perfect sampler's: %.3f ± %.3f.", mean, deviation)]
 
-        // Below, only chance decides.
+        // Distances below this differ only by chance.
         let goodEnough = mean + 2 * deviation
         for (evaluations, distance) in deterministic where distance > goodEnough {
             guard let needed = Self.evaluations(reaching: distance, in: ancestral) else { continue }
@@ -90,7 +90,7 @@ struct AncestralSampling: Experiment {
         return lines.joined(separator: "\n")
     }
 
-    /// Between the rows of the table, on straight lines in logarithms.
+    /// Interpolates between the rows of the table, linearly in logarithms.
     private static func evaluations(reaching distance: Double, in rows: Distances) -> Double? {
         for (worse, better) in zip(rows, rows.dropFirst()) where worse.distance >= distance && distance >= better.distance {
             let share = log(worse.distance / distance) / log(worse.distance / better.distance)

@@ -2,10 +2,10 @@
 
 import DiffusionScheduling
 
-/// One of the library's classes, run with numbers of model evaluations that all of them can have.
+/// A class of the library, run with numbers of model evaluations that all classes allow.
 struct ComparedScheduler {
     let order: Int
-    /// How a run's noise levels are spaced.
+    /// The spacing of a run's noise levels.
     let levels: String
     let predictionType: PredictionType
     /// The number of steps for a number of evaluations.
@@ -20,17 +20,17 @@ struct ComparedScheduler {
         (className, predictionType) = (S.Configuration.className, scheduler.predictionType)
     }
 
-    /// The class without the word that all have.
+    /// The class name without "Scheduler", which all names have.
     var name: String { className.replacing("Scheduler", with: "") }
-    /// The class without the words that many have.
+    /// The class name without the words that many names share.
     var shortName: String { name.replacing("Multistep", with: "").replacing("Discrete", with: "") }
 
     func plan(evaluations: Int) throws -> SamplingPlan { try scheduler.plan(.count(steps(evaluations))) }
 
-    /// All classes that sample, made from one file.
+    /// All classes that sample, made from one configuration file.
     ///
-    /// The file asks for Karras' noise levels. The classes without such a key take evenly spaced timesteps from the noisiest on.
-    /// Flow matching has a noise schedule of its own, and takes nothing from the file.
+    /// The file asks for Karras' noise levels. Classes without that key take evenly spaced timesteps from the noisiest on. Flow
+    /// matching has its own noise schedule, and reads nothing from the file.
     static func all(contentsOf path: String) throws -> [ComparedScheduler] {
         let third: [String: JSONValue] = ["solver_order": 3]
         let even: [String: JSONValue] = ["timestep_spacing": "trailing", "clip_sample": false]

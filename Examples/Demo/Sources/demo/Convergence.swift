@@ -4,13 +4,13 @@ import DiffusionScheduling
 import Digits
 import Drawing
 
-/// How few model evaluations does a scheduler need? Runs it with several orders and numbers of steps from the same noise.
+/// The fewest model evaluations that a scheduler needs: runs with several orders and numbers of steps, from the same noise.
 struct Convergence: Experiment {
-    /// For the Fréchet distance.
+    /// The number of samples behind each Fréchet distance.
     static let sampleCount = 2000
-    /// For the distance to the converged solution: the first of the samples.
+    /// The number of samples, counted from the first, that are compared with the converged solution.
     static let comparedCount = 512
-    /// A divisor of the usual 1,000 training timesteps, so that every spacing gets to the noisiest.
+    /// A divisor of the usual 1,000 training timesteps, so every spacing reaches the noisiest.
     static let mostSteps = 500
     static let ddimSteps = [10, 20, 50]
 
@@ -19,30 +19,30 @@ struct Convergence: Experiment {
     let mixture: DigitMixture
     let seed: UInt64
     let orders: [Int]
-    /// Measured with all samples; the plot has others too, with the compared ones only.
+    /// Steps measured with all samples; the plot adds others, with the compared samples only.
     let tableSteps: [Int]
     let plotSteps: [Int]
-    /// The picture of samples: which numbers of steps, and how many samples of each.
+    /// The columns of the picture of samples: their numbers of steps and of samples.
     let sheetSteps: [Int]
     let columns: Int
 
-    /// How many evaluations order 1 needs for what a higher order reaches.
+    /// The evaluations that order 1 needs to match a higher order.
     struct Match {
         let measurement: Measurement
         let error: ErrorSummary
-        /// nil where `mostSteps` are not enough.
+        /// nil if `mostSteps` steps aren't enough.
         let firstOrder: Measurement?
     }
 
     struct Findings {
-        /// Noise, or of inverse runs pictures.
+        /// The start of the runs: noise, or pictures for inverse runs.
         let start: Matrix<Float>
         let measurements: [Measurement]
         let converged: Sampler.Run
         let matches: [Match]
-        /// DDIM from the same noise; empty where it doesn't fit the solver's model.
+        /// DDIM from the same noise; empty if it doesn't fit the solver's model.
         let ddim: [Measurement]
-        /// DDIM from noise between that of the first and of the last column.
+        /// DDIM from noise between the first and the last column's.
         let interpolation: Sampler.Run?
         /// The Fréchet distance of a perfect sampler.
         let exactFrechetDistance: Double
@@ -133,7 +133,7 @@ struct Convergence: Experiment {
             nearestToData: digits.pixels.nearestDistances(to: digits.pixels).median)
     }
 
-    /// Doubles the number of steps until the error is reached, then bisects between the last two.
+    /// Doubles the number of steps until the error is reached, then bisects between the last two numbers.
     private func fewestSteps(
         from start: Int, to limit: Int, reaching error: Double, measure: (Int) throws -> Measurement
     ) throws -> Measurement? {

@@ -57,7 +57,7 @@ extension Convergence {
 
     // MARK: Pictures
 
-    /// Grouped by the number of steps, so that the orders stand one below the other.
+    /// Samples grouped by number of steps, with the orders one below the other.
     private func sheet(_ findings: Findings) -> SampleSheet {
         func row(_ label: String, _ samples: Matrix<Float>, _ error: ErrorSummary? = nil) -> SampleSheet.Row {
             .init(label, samples, count: columns, error: error)
@@ -83,7 +83,7 @@ extension Convergence {
             remarkTitle: solver.isStochastic ? "" : "RMSE", groups: groups.filter { !$0.isEmpty }, side: DigitImages.side)
     }
 
-    /// Of stochastic runs the Fréchet distances, of others the differences to the converged solution.
+    /// The Fréchet distances of stochastic runs, or the distances of other runs to the converged solution.
     private func plot(_ findings: Findings) -> LinePlot {
         let byOrder = Dictionary(grouping: findings.measurements, by: \.order).sorted { $0.key < $1.key }
         return LinePlot(

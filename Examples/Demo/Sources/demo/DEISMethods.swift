@@ -5,9 +5,9 @@ import Digits
 import Drawing
 import Foundation
 
-/// The methods of DEIS' paper on its time grids: with few model evaluations, the variable of interpolation and the grid decide.
+/// The methods of DEIS's paper on its time grids: with few model evaluations, the interpolation variable and the grid matter most.
 ///
-/// Zhang and Chen 2022, arXiv:2204.13902, tables 2 and 3, with an exact model in the place of networks.
+/// Zhang and Chen 2022, arXiv:2204.13902, tables 2 and 3, with an exact model in place of networks.
 struct DEISMethods: Experiment {
     static let evaluations = [5, 6, 8, 10, 12, 24, 48]
     static let convergedSteps = 500
@@ -18,7 +18,7 @@ struct DEISMethods: Experiment {
     let mixture: DigitMixture
     let seed: UInt64
 
-    /// A method with the order that it has on smooth problems.
+    /// A method, with its order on smooth problems.
     struct Method {
         let name: String
         let series: Int
@@ -67,7 +67,7 @@ struct DEISMethods: Experiment {
         let evaluations: Int
         let error: ErrorSummary
         let frechetDistance: Double
-        /// Of the mixture of two normal distributions on the line.
+        /// The error for a mixture of two normal distributions on the line.
         let lineError: Double
     }
 
@@ -87,7 +87,7 @@ struct DEISMethods: Experiment {
         var results: [Result] = []
         for grid in Grid.allCases {
             for method in Method.all {
-                // A method of several evaluations a step takes the steps that it has the evaluations for.
+                // A method with several evaluations per step takes as many steps as the evaluations allow.
                 for evaluations in Self.evaluations where evaluations % method.evaluationsPerStep == 0 {
                     let plan = try plan(method, grid, evaluations: evaluations)
                     let run = try sampler.run(plan, from: noise, activity: "\(method.name), \(grid.rawValue)")
@@ -163,13 +163,13 @@ struct DEISMethods: Experiment {
     }
 }
 
-/// A distribution of numbers: two normal distributions, whose score is known.
+/// A mixture of two normal distributions of numbers, whose score is known.
 private struct LineMixture {
     let means = [-1.0, 0.6], deviations = [0.15, 0.3], weights = [0.4, 0.6]
     /// The first samples: quantiles of a logistic distribution, which is close to the normal one.
     let start = (0..<256).map { log((Double($0) + 0.5) / (255.5 - Double($0))) / 1.702 }
 
-    /// The noise that an exact model predicts at x.
+    /// An exact model's predicted noise at x.
     func noise(_ x: Double, at level: NoiseLevel) -> Double {
         let variances = deviations.map { $0 * $0 * level.signalRate * level.signalRate + level.noiseRate * level.noiseRate }
         let logs = weights.indices.map { k -> Double in

@@ -27,8 +27,8 @@ struct Demo: ParsableCommand {
         case zeroSNR = "zero-snr"
     }
 
-    /// The mixture's. Chosen so that samples lie as far from the nearest image as the images lie from each other (both
-    /// distances are printed): neither copies nor blends.
+    /// The mixture's bandwidth. Samples lie as far from the nearest image as the images lie from each other (the demo prints both
+    /// distances): they neither copy nor blend images.
     static let bandwidth = 0.45
 
     @Option(parsing: .upToNextOption, help: "Experiments to run. (default: all)")

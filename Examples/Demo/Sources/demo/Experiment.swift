@@ -12,7 +12,7 @@ struct Report {
     var pictures: [Picture] = []
 
     struct Picture {
-        /// Of the file.
+        /// The file's name.
         let name: String
         let canvas: Canvas
     }

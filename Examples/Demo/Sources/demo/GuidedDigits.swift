@@ -6,14 +6,14 @@ import Drawing
 import ExactModel
 import Foundation
 
-/// Guidance to a digit: how strongly the model has to be pushed, and what that costs in variety.
+/// Guidance to a digit: the scale that the model needs, and its cost in variety.
 ///
-/// The model is asked of one digit, e_c, and of digits in general, e_u, and the step uses e_u + g (e_c − e_u) (Ho and Salimans 2022,
-/// arXiv:2207.12598, equation 6), which it computes on its way. With g = 0 the digit isn't asked for, g = 1 is exact; more makes the
-/// digit clearer and the samples alike.
+/// The model predicts e_c for the digit and e_u for digits in general, and the step itself computes e_u + g (e_c − e_u) (Ho and
+/// Salimans 2022, arXiv:2207.12598, equation 6). g = 0 ignores the digit, g = 1 is exact; larger values make the digit clearer and
+/// the samples more alike.
 struct GuidedDigits: Experiment {
     static let steps = 20
-    /// Of each of the ten digits.
+    /// Samples of each of the ten digits.
     static let sampleCount = 64
     static let guidances = [
         Guidance(scale: 0), Guidance(scale: 0.5), Guidance(scale: 1), Guidance(scale: 2), Guidance(scale: 4), Guidance(scale: 8),
@@ -52,7 +52,7 @@ struct GuidedDigits: Experiment {
     ) throws -> Matrix<Float> {
         let model = mixture.restricted(to: digit, of: digits)
         var session = SamplingSession(plan: plan)
-        // The same noise for every digit and guidance.
+        // Every digit and guidance begins with the same noise.
         var x = NormalNoise.matrix(rows: Self.sampleCount, columns: digits.pixels.columns, seed: seed)
         for level in plan.levels.dropLast() {
             try session.step(
@@ -66,14 +66,14 @@ struct GuidedDigits: Experiment {
 
     // MARK: Report
 
-    /// What one guidance gives.
+    /// The results for one guidance scale.
     private struct Row {
         let name: String
-        /// Of each digit.
+        /// The samples of each digit.
         let samples: [Matrix<Float>]
-        /// The share of the samples whose nearest image shows the digit that was asked for.
+        /// The share of samples whose nearest image shows the requested digit.
         let recognisedShare: Double
-        /// The deviation of a pixel among the samples of one digit, over that among the digit's images.
+        /// A pixel's deviation among the samples of a digit, relative to its deviation among the digit's images.
         let variety: Double
 
         init(name: String, samples: [Matrix<Float>], digits: DigitImages) {
@@ -119,14 +119,14 @@ struct GuidedDigits: Experiment {
 }
 
 extension Guidance {
-    /// For tables and pictures.
+    /// The guidance's name in tables and pictures.
     var name: String {
         String(format: "guidance %g", scale) + (rescale == 0 ? "" : String(format: ", rescaled by %g", rescale))
     }
 }
 
 extension Matrix<Float> {
-    /// The root of the mean, over the columns, of the variance within a column.
+    /// The root mean square, over all columns, of the deviation within a column.
     fileprivate var pixelDeviation: Double {
         var means = [Double](repeating: 0, count: columns), sum = 0.0
         for index in elements.indices { means[index % columns] += Double(elements[index]) / Double(rows) }

@@ -5,13 +5,13 @@ import Digits
 import Drawing
 import Foundation
 
-/// How well does a picture survive the way to its noise and back? The inverse scheduler, then the scheduler, for editing real
+/// The loss of a picture on the way to its noise and back: first the inverse scheduler, then the scheduler, as in editing real
 /// pictures (Mokady et al. 2022, arXiv:2211.09794).
 ///
-/// The way back must begin where the way there ended, and end where it began. The inverse runs take a clean picture for one at
-/// the training's least noise level, so the sampling runs have to end there and not at zero: `finalSigmasType` `sigmaMin` for
-/// DPM-Solver, `setAlphaToOne` false for DDIM. Then both runs visit the same noise levels with each spacing below. With those
-/// even in λ and with Karras' either run stands still in its last step, so that n evaluations are n − 1 steps.
+/// The way back must begin at the other's end, and end at its beginning. Inverse runs take a clean picture as one at the training's
+/// least noise level, so sampling runs must end there and not at zero: `finalSigmasType` `sigmaMin` for DPM-Solver, `setAlphaToOne`
+/// false for DDIM. Both runs then visit the same noise levels with each spacing below. With levels even in λ and with Karras',
+/// either run's last step stays at its level, so n evaluations are n − 1 steps.
 struct Inversion: Experiment {
     static let imageCount = 64
     static let sheetSteps = [10, 25, 50]
@@ -139,7 +139,7 @@ struct Inversion: Experiment {
         return name.padded(to: 36) + errors + String(format: "%7.1f  %6.2f", slope(trips), noise)
     }
 
-    /// The slope of the straight line through ln RMSE over ln n, by least squares.
+    /// The slope of ln RMSE over ln n, by least squares.
     private static func slope(_ trips: [RoundTrip]) -> Double {
         let x = trips.map { log(Double($0.steps)) }, y = trips.map { log($0.errors.rootMeanSquare) }
         let meanX = x.reduce(0, +) / Double(x.count), meanY = y.reduce(0, +) / Double(y.count)
@@ -178,7 +178,7 @@ struct Inversion: Experiment {
             blockTitles: methods.map(\.name), remarkTitle: "RMSE", groups: [[digits]] + groups, side: DigitImages.side)
     }
 
-    /// Ten times the distance of two pictures, as ink on paper.
+    /// The difference of two pictures, tenfold, as ink on paper.
     private static func magnified(_ pictures: [[Float]], minus others: [[Float]]) -> [[Float]] {
         zip(pictures, others).map { picture, other in zip(picture, other).map { 2 * 10 * abs($0 - $1) - 1 } }
     }

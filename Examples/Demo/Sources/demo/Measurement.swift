@@ -4,19 +4,19 @@ import Digits
 import Drawing
 import Foundation
 
-/// How good the samples of one run are, and how long it took.
+/// The quality of a run's samples, and the run's time.
 struct Measurement {
     let order: Int
     let steps: Int
     let run: Sampler.Run
-    /// To the converged solution, over the compared samples; nil for stochastic runs, which don't converge to one.
+    /// The distance to the converged solution, over the compared samples; nil for stochastic runs, which don't converge to one.
     let error: ErrorSummary?
-    /// To the data, or of inverse runs to noise; nil where too few samples were drawn.
+    /// The distance to the data, or to noise for inverse runs; nil if too few samples were drawn.
     let frechetDistance: Double?
 
     /// - Parameters:
-    ///   - converged: the samples that the first ones of the run should be; nil for stochastic runs.
-    ///   - goal: where all samples together should be; nil if there are too few of them.
+    ///   - converged: the exact results for the run's first samples; nil for stochastic runs.
+    ///     - goal: the distribution that all samples should have; nil if there are too few of them.
     init(_ run: Sampler.Run, order: Int, steps: Int, converged: Matrix<Float>?, goal: Matrix<Float>?) {
         (self.order, self.steps, self.run) = (order, steps, run)
         error = converged.map { ErrorSummary(run.samples.prefix($0.rows).rootMeanSquareDistances(to: $0)) }
@@ -30,7 +30,7 @@ struct Measurement {
         "evaluations  " + (withErrors ? "  RMSE  median  " : "") + "Fréchet  scheduler s  model s"
     }
 
-    /// - Parameter withErrors: whether the table has columns for errors, which stay empty in rows that have none.
+    /// - Parameter withErrors: whether the table has columns for errors; rows without errors leave them empty.
     func row(withErrors: Bool = true) -> String {
         let errors =
             error.map { String(format: "%6.4f  %6.4f  ", $0.rootMeanSquare, $0.median) } ?? String(repeating: " ", count: 16)
@@ -39,11 +39,11 @@ struct Measurement {
     }
 }
 
-/// How far some samples are from where they should be.
+/// The distance of samples from their exact results.
 struct ErrorSummary {
-    /// Over all pixels of all samples. The few samples that end as another digit have the greatest part in it.
+    /// Over all pixels of all samples, dominated by the few samples that end as another digit.
     let rootMeanSquare: Double
-    /// The median of the samples' own root mean squares.
+    /// The median of the root mean squares of single samples.
     let median: Double
 
     init(_ errors: [Double]) {

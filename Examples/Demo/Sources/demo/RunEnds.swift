@@ -3,15 +3,15 @@
 import DiffusionScheduling
 import Foundation
 
-/// Where deterministic runs begin and end. Runs from the same noise that agree in it converge to the same samples.
+/// The beginning and end of deterministic runs. Runs from the same noise with the same ends converge to the same samples.
 ///
 /// All of them follow one differential equation, the probability flow (Song et al. 2020, arXiv:2011.13456, section 4.3). The
-/// processes differ in the scale of a sample only: at the ratio ρ of noise to signal a variance-exploding one is √(1 + ρ²) times a
-/// variance-preserving one, and one of flow matching is 1/(1 + ρ) times a variance-exploding one.
+/// processes differ only in the scale of a sample: at the ratio ρ of noise to signal, a variance-exploding sample is √(1 + ρ²)
+/// times the variance-preserving one, and a flow-matching sample is 1/(1 + ρ) times the variance-exploding one.
 struct RunEnds: Hashable {
-    /// Whether runs begin at ρ = ∞, as those of flow matching, rather than at the noisiest level of the training.
+    /// Whether runs begin at ρ = ∞, like those of flow matching, rather than at the training's noisiest level.
     let beginsWithoutSignal: Bool
-    /// The standard deviation of the first model input. Euler and Heun scale noise by ς as diffusers does, not by √(1 + ς²), which
+    /// The standard deviation of the first model input. Euler and Heun scale noise by ς like diffusers, not by √(1 + ς²), which
     /// would make it 1.
     let scale: Float
     /// The noise level after the last step.
@@ -20,7 +20,7 @@ struct RunEnds: Hashable {
     /// The ends of most schedulers' runs.
     static let usual = RunEnds(beginsWithoutSignal: false, scale: 1, lastSigma: 0)
 
-    /// A plan between these ends, with small steps of order 3. Its runs start with noise of the deviation `scale`.
+    /// A plan between these ends, with small steps of order 3. Its runs start from noise of the deviation `scale`.
     ///
     /// - Parameter path: the model's `scheduler_config.json`.
     func plan(contentsOf path: String, steps: Int) throws -> SamplingPlan {
@@ -34,7 +34,7 @@ struct RunEnds: Hashable {
     /// The prediction type of the plan's model.
     var predictionType: PredictionType { beginsWithoutSignal ? .flowPrediction : .epsilon }
 
-    /// How these ends differ from the usual ones.
+    /// The difference of these ends from the usual ones.
     var remark: String {
         if beginsWithoutSignal { return "start: pure noise" }
         if lastSigma > 0 { return "end: the training's least noise level" }

@@ -16,13 +16,13 @@ struct Sampler {
         let schedulerSeconds, modelSeconds: Double
     }
 
-    /// Takes samples from a plan's first noise level to its last: the loop that every pipeline has.
+    /// Takes samples from a plan's first noise level to its last, in the loop of every pipeline.
     ///
     /// - Parameters:
-    ///   - plan: making it counts as the scheduler's time.
-    ///   - start: `[sample, pixel]`; noise has deviation 1, and is scaled to the plan's `initNoiseSigma`.
-    ///   - seed: of the noise that stochastic steps add.
-    ///   - activity: what the progress bar says.
+    ///   - plan: its construction counts as the scheduler's time.
+    ///   - start: `[sample, pixel]`; noise of deviation 1, which is scaled to the plan's `initNoiseSigma`.
+    ///   - seed: the seed of the noise that stochastic steps add.
+    ///   - activity: the progress bar's text.
     func run(
         _ plan: @autoclosure () throws -> SamplingPlan, predicting type: PredictionType = .epsilon, from start: Matrix<Float>,
         seed: UInt64 = 0, activity: String
@@ -35,7 +35,7 @@ struct Sampler {
 
         var noise = TorchCPUNoise(seed: seed)
         var x = start.scaled(by: Float(session.plan.initNoiseSigma))
-        // A network would be told the timestep. The exact model takes the noise level itself, which lies between timesteps.
+        // A network would get the timestep. The exact model takes the noise level itself, which lies between timesteps.
         for level in session.plan.levels.dropLast() {
             var input = x
             schedulerTime += clock.measure { input = x.scaled(by: Float(session.inputScale)) }

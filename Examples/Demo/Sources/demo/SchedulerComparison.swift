@@ -6,15 +6,15 @@ import Drawing
 
 /// All schedulers side by side, from the same noise and with the same number of model evaluations.
 ///
-/// Runs every class that samples with one model. Where a run is deterministic it is compared with the converged solution between
-/// its own ends: see `RunEnds`.
+/// Runs every class that samples with one model. Deterministic runs are compared with the converged solution between their own
+/// ends: see `RunEnds`.
 struct SchedulerComparison: Experiment {
-    /// Odd, as Heun's are, and one more than a divisor of the 1,000 training timesteps: PNDM has one step less, and its steps are
-    /// even only so. Those of the table are measured with all samples, the others with the compared ones.
+    /// Odd numbers, as Heun needs, and one more than divisors of the 1,000 training timesteps: PNDM has one step less, and only
+    /// then even steps. Numbers in the table are measured with all samples, the others with the compared ones.
     static let tableEvaluations = [5, 11, 21, 51]
     static let plotEvaluations = [5, 9, 11, 21, 41, 51, 101]
     static let sheetEvaluations = 11
-    /// Of the converged solutions. Twice as many steps change them by less than 10⁻⁵, and flow matching's by 3 · 10⁻⁴.
+    /// The steps of the converged solutions. Twice as many change them by less than 10⁻⁵, and flow matching's by 3 · 10⁻⁴.
     static let convergedSteps = 200
 
     /// The model's `scheduler_config.json`.
@@ -22,7 +22,7 @@ struct SchedulerComparison: Experiment {
     let digits: DigitImages
     let mixture: DigitMixture
     let seed: UInt64
-    /// Of the picture of samples.
+    /// The number of columns in the picture of samples.
     let columns: Int
 
     struct Findings {
@@ -36,7 +36,7 @@ struct SchedulerComparison: Experiment {
             let scheduler: ComparedScheduler
             /// nil for stochastic runs.
             let ends: RunEnds?
-            /// By rising numbers of evaluations.
+            /// Measurements by rising number of evaluations.
             let measurements: [Measurement]
         }
     }

@@ -46,7 +46,7 @@ extension SchedulerComparison {
         return lines.joined(separator: "\n")
     }
 
-    /// The difference of each solution to the usual one.
+    /// The difference of each solution from the usual one.
     private func solutionLines(_ findings: Findings) -> [String] {
         guard let usual = findings.solutions[.usual] else { return [] }
         let entries = Dictionary(grouping: findings.entries.filter { $0.ends != nil && $0.ends != .usual }, by: \.ends)

@@ -3,14 +3,14 @@
 import DiffusionScheduling
 
 extension PlannedScheduler {
-    /// The prediction type that the model must have. The class for flow matching has no key for it.
+    /// The model's required prediction type. The class for flow matching has no key for it.
     var predictionType: PredictionType {
         if noiseSchedule.process == .flow { return .flowPrediction }
         return configuration.json["prediction_type"].flatMap(PredictionType.init(json:)) ?? .epsilon
     }
 }
 
-/// A scheduler's configuration file, to be run with various orders and numbers of steps.
+/// A scheduler's configuration file, for runs with various orders and numbers of steps.
 struct Solver {
     /// The scheduler's name in diffusers.
     let name: String
@@ -19,14 +19,14 @@ struct Solver {
     let isStochastic: Bool
     /// Whether runs lead from pictures to noise.
     let isInverse: Bool
-    /// As the file has it.
+    /// The scheduler of the unchanged file.
     private let scheduler: any PlannedScheduler
-    /// The same by order; of a configuration without that key one alone, as order 1.
+    /// The schedulers by order; a configuration without that key has one alone, under order 1.
     private let schedulersByOrder: [Int: any PlannedScheduler]
-    /// A short plan, to ask about the kind of plan.
+    /// A short plan that answers questions about all plans of the file.
     private let example: SamplingPlan
 
-    /// - Parameter path: a `scheduler_config.json`, or the folder it is in.
+    /// - Parameter path: a `scheduler_config.json`, or its folder.
     init(configuration path: String) throws {
         scheduler = try SchedulerCatalog.makeScheduler(contentsOf: path)
         let configuration = scheduler.configuration
@@ -39,7 +39,7 @@ struct Solver {
         var schedulers = [1: scheduler]
         if configuration.json["solver_order"] != nil {
             for order in 1...3 {
-                // Not every algorithm has every order.
+                // Some algorithms don't have every order.
                 schedulers[order] = try? SchedulerCatalog.makeScheduler(
                     contentsOf: path, overrides: ["solver_order": JSONValue(order)])
             }
@@ -63,7 +63,7 @@ struct Solver {
 
     /// DDIM for the same model, from the noisiest timestep to the same last level.
     ///
-    /// nil where there is none: for inverse runs, and for models of flow matching.
+    /// nil for inverse runs and for flow-matching models, which DDIM doesn't fit.
     var ddim: DDIMScheduler? {
         if isInverse || example.grid.process != .variancePreserving { return nil }
         return try? DDIMScheduler(

@@ -6,16 +6,17 @@ import Drawing
 import ExactModel
 import Foundation
 
-/// Strong guidance without overexposure: the recipe for models that were trained down to a signal of zero.
+/// Strong guidance without overexposure: the recipe for models trained down to a signal of zero.
 ///
-/// Guidance exaggerates what the model says of one digit, e_c, beyond what it says of digits in general, e_u (Ho and Salimans
-/// 2022, arXiv:2207.12598): e = e_u + g (e_c − e_u). The contrast grows with g; rescaled guidance takes part of that back.
+/// Guidance exaggerates the model's prediction for one digit, e_c, beyond its prediction for digits in general, e_u (Ho and
+/// Salimans 2022, arXiv:2207.12598): e = e_u + g (e_c − e_u). The contrast grows with g; rescaled guidance undoes a part of the
+/// growth.
 ///
 /// Lin et al. 2023, arXiv:2305.08891: rescaled betas (section 3.1), v prediction (3.2), the spacing trailing (3.3), rescaled
 /// guidance (3.4).
 struct ZeroTerminalSNR: Experiment {
     static let steps = 50
-    /// Of each of the ten digits.
+    /// Samples of each of the ten digits.
     static let sampleCount = 64
 
     static let guidances = [Guidance(scale: 1), Guidance(scale: 3), Guidance(scale: 7.5), Guidance(scale: 7.5, rescale: 0.7)]
@@ -52,14 +53,14 @@ struct ZeroTerminalSNR: Experiment {
         return report(rows)
     }
 
-    /// The recipe, as a pipeline with a network would have it.
+    /// The recipe, as in a pipeline with a network.
     private func sample(
         _ digit: Int, guidance: Guidance, _ configuration: DDIMConfiguration, afterEachStep: () -> Void
     ) throws -> Matrix<Float> {
         let model = mixture.restricted(to: digit, of: digits)
         var scheduler = try DDIMScheduler(configuration)
         try scheduler.setTimesteps(Self.steps)
-        // The same noise for every digit and guidance. At the first timestep no signal is left, so that pure noise is right.
+        // Every digit and guidance begins with the same noise. The first timestep has no signal, so pure noise is exact there.
         var x = NormalNoise.matrix(rows: Self.sampleCount, columns: digits.pixels.columns, seed: seed)
         for timestep in scheduler.timesteps {
             let level = try scheduler.level(atTimestep: timestep)
@@ -74,13 +75,13 @@ struct ZeroTerminalSNR: Experiment {
 
     // MARK: Report
 
-    /// What one guidance gives.
+    /// The results for one guidance scale.
     private struct Row {
         let name: String
-        /// Of each digit.
+        /// The samples of each digit.
         let samples: [Matrix<Float>]
         let mean, deviation: Double
-        /// The share of the pixels outside of −1 ... 1, which can't be shown.
+        /// The share of pixels outside −1 ... 1, which can't be displayed.
         let clippedShare: Double
 
         init(name: String, samples: [Matrix<Float>]) {

@@ -3,25 +3,25 @@
 import DiffusionScheduling
 import Digits
 
-/// What somebody asks the server for: a digit or any, by a plan of the requester's choice.
+/// A request to the server: for a given digit or any, by a plan of the requester's choice.
 struct Request {
     let number: Int
-    /// When it arrives, in model calls.
+    /// The time of arrival, in model calls.
     let arrival: Double
     let planIndex: Int
-    /// The digit, and how strongly to guide to it; nil for any.
+    /// The digit and the strength of guidance to it; nil for any digit.
     let guided: (digit: Int, guidance: Guidance)?
     let seed: UInt64
-    /// The step before which the request is put aside for a while, saved to bytes; nil for most.
+    /// The step before which the request pauses, saved to bytes; nil for most requests.
     let pausesBefore: Int?
 }
 
-/// A request on its way: all that the server keeps of it besides its row of the batch.
+/// A request in progress: all of its state except for its row of the batch.
 struct Run {
     let request: Request
     var session: SamplingSession
     var sample: [Float]
-    /// Of the steps that add noise; each request has its own, so that its picture depends on nothing else.
+    /// The noise of stochastic steps. Each request has its own source, so its picture depends on nothing else.
     var noise: TorchCPUNoise
 
     init(_ request: Request, plan: SamplingPlan, pixelCount: Int) {
@@ -38,7 +38,7 @@ struct Run {
     }
 }
 
-/// The denoisers, row by row: what a row's answer is must not depend on who stands beside it, and a matrix product's last bits do.
+/// The denoisers, evaluated row by row: a row's result must not depend on its neighbours, and a matrix product's last bits would.
 struct Model {
     private let unconditional: DigitMixture
     private let conditional: [DigitMixture]
@@ -56,7 +56,7 @@ struct Model {
         pixelCount = digits.pixels.columns
     }
 
-    /// The noise in a sample: of any digit, and of the one that is asked for.
+    /// The noise in a sample, for digits in general and for the requested digit.
     func predict(_ sample: [Float], at level: NoiseLevel, digit: Int?) -> (unconditional: [Float], conditional: [Float]?) {
         (noise(in: sample, at: level, by: unconditional), digit.map { noise(in: sample, at: level, by: conditional[$0]) })
     }

@@ -2,12 +2,12 @@
 
 import DiffusionScheduling
 
-/// The rows of one batch, each free or with a request on its way, and one step of all of them.
+/// The rows of one batch, each free or with a request in progress, and a step of all of them.
 struct RowPool {
     private let model: Model
     private let plans: [SamplingPlan]
     private(set) var runs: [Run?]
-    /// How many requests have been saved to bytes and restored.
+    /// The number of times that a request was saved to bytes and restored.
     private(set) var pauses = 0
     private var paused: [(run: Run, state: [UInt8])] = []
 
@@ -19,26 +19,26 @@ struct RowPool {
     var freeRows: [Int] { runs.indices.filter { runs[$0] == nil } }
     var isEmpty: Bool { runs.allSatisfy { $0 == nil } && paused.isEmpty }
 
-    /// Gives a request a row. Requests that were put aside come first.
+    /// Gives a row to a request. Paused requests come first.
     mutating func admit(_ request: Request, to row: Int) {
         runs[row] = Run(request, plan: plans[request.planIndex], pixelCount: model.pixelCount)
     }
 
-    /// Gives rows to requests that were put aside.
+    /// Gives rows to paused requests.
     mutating func resume() throws {
         for row in freeRows {
             guard !paused.isEmpty else { return }
             var (run, state) = paused.removeFirst()
-            // The bytes are all that is left of the session; they might have come from another machine.
+            // Only the bytes remain of the session; they might have come from another machine.
             run.session = try SamplingSession(plan: plans[run.request.planIndex], restoring: state)
             runs[row] = run
             pauses += 1
         }
     }
 
-    /// Asks the model about all rows, steps them in one call, and returns the requests that have got to their end.
+    /// Calls the model for all rows, steps them in one call, and returns the finished requests.
     ///
-    /// - Parameter mayPause: whether requests that are to be put aside are.
+    /// - Parameter mayPause: whether requests may pause at their chosen step.
     mutating func step(mayPause: Bool) throws -> [Run] {
         let count = runs.count, pixels = model.pixelCount
         var batch = [Float](repeating: 0, count: count * pixels)

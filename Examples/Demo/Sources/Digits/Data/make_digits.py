@@ -5,8 +5,8 @@
     pip install scikit-learn==1.9.1
     python make_digits.py
 
-Layout, without a header: 1797 images of 8x8 pixels, row by row, one byte a pixel (0 paper ... 16 ink),
-then 1797 bytes with the digit (0 ... 9) that each image shows.
+Layout, without a header: 1797 images of 8x8 pixels, row by row, one byte per pixel (0 paper ... 16 ink), then 1797 bytes with the
+digit (0 ... 9) that each image shows.
 """
 
 import hashlib
