@@ -4,15 +4,15 @@
 
 SWIFT ?= swift
 PACKAGES = libomp-dev libcairo2-dev fonts-dejavu-core libopenblas-dev pkgconf gcc g++ valgrind locales
-# Goldens are made with these versions of the reference; see Tests/Goldens.
+# The reference versions that the goldens are made with; see Tests/Goldens.
 TORCH = torch==2.15.0
 REFERENCE = diffusers==0.42.1 $(TORCH) torchsde==0.2.6 transformers numpy scipy mpmath gmpy2 pytest
 # The versions that Examples/Ray was tried with.
 RAY = ray==2.60.0 numpy==2.4.6 pytest==9.2.0
-# Examples/Engine runs its network with the first, and writes it with the second.
+# Examples/Engine runs its network with OpenVINO, and writes it with ONNX.
 OPENVINO = openvino==2026.4.1
 ONNX = onnx==1.23.2
-# Where make install puts the C library; DESTDIR comes before it, for packagers.
+# The prefix for make install of the C library; DESTDIR comes before it, for packagers.
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 
@@ -46,11 +46,11 @@ help:
 	@echo "make goldens  record the golden vectors again from diffusers (needs Python; downloads torch)"
 	@echo "make clean    remove everything that these targets made"
 
-# These make Python environments. Debian and Ubuntu have the module for that in a package of its own, other Pythons bring it along.
+# Targets that make Python environments. Debian and Ubuntu package the module for environments separately; other Pythons include it.
 VENV_PACKAGE = $(shell python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv)
 check genai python python-test check-wheel conformance ray bench-compare goldens format check-format engine check-engine train: PACKAGES += $(VENV_PACKAGE)
 
-# Installs what is missing, and asks for no rights where nothing is.
+# Installs missing packages, and asks for rights only to install one.
 deps:
 	@missing=; for p in $(sort $(PACKAGES)); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
 	if [ -n "$$missing" ]; then \
@@ -72,7 +72,7 @@ check-engine: deps out/openvino/wheel
 	$(SWIFT) build -c release --package-path Examples/Engine
 	Tests/check-engine.sh "$$($(SWIFT) build -c release --package-path Examples/Engine --show-bin-path)/engine"
 
-# Writes the model folder that the repository has. The same versions and kind of processor give the same bytes.
+# Writes the repository's model folder. The same versions and kind of processor give the same bytes.
 train: out/train/bin/python
 	out/train/bin/python Examples/Engine/train.py $(ARGUMENTS)
 
@@ -80,12 +80,12 @@ train: out/train/bin/python
 check-docs:
 	python3 Tests/check-docs.py
 
-# Folders of the Swift library may name each other one way only.
+# Folders of the Swift library may name each other in one direction only.
 check-folders:
 	python3 Tests/check-folders.py
 
-# The optimised build is what people run, and the one with checks is what finds their mistakes: both are tested. Random cases are all
-# drawn in the first; in the second, which takes ten times as long, a third of them.
+# Both builds are tested: people run the optimised one, and the one with checks finds their mistakes. The first draws all random
+# cases; the second, which takes ten times as long, draws a third of them.
 DEBUG = --build-tests -Xswiftc -warnings-as-errors
 RELEASE = -c release -Xswiftc -enable-testing
 test: PACKAGES += cmake
@@ -101,7 +101,7 @@ test: deps
 		"Swift tests, release: && Tests/swift-test.sh --skip-build $(RELEASE)" \
 		"consumer: Tests/check-consumer.sh"
 
-# Python tests the debug library, which the debug build makes: no other build has to wait for an edit.
+# Python tests the debug library, which the debug build makes: no edit needs another build.
 check: deps out/python/bin/auditwheel
 	SWIFT=$(SWIFT) Tests/timed.sh "make check" \
 		"debug build: $(SWIFT) build $(DEBUG)" \
@@ -110,7 +110,7 @@ check: deps out/python/bin/auditwheel
 			$(CURDIR)/out/python/bin/python -m pytest" \
 		"C core: Tests/check-c.sh quick"
 
-# The layout of sources belongs to formatters: their versions are part of it.
+# Formatters decide the layout of sources, so their versions are pinned.
 FORMATTERS = clang-format==23.1.5 ruff==0.17.6
 FORMATTED = Package.swift Sources Tests Tool Examples benchmarks fuzz
 C_SOURCES = $(shell git ls-files '*.c' '*.h' '*.cpp' '*.hpp')
@@ -146,8 +146,8 @@ STATIC_LIBRARY = libdiffusion_scheduling.a
 VERSION = $(shell awk '/define DS_VERSION_(MAJOR|MINOR|PATCH)/ { v = v dot $$3; dot = "." } END { print v }' $(HEADER))
 SONAME = $(LIBRARY).$(firstword $(subst ., ,$(VERSION)))
 
-# Swift's own libraries are linked in, nothing is exported but what the header declares, and the library is never unloaded, which
-# Swift's runtime isn't made for. packaging/glibc.c explains the wrapped functions, packaging/static-library.sh the static library.
+# Swift's own libraries are linked in, only the header's declarations are exported, and the library is never unloaded, since Swift's
+# runtime can't be. packaging/glibc.c explains the wrapped functions, packaging/static-library.sh the static library.
 lib: deps
 	@mkdir -p out/lib out/include
 	@echo '{ global: ds_*; local: *; };' >out/lib/exports
@@ -202,8 +202,9 @@ GENAI = openvino==2026.4.1 openvino_genai==2026.4.1.0 openvino_tokenizers==2026.
 genai: lib out/genai/bin/python
 	Tests/check-genai.sh $(CURDIR)/out/genai/bin/python $(CURDIR)/out/genai-pictures
 
-# Afterwards PYTHONPATH=bindings/python python3 imports the package, if that Python has NumPy. A wheel can't contain links: the library
-# is stored under its soname, and libdiffusion_scheduling.so, the name that linkers look for, is a linker script that includes it.
+# Afterwards PYTHONPATH=bindings/python python3 imports the package, if that Python has NumPy. A wheel can't contain links, so the
+# library is stored under its soname, and libdiffusion_scheduling.so, the name that linkers look for, is a linker script that
+# includes it.
 PYTHON_PACKAGE = bindings/python/diffusion_scheduling
 python: lib out/python/bin/auditwheel
 	@rm -rf $(PYTHON_PACKAGE)/lib $(PYTHON_PACKAGE)/include out/wheels out/python/wheels
@@ -224,8 +225,8 @@ check-wheel: python out/python/bin/twine
 python-test: python
 	cd bindings/python && $(CURDIR)/out/python/bin/python -m mypy && $(CURDIR)/out/python/bin/python -m pytest
 
-# CONFORMANCE_COUNT configurations, drawn from CONFORMANCE_SEED if that is given. Where DIFFUSERS_SOURCE names a checkout of diffusers,
-# its own tests are run as well. The pipelines of optimum-intel run with the older diffusers that it allows.
+# CONFORMANCE_COUNT configurations, drawn from CONFORMANCE_SEED if it is given. If DIFFUSERS_SOURCE names a checkout of diffusers,
+# its own tests run as well. The pipelines of optimum-intel run with the older diffusers that it allows.
 CONFORMANCE_COUNT ?= 5000
 conformance: python out/reference/bin/python out/optimum/bin/python
 	cd bindings/python && $(CURDIR)/out/reference/bin/python -m pytest
@@ -233,13 +234,14 @@ conformance: python out/reference/bin/python out/optimum/bin/python
 		$(if $(CONFORMANCE_SEED),--seed $(CONFORMANCE_SEED)) --out $(CURDIR)/out/conformance
 	cd bindings/python && $(CURDIR)/out/optimum/bin/python -m conformance --only runtimes --out $(CURDIR)/out/conformance/runtimes
 
-# The environment has the wheel, as those of a cluster's machines would.
+# The environment gets the wheel, like the machines of a cluster.
 ray: python out/ray/bin/ray
 	out/ray/bin/pip install -q --force-reinstall --no-deps out/wheels/*.whl
 	out/ray/bin/python -m pytest -q -p no:cacheprovider Examples/Ray
 	out/ray/bin/python Examples/Ray/serve.py $(ARGUMENTS)
 
-# Debian's Rust, unless there is another one with clippy and rustfmt. Cargo writes into out/rust, and a Cargo.lock beside the sources.
+# Debian's Rust, unless another one with clippy and rustfmt is installed. Cargo writes into out/rust, and a Cargo.lock beside the
+# sources.
 RUST_PACKAGES = $(shell { cargo --version && cargo clippy --version && cargo fmt --version; } >/dev/null 2>&1 || \
 	echo cargo rustc rust-clippy rustfmt)
 rust: PACKAGES += $(RUST_PACKAGES)
@@ -249,7 +251,7 @@ rust: lib
 bench: deps
 	$(SWIFT) run -c release --package-path benchmarks bench $(ARGUMENTS)
 
-# What torch.compile compiles with.
+# The compiler and headers that torch.compile needs.
 bench-compare: PACKAGES += g++ python3-dev
 bench-compare: lib out/reference/bin/python
 	@out/reference/bin/python -c 'import matplotlib' 2>/dev/null || out/reference/bin/pip install -q matplotlib
@@ -265,9 +267,9 @@ goldens: out/reference/bin/python
 	out/reference/bin/python Tests/Goldens/generate_sigma_schedules.py
 	out/reference/bin/python Tests/Goldens/generate_people.py
 
-# environment FOLDER,PACKAGES makes a Python environment. One that isn't complete is removed, or the next make would take it for one.
+# environment FOLDER,PACKAGES makes a Python environment. An incomplete one is removed, because the next make would accept it.
 environment = { python3 -m venv $(1) && $(1)/bin/pip install -q $(2); } || { rm -rf $(1); exit 1; }
-# Likewise with the packages of out/reference in sight.
+# environment_on_reference also makes the packages of out/reference visible.
 PACKAGE_FOLDER = -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 environment_on_reference = { python3 -m venv $(1) && \
 	out/reference/bin/python $(PACKAGE_FOLDER) >"$$($(1)/bin/python $(PACKAGE_FOLDER))/reference.pth" && \
@@ -276,7 +278,7 @@ environment_on_reference = { python3 -m venv $(1) && \
 out/reference/bin/python: | deps
 	$(call environment,out/reference,$(REFERENCE))
 
-# optimum-intel doesn't allow the reference's version of diffusers. Of the reference's environment, it takes torch only.
+# optimum-intel doesn't allow the reference's version of diffusers. Its environment takes only torch from the reference's.
 OPTIMUM = 'optimum-intel[diffusers]==2.2.0' optimum==2.3.0 diffusers==0.39.0 transformers==5.5.4 huggingface_hub==1.21.0 \
 	openvino==2026.4.1 openvino_tokenizers==2026.4.1.0 nncf==3.4.0 torchvision==0.29.2 $(TORCH)
 out/optimum/bin/python: | out/reference/bin/python

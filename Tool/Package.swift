@@ -1,9 +1,9 @@
 // swift-tools-version: 6.2
 // SPDX-License-Identifier: Apache-2.0
 
-// The command-line tool is a package of its own, so that no user of the library resolves its dependencies.
-// Debian packages it needs: libcairo2-dev (drawing, text, SVG and PNG), fonts-dejavu-core (the text's font), pkgconf (finds cairo for
-// SwiftPM).
+// The command-line tool is a separate package, so users of the library don't resolve its dependencies.
+// It needs these Debian packages: libcairo2-dev (drawing, text, SVG and PNG), fonts-dejavu-core (the text's font), pkgconf (finds
+// cairo for SwiftPM).
 
 import PackageDescription
 

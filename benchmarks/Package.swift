@@ -1,7 +1,7 @@
 // swift-tools-version: 6.2
 // SPDX-License-Identifier: Apache-2.0
 
-// The benchmarks are a package of their own, so that no user of the library resolves their dependencies.
+// The benchmarks are a separate package, so users of the library don't resolve their dependencies.
 
 import PackageDescription
 
@@ -13,7 +13,7 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
     ],
     targets: [
-        // What the library is measured against, and with: bare loops, a compute loop, a count of allocations. Knows nothing of
+        // References and instruments of the measurements: bare loops, a compute loop, a count of allocations; independent of
         // schedulers.
         .target(name: "CBareLoop"),
         .executableTarget(

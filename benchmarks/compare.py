@@ -7,22 +7,21 @@ Usage::
 
     compare.py [--filter REGEX] [--quick] [--out DIR]
 
-Every row is one scheduler at one size. In each round all contestants take a batch of steps, one after the other, another one
-first each time; what is compared are the lower deciles of the rounds, because a machine's other load only adds time. The
-contestants:
+Every row is one scheduler at one size. In each round all contestants take a batch of steps, one after the other, beginning with
+another one each time. The lower deciles of the rounds are compared, because a machine's other load only adds time. The contestants:
 
 library             ``scheduler.step(e, t, x)`` of ``diffusion_scheduling``, which returns a new array; for half types and guided
-                    steps that of ``diffusion_scheduling.diffusers`` on torch tensors
-library, in place   the same with ``out=x``
-library, one thread that with ``max_threads = 1``
+                    steps, ``step`` of ``diffusion_scheduling.diffusers`` on torch tensors
+library, in place   ``library`` with ``out=x``
+library, one thread ``library, in place`` with ``max_threads = 1``
 diffusers           ``scheduler.step(e, t, x)`` of diffusers, eager, on torch tensors; guided steps after a pipeline's arithmetic
-torch.compile       the step as one expression with ready scalars, written by hand and compiled: what a careful engine could do
-NumPy               the same expression, plain
+torch.compile       the step as one expression with ready scalars, written by hand and compiled: the best that an engine can do
+NumPy               the expression without compilation
 
-Before they are timed all contestants take the same first steps and are compared with the expression in float64.
+Before the timing, all contestants take the same first steps and are compared with the expression in float64.
 
-Two rows more are the library's own: a step of 64 elements through the C interface (a program that is compiled for it), and steps
-between matrix products of torch, with the share of the 90th percentile of the median.
+Two more rows cover the library alone: a step of 64 elements through the C interface (in a compiled program), and steps between
+matrix products of torch, with the ratio of the 90th percentile to the median.
 
 Needs diffusers==0.42.1, torch, numpy and matplotlib, a C++ compiler for torch.compile, and the C library (``make lib``).
 """
@@ -45,13 +44,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 if "--quick" in sys.argv:
-    # Waiting threads that spin cost a time slice a step where other programs want the cores; figures are to be had without this.
+    # Spinning threads cost a time slice per step if other programs want the cores; measurements run without this setting.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# A pipeline of diffusers imports transformers, which has something to say.
+# diffusers' pipelines import transformers, which would print warnings.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-# torch brings an OpenMP runtime along, and the library takes the one that the process has: so torch comes first.
+# torch comes first: it brings an OpenMP runtime, and the library takes the one already in the process.
 import diffusers
 import numpy as np
 import torch
@@ -64,7 +63,7 @@ from diffusion_scheduling import diffusers as replacements  # noqa: E402
 
 STEP_COUNT = 50
 WARM_STEPS = 3
-"""After so many steps all are alike, until the last one."""
+"""The number of steps after which all are alike, until the last one."""
 
 SHAPES = {
     64: (1, 4, 4, 4),
@@ -80,7 +79,7 @@ SIZES = [64, 16_384, 65_536, 524_288, 3_145_728, 25_165_824]
 SMALLER_SIZES = SIZES[:-1]
 THRESHOLD_SIZES = [786_432, 3_145_728]
 FEW_SIZES = [65_536, 3_145_728]
-"""For what differs from other rows in little."""
+"""The sizes for cases that differ little from others."""
 QUICK_SIZES = [65_536, 786_432]
 ONE_THREAD_SIZES = [65_536, 524_288]
 PRODUCT_SIZE = 262_144
@@ -88,7 +87,7 @@ PRODUCT_SIZE = 262_144
 
 @dataclass
 class Case:
-    """A scheduler whose steps are timed, by the name and the arguments that it has in both libraries."""
+    """A scheduler whose steps are timed, with its name and arguments in both libraries."""
 
     name: str
     class_name: str
@@ -99,11 +98,11 @@ class Case:
     """The scale and the rescale of guided steps."""
 
     def ours(self) -> Any:
-        """For arrays of NumPy."""
+        """The library's scheduler for NumPy arrays."""
         return getattr(diffusion_scheduling, self.class_name)(**self.arguments)
 
     def replacement(self) -> Any:
-        """For tensors of torch."""
+        """The library's scheduler for torch tensors."""
         return getattr(replacements, self.class_name)(**self.arguments)
 
     def theirs(self) -> Any:
@@ -114,7 +113,7 @@ class Case:
         return str(self.arguments.get("algorithm_type")).startswith("sde")
 
 
-# With v_prediction a multistep solver has to compute what it remembers, and nobody gets away with keeping the model's output.
+# With v_prediction a multistep solver must compute the tensor that it stores; storing the model output isn't enough.
 V = {"prediction_type": "v_prediction"}
 CASES = [
     Case("DDIM", "DDIMScheduler", {"clip_sample": False}),
@@ -157,7 +156,7 @@ class Contestant(Protocol):
     name: str
 
     def begin(self) -> None:
-        """Goes to the start of a run."""
+        """Returns to the start of a run."""
 
     def step(self, index: int) -> None:
         """Takes the step of that index, the one after the last."""
@@ -168,14 +167,14 @@ class Contestant(Protocol):
 
 @dataclass
 class Data:
-    """What the steps are given. Steps have outputs of their own, one after the other and over again."""
+    """The inputs of the steps, which cycle through several model outputs."""
 
     start: Any
     outputs: list[Any]
     unconditional: list[Any]
-    """Outputs without the condition, for guided steps; else none."""
+    """The unconditional outputs of guided steps; otherwise none."""
     noise: Any
-    """For stochastic steps, else None."""
+    """The noise of stochastic steps, otherwise None."""
 
     @classmethod
     def random(cls, case: Case, size: int) -> Data:
@@ -202,13 +201,13 @@ class Data:
         return Data(array(self.start), [array(e) for e in self.outputs], [array(e) for e in self.unconditional], noise)
 
     def at(self, index: int) -> tuple[Any, Any]:
-        """The model outputs of a step: under the condition, and without it or None."""
+        """The model outputs of a step: conditional, and unconditional or None."""
         k = index % len(self.outputs)
         return self.outputs[k], self.unconditional[k] if self.unconditional else None
 
 
 class SchedulerContestant:
-    """A scheduler of diffusers' shape, this library's or theirs."""
+    """A scheduler with diffusers' interface, this library's or diffusers' own."""
 
     def __init__(
         self, name: str, scheduler: Any, data: Data, in_place: bool = False, guide: Callable[[Any, Any], Any] | None = None
@@ -216,7 +215,7 @@ class SchedulerContestant:
         self.name, self.scheduler, self.data = name, scheduler, data
         self.in_place, self.guide = in_place, guide
         self.options = {} if data.noise is None else {"variance_noise": data.noise}
-        # Multistep schedulers go back to the start of their run without another plan.
+        # Multistep schedulers return to the start of their run without a new plan.
         scheduler.set_timesteps(STEP_COUNT)
         self.timesteps = list(scheduler.timesteps)
 
@@ -243,7 +242,7 @@ def wide(sample: Any) -> np.ndarray:
 
 
 def pipeline_guidance(guidance: tuple[float, float]) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Guidance as the pipelines of diffusers write it."""
+    """Guidance as in the pipelines of diffusers."""
     scale, rescale = guidance
     if not rescale:
         return lambda e, unconditional: unconditional + scale * (e - unconditional)
@@ -253,7 +252,7 @@ def pipeline_guidance(guidance: tuple[float, float]) -> Callable[[torch.Tensor, 
 
 
 def own_guidance(guidance: tuple[float, float]) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Guidance at the least cost that Python has beside the library: one pass of torch, and the library's rescaling."""
+    """Guidance at the least cost in Python outside the library: one pass of torch, and the library's rescaling."""
     scale, rescale = guidance
 
     def guide(e: torch.Tensor, unconditional: torch.Tensor) -> torch.Tensor:
@@ -271,7 +270,7 @@ class Row:
     """The scalars of a step."""
 
     prediction: Any
-    """[sample, model output] of the prediction that is clamped, or None."""
+    """[sample, model output] of the clamped prediction, or None."""
     step: Any
     """[sample, model output, noise, prediction, slots from the most recently stored one on...]"""
     other: Any
@@ -279,12 +278,12 @@ class Row:
 
 
 class Expression:
-    """The update with ready scalars: what a step is once the solver has been compiled away.
+    """The update with ready scalars: a step with the solver compiled away.
 
-    e      = e_u + g (e_c - e_u)           of guided steps, perhaps rescaled
+    e      = e_u + g (e_c - e_u)           of guided steps, possibly rescaled
     p      = clamp(h x + i e)              of thresholded steps: the clamped prediction
     next   = a x + b e + n z + d p + sum_k c[k] m[k]
-    other  = f x + g e + j p               m[0] of the next step, or what DDIM returns besides: the predicted clean sample
+    other  = f x + g e + j p               m[0] of the next step, or DDIM's second result: the predicted clean sample
     """
 
     def __init__(self, case: Case) -> None:
@@ -298,9 +297,9 @@ class Expression:
         for index in range(STEP_COUNT):
             row = scheduler.row(index)
             step, stored = row.next_sample, row.stored
-            # What is stored besides; without slots what DDIM returns besides.
+            # The second result: the store or, without slots, DDIM's report.
             other = next(iter(stored.values())) if stored else row.prediction
-            # These solvers store in a ring: the slot that step index - 1 stored comes first.
+            # These solvers store in a ring: the slot stored by step index - 1 comes first.
             slots = [step.slots[(index - 1 - k) % self.slot_count] for k in range(min(index, self.slot_count))]
             has_other = other.sample != 0 or other.model_output != 0 or other.prediction != 0
             prediction = row.prediction
@@ -313,7 +312,7 @@ class Expression:
             )
 
     def update(self, x: Any, e: Any, unconditional: Any, z: Any, earlier: list[Any], prediction: Any, c: Any, other: Any) -> Any:
-        """The next sample and what is kept besides, of tensors or arrays."""
+        """The next sample and the second result, for tensors or arrays."""
         if self.guidance:
             scale, rescale = self.guidance
             conditional = e
@@ -340,13 +339,13 @@ class Expression:
 
 
 def deviation(tensor: Any) -> Any:
-    """Of each batch item, to be multiplied with the items."""
+    """The batch items' standard deviations, shaped for multiplication with the items."""
     axes = tuple(range(1, tensor.ndim))
     return tensor.std(axis=axes, keepdims=True) if isinstance(tensor, np.ndarray) else tensor.std(dim=axes, keepdim=True)
 
 
 def quantile(tensor: Any, ratio: float) -> Any:
-    """Of each batch item, to be compared with the items."""
+    """The batch items' quantiles, shaped for comparison with the items."""
     items = tensor.reshape(tensor.shape[0], -1)
     if isinstance(tensor, np.ndarray):
         return np.quantile(items, ratio, axis=1).astype(tensor.dtype).reshape(-1, 1, 1, 1)
@@ -354,7 +353,7 @@ def quantile(tensor: Any, ratio: float) -> Any:
 
 
 class NumPyContestant:
-    """The expression in NumPy; in float64 it is what the others are compared with."""
+    """The expression in NumPy; in float64 it is the reference for the others."""
 
     def __init__(self, name: str, expression: Expression, data: Data) -> None:
         self.name, self.expression, self.data = name, expression, data
@@ -375,7 +374,7 @@ class NumPyContestant:
 
 
 class CompiledContestant:
-    """The expression fused by torch.compile, with the scalars in tensors, because numbers would be compiled in."""
+    """The expression fused by torch.compile, with the scalars in tensors, since numbers would be compiled in."""
 
     name = "torch.compile"
 
@@ -404,7 +403,7 @@ class CompiledContestant:
 
 
 def contestants(case: Case, size: int) -> tuple[list[Contestant], Contestant]:
-    """Who takes part, and the expression in float64."""
+    """The contestants, and the expression in float64."""
     data, expression = Data.random(case, size), Expression(case)
     everyone: list[Contestant]
     if case.guidance:
@@ -434,8 +433,8 @@ def contestants(case: Case, size: int) -> tuple[list[Contestant], Contestant]:
 
 
 def errors(case: Case, everyone: list[Contestant], reference: Contestant) -> tuple[dict[str, float], dict[str, str]]:
-    """How far each is from the expression in float64 after the first steps, in units of the element type at the sample's magnitude;
-    and why torch couldn't compile it, if it couldn't: then it takes no part."""
+    """The errors of all contestants against the expression in float64 after the first steps, in units of the element type at the
+    sample's magnitude; and the reason if torch couldn't compile the expression, which then takes no part."""
     reasons: dict[str, str] = {}
     for each in [*everyone, reference]:
         try:
@@ -449,7 +448,7 @@ def errors(case: Case, everyone: list[Contestant], reference: Contestant) -> tup
     everyone[:] = [each for each in everyone if each.name not in reasons]
     exact = reference.result()
     unit = float(torch.finfo(case.element_type).eps) * float(np.abs(exact).max())
-    # Some single precision expressions cancel at the noisiest steps, and guidance multiplies; a wrong one is off by millions.
+    # Some single precision expressions cancel at the noisiest steps, and guidance multiplies; a wrong result is off by millions.
     limit = 10_000 if case.element_type == torch.float32 else 50
     found = {each.name: float(np.abs(each.result() - exact).max()) / unit for each in everyone}
     for name, error in found.items():
@@ -474,11 +473,11 @@ class CoreCheck:
     def speed_up(self) -> float:
         if self.threads == 1:
             return 1.0
-        # From how many elements on torch uses more threads depends on its version: so it is told.
+        # The number of elements at which torch uses more threads depends on its version, so the number of threads is set.
         torch.set_num_threads(1)
         one = min(duration(lambda: torch.lgamma(self.work)) for _ in range(3))
         torch.set_num_threads(self.threads)
-        # Threads that wait for each other's turn on a core are lucky now and then: not the best time, but the usual one.
+        # Threads that take turns on a core are lucky now and then, so the median counts, not the best time.
         everything = sorted(duration(lambda: torch.lgamma(self.work)) for _ in range(3))[1]
         return one / everything
 
@@ -515,7 +514,7 @@ class Timings:
         return self.quantile(name, 0.1)
 
     def jumps(self) -> bool:
-        """Whether somebody's usual time is far above what it could be: torch's medians do that where cores are shared."""
+        """Whether a contestant's median is far above its low end, as torch's is on shared cores."""
         return any(self.quantile(name, 0.5) > 2 * self.decile(name) for name in self.times)
 
     def summary(self, name: str) -> dict[str, float]:
@@ -529,7 +528,7 @@ class Timings:
 
 
 def alternate(batches: dict[str, Callable[[], float]], effort: Effort, check: CoreCheck) -> Timings:
-    """Measures again, twice at most, what has come out disturbed."""
+    """Repeats a disturbed measurement, at most twice."""
     repeated = 0
     for attempt in range(3):
         timings = alternate_once(batches, effort, check)
@@ -542,7 +541,7 @@ def alternate(batches: dict[str, Callable[[], float]], effort: Effort, check: Co
 
 
 def alternate_once(batches: dict[str, Callable[[], float]], effort: Effort, check: CoreCheck) -> Timings:
-    """Calls each batch, which returns its seconds per step, once a round; rounds that begin on a shared core are repeated."""
+    """Calls each batch once per round, which returns its seconds per step; rounds that begin on a shared core are repeated."""
     names = list(batches)
     timings = Timings({name: [] for name in names})
     rounds, begin = 0, time.perf_counter()
@@ -561,7 +560,7 @@ def alternate_once(batches: dict[str, Callable[[], float]], effort: Effort, chec
 
 
 class StepBatch:
-    """A batch of steps of one contestant, as long as the clock's resolution asks for."""
+    """A batch of steps of one contestant, as long as the clock's resolution requires."""
 
     SECONDS = 50e-6
 
@@ -582,7 +581,7 @@ class StepBatch:
         self.next += 1
 
     def __call__(self) -> float:
-        # One step more, untimed, brings the tensors back into the caches after the other contestants' turns.
+        # One more step, untimed, brings the tensors back into the caches after the other contestants' turns.
         if self.next + self.count + 1 >= STEP_COUNT:
             self.restart()
         self.take()
@@ -597,7 +596,7 @@ def compare_steps(case: Case, size: int, effort: Effort, check: CoreCheck) -> di
     found, reasons = errors(case, everyone, reference)
     del reference
     if size > 1_000_000:
-        # Each step takes so long that fewer rounds say as much.
+        # Steps are long enough that fewer rounds suffice.
         effort = Effort(effort.seconds, min(effort.least_rounds, 9), effort.most_rounds)
     timings = alternate({each.name: StepBatch(each) for each in everyone}, effort, check)
     return row({"kind": "step", "scheduler": case.name, "elements": size, "leftOut": reasons}, timings, found)
@@ -624,10 +623,10 @@ def compare_plans(name: str, class_name: str, grid: str, effort: Effort, check: 
 
 
 def between_products(effort: Effort, check: CoreCheck) -> dict[str, Any]:
-    """Steps of a process whose other threads are torch's: each after a matrix product, which leaves them to the step.
+    """Steps in a process whose other threads are torch's: each follows a matrix product, which leaves them to the step.
 
-    A second OpenMP runtime would fight for the cores, and some steps would take many times as long as the usual one. The machine's
-    other load does that as well, so the calmest of some series counts.
+    A second OpenMP runtime would compete for the cores, and some steps would take many times the median. The machine's other load
+    does so as well, so the calmest of several series counts.
     """
     case = Case("DEIS 3", "DEISMultistepScheduler", {"solver_order": 3, **V})
     data = Data.random(case, PRODUCT_SIZE)
@@ -663,7 +662,7 @@ def between_products(effort: Effort, check: CoreCheck) -> dict[str, Any]:
 
 
 def through_c(quick: bool) -> dict[str, Any]:
-    """The step of 64 elements through the C interface, as the program of the tests times it: order 3, in place, one thread."""
+    """The step of 64 elements through the C interface, timed by the tests' program: order 3, in place, one thread."""
     library = Path(os.environ["DIFFUSION_SCHEDULING_LIBRARY"]).resolve()
     source = ROOT / "Tests" / "c" / "abi_step_time.c"
     with tempfile.TemporaryDirectory() as folder:
@@ -719,7 +718,7 @@ def header() -> str:
 
 
 def line(result: dict[str, Any]) -> str:
-    """Medians, and ratios of lower deciles; ~ after rounds that were repeated, ! where that didn't help (see Timings.disturbed)."""
+    """Medians, and ratios of lower deciles; ~ after repeated rounds, ! if repeating didn't help (see Timings.disturbed)."""
     cells = []
     for name in COLUMNS:
         found = result["contestants"].get(name)
@@ -734,7 +733,7 @@ def line(result: dict[str, Any]) -> str:
 
 
 def goals(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The table of what the library should reach, and what this run says about each line: the worst of its rows."""
+    """The table of the library's goals, and this run's result for each line: the worst of its rows."""
     found: list[dict[str, Any]] = []
 
     def rows(rival: str, wanted: Callable[[dict[str, Any]], Any], ours: str = "library") -> list[tuple[float, str]]:
@@ -768,7 +767,7 @@ def goals(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return lambda each: each["kind"] == "step" and re.fullmatch(names, each["scheduler"]) and least <= each["elements"] <= most
 
     third, first = r"(DEIS|DPM-Solver\+\+) 3", r"(DEIS|DPM-Solver\+\+) 1|DDIM"
-    # Plain steps in float32: half types, thresholds and guidance have lines of their own or none.
+    # Plain steps in float32: half types, thresholds and guidance have separate lines or none.
     plain = r"(?!.*(thresholded|float16|guided|rescaled)).*"
     compiled = rows("torch.compile", steps(plain, 0, math.inf))
     mean = [(math.exp(sum(math.log(ratio) for ratio, _ in compiled) / len(compiled)), "all rows")] if compiled else []
@@ -843,7 +842,7 @@ def main() -> None:
     wants = re.compile(arguments.filter, re.IGNORECASE).search
     effort = Effort(0.05, 3, 5) if arguments.quick else Effort(2, 15, 400)
 
-    # torch.compile counts the compilations of one function; each case and size is another one.
+    # torch.compile counts the compilations of one function, and each case and size needs one.
     torch._dynamo.config.cache_size_limit = 1000
     torch.set_grad_enabled(False)
     check = CoreCheck()

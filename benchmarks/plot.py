@@ -4,9 +4,9 @@
 """Draws what the benchmarks have measured: ``plot.py [--bench out/bench.json] [--out out/bench]``.
 
 steps.svg    each scheduler's share of the bare loop's bandwidth over the size, from bench.json
-compare.svg  how many times this library's time the others take, from compare.json
+compare.svg  the others' times as multiples of this library's, from compare.json
 
-A picture whose file isn't there is left out. Needs matplotlib.
+A picture without its file is left out. Needs matplotlib.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def draw_steps(results: dict[str, Any], path: Path) -> None:
 
 def draw_comparison(results: dict[str, Any], path: Path) -> None:
     """A panel for each rival; a line for each scheduler."""
-    # Those of float32 have NumPy beside them.
+    # Rows in float32 have NumPy beside them.
     rows = [row for row in results["rows"] if row["kind"] == "step" and "NumPy" in row["contestants"]]
     rivals = [name for name in ("diffusers", "torch.compile", "NumPy") if any(name in row["contestants"] for row in rows)]
     figure, panels = plt.subplots(1, len(rivals), figsize=(4.6 * len(rivals), 4.2), sharey=True, squeeze=False)

@@ -14,7 +14,7 @@ struct Color {
     static let faint = Color(gray: 0.45)
     static let grid = Color(gray: 0.89)
 
-    /// From Okabe and Ito's palette, told apart by colour-blind people too; but brown for yellow, which is faint on paper.
+    /// Okabe and Ito's palette, which colour-blind people can tell apart, but with brown for yellow, which is faint on paper.
     static let series = [
         Color(red: 0.0, green: 0.45, blue: 0.70), Color(red: 0.84, green: 0.37, blue: 0.0),
         Color(red: 0.0, green: 0.62, blue: 0.45), Color(red: 0.80, green: 0.47, blue: 0.65),
@@ -119,13 +119,13 @@ public final class Canvas {
         cairo_save(context)
         cairo_translate(context, point.x, point.y)
         if upwards { cairo_rotate(context, -.pi / 2) }
-        // A third of the size is about half the height of a digit, so that baselines agree along a row of labels.
+        // A third of the size is about half the height of a digit, so baselines agree along a row of labels.
         cairo_move_to(context, shift, size * 0.36)
         cairo_show_text(context, text)
         cairo_restore(context)
     }
 
-    /// How wide a line of text will be.
+    /// The width of a line of text.
     static func width(of text: String, size: Double = 15, bold: Bool = false) -> Double {
         Canvas(width: 1, height: 1).setFont(size: size, bold: bold, measuring: text)
     }
@@ -142,7 +142,7 @@ public final class Canvas {
 
     /// A grey image of `side` × `side` pixels (0 white … 1 black), enlarged smoothly to `size`.
     func image(_ darkness: [Double], side: Int, x: Double, y: Double, size: Double) {
-        // With a pixel of paper all around, so that strokes at the edge fade instead of being cut.
+        // A border of one paper pixel lets strokes at the edge fade instead of being cut.
         let source = cairo_image_surface_create(CAIRO_FORMAT_RGB24, Int32(side + 2), Int32(side + 2))
         defer { cairo_surface_destroy(source) }
         let stride = Int(cairo_image_surface_get_stride(source))

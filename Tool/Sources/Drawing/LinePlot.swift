@@ -2,13 +2,13 @@
 
 import CCairo
 
-/// Lines over an axis of either scale and a logarithmic one.
+/// Lines over a linear or logarithmic x axis and a logarithmic y axis.
 public struct LinePlot {
     public struct Line {
         /// Lines of one series share a colour.
         public var series: Int
         public var isDashed: Bool
-        /// Stands at the line's end.
+        /// The text at the line's end.
         public var label: String
         public var points: [(x: Double, y: Double)]
 
@@ -86,13 +86,13 @@ public struct LinePlot {
         canvas.text(arrow.label, at: Point(x: end + 6, y: yAxis.from - 12), size: 13, .faint)
     }
 
-    /// Between a line and its label.
+    /// The gap between a line and its label.
     private static let labelGap = 12.0
 }
 
-/// A number with six digits at most: C's %g.
+/// A number with at most six digits: C's %g.
 public func brief(_ value: Double) -> String {
-    // No number takes more than a sign, six digits, a point and an exponent.
+    // The longest number takes a sign, six digits, a point and an exponent.
     var text = [CChar](repeating: 0, count: 16)
     _ = withVaList([value]) { vsnprintf(&text, text.count, "%g", $0) }
     return text.withUnsafeBufferPointer { String(cString: $0.baseAddress!) }
@@ -110,7 +110,7 @@ private struct Axis {
     init(_ scale: LinePlot.Scale, values: [Double], from: Double, to: Double) {
         let positions = values.filter { $0.isFinite && (scale == .linear || $0 > 0) }.map { scale == .linear ? $0 : log($0) }
         let (least, greatest) = (positions.min() ?? 0, positions.max() ?? log(10))
-        // Labels must not touch the other axis, even where many decades make a factor narrow.
+        // Labels must not touch the other axis, even if many decades make a factor narrow.
         let margin = max(scale == .linear ? 0.5 : log(1.15), 0.04 * (greatest - least))
         (self.scale, self.from, self.to) = (scale, from, to)
         (low, high) = (least - margin, greatest + margin)
@@ -121,8 +121,8 @@ private struct Axis {
         return from + min(max((place - low) / (high - low), 0), 1) * (to - from)
     }
 
-    /// Multiples of 1, 2 or 5 times a power of ten within a linear axis, ten at most; 1, 2 and 5 times the powers of ten within a
-    /// logarithmic one, of many decades the powers alone.
+    /// On a linear axis, at most ten multiples of 1, 2 or 5 times a power of ten; on a logarithmic axis, 1, 2 and 5 times the
+    /// powers of ten, or over many decades the powers alone.
     var ticks: [Double] {
         if scale == .linear {
             let steps = (-3...6).flatMap { decade in [1, 2, 5].map { $0 * pow(10, Double(decade)) } }
@@ -136,10 +136,10 @@ private struct Axis {
     }
 }
 
-/// Moves positions apart to the given distance from each other, in their order, by as little as possible in mean square.
+/// Moves positions apart to the given distance, in order, with the least mean square displacement.
 private func spread(_ positions: [Double], by distance: Double) -> [Double] {
     let order = positions.indices.sorted { positions[$0] < positions[$1] }
-    // Positions less the distances before them must not fall. Where they do, neighbours share their mean.
+    // Positions minus the distances before them must not fall; falling neighbours share their mean.
     var pools: [(sum: Double, count: Int)] = []
     for (rank, index) in order.enumerated() {
         pools.append((positions[index] - Double(rank) * distance, 1))

@@ -6,7 +6,7 @@
     import Darwin
 #endif
 
-/// One line on the terminal that is drawn over and over. Silent where standard error is no terminal.
+/// One line on the terminal, redrawn again and again. Silent if standard error isn't a terminal.
 public final class ProgressBar {
     private let total: Int
     private var done = 0
@@ -25,7 +25,7 @@ public final class ProgressBar {
         show("\(bar) \(min(100 * done / max(total, 1), 100))%  \(activity)")
     }
 
-    /// Wipes the line.
+    /// Clears the line.
     public func finish() { show("") }
 
     private func show(_ line: String) {

@@ -2,11 +2,11 @@
 
 /// Small images in labelled rows, in one block of columns or in several side by side.
 public struct SampleSheet {
-    /// The part of a row that stands in one block.
+    /// The part of a row in one block.
     public struct Cells {
         /// Square images, −1 (paper) to 1 (ink).
         public var images: [[Float]]
-        /// Stands behind the images.
+        /// The text behind the images.
         public var remark: String
 
         public init(images: [[Float]], remark: String = "") {
@@ -16,7 +16,7 @@ public struct SampleSheet {
 
     public struct Row {
         public var label: String
-        /// One for each block.
+        /// The cells of the row, one for each block.
         public var cells: [Cells]
 
         public init(label: String, cells: [Cells]) {
@@ -31,9 +31,9 @@ public struct SampleSheet {
     public var title: String
     /// An explanation of the rows, a line each, below the title.
     public var notes: [String]
-    /// One above each block, or none at all.
+    /// Titles above the blocks, one each, or none at all.
     public var blockTitles: [String]
-    /// Stands above the remarks.
+    /// The title above the remarks.
     public var remarkTitle: String
     /// Rows that belong together; a gap separates the groups.
     public var groups: [[Row]]
@@ -87,16 +87,16 @@ public struct SampleSheet {
     }
 }
 
-/// Where things stand on a sheet.
+/// Positions on a sheet.
 private struct Layout {
     static let (tile, spacing, groupGap, margin) = (48.0, 12.0, 14.0, 20.0)
     static let (titleSize, noteSize, noteHeight) = (17.0, 13.0, 20.0)
     static let pitch = tile + spacing
 
     let width, height: Double
-    /// Where the first row begins.
+    /// The top edge of the first row.
     let top: Double
-    /// Where each block's images begin and its remarks end.
+    /// The left edge of each block's images, and the right edge of its remarks.
     let blocks: [(x: Double, end: Double)]
 
     init(_ sheet: SampleSheet) {

@@ -36,7 +36,7 @@ struct Check: ParsableCommand {
         if !isFine { throw ExitCode.failure }
     }
 
-    /// A plan; where each run brings its own shift, for that of a middle size.
+    /// A plan; schedulers whose runs bring their own shift get one of a middle size.
     private func plan(_ scheduler: any PlannedScheduler) throws -> SamplingPlan {
         do {
             return try request.plan(scheduler)

@@ -37,14 +37,14 @@ struct Compare: ParsableCommand {
     }
 
     func run() throws {
-        // Standard input can be read once.
+        // Standard input can be read only once, so the files are read first.
         let files = try schedulers.map { try $0.isFile ? $0.scheduler(overrides: request.overrides) : nil }
         let model = try model?.scheduler() ?? files.compactMap { $0 }.first
         var compared: [(name: String, levels: [Double])] = []
         for (argument, file) in zip(schedulers, files) {
             let scheduler = try file ?? argument.scheduler(for: model, overrides: request.overrides)
             let plan = try request.plan(scheduler)
-            // The level that each step begins at, though it may ask the model several times.
+            // The first level of each step; a step may evaluate the model several times.
             let starts = (0..<plan.stepCount).filter { plan.isStart($0) }
             let name = file == nil ? argument.text : "\(argument.shortText) (\(scheduler.name))"
             compared.append((name, starts.map { plan.sigmas[$0] } + plan.sigmas.suffix(1)))
@@ -64,7 +64,7 @@ struct Compare: ParsableCommand {
         LinePlot(
             title: "Noise levels", xLabel: "step", yLabel: "σ where the step begins", xScale: .linear,
             lines: compared.enumerated().map { index, each in
-                // A logarithmic axis has no place for 0.
+                // A logarithmic axis can't show 0.
                 let points = each.levels.enumerated().filter { $0.element > 0 }.map { (x: Double($0.offset), y: $0.element) }
                 return LinePlot.Line(series: index, label: each.name, points: points)
             })

@@ -42,7 +42,7 @@ struct Convert: ParsableCommand {
         }
     }
 
-    /// The keys that say something to the one and nothing to the other: those with their default say nothing.
+    /// The keys with a meaning for the model's scheduler but not for the new one; keys with their default value are left out.
     private func lostKeys<S: PlannedScheduler>(from model: S, to scheduler: any PlannedScheduler) throws -> [String] {
         let values = model.configuration.json, defaults = S.Configuration().json
         return Set(scheduler.configuration.unusedKeys).subtracting(model.configuration.unusedKeys)

@@ -9,7 +9,7 @@ import DiffusionScheduling
     import Foundation
 #endif
 
-/// A scheduler as people write it: a file, a folder, standard input, or a name.
+/// A scheduler on the command line: a file, a folder, standard input, or a name.
 struct SchedulerArgument: ExpressibleByArgument, Sendable {
     let text: String
 
@@ -17,7 +17,7 @@ struct SchedulerArgument: ExpressibleByArgument, Sendable {
 
     static var defaultCompletionKind: CompletionKind { .file() }
 
-    /// Whether it is read rather than named. A name of a sampler has no slash, and no file has its name.
+    /// Whether the argument is read rather than looked up. A sampler's name has no slash and isn't a file's name.
     var isFile: Bool {
         text == "-" || text.contains("/") || text.hasSuffix(".json") || FileManager.default.fileExists(atPath: text)
     }
@@ -28,8 +28,8 @@ struct SchedulerArgument: ExpressibleByArgument, Sendable {
     /// The scheduler.
     ///
     /// - Parameters:
-    ///   - model: the scheduler of the model that a name is for; nil: diffusers' defaults.
-    ///   - overrides: values that replace those of the file or of the name.
+    ///   - model: the scheduler of the model for which a name is looked up; nil: diffusers' defaults.
+    ///   - overrides: values that replace the file's or the name's.
     func scheduler(
         for model: (any PlannedScheduler)? = nil, overrides: [String: JSONValue] = [:]
     ) throws -> any PlannedScheduler {
@@ -92,7 +92,7 @@ struct RequestOptions: ParsableArguments {
     }
 }
 
-/// A key and its value: JSON, or the text as it is.
+/// A key and its value: JSON, or else plain text.
 struct Assignment: ExpressibleByArgument, Sendable {
     let key: String, value: JSONValue
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Foundation's file handles would link all of Foundation into the tool, which is fifty megabytes.
+// Foundation's file handles would link all of Foundation, fifty megabytes, into the tool.
 #if canImport(Glibc)
     import Glibc
 #elseif canImport(Musl)
@@ -9,7 +9,7 @@
     import Darwin
 #endif
 
-/// The streams that a process begins with.
+/// The standard streams of a process.
 enum StandardStream: Int32 {
     case output = 1
     case error = 2

@@ -3,7 +3,7 @@
 import DiffusionScheduling
 import Drawing
 
-/// Columns, first those of numbers, which stand on the right, then those of texts, which begin on the left.
+/// Columns: first numbers, aligned right, then text, aligned left.
 struct Table {
     let numbers: [String]
     var texts: [String] = []
@@ -41,6 +41,6 @@ func formula(_ combination: Combination) -> String {
 }
 
 extension PlannedScheduler {
-    /// A sampler's name, or the class.
+    /// The sampler's name, or else the class's.
     var name: String { SchedulerCatalog.samplerNames(of: self).first ?? Configuration.className }
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * Counts allocations by standing in for the C library's functions: the linker takes an executable's own malloc before the
- * library's, for everything in the process. glibc offers the originals under names of their own.
+ * Counts allocations by overriding the C library's functions: the linker prefers an executable's own malloc to the library's, for
+ * everything in the process. glibc offers the originals under separate names.
  */
 
 #include "include/CBareLoop.h"

@@ -26,7 +26,7 @@ typedef enum bare_guidance_pass {
     BARE_SUBTRACT,
     BARE_SCALE,
     BARE_ADD,
-    BARE_MEASURE, /* sums[4] += those of guided, its squares, conditional, its squares */
+    BARE_MEASURE, /* sums[4] += guided, its squares, conditional, its squares */
     BARE_RESCALE,
 } bare_guidance_pass;
 
@@ -114,7 +114,7 @@ typedef struct compute_work {
 static void compute_part(void *context, unsigned part) {
     const compute_work *work = context;
     (void)part;
-    volatile float result = work->compute(work->n_rounds); /* or the compiler drops the loop */
+    volatile float result = work->compute(work->n_rounds); /* keeps the compiler from dropping the loop */
     (void)result;
 }
 
@@ -154,7 +154,7 @@ void bare_guide(bare_guidance *guidance, unsigned n_threads) {
         for (unsigned k = 0; k < 4; k++) sums[k] += work.sums[part][k];
     const double n = (double)guidance->n_elements;
     const double guided = sums[1] / n - sums[0] / n * (sums[0] / n), conditional = sums[3] / n - sums[2] / n * (sums[2] / n);
-    /* A tensor that doesn't vary, but for rounding, stays as it is. */
+    /* A tensor that is constant except for rounding isn't rescaled. */
     const double ratio = guided > 1e-12 * (sums[1] / n) ? sqrt(conditional / guided) : 1;
     guidance->factor = (float)(guidance->rescale * ratio + 1 - guidance->rescale);
     work.pass = BARE_RESCALE;

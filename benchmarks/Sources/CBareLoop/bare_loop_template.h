@@ -11,7 +11,8 @@
 typedef float BARE_NAME(vector) __attribute__((vector_size(BARE_VECTOR_BYTES), may_alias));
 
 #define VECTOR BARE_NAME(vector)
-/* Some cache lines of each stream a turn. All are read before any is written: in place is right, and reads wait for no store. */
+/* Several cache lines of each stream per round. All are read before any is written, so working in place is right and reads don't
+   wait for stores. */
 #define TILE_VECTORS 4
 #define TILE_FLOATS (TILE_VECTORS * BARE_VECTOR_BYTES / sizeof(float))
 
@@ -48,7 +49,7 @@ static inline
     if (streaming) bare_fence_streaming();
 }
 
-/* The numbers of streams are constants in each call, so that the compiler unrolls over them. */
+/* The numbers of streams are constants in each call, so the compiler unrolls over them. */
 #define PASS(r, w)                                                                                                                 \
     case (r) * 4 + (w):                                                                                                            \
         streams->streaming ? BARE_NAME(pass)(streams, begin, end, r, w, true) : BARE_NAME(pass)(streams, begin, end, r, w, false); \
@@ -64,7 +65,7 @@ BARE_TARGET static void BARE_NAME(loop)(const bare_streams *streams, size_t begi
     }
 }
 
-/* Enough independent sums to keep two multiply-add units busy at a latency of four or five cycles. */
+/* Enough independent sums to keep two multiply-add units busy with a latency of four or five cycles. */
 BARE_TARGET static float BARE_NAME(compute)(size_t n_rounds) {
     enum { CHAINS = 12 };
     VECTOR sums[CHAINS], factor = (VECTOR){0} + 0.999f, summand = (VECTOR){0} + 0.001f;
@@ -93,7 +94,7 @@ BARE_TARGET static void BARE_NAME(guide)(bare_guidance_pass pass, const bare_gui
         for (size_t i = begin; i < end; i++) guided[i] += unconditional[i];
         break;
     case BARE_MEASURE: {
-        /* Sums of elements and of squares, of both tensors, in lanes that don't wait for each other. */
+        /* Sums of elements and of squares, for both tensors, in independent lanes. */
         enum { LANES = 16 };
         double lanes[4][LANES] = {{0}};
         size_t i = begin;

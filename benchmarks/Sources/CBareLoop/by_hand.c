@@ -14,7 +14,7 @@
 
 #pragma STDC FP_CONTRACT ON
 
-/* X(inputs, sets of the outputs) for every row that is measured. */
+/* X(inputs, sets of the outputs) for every measured row. */
 /* clang-format off */
 #define HAND_ROWS(X)                                                                                  \
     X(2, 3, 0, 0) X(3, 7, 0, 0) X(4, 15, 0, 0)                                                        \

@@ -8,8 +8,8 @@
  *   BARE_NAME(name)    the name of this variant's function
  *   BARE_HAS_HALVES    1 if the instruction set converts float16
  *
- * A row's sets are constants of its loop, so each line of HAND_ROWS is the loop that one would write for that row alone: its inputs are
- * loaded once, its sums stay in registers, and nothing is asked on the way.
+ * A row's sets are constants of its loop, so each line of HAND_ROWS is a loop written for that row alone: inputs are loaded once,
+ * sums stay in registers, and there are no branches.
  */
 
 #define INLINE static inline __attribute__((always_inline)) BARE_TARGET
@@ -27,7 +27,7 @@ typedef int32_t BARE_NAME(narrow_bits) __attribute__((vector_size(BARE_VECTOR_BY
 #define BITS BARE_NAME(narrow_bits)
 #define LANES (BARE_VECTOR_BYTES / 8)
 
-/* Values between -range and range stay, and NaNs. */
+/* Values between -range and range stay unchanged, and so do NaNs. */
 INLINE NARROW BARE_NAME(clamped)(NARROW p, float range) {
     const NARROW high = (NARROW){0} + range, low = -high;
     const BITS is_low = (BITS)(p < low);
@@ -37,7 +37,7 @@ INLINE NARROW BARE_NAME(clamped)(NARROW p, float range) {
 
 INLINE void BARE_NAME(hand_float32)(const hand_row *row, size_t begin, size_t end, const unsigned n_inputs, const unsigned reads_0,
                                     const unsigned reads_1, const unsigned reads_2) {
-    /* Three sums of a tile would take more registers than there are. */
+    /* Three sums of a tile would need more registers than the processor has. */
     enum { MOST = 4 };
     const unsigned n_outputs = COUNT_OF_OUTPUTS, n_vectors = n_outputs == 3 ? 2 : MOST;
     const float *inputs[HAND_MOST_INPUTS];

@@ -15,7 +15,7 @@
 /* GNU's entry for `#pragma omp parallel`; see parallel.c of the library. */
 typedef void (*parallel_entry)(void (*body)(void *), void *argument, unsigned n_threads, unsigned flags);
 
-/* The library has loaded a runtime by the time anybody asks here, so none is loaded: only found. */
+/* Finds the runtime without loading it: the library has loaded one before the first call. */
 static parallel_entry find_runtime(void) {
     static const char *const names[] = {"libomp.so.5", "libgomp.so.1", "libomp.so", "libiomp5.so", "libomp.dylib"};
     void *symbol = dlsym(RTLD_DEFAULT, "GOMP_parallel");
@@ -43,7 +43,7 @@ typedef struct team {
     atomic_uint next_part;
 } team;
 
-/* Tickets, as the library hands them out: a thread that arrives late finds its part done. */
+/* Tickets, as in the library: a thread that arrives late finds its part done. */
 static void take_parts(void *argument) {
     team *work = argument;
     for (;;) {

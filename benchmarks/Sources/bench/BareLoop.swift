@@ -2,21 +2,21 @@
 
 import CBareLoop
 
-/// The streams of a bare loop: what a step reads and writes, as bytes. Cases and element types with the same ones share a loop.
+/// The streams of a bare loop: the bytes that a step reads and writes. Cases and element types with equal streams share a loop.
 struct BareStreams: Hashable {
     let inputCount: Int
     let outputCount: Int
-    /// Whether the first output takes the place of the first input. The second one takes the last one's, as a stored slot
-    /// takes the place of the oldest, and the third the one's before.
+    /// Whether outputs take the place of inputs: the first output replaces the first input, the second the last input (a stored
+    /// slot replaces the oldest), and the third the input before it.
     let inPlace: Bool
     let bytes: Int
     let threads: Int
 }
 
-/// How results are stored.
+/// The kind of store for results.
 enum Store: String, Codable, CaseIterable {
     case ordinary
-    /// Past the caches.
+    /// Stores that bypass the caches.
     case streaming
 }
 
@@ -27,7 +27,7 @@ final class BareMemory {
     private static let tensorCount = BARE_MOST_INPUTS + 1
 
     init(bytes: Int) {
-        // A few lines apart, or tensors whose size is a power of two would meet in the same cache sets.
+        // A gap of a few lines keeps tensors whose size is a power of two out of the same cache sets.
         self.bytes = (bytes + 63) / 64 * 64 + 4 * 64
         block = .allocate(byteCount: self.bytes * Self.tensorCount, alignment: 64)
         block.initializeMemory(as: Float.self, repeating: 0.5, count: self.bytes / 4 * Self.tensorCount)
@@ -40,7 +40,7 @@ final class BareMemory {
     }
 }
 
-/// A loop with the streams of a step and hardly any arithmetic.
+/// A loop with a step's streams and hardly any arithmetic.
 final class BareLoop: Contestant {
     private let memory: BareMemory
     private var streams = bare_streams()

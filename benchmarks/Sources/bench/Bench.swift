@@ -79,7 +79,7 @@ struct Bench: ParsableCommand {
         print("\nwritten: \(json)")
     }
 
-    /// The rows of a group, and beside those of each type and number of threads what a copy takes.
+    /// The rows of a group, each type and number of threads followed by the time of a copy.
     private func printSteps(_ rows: [StepResult]) {
         for (index, row) in rows.enumerated() {
             print(row.line)

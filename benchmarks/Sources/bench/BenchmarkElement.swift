@@ -4,14 +4,14 @@ import CBareLoop
 import CKernels
 import DiffusionScheduling
 
-/// An element type as the benchmarks need it: to and from `Double`, and its unit in the last place.
+/// An element type of the benchmarks: conversion to and from `Double`, and its unit in the last place.
 protocol BenchmarkElement: TensorElement {
     /// The nearest number of this type.
     init(rounding value: Double)
     var widened: Double { get }
 
     static var kernelType: dsk_element_type { get }
-    /// The type for loops by hand; nil: there are none.
+    /// The type for loops by hand; nil if there are none.
     static var handType: hand_type? { get }
     /// The bits after the leading one.
     static var fractionBits: Int { get }
@@ -44,7 +44,7 @@ extension Double: BenchmarkElement {
     static var handType: hand_type? { nil }
 }
 
-// Swift has no Float16 for Macs with Intel processors.
+// Swift lacks Float16 on Macs with Intel processors.
 #if !(os(macOS) && arch(x86_64))
     extension Float16: BenchmarkElement {
         static var kernelType: dsk_element_type { DSK_FLOAT16 }
@@ -53,11 +53,11 @@ extension Double: BenchmarkElement {
 #endif
 
 extension BFloat16: BenchmarkElement {
-    /// Rounded once: the bits that a `Float` leaves out are kept as one that is odd, so that no tie arises which wasn't there.
+    /// Rounded once: `Float` keeps the bits that it drops as an odd last bit, so no new tie arises.
     init(rounding value: Double) {
         var narrow = Float(value)
         if Double(narrow) != value, narrow.isFinite {
-            // To odd (Boldo and Melquiond 2008, doi:10.1109/TC.2007.70819): truncated, and the last bit set.
+            // Rounding to odd (Boldo and Melquiond 2008, doi:10.1109/TC.2007.70819): truncated, and the last bit set.
             if abs(Double(narrow)) > abs(value) { narrow = Float(bitPattern: narrow.bitPattern - 1) }
             narrow = Float(bitPattern: narrow.bitPattern | 1)
         }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// Something that is timed in turn with others.
+/// A piece of work that is timed alternately with others.
 protocol Contestant: AnyObject {
     /// The most steps of one timed batch.
     var mostSteps: Int { get }
-    /// What a batch of so many steps needs and isn't timed.
+    /// Prepares a batch of `steps` steps; the preparation isn't timed.
     func prepare(steps: Int) throws
     func run(steps: Int) throws
 }
@@ -14,12 +14,12 @@ extension Contestant {
     func prepare(steps: Int) throws {}
 }
 
-/// How a step uses memory.
+/// The use of memory by a step.
 enum StepForm: String, Codable, CaseIterable {
-    /// The next sample takes the sample's place: `SamplingSession.step` on spans.
+    /// The next sample replaces the sample: `SamplingSession.step` on spans.
     case inPlace = "in place"
-    /// The next sample goes to memory of its own: `dsk_step`, which is what the C and Python layers call.
+    /// The next sample goes to separate memory: `dsk_step`, which the C and Python layers call.
     case outOfPlace = "out of place"
-    /// In place, and the model output's memory is kept rather than copied: `SamplingSession.step(consuming:)`.
+    /// Steps in place that keep the model output's memory instead of copying it: `SamplingSession.step(consuming:)`.
     case consuming
 }

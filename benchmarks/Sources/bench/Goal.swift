@@ -3,24 +3,24 @@
 import DiffusionScheduling
 import Foundation
 
-/// A line of the table of what the library should reach, and what this run says about it.
+/// A line of the table of goals, and the outcome of this run.
 struct Goal: Codable {
     enum Outcome: String, Codable {
         case met, missed
-        /// The rows that the line speaks of weren't measured in this run.
+        /// This run didn't measure the line's rows.
         case notMeasured = "not measured"
-        /// `make bench-compare` says.
+        /// `make bench-compare` measures the line.
         case elsewhere = "make bench-compare"
     }
 
     let name: String
     let target: String
     let outcome: Outcome
-    /// The value that is farthest from the target, and where it was found.
+    /// The value farthest from the target, and its row.
     var worst: Double?
     var place: String?
     var median: Double?
-    /// How many rows reach the target, and how many there are.
+    /// The number of rows that reach the target, and the number of rows.
     var met = 0, count = 0
 
     static let table = Table(columns: [
@@ -42,21 +42,21 @@ extension Goal {
 
     static func all(for results: BenchmarkResults) -> [Goal] {
         let byHand = StepComparison.byHand
-        // The lines about steps against bare loops speak of the usual ones: unclamped by thresholds, unguided, of one element type.
+        // The lines about bare loops cover plain steps: without thresholds or guidance, with one element type.
         let plain = results.steps.filter { $0.comparison?.name ?? byHand == byHand && !$0.scheduler.contains("thresholded") }
         let large = plain.filter { $0.elements >= 3_000_000 }
         let cached = plain.filter { (16_000...600_000).contains($0.elements) }
         let smallest = plain.filter { $0.elements == 64 && $0.form == .inPlace }
         func compared(_ name: String) -> [StepResult] { results.steps.filter { $0.comparison?.name == name } }
         func shares(_ rows: [StepResult]) -> [Value] { rows.map { ($0.shareOfComparison!, $0.name) } }
-        /// Speeds as shares of those of the loops by hand, where there is one.
+        /// Speeds relative to the loops by hand, for rows that have one.
         func speeds(_ rows: [StepResult]) -> [Value] {
             rows.compactMap { row in row.comparison.map { _ in (1 / row.shareOfComparison!, row.name) } }
         }
         let sessions = Dictionary(results.sessions.map { ($0.kind, $0) }, uniquingKeysWith: { first, _ in first })
         let thresholded = compared("plain").filter { $0.elements > 64 }
         func bandwidths(_ rows: [StepResult]) -> [Value] { rows.map { ($0.fractionOfBare, $0.name) } }
-        /// Times on one thread as multiples of those on two.
+        /// Times on one thread divided by times on two.
         func speedUps(_ rows: [StepResult]) -> [Value] { pairs(rows, { $0.threads == 1 }, { $0.threads == 2 }) }
         return [
             atLeast(0.95, "step above the caches: share of the bare loop's bandwidth", bandwidths(large)),
@@ -115,7 +115,7 @@ extension Goal {
             median: values.map(\.value).sorted()[values.count / 2], met: values.count { isMet($0.value) }, count: values.count)
     }
 
-    /// Times of the first kind as multiples of those of the second, where the two differ in nothing that `name` leaves.
+    /// Times of the first kind divided by times of the second, for rows that agree in everything else.
     private static func pairs(
         _ results: [StepResult], _ first: (StepResult) -> Bool, _ second: (StepResult) -> Bool
     ) -> [Value] {
@@ -130,6 +130,6 @@ extension Goal {
 }
 
 extension StepResult {
-    /// The row's name, as the filter sees it.
+    /// The row's name, as matched by the filter.
     var name: String { "\(scheduler) \(order)/\(types.name)/\(elements)/\(threads)/\(form.rawValue)" }
 }

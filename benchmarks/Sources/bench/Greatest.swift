@@ -2,7 +2,7 @@
 
 import Synchronization
 
-/// The greatest of the values that any number of threads hand in; at least 0.
+/// The greatest of the values from any number of threads; at least 0.
 final class Greatest: Sendable {
     private let greatest = Mutex(0.0)
 

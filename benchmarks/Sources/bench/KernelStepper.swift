@@ -4,10 +4,10 @@ import CBareLoop
 import CKernels
 import DiffusionScheduling
 
-/// The kernels without a session: runs the rows of a plan, each next sample in memory of its own.
+/// The kernels without a session: runs the rows of a plan, with each next sample in separate memory.
 ///
-/// That is what engines do that keep the sample a step was given, and what the C and Python layers come down to. Loops by hand take the
-/// kernels' place at the very same addresses.
+/// Engines that keep the input sample do this, and so do the C and Python layers. Loops by hand replace the kernels at the same
+/// addresses.
 final class KernelStepper<Element: BenchmarkElement, Output: BenchmarkElement>: Contestant {
     private let data: StepData<Element, Output>
     private let plan: SamplingPlan
@@ -17,16 +17,16 @@ final class KernelStepper<Element: BenchmarkElement, Output: BenchmarkElement>: 
     /// The row of a guided step.
     private let guidedRow: UnsafeMutablePointer<dsk_prepared_row>
     private let rows: UnsafeMutableBufferPointer<dsk_prepared_row>
-    /// The sample, and where the next one goes; they change places at every step.
+    /// The sample and the memory for the next one, swapped at every step.
     private let samples: [Tensor<Element>]
-    /// By their numbers.
+    /// The slots by number.
     private let slots: [Tensor<Element>]
-    /// The items of each step, but for the rows and model outputs.
+    /// The items of each step, without the rows and model outputs.
     private var items: [[dsk_item]] = []
-    /// The rows for loops by hand, nil where there is none; empty for the kernels.
+    /// The rows for loops by hand, nil for rows without one; empty for the kernels.
     private var handRows: [hand_row?] = []
     private var stepIndex = 0
-    /// Of each batch item, for the thresholds.
+    /// Workspaces for the thresholds, one for each batch item.
     private let workspace: UnsafeMutableRawPointer
     private let workspaceBytes: Int
 
@@ -46,7 +46,7 @@ final class KernelStepper<Element: BenchmarkElement, Output: BenchmarkElement>: 
         var newest: [Int] = [], slotsRead: [[Int]] = []
         for index in 0..<plan.stepCount {
             let row = plan.row(at: index, age: index), combinations = [row.prediction, row.nextSample] + row.stores.map(\.value)
-            // The library sums what was stored last first.
+            // The library sums the most recently stored slot first.
             slotsRead.append(newest.filter { slot in combinations.contains { $0[.slot(slot)] != 0 } })
             for store in row.stores { newest = [store.slot] + newest.filter { $0 != store.slot } }
             var values = dsk_row(row, clamp: plan.clamp, slots: slotsRead[index]), prepared = dsk_prepared_row()
@@ -60,9 +60,9 @@ final class KernelStepper<Element: BenchmarkElement, Output: BenchmarkElement>: 
         items = (0..<plan.stepCount).map { step in (0..<batchSize).map { makeItem($0, step: step, slotsRead[step]) } }
     }
 
-    /// The steps in the midst of a run by loops that are written by hand for their rows.
+    /// The steps in the midst of a run, by loops written by hand for their rows.
     ///
-    /// - Returns: nil where one of these rows has no such loop.
+    /// - Returns: nil if one of these rows has no such loop.
     func byHand() -> KernelStepper? {
         guard let type = Element.handType, Element.self == Output.self, guidance == nil, batchSize == 1 else { return nil }
         handRows = (0..<plan.stepCount).map { step in
@@ -81,7 +81,7 @@ final class KernelStepper<Element: BenchmarkElement, Output: BenchmarkElement>: 
     var sample: Tensor<Element> { samples[stepIndex % 2] }
     func slot(_ slot: Int) -> Tensor<Element> { slots[slot] }
 
-    /// Goes to the start of the run.
+    /// Returns to the start of the run.
     func restart() {
         stepIndex = 0
         sample.copy(from: data.start)
@@ -93,7 +93,7 @@ final class KernelStepper<Element: BenchmarkElement, Output: BenchmarkElement>: 
         try run(steps: max(plan.warmUp, 1))
     }
 
-    // Specialised by hand: a generic class has one method for all types, which would look the types up at every step.
+    // Specialised by hand: a generic class has one method for all types, which would look up the types at every step.
     @_specialize(where Element == Float, Output == Float)
     @_specialize(where Element == Float, Output == BFloat16)
     @_specialize(where Element == Double, Output == Double)
@@ -191,9 +191,9 @@ final class KernelStepper<Element: BenchmarkElement, Output: BenchmarkElement>: 
 }
 
 extension dsk_row {
-    /// A plan's row as the kernels read it.
+    /// A plan's row in the kernels' form.
     ///
-    /// - Parameter slots: those that stand for the kernel's inputs from `DSK_SLOT_1` on.
+    /// - Parameter slots: the slots at the kernel's inputs from `DSK_SLOT_1` on.
     init(_ step: PlanRow, clamp: PredictionClamp, slots: [Int]) {
         self.init()
         switch clamp {
@@ -224,7 +224,7 @@ extension dsk_row {
 }
 
 extension hand_row {
-    /// The row of an item, its inputs numbered anew; nil where the loops by hand have nothing like it.
+    /// The row of an item, with its inputs renumbered; nil if the loops by hand can't express it.
     fileprivate init?(_ row: dsk_prepared_row, _ item: dsk_item, _ type: hand_type) {
         let isPlain = row.row.clamp != DSK_CLAMP_THRESHOLD && row.row.noise_factor == DSK_NOISE_FACTOR_NONE
         guard isPlain, row.row.prediction.3 == 0 else { return nil }
@@ -271,7 +271,7 @@ extension hand_row {
     }
 }
 
-/// Something that ends the benchmarks: a wrong result, or a call that failed.
+/// An error that ends the benchmarks: a wrong result, or a failed call.
 struct BenchmarkFailure: Error, CustomStringConvertible {
     let description: String
     init(_ description: String) { self.description = description }

@@ -4,11 +4,11 @@ import CBareLoop
 import CKernels
 import Foundation
 
-/// Where a measurement was taken.
+/// The machine of a measurement.
 struct Machine: Codable {
     let processor: String
     let processorCount: Int
-    /// Whether the processor says that it is a virtual machine's, which may share it with others.
+    /// Whether the processor reports a virtual machine, which may share it with others.
     let isVirtual: Bool
     let instructionSet: String
     let memoryGigabytes: Int
@@ -16,7 +16,7 @@ struct Machine: Codable {
     let compiler: String
     let library: String
     let openMP: String
-    /// How many times the work of one thread all threads do in the same time.
+    /// The work that all threads do in the time of one thread's, as a multiple of that work.
     let speedUpOfCompute: Double
     let threads: Int
 
@@ -27,10 +27,10 @@ struct Machine: Codable {
                 .map { $0.trimmingCharacters(in: .whitespaces) }
         }
         let process = ProcessInfo.processInfo
-        // Asked first: the library binds the runtime whose threads the bare loops use as well.
+        // The description comes first: it makes the library bind the runtime whose threads the bare loops use.
         let openMP = String(cString: dsk_runtime_description())
         let threads = Int(dsk_default_thread_count())
-        // A thread begins on its parent's core, and takes some time slices to leave it.
+        // A thread begins on its parent's core, and leaves it only after some time slices.
         let check = CoreCheck(threads: threads)
         var waited = 0.0
         while waited < 0.2 { waited += seconds { _ = check.speedUp() } }

@@ -10,7 +10,7 @@ func seconds(_ body: () throws -> Void) rethrows -> Double {
     return Double(now() - start) * 1e-9
 }
 
-/// Nanoseconds of a clock that only goes forward.
+/// Nanoseconds of a monotonic clock.
 private func now() -> UInt64 {
     var time = timespec()
     clock_gettime(CLOCK_MONOTONIC, &time)
@@ -20,7 +20,7 @@ private func now() -> UInt64 {
 /// The times of one contestant, in seconds per step.
 struct Timing: Codable {
     var median: Double
-    /// What to compare with others: a machine's other load only adds time, so the low end is the contestant's own.
+    /// The time for comparisons: a machine's other load only adds time, so the low end is the contestant's own.
     var lowerDecile: Double
     var lowerQuartile: Double
     var upperQuartile: Double
@@ -40,34 +40,34 @@ struct Timing: Codable {
         rounds = sorted.count
     }
 
-    /// Whether the usual time is far above what it could be, as it is where a core is shared.
+    /// Whether the median is far above the low end, as on a shared core.
     var jumps: Bool { median > 2 * lowerDecile }
 
     /// The interquartile range as a share of the median.
     var spread: Double { (upperQuartile - lowerQuartile) / median }
 }
 
-/// How long a group of contestants is measured.
+/// The effort for a group of contestants.
 struct MeasurementEffort {
     let seconds: Double
     let rounds: ClosedRange<Int>
 
     static let thorough = MeasurementEffort(seconds: 2, rounds: 15...2000)
-    /// Each step takes so long that few rounds say as much.
+    /// Steps are long enough that few rounds suffice.
     static let thoroughOnLargeTensors = MeasurementEffort(seconds: 3, rounds: 9...2000)
     static let quick = MeasurementEffort(seconds: 0.02, rounds: 3...10)
 }
 
-/// What the caches hold when a batch begins. Otherwise it would depend on who came before: bare loops share their tensors, so that
-/// one finds what another one left, and each step has tensors of its own.
+/// The contents of the caches when a batch begins. They would otherwise depend on the previous contestant: bare loops share their
+/// tensors, so one finds another's data in the caches, while each step has its own tensors.
 enum CacheState {
-    /// The contestant's own tensors, for those that fit.
+    /// The contestant's own tensors, for tensors that fit the caches.
     case warm
-    /// Nothing of use, for those that don't.
+    /// Other data, for tensors that don't fit.
     case cold
 }
 
-/// Memory to read that takes the caches.
+/// Memory whose reading replaces the caches' contents.
 private struct CacheFlush {
     private let words: [UInt64]
     private static let wordsPerLine = 8
@@ -86,12 +86,12 @@ private struct CacheFlush {
         words.withUnsafeBufferPointer { words in
             for index in stride(from: 0, to: words.count, by: Self.wordsPerLine) { sum &+= words[index] }
         }
-        // What isn't used needn't be read.
+        // The check uses the sum, so the compiler can't drop the reads.
         precondition(sum == UInt64(words.count / Self.wordsPerLine))
     }
 }
 
-/// Contestants measured alternately: one batch of each a round, and again, so that all of them meet the same machine.
+/// Contestants measured alternately: each round takes one batch of each, so all meet the machine in the same state.
 struct Measurement {
     struct Outcome {
         let timing: Timing
@@ -99,12 +99,12 @@ struct Measurement {
     }
 
     private(set) var outcomes: [Outcome] = []
-    /// The number of rounds that were not measured because threads shared a core, or were measured once more.
+    /// The number of rounds that were skipped because threads shared a core, or measured again.
     private(set) var repeatedRounds = 0
-    /// Whether threads shared a core all the same, or times jumped.
+    /// Whether threads shared a core nevertheless, or times jumped.
     private(set) var isDisturbed = false
 
-    /// Measures again, twice at most, what has come out disturbed.
+    /// Repeats a disturbed measurement, at most twice.
     static func repeatedIfDisturbed(
         _ contestants: [any Contestant], effort: MeasurementEffort, threads: Int, caches: CacheState
     ) throws -> Measurement {
@@ -117,10 +117,10 @@ struct Measurement {
         return measurement
     }
 
-    /// A batch is made so long that the clock's resolution doesn't count.
+    /// The length of a batch, at which the clock's resolution doesn't matter.
     private static let batchSeconds = 20e-6
 
-    /// Steps before a batch that aren't timed, where caches are to be warm. What a first one takes from memory doesn't all stay.
+    /// Untimed steps before a batch with warm caches. The first step's data don't all stay in the caches.
     private static let warmingSteps = 4
 
     init(_ contestants: [any Contestant], effort: MeasurementEffort, threads: Int, caches: CacheState) throws {
@@ -149,7 +149,7 @@ struct Measurement {
                 isDisturbed = true
             }
             for turn in contestants.indices {
-                // Another one begins each round.
+                // Each round begins with another contestant.
                 let index = (turn + round) % contestants.count
                 let contestant = contestants[index]
                 try contestant.prepare(steps: steps[index] + Self.warmingSteps)

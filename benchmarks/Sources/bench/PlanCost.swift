@@ -17,7 +17,7 @@ struct PlanGroup {
     private var names: [(scheduler: String, sigmas: String)] = []
     private var contestants: [any Contestant] = []
 
-    /// - Parameter wants: whether the row of that name is asked for.
+    /// - Parameter wants: whether a row, given by name, is to be measured.
     init(wants: (String) -> Bool) throws {
         func add(_ scheduler: String, _ sigmas: String, _ make: () throws -> some Scheduler) throws {
             guard wants("plan/\(scheduler)/\(sigmas)") else { return }
@@ -58,7 +58,7 @@ struct PlanGroup {
     }
 }
 
-/// The grids of noise levels that the multistep schedulers share.
+/// The grids of noise levels that all multistep schedulers have.
 private enum SigmaChoice: String, CaseIterable {
     case timesteps, karras, exponential, beta, flow
 

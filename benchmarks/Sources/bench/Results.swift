@@ -3,9 +3,9 @@
 import DiffusionScheduling
 import Foundation
 
-/// What `bench.json` holds.
+/// The contents of `bench.json`.
 struct BenchmarkResults: Codable {
-    /// The version of this form.
+    /// The version of this format.
     var version = 1
     var isQuick: Bool
     var machine: Machine
@@ -34,36 +34,36 @@ struct StepResult: Codable {
     let form: StepForm
     /// The tensors that a step reads and writes; rescaled guidance reads the model outputs twice.
     let reads, writes: Int
-    /// How much that is.
+    /// The size of all these tensors in bytes.
     let bytes: Int
     let step: Timing
-    /// The bare loop with the same streams, with the better kind of store.
+    /// The bare loop with the step's streams and the faster kind of store.
     let bare: Timing
     let bareStore: Store
-    /// What the loop reads and writes: as much as the step, unless model outputs have a type of their own or are read twice.
+    /// The bytes that the loop moves: the step's, unless model outputs have a type of their own or are read twice.
     let bareBytes: Int
-    /// The same loop with one stream in and one out.
+    /// The bare loop with one stream in and one out.
     let copy: Timing
     let copyStore: Store
     let comparison: StepComparison?
     let maximumErrorInULP: Double
-    /// nil where they can't be counted.
+    /// nil if allocations can't be counted.
     let allocationsPerStep: Double?
-    /// How many rounds were repeated because threads shared a core or times jumped, and whether that didn't help.
+    /// The rounds repeated because threads shared a core or times jumped, and whether repeating didn't help.
     let repeatedRounds: Int
     let isDisturbed: Bool
 
     var types: TensorTypes { TensorTypes(elementType, modelOutput: modelOutputType) }
     var gigabytesPerSecond: Double { Double(bytes) / step.median * 1e-9 }
     var copyGigabytesPerSecond: Double { 2 * Double(elements * elementType.size) / copy.median * 1e-9 }
-    /// How much of the bare loop's bandwidth the step reaches.
+    /// The step's bandwidth as a share of the bare loop's.
     var fractionOfBare: Double { bare.lowerDecile / step.lowerDecile * Double(bytes) / Double(bareBytes) }
-    /// The step's time as a share of that of what it is compared with.
+    /// The step's time as a share of its rival's.
     var shareOfComparison: Double? { comparison.map { step.lowerDecile / $0.timing.lowerDecile } }
 }
 
-/// What else a step is compared with: "plain", the step without thresholds; "copying", the one that keeps nothing of the caller's;
-/// "passes", guidance in passes of their own; "by hand", a loop that is written for the very row; or the type that all tensors have.
+/// A further rival of a step: "plain", the step without thresholds; "copying", a step that keeps none of the caller's memory;
+/// "passes", guidance in separate passes; "by hand", a loop written for this very row; or the single type of all tensors.
 struct StepComparison: Codable {
     static let byHand = "by hand"
 

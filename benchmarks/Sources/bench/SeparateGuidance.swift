@@ -3,7 +3,7 @@
 import CBareLoop
 import DiffusionScheduling
 
-/// Guidance as passes of their own into a buffer, then the plain step: what a guided step is measured beside.
+/// Guidance in separate passes into a buffer, then the plain step: the rival of a guided step.
 final class SeparateGuidance: Contestant {
     private let data: StepData<Float, Float>
     private var session: SamplingSession

@@ -2,7 +2,7 @@
 
 import DiffusionScheduling
 
-/// A session of the library that steps a sample in place, over and over.
+/// A session of the library that steps a sample in place, run after run.
 final class SessionStepper<Element: BenchmarkElement, Output: BenchmarkElement>: Contestant {
     private let data: StepData<Element, Output>
     private let batchSize: Int
@@ -19,7 +19,7 @@ final class SessionStepper<Element: BenchmarkElement, Output: BenchmarkElement>:
         self.sample = sample
     }
 
-    /// Goes to the start of the run.
+    /// Returns to the start of the run.
     func restart() {
         session.reset()
         sample.copy(from: data.start)
@@ -39,8 +39,8 @@ final class SessionStepper<Element: BenchmarkElement, Output: BenchmarkElement>:
         }
     }
 
-    /// The session is passed on so that Swift checks the exclusive access to it once, as in a program that has it in a variable.
-    // Specialised by hand: a generic class has one method for all types, which would look the types up at every step.
+    /// The session is an argument, so Swift checks the exclusive access to it once, as for a program's local variable.
+    // Specialised by hand: a generic class has one method for all types, which would look up the types at every step.
     @_specialize(where Element == Float, Output == Float)
     @_specialize(where Element == Float, Output == BFloat16)
     @_specialize(where Element == Double, Output == Double)
@@ -76,13 +76,13 @@ final class SessionStepper<Element: BenchmarkElement, Output: BenchmarkElement>:
 }
 
 extension SamplingSession {
-    /// Whether that many steps come before the last one, which may be of another kind, and the run has warmed up.
+    /// Whether `steps` steps fit before the last one, which may be of another kind, and the run has warmed up.
     func isInMidst(for steps: Int) -> Bool {
         age >= plan.warmUp && hasBegun && stepIndex + steps < plan.stepCount
     }
 }
 
-/// A session that keeps the memory of its model outputs, over and over: after a step the buffer is what held the slot before.
+/// A session that keeps the memory of its model outputs, run after run: each step swaps the buffer with the slot's former memory.
 final class ConsumingStepper<Element: BenchmarkElement>: Contestant {
     private let data: StepData<Element, Element>
     private var session: SamplingSession
@@ -102,7 +102,7 @@ final class ConsumingStepper<Element: BenchmarkElement>: Contestant {
         sample.copy(from: data.start)
     }
 
-    /// The model says the next output.
+    /// Writes the next model output.
     private func writeOutput() {
         let values = data.modelOutput(step: session.stepIndex)
         output.withMutableSpan { span in
@@ -116,7 +116,7 @@ final class ConsumingStepper<Element: BenchmarkElement>: Contestant {
         for _ in 0..<session.plan.warmUp + 1 { try stepFresh() }
     }
 
-    /// A step with an output of its own. The ones that are timed get what is in the memory: they don't time the model.
+    /// A step with a fresh model output. Timed steps reuse the memory's contents, so the model isn't timed.
     func stepFresh() throws {
         writeOutput()
         try run(steps: 1)

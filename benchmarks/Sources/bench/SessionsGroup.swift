@@ -14,10 +14,10 @@ struct SessionsResult: Codable {
 
     let kind: Kind
     let rows, elementsPerRow, threads: Int
-    /// Of a step of all rows.
+    /// The time of a step of all rows.
     let time: Timing
     let bytes: Int
-    /// The time as a share of that of one call at one timestep, and of as many calls as there are rows; lower deciles.
+    /// The time relative to one call for rows at one timestep, and to separate calls for all rows; lower deciles.
     let ofOneTimestep, ofSingleCalls: Double
     let allocations: Double?
     let repeatedRounds: Int
@@ -35,7 +35,7 @@ struct SessionsGroup {
 
     init(threads: Int, wants: (String) -> Bool) {
         self.threads = threads
-        // They are only of use together.
+        // The kinds are measured only together, since each is a reference for the others.
         let names = SessionsResult.Kind.allCases.map { "sessions/\(Self.rows)/\(Self.elementsPerRow)/\(threads)/\($0.rawValue)" }
         kinds = names.contains(where: wants) ? SessionsResult.Kind.allCases : []
     }
@@ -72,7 +72,8 @@ struct SessionsGroup {
                 for row in 0..<Self.rows {
                     let range = row * Self.elementsPerRow..<(row + 1) * Self.elementsPerRow
                     let rowOutput = UnsafeBufferPointer(rebasing: output[range])
-                    // DEIS stores the model output as it is; the rows of one call are compared in what they do with it.
+                    // DEIS stores the model output itself, so only the use of the stored outputs is compared between the rows of a
+                    // call.
                     let error = oracles[row].error(
                         of: Tensor(stepper.sample.elements[range]), slot: { _ in Tensor(rowOutput) },
                         sample: Tensor(before.elements[range]), modelOutput: rowOutput, unconditional: nil, noise: nil)
@@ -86,9 +87,9 @@ struct SessionsGroup {
     }
 }
 
-/// Rows of sessions that are stepped in one call, or in as many calls as there are rows.
+/// Rows of sessions, stepped in one call or in one call each.
 final class SessionRowsStepper: Contestant {
-    /// Enough for rows to begin at different steps and to run for some time.
+    /// Enough steps for rows to begin at different ones and to run for some time.
     static let stepCount = 250
     private static let spread = 128
 
@@ -114,7 +115,7 @@ final class SessionRowsStepper: Contestant {
         data.fill(outputs, seed: 2)
     }
 
-    /// Neighbours are far from each other, as where requests come and go.
+    /// Neighbouring rows are far apart in their runs, as when requests come and go.
     func beginIndex(of row: Int) -> Int { kind == .oneTimestep ? Self.spread / 2 : row * 37 % Self.spread }
 
     func output(step: Int) -> UnsafeBufferPointer<Float> {

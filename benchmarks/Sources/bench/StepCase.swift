@@ -2,22 +2,22 @@
 
 import DiffusionScheduling
 
-/// A scheduler whose steps are measured: its plan, and the streams of a step in the midst of a run.
+/// A scheduler whose steps are measured: its plan, and a step's streams in the midst of a run.
 struct StepCase {
     let scheduler: String
     let order: Int
     let plan: SamplingPlan
-    /// The batch items of the tensors, which matter for thresholding.
+    /// The number of batch items, which matters for thresholding.
     var batchSize = 1
     var sizes = Self.sizes
     var types = TensorTypes.single
     var forms: [StepForm] = [.inPlace, .outOfPlace]
-    /// For guided steps, whose model outputs come in pairs.
+    /// The guidance of guided steps, whose model outputs come in pairs.
     var guidance: Guidance?
-    /// What the same scheduler does at less cost: for thresholded steps the plain ones.
+    /// A cheaper plan of the same scheduler: for thresholded steps, the plan without thresholds.
     var plainPlan: SamplingPlan?
 
-    /// 50 steps: from the third to the last but one all are alike.
+    /// 50 steps, which are alike from the third to the last but one.
     static let stepCount = 50
 
     /// The tensors that a step reads, by name.
@@ -36,10 +36,11 @@ struct StepCase {
     /// The model outputs of a step.
     var modelOutputCount: Int { guidance == nil ? 1 : 2 }
 
-    /// How often a step reads each model output: rescaled guidance needs their deviations first.
+    /// The number of times that a step reads each model output: rescaled guidance needs their deviations first.
     var modelOutputReads: Int { (guidance?.rescale ?? 0) == 0 ? 1 : 2 }
 
-    /// The tensors that a step writes: the next sample, and the slots that it stores, but for one that keeps the model output's memory.
+    /// The tensors that a step writes: the next sample and the stored slots, except one for steps that keep the model output's
+    /// memory.
     func outputCount(_ form: StepForm) -> Int { 1 + row.stores.count - (form == .consuming ? 1 : 0) }
 
     var isStochastic: Bool { plan.isStochastic }
@@ -58,13 +59,13 @@ struct StepCase {
 }
 
 extension StepCase {
-    /// Elements of a tensor: a toy's; 4 × 64 × 64, a latent; then batches of them; pictures of 1024 × 1024 × 3, and a video.
+    /// Elements of a tensor: a toy; a latent of 4 × 64 × 64; batches of latents; pictures of 1024 × 1024 × 3; a video.
     static let sizes = [64, 16_384, 65_536, 524_288, 3_145_728, 25_165_824]
-    /// Those for what is only compared with other steps.
+    /// The sizes for cases that are compared only with other steps.
     static let comparedSizes = [64, 65_536, 524_288, 3_145_728]
-    /// Pictures of 256 × 256 × 3 and 512 × 512 × 3, four of each: pixels are what thresholding is for.
+    /// Four pictures each of 256 × 256 × 3 and 512 × 512 × 3, since thresholding is meant for pixels.
     static let thresholdSizes = [64, 16_384, 65_536, 786_432, 3_145_728]
-    /// From here on only the largest orders are measured, in the usual and in a half type: the others differ in nothing new.
+    /// Above this size only the largest orders are measured, in the usual and in a half type: the others add nothing new.
     static let hugeElements = 20_000_000
 
     static func all() throws -> [StepCase] {
@@ -132,7 +133,7 @@ extension StepCase {
 }
 
 extension SchedulerConfiguration {
-    /// The defaults, changed.
+    /// The default configuration with changes.
     static func with(_ change: (inout Self) -> Void) -> Self {
         var configuration = Self()
         change(&configuration)

@@ -2,13 +2,13 @@
 
 import DiffusionScheduling
 
-/// The tensors that the steps of one case are given, at one size.
+/// The input tensors of one case's steps, at one size.
 final class StepData<Element: BenchmarkElement, Output: BenchmarkElement> {
     let start: Tensor<Element>
-    /// Steps have model outputs of their own, one after the other and over again: parts of one tensor, a few lines from each other,
-    /// so that they take no more of the caches than one. Their number is a power of two.
+    /// Steps cycle through several model outputs, a power of two in number. They are parts of one tensor, a few lines from each
+    /// other, so they take no more of the caches than one.
     let modelOutputs: [UnsafeBufferPointer<Output>]
-    /// Those without the condition, for guided steps; else none.
+    /// The unconditional outputs of guided steps; otherwise none.
     let unconditional: [UnsafeBufferPointer<Output>]
     private let outputs: Tensor<Output>
     private let unconditionalOutputs: Tensor<Output>?

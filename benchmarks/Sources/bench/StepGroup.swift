@@ -3,13 +3,13 @@
 import CKernels
 import DiffusionScheduling
 
-/// Everything that is measured together: one case at one size, in all element types, forms and numbers of threads, the bare loops
-/// with the same streams, and what else the steps are compared with. Ratios between any of these are ratios in one run.
+/// Contestants measured together: one case at one size, in all element types, forms and numbers of threads, the bare loops with the
+/// same streams, and the steps' other rivals. Ratios between any of these belong to one run.
 struct StepGroup {
     let stepCase: StepCase
     let elements: Int
 
-    /// What distinguishes the rows of a group.
+    /// The parameters in which the rows of a group differ.
     struct Variant {
         let types: TensorTypes
         let form: StepForm
@@ -18,7 +18,7 @@ struct StepGroup {
 
     private let variants: [Variant]
 
-    /// - Parameter wants: whether the row of that name is asked for.
+    /// - Parameter wants: whether a row, given by name, is to be measured.
     init(_ stepCase: StepCase, elements: Int, threadCounts: [Int], wants: (String) -> Bool) {
         self.stepCase = stepCase
         self.elements = elements
@@ -43,7 +43,7 @@ struct StepGroup {
         for types in types {
             errors[types] = try types.verify(stepCase, count: elements, misalignment: misalignment)
         }
-        // Variants come by type, so the contestants are in their order.
+        // Variants are ordered by type, so the contestants have the same order.
         var contestants: [any Contestant] = [], rivals: [Rival?] = []
         for types in types {
             let made = try types.steppers(
@@ -99,7 +99,7 @@ struct StepGroup {
         }
     }
 
-    /// The tensors of so many float32 elements of one step fit a cache of a few ten megabytes.
+    /// The largest number of float32 elements whose step's tensors fit a cache of a few ten megabytes.
     static let mostCachedElements = 1 << 20
 
     private func streams(of variant: Variant) -> BareStreams {
@@ -114,14 +114,14 @@ struct StepGroup {
     }
 }
 
-/// What a step is compared with besides bare loops.
+/// A rival of a step besides the bare loops.
 struct Rival {
     let name: String
     let contestant: any Contestant
 }
 
-/// The generic parts, by type: called with the types themselves, so that the compiler makes the code that a program with arrays of
-/// that type has.
+/// The generic parts, by type. They are called with concrete types, so the compiler makes the code of a program with arrays of that
+/// type.
 extension TensorTypes {
     fileprivate func verify(_ stepCase: StepCase, count: Int, misalignment: Int) throws -> Double {
         func run<Element: BenchmarkElement, Output: BenchmarkElement>(_: Element.Type, _: Output.Type) throws -> Double {
@@ -162,7 +162,7 @@ extension TensorTypes {
     }
 }
 
-/// Makes what is timed, of steps with tensors of one type and model outputs of one.
+/// Makes the timed contestants, for one element type of the tensors and one of the model outputs.
 private struct Steppers<Element: BenchmarkElement, Output: BenchmarkElement> {
     private let stepCase: StepCase
     private let count: Int

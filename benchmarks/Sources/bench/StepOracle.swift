@@ -2,17 +2,17 @@
 
 import DiffusionScheduling
 
-/// Steps a plan the slow, plain way, in `Double` and straight from the public table of coefficients, and compares.
+/// Steps a plan slowly and plainly, in `Double`, straight from the public table of coefficients, and compares.
 ///
-/// Each step starts from the tensors as they are: the sample before it, and the slots that earlier steps stored. So the arithmetic of
-/// one step is compared, on everything it writes.
+/// Each step starts from the actual tensors: the sample before it, and the slots that earlier steps stored. The comparison covers
+/// one step's arithmetic, in every tensor that it writes.
 struct StepOracle<Element: BenchmarkElement, Output: BenchmarkElement> {
     private let plan: SamplingPlan
     private let batchSize: Int
     private let guidance: Guidance?
     private let beginIndex: Int
     private var stepIndex: Int
-    /// By their numbers; nil before anything is stored there.
+    /// The slots by number; nil before the first store.
     private var slots: [Tensor<Element>?]
 
     init(_ stepCase: StepCase, beginIndex: Int = 0) {
@@ -24,15 +24,16 @@ struct StepOracle<Element: BenchmarkElement, Output: BenchmarkElement> {
         slots = Array(repeating: nil, count: plan.slotCount)
     }
 
-    /// The greatest error of a step's results, in units in the last place, and moves on. Infinite where one of the two is a NaN.
+    /// The greatest error of a step's results, in units in the last place; advances to the next step. Infinite if only one of the
+    /// two is a NaN.
     ///
-    /// The unit is that of the largest of the result and the terms that it is the sum of: where terms cancel, the result's own unit
-    /// shrinks, but not the rounding of what is summed.
+    /// The unit belongs to the largest of the result and its terms: cancellation shrinks the result's own unit, but not the
+    /// rounding of the terms.
     ///
     /// - Parameters:
     ///   - result: the sample after the step.
-    ///   - slot: what a slot holds after the step; asked for the slots that the step stores.
-    ///   - unconditional: for guided steps, else nil.
+    ///   - slot: a slot's contents after the step; called for the slots that the step stores.
+    ///   - unconditional: for guided steps, otherwise nil.
     mutating func error(
         of result: Tensor<Element>, slot: (Int) -> Tensor<Element>, sample: Tensor<Element>,
         modelOutput: UnsafeBufferPointer<Output>, unconditional: UnsafeBufferPointer<Output>?, noise: UnsafeBufferPointer<Element>?
@@ -66,7 +67,7 @@ struct StepOracle<Element: BenchmarkElement, Output: BenchmarkElement> {
         return greatest.value
     }
 
-    /// The model outputs, and what each contributes to the one that the step uses: with guidance factor · (g e_c + (1 − g) e_u).
+    /// The model outputs with their weights in the output that the step uses: with guidance factor · (g e_c + (1 − g) e_u).
     private func weighted(
         _ conditional: UnsafeBufferPointer<Output>, _ unconditional: UnsafeBufferPointer<Output>?
     ) -> [(weight: Double, tensor: UnsafeBufferPointer<Output>)] {
@@ -81,7 +82,7 @@ struct StepOracle<Element: BenchmarkElement, Output: BenchmarkElement> {
         return [(factor * g, conditional), (factor * (1 - g), unconditional)]
     }
 
-    /// From the first value's point of view, so that equal ones have none.
+    /// Values are taken relative to the first one, so equal values have variance 0.
     private static func variance(_ count: Int, _ value: (Int) -> Double) -> Double {
         let origin = value(0)
         var sum = 0.0, squares = 0.0
@@ -110,7 +111,7 @@ struct StepOracle<Element: BenchmarkElement, Output: BenchmarkElement> {
     }
 }
 
-/// The terms of a combination of tensors, but for the prediction.
+/// The terms of a combination of tensors, without the prediction.
 private struct Terms<Element: BenchmarkElement, Output: BenchmarkElement>: @unchecked Sendable {
     // Unchecked, because the tensors don't change while threads read them.
     private let terms: [(coefficient: Double, tensor: UnsafeBufferPointer<Element>)]
@@ -124,7 +125,7 @@ private struct Terms<Element: BenchmarkElement, Output: BenchmarkElement>: @unch
         var all = [(combination.sample, sample)]
         if let noise { all.append((combination.noise, noise)) }
         for (slot, tensor) in slots.enumerated() { if let tensor { all.append((combination[.slot(slot)], tensor)) } }
-        // A coefficient of 0 means that the tensor isn't read.
+        // Tensors with the coefficient 0 aren't read.
         terms = all.filter { $0.0 != 0 }
         outputTerms = modelOutputs.map { (combination.modelOutput * $0.weight, $0.tensor) }.filter { $0.0 != 0 }
     }
@@ -139,7 +140,7 @@ private struct Terms<Element: BenchmarkElement, Output: BenchmarkElement>: @unch
     }
 }
 
-/// The prediction of a step whose plan clamps it; without a clamp there is none.
+/// The prediction of a step whose plan clamps it; absent without a clamp.
 private struct ClampedPrediction<Element: BenchmarkElement, Output: BenchmarkElement>: Sendable {
     private let terms: Terms<Element, Output>
     private let clamp: PredictionClamp
@@ -163,11 +164,11 @@ private struct ClampedPrediction<Element: BenchmarkElement, Output: BenchmarkEle
         }
     }
 
-    /// By sorting. NaN if there is one among the magnitudes.
+    /// The quantile by sorting; NaN if a magnitude is.
     private static func quantile(_ magnitudes: [Double], ratio: Double) -> Double {
         if magnitudes.contains(where: \.isNaN) { return .nan }
         let sorted = magnitudes.sorted()
-        // The ratio is part of the definition: as in torch it is a float32, unless elements are float64.
+        // The ratio's type is part of the definition: float32, as in torch, unless elements are float64.
         let rank = (Element.elementType == .float64 ? ratio : Double(Float(ratio))) * Double(sorted.count - 1)
         let lower = sorted[Int(rank)], upper = sorted[min(Int(rank) + 1, sorted.count - 1)]
         return lower + (rank - rank.rounded(.down)) * (upper - lower)
@@ -196,8 +197,8 @@ private struct ClampedPrediction<Element: BenchmarkElement, Output: BenchmarkEle
 /// Sums of products, for a number of elements.
 private struct TermSums {
     private(set) var values: [Double]
-    /// What the rounding of `values` left out; for float64 elements, whose errors would else be compared with equal ones
-    /// (Ogita, Rump and Oishi 2005, doi:10.1137/030601818, algorithm Dot2).
+    /// The rounding errors of `values`, only for float64 elements, whose own errors are as large (Ogita, Rump and Oishi 2005,
+    /// doi:10.1137/030601818, algorithm Dot2).
     private(set) var remainders: [Double]
     private(set) var largestTerms: [Double]
 

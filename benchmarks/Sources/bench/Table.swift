@@ -17,7 +17,7 @@ struct Table {
         return titles + "\n" + String(repeating: "-", count: titles.count)
     }
 
-    /// Text begins at the left, numbers end at the right.
+    /// A line with text aligned left and numbers aligned right.
     func line(_ cells: [String]) -> String {
         let padded = zip(cells, columns).map { cell, column in
             let padding = String(repeating: " ", count: max(column.width - cell.count, 0))
@@ -55,7 +55,7 @@ extension StepResult {
         ])
     }
 
-    /// What the machine can do: the same bytes copied from one tensor to another.
+    /// The machine's own speed: the same bytes copied from one tensor to another.
     var copyLine: String {
         Self.table.line([
             "copy", copyStore.rawValue, elementType.rawValue, "\(elements)", "\(threads)", timeText(copy.median),

@@ -2,19 +2,19 @@
 
 import Foundation
 
-/// Elements at an address that starts a cache line, as an engine's tensors do; or so many bytes after it.
+/// Elements at the start of a cache line, like an engine's tensors, or `misalignment` bytes after it.
 final class Tensor<Element: BenchmarkElement> {
     private let block: UnsafeMutableRawPointer
     let count: Int
     let elements: UnsafeMutableBufferPointer<Element>
 
-    /// Elements of any value.
+    /// Elements without defined values.
     init(count: Int, misalignment: Int = 0) {
         self.count = count
         block = .allocate(byteCount: count * MemoryLayout<Element>.stride + misalignment, alignment: 64)
         let address = (block + misalignment).bindMemory(to: Element.self, capacity: count)
         elements = UnsafeMutableBufferPointer(start: address, count: count)
-        // Written once, so that no measurement meets memory that the system has yet to provide.
+        // One write makes the system provide the memory before it is measured.
         memset(block, 0, count * MemoryLayout<Element>.stride + misalignment)
     }
 

@@ -2,7 +2,7 @@
 
 import DiffusionScheduling
 
-/// The element types of a step: that of the model outputs, and that of all other tensors.
+/// The element types of a step: one for the model outputs, one for all other tensors.
 struct TensorTypes: Hashable {
     let element: ElementType
     let modelOutput: ElementType
@@ -16,7 +16,7 @@ struct TensorTypes: Hashable {
 
     var name: String { isMixed ? "\(modelOutput.rawValue) in \(element.rawValue)" : element.rawValue }
 
-    /// The types that are measured, the usual one first.
+    /// The measured types, the usual one first.
     static let single: [TensorTypes] = {
         #if os(macOS) && arch(x86_64)
             [.float32, .bfloat16, .float64].map { TensorTypes($0) }
@@ -25,7 +25,7 @@ struct TensorTypes: Hashable {
         #endif
     }()
 
-    /// Model outputs in half types, the sample in float32, as engines have them.
+    /// Model outputs in half types with a float32 sample, as in engines.
     static let mixed: [TensorTypes] = {
         #if os(macOS) && arch(x86_64)
             [.bfloat16].map { TensorTypes(.float32, modelOutput: $0) }

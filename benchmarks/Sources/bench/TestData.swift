@@ -2,14 +2,14 @@
 
 import Foundation
 
-/// What tensors are filled with. A kernel may do well with one kind and wrongly, or slowly, with another.
+/// The contents of tensors. A kernel may handle one kind well and another wrongly or slowly.
 enum DataKind: String, CaseIterable, Codable {
-    /// Normal numbers, nearly.
+    /// Approximately normal numbers.
     case random
     case constant
-    /// From −3 up to 3.
+    /// Numbers rising from −3 to 3.
     case sorted
-    /// Random, with a NaN here and there in the last eighth.
+    /// Random numbers, with a few NaNs in the last eighth.
     case withNaN
 
     func fill<Element: BenchmarkElement>(_ tensor: Tensor<Element>, seed: UInt64) {
@@ -31,8 +31,8 @@ enum DataKind: String, CaseIterable, Codable {
         }
     }
 
-    /// The sum of four uniform numbers, scaled to variance 1; each element's bits come from its index, so that threads can share
-    /// the work.
+    /// The sum of four uniform numbers, scaled to variance 1. Each element's bits come from its index, so threads can share the
+    /// work.
     private static func normal(_ index: Int, seed: UInt64) -> Double {
         // SplitMix64 (Steele, Lea and Flood 2014, doi:10.1145/2660193.2660195).
         var bits = (UInt64(index) &+ seed << 40) &* 0x9E37_79B9_7F4A_7C15
@@ -45,7 +45,7 @@ enum DataKind: String, CaseIterable, Codable {
     }
 }
 
-/// Calls `body` for ranges that together are 0..<count, on all processors.
+/// Calls `body` for ranges that together cover 0..<count, on all processors.
 func forRanges(of count: Int, _ body: @Sendable (Range<Int>) -> Void) {
     let rangeLength = 1 << 16
     DispatchQueue.concurrentPerform(iterations: (count + rangeLength - 1) / rangeLength) { index in

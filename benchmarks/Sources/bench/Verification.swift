@@ -3,18 +3,18 @@
 import DiffusionScheduling
 import Foundation
 
-/// Compares everything that is going to be timed with the oracle, at the size that is going to be timed.
+/// Compares all contestants with the oracle, at the size at which they are timed.
 struct Verification<Element: BenchmarkElement, Output: BenchmarkElement> {
     private let stepCase: StepCase
     private let count: Int
     private let data: StepData<Element, Output>
     private let before: Tensor<Element>
-    /// The same steps on one thread, on all, and by the kernels alone.
+    /// The steps on one thread, on all threads, and by the kernels alone.
     private let single, threaded: SessionStepper<Element, Output>
     private let kernel: KernelStepper<Element, Output>
-    /// The loops by hand that the steps are measured against, where there are any.
+    /// The loops by hand that are compared with the steps, if there are any.
     private let byHand: KernelStepper<Element, Output>?
-    /// Where they are going to be timed: the steps that keep their outputs, and guidance in separate passes.
+    /// The steps that keep their outputs, and guidance in separate passes, if they are timed.
     private let consuming: ConsumingStepper<Element>?
     private let separate: SeparateGuidance?
 
@@ -40,15 +40,16 @@ struct Verification<Element: BenchmarkElement, Output: BenchmarkElement> {
         }
     }
 
-    /// What the kernels promise (CKernels.h), in units in the last place of the largest of t terms: half a unit for the result's
-    /// rounding; with float64 up to t² for that of products and sums, else t/32 for that of coefficients. A clamped prediction has
-    /// up to four units more: its own rounding, and with a threshold those of the order statistics, the threshold and the quotient.
+    /// The kernels' bound (CKernels.h), in units in the last place of the largest of t terms: half a unit for the result's
+    /// rounding, plus, with float64, up to t² for the rounding of products and sums, otherwise t/32 for the coefficients'. A
+    /// clamped prediction has up to four units more: its own rounding and, with a threshold, the roundings of the order statistics,
+    /// the threshold and the quotient.
     private var tolerance: Double {
         let t = Double(stepCase.inputs.count)
         return 0.5 + (Element.elementType == .float64 ? t * t : t / 32) + (stepCase.plan.clamp == .none ? 0 : 4)
     }
 
-    /// Runs the first steps, which use more slots each, on data of every kind.
+    /// Runs the first steps, each of which uses more slots, on data of every kind.
     ///
     /// - Returns: the greatest error, in units in the last place.
     func run() throws -> Double {
@@ -65,7 +66,7 @@ struct Verification<Element: BenchmarkElement, Output: BenchmarkElement> {
         byHand?.restart()
         consuming?.restart()
         separate?.restart()
-        // Arrays of the one type, without guidance, are what the returning step takes.
+        // The returning step takes arrays of one type, without guidance.
         var returning = (data as? StepData<Element, Element>).flatMap { data in
             stepCase.guidance == nil ? ReturningSession(stepCase, data) : nil
         }
@@ -103,7 +104,7 @@ struct Verification<Element: BenchmarkElement, Output: BenchmarkElement> {
                 throw failure("the returning step has other bits")
             }
             if let separate {
-                // Rounded after every pass: so many units, of what large scales make of the outputs.
+                // Every pass rounds, so the results differ by many units of the outputs at large scales.
                 let isNear = zip(separate.sample.elements, single.sample.elements).allSatisfy { a, b in
                     a.isNaN && b.widened.isNaN || abs(a.widened - b.widened) <= 1e-4 * max(abs(b.widened), 1)
                 }
@@ -116,7 +117,7 @@ struct Verification<Element: BenchmarkElement, Output: BenchmarkElement> {
         return worst
     }
 
-    /// Of a NaN only that it is one has to be the same.
+    /// Any NaN equals any other; other elements must have the same bits.
     private func haveSameBits(_ a: UnsafeBufferPointer<Element>, _ b: Tensor<Element>) -> Bool {
         if memcmp(a.baseAddress!, b.address, b.count * MemoryLayout<Element>.stride) == 0 { return true }
         return a.indices.allSatisfy { i in
@@ -126,7 +127,7 @@ struct Verification<Element: BenchmarkElement, Output: BenchmarkElement> {
     }
 }
 
-/// A session that returns each next sample in an array of its own, and keeps them all.
+/// A session that returns each next sample in a new array, and keeps all of them.
 private struct ReturningSession<Element: BenchmarkElement> {
     private let data: StepData<Element, Element>
     private let batchSize: Int
@@ -157,7 +158,7 @@ private struct ReturningSession<Element: BenchmarkElement> {
     var outputsAreUnchanged: Bool { outputs.map(checksum) == checksums }
 }
 
-/// A sum over the bytes that depends on their order (FNV-1a's, but by words).
+/// A sum over the bytes that depends on their order (like FNV-1a, but by words).
 private func checksum(_ elements: [some BenchmarkElement]) -> UInt64 {
     elements.withUnsafeBytes { bytes in
         var hash: UInt64 = 0xCBF2_9CE4_8422_2325
