@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import PackageDescription
 
-// A package of its own, so that no user of the library sees it. run.sh builds its products with coverage and sanitizers.
+// A separate package, invisible to users of the library. run.sh builds its products with coverage and sanitizers.
 let package = Package(
     name: "Fuzz",
     products: [.library(name: "PlanTarget", type: .dynamic, targets: ["PlanTarget"])],

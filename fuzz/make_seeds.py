@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Makes the seeds of the fuzzers that come from the library itself.
+"""Makes the fuzzers' seeds that come from the library itself.
 
 Call: python3 fuzz/make_seeds.py out/lib/libdiffusion_scheduling.so
 """
@@ -80,7 +80,7 @@ for kind in range(3):
     saved = ctypes.create_string_buffer(length.value)
     check(library.ds_noise_save(noise, saved, length, None))
     (seeds / "session" / f"noise-{kind}").write_bytes(bytes([14]) + saved.raw)
-# What no scheduler writes yet: two stores in a row, a report, two evaluations in a step, noise in what is stored.
+# Features that schedulers' plans don't have yet: two stores in a row, a report, two evaluations in a step, noise in a store.
 rows = [
     {
         "prediction": {"sample": 1.5, "model_output": -0.5},

@@ -4,9 +4,9 @@
 #
 #     fuzz/run.sh [SECONDS [TARGET...]]        60, and all of: configuration plan session calls
 #
-# Prints a line a target, with the seconds of processor time beside those asked for; fails if any of them found something. What they
-# find lies in out/fuzz/findings, what they learnt in out/fuzz/corpus, from where the next run goes on. A finding that has been mended
-# belongs into fuzz/findings, which the tests replay.
+# Prints a line per target, with the seconds of processor time used and requested; fails if any target found something. Findings go
+# to out/fuzz/findings, and the corpus to out/fuzz/corpus, from which the next run continues. A finding whose cause is fixed belongs
+# into fuzz/findings, which the tests replay.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -14,14 +14,14 @@ seconds=${1:-60}
 targets=("${@:2}")
 [ ${#targets[@]} -gt 0 ] || targets=(configuration plan session calls)
 swift=${SWIFT:-swift}
-# The fuzzing runtime has to be that of Swift's own clang.
+# The fuzzing runtime must be the one of Swift's own clang.
 clang=$(dirname "$(readlink -f "$(command -v "$swift")")")/clang
 out=$root/out/fuzz
 build=$root/.build-fuzz
 mkdir -p "$out"
 
 sanitizers=address,undefined
-# Tests/check-variants.sh checks pointers in all loops of the C core, which take six times as long to compile with that.
+# Pointer checks are left to Tests/check-variants.sh: all loops of the C core take six times as long to compile with them.
 instrumented=(
     -Xswiftc -sanitize=address -Xswiftc "-sanitize-coverage=edge,inline-8bit-counters,pc-table,trace-cmp"
     -Xcc "-fsanitize=fuzzer-no-link,$sanitizers" -Xcc -fno-sanitize-recover=undefined
@@ -49,8 +49,8 @@ for target in "${targets[@]}"; do
     [ -d "$root/fuzz/findings/$target" ] && known+=("$root/fuzz/findings/$target")
     dictionary=()
     [ -f "$root/fuzz/dictionaries/$target.txt" ] && dictionary=("-dict=$root/fuzz/dictionaries/$target.txt")
-    # Swift's runtime keeps what it knows of types until the end, which isn't a leak; valgrind looks for leaks elsewhere.
-    # Memory that nobody wrote is NaN in every element type.
+    # Swift's runtime keeps its type metadata to the end, which isn't a leak; valgrind looks for leaks elsewhere. Unwritten memory
+    # is NaN in every element type.
     status=0
     {
         time SWIFT_BACKTRACE=enable=no ASAN_OPTIONS=detect_leaks=0:malloc_fill_byte=255:max_malloc_fill_size=65536 UBSAN_OPTIONS=print_stacktrace=1 "$build/$target" \

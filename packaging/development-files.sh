@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Writes the files by which pkg-config and CMake find the C library.
+# Writes the files that pkg-config and CMake need to find the C library.
 #
 #     packaging/development-files.sh VERSION SONAME FOLDER [PREFIX LIBDIR]
 #

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Makes the static C library: one object with Swift's runtime inside, which defines the functions of the header and nothing else.
+# Makes the static C library: one object with Swift's runtime inside, which defines only the header's functions.
 #
 #     packaging/static-library.sh OBJECTS HEADER LIBRARY
 #
-# OBJECTS is a file that lists the objects of the shared library, LIBRARY the archive to be made. SWIFT names another Swift.
+# OBJECTS is a file that lists the shared library's objects, LIBRARY the archive to make. SWIFT names another Swift.
 #
-# A program may contain a Swift runtime of its own. Two properties keep the two apart:
-# - Symbols are local, except the header's functions. Section groups are dissolved, because linkers merge groups by their names.
+# A program may contain its own Swift runtime. Two properties keep the two apart:
+# - Symbols are local, except the header's functions. Section groups are dissolved, because linkers merge groups by name.
 # - Swift finds types and conformances in sections named swift5_*, whose bounds are symbols that linkers make for whole programs.
-#   The sections get the prefix ds_, so each runtime finds its own types only.
+#   The sections get the prefix ds_, so each runtime finds only its own types.
 set -euo pipefail
 
 objects=$1 header=$2 library=$3
@@ -38,7 +38,7 @@ while IFS= read -r section; do
 done < <(readelf -SW "$work/linked.o" | grep -oE ' swift5_[a-z0-9_]+' | tr -d ' ' | sort -u)
 
 # Swift's .rodata sections are marked writable, and would make a program's constants writable. Linkers protect .data.rel.ro.
-# Swift's drivers read .swift1_autolink_entries, and would link the libraries that are inside already.
+# Swift's drivers read .swift1_autolink_entries, and would link libraries that are already inside.
 objcopy --strip-unneeded --keep-global-symbols="$work/functions" "${options[@]}" --rename-section .rodata=.data.rel.ro \
     --remove-section .swift1_autolink_entries --remove-section .swift_modhash \
     "$work/linked.o" "$work/diffusion_scheduling.o"

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * Calls of the C interface in any order, with any arguments: the input is a program of a byte an operation and bytes of its
- * arguments. Handles may have been freed, may be of another kind or made up; pointers may be NULL, tensors odd. Memory behind
- * tensors is allocated to the byte, and a call that fails must have written nothing.
+ * Calls of the C interface in any order, with any arguments: the input is a program of one byte per operation, followed by its
+ * arguments' bytes. Handles may be freed, of another kind or made up; pointers may be NULL, tensors invalid. Tensors' memory is
+ * allocated to the byte, and a failed call must have written nothing.
  */
 
 #include "fuzz.h"
@@ -25,7 +25,7 @@ static uint64_t word(void) {
     return value;
 }
 
-/* Mostly small, sometimes anything. */
+/* A number, usually small, sometimes arbitrary. */
 static size_t number(void) {
     static const uint64_t odd[] = {SIZE_MAX,     SIZE_MAX - 1,      SIZE_MAX / 2, SIZE_MAX / 2 + 1,
                                    SIZE_MAX / 8, (uint64_t)1 << 32, 100000,       100001};
@@ -47,7 +47,7 @@ static double real(void) {
     return kind;
 }
 
-/* ---- Handles: the ones that were given, freed or not */
+/* ---- Handles: all that calls have returned, freed or not */
 
 static uint64_t handles[N_HANDLES];
 
@@ -82,7 +82,7 @@ static void fill(uint8_t *memory, size_t size, ds_element_type type) {
     }
 }
 
-/* Tensor `index`: like the one before it, or of its own; with memory of its own or that of an earlier one, also a little off. */
+/* Tensor `index`: a copy of the previous one or a new one, in new memory or in an earlier tensor's, possibly a little off. */
 static void make_tensor(int index) {
     place *p = &places[index];
     memset(p, 0, sizeof *p);
@@ -107,7 +107,7 @@ static void make_tensor(int index) {
     p->tensor.shape = kind == 255 ? NULL : p->shape;
     p->pointer = kind >= 248 && kind < 252 ? NULL : &p->tensor;
 
-    /* How much memory it says it has. */
+    /* The number of elements that the shape claims. */
     unsigned __int128 count = 1;
     bool is_empty = false;
     for (size_t axis = 0; axis < p->tensor.rank && axis < DS_MAX_RANK; axis++) {
@@ -118,7 +118,7 @@ static void make_tensor(int index) {
     }
     if (is_empty) count = 0;
     if (count > N_MOST_ELEMENTS) {
-        p->tensor.data = NULL; /* must be refused, for its size or for this */
+        p->tensor.data = NULL; /* must be refused, for its size or for NULL */
         return;
     }
     const size_t element = ds_element_size(p->tensor.element_type);
@@ -129,7 +129,7 @@ static void make_tensor(int index) {
         const size_t offset = where < 70 ? 0 : where % 3 * (element ? element : 1);
         if (offset + p->size <= other->size) {
             p->tensor.data = other->memory + offset;
-            p->size = 0; /* looked after there */
+            p->size = 0; /* belongs to the other tensor */
             return;
         }
     }
@@ -186,7 +186,7 @@ static const char *class_name(void) {
     return kind < 200 ? NULL : kind == 255 ? "\xff" : kind == 254 ? "Nope" : ds_supported_class_name(kind % count);
 }
 
-/* What a run is asked for with: NULL, one of a few texts, or a text of numbers and of any bytes. */
+/* The arguments of a run: NULL, one of a few texts, or a text of numbers or of arbitrary bytes. */
 static const char *arguments(void) {
     static const char *const texts[] = {
         "{}",
@@ -230,7 +230,7 @@ static void must_be_finite(const ds_combination *combination) {
     for (size_t slot = 0; slot < DS_MAX_SLOTS; slot++) MUST(isfinite(combination->slots[slot]));
 }
 
-/* A row that the library gave. */
+/* Checks a row that the library returned. */
 static void check_row(const ds_row *row) {
     MUST(row->n_reads <= DS_MAX_SLOTS && row->n_stores <= DS_MAX_STORES && row->n_noise_draws <= 2);
     must_be_finite(&row->prediction);
@@ -243,7 +243,7 @@ static void check_row(const ds_row *row) {
     }
 }
 
-/* A combination of the caller's. */
+/* A random combination by the caller. */
 static ds_combination combination(void) {
     ds_combination made = {.sample = byte() < 128 ? 0.5 : real()};
     const uint8_t with = byte();
@@ -274,13 +274,13 @@ static void check(ds_status status) {
     if (status != DS_OK) MUST(strlen(ds_error_message()) > 5 && strlen(ds_error_message()) < 1024);
 }
 
-/* A call that makes something: the handle is written if it succeeds, else not. */
+/* Checks a call that makes an object: the handle is written if and only if it succeeds. */
 static void check_made(ds_status status, uint64_t made, uint64_t *kept) {
     MUST((status == DS_OK) == (made != 0));
     if (status == DS_OK) *kept = made;
 }
 
-/* Frees whatever would be lost otherwise, of whatever kind it is. */
+/* Frees a handle of any kind before it would be lost. */
 static void free_handle(uint64_t value) {
     if (ds_scheduler_free((ds_scheduler){value}) == DS_OK) return;
     if (ds_session_free((ds_session){value}) == DS_OK) return;
@@ -315,7 +315,7 @@ static void call(void) {
     case 2:
     case 3: {
         size_t n_steps = number();
-        if (n_steps > 40 && n_steps <= 100000) n_steps = 40; /* larger plans are for the tests of the limits */
+        if (n_steps > 40 && n_steps <= 100000) n_steps = 40; /* tests of the limits cover larger plans */
         const ds_scheduler scheduler = {handle()};
         status = ds_scheduler_set_timesteps(scheduler, n_steps, arguments());
         break;
@@ -433,7 +433,7 @@ static void call(void) {
     case 20:
     case 26:
     case 27: {
-        /* A row of the library's or of the caller's own; slots in the tensors, also in those of the call. */
+        /* A row of the library's or the caller's; slots in the tensors, including the call's own. */
         const ds_scheduler scheduler = {handle()};
         memset(&row, 0, sizeof row);
         const uint8_t with = byte();
@@ -456,7 +456,7 @@ static void call(void) {
             }
         size_t n_slots = with & 2 ? DS_MAX_SLOTS : number();
         if (n_slots > DS_MAX_SLOTS && n_slots < SIZE_MAX / 2) n_slots = DS_MAX_SLOTS;
-        if ((with & 1) && !places[1].tensor.data) n_slots = 0; /* says that it is larger than the slots' memory */
+        if ((with & 1) && !places[1].tensor.data) n_slots = 0; /* the shape exceeds the slots' memory */
         ds_prepared_row prepared = {{0}};
         status = ds_scheduler_prepare_row(scheduler, &row, &prepared);
         uint8_t record[1024];
@@ -557,7 +557,7 @@ static void call(void) {
             guidance[i].scale = byte() < 100 ? 1 : real();
             guidance[i].rescale = byte() < 150 ? 0 : real();
         }
-        /* Most often as many rows as the tensors have; never more than there are sessions, which only the caller can know. */
+        /* Usually as many rows as the tensors have, and never more than there are sessions, which only the caller can check. */
         size_t n_rows =
             with & 16 && places[0].tensor.rank >= 1 && places[0].tensor.rank <= DS_MAX_RANK ? (size_t)places[0].shape[0] : number();
         if (n_rows > 6) n_rows = 6;
@@ -568,7 +568,7 @@ static void call(void) {
         break;
     }
     case 39: {
-        /* A session on a scheduler's own plan, whole or damaged; then its state restored beside it. */
+        /* A session on a scheduler's own plan, whole or damaged, and a second one restored from its state. */
         const ds_scheduler scheduler = {handle()};
         const uint8_t damage = byte(), where = byte();
         const size_t begin = number();

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * The JSON of a configuration, as every class of scheduler reads it; and what is taken: planned, written out and read again, and
- * its first step taken.
+ * The JSON of a configuration, read by every class of scheduler. Accepted configurations are planned, written out and read again,
+ * and take their first step.
  */
 
 #include "fuzz.h"
@@ -18,7 +18,7 @@ static void step(ds_scheduler scheduler) {
     MUST(ds_session_create(scheduler, 0, &session) == DS_OK);
     double x[N_ELEMENTS] = {0.5, -1, 0, 2, -0.25, 1}, e[2 * N_ELEMENTS], z[N_ELEMENTS] = {1, -1, 0.5, 0, 2, -2}, before[N_ELEMENTS];
     MUST(ds_scheduler_plan_properties(scheduler, &properties) == DS_OK);
-    /* A model that learns its variance puts it behind each item's prediction. */
+    /* A model that learns its variance puts the variance behind each item's prediction. */
     const int stride = properties.learns_variance ? 2 * N_ITEM : N_ITEM;
     for (int i = 0; i < 2 * N_ELEMENTS; i++) e[i] = 0.25;
     for (int i = 0; i < N_ELEMENTS; i++) e[i / N_ITEM * stride + i % N_ITEM] = model(x[i]);
@@ -59,7 +59,7 @@ static void plan(ds_scheduler scheduler, size_t n_steps) {
     MUST(ds_scheduler_sigmas(scheduler, numbers, n_rates, NULL) == DS_OK);
     for (size_t i = 0; i < n_rates; i++) MUST(isfinite(numbers[i]) && numbers[i] >= 0);
     MUST(ds_scheduler_timesteps(scheduler, numbers, n_rates, &count) == DS_OK && count + 1 == n_rates);
-    /* The continuous timesteps of some models are logarithms. */
+    /* Continuous timesteps are logarithms for some models. */
     for (size_t i = 0; i < count; i++) MUST(isfinite(numbers[i]));
     free(numbers);
     for (size_t i = 0; i < count; i++)
@@ -78,7 +78,7 @@ static void plan(ds_scheduler scheduler, size_t n_steps) {
     step(scheduler);
 }
 
-/* What is written is read again, and is written the same. */
+/* The written configuration is read again, and written with the same bytes. */
 static void write_and_read(ds_scheduler scheduler) {
     size_t length, second;
     ds_scheduler again;
@@ -110,7 +110,7 @@ static void sample(ds_scheduler model, size_t number) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    /* Memory of just the size: the text need not end with a zero. */
+    /* Memory of exactly this size: the text need not end with a zero. */
     char *json = malloc(size ? size : 1);
     MUST(json);
     memcpy(json, data, size);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* What the targets share. */
+/* Helpers of all targets. */
 #ifndef FUZZ_H
 #define FUZZ_H
 
@@ -13,7 +13,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-/* Something that must hold, whatever the input. */
+/* A condition that must hold for every input. */
 #define MUST(holds)                                                                                      \
     do {                                                                                                 \
         if (!(holds)) {                                                                                  \
@@ -22,7 +22,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
         }                                                                                                \
     } while (0)
 
-/* A contiguous tensor of memory of exactly its size, so that a sanitizer sees a byte too many. */
+/* A contiguous tensor whose memory has exactly its size, so a sanitizer sees any byte beyond. */
 static inline ds_tensor tensor_of(void *data, ds_element_type type, size_t rank, const int64_t *shape) {
     ds_tensor tensor = {data, type, rank, shape};
     return tensor;

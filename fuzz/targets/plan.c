@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* The JSON of a plan, decoded. The work is in Sources/PlanTarget. */
+/* The JSON of a plan, decoded. Sources/PlanTarget does the work. */
 
 #include <stddef.h>
 #include <stdint.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* Runs a target on the files that are named, once each, without a fuzzer. */
+/* Runs a target once on each of the named files, without a fuzzer. */
 
 #include <stdint.h>
 #include <stdio.h>

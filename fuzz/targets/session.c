@@ -2,8 +2,8 @@
 
 /*
  * The bytes of a saved session or of a saved noise source, restored. The first byte chooses the plan, and whether signature, size,
- * fingerprint and checksum are put right, without which hardly anything would be taken. What is taken must be saved as the very
- * same bytes, and go on.
+ * fingerprint and checksum are corrected; otherwise almost all inputs would be refused. An accepted state must be saved with the
+ * same bytes, and continue.
  */
 
 #include "fuzz.h"
@@ -86,7 +86,7 @@ static void go_on(ds_session session, const uint8_t *bytes) {
     double timestep;
     const ds_status status = ds_session_timestep(session, &timestep);
     MUST(status == DS_OK || status == DS_STEP_PAST_END);
-    if (type == UINT32_MAX) type = DS_FLOAT16, n_elements = 3; /* it hasn't begun */
+    if (type == UINT32_MAX) type = DS_FLOAT16, n_elements = 3; /* the session hasn't begun */
     if (n_elements > N_MOST) return;
     const int64_t shape[] = {(int64_t)n_elements};
     const size_t size = (size_t)n_elements * ds_element_size((ds_element_type)type);
@@ -114,7 +114,7 @@ static void restore_session(ds_scheduler scheduler, const uint8_t *bytes, size_t
     MUST(saved && ds_session_save(session, saved, size, &length) == DS_OK && length == size && memcmp(saved, bytes, size) == 0);
     MUST(ds_session_copy(session, &copy) == DS_OK);
     go_on(session, bytes);
-    /* The copy stands where it stood. */
+    /* The copy has the original's state. */
     MUST(ds_session_save(copy, saved, size, NULL) == DS_OK && memcmp(saved, bytes, size) == 0);
     MUST(ds_session_reset(session) == DS_OK && ds_session_free(session) == DS_OK && ds_session_free(copy) == DS_OK);
     free(saved);

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Finds libdiffusion_scheduling.so: in the folder that `DIFFUSION_SCHEDULING_LIB_DIR` names, else by pkg-config, else in `out/lib` of
-//! the repository. Where none fits, the build ends with a sentence that says what to do.
+//! Finds libdiffusion_scheduling.so: in the folder named by `DIFFUSION_SCHEDULING_LIB_DIR`, else by pkg-config, else in `out/lib`
+//! of the repository. If none fits, the build ends with a sentence on what to do.
 //!
-//! Links to the library are made in the folder of this build. Cargo lets programs that it runs search such folders, so `cargo run` and
-//! `cargo test` need no `LD_LIBRARY_PATH`, for this workspace and for packages that depend on it. Crates that depend on this one get
-//! the library's own folder as `DEP_DIFFUSION_SCHEDULING_LIB_DIR`, for an rpath.
+//! The build links to the library in its own folder. Cargo lets programs that it runs search such folders, so `cargo run` and
+//! `cargo test` don't need `LD_LIBRARY_PATH`, in this workspace and in packages that depend on it. Crates that depend on this one
+//! get the library's own folder as `DEP_DIFFUSION_SCHEDULING_LIB_DIR`, for an rpath.
 
 use std::env;
 use std::fmt;
@@ -15,7 +15,7 @@ use std::process::{exit, Command};
 
 const STEM: &str = "libdiffusion_scheduling.so";
 
-/// The numbers of a version as far as they are known: 0.1.0, 0.1 or 0.
+/// The known numbers of a version: 0.1.0, 0.1 or 0.
 struct Version(Vec<u32>);
 
 impl Version {
@@ -27,7 +27,7 @@ impl Version {
             .map(Version)
     }
 
-    /// The version of this package, which is that of the header it declares.
+    /// The version of this package, which equals the version of the declared header.
     fn needed() -> Version {
         Version::parse(env!("CARGO_PKG_VERSION")).expect("Cargo checks the form of versions")
     }
@@ -36,8 +36,8 @@ impl Version {
         self.0[0]
     }
 
-    /// Whether programs made for `needed` run with this version: major versions are equal, minor versions not older; before 1.0, where
-    /// minor versions may change anything, they are equal too.
+    /// Whether programs made for `needed` run with this version: major versions are equal, minor versions not older. Before 1.0
+    /// minor versions may change anything, so they must be equal, too.
     fn serves(&self, needed: &Version) -> bool {
         if self.major() != needed.major() {
             return false;
@@ -68,7 +68,7 @@ fn main() {
         println!("cargo:rerun-if-env-changed={name}");
     }
     println!("cargo:rerun-if-changed=build.rs");
-    // Documentation needs no library.
+    // Documentation builds without a library.
     if env::var_os("DOCS_RS").is_some() {
         return;
     }
@@ -93,13 +93,13 @@ fn variable(name: &str) -> String {
     env::var(name).unwrap_or_default()
 }
 
-/// The folder of a library whose version fits.
+/// The folder of a library with a suitable version.
 fn find() -> Result<PathBuf, String> {
     if let Some(folder) = env::var_os("DIFFUSION_SCHEDULING_LIB_DIR") {
         let folder = PathBuf::from(folder);
         return check(&folder, None, "DIFFUSION_SCHEDULING_LIB_DIR").map(|()| folder);
     }
-    // Libraries of this machine are no use for another one.
+    // Libraries of this machine don't fit another target.
     let is_native = variable("HOST") == variable("TARGET");
     if is_native {
         if let Some((folder, version)) = pkg_config() {
@@ -124,7 +124,7 @@ fn find() -> Result<PathBuf, String> {
     ))
 }
 
-/// The folder and the version of the library that pkg-config knows, if it does.
+/// The folder and the version of pkg-config's library, if it knows one.
 fn pkg_config() -> Option<(PathBuf, Version)> {
     let program = env::var_os("PKG_CONFIG").unwrap_or_else(|| "pkg-config".into());
     let answer = |option: &str| {
@@ -136,7 +136,7 @@ fn pkg_config() -> Option<(PathBuf, Version)> {
     Some((answer("--variable=libdir")?.into(), version))
 }
 
-/// Fails unless the folder holds a library that fits.
+/// Fails unless the folder holds a suitable library.
 fn check(folder: &Path, told: Option<Version>, source: &str) -> Result<(), String> {
     let needed = Version::needed();
     let place = folder.display();
@@ -173,7 +173,7 @@ fn check(folder: &Path, told: Option<Version>, source: &str) -> Result<(), Strin
     }
 }
 
-/// The version of a library: from the name of the file that `loaded` leads to, else from the file for pkg-config beside it.
+/// The version of a library: from the name of the file behind the link `loaded`, else from pkg-config's file beside it.
 fn version_of(folder: &Path, loaded: &str) -> Option<Version> {
     let file = folder.join(loaded).canonicalize().ok()?;
     let named = file
@@ -191,7 +191,7 @@ fn version_of(folder: &Path, loaded: &str) -> Option<Version> {
     named.filter(|version| version.0.len() >= 3).or_else(told)
 }
 
-/// Tells Cargo where the library is.
+/// Tells Cargo the library's folder.
 fn link(folder: &Path) -> Result<(), String> {
     let loaded = format!("{STEM}.{}", Version::needed().major());
     let folder = folder

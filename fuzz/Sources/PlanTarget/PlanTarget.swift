@@ -50,10 +50,10 @@ private func runAndSave(_ plan: SamplingPlan, _ again: SamplingPlan) {
     }
 }
 
-/// A run whose every step is compared with the sums that the plan's rows say, in plain loops.
+/// A run whose steps are compared with the sums in the plan's rows, computed in plain loops.
 ///
-/// run.sh makes the allocator fill memory with NaN patterns, and the variance is NaN too where a row has no use for it: whatever reads
-/// memory that it shouldn't read becomes NaN.
+/// run.sh makes the allocator fill memory with NaN patterns, and the variance is NaN for rows that don't use it: a read of the
+/// wrong memory makes the result NaN.
 private struct CheckedRun {
     private let plan: SamplingPlan
     private let beginIndex: Int
@@ -142,7 +142,7 @@ private struct CheckedRun {
             case .root: return Estimate(value: noise * max(variance, 0).squareRoot(), error: 0x1p-48 * abs(noise) * 2)
             case .exponential(let offset, let slope):
                 let value = noise * exp(offset + slope * variance)
-                // The argument's rounding errors multiply the exponential.
+                // The exponential multiplies its argument's rounding errors.
                 return Estimate(value: value, error: abs(value) * 0x1p-48 * (1 + abs(offset) + abs(slope * variance)) + 1e-300)
             }
         }
@@ -173,7 +173,7 @@ private struct CheckedRun {
                 let s = min(max(lower + (rank - rank.rounded(.down)) * (upper - lower), 1), maximum)
                 let error = item.map(\.error).max()! + 0x1p-48 * upper
                 return item.map { p in
-                    // A threshold that is off by much says nothing of the quotient.
+                    // A quotient can't be bounded if its threshold is far off.
                     Estimate(
                         value: min(max(p.value, -s), s) / s, error: error < s / 4 ? 0x1p-48 + 4 * (p.error + error) / s : .infinity)
                 }
@@ -182,7 +182,7 @@ private struct CheckedRun {
     }
 }
 
-/// A number, and how far the library's may be from it.
+/// A number, and a bound on the library's distance from it.
 private struct Estimate {
     var value: Double
     var error: Double

@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The C interface of DiffusionScheduling, declared for Rust: every function, struct and constant of `diffusion_scheduling.h`, by its
-//! name there. The header is the manual: it says what each function takes, which errors it returns, which memory may overlap, and
-//! which calls threads may make at once. The crate `diffusion-scheduling` is a safe layer over this one.
+//! The C interface of DiffusionScheduling, declared for Rust: every function, struct and constant of `diffusion_scheduling.h`,
+//! under its C name. The header is the manual: it documents each function's arguments and errors, the memory that may overlap, and
+//! the calls that threads may make at once. The crate `diffusion-scheduling` is a safe layer over this one.
 //!
-//! Tests compare the declarations with the header: names, types, values, and the layout that a C compiler gives to structs.
+//! Tests compare the declarations with the header: names, types, values, and a C compiler's layout of the structs.
 //!
 //! # Linking
 //!
-//! The build looks for `libdiffusion_scheduling.so` in the folder that `DIFFUSION_SCHEDULING_LIB_DIR` names, then asks `pkg-config`,
-//! then looks into `out/lib` of the repository. It ends with a sentence if there is no library or one of a version that doesn't fit.
-//! Cargo gives the library's folder to crates that depend on this one, in the environment variable `DEP_DIFFUSION_SCHEDULING_LIB_DIR`
-//! of their build scripts. Programs that Cargo runs find the library by themselves.
+//! The build looks for `libdiffusion_scheduling.so` in the folder named by `DIFFUSION_SCHEDULING_LIB_DIR`, then asks `pkg-config`,
+//! then looks into `out/lib` of the repository. It ends with a sentence if it finds no library or one of an unsuitable version.
+//! Cargo passes the library's folder to crates that depend on this one, in the environment variable
+//! `DEP_DIFFUSION_SCHEDULING_LIB_DIR` of their build scripts. Programs that Cargo runs find the library by themselves.
 //!
 //! # Safety
 //!
-//! All functions are unsafe to call. Pointers are NULL where the header allows it, or valid for the call: for tensors, the shape holds
-//! `rank` numbers, and the memory as many elements as the shape says. A handle isn't freed while another thread uses it, and one thread
-//! at a time uses a session or a noise source. Everything else that a call gets wrong is an error that it returns.
+//! All functions are unsafe to call. Pointers are NULL if the header allows it, or valid for the call: a tensor's shape holds
+//! `rank` numbers, and its memory as many elements as the shape requires. A handle isn't freed while another thread uses it, and
+//! one thread at a time uses a session or a noise source. Calls report all other mistakes as errors.
 //!
 //! # Example
 //!
@@ -123,7 +123,7 @@ pub const DS_BFLOAT16: ds_element_type = 3;
 /// The largest number of axes of a tensor.
 pub const DS_MAX_RANK: usize = 64;
 
-/// A contiguous tensor in the caller's memory. Functions keep no reference to it, and never write to input tensors.
+/// A contiguous tensor in the caller's memory. Functions don't keep a reference to it, and never write to input tensors.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct ds_tensor {
@@ -149,14 +149,14 @@ pub struct ds_scheduler {
 
 /// The clamp of the predicted clean sample p. Numbers are never reused; later versions append.
 pub type ds_clamp = c_uint;
-/// p stays as it is.
+/// p stays unchanged.
 pub const DS_CLAMP_NONE: ds_clamp = 0;
 /// p becomes min(max(p, −range), range).
 pub const DS_CLAMP_RANGE: ds_clamp = 1;
 /// p becomes min(max(p, −s), s) / s with s = min(max(quantile(|p|, ratio), 1), maximum) of each batch item.
 pub const DS_CLAMP_THRESHOLD: ds_clamp = 2;
 
-/// The way a sample is made of data and noise at the noise level σ. Numbers are never reused; later versions append.
+/// The composition of a sample from data and noise at the noise level σ. Numbers are never reused; later versions append.
 pub type ds_process = c_uint;
 /// A sample is (data + σ noise) / √(1 + σ²).
 pub const DS_VARIANCE_PRESERVING: ds_process = 0;
@@ -173,9 +173,9 @@ pub struct ds_plan_properties {
     pub n_steps: usize,
     /// Slots that the rows store and read, at most [`DS_MAX_SLOTS`].
     pub n_slots: usize,
-    /// The age from which on the rows don't depend on it, see [`ds_scheduler_row`].
+    /// The age from which on the rows no longer depend on it, see [`ds_scheduler_row`].
     pub warm_up: usize,
-    /// The standard deviation of the noise that a run starts with.
+    /// The standard deviation of a run's initial noise.
     pub init_noise_sigma: f64,
     /// The clamp of the prediction.
     pub clamp: ds_clamp,
@@ -204,20 +204,19 @@ pub const DS_PREPARED_ROW_WORDS: usize = 160;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ds_combination {
-    /// Of the sample x.
+    /// The coefficient of the sample x.
     pub sample: f64,
-    /// Of the model output e.
+    /// The coefficient of the model output e.
     pub model_output: f64,
-    /// Of the noise z.
+    /// The coefficient of the noise z.
     pub noise: f64,
-    /// Of the clamped prediction p.
+    /// The coefficient of the clamped prediction p.
     pub prediction: f64,
-    /// Of what earlier steps stored in each slot.
+    /// The coefficients of the slots' contents, which earlier steps stored.
     pub slots: [f64; DS_MAX_SLOTS],
 }
 
-/// The factor f of each element of the noise, where the model output holds a variance v. Numbers are never reused; later versions
-/// append.
+/// The factor f of each element of the noise, for model outputs with a variance v. Numbers are never reused; later versions append.
 pub type ds_noise_factor = c_uint;
 /// 1.
 pub const DS_NOISE_FACTOR_NONE: ds_noise_factor = 0;
@@ -268,7 +267,7 @@ pub struct ds_row {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct ds_prepared_row {
-    /// For the library alone.
+    /// Private to the library.
     pub contents: [u64; DS_PREPARED_ROW_WORDS],
 }
 
@@ -353,7 +352,7 @@ extern "C" {
         overrides: *const c_char,
         scheduler: *mut ds_scheduler,
     ) -> ds_status;
-    /// Makes the scheduler that a sampler's name stands for.
+    /// Makes the scheduler for a sampler's name.
     pub fn ds_scheduler_create_named(
         name: *const c_char,
         model: ds_scheduler,
@@ -372,7 +371,7 @@ extern "C" {
     /// The configuration as diffusers writes `scheduler_config.json`.
     pub fn ds_scheduler_config_json(scheduler: ds_scheduler, buffer: *mut c_char, capacity: usize, length: *mut usize)
         -> ds_status;
-    /// The names that [`ds_scheduler_create_named`] makes a scheduler like this one of, as a JSON array of strings.
+    /// The names from which [`ds_scheduler_create_named`] makes a scheduler like this one, as a JSON array of strings.
     pub fn ds_scheduler_sampler_names(
         scheduler: ds_scheduler,
         buffer: *mut c_char,
@@ -382,7 +381,7 @@ extern "C" {
     /// The configuration's keys that have no effect on this scheduler, as a JSON array of strings.
     pub fn ds_scheduler_unused_keys(scheduler: ds_scheduler, buffer: *mut c_char, capacity: usize, length: *mut usize)
         -> ds_status;
-    /// The configuration's keys that nobody has set, as a JSON array of strings.
+    /// The configuration's keys that were never set, as a JSON array of strings.
     pub fn ds_scheduler_defaulted_keys(
         scheduler: ds_scheduler,
         buffer: *mut c_char,
@@ -393,7 +392,7 @@ extern "C" {
     pub fn ds_scheduler_num_train_timesteps(scheduler: ds_scheduler, count: *mut usize) -> ds_status;
     /// The signal variances of the training, `[T]`.
     pub fn ds_scheduler_alphas_cumprod(scheduler: ds_scheduler, buffer: *mut f64, capacity: usize, count: *mut usize) -> ds_status;
-    /// The standard deviation of the noise that a run starts with; 1 before timesteps are set.
+    /// The standard deviation of a run's initial noise; 1 before timesteps are set.
     pub fn ds_scheduler_init_noise_sigma(scheduler: ds_scheduler, sigma: *mut f64) -> ds_status;
 
     // ---- Schedulers: the plan
@@ -416,11 +415,11 @@ extern "C" {
     pub fn ds_scheduler_input_scales(scheduler: ds_scheduler, buffer: *mut f64, capacity: usize, count: *mut usize) -> ds_status;
     /// The scalars of step `index` in a run that has taken `age` steps before.
     pub fn ds_scheduler_row(scheduler: ds_scheduler, index: usize, age: usize, row: *mut ds_row) -> ds_status;
-    /// The scalars of the same step for callers who keep what diffusers' objects keep in attributes.
+    /// The scalars of a step for callers who keep the attributes of diffusers' objects.
     pub fn ds_scheduler_attribute_row(scheduler: ds_scheduler, index: usize, age: usize, row: *mut ds_row) -> ds_status;
     /// The whole plan as JSON.
     pub fn ds_scheduler_plan_json(scheduler: ds_scheduler, buffer: *mut c_char, capacity: usize, length: *mut usize) -> ds_status;
-    /// All rows of the plan as a table for kernels on devices, whose layout `device_table.h` tells.
+    /// All rows of the plan as a table for kernels on devices, in the layout of `device_table.h`.
     pub fn ds_scheduler_device_table(
         scheduler: ds_scheduler,
         first_record: usize,
@@ -431,7 +430,7 @@ extern "C" {
 
     // ---- Sessions
 
-    /// Makes a session on the scheduler's present plan.
+    /// Makes a session on the scheduler's current plan.
     pub fn ds_session_create(scheduler: ds_scheduler, begin_index: usize, session: *mut ds_session) -> ds_status;
     /// Frees a session.
     pub fn ds_session_free(session: ds_session) -> ds_status;
@@ -547,7 +546,7 @@ extern "C" {
     pub fn ds_scheduler_part_row(scheduler: ds_scheduler, index: usize, order: c_uint, row: *mut ds_row) -> ds_status;
     /// Prepares a row for steps with the clamp of the scheduler's plan.
     pub fn ds_scheduler_prepare_row(scheduler: ds_scheduler, row: *const ds_row, prepared: *mut ds_prepared_row) -> ds_status;
-    /// The record of a row, as [`ds_scheduler_device_table`] has them.
+    /// The record of a row in the format of [`ds_scheduler_device_table`].
     pub fn ds_scheduler_device_row(scheduler: ds_scheduler, row: *const ds_row, record: *mut c_void) -> ds_status;
     /// Executes a row with the caller's tensors as slots.
     pub fn ds_row_step(

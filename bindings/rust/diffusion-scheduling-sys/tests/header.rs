@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Compares the declarations of `src/lib.rs` with `diffusion_scheduling.h`: their text, and what a C compiler makes of them.
+//! Compares the declarations of `src/lib.rs` with `diffusion_scheduling.h`: their text, and a C compiler's view of them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -28,13 +28,13 @@ fn squeezed(text: &str) -> String {
     for mark in ["(", ")", "{", "}", "[", "]", ",", ";", ":", "*", "="] {
         line = line.replace(&format!("{mark} "), mark).replace(&format!(" {mark}"), mark);
     }
-    // Formatters write a comma behind the last one of a list only where it has lines of its own.
+    // Formatters write a comma behind the last item of a list only on a line of its own.
     line.replace(",)", ")").replace(",}", "}")
 }
 
 // ---- The header, translated
 
-/// The header without comments and preprocessor directives but the numbers of the version.
+/// The header without comments and preprocessor directives, except for the version's numbers.
 fn code_of_header() -> String {
     let mut text = read(&header_path());
     while let Some(start) = text.find("/*") {
@@ -47,7 +47,7 @@ fn code_of_header() -> String {
         .join("\n")
 }
 
-/// Rust's type for C's.
+/// The Rust type for a C type.
 fn type_of(c: &str) -> String {
     let c = c.trim();
     if let Some(target) = c.strip_suffix('*') {
@@ -85,7 +85,7 @@ fn declaration(c: &str) -> String {
     }
 }
 
-/// The declarations of `src/lib.rs` that the header would have.
+/// The header's declarations in the form that `src/lib.rs` should have.
 fn translated_header() -> BTreeSet<String> {
     let mut items = BTreeSet::new();
     for line in read(&header_path()).lines() {
@@ -184,7 +184,7 @@ fn declarations_are_those_of_the_header() {
 
 // ---- Layouts and values
 
-/// Lines `name size alignment`, `name.field offset` and `NAME value`, and a C program that prints the same of the header.
+/// Lines `name size alignment`, `name.field offset` and `NAME value`, and a C program that prints these lines for the header.
 struct Survey {
     lines: Vec<String>,
     program: String,
@@ -199,7 +199,7 @@ macro_rules! layout {
         $({
             let value = MaybeUninit::<$name>::uninit();
             let base = value.as_ptr();
-            // SAFETY: the place lies inside `value`; nothing is read.
+            // SAFETY: the address lies inside `value`; nothing is read.
             let field = unsafe { addr_of!((*base).$field) };
             let offset = field as usize - base as usize;
             $survey.lines.push(format!("{}.{} {}", stringify!($name), stringify!($field), offset));
@@ -279,7 +279,7 @@ fn output_of_c(statements: &str) -> String {
 
 #[test]
 fn the_library_has_the_version_of_the_declarations() {
-    // SAFETY: the function takes nothing.
+    // SAFETY: the function takes no arguments.
     let version = unsafe { ds_version() };
     assert_eq!(version, DS_VERSION, "rebuild the library: make lib");
 }

@@ -2,8 +2,8 @@
 
 //! Turns noise into points on a ring, with DPM-Solver++ in 20 steps, and draws them: Examples/C/sample.c in Rust, with its output.
 //!
-//! The model is exact: where the data are K points, the clean sample that a perfect model would predict is their mean, weighted by how
-//! likely each is to have become the noisy sample.
+//! The model is exact: for data that are K points, the clean sample that a perfect model predicts is their mean, weighted by each
+//! point's probability of having become the noisy sample.
 
 use std::fmt::Write;
 use std::process::ExitCode;
@@ -46,7 +46,7 @@ pub fn sample() -> Result<Vec<f32>> {
     let ring = ring();
     let mut session = scheduler.session()?;
     while session.timestep().is_some() {
-        // A trained model would be told the timestep.
+        // A trained model would get the timestep.
         let step = session.step_index();
         let e = model(&ring, &x, signal_rates[step], noise_rates[step]);
         session.step(&e, &mut x)?;
@@ -64,7 +64,7 @@ fn ring() -> [Point; POINTS] {
     })
 }
 
-/// The noise in each sample, where a sample is signal_rate · data + noise_rate · noise.
+/// The noise in each sample; a sample is signal_rate · data + noise_rate · noise.
 fn model(ring: &[Point], samples: &[f32], signal_rate: f64, noise_rate: f64) -> Vec<f32> {
     let mut noise = Vec::with_capacity(samples.len());
     for x in samples.chunks_exact(2) {
@@ -90,7 +90,7 @@ fn model(ring: &[Point], samples: &[f32], signal_rate: f64, noise_rate: f64) -> 
     noise
 }
 
-/// The distance of the sample that is farthest from its point.
+/// The largest distance of a sample from its point.
 fn farthest(samples: &[f32]) -> f64 {
     let ring = ring();
     let distance = |x: &[f32], point: &Point| f64::from(x[0] - point[0]).hypot(f64::from(x[1] - point[1]));
@@ -106,7 +106,7 @@ pub fn checksum(samples: &[f32]) -> u64 {
     })
 }
 
-/// A picture of the samples, and what is known of them.
+/// A picture of the samples, and their statistics.
 pub fn report(samples: &[f32]) -> String {
     const WIDTH: usize = 49;
     const HEIGHT: usize = 25;

@@ -12,8 +12,8 @@ macro_rules! errors {
     ($($(#[$documentation:meta])* $variant:ident = $status:ident,)*) => {
         /// The errors of this crate: a variant for each status of the C interface, with the library's sentence.
         ///
-        /// The sentence says what was wrong, with its value, then what is allowed. It has no full stop. A call that returns an error
-        /// has changed nothing: no tensor, no session, no scheduler.
+        /// The sentence says what was wrong, with its value, then what is allowed. It has no full stop. A call that returns an
+        /// error hasn't changed any tensor, session or scheduler.
         ///
         /// ```
         /// use diffusion_scheduling::{Error, Scheduler};
@@ -26,7 +26,7 @@ macro_rules! errors {
         #[non_exhaustive]
         pub enum Error {
             $($(#[$documentation])* $variant(String),)*
-            /// The library in the process has a version that this crate isn't made for.
+            /// The library in the process has a version that this crate doesn't support.
             IncompatibleLibrary(String),
             /// A library later than this crate reports an error that the crate doesn't know.
             Unknown {
@@ -55,7 +55,7 @@ macro_rules! errors {
                 }
             }
 
-            /// The sentence, which [`Display`](fmt::Display) writes too.
+            /// The sentence, which [`Display`](fmt::Display) writes, too.
             pub fn sentence(&self) -> &str {
                 match self {
                     $(Error::$variant(sentence) => sentence,)*
@@ -96,9 +96,9 @@ errors! {
     DamagedState = DS_DAMAGED_STATE,
     /// The state was saved with another plan.
     ForeignState = DS_FOREIGN_STATE,
-    /// A required argument is missing. Calls of this crate give all of them.
+    /// A required argument is missing. Calls of this crate pass all of them.
     NullPointer = DS_NULL_POINTER,
-    /// A handle has been freed. Owners in this crate free a handle when they are dropped, not earlier.
+    /// A handle has been freed. Owners in this crate free a handle only when they are dropped.
     InvalidHandle = DS_INVALID_HANDLE,
     /// The library is older than the element type.
     UnknownElementType = DS_UNKNOWN_ELEMENT_TYPE,
@@ -108,7 +108,7 @@ errors! {
     TooLarge = DS_TOO_LARGE,
     /// An address is not a multiple of its element size. Slices are aligned.
     Misaligned = DS_MISALIGNED,
-    /// An output overlaps another tensor. The borrow checker rejects such calls before.
+    /// An output overlaps another tensor. The borrow checker already rejects such calls.
     Overlap = DS_OVERLAP,
     /// The shapes of a call's tensors don't match.
     ShapeMismatch = DS_SHAPE_MISMATCH,
@@ -135,7 +135,7 @@ impl std::error::Error for Error {}
 /// The error of a call that has just failed on this thread.
 #[cold]
 fn last_error(status: ds_status) -> Error {
-    // SAFETY: the text ends with a zero and stays until the next failed call on this thread.
+    // SAFETY: the text ends with a zero and stays valid until the next failed call on this thread.
     let message = unsafe { CStr::from_ptr(ds_error_message()) };
     let mut sentence = message.to_string_lossy().into_owned();
     if sentence.is_empty() {
@@ -144,7 +144,7 @@ fn last_error(status: ds_status) -> Error {
             .to_string_lossy()
             .into_owned();
     }
-    // A path may have any words in it.
+    // A path may contain any words.
     if status != DS_INACCESSIBLE_FILE {
         sentence = with_names_of_rust(&sentence);
     }
@@ -161,13 +161,13 @@ pub(crate) fn check(status: ds_status) -> Result<()> {
     }
 }
 
-/// The value of a call that fails only if this crate holds a wrong handle.
+/// The value of a call that fails only because of a wrong handle in this crate.
 #[track_caller]
 pub(crate) fn certain<T>(result: Result<T>) -> T {
     result.unwrap_or_else(|error| panic!("diffusion-scheduling holds an invalid handle: {error}"))
 }
 
-/// Names of the C interface that messages have, and this crate's.
+/// The C interface's names in messages, and this crate's names for them.
 const NAMES: [(&str, &str); 13] = [
     ("NULL", "None"),
     ("ds_element_type", "Element"),
@@ -184,7 +184,7 @@ const NAMES: [(&str, &str); 13] = [
     ("prev_sample", "out"),
 ];
 
-/// A message with the names of this crate. Words in quotation marks come from a configuration and stay.
+/// A message with this crate's names. Quoted words come from a configuration and stay unchanged.
 fn with_names_of_rust(message: &str) -> String {
     let mut text = String::with_capacity(message.len());
     let mut rest = message;

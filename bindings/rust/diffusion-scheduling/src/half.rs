@@ -10,8 +10,8 @@ macro_rules! half {
     ($(#[$documentation:meta])* $name:ident, $number:expr, $from:ident, $to:ident) => {
         $(#[$documentation])*
         ///
-        /// A value has the size and the alignment of its bits, so slices of `u16` and of this type convert without a copy:
-        /// the 16-bit types of other crates do too, by way of `u16`. Feature `half-types`.
+        /// A value has the size and the alignment of its bits, so slices of `u16` and of this type convert without a copy, and
+        /// through `u16` so do other crates' 16-bit types. Feature `half-types`.
         #[repr(transparent)]
         #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
         pub struct $name(u16);
@@ -27,7 +27,7 @@ macro_rules! half {
                 self.0
             }
 
-            /// The nearest number, of two equally near ones the even one.
+            /// The nearest number; the even one of two equally near ones.
             pub fn from_f32(value: f32) -> Self {
                 Self($from(value))
             }
@@ -43,7 +43,7 @@ macro_rules! half {
                 unsafe { std::slice::from_raw_parts(bits.as_ptr().cast(), bits.len()) }
             }
 
-            /// Bits as numbers that may be written, in place.
+            /// Bits as mutable numbers, in place.
             pub fn slice_of_bits_mut(bits: &mut [u16]) -> &mut [Self] {
                 // SAFETY: as in slice_of_bits; every value is a u16 again, and the borrow is unique.
                 unsafe { std::slice::from_raw_parts_mut(bits.as_mut_ptr().cast(), bits.len()) }
@@ -90,7 +90,7 @@ fn f16_from_f32(value: f32) -> u16 {
         // A quiet NaN with the first bits of the payload.
         0x7E00 | (magnitude >> 13) as u16 & 0x3FF
     } else if magnitude < 0x3880_0000 {
-        // Below 2⁻¹⁴ binary16 counts in 2⁻²⁴, which is an ulp of float32's from 1/2 to 1: the sum rounds to it.
+        // Below 2⁻¹⁴ binary16 has steps of 2⁻²⁴, which is float32's ulp from 1/2 to 1: the sum rounds to such a step.
         ((f32::from_bits(magnitude) + 0.5).to_bits() - 0.5f32.to_bits()) as u16
     } else {
         let even = magnitude >> 13 & 1;
@@ -145,14 +145,14 @@ mod tests {
         }
     }
 
-    /// Between each two neighbours: what lies nearer to one becomes it, and the middle becomes the even one.
+    /// Between two neighbours, a number becomes the nearer one, and the midpoint becomes the even one.
     #[test]
     fn values_between_neighbours_round_to_the_nearest_even_one() {
         fn check(round: impl Fn(f32) -> u16, widen: impl Fn(u16) -> f32, infinity: u16, beyond: f64) {
             for low in 0..infinity {
                 let high = low + 1;
                 let end = if high == infinity { beyond } else { f64::from(widen(high)) };
-                // The middle has one bit more than the neighbours, which float32 has, too.
+                // The midpoint has one bit more than its neighbours, which float32 has, too.
                 let middle = ((f64::from(widen(low)) + end) / 2.0) as f32;
                 let even = if low % 2 == 0 { low } else { high };
                 for (value, expected) in [

@@ -25,7 +25,7 @@
 //! }
 //! ```
 //!
-//! # What there is
+//! # Overview
 //!
 //! | task | here |
 //! |---|---|
@@ -38,7 +38,7 @@
 //! | step many sessions at once | [`step_sessions`], [`step_sessions_guided`] |
 //! | pause and go on, in another process too | [`Session::save`], [`Scheduler::restore`] |
 //! | take the scalars to a device | [`Plan::row`], [`Plan::json`] |
-//! | keep the state in tensors of your own | [`Plan::prepare`], [`PreparedRow::step`] |
+//! | keep the state in your own tensors | [`Plan::prepare`], [`PreparedRow::step`] |
 //! | list classes, parameters and options | [`supported_class_names`], [`class_description`] |
 //! | draw noise, add noise | [`Noise`], [`Scheduler::add_noise`] |
 //!
@@ -59,8 +59,8 @@
 //!
 //! # Errors
 //!
-//! [`Error`] has a variant for each status of the C interface, with a sentence that names the argument, its value and what is allowed. A
-//! call that fails has changed nothing. Functions that can't fail return their value. Nothing is printed.
+//! [`Error`] has a variant for each status of the C interface, with a sentence that names the argument, its value and what is
+//! allowed. A call that fails has changed nothing. Functions that can't fail return their value. The crate never prints.
 //!
 //! # Threads
 //!
@@ -123,8 +123,8 @@ impl Version {
         }
     }
 
-    /// Whether programs made for `needed` run with this version: major versions are equal, minor versions not older; before 1.0, where
-    /// minor versions may change anything, they are equal too.
+    /// Whether programs made for `needed` run with this version: major versions are equal, minor versions not older. Before 1.0
+    /// minor versions may change anything, so they must be equal, too.
     fn serves(self, needed: Version) -> bool {
         self.major == needed.major
             && if needed.major == 0 {
@@ -143,7 +143,7 @@ impl fmt::Display for Version {
 
 /// The version of the running library.
 pub fn version() -> Version {
-    // SAFETY: the function takes nothing.
+    // SAFETY: the function takes no arguments.
     Version::decoded(unsafe { sys::ds_version() })
 }
 
@@ -157,7 +157,7 @@ fn require_compatible(found: Version, needed: Version) -> Result<()> {
     )))
 }
 
-/// Fails where another library than this crate's was loaded: structs could have another layout there.
+/// Fails if the process has loaded another library than this crate's, whose structs could have another layout.
 pub(crate) fn require_compatible_library() -> Result<()> {
     require_compatible(version(), Version::decoded(sys::DS_VERSION))
 }
@@ -177,15 +177,15 @@ thread_local! {
     static MAX_THREADS: Cell<u32> = Cell::default();
 }
 
-/// Limits the threads of each call that the present thread makes from now on: 0, the default, means as many as the OpenMP runtime would
-/// use, 1 stays on the present thread. Results don't depend on it.
+/// Limits the threads of each later call by the current thread: 0, the default, leaves the number to the OpenMP runtime, 1 stays on
+/// the current thread. Results don't depend on it.
 ///
-/// A server with a thread for each request sets 1 in each, so that they don't compete for the cores.
+/// A server with a thread for each request sets 1 in each, so the requests don't compete for the cores.
 pub fn set_max_threads(limit: u32) {
     MAX_THREADS.with(|threads| threads.set(limit));
 }
 
-/// The limit of [`set_max_threads`] of the present thread.
+/// The current thread's limit from [`set_max_threads`].
 pub fn max_threads() -> u32 {
     MAX_THREADS.with(Cell::get)
 }

@@ -22,7 +22,7 @@ use crate::{max_threads, require_compatible_library, Element, InOut, Tensor, Ten
 /// # Ok::<(), diffusion_scheduling::Error>(())
 /// ```
 ///
-/// Threads: a noise source may move to another thread, and is used by one at a time: it is `Send`, not `Sync`.
+/// Threads: a noise source may move to another thread, but only one thread at a time may use it. It is `Send`, not `Sync`.
 pub struct Noise {
     handle: ds_noise,
     _one_thread: PhantomData<Cell<()>>,
@@ -41,17 +41,17 @@ impl Noise {
 
     /// `torch.randn` on a CPU, bit for bit; float32 and float64.
     ///
-    /// - `seed`: torch's `manual_seed`, of which torch's generator uses the low 32 bits
+    /// - `seed`: torch's `manual_seed`; the generator uses its low 32 bits
     ///
     /// Errors: [`Error::TooManyHandles`].
     pub fn torch_cpu(seed: u64) -> Result<Noise> {
-        // SAFETY: `handle` is a place for a handle.
+        // SAFETY: `handle` points to space for a handle.
         Noise::made(|handle| unsafe { ds_noise_create(DS_NOISE_TORCH_CPU, seed, handle) })
     }
 
     /// `torch.randn` on CUDA with an A100's launch sizes, within 2⁻²⁰ of the radius; float32. Errors: as [`Noise::torch_cpu`].
     pub fn torch_cuda(seed: u64) -> Result<Noise> {
-        // SAFETY: `handle` is a place for a handle.
+        // SAFETY: `handle` points to space for a handle.
         Noise::made(|handle| unsafe { ds_noise_create(DS_NOISE_TORCH_CUDA, seed, handle) })
     }
 
@@ -59,11 +59,11 @@ impl Noise {
     ///
     /// - `offset`: the value of `Generator.get_offset()`, a multiple of 4; 0 after seeding
     /// - `multiprocessors`: `multi_processor_count` of torch's device properties, from 1 to 65,535
-    /// - `threads_per_multiprocessor`: `max_threads_per_multi_processor` of them, from 256 to 65,535
+    /// - `threads_per_multiprocessor`: `max_threads_per_multi_processor` of torch's device properties, from 256 to 65,535
     ///
     /// Errors: also [`Error::InvalidValue`].
     pub fn torch_cuda_on(seed: u64, offset: u64, multiprocessors: u32, threads_per_multiprocessor: u32) -> Result<Noise> {
-        // SAFETY: `handle` is a place for a handle.
+        // SAFETY: `handle` points to space for a handle.
         Noise::made(|handle| unsafe {
             ds_noise_create_torch_cuda(seed, offset, multiprocessors, threads_per_multiprocessor, handle)
         })
@@ -71,12 +71,12 @@ impl Noise {
 
     /// `numpy.random.RandomState.standard_normal`, bit for bit; float64, and float32 rounded from it. Errors: as [`Noise::torch_cpu`].
     pub fn numpy(seed: u32) -> Result<Noise> {
-        // SAFETY: `handle` is a place for a handle.
+        // SAFETY: `handle` points to space for a handle.
         Noise::made(|handle| unsafe { ds_noise_create(DS_NOISE_NUMPY, seed.into(), handle) })
     }
 
-    /// Overwrites a tensor with the next numbers. A call corresponds to one `torch.randn` or `standard_normal` of as many elements,
-    /// whatever the shape: two calls of 8 elements differ from one call of 16.
+    /// Overwrites a tensor with the next numbers. A call corresponds to one `torch.randn` or `standard_normal` with the tensor's
+    /// number of elements, whatever the shape: two calls of 8 elements differ from one call of 16.
     ///
     /// Complexity: O(elements). Errors: [`Error::WrongElementType`] for a type that the source doesn't make;
     /// [`Error::WrongElementCount`] for more than 2²⁹ elements from CUDA's generator.
@@ -88,13 +88,13 @@ impl Noise {
 
     /// A second source in the same state: it gives the same numbers. Errors: [`Error::TooManyHandles`].
     pub fn try_clone(&self) -> Result<Noise> {
-        // SAFETY: the handle belongs to this object, which this thread alone uses.
+        // SAFETY: the handle belongs to this object, and no other thread uses it.
         Noise::made(|copy| unsafe { ds_noise_copy(self.handle, copy) })
     }
 
     /// The state of the source, fewer than 3,000 bytes, in the same form on every machine.
     pub fn save(&self) -> Vec<u8> {
-        // SAFETY: the buffer has the capacity that the call is told.
+        // SAFETY: the buffer has the stated capacity.
         certain(bytes_of(|buffer, capacity, length| unsafe {
             ds_noise_save(self.handle, buffer, capacity, length)
         }))
@@ -102,14 +102,14 @@ impl Noise {
 
     /// A source in a saved state. Errors: [`Error::DamagedState`], [`Error::InvalidValue`], [`Error::TooManyHandles`].
     pub fn restore(bytes: &[u8]) -> Result<Noise> {
-        // SAFETY: the bytes have their length and live until the call returns.
+        // SAFETY: the bytes have the stated length and live until the call returns.
         Noise::made(|handle| unsafe { ds_noise_restore(bytes.as_ptr().cast(), bytes.len(), handle) })
     }
 }
 
 impl Drop for Noise {
     fn drop(&mut self) {
-        // SAFETY: the handle belongs to this object alone, which nobody uses any more.
+        // SAFETY: the handle belongs to this object alone, and this is its last use.
         unsafe { ds_noise_free(self.handle) };
     }
 }
@@ -141,8 +141,8 @@ pub fn combine_noise<'a, 'b, T: Element>(
     let (mut sample, noise) = (sample.into(), noise.into());
     let ready = sample.ready();
     let noise = noise.raw(&ready.form);
-    // SAFETY: the tensors' memory and shapes are borrowed until the call returns, the output's for it alone. There are as many rates of
-    // both kinds as the call is told.
+    // SAFETY: the tensors' memory and shapes are borrowed until the call returns, the output's exclusively. The number of rates of
+    // both kinds is the stated one.
     check(unsafe {
         ds_combine_noise(
             &ready.input.0,
@@ -165,7 +165,8 @@ pub fn combine_noise<'a, 'b, T: Element>(
 ///
 /// - `guidance_rescale`: r in [0, 1]; the paper uses 0.7
 ///
-/// An item with equal elements in `guided` is copied. [`Session::step_guided`](crate::Session::step_guided) does the same on its way.
+/// An item with equal elements in `guided` is copied. [`Session::step_guided`](crate::Session::step_guided) rescales within the
+/// step.
 /// Errors: [`Error::InvalidValue`], [`Error::ShapeMismatch`].
 pub fn rescale_noise_cfg<'a, 'b, T: Element>(
     guided: impl Into<InOut<'a, T>>,
@@ -175,6 +176,6 @@ pub fn rescale_noise_cfg<'a, 'b, T: Element>(
     let (mut guided, conditional) = (guided.into(), conditional.into());
     let ready = guided.ready();
     let conditional = conditional.raw(&ready.form);
-    // SAFETY: the tensors' memory and shapes are borrowed until the call returns, the output's for it alone.
+    // SAFETY: the tensors' memory and shapes are borrowed until the call returns, the output's exclusively.
     check(unsafe { ds_rescale_noise_cfg(&ready.input.0, &conditional.0, guidance_rescale, &ready.out.0, max_threads()) })
 }

@@ -12,8 +12,7 @@ use crate::{max_threads, Element, InOut, Scheduler, StepOptions, Tensor, MAX_SLO
 
 /// The plan of a scheduler: timesteps, noise levels, and the scalars of each step.
 ///
-/// A plan borrows its scheduler, so that it doesn't change while it is looked at. It is copied like a reference, and threads may share
-/// it.
+/// A plan borrows its scheduler, so it doesn't change while it is in use. It is copied like a reference, and threads may share it.
 ///
 /// ```
 /// # let mut scheduler = diffusion_scheduling::Scheduler::from_json(None, r#"{"_class_name": "EulerDiscreteScheduler"}"#)?;
@@ -36,7 +35,7 @@ pub struct Plan<'s> {
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Clamp {
-    /// p stays as it is.
+    /// p stays unchanged.
     None,
     /// p becomes min(max(p, −range), range).
     Range(f64),
@@ -50,7 +49,7 @@ pub enum Clamp {
     },
 }
 
-/// The way a sample is made of data and noise at the noise level σ.
+/// The composition of a sample from data and noise at the noise level σ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Process {
@@ -71,7 +70,7 @@ fn incompatible(what: &str, number: u32) -> Error {
 impl<'s> Plan<'s> {
     pub(crate) fn of(scheduler: &'s Scheduler) -> Result<Plan<'s>> {
         let mut properties = ds_plan_properties::default();
-        // SAFETY: `properties` is a place for the struct.
+        // SAFETY: `properties` points to space for the struct.
         check(unsafe { ds_scheduler_plan_properties(scheduler.handle(), &mut properties) })?;
         let clamp = match properties.clamp {
             DS_CLAMP_NONE => Clamp::None,
@@ -106,12 +105,12 @@ impl<'s> Plan<'s> {
         self.properties.n_slots
     }
 
-    /// The age from which on the rows don't depend on it, see [`Plan::row`].
+    /// The age from which on the rows no longer depend on it, see [`Plan::row`].
     pub fn warm_up(&self) -> usize {
         self.properties.warm_up
     }
 
-    /// The standard deviation of the noise that a run starts with.
+    /// The standard deviation of a run's initial noise.
     pub fn init_noise_sigma(&self) -> f64 {
         self.properties.init_noise_sigma
     }
@@ -121,7 +120,7 @@ impl<'s> Plan<'s> {
         self.clamp
     }
 
-    /// The way samples are made of data and noise.
+    /// The composition of samples from data and noise.
     pub fn process(&self) -> Process {
         self.process
     }
@@ -163,7 +162,7 @@ impl<'s> Plan<'s> {
 
     /// The whole plan as JSON, with all rows. [`Session::on_plan`](crate::Session::on_plan) reads it.
     pub fn json(&self) -> String {
-        // SAFETY: the buffer has the capacity that the call is told.
+        // SAFETY: the buffer has the stated capacity.
         certain(text_of(|buffer, capacity, length| unsafe {
             ds_scheduler_plan_json(self.scheduler.handle(), buffer, capacity, length)
         }))
@@ -187,15 +186,15 @@ impl fmt::Debug for Plan<'_> {
 /// The coefficients of a sum of tensors. A tensor with coefficient 0 isn't read.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Combination {
-    /// Of the sample x.
+    /// The coefficient of the sample x.
     pub sample: f64,
-    /// Of the model output e.
+    /// The coefficient of the model output e.
     pub model_output: f64,
-    /// Of the noise z.
+    /// The coefficient of the noise z.
     pub noise: f64,
-    /// Of the clamped prediction p.
+    /// The coefficient of the clamped prediction p.
     pub prediction: f64,
-    /// Of what earlier steps stored in each slot.
+    /// The coefficients of the slots' contents, which earlier steps stored.
     pub slots: [f64; MAX_SLOTS],
 }
 
@@ -208,7 +207,7 @@ pub struct Store {
     pub value: Combination,
 }
 
-/// The factor f of each element of the noise, where the model output holds a variance v.
+/// The factor f of each element of the noise, for model outputs with a variance v.
 #[derive(Clone, Copy, Debug, PartialEq, Default)]
 #[non_exhaustive]
 pub enum NoiseFactor {
@@ -235,10 +234,10 @@ pub enum NoiseFactor {
 /// report               = report of x, e, z, p, slots
 /// ```
 ///
-/// with f z in the place of z where there is a noise factor.
+/// With a noise factor, f z replaces z.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Row {
-    /// The slots that the row reads, in the order of summation, at most [`MAX_SLOTS`]; others follow by their numbers.
+    /// The slots that the row reads, in the order of summation, at most [`MAX_SLOTS`]; unlisted slots follow by number.
     pub reads: Vec<usize>,
     /// The predicted clean sample before the clamp.
     pub prediction: Combination,
@@ -248,8 +247,8 @@ pub struct Row {
     pub stores: Vec<Store>,
     /// The second result of a step, see [`StepOptions::report`].
     pub report: Combination,
-    /// Tensors of noise that diffusers draws for the step, whether it reads them or not; the last is read. [`Plan::prepare`] passes
-    /// over it.
+    /// Tensors of noise that diffusers draws for the step, whether it reads them or not; the last one is read. [`Plan::prepare`]
+    /// ignores it.
     pub noise_draws: usize,
     /// The factor of the noise.
     pub noise_factor: NoiseFactor,
@@ -368,24 +367,24 @@ impl Plan<'_> {
     /// The scalars of step `index` in a run that has taken `age` steps before: `index` in a run from the start, 0 at the first step of
     /// a run that begins later. Ages of [`Plan::warm_up`] and more have the same row.
     ///
-    /// Errors: [`Error::InvalidValue`] for an index that is no step.
+    /// Errors: [`Error::InvalidValue`] for an index that isn't a step.
     pub fn row(&self, index: usize, age: usize) -> Result<Row> {
-        // SAFETY: `row` is a place for the struct.
+        // SAFETY: `row` points to space for the struct.
         self.row_of(|row| unsafe { ds_scheduler_row(self.scheduler.handle(), index, age, row) })
     }
 
-    /// The row of the same step for callers who keep what diffusers' objects keep in attributes, rather than slots. The member
-    /// `attributes` of [`class_description`](crate::class_description) names them: the slots are one for each of its `tensors`, and
-    /// from there on the tensors of its `history`, newest first. A store to the first slot of the history becomes its newest element,
-    /// and the others move back by one: [`PreparedRow::step_apart`] takes memory for it. Errors: as [`Plan::row`].
+    /// The row of step `index` for callers who keep the attributes of diffusers' objects instead of slots. The member `attributes`
+    /// of [`class_description`](crate::class_description) names them: first one slot for each of its `tensors`, then one for each
+    /// tensor of its `history`, newest first. A store to the first slot of the history becomes its newest element, and the others
+    /// move back by one: [`PreparedRow::step_apart`] takes memory for it. Errors: as [`Plan::row`].
     pub fn attribute_row(&self, index: usize, age: usize) -> Result<Row> {
-        // SAFETY: `row` is a place for the struct.
+        // SAFETY: `row` points to space for the struct.
         self.row_of(|row| unsafe { ds_scheduler_attribute_row(self.scheduler.handle(), index, age, row) })
     }
 
     /// The scalars of the step at a training timestep, in or out of the plan, for stateless schedulers: their steps depend only on
-    /// their arguments and on the number of steps that has been set. It also works where the member `attributes` of
-    /// [`class_description`](crate::class_description) has a `timestep`, which is then the timestep of the step before.
+    /// their arguments and on the current number of steps. Schedulers whose description has a `timestep` in `attributes` also allow
+    /// it; that attribute is the previous step's timestep (see [`class_description`](crate::class_description)).
     ///
     /// - `timestep`: a whole number from 0 to T − 1
     /// - `arguments`: a JSON object of run options, as for [`Scheduler::set_timesteps_with`]
@@ -394,19 +393,19 @@ impl Plan<'_> {
     /// [`Error::UnsupportedOperation`] for other schedulers.
     pub fn row_at(&self, timestep: f64, arguments: Option<&str>) -> Result<Row> {
         let arguments = optional_c_text(arguments, "arguments")?;
-        // SAFETY: the text ends with a zero or is NULL; `row` is a place for the struct.
+        // SAFETY: the text ends with a zero or is NULL; `row` points to space for the struct.
         self.row_of(|row| unsafe { ds_scheduler_row_at(self.scheduler.handle(), timestep, address(&arguments), row) })
     }
 
     /// A part of step `index` as a row, for the parts that diffusers documents. Only schedulers that extrapolate model outputs have
     /// parts.
     ///
-    /// - `order`: 0 converts the model output to the solver's prediction. 1, 2, 3 is the update of that order, at most `index` + 1: its
-    ///   model output is the converted output of the step, slot k that of k + 1 steps before.
+    /// - `order`: 0 converts the model output to the solver's prediction. 1, 2 and 3 are the updates of that order, at most `index`
+    ///   + 1; their model output is the step's converted output, and slot k holds the converted output of k + 1 steps before.
     ///
     /// Errors: [`Error::InvalidValue`]; [`Error::UnsupportedOperation`] for other schedulers.
     pub fn part_row(&self, index: usize, order: u32) -> Result<Row> {
-        // SAFETY: `row` is a place for the struct.
+        // SAFETY: `row` points to space for the struct.
         self.row_of(|row| unsafe { ds_scheduler_part_row(self.scheduler.handle(), index, order, row) })
     }
 
@@ -420,14 +419,14 @@ impl Plan<'_> {
     ///
     /// - `row`: one of this plan, or the caller's own
     ///
-    /// Errors: [`Error::InvalidValue`] for a coefficient that isn't finite, a number of a slot or of slots out of range, a prediction of
-    /// slots or of itself.
+    /// Errors: [`Error::InvalidValue`] for a coefficient that isn't finite, a slot number or a number of slots out of range, a
+    /// prediction that reads slots or itself.
     pub fn prepare(&self, row: &Row) -> Result<PreparedRow> {
         let raw = row.raw()?;
         let mut prepared = ds_prepared_row {
             contents: [0; DS_PREPARED_ROW_WORDS],
         };
-        // SAFETY: both places hold their structs.
+        // SAFETY: both pointers lead to their structs.
         check(unsafe { ds_scheduler_prepare_row(self.scheduler.handle(), &raw, &mut prepared) })?;
         Ok(PreparedRow {
             raw: prepared,
@@ -445,8 +444,8 @@ impl Plan<'_> {
 
 /// A row that is ready for any number of steps: a step without a session, on tensors that the caller keeps.
 ///
-/// It is plain memory of 1,288 bytes and needs the scheduler no longer. Any number of threads may step with it at once. A run whose
-/// slots keep their memory has the bits of a session's run:
+/// A prepared row is plain memory of 1,288 bytes and no longer needs the scheduler. Any number of threads may step with it at once.
+/// A run whose slots keep their memory has the bits of a session's run:
 ///
 /// ```
 /// # let mut scheduler = diffusion_scheduling::Scheduler::from_json(None, r#"{"_class_name": "DEISMultistepScheduler"}"#)?;
@@ -465,7 +464,7 @@ impl Plan<'_> {
 #[derive(Clone, Copy)]
 pub struct PreparedRow {
     raw: ds_prepared_row,
-    /// The number of the row's stores, as a call reads as many tensors.
+    /// The number of the row's stores, which is the number of tensors that a call reads for them.
     store_count: usize,
 }
 
@@ -487,11 +486,11 @@ impl PreparedRow {
     /// Executes the row, with slots that it reads and stores.
     ///
     /// - `model_output`, `sample`: as for [`Session::step`](crate::Session::step)
-    /// - `slots`: by their numbers, at most [`MAX_SLOTS`]: vectors, or anything else that gives a slice of the sample's type. One that
-    ///   the row reads or stores has as many elements as the sample; the others aren't looked at. [`Plan::slot_count`] slots are
-    ///   enough for the rows of the plan.
+    /// - `slots`: by number, at most [`MAX_SLOTS`]: vectors, or anything else that gives a slice of the sample's type. A slot that
+    ///   the row reads or stores has as many elements as the sample; other slots are ignored. [`Plan::slot_count`] slots are enough
+    ///   for the rows of the plan.
     ///
-    /// Complexity: as [`Session::step`](crate::Session::step). The step takes no lock and allocates nothing (more with thresholding).
+    /// Complexity: as [`Session::step`](crate::Session::step). The step doesn't lock or allocate (more with thresholding).
     /// Errors: [`Error::MissingNoise`], [`Error::InvalidValue`] for a slot that isn't given, [`Error::ShapeMismatch`];
     /// [`Error::OutOfMemory`] with thresholding.
     pub fn step<'a, 'b, E: Element, T: Element, S: AsMut<[T]>>(
@@ -519,7 +518,7 @@ impl PreparedRow {
         self.execute(model_output.into(), sample.into(), &given, None, options)
     }
 
-    /// Executes the row with slots that it only reads: it stores to other tensors, in the order of [`Row::stores`].
+    /// Executes the row without writing to its slots: it stores to other tensors, in the order of [`Row::stores`].
     ///
     /// - `stores`: at least [`PreparedRow::store_count`], each with as many elements as the sample
     ///
@@ -550,7 +549,7 @@ impl PreparedRow {
         self.execute(model_output.into(), sample.into(), &given, Some(&apart), options)
     }
 
-    /// Executes the row. Without stores it writes to its slots, which then are unique borrows.
+    /// Executes the row. Without `stores` it writes to its slots, which must then be unique borrows.
     fn execute<E: Element, T: Element>(
         &self,
         model_output: Tensor<'_, E>,
@@ -564,8 +563,8 @@ impl PreparedRow {
         let (noise, report) = options.raw(&ready.form);
         let slot_tensors = slots.raw(&ready.form);
         let store_tensors = stores.map(|stores| stores.raw(&ready.form));
-        // SAFETY: the tensors' memory and shapes are borrowed until the call returns, those of outputs for it alone. The row comes from
-        // ds_scheduler_prepare_row, and there are as many stores as it has.
+        // SAFETY: the tensors' memory and shapes are borrowed until the call returns, outputs' exclusively. The row comes from
+        // ds_scheduler_prepare_row, and the number of stores is the row's.
         check(unsafe {
             ds_row_step(
                 &self.raw,

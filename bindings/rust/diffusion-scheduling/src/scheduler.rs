@@ -20,9 +20,9 @@ use crate::{max_threads, require_compatible_library, Element, InOut, Plan, Sessi
 /// # Ok::<(), diffusion_scheduling::Error>(())
 /// ```
 ///
-/// Threads: any number of threads may use a scheduler at once, by `&Scheduler` or an `Arc`. [`Scheduler::set_timesteps`] needs it
-/// alone, so that a [`Plan`] doesn't change while it is looked at. (C programs may plan anew while other threads read; here, threads
-/// that plan for themselves have schedulers of their own, or a `RwLock`.) Sessions keep their plan.
+/// Threads: any number of threads may use a scheduler at once, by `&Scheduler` or an `Arc`. [`Scheduler::set_timesteps`] needs
+/// exclusive access, so a [`Plan`] doesn't change while it is in use. (C programs may set timesteps while other threads read; in
+/// Rust, threads that set their own timesteps have schedulers of their own, or a `RwLock`.) Sessions keep their plan.
 ///
 /// Dropping a scheduler frees it. Its sessions and prepared rows stay usable.
 pub struct Scheduler {
@@ -37,15 +37,15 @@ impl Scheduler {
     /// - `path`: a `scheduler_config.json`, or a folder that contains one
     /// - `subfolder`: a folder inside `path` that contains the file, "scheduler" in model repositories
     ///
-    /// Errors: [`Error::InaccessibleFile`], and those of [`Scheduler::from_json`].
+    /// Errors: [`Error::InaccessibleFile`], and the errors of [`Scheduler::from_json`].
     pub fn load(path: impl AsRef<Path>, subfolder: Option<&str>) -> Result<Scheduler> {
         Scheduler::load_with(path, subfolder, None, None)
     }
 
     /// The scheduler of a file, as another class or with other values.
     ///
-    /// - `class_name`: the class to make, as in diffusers' `Class.from_config`; `None`: the one that the file names
-    /// - `overrides`: a JSON object whose members replace those of the file
+    /// - `class_name`: the class to make, as in diffusers' `Class.from_config`; `None`: the file's class
+    /// - `overrides`: a JSON object whose members replace the file's
     ///
     /// Errors: as [`Scheduler::load`].
     pub fn load_with(
@@ -87,11 +87,11 @@ impl Scheduler {
         Scheduler::from_json_with(class_name, json, None)
     }
 
-    /// The scheduler of a text, with a JSON object whose members replace those of the text. Errors: as [`Scheduler::from_json`].
+    /// The scheduler of a text, with a JSON object whose members replace the text's. Errors: as [`Scheduler::from_json`].
     pub fn from_json_with(class_name: Option<&str>, json: &str, overrides: Option<&str>) -> Result<Scheduler> {
         let class_name = optional_c_text(class_name, "class_name")?;
         let overrides = optional_c_text(overrides, "overrides")?;
-        // SAFETY: `json` has its length; the other texts end with a zero or are NULL. All live until the call returns.
+        // SAFETY: `json` has the stated length; the other texts end with a zero or are NULL. All live until the call returns.
         Scheduler::made(|handle| unsafe {
             ds_scheduler_create(
                 json.as_ptr().cast(),
@@ -103,11 +103,11 @@ impl Scheduler {
         })
     }
 
-    /// The scheduler that a sampler's name stands for, for a model: AUTOMATIC1111's names, ComfyUI's, and those of DEIS' paper.
+    /// The scheduler for a sampler's name and a model: AUTOMATIC1111's names, ComfyUI's, and the DEIS paper's.
     ///
-    /// - `name`: a name of [`sampler_names`] or of a class, with the name of noise levels after it or without; case, spaces and
+    /// - `name`: a name of [`sampler_names`] or of a class, optionally followed by a name of noise levels; case, spaces and
     ///   punctuation don't matter: "DPM++ 2M SDE Karras", "euler_ancestral sgm_uniform", "deis:tab3"
-    /// - `model`: a scheduler of the model's, whose configuration says what it was trained with; `None`: diffusers' defaults
+    /// - `model`: a scheduler of the model, whose configuration describes its training; `None`: diffusers' defaults
     ///
     /// Errors: [`Error::UnsupportedScheduler`], with the nearest sampler in the sentence; [`Error::InvalidValue`],
     /// [`Error::ConflictingKeys`], [`Error::TooManyHandles`].
@@ -115,7 +115,7 @@ impl Scheduler {
         Scheduler::named_with(name, model, None)
     }
 
-    /// The scheduler that a sampler's name stands for, with a JSON object whose members come before the name's values. Errors: also
+    /// The scheduler for a sampler's name, with a JSON object whose members override the name's values. Errors: also
     /// [`Error::MalformedJson`].
     pub fn named_with(name: &str, model: Option<&Scheduler>, overrides: Option<&str>) -> Result<Scheduler> {
         let name = c_text(name, "name")?;
@@ -139,7 +139,7 @@ impl Scheduler {
 
 impl Drop for Scheduler {
     fn drop(&mut self) {
-        // SAFETY: the handle belongs to this object alone, which nobody uses any more.
+        // SAFETY: the handle belongs to this object alone, and this is its last use.
         unsafe { ds_scheduler_free(self.handle) };
     }
 }
@@ -163,12 +163,12 @@ impl Scheduler {
         self.text(ds_scheduler_class_name)
     }
 
-    /// The configuration as diffusers writes `scheduler_config.json`: all parameters, the kept keys and `_class_name`.
+    /// The configuration in the format of diffusers' `scheduler_config.json`: all parameters, the kept keys and `_class_name`.
     pub fn config_json(&self) -> String {
         self.text(ds_scheduler_config_json)
     }
 
-    /// The names that [`Scheduler::named`] makes a scheduler like this one of; empty where it has none.
+    /// The names from which [`Scheduler::named`] makes a scheduler like this one; may be empty.
     pub fn sampler_names(&self) -> Vec<String> {
         strings_of_json(&self.text(ds_scheduler_sampler_names))
     }
@@ -178,7 +178,7 @@ impl Scheduler {
         strings_of_json(&self.text(ds_scheduler_unused_keys))
     }
 
-    /// The configuration's keys that nobody has set: diffusers' `_use_default_values`.
+    /// The configuration's keys that were never set: diffusers' `_use_default_values`.
     pub fn defaulted_keys(&self) -> Vec<String> {
         strings_of_json(&self.text(ds_scheduler_defaulted_keys))
     }
@@ -186,7 +186,7 @@ impl Scheduler {
     /// T, the number of timesteps that the model was trained with.
     pub fn training_timestep_count(&self) -> usize {
         let mut count = 0;
-        // SAFETY: `count` is a place for a number.
+        // SAFETY: `count` points to space for a number.
         certain(check(unsafe { ds_scheduler_num_train_timesteps(self.handle, &mut count) }));
         count
     }
@@ -196,10 +196,10 @@ impl Scheduler {
         self.numbers(ds_scheduler_alphas_cumprod)
     }
 
-    /// The standard deviation of the noise that a run starts with; 1 before timesteps are set.
+    /// The standard deviation of a run's initial noise; 1 before timesteps are set.
     pub fn init_noise_sigma(&self) -> f64 {
         let mut sigma = 0.0;
-        // SAFETY: `sigma` is a place for a number.
+        // SAFETY: `sigma` points to space for a number.
         certain(check(unsafe { ds_scheduler_init_noise_sigma(self.handle, &mut sigma) }));
         sigma
     }
@@ -219,7 +219,7 @@ impl Scheduler {
         &self,
         function: unsafe extern "C" fn(ds_scheduler, *mut std::os::raw::c_char, usize, *mut usize) -> ds_status,
     ) -> String {
-        // SAFETY: the buffer has the capacity that the call is told.
+        // SAFETY: the buffer has the stated capacity.
         certain(text_of(|buffer, capacity, length| unsafe {
             function(self.handle, buffer, capacity, length)
         }))
@@ -229,7 +229,7 @@ impl Scheduler {
         &self,
         function: unsafe extern "C" fn(ds_scheduler, *mut f64, usize, *mut usize) -> ds_status,
     ) -> Vec<f64> {
-        // SAFETY: the buffer has the capacity that the call is told.
+        // SAFETY: the buffer has the stated capacity.
         certain(numbers_of(|buffer, capacity, count| unsafe {
             function(self.handle, buffer, capacity, count)
         }))
@@ -239,9 +239,10 @@ impl Scheduler {
 // ---- Planning and sessions
 
 impl Scheduler {
-    /// Plans a run of as many steps, from 1 to 100,000; some schedulers allow at most the number of training timesteps.
+    /// Plans a run of `steps` steps, from 1 to 100,000; some schedulers allow at most the number of training timesteps.
     ///
-    /// Complexity: O(steps), tens of microseconds for 20 steps; of schedulers that interpolate in the training's time O(T) as well.
+    /// Complexity: O(steps), tens of microseconds for 20 steps; O(steps + T) for schedulers that interpolate in the training's
+    /// time.
     /// Errors: [`Error::InvalidValue`], [`Error::UnrepresentablePlan`].
     pub fn set_timesteps(&mut self, steps: usize) -> Result<()> {
         self.set_timesteps_with(steps, "{}")
@@ -250,10 +251,10 @@ impl Scheduler {
     /// Plans a run with arguments, a JSON object whose members are diffusers' arguments of `set_timesteps` and the scheduler's run
     /// options, such as `"eta"`: see [`class_description`].
     ///
-    /// - `steps`: with timesteps or noise levels in `arguments`, 0 or their number
-    /// - `arguments`: `"timesteps": [...]`, `"sigmas": [...]`, `"mu"`, the exponent of dynamic shifting, `"sigma_schedule"`, the name
-    ///   of noise levels such as "karras", and run options. A null counts as absent. Any other member is an error. Where timesteps
-    ///   have been set, `"levels": [...]`, one more than `"timesteps"`, replace those of the plan as they are.
+    /// - `steps`: 0 or their number, if `arguments` has timesteps or noise levels
+    /// - `arguments`: `"timesteps": [...]`, `"sigmas": [...]`, `"mu"`, the exponent of dynamic shifting, `"sigma_schedule"`, the
+    ///   name of noise levels such as "karras", and run options. A null counts as absent. Any other member is an error. If
+    ///   timesteps have been set, `"levels": [...]`, one more than `"timesteps"`, replaces the plan's levels unchanged.
     ///
     /// ```
     /// # let mut scheduler = diffusion_scheduling::Scheduler::from_json(None, r#"{"_class_name": "DDPMScheduler"}"#)?;
@@ -269,30 +270,30 @@ impl Scheduler {
         check(unsafe { ds_scheduler_set_timesteps(self.handle, steps, arguments.as_ptr()) })
     }
 
-    /// The present plan, to look at. Errors: [`Error::TimestepsNotSet`].
+    /// The current plan, to read. Errors: [`Error::TimestepsNotSet`].
     pub fn plan(&self) -> Result<Plan<'_>> {
         Plan::of(self)
     }
 
-    /// A session on the present plan, from its first step. Errors: [`Error::TimestepsNotSet`], [`Error::TooManyHandles`].
+    /// A session on the current plan, from its first step. Errors: [`Error::TimestepsNotSet`], [`Error::TooManyHandles`].
     pub fn session(&self) -> Result<Session> {
         self.session_from(0)
     }
 
-    /// A session on the present plan, from the step `begin_index` on, at most the number of steps. For image-to-image, begin later
-    /// than 0 and add noise to the image at `timesteps[begin_index]` first. Errors: also [`Error::InvalidValue`].
+    /// A session on the current plan, from step `begin_index` on, at most the number of steps. For image-to-image, begin later than
+    /// 0 and first add noise to the image at `timesteps[begin_index]`. Errors: also [`Error::InvalidValue`].
     pub fn session_from(&self, begin_index: usize) -> Result<Session> {
-        // SAFETY: `handle` is a place for a handle.
+        // SAFETY: `handle` points to space for a handle.
         Session::made(|handle| unsafe { ds_session_create(self.handle, begin_index, handle) })
     }
 
-    /// A session in a state that [`Session::save`] wrote, in this process or another. It continues with the same bits as if it had
-    /// never been saved. The plan must equal the saved session's in every bit of its coefficients.
+    /// A session in a state that [`Session::save`] wrote, in this process or another. It continues with the bits of an
+    /// uninterrupted session. The plan must equal the saved session's in every bit of its coefficients.
     ///
     /// Errors: [`Error::DamagedState`], [`Error::ForeignState`], [`Error::TimestepsNotSet`], [`Error::OutOfMemory`],
     /// [`Error::TooManyHandles`].
     pub fn restore(&self, bytes: &[u8]) -> Result<Session> {
-        // SAFETY: the bytes have their length and live until the call returns.
+        // SAFETY: the bytes have the stated length and live until the call returns.
         Session::made(|handle| unsafe { ds_session_restore(self.handle, bytes.as_ptr().cast(), bytes.len(), handle) })
     }
 }
@@ -302,13 +303,13 @@ impl Scheduler {
 impl Scheduler {
     /// Scales a sample to the model's input at a timestep of the plan: input scale · sample, in place or into another tensor.
     ///
-    /// The result is a copy where all input scales are 1, and before timesteps have been set.
+    /// The result is a copy if all input scales are 1, and before timesteps have been set.
     ///
     /// Errors: [`Error::UnknownTimestep`], [`Error::ShapeMismatch`].
     pub fn scale_model_input<'a, T: Element>(&self, sample: impl Into<InOut<'a, T>>, timestep: f64) -> Result<()> {
         let mut sample = sample.into();
         let ready = sample.ready();
-        // SAFETY: the tensors' memory and shapes are borrowed until the call returns, the output's for it alone.
+        // SAFETY: the tensors' memory and shapes are borrowed until the call returns, the output's exclusively.
         check(unsafe { ds_scheduler_scale_model_input(self.handle, &ready.input.0, timestep, &ready.out.0, max_threads()) })
     }
 
@@ -358,8 +359,8 @@ impl Scheduler {
     ) -> Result<()> {
         let ready = sample.ready();
         let noise = noise.raw(&ready.form);
-        // SAFETY: the tensors' memory and shapes are borrowed until the call returns, the output's for it alone; the timesteps have
-        // their number.
+        // SAFETY: the tensors' memory and shapes are borrowed until the call returns, the output's exclusively; the number of
+        // timesteps is the stated one.
         check(unsafe {
             function(
                 self.handle,
@@ -374,7 +375,7 @@ impl Scheduler {
     }
 }
 
-/// ds_scheduler_add_noise and ds_scheduler_get_velocity.
+/// The type of ds_scheduler_add_noise and ds_scheduler_get_velocity.
 type AtTimesteps = unsafe extern "C" fn(
     ds_scheduler,
     *const ds_tensor,
@@ -403,11 +404,11 @@ fn names(function: unsafe extern "C" fn(usize) -> *const std::os::raw::c_char) -
 }
 
 /// The description of a class, a JSON object: its parameters with their types, defaults and summaries, the run options of
-/// [`Scheduler::set_timesteps_with`], and what its steps are like. The header of the C interface describes the members.
+/// [`Scheduler::set_timesteps_with`], and the properties of its steps. The header of the C interface describes the members.
 ///
 /// Errors: [`Error::UnsupportedScheduler`].
 pub fn class_description(class_name: &str) -> Result<String> {
     let class_name = c_text(class_name, "class_name")?;
-    // SAFETY: the name ends with a zero; the buffer has the capacity that the call is told.
+    // SAFETY: the name ends with a zero; the buffer has the stated capacity.
     text_of(|buffer, capacity, length| unsafe { ds_class_description(class_name.as_ptr(), buffer, capacity, length) })
 }

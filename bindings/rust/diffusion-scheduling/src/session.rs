@@ -11,7 +11,7 @@ use crate::tensor::{sealed, Form, RawTensor};
 use crate::text::bytes_of;
 use crate::{max_threads, require_compatible_library, Element, InOut, Tensor, TensorMut};
 
-/// A session: one request's progress through a plan, that is the index of the next step and what earlier steps stored.
+/// A session: one request's progress through a plan, which is the index of the next step and the slots that earlier steps stored.
 ///
 /// ```
 /// # let mut scheduler = diffusion_scheduling::Scheduler::from_json(None, r#"{"_class_name": "DDIMScheduler"}"#)?;
@@ -26,9 +26,9 @@ use crate::{max_threads, require_compatible_library, Element, InOut, Tensor, Ten
 /// # Ok::<(), diffusion_scheduling::Error>(())
 /// ```
 ///
-/// A session keeps the plan that it was made with: its scheduler may be dropped or given another plan.
+/// A session keeps its plan: its scheduler may be dropped or given another plan.
 ///
-/// Threads: a session may move to another thread, and is used by one at a time: it is `Send`, not `Sync`.
+/// Threads: a session may move to another thread, but only one thread at a time may use it. It is `Send`, not `Sync`.
 ///
 /// ```compile_fail
 /// fn share<T: Sync>() {}
@@ -39,7 +39,7 @@ pub struct Session {
     _one_thread: PhantomData<Cell<()>>,
 }
 
-/// Noise and a report, which a step may take besides the model output and the sample.
+/// Optional tensors of a step, besides the model output and the sample: noise and a report.
 ///
 /// ```
 /// # use diffusion_scheduling::{Scheduler, StepOptions};
@@ -109,12 +109,12 @@ pub struct Guidance {
 }
 
 impl Guidance {
-    /// Guidance that isn't rescaled.
+    /// Guidance without rescaling.
     pub const fn new(scale: f64) -> Guidance {
         Guidance { scale, rescale: 0.0 }
     }
 
-    /// Guidance that is rescaled; the paper uses 0.7.
+    /// Guidance with rescaling; the paper uses 0.7.
     pub const fn rescaled(scale: f64, rescale: f64) -> Guidance {
         Guidance { scale, rescale }
     }
@@ -127,7 +127,7 @@ impl Guidance {
     }
 }
 
-// ---- Making, and where it stands
+// ---- Making, and position
 
 impl Session {
     pub(crate) fn made(make: impl FnOnce(*mut ds_session) -> ds_status) -> Result<Session> {
@@ -139,20 +139,20 @@ impl Session {
         })
     }
 
-    /// A session without a scheduler, on a plan that [`Plan::json`](crate::Plan::json) wrote in any process, from the step `begin_index`
-    /// on. To make more, copy it: copies share the plan.
+    /// A session without a scheduler, on a plan that [`Plan::json`](crate::Plan::json) wrote in any process, from step
+    /// `begin_index` on. Further sessions are best made as copies, which share the plan.
     ///
     /// Errors: [`Error::MalformedJson`], [`Error::InvalidValue`], [`Error::UnrepresentablePlan`], [`Error::TooManyHandles`].
     pub fn on_plan(json: &str, begin_index: usize) -> Result<Session> {
         require_compatible_library()?;
-        // SAFETY: the text has its length and lives until the call returns.
+        // SAFETY: the text has the stated length and lives until the call returns.
         Session::made(|handle| unsafe { ds_session_create_on_plan(json.as_ptr().cast(), json.len(), begin_index, handle) })
     }
 
     /// The index of the next step, from 0; the number of steps after the last one.
     pub fn step_index(&self) -> usize {
         let mut index = 0;
-        // SAFETY: `index` is a place for a number.
+        // SAFETY: `index` points to space for a number.
         certain(check(unsafe { ds_session_step_index(self.handle, &mut index) }));
         index
     }
@@ -160,7 +160,7 @@ impl Session {
     /// The timestep that the model gets at the next step; `None` after the last step.
     pub fn timestep(&self) -> Option<f64> {
         let mut timestep = 0.0;
-        // SAFETY: `timestep` is a place for a number.
+        // SAFETY: `timestep` points to space for a number.
         match unsafe { ds_session_timestep(self.handle, &mut timestep) } {
             DS_STEP_PAST_END => None,
             status => {
@@ -173,7 +173,7 @@ impl Session {
     /// Whether the next step adds noise; false after the last step.
     pub fn needs_noise(&self) -> bool {
         let mut needs_noise = false;
-        // SAFETY: `needs_noise` is a place for a Boolean value.
+        // SAFETY: `needs_noise` points to space for a Boolean value.
         match unsafe { ds_session_needs_noise(self.handle, &mut needs_noise) } {
             DS_STEP_PAST_END => false,
             status => {
@@ -189,35 +189,36 @@ impl Session {
         certain(check(unsafe { ds_session_reset(self.handle) }));
     }
 
-    /// A second session in the same state; the two are independent from then on. They share the slots until one of them steps.
+    /// A second session in the same state, independent of the first. The two share the slots until one of them steps.
     ///
     /// Errors: [`Error::TooManyHandles`].
     pub fn try_clone(&self) -> Result<Session> {
-        // SAFETY: the handle belongs to this object, which this thread alone uses.
+        // SAFETY: the handle belongs to this object, and no other thread uses it.
         Session::made(|copy| unsafe { ds_session_copy(self.handle, copy) })
     }
 
-    /// The session's state: its steps, slots, element type and number of elements, and a fingerprint of its plan; with a checksum, in
-    /// the same form on every machine. The size is 72 bytes and the elements of the slots that are still read.
+    /// The session's state: its steps, slots, element type and number of elements, and a fingerprint of its plan; with a checksum,
+    /// in a format that is the same on every machine. The size is 72 bytes and the elements of the slots that are still read.
     pub fn save(&self) -> Vec<u8> {
-        // SAFETY: the buffer has the capacity that the call is told.
+        // SAFETY: the buffer has the stated capacity.
         certain(bytes_of(|buffer, capacity, length| unsafe {
             ds_session_save(self.handle, buffer, capacity, length)
         }))
     }
 
-    /// A session in a saved state, with the plan of this one: [`Scheduler::restore`](crate::Scheduler::restore) without a scheduler.
+    /// A session in a saved state, with the plan of this session: [`Scheduler::restore`](crate::Scheduler::restore) without a
+    /// scheduler.
     ///
     /// Errors: [`Error::DamagedState`], [`Error::ForeignState`], [`Error::OutOfMemory`], [`Error::TooManyHandles`].
     pub fn restore_like(&self, bytes: &[u8]) -> Result<Session> {
-        // SAFETY: the bytes have their length and live until the call returns.
+        // SAFETY: the bytes have the stated length and live until the call returns; this session's handle is valid.
         Session::made(|handle| unsafe { ds_session_restore_like(self.handle, bytes.as_ptr().cast(), bytes.len(), handle) })
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // SAFETY: the handle belongs to this object alone, which nobody uses any more.
+        // SAFETY: the handle belongs to this object alone, and this is its last use.
         unsafe { ds_session_free(self.handle) };
     }
 }
@@ -239,11 +240,11 @@ impl Session {
     ///
     /// - `model_output`: the model's output at this timestep, of any element type. If the plan learns a variance, axis 1 (axis 0 for
     ///   rank 1) may be twice as long as the sample's: the first half of each batch item is the prediction, the second its variance.
-    /// - `sample`: in place, `&mut x`, or apart, `(&x, &mut next)`. It sets the shape of the call. The first step of a session fixes the
-    ///   element type and the number of elements for all its steps.
+    /// - `sample`: in place, `&mut x`, or apart, `(&x, &mut next)`. It sets the shape of the call. The first step of a session
+    ///   fixes the element type and the number of elements for all later steps.
     ///
-    /// Complexity: one pass over memory (more with thresholding); the call itself takes about 0.1 microseconds. It takes no lock and
-    /// allocates nothing but the slots: at the first step, and at the first one after a copy. Results have the same bits on every
+    /// Complexity: one pass over memory (more with thresholding); the call itself takes about 0.1 microseconds. It doesn't lock,
+    /// and allocates only the slots, at the first step and at the first step after a copy. Results have the same bits on every
     /// processor, for any number of threads, in place or not.
     ///
     /// Errors: [`Error::StepPastEnd`], [`Error::MissingNoise`], [`Error::ShapeMismatch`], [`Error::WrongElementType`],
@@ -267,8 +268,8 @@ impl Session {
         let ready = sample.ready();
         let model_output = model_output.raw(&ready.form);
         let (noise, report) = options.raw(&ready.form);
-        // SAFETY: the tensors' memory and shapes are borrowed until the call returns, those of outputs for it alone. The session is
-        // borrowed uniquely.
+        // SAFETY: the tensors' memory and shapes are borrowed until the call returns, outputs' exclusively. The session is borrowed
+        // uniquely.
         check(unsafe {
             ds_session_step(
                 self.handle,
@@ -282,11 +283,12 @@ impl Session {
         })
     }
 
-    /// Takes the next step, and writes the model's input at the step after it: the next sample times that step's input scale; after the
-    /// last step the next sample.
+    /// Takes the next step, and writes the model's input at the step after it: the next sample times that step's input scale, or
+    /// after the last step the next sample itself.
     ///
-    /// The scaling costs no pass over memory, unless the step stores two slots or a report is wanted too. The input is scaled before it
-    /// is rounded, so it may differ in the last bit from that of [`Scheduler::scale_model_input`](crate::Scheduler::scale_model_input).
+    /// The scaling doesn't cost a pass over memory, unless the step stores two slots or writes a report, too. The input is scaled
+    /// before it is rounded, so its last bit may differ from
+    /// [`Scheduler::scale_model_input`](crate::Scheduler::scale_model_input)'s.
     ///
     /// - `model_input`: like the sample
     ///
@@ -303,8 +305,8 @@ impl Session {
         let model_output = model_output.raw(&ready.form);
         let model_input = model_input.raw(&ready.form);
         let (noise, report) = options.raw(&ready.form);
-        // SAFETY: the tensors' memory and shapes are borrowed until the call returns, those of outputs for it alone. The session is
-        // borrowed uniquely.
+        // SAFETY: the tensors' memory and shapes are borrowed until the call returns, outputs' exclusively. The session is borrowed
+        // uniquely.
         check(unsafe {
             ds_session_step_with_input(
                 self.handle,
@@ -319,7 +321,7 @@ impl Session {
         })
     }
 
-    /// Takes the next step with a guided model output. It computes the guided output on the way, at the cost of reading one more tensor;
+    /// Takes the next step with a guided model output, which it computes within the step at the cost of reading one more tensor;
     /// rescaling takes one more pass over both outputs. Intermediate values aren't rounded to an element type.
     ///
     /// - `conditional`, `unconditional`: c and u of [`Guidance`], each like the model output of [`Session::step`]
@@ -337,8 +339,8 @@ impl Session {
         let ready = sample.ready();
         let (conditional, unconditional) = (conditional.raw(&ready.form), unconditional.raw(&ready.form));
         let (noise, report) = options.raw(&ready.form);
-        // SAFETY: the tensors' memory and shapes are borrowed until the call returns, those of outputs for it alone. The session is
-        // borrowed uniquely.
+        // SAFETY: the tensors' memory and shapes are borrowed until the call returns, outputs' exclusively. The session is borrowed
+        // uniquely.
         check(unsafe {
             ds_session_step_guided(
                 self.handle,
@@ -389,13 +391,13 @@ impl<R: SessionRow> SessionRow for Option<R> {
 
 /// Takes the next step of many sessions at once: index i of axis 0 of each tensor belongs to `sessions[i]`.
 ///
-/// It serves engines that run one model for many requests: each session has its own plan, step, solver and order, and sessions may come
-/// and go between calls. Every row gets the same bits as in a call of its own. All rows share one parallel region.
+/// Engines that run one model for many requests use it: each session has its own plan, step, solver and order, and sessions may
+/// come and go between calls. Every row gets the bits of a separate call. All rows share one parallel region.
 ///
 /// - `sessions`: a `None` marks a free row, which is neither read nor written
-/// - `model_output`: as for [`Session::step`]. With a predicted variance, axis 1 is twice as long, and the plans of all sessions learn
-///   a variance.
-/// - `sample`: a row is one batch item. A slice without a shape has as many rows as there are sessions.
+/// - `model_output`: as for [`Session::step`]. With a predicted variance, axis 1 is twice as long, and the plans of all sessions
+///   learn a variance.
+/// - `sample`: each row is a batch item. A slice without a shape has one row for each session.
 /// - `options`: noise is read in the rows that need it
 ///
 /// ```
@@ -409,8 +411,8 @@ impl<R: SessionRow> SessionRow for Option<R> {
 /// # Ok::<(), diffusion_scheduling::Error>(())
 /// ```
 ///
-/// Allocates about 600 bytes per row. Errors: as [`Session::step`], with the row at the start of the sentence. After an error no session
-/// and no tensor has changed.
+/// Allocates about 600 bytes per row. Errors: as [`Session::step`], with the row at the start of the sentence. An error leaves all
+/// sessions and tensors unchanged.
 pub fn step_sessions<'a, 'b, R: SessionRow, E: Element, T: Element>(
     sessions: &mut [R],
     model_output: impl Into<Tensor<'b, E>>,
@@ -420,13 +422,14 @@ pub fn step_sessions<'a, 'b, R: SessionRow, E: Element, T: Element>(
     step_rows(sessions, model_output.into(), None, sample.into(), options)
 }
 
-/// Takes the next step of many sessions at once with guided model outputs, each row with a guidance of its own.
+/// Takes the next step of many sessions at once with guided model outputs; each row has its own guidance.
 ///
 /// - `conditional`, `unconditional`: as for [`Session::step_guided`]
 /// - `guidance`: one for each session; a scale of 1 for rows without guidance
 /// - others: as for [`step_sessions`]
 ///
-/// Errors: as [`step_sessions`]; [`Error::WrongElementCount`] for the number of guidances, [`Error::InvalidValue`] for one of them.
+/// Errors: as [`step_sessions`]; [`Error::WrongElementCount`] for a wrong number of guidances, [`Error::InvalidValue`] for a
+/// guidance.
 pub fn step_sessions_guided<'a, 'b, 'c, R: SessionRow, E: Element, T: Element>(
     sessions: &mut [R],
     conditional: impl Into<Tensor<'b, E>>,
@@ -451,7 +454,7 @@ pub fn step_sessions_guided<'a, 'b, 'c, R: SessionRow, E: Element, T: Element>(
     )
 }
 
-/// Takes the step of each row; there are as many guidances as sessions.
+/// Takes the step of each row; `guidance` has one entry for each session.
 fn step_rows<R: SessionRow, E: Element, T: Element>(
     sessions: &mut [R],
     model_output: Tensor<'_, E>,
@@ -468,8 +471,8 @@ fn step_rows<R: SessionRow, E: Element, T: Element>(
         .as_ref()
         .map(|(_, guidance)| guidance.iter().map(Guidance::raw).collect());
     let (noise, report) = options.raw(&ready.form);
-    // SAFETY: the tensors' memory and shapes are borrowed until the call returns, those of outputs for it alone. There are as many
-    // handles and guidances as the call is told, and the sessions are borrowed uniquely.
+    // SAFETY: the tensors' memory and shapes are borrowed until the call returns, outputs' exclusively. The numbers of handles and
+    // guidances are the stated ones, and the sessions are borrowed uniquely.
     check(unsafe {
         ds_sessions_step(
             handles.as_ptr(),

@@ -13,7 +13,7 @@ pub(crate) mod sealed {
 
 /// The types of tensors' elements: `f32` and `f64`, and with the feature `half-types` also `F16` and `Bf16`.
 ///
-/// The trait is sealed: the library's element types are all there are.
+/// The trait is sealed: only the library's element types implement it.
 pub trait Element: sealed::Sealed + Copy + Send + Sync + 'static {
     /// The number in the C interface.
     #[doc(hidden)]
@@ -41,9 +41,9 @@ element!(f64, DS_FLOAT64);
 /// The elements are contiguous, the last axis fastest. Axis 0 counts the batch items; a tensor of rank 0 or 1 is one item. Batch items
 /// matter for thresholding, for rescaled guidance and for timesteps per item.
 ///
-/// A view is made of a shape by [`Tensor::new`], or of a slice alone by `From`: wherever a call takes a tensor, it takes `&[T]`,
-/// `&Vec<T>` and `&[T; N]` as well. A slice without a shape takes the shape of the call's sample if it has as many elements, else it
-/// has one axis.
+/// [`Tensor::new`] makes a view with a shape, and `From` makes one from a slice alone: wherever a call takes a tensor, it takes
+/// `&[T]`, `&Vec<T>` and `&[T; N]` as well. A slice without a shape takes the shape of the call's sample if it has as many
+/// elements, else it has one axis.
 ///
 /// ```
 /// use diffusion_scheduling::Tensor;
@@ -70,7 +70,7 @@ pub struct TensorMut<'a, T: Element> {
     length: [usize; 1],
 }
 
-/// Checks that a shape is that of a number of elements.
+/// Checks that a shape has `count` elements.
 fn check_shape(count: usize, shape: &[usize]) -> Result<()> {
     if shape.len() > MAX_RANK {
         return Err(Error::InvalidShape(format!(
@@ -115,7 +115,7 @@ impl<'a, T: Element> Tensor<'a, T> {
         self.elements
     }
 
-    /// The shape: one axis if the view was made of a slice alone.
+    /// The shape: one axis if the view was made from a slice alone.
     pub fn shape(&self) -> &[usize] {
         self.shape.unwrap_or(&self.length)
     }
@@ -137,12 +137,12 @@ impl<'a, T: Element> TensorMut<'a, T> {
         })
     }
 
-    /// The shape: one axis if the view was made of a slice alone.
+    /// The shape: one axis if the view was made from a slice alone.
     pub fn shape(&self) -> &[usize] {
         self.shape.unwrap_or(&self.length)
     }
 
-    /// A view of the same elements that ends earlier, for a call that takes the view itself.
+    /// A shorter-lived view of the same elements, for a call that takes the view itself.
     pub fn reborrow(&mut self) -> TensorMut<'_, T> {
         TensorMut {
             elements: self.elements,
@@ -156,7 +156,7 @@ impl<'a, T: Element> TensorMut<'a, T> {
         form.tensor(data, self.shape, &self.length)
     }
 
-    /// The tensor of a call that has no sample.
+    /// The tensor of a call without a sample.
     pub(crate) fn raw_alone(&mut self) -> RawTensor<'_> {
         let data = self.elements.as_mut_ptr();
         Form::new(self.shape(), self.length[0]).tensor(data, self.shape, &self.length)
@@ -210,9 +210,10 @@ impl<'a, T: Element, const N: usize> From<&'a mut [T; N]> for TensorMut<'a, T> {
 
 // ---- In place, or apart
 
-/// A tensor that a call reads, and the memory that it writes the result to: one and the same, or two.
+/// A tensor that a call reads, and the memory that receives the result: the same tensor, or another one.
 ///
-/// In place: `&mut x` or a [`TensorMut`]. Apart: a pair `(&x, &mut next)` of anything that makes a [`Tensor`] and a [`TensorMut`].
+/// In place: `&mut x` or a [`TensorMut`]. Apart: a pair `(&x, &mut next)` of anything that converts to a [`Tensor`] and a
+/// [`TensorMut`].
 /// Results have the same bits either way.
 #[derive(Debug)]
 pub struct InOut<'a, T: Element> {
@@ -239,7 +240,7 @@ impl<'a, T: Element> InOut<'a, T> {
         [self.input.map_or(out, |input| input.elements.as_ptr() as *mut T), out]
     }
 
-    /// The tensors for a call whose other tensors are like the input.
+    /// The tensors for a call whose other tensors have the input's shape.
     pub(crate) fn ready(&mut self) -> Ready<'_> {
         let data = self.data();
         let this: &Self = self;
@@ -250,7 +251,8 @@ impl<'a, T: Element> InOut<'a, T> {
         this.ready_with(data, form)
     }
 
-    /// The tensors for a call of `rows.0` rows: a slice without a shape has as many batch items. `rows` gets the extents.
+    /// The tensors for a call of `rows.0` rows, which is the number of batch items of a slice without a shape. `rows` receives the
+    /// extents.
     pub(crate) fn ready_for_rows<'t>(&'t mut self, rows: &'t mut [usize; 2]) -> Ready<'t> {
         let data = self.data();
         let this: &Self = self;
@@ -309,7 +311,7 @@ impl<'a, T: Element, I: Into<Tensor<'a, T>>, O: Into<TensorMut<'a, T>>> From<(I,
 
 // ---- For C
 
-/// The shape and the number of elements of a call's sample, which slices without a shape take over.
+/// The shape and the number of elements of a call's sample, which slices without a shape adopt.
 #[derive(Clone, Copy)]
 pub(crate) struct Form<'t> {
     shape: &'t [usize],
@@ -321,7 +323,7 @@ pub(crate) struct Form<'t> {
 #[derive(Clone, Copy)]
 pub(crate) struct RawTensor<'t>(pub ds_tensor, PhantomData<&'t [usize]>);
 
-/// The tensors of an [`InOut`] for a call, and the form of its other tensors.
+/// The tensors of an [`InOut`] for a call, and the form for its other tensors.
 pub(crate) struct Ready<'t> {
     pub form: Form<'t>,
     pub input: RawTensor<'t>,
@@ -333,14 +335,14 @@ impl<'t> Form<'t> {
         Form { shape, count }
     }
 
-    /// The C tensor of an address with the shape `own`, or with a shape that follows from the length.
+    /// The C tensor at an address, with the shape `own` or a shape that follows from the length.
     pub fn tensor<T: Element>(&self, data: *mut T, own: Option<&'t [usize]>, length: &'t [usize; 1]) -> RawTensor<'t> {
         let shape = match own {
             Some(shape) => shape,
             None if length[0] == self.count => self.shape,
             None => length,
         };
-        // An extent is a usize of 64 bits and, as checked, at most i64::MAX: the numbers are the same as C's.
+        // An extent is a usize of 64 bits and, as checked, at most i64::MAX: the number is the same in C.
         const _: () = assert!(std::mem::size_of::<usize>() == std::mem::size_of::<i64>());
         let tensor = ds_tensor {
             data: data.cast(),
@@ -353,7 +355,7 @@ impl<'t> Form<'t> {
 }
 
 impl RawTensor<'_> {
-    /// The address of a tensor that may be missing.
+    /// The address of an optional tensor.
     pub fn address(tensor: &Option<Self>) -> *const ds_tensor {
         tensor.as_ref().map_or(std::ptr::null(), |tensor| &tensor.0)
     }

@@ -10,7 +10,7 @@ use diffusion_scheduling_sys::{ds_status, DS_BUFFER_TOO_SMALL, DS_OK};
 
 use crate::error::{check, Error, Result};
 
-/// A text for C, or the error that names the argument with a zero byte.
+/// A text for C, or an error that names the argument if it contains a zero byte.
 pub(crate) fn c_text(text: &str, argument: &str) -> Result<CString> {
     CString::new(text).map_err(|error| {
         Error::InvalidValue(format!(
@@ -20,12 +20,12 @@ pub(crate) fn c_text(text: &str, argument: &str) -> Result<CString> {
     })
 }
 
-/// A text that may be missing.
+/// The C form of an optional text.
 pub(crate) fn optional_c_text(text: Option<&str>, argument: &str) -> Result<Option<CString>> {
     text.map(|text| c_text(text, argument)).transpose()
 }
 
-/// The address of a text that may be missing.
+/// The address of an optional text.
 pub(crate) fn address(text: &Option<CString>) -> *const c_char {
     text.as_ref().map_or(ptr::null(), |text| text.as_ptr())
 }
@@ -34,23 +34,23 @@ pub(crate) fn address(text: &Option<CString>) -> *const c_char {
 ///
 /// # Safety
 ///
-/// The address is NULL or that of such a text.
+/// The address is NULL or leads to such a text.
 pub(crate) unsafe fn static_text(address: *const c_char) -> Option<&'static str> {
     if address.is_null() {
         return None;
     }
-    // SAFETY: the caller promises a text that ends with a zero and stays.
+    // SAFETY: the caller promises a text that ends with a zero and stays valid.
     let text = unsafe { CStr::from_ptr(address) };
     Some(text.to_str().expect("the library's texts are UTF-8"))
 }
 
-/// The result of a function that fills a buffer and reports the size of the whole. `extra` elements behind it need room too.
+/// The result of a function that fills a buffer and reports the total size. The buffer has room for `extra` more elements.
 fn filled<T: Clone>(none: T, extra: usize, mut fill: impl FnMut(*mut T, usize, *mut usize) -> ds_status) -> Result<Vec<T>> {
     let mut length = 0;
     check(fill(ptr::null_mut(), 0, &mut length))?;
     loop {
         let mut buffer = vec![none.clone(); length + extra];
-        // Capacity 0 would ask for the size again.
+        // Capacity 0 would only ask for the size again.
         if buffer.is_empty() {
             return Ok(buffer);
         }
@@ -63,23 +63,23 @@ fn filled<T: Clone>(none: T, extra: usize, mut fill: impl FnMut(*mut T, usize, *
     }
 }
 
-/// The text that a function writes.
+/// The text written by a function.
 pub(crate) fn text_of(mut fill: impl FnMut(*mut c_char, usize, *mut usize) -> ds_status) -> Result<String> {
     let bytes = filled(0u8, 1, |buffer, capacity, length| fill(buffer.cast(), capacity, length))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The bytes that a function writes.
+/// The bytes written by a function.
 pub(crate) fn bytes_of(mut fill: impl FnMut(*mut c_void, usize, *mut usize) -> ds_status) -> Result<Vec<u8>> {
     filled(0u8, 0, |buffer, capacity, length| fill(buffer.cast(), capacity, length))
 }
 
-/// The numbers that a function writes.
+/// The numbers written by a function.
 pub(crate) fn numbers_of(fill: impl FnMut(*mut f64, usize, *mut usize) -> ds_status) -> Result<Vec<f64>> {
     filled(0f64, 0, fill)
 }
 
-/// The strings of a JSON array of strings, as the library writes it.
+/// The strings of a JSON array of strings in the library's format.
 pub(crate) fn strings_of_json(json: &str) -> Vec<String> {
     let mut strings = Vec::new();
     let mut characters = json.chars();

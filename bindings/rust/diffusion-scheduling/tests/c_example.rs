@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Examples/C/sample.c and examples/sample.rs print the same: the picture, and the checksum of the samples' bits.
+//! Examples/C/sample.c and examples/sample.rs have the same output: the picture, and the checksum of the samples' bits.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

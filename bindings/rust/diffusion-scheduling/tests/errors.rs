@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Each error has its kind and a sentence in the caller's words. Calls that fail change nothing.
+//! Each error has its kind and a sentence in the caller's words. Failed calls change nothing.
 
 mod common;
 
 use common::*;
 use diffusion_scheduling::*;
 
-/// The call fails with the kind, and with a sentence that has the part in it and no name of C's.
+/// The call fails with the kind, and with a sentence that contains the part and none of C's names.
 macro_rules! bad {
     ($call:expr, $kind:ident, $part:expr) => {{
         let error = $call.expect_err(stringify!($call));
@@ -100,7 +100,7 @@ fn planning() {
     );
     bad!(Session::on_plan("{}", 0), InvalidValue, "plan.version");
     bad!(Session::on_plan("", 0), MalformedJson, "line 1");
-    // A plan with a coefficient that no float64 holds.
+    // A plan with a coefficient too large for a float64.
     let endless = plan
         .json()
         .replacen("\"model_output\": ", "\"model_output\": 1e999, \"other\": ", 1);

@@ -10,7 +10,7 @@ use diffusion_scheduling::*;
 
 const COUNT: usize = 64;
 
-/// A whole run with halves as elements of everything, and the largest distance to the float32 run.
+/// The largest distance of a whole run in halves from the float32 run.
 fn distance<H: Element>(narrow: fn(f32) -> H, widen: fn(H) -> f32) -> f32 {
     let scheduler = planned(DEIS, 8);
     let expected = run(&mut scheduler.session().unwrap(), normals(COUNT, 1)).unwrap();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Schedulers, plans and rows, and the facts that they tell.
+//! Schedulers, plans and rows, and the facts that they report.
 
 mod common;
 
@@ -24,7 +24,7 @@ fn every_class_is_made_described_and_planned() {
         );
         assert!(scheduler.plan().is_err());
 
-        // Classes whose noise levels depend on the sequence's length are told the shift.
+        // Classes whose noise levels depend on the sequence's length need the shift as an argument.
         let arguments = ["{}", r#"{"mu": 1}"#, r#"{"sigmas": [1, 0.75, 0.5, 0.25]}"#];
         let set = arguments.iter().any(|arguments| {
             scheduler

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Steps in all their forms end with the same bits.
+//! All forms of steps end with the same bits.
 
 mod common;
 
@@ -35,7 +35,7 @@ fn prepared_rows_have_the_bits_of_a_session() {
             row.step_with(&e, (&apart, &mut next), &mut apart_slots, noise()).unwrap();
             apart = next;
 
-            // Stores go to other memory, and become slots afterwards.
+            // Stores go to separate memory, and become slots afterwards.
             let mut stores = vec![vec![0f32; COUNT]; row.store_count()];
             row.step_apart(&e, &mut kept, &kept_slots, &mut stores, noise()).unwrap();
             let stored = plan.row(index, index).unwrap().stores;
@@ -70,7 +70,7 @@ fn in_place_apart_and_with_shapes_are_the_same() {
             }
             x
         };
-        // Slices take the shape of the sample, wherever it comes from.
+        // Slices take the sample's shape, which only the input states here.
         let partly = |mut x: Vec<f32>| {
             let mut session = scheduler.session().unwrap();
             while let Some(timestep) = session.timestep() {
@@ -94,7 +94,7 @@ fn in_place_apart_and_with_shapes_are_the_same() {
 fn batch_items_matter_for_thresholds() {
     let scheduler = planned(THRESHOLDED, 3);
     let (mut x, mut y) = (normals(COUNT, 3), normals(COUNT, 3));
-    // The second item alone is large, so that a threshold over both is another one than those of each.
+    // Only the second item is large, so a threshold over both differs from each item's own.
     x[COUNT / 2..].iter_mut().for_each(|x| *x *= 30.0);
     y.copy_from_slice(&x);
     let e = normals(COUNT, 4);
@@ -151,7 +151,7 @@ fn guided_steps_are_steps_with_guided_outputs() {
     for (x, y) in x.iter().zip(&y) {
         assert!((x - y).abs() < 1e-4 * (1.0 + y.abs()), "{x} for {y}");
     }
-    // A scale of 1 is the conditional output.
+    // A scale of 1 uses the conditional output alone.
     let (mut x, mut y) = (normals(COUNT, 8), normals(COUNT, 8));
     scheduler
         .session()
@@ -197,7 +197,7 @@ fn sessions_of_a_batch_have_the_bits_of_each_alone() {
         .map(|row| run(&mut schedulers[row].session_from(begins[row]).unwrap(), start[row].clone()).unwrap())
         .collect();
 
-    // A free row stands between the first and the second; finished sessions leave.
+    // A free row stands between two used ones; finished sessions leave.
     let mut rows: Vec<Option<Session>> = vec![
         Some(schedulers[0].session_from(begins[0]).unwrap()),
         None,
@@ -221,7 +221,7 @@ fn sessions_of_a_batch_have_the_bits_of_each_alone() {
         if is_even {
             step_sessions(&mut rows, &e, &mut batch, options).unwrap();
         } else {
-            // Borrowed sessions, a shape, and guidance that changes nothing.
+            // Borrowed sessions, a shape, and guidance without effect.
             let mut borrowed: Vec<Option<&mut Session>> = rows.iter_mut().map(Option::as_mut).collect();
             let sample = TensorMut::new(&mut batch, &[4, 2, WIDTH / 2]).unwrap();
             step_sessions_guided(&mut borrowed, &e, &e, &guidance, sample, options).unwrap();
@@ -261,7 +261,7 @@ fn saved_sessions_continue_with_the_same_bits() {
         let plan = scheduler.plan().unwrap().json();
         drop(session);
         drop(scheduler);
-        // Another scheduler of the same configuration, and none at all.
+        // The state is restored with another scheduler of the same configuration, and without a scheduler.
         let mut others = vec![planned(json, 9).restore(&saved).unwrap()];
         others.push(Session::on_plan(&plan, 0).unwrap().restore_like(&saved).unwrap());
         others.push(others[0].try_clone().unwrap());
@@ -304,7 +304,7 @@ fn element_types_may_be_mixed() {
     let (mut x, mut y) = (normals(COUNT, 17), normals(COUNT, 17));
     scheduler.session().unwrap().step(&e, &mut x).unwrap();
     scheduler.session().unwrap().step(&narrow, &mut y).unwrap();
-    // Both are the exact result, rounded, but for the coefficients' own rounding.
+    // Both are the exact result rounded, up to the rounding of the coefficients.
     for (x, y) in x.iter().zip(&y) {
         assert!((x - y).abs() <= 2.0 * f32::EPSILON * y.abs().max(1.0), "{x} for {y}");
     }

@@ -79,7 +79,7 @@ fn sessions_move_between_threads_and_keep_their_plan() {
     step(&mut session, timestep, &mut x).unwrap();
     scheduler.set_timesteps(3).unwrap();
     drop(scheduler);
-    // Each step on a thread of its own.
+    // Each step runs on a separate thread.
     while session.timestep().is_some() {
         let moved = thread::spawn(move || {
             let timestep = session.timestep().unwrap();

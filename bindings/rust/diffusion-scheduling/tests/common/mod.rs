@@ -36,7 +36,7 @@ pub fn model(x: &[f32], timestep: f64) -> Vec<f32> {
         .collect()
 }
 
-/// The samples after the remaining steps of a session; noise comes from the step's index.
+/// The samples after the remaining steps of a session; the step's index seeds the noise.
 pub fn run(session: &mut Session, mut x: Vec<f32>) -> Result<Vec<f32>> {
     while let Some(timestep) = session.timestep() {
         step(session, timestep, &mut x)?;
