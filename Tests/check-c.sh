@@ -51,7 +51,7 @@ optimised=-O3
 check "clang compiles the sources without a warning" \
     objects clang "$clang" -std=c11 $optimised "${warnings[@]}" -Wconversion
 if [ "$mode" = quick ]; then
-    # Without -O, gcc's intrinsics are macros that convert signs.
+    # gcc's intrinsics are macros without -O, and convert signs.
     check "gcc reads the sources without a warning" \
         "$gcc" -std=c11 -O1 "${warnings[@]}" -Wconversion -I"$include" -fsyntax-only "$sources"/*.c
 else

@@ -162,7 +162,7 @@ def check_commands(repository: Repository) -> None:
     targets = targets_of(makefile)
     for name, document in repository.documents.items():
         for number, line in document.code:
-            # In a table of commands, the text behind a command isn't part of it.
+            # The text behind a command in a table of commands isn't part of it.
             for target in named_targets(re.split(r"\s{2,}|\s#", line.strip())[0]):
                 if target not in targets:
                     repository.fault(f"{name}:{number}", f"make {target} is no command: the Makefile has no such target")

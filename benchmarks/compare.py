@@ -18,7 +18,7 @@ diffusers           ``scheduler.step(e, t, x)`` of diffusers, eager, on torch te
 torch.compile       the step as one expression with ready scalars, written by hand and compiled: the best that an engine can do
 NumPy               the expression without compilation
 
-Before the timing, all contestants take the same first steps and are compared with the expression in float64.
+All contestants first take the same steps, untimed, and are compared with the expression in float64.
 
 Two more rows cover the library alone: a step of 64 elements through the C interface (in a compiled program), and steps between
 matrix products of torch, with the ratio of the 90th percentile to the median.
@@ -113,7 +113,7 @@ class Case:
         return str(self.arguments.get("algorithm_type")).startswith("sde")
 
 
-# With v_prediction a multistep solver must compute the tensor that it stores; storing the model output isn't enough.
+# A multistep solver with v_prediction must compute the tensor that it stores; storing the model output isn't enough.
 V = {"prediction_type": "v_prediction"}
 CASES = [
     Case("DDIM", "DDIMScheduler", {"clip_sample": False}),
@@ -448,7 +448,7 @@ def errors(case: Case, everyone: list[Contestant], reference: Contestant) -> tup
     everyone[:] = [each for each in everyone if each.name not in reasons]
     exact = reference.result()
     unit = float(torch.finfo(case.element_type).eps) * float(np.abs(exact).max())
-    # Some single precision expressions cancel at the noisiest steps, and guidance multiplies; a wrong result is off by millions.
+    # Single precision expressions may cancel at the noisiest steps, and guidance multiplies; a wrong result is off by millions.
     limit = 10_000 if case.element_type == torch.float32 else 50
     found = {each.name: float(np.abs(each.result() - exact).max()) / unit for each in everyone}
     for name, error in found.items():

@@ -314,7 +314,7 @@ void compare_times(const std::filesystem::path &model) {
     }
 }
 
-/* The tokenizer's library is in a wheel beside the engine's; an environment variable tells the engine its place. */
+/* The tokenizer's library is in a wheel beside the engine's; the engine finds it through an environment variable. */
 void find_tokenizers() {
     Dl_info place;
     if (!dladdr(reinterpret_cast<void *>(&ov::genai::Scheduler::from_config), &place)) return;

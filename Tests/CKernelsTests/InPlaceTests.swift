@@ -6,7 +6,7 @@ import Testing
 /// An output over an input gets the bits that it would get in other memory.
 extension KernelTests {
     @Suite struct InPlaceTests {
-        /// Which input each output is written over; nil: memory of its own.
+        /// The input that each output overwrites; nil: separate memory.
         typealias Placement = [Int?]
 
         /// Every output over every input, every two outputs over every two inputs, and some threes.

@@ -285,7 +285,7 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
         // Values that nobody gave become this class's defaults, not the other class's.
         #expect(configuration.timestepSpacing == .linspace && !configuration.thresholding)
         #expect(try text { ds_scheduler_unused_keys(handle, $0, $1, $2) } == "[\n  \"clip_sample\"\n]")
-        // And back again.
+        // The way back to the first class.
         let back = try makeScheduler(text { ds_scheduler_config_json(handle, $0, $1, $2) }, className: "DDIMScheduler")
         defer { ds_scheduler_free(back) }
         #expect(try !DDIMConfiguration(json: text { ds_scheduler_config_json(back, $0, $1, $2) }).clipSample)

@@ -115,7 +115,7 @@ import Testing
         }
     }
 
-    /// The motion's increment over a whole step, of which each of the plan's two rows takes its share.
+    /// The motion's increment over a whole step; each of the plan's two rows takes its share.
     private static func increment(
         _ scheduler: ds_scheduler, _ index: Int, before shorter: [Double], _ noise: [Double]
     ) throws -> [Double] {
@@ -287,12 +287,12 @@ import Testing
         #expect(report == x.map { $0 + 1 })
         #expect(slots[5] == [6, 6, 6] && slots[1] == e.map { $0 + 6 })
         #expect([0, 2, 3, 4].allSatisfy { slots[$0] == [Double](repeating: Double($0 + 1), count: 3) })
-        // Without stores the step changes no slot.
+        // The step changes no slot if it gets no stores.
         try step(0)
         #expect(slots[5] == [6, 6, 6] && slots[1] == e.map { $0 + 6 })
     }
 
-    /// Without elements no address is read or written.
+    /// Tensors without elements are neither read nor written, whatever their addresses.
     @Test func emptyTensors() throws {
         let scheduler = try makeScheduler(#"{"_class_name": "DEISMultistepScheduler", "solver_order": 3}"#)
         defer { ds_scheduler_free(scheduler) }

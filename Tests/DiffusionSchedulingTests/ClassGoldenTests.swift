@@ -178,7 +178,7 @@ import Testing
         }
     }
 
-    /// A plan on the reference's own noise levels, so that only the coefficients differ, and how far its loops may be off.
+    /// A plan on the reference's own noise levels, so only the coefficients differ, and the tolerance for its loops.
     private func comparablePlan(_ record: ClassRecord, _ scheduler: any PlannedScheduler) throws -> (SamplingPlan, Double) {
         let plan = try scheduler.plan(record.request, optionValues: record.optionValues)
         guard let sigmas = record.sigmas?.prefix(plan.stepCount + 1),
@@ -317,7 +317,7 @@ struct ClassRecord: Decodable {
 
     // MARK: Where ours differ on purpose
 
-    /// Whether NumPy's `arange` gave the spacing `trailing` one timestep more than were asked for, −1, which ours leaves out.
+    /// Whether NumPy's `arange` gave the spacing `trailing` one extra timestep, −1, which ours leaves out.
     var isCut: Bool {
         guard let n = arguments["n"]?.intValue, configText.contains("\"timestep_spacing\": \"trailing\"") else { return false }
         return timesteps.last == -1 && (timesteps.count == n + 1 || timesteps.count == 2 * n + 1)

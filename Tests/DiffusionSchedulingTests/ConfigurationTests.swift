@@ -306,7 +306,7 @@ struct NeighbourConfiguration: SchedulerConfiguration {
         #expect(deis.unusedKeys == ["rate"])
     }
 
-    /// diffusers, too, keeps a value that was given, even if it equals the default there.
+    /// diffusers also keeps an explicit value that equals the default there.
     @Test func whatAFileGaveIsTakenOverEvenIfItIsTheDefault() throws {
         let neighbour = try NeighbourConfiguration(json: #"{"timestep_spacing": "leading"}"#)
         #expect(try DEISMultistepConfiguration(from: neighbour).timestepSpacing == .leading)

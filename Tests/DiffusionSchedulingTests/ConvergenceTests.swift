@@ -119,7 +119,7 @@ import Testing
         #expect(errors[0] <= 2e-2 && errors[1] <= 2e-3 && errors[2] <= 2e-5, "\(errors)")
     }
 
-    /// With the final level 0 the last step removes all noise and gives the predicted clean sample.
+    /// The last step to a final level of 0 removes all noise and gives the predicted clean sample.
     @Test(arguments: [1, 2, 3]) func aRunToNoNoiseEndsWithThePrediction(order: Int) throws {
         let plan = try makeDEIS {
             $0.solverOrder = order

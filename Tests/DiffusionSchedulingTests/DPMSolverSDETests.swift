@@ -43,7 +43,7 @@ import Testing
 
     /// The two noises of a step belong to one Brownian motion; noises of different steps are independent.
     ///
-    /// With a model that predicts the sample itself, x' − r² x − (1 − r²) x̃ is the noise of a step. Bounds are five standard deviations
+    /// A step's noise is x' − r² x − (1 − r²) x̃ for a model that predicts the sample itself. Bounds are five standard deviations
     /// of the mean of n products, whose variance is at most 2.
     @Test func noiseHasTheLawOfABrownianMotion() throws {
         let plan = try Self.plan(6), count = 4096

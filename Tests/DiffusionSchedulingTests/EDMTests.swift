@@ -77,7 +77,7 @@ import Testing
         }
     }
 
-    /// Without a plan, noise is added at the level that the model is told, in the table or between its levels.
+    /// Noise added without a plan has the level that the model gets, in the table or between its levels.
     @Test func noiseIsAddedAtTheLevelThatTheModelIsTold() throws {
         let scheduler = try Self.euler(), noise = scheduler.noiseSchedule
         #expect(noise.count == 1000 && noise.sigmas[999] == 80)

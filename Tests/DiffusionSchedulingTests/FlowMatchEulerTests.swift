@@ -23,7 +23,7 @@ import Testing
         for (sigma, value) in zip(plan.sigmas, expected) {
             #expect(abs(sigma - value) <= 6e-9 + 1e-7 * value, "\(plan.sigmas)", sourceLocation: sourceLocation)
         }
-        // The model is told Tς in float32.
+        // The model gets Tς in float32.
         #expect(plan.timesteps == plan.sigmas.dropLast().map { Double(Float($0) * 1000) }, sourceLocation: sourceLocation)
     }
 

@@ -67,7 +67,7 @@ struct MultistepGoldens<Definition: MultistepDefinition & SigmaGridConfiguration
     }
 
     /// The original's inverse denoises with flow sigmas, or when another scheduler's sigma_min or sigma_max comes along (they
-    /// replace the wrong ends). Ours inverts there too, so its grid differs on purpose.
+    /// replace the wrong ends). Ours inverts in these cases, too, so its grid differs on purpose.
     func hasAnotherGrid(_ scheduler: S) -> Bool {
         guard let inverse = scheduler as? DPMSolverMultistepInverseScheduler else { return false }
         switch inverse.configuration.sigmaSpacing(flowShift: 1) {

@@ -50,7 +50,7 @@ import Testing
                 for item in 0..<Self.items where item != place {
                     #expect(bits(result[item]) == bits(clean[item]), "\(hostile) in item \(place) reaches item \(item): \(json)")
                 }
-                // Only a threshold couples an item's elements; without one, each element is independent too.
+                // Elements of an item are independent, too, unless a threshold couples them.
                 if !sharesItsFate {
                     #expect(bits(Array(result[place][hostile.count...])) == bits(Array(clean[place][hostile.count...])))
                 }

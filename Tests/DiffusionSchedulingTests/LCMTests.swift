@@ -60,7 +60,7 @@ import Testing
     @Test func theBoundaryHoldsTheSampleAtTimestepZero() throws {
         let plan = try Self.make().plan(.timesteps([500, 0]))
         #expect(plan.row(at: 1, age: 1).nextSample == Combination(.sample))
-        // Without scaling only the sample remains.
+        // The model output drops out without scaling, and the sample remains.
         let unscaled = try Self.make { $0.timestepScaling = 0 }.plan(.count(4))
         #expect(unscaled.row(at: 3, age: 3).nextSample == Combination(.sample))
     }

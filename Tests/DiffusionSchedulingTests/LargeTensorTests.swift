@@ -93,7 +93,7 @@ import Testing
         try Self.compare(Double.self, count: Self.parallel + offset, maximumThreads: maximumThreads)
     }
 
-    /// From the third step on, a returning step with a prediction reads four tensors and writes three.
+    /// A returning step with a prediction reads four tensors and writes three from the third step on.
     @Test(arguments: [0, 1, 2]) func sizesAroundTheStreamingLimit(maximumThreads: Int) throws {
         let limit = Self.streamingBytes / (7 * MemoryLayout<Float>.size)
         for count in [limit - 5, limit + 3] { try Self.compare(Float.self, count: count, maximumThreads: maximumThreads, steps: 4) }

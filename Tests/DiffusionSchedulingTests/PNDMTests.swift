@@ -19,7 +19,7 @@ import Testing
         }
     }
 
-    /// A run of 10 steps like those of diffusers' tests, which assert these means in float32.
+    /// A run of 10 steps, as in diffusers' tests, which assert these means in float32.
     static func upstreamRun(_ change: (inout PNDMConfiguration) -> Void) throws -> [Double] {
         var scheduler = try make(change)
         return try sample(from: UpstreamTests.sample, with: &scheduler, steps: 10, model: UpstreamTests.model)
@@ -82,7 +82,7 @@ import Testing
         for (weight, expected) in zip(weights, [1, 1.5, 23.0 / 12, 55.0 / 24, 55.0 / 24, 55.0 / 24]) {
             #expect(abs(weight - expected) <= 1e-14)
         }
-        // A full run's second evaluation repeats the step of the first, and isn't stored.
+        // The second evaluation of a full run repeats the first one's step, and its output doesn't enter the history.
         #expect(plan.row(at: 1, age: 1).nextSample.sample == 0)
         #expect(plan.row(at: 4, age: 4).nextSample.slotCoefficients.filter { $0 != 0 }.count == 3)
         #expect(plan.row(at: 3, age: 3).nextSample.slotCoefficients.filter { $0 != 0 }.count == 2)

@@ -4,7 +4,7 @@ import Testing
 
 @testable import DiffusionScheduling
 
-/// DDIM and DDPM for parallel sampling beyond the goldens: their common ground with DDIM and DDPM, steps without noise, refusals.
+/// DDIM and DDPM for parallel sampling beyond the goldens: agreement with DDIM and DDPM, steps without noise, refusals.
 @Suite struct ParallelTests {
     static func ddim(_ change: (inout DDIMConfiguration) -> Void = { _ in }) throws -> DDIMParallelScheduler {
         var configuration = DDIMParallelScheduler.Configuration()
@@ -52,7 +52,7 @@ import Testing
 
     // MARK: Without noise
 
-    /// With `set_alpha_to_one` false, diffusers' steps end at timestep 0 and its steps without noise at the clean sample.
+    /// diffusers' steps with `set_alpha_to_one` false end at timestep 0, and its steps without noise at the clean sample.
     @Test(arguments: [true, false]) func stepsWithoutNoiseEndAtTheCleanSample(_ setAlphaToOne: Bool) throws {
         var scheduler = try Self.ddim {
             $0.setAlphaToOne = setAlphaToOne

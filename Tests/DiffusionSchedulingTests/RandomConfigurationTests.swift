@@ -122,7 +122,7 @@ import Testing
             return
         }
         let plan = try #require(scheduler.plan)
-        // Models that are told ¼ ln ς get negative numbers, too; Euler's logarithmic levels have one more.
+        // Models that get ¼ ln ς also get negative numbers; Euler's logarithmic levels have one more.
         let isContinuous =
             (configuration as? EulerDiscreteConfiguration)?.timestepType == .continuous || configuration is any EDMDefinition
         // A shifted level of 1 may round to a float32 above 1, and inverts to a number below 0.

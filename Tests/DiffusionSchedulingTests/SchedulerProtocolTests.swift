@@ -163,7 +163,7 @@ func sampleWithAny(from start: [Float], with scheduler: any Scheduler, steps: In
 
     @Test func aThirdPartysPlanRunsInASession() throws {
         var scheduler = try ThirdPartyPlanned(NeighbourConfiguration())
-        // Before the first plan, noise is added at the training's levels.
+        // Noise added before the first plan has the training's levels.
         let noisy = try scheduler.addNoise([0], to: [1] as [Double], timesteps: [999])[0]
         #expect(abs(noisy - scheduler.noiseSchedule.alphasCumprod[999].squareRoot()) <= 1e-7)
         try scheduler.setTimesteps(2)

@@ -214,7 +214,7 @@ import Testing
     }
 
     @Test func whatHasNoLevelsIsRefused() throws {
-        // Its sigmas are positions between its own ends.
+        // EDM Euler's sigmas are positions between its own ends.
         #expect(throws: SchedulerError.unsupportedOperation("noise levels by name", className: "EDMEulerScheduler")) {
             try EDMEulerScheduler().request(5, .karras)
         }

@@ -42,7 +42,7 @@ import Testing
         }
     }
 
-    /// diffusers' own test, with its seed: noise is drawn at the last step too.
+    /// diffusers' own test, with its seed: the last step draws noise, too.
     @Test func ancestralLoopsAreUpstreams() throws {
         var scheduler = try Self.scheduler("EulerAncestralDiscreteScheduler", #""num_train_timesteps": 1100"#)
         try scheduler.setTimesteps(10)

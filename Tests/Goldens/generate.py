@@ -11,9 +11,9 @@ Three results are kept for each loop:
 * ``final_float64``: the reference library with its float32 noise table widened to float64 and float64 samples, so
   that all remaining arithmetic is double precision (the DPM-Solver class still rounds the sample to float32);
 * ``final_exact``: the recurrence written out independently below and evaluated with 50 decimal digits, starting from
-  the very same float32 noise table.
+  the same float32 noise table.
 
-The exact result tells how good an implementation is; the other two tell that the recurrence is the reference's.
+The exact result measures an implementation's quality; the other two confirm that the recurrence is the reference's.
 
 Usage::
 
@@ -200,7 +200,7 @@ def draw_grid(rng, config, grids):
             hidden["sigma_max"] = rng.choice([5.0, 14.6, 80.0, 0.95])
             dropped = rng.choice([None, None, "sigma_min", "sigma_max"])
             hidden.pop(dropped, None)
-            # Below 1 these grids also make sense with the flow parameterisation of the amplitudes.
+            # Levels below 1 on these grids also make sense with the flow parameterisation of the amplitudes.
             if hidden.get("sigma_max") == 0.95:
                 config["use_flow_sigmas"] = rng.random() < 0.5
     if config.get("use_flow_sigmas"):
@@ -219,7 +219,7 @@ def draw_shift(rng, config):
 def draw_prediction(rng, config, flow_allowed):
     kinds = {"epsilon": 40, "sample": 28, "v_prediction": 32}
     if flow_allowed:
-        # Only the flow parameterisation gives this prediction its meaning, but the other grids accept it.
+        # This prediction has a meaning only with the flow parameterisation, but the other grids accept it.
         kinds["flow_prediction"] = 75 if config.get("use_flow_sigmas") else 3
     config["prediction_type"] = pick(rng, kinds)
 
@@ -230,7 +230,7 @@ def draw_steps(rng, train_steps):
             n = pick(rng, {1: 1, 2: 2, 14: 3, 15: 3, 16: 2, train_steps - 1: 1.5, train_steps: 2})
         else:
             n = max(1, round(math.exp(rng.uniform(0, math.log(train_steps)))))
-        # Long loops say little more than short ones and dominate file size and run time.
+        # Long loops add little to short ones and dominate file size and run time.
         if n <= 300 or rng.random() < 0.3:
             return n
 

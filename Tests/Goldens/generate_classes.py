@@ -427,7 +427,7 @@ def adjust_unipc(rng, run):
         else:
             config["final_sigmas_type"] = "sigma_min"
     if rng.random() < 0.9 and (config["solver_type"] == "bh1" or not config["lower_order_final"]):
-        # With a final level of 0, diffusers divides infinity by infinity here.
+        # diffusers divides infinity by infinity here if the final level is 0.
         config["final_sigmas_type"] = "sigma_min"
 
 
@@ -1076,7 +1076,7 @@ def take_step(scheduler, **arguments):
     """A step's results as an object, also for a class that returns pairs in spite of its arguments."""
     is_video = isinstance(scheduler, diffusers.HeliosDMDScheduler)
     if is_video:
-        # This class expands fewer dimensions to five.
+        # HeliosDMD expands fewer dimensions to five.
         arguments.update((name, arguments[name].unsqueeze(2)) for name in ("model_output", "sample", "dmd_noisy_tensor"))
     result = scheduler.step(**{"return_dict": True, **arguments})
     if is_video:
@@ -1700,12 +1700,12 @@ class UniPCLoop(Loop):
         return threshold_exact(p, self.config) if self.config["thresholding"] else p
 
     def update(self, i, x, outputs, newest=None):
-        """From level i to level i + 1 with the outputs of levels i, i - 1, …, and that of level i + 1 if it is known."""
+        """The step from level i to level i + 1 with the outputs of levels i, i - 1, …, and of level i + 1 if it is known."""
         data = self.config["predict_x0"]
         A, S = self.level(i + 1)
         A_source, S_source = self.level(i)
         if self.sigmas[i + 1] == 0:
-            # Only order 1 gets here. Its exponential integrator ends in the clean sample.
+            # Steps here are of order 1, and their exponential integrator ends in the clean sample.
             assert data and len(outputs) == 1
             return outputs[0]
         if self.sigmas[i + 1] == self.sigmas[i]:
@@ -1807,7 +1807,7 @@ class SinglestepLoop(Loop):
         A, S = self.level(i + 1)
         A_base, S_base = self.level(base)
         if S == 0:
-            # Only order 1 gets here.
+            # Steps here are of order 1.
             assert order == 1 and algorithm != "dpmsolver"
             return self.outputs[0], None, drawn
         self.places = [mpmath.log(self.level(k)[0] / self.level(k)[1]) for k in range(base, i + 1)]
@@ -1859,7 +1859,7 @@ class SASolverLoop(Loop):
         return threshold_exact(p, self.config) if self.config["thresholding"] else p
 
     def update(self, i, x, outputs, newest=None):
-        """A step from level i to i + 1 with the outputs of levels i, i - 1, ..., and that of level i + 1 if it is known."""
+        """A step from level i to i + 1 with the outputs of levels i, i - 1, ..., and of level i + 1 if it is known."""
         data = self.config["algorithm_type"] == "data_prediction"
         A, S = self.level(i + 1)
         A_source, S_source = self.level(i)
@@ -1968,7 +1968,7 @@ class LCMLoop(ProductLoop):
         denoised = mixed((k / mpmath.sqrt(square), p), (1 / (4 * square), x))
         if i == self.count - 1:
             return denoised, denoised, 0
-        # Without a next timestep, a schedule cut short by strength stays at its last level.
+        # A schedule cut short by strength has no next timestep, and stays at its last level.
         target = self.alphas[self.timesteps[min(i + 1, len(self.timesteps) - 1)]]
         return mixed((mpmath.sqrt(target), denoised), (mpmath.sqrt(1 - target), noise_exact(i))), denoised, 1
 
@@ -2541,7 +2541,7 @@ CLASSES = {
         {request_n: 100},
         adjust_unipc,
         count=96,
-        # With predict_x0 off and a noisiest level of 20291, the terms of a step are thousands of times its result.
+        # The terms of a step are thousands of times its result with predict_x0 off and a noisiest level of 20291.
         limit=2e-9,
         settled={
             **GRID_FLAGS,

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""In a process with torch, the C library shares torch's OpenMP runtime and starts no second one.
+"""The C library shares torch's OpenMP runtime in a process with torch, and doesn't start a second one.
 
 python3 abi_in_torch.py libdiffusion_scheduling.so
 """

@@ -6,7 +6,7 @@ import CBareLoop
 struct CoreCheck {
     let threads: Int
 
-    /// Below this share of the threads' work done at once, some threads share a core.
+    /// The least share of the threads' work done at once; below it, some threads share a core.
     static let leastShare = 0.75
 
     private static let rounds = 40_000

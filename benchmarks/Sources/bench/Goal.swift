@@ -7,7 +7,7 @@ import Foundation
 struct Goal: Codable {
     enum Outcome: String, Codable {
         case met, missed
-        /// This run didn't measure the line's rows.
+        /// The line's rows weren't measured in this run.
         case notMeasured = "not measured"
         /// `make bench-compare` measures the line.
         case elsewhere = "make bench-compare"

@@ -65,7 +65,7 @@ extension StepCase {
     static let comparedSizes = [64, 65_536, 524_288, 3_145_728]
     /// Four pictures each of 256 × 256 × 3 and 512 × 512 × 3, since thresholding is meant for pixels.
     static let thresholdSizes = [64, 16_384, 65_536, 786_432, 3_145_728]
-    /// Above this size only the largest orders are measured, in the usual and in a half type: the others add nothing new.
+    /// The size from which only the largest orders are measured, in the usual and in a half type: the others add nothing new.
     static let hugeElements = 20_000_000
 
     static func all() throws -> [StepCase] {

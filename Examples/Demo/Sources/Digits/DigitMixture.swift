@@ -9,7 +9,7 @@ import Foundation
 ///
 ///     p(x) = Σᵢ πᵢ N(x; cᵢ, h² C)        cᵢ = m + √(1 − h²) (μᵢ − m)
 ///
-/// With equal weights πᵢ, mean and covariance of p are the data's, for every bandwidth h. In the basis U of C's eigenvectors
+/// Mean and covariance of p are the data's for equal weights πᵢ and every bandwidth h. In the basis U of C's eigenvectors
 /// everything below is elementwise: C = U diag(k) Uᵀ.
 ///
 /// Silverman, Density Estimation for Statistics and Data Analysis, 1986, section 6.4.1.
@@ -56,7 +56,7 @@ public struct DigitMixture: Sendable {
 
     /// The exact denoiser: E[x₀ | x] for x = A x₀ + S ε with x₀ from the mixture and ε standard normal.
     ///
-    /// With V = A² h² k + S², x and cᵢ relative to the mean and in the basis U, and products elementwise:
+    /// Formula, with V = A² h² k + S², x and cᵢ relative to the mean and in the basis U, and elementwise products:
     ///
     ///     wᵢ ∝ πᵢ exp( −½ Σ (x − A cᵢ)² / V )
     ///     E[x₀ | x] = Σᵢ wᵢ ( cᵢ + A h² k / V (x − A cᵢ) )

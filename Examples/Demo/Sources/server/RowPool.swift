@@ -29,7 +29,7 @@ struct RowPool {
         for row in freeRows {
             guard !paused.isEmpty else { return }
             var (run, state) = paused.removeFirst()
-            // Only the bytes remain of the session; they might have come from another machine.
+            // The bytes are all that remains of the session; they might have come from another machine.
             run.session = try SamplingSession(plan: plans[run.request.planIndex], restoring: state)
             runs[row] = run
             pauses += 1

@@ -100,7 +100,7 @@ pub const DS_SHAPE_MISMATCH: ds_status = 22;
 pub const DS_BUFFER_TOO_SMALL: ds_status = 23;
 /// The scheduler has no such operation.
 pub const DS_UNSUPPORTED_OPERATION: ds_status = 24;
-/// There is no memory for a session's slots.
+/// Memory for a session's slots ran out.
 pub const DS_OUT_OF_MEMORY: ds_status = 25;
 /// 4,194,304 objects of the kind exist already.
 pub const DS_TOO_MANY_HANDLES: ds_status = 26;
@@ -179,11 +179,11 @@ pub struct ds_plan_properties {
     pub init_noise_sigma: f64,
     /// The clamp of the prediction.
     pub clamp: ds_clamp,
-    /// For [`DS_CLAMP_RANGE`], else 0.
+    /// The range of [`DS_CLAMP_RANGE`], else 0.
     pub clamp_range: f64,
-    /// For [`DS_CLAMP_THRESHOLD`], else 0.
+    /// The ratio of [`DS_CLAMP_THRESHOLD`], else 0.
     pub threshold_ratio: f64,
-    /// For [`DS_CLAMP_THRESHOLD`], else 0.
+    /// The maximum of [`DS_CLAMP_THRESHOLD`], else 0.
     pub threshold_maximum: f64,
     /// Whether the model output may also hold a variance, see [`ds_session_step`].
     pub learns_variance: bool,
@@ -257,9 +257,9 @@ pub struct ds_row {
     pub n_noise_draws: usize,
     /// The factor of the noise.
     pub noise_factor: ds_noise_factor,
-    /// For [`DS_NOISE_FACTOR_EXPONENTIAL`], else 0.
+    /// The offset of [`DS_NOISE_FACTOR_EXPONENTIAL`], else 0.
     pub noise_offset: f64,
-    /// For [`DS_NOISE_FACTOR_EXPONENTIAL`], else 0.
+    /// The slope of [`DS_NOISE_FACTOR_EXPONENTIAL`], else 0.
     pub noise_slope: f64,
 }
 

@@ -116,7 +116,7 @@ errors! {
     BufferTooSmall = DS_BUFFER_TOO_SMALL,
     /// The scheduler has no such operation.
     UnsupportedOperation = DS_UNSUPPORTED_OPERATION,
-    /// There is no memory for a session's slots.
+    /// Memory for a session's slots ran out.
     OutOfMemory = DS_OUT_OF_MEMORY,
     /// 4,194,304 objects of the kind exist already.
     TooManyHandles = DS_TOO_MANY_HANDLES,

@@ -90,7 +90,7 @@ fn f16_from_f32(value: f32) -> u16 {
         // A quiet NaN with the first bits of the payload.
         0x7E00 | (magnitude >> 13) as u16 & 0x3FF
     } else if magnitude < 0x3880_0000 {
-        // Below 2⁻¹⁴ binary16 has steps of 2⁻²⁴, which is float32's ulp from 1/2 to 1: the sum rounds to such a step.
+        // binary16 has steps of 2⁻²⁴ below 2⁻¹⁴, float32's ulp from 1/2 to 1: the sum rounds to such a step.
         ((f32::from_bits(magnitude) + 0.5).to_bits() - 0.5f32.to_bits()) as u16
     } else {
         let even = magnitude >> 13 & 1;

@@ -36,7 +36,7 @@
 //! | guide a step | [`Session::step_guided`] |
 //! | write the next model input in a step | [`Session::step_with_input`] |
 //! | step many sessions at once | [`step_sessions`], [`step_sessions_guided`] |
-//! | pause and go on, in another process too | [`Session::save`], [`Scheduler::restore`] |
+//! | pause and continue, also in another process | [`Session::save`], [`Scheduler::restore`] |
 //! | take the scalars to a device | [`Plan::row`], [`Plan::json`] |
 //! | keep the state in your own tensors | [`Plan::prepare`], [`PreparedRow::step`] |
 //! | list classes, parameters and options | [`supported_class_names`], [`class_description`] |

@@ -230,11 +230,11 @@ pub enum NoiseFactor {
 /// ```text
 /// p                    = clamp( prediction of x, e, z )
 /// next sample          = next_sample of x, e, z, p, slots
-/// slot stores[i].slot <- stores[i].value of x, e, z, p, slots    all from the slots as they were before
+/// slot stores[i].slot <- stores[i].value of x, e, z, p, slots    all from the slots before the step
 /// report               = report of x, e, z, p, slots
 /// ```
 ///
-/// With a noise factor, f z replaces z.
+/// A noise factor replaces z by f z.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Row {
     /// The slots that the row reads, in the order of summation, at most [`MAX_SLOTS`]; unlisted slots follow by number.

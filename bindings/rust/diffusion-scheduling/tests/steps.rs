@@ -94,7 +94,7 @@ fn in_place_apart_and_with_shapes_are_the_same() {
 fn batch_items_matter_for_thresholds() {
     let scheduler = planned(THRESHOLDED, 3);
     let (mut x, mut y) = (normals(COUNT, 3), normals(COUNT, 3));
-    // Only the second item is large, so a threshold over both differs from each item's own.
+    // The second item is larger than the first, so a threshold over both differs from each item's own.
     x[COUNT / 2..].iter_mut().for_each(|x| *x *= 30.0);
     y.copy_from_slice(&x);
     let e = normals(COUNT, 4);
