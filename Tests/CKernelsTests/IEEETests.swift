@@ -2,6 +2,7 @@
 
 import CKernels
 import Foundation
+import TestDraws
 import Testing
 
 /// NaN, infinities, signed zeros, denormals and huge values.
@@ -18,31 +19,28 @@ extension KernelTests {
                 let largest = T.greatestFiniteMagnitude.widened, least = T.leastNormalMagnitude.widened
                 let fullNaN = Double(bitPattern: 0x7fff_ffff_ffff_ffff)  // adding one to its bits would give a zero
                 let coefficients = [0, 1, -1, 0.3, 2, largest, least, Double.infinity, fullNaN]
-                for clamp in [DSK_CLAMP_NONE, DSK_CLAMP_RANGE, DSK_CLAMP_THRESHOLD] {
-                    for first in coefficients {
-                        for second in coefficients {
-                            var row = Row()
-                            row.prediction = [first, second, 0, 0]
-                            row.outputs[0][Row.predictionTerm] = coefficients[random.below(coefficients.count)]
-                            row.outputs[1][0] = first
-                            row.outputs[1][1] = second
-                            row.outputs[2][1] = second
-                            row.outputs[2][Row.predictionTerm] = first
-                            row.clamp = clamp
-                            row.clampRange = [1, least, largest, .infinity][random.below(4)]
-                            let threshold = [1, least, largest, .infinity, fullNaN][random.below(5)]
-                            let expected = plainStep(row, inputs: [x, e], threshold: threshold, count: x.count)
-                            let inputs = [x, e].map { Tensor($0, offset: random.offset()) }
-                            let outputs = (0..<3).map { _ in Tensor<T>(count: x.count, offset: random.offset()) }
-                            let call = Call(row, inputs: inputs, outputs: outputs, count: x.count, threshold: threshold)
-                            try forEachISA { isa in
-                                outputs.forEach { $0.reset() }
-                                let context = { "\(row), threshold \(threshold), ISA \(isa.rawValue)" }
-                                try require(call.step(), context())
-                                for k in 0..<3 {
-                                    try require(noProblem: outputs[k].problem(expecting: expected[k]), "output \(k), \(context())")
-                                }
-                            }
+                let clamps = [DSK_CLAMP_NONE, DSK_CLAMP_RANGE, DSK_CLAMP_THRESHOLD]
+                for (clamp, first, second) in product(clamps, coefficients, coefficients) {
+                    var row = Row()
+                    row.prediction = [first, second, 0, 0]
+                    row.outputs[0][Row.predictionTerm] = coefficients[random.below(coefficients.count)]
+                    row.outputs[1][0] = first
+                    row.outputs[1][1] = second
+                    row.outputs[2][1] = second
+                    row.outputs[2][Row.predictionTerm] = first
+                    row.clamp = clamp
+                    row.clampRange = [1, least, largest, .infinity][random.below(4)]
+                    let threshold = [1, least, largest, .infinity, fullNaN][random.below(5)]
+                    let expected = plainStep(row, inputs: [x, e], threshold: threshold, count: x.count)
+                    let inputs = [x, e].map { Tensor($0, offset: random.offset()) }
+                    let outputs = (0..<3).map { _ in Tensor<T>(count: x.count, offset: random.offset()) }
+                    let call = Call(row, inputs: inputs, outputs: outputs, count: x.count, threshold: threshold)
+                    try forEachISA { isa in
+                        outputs.forEach { $0.reset() }
+                        let context = { "\(row), threshold \(threshold), ISA \(isa.rawValue)" }
+                        try require(call.step(), context())
+                        for k in 0..<3 {
+                            try require(noProblem: outputs[k].problem(expecting: expected[k]), "output \(k), \(context())")
                         }
                     }
                 }

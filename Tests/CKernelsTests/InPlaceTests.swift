@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import CKernels
+import TestDraws
 import Testing
 
 /// An output over an input gets the bits that it would get in other memory.

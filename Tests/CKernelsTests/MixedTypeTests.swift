@@ -92,54 +92,76 @@ extension KernelTests {
                 let read = inputs.indices.map { row.reads($0, wanted: wanted) }
                 let arithmetic = Arithmetic(
                     zip(inputs, read).filter(\.1).map(\.0.kind) + outputs.compactMap { $0?.kind })
-                var cRow = row.prepared
-                try withUnsafePointer(to: &cRow) { cRow in
-                    for size in Self.sizes {
-                        let p = arithmetic.prediction(row, original, count: size)
-                        let threshold =
-                            row.clamp != DSK_CLAMP_THRESHOLD || !row.usesPrediction(wanted: wanted)
-                            ? 1
-                            : arithmetic == .wide
-                                ? plainThreshold(p, ratio: 0.9, maxValue: 9)
-                                : plainThreshold(p.map { Float($0) }, ratio: 0.9, maxValue: 9)
-                        let expected = arithmetic.step(row, inputs: original, threshold: threshold, count: size)
-                        let checkers = outputs.enumerated().map { k, output in
-                            output.map { output in
-                                // Beyond the size, memory in place holds the input.
-                                let place = inputs.firstIndex { $0.pointer == output.pointer }
-                                return output.checker(
-                                    expected[k] + (place.map { original[$0][size...] } ?? []), place == nil ? size : count)
+                let step = MixedStep(row, wanted: wanted, read: read, inputs: inputs, outputs: outputs, original: original)
+                for size in Self.sizes {
+                    let (threshold, checkers) = step.expectation(arithmetic, size: size)
+                    try forEachISA { isa in
+                        for (threads, streamingBytes) in [(UInt32(1), Int.max), (1, 0), (3, 0)] where size >= 200 || threads == 1 {
+                            outputs.forEach { $0?.reset() }
+                            writers.forEach { $0() }
+                            let context = {
+                                "\(row), inputs \(inputs.map(\.kind)), outputs \(outputs.map { $0?.kind }), \(size) elements, ISA "
+                                    + "\(isa.rawValue), \(threads) threads, streaming from \(streamingBytes)"
                             }
-                        }
-                        try forEachISA { isa in
-                            for (threads, streamingBytes) in [(UInt32(1), Int.max), (1, 0), (3, 0)]
-                            where size >= 200 || threads == 1 {
-                                outputs.forEach { $0?.reset() }
-                                writers.forEach { $0() }
-                                var item = Self.item(
-                                    cRow, inputs: zip(inputs, read).map { $1 ? $0 : nil }, outputs: outputs, count: size,
-                                    threshold: 1)
-                                let context = {
-                                    "\(row), inputs \(inputs.map(\.kind)), outputs \(outputs.map { $0?.kind }), \(size) elements, ISA "
-                                        + "\(isa.rawValue), \(threads) threads, streaming from \(streamingBytes)"
-                                }
-                                try withLimits(parallelElements: 64, streamingBytes: streamingBytes) {
-                                    if row.clamp == DSK_CLAMP_THRESHOLD && row.usesPrediction(wanted: wanted) {
-                                        item.workspace = workspaces.room(for: size, item: 0)
-                                        let status = dsk_find_thresholds(&item, 1, threads)
-                                        try require(status, context())
-                                        let isSame = item.threshold == threshold || (item.threshold.isNaN && threshold.isNaN)
-                                        try require(
-                                            noProblem: isSame ? nil : "threshold \(item.threshold), not \(threshold)", context())
-                                    }
-                                    try require(dsk_step(&item, 1, threads), context())
-                                }
-                                for (k, problem) in checkers.enumerated() {
-                                    try require(noProblem: problem?(), "output \(k) of \(context())")
-                                }
+                            try withLimits(parallelElements: 64, streamingBytes: streamingBytes) {
+                                try step.run(size, threads, expecting: threshold, workspaces, context)
+                            }
+                            for (k, problem) in checkers.enumerated() {
+                                try require(noProblem: problem?(), "output \(k) of \(context())")
                             }
                         }
                     }
+                }
+            }
+        }
+
+        /// A row with a tensor of some type for every input and output.
+        private struct MixedStep {
+            let row: Row, wanted: [Bool], read: [Bool]
+            let inputs: [AnyTensor], outputs: [AnyTensor?], original: [[Double]]
+            private let findsThreshold: Bool
+
+            init(_ row: Row, wanted: [Bool], read: [Bool], inputs: [AnyTensor], outputs: [AnyTensor?], original: [[Double]]) {
+                (self.row, self.wanted, self.read) = (row, wanted, read)
+                (self.inputs, self.outputs, self.original) = (inputs, outputs, original)
+                findsThreshold = row.clamp == DSK_CLAMP_THRESHOLD && row.usesPrediction(wanted: wanted)
+            }
+
+            /// The threshold, and a check of each output.
+            func expectation(_ arithmetic: Arithmetic, size: Int) -> (Double, [(() -> String?)?]) {
+                let p = arithmetic.prediction(row, original, count: size)
+                let threshold =
+                    !findsThreshold
+                    ? 1
+                    : arithmetic == .wide
+                        ? plainThreshold(p, ratio: 0.9, maxValue: 9)
+                        : plainThreshold(p.map { Float($0) }, ratio: 0.9, maxValue: 9)
+                let expected = arithmetic.step(row, inputs: original, threshold: threshold, count: size)
+                let checkers = outputs.enumerated().map { k, output in
+                    output.map { output in
+                        // Beyond the size, memory in place holds the input.
+                        let place = inputs.firstIndex { $0.pointer == output.pointer }
+                        let rest = place.map { original[$0][size...] } ?? []
+                        return output.checker(expected[k] + rest, place == nil ? size : original[0].count)
+                    }
+                }
+                return (threshold, checkers)
+            }
+
+            func run(
+                _ size: Int, _ threads: UInt32, expecting threshold: Double, _ workspaces: Workspaces, _ context: () -> String
+            ) throws {
+                var prepared = row.prepared
+                try withUnsafePointer(to: &prepared) { prepared in
+                    var item = MixedTypeTests.item(
+                        prepared, inputs: zip(inputs, read).map { $1 ? $0 : nil }, outputs: outputs, count: size, threshold: 1)
+                    if findsThreshold {
+                        item.workspace = workspaces.room(for: size, item: 0)
+                        try require(dsk_find_thresholds(&item, 1, threads), context())
+                        let isSame = item.threshold == threshold || (item.threshold.isNaN && threshold.isNaN)
+                        try require(noProblem: isSame ? nil : "threshold \(item.threshold), not \(threshold)", context())
+                    }
+                    try require(dsk_step(&item, 1, threads), context())
                 }
             }
         }

@@ -14,38 +14,35 @@ extension KernelTests {
         func addNoise(kind: ElementKind, destination: Destination) throws {
             func check<T: Element>(_: T.Type) throws {
                 var random = Random("addNoise \(kind) \(destination)")
-                for itemCount in [0, 1, 3, 16, 17, 40] {
-                    for perItem in [0, 1, 67, 200] {
-                        let count = itemCount * perItem
-                        let sample: [T] = random.values(count), noise: [T] = random.values(count)
-                        let signalRates = (0..<itemCount).map { _ in random.coefficient(zeroPercent: 10) }
-                        let noiseRates = (0..<itemCount).map { _ in random.coefficient(zeroPercent: 10) }
-                        var expected: [T] = []
-                        for item in 0..<itemCount {
-                            let elements = item * perItem..<(item + 1) * perItem
-                            expected += plainCombination(
-                                [signalRates[item], noiseRates[item]], [Array(sample[elements]), Array(noise[elements])],
-                                count: perItem)
-                        }
-                        try forEachISA { isa in
-                            for threads: UInt32 in [0, 1, 3] {
-                                let x = Tensor(sample, offset: random.offset()), z = Tensor(noise, offset: random.offset())
-                                let own = Tensor<T>(count: count, offset: random.offset())
-                                let out = [.elsewhere: own, .overSample: x, .overNoise: z][destination]!
-                                let context = {
-                                    "\(itemCount) items of \(perItem), rates \(signalRates) \(noiseRates), ISA \(isa.rawValue), "
-                                        + "\(threads) threads"
-                                }
-                                let status = withLimits(parallelElements: 128, streamingBytes: 4096) {
-                                    dsk_add_noise(
-                                        T.kind.cType, x.pointer, z.pointer, signalRates, noiseRates, itemCount, perItem,
-                                        out.pointer, threads)
-                                }
-                                try require(status, context())
-                                try require(noProblem: out.problem(expecting: expected), context())
-                                if out !== x { try require(noProblem: x.problem(expecting: sample), "the sample, \(context())") }
-                                if out !== z { try require(noProblem: z.problem(expecting: noise), "the noise, \(context())") }
+                for (itemCount, perItem) in product([0, 1, 3, 16, 17, 40], [0, 1, 67, 200]) {
+                    let count = itemCount * perItem
+                    let sample: [T] = random.values(count), noise: [T] = random.values(count)
+                    let signalRates = (0..<itemCount).map { _ in random.coefficient(zeroPercent: 10) }
+                    let noiseRates = (0..<itemCount).map { _ in random.coefficient(zeroPercent: 10) }
+                    let expected = (0..<itemCount).flatMap { item -> [T] in
+                        let elements = item * perItem..<(item + 1) * perItem
+                        return plainCombination(
+                            [signalRates[item], noiseRates[item]], [Array(sample[elements]), Array(noise[elements])], count: perItem
+                        )
+                    }
+                    try forEachISA { isa in
+                        for threads: UInt32 in [0, 1, 3] {
+                            let x = Tensor(sample, offset: random.offset()), z = Tensor(noise, offset: random.offset())
+                            let own = Tensor<T>(count: count, offset: random.offset())
+                            let out = [.elsewhere: own, .overSample: x, .overNoise: z][destination]!
+                            let context = {
+                                "\(itemCount) items of \(perItem), rates \(signalRates) \(noiseRates), ISA \(isa.rawValue), "
+                                    + "\(threads) threads"
                             }
+                            let status = withLimits(parallelElements: 128, streamingBytes: 4096) {
+                                dsk_add_noise(
+                                    T.kind.cType, x.pointer, z.pointer, signalRates, noiseRates, itemCount, perItem, out.pointer,
+                                    threads)
+                            }
+                            try require(status, context())
+                            try require(noProblem: out.problem(expecting: expected), context())
+                            if out !== x { try require(noProblem: x.problem(expecting: sample), "the sample, \(context())") }
+                            if out !== z { try require(noProblem: z.problem(expecting: noise), "the noise, \(context())") }
                         }
                     }
                 }

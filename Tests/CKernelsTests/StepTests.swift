@@ -106,70 +106,77 @@ extension KernelTests {
                 let seconds: [[Int: Double]?] = [
                     nil, [1: 1], [0: 1.5, 1: -0.3], [0: 1, 1: 1], [1: 0.7, 2: 0.2], [1: -1], [0: 1, 1: 2, 2: 3],
                 ]
-                for termCount in 1...6 {
-                    for second in seconds + [nil, nil] where (second?.keys.max() ?? 0) < termCount {
-                        for isInPlace in [false, true] {
-                            var row = Row()
-                            // The terms aren't always the first tensors, and sometimes leave gaps.
-                            let terms = (0..<Row.inputCount).shuffled(using: &random).prefix(termCount).sorted()
-                            for term in terms { row.outputs[0][term] = random.coefficient(zeroPercent: 0) }
-                            for (j, coefficient) in second ?? [:] { row.outputs[1][terms[j]] = coefficient }
-                            var threshold = 1.0, hasSecond = second != nil
-                            if second == nil && random.chance(60) {
-                                for term in (0..<Row.predictionInputCount).shuffled(using: &random).prefix(2) {
-                                    row.prediction[term] = random.coefficient(zeroPercent: 0)
-                                }
-                                row.outputs[0][Row.predictionTerm] = random.coefficient(zeroPercent: 0)
-                                (row.clamp, row.clampRange) = (DSK_CLAMP_RANGE, abs(random.double()))
-                                if random.chance(50) { (row.clamp, threshold) = (DSK_CLAMP_THRESHOLD, abs(random.double())) }
-                                // The second output: none, p itself, or p and one tensor.
-                                let form = random.below(3)
-                                hasSecond = form > 0
-                                if form > 0 {
-                                    row.outputs[1][Row.predictionTerm] = form == 1 ? 1 : random.coefficient(zeroPercent: 0)
-                                }
-                                if form > 1 { row.outputs[1][terms[0]] = random.coefficient(zeroPercent: 0) }
-                            }
-                            let count = sizes.max()!
-                            let inputs: [[T]] = (0..<Row.inputCount).map { _ in
-                                random.chance(20) ? random.wildValues(count) : random.values(count)
-                            }
-                            let expected = plainStep(row, inputs: inputs, threshold: threshold, count: count)
-                            let tensors = inputs.map { Tensor($0, offset: random.offset()) }
-                            let own = (0..<2).map { _ in Tensor<T>(count: count, offset: random.offset()) }
-                            let isApart = !isInPlace || termCount == 1
-                            let outputs = [isInPlace ? tensors[terms[0]] : own[0], isApart ? own[1] : tensors[terms.last!]]
-                            let wanted: [Tensor<T>?] = hasSecond ? outputs : [outputs[0]]
-                            for streamingBytes in [Int.max, 0] {
-                                try forEachISA { isa in
-                                    for size in sizes {
-                                        for (tensor, values) in zip(tensors, inputs) {
-                                            tensor.reset()
-                                            tensor.set(Array(values.prefix(size)))
-                                        }
-                                        own.forEach { $0.reset() }
-                                        let call = Call(row, inputs: tensors, outputs: wanted, count: size, threshold: threshold)
-                                        let context = {
-                                            "\(row), \(isInPlace ? "in place" : "apart"), \(size) elements, ISA \(isa.rawValue), "
-                                                + "streaming from \(streamingBytes)"
-                                        }
-                                        let status = withLimits(parallelElements: .max, streamingBytes: streamingBytes) {
-                                            call.step()
-                                        }
-                                        try require(status, context())
-                                        for (k, tensor) in wanted.enumerated() {
-                                            try require(
-                                                noProblem: tensor?.problem(expecting: expected[k], prefix: size),
-                                                "output \(k) of \(context())")
-                                        }
-                                    }
-                                }
-                            }
+                for (termCount, second, isInPlace) in product(1...6, seconds + [nil, nil], [false, true])
+                where (second?.keys.max() ?? 0) < termCount {
+                    let usual = UsualRow(termCount: termCount, second: second, random: &random)
+                    try usual.check(T.self, sizes: sizes, isInPlace: isInPlace, random: &random)
+                }
+            }
+            try check(kind.type)
+        }
+
+        private struct UsualRow {
+            var row = Row()
+            /// The tensors of the first output. They aren't always the first ones, and sometimes leave gaps.
+            let terms: [Int]
+            var threshold = 1.0
+            var hasSecond: Bool
+
+            /// - Parameter second: the second output's coefficients of the first one's terms; nil: none, or p.
+            init(termCount: Int, second: [Int: Double]?, random: inout Random) {
+                terms = (0..<Row.inputCount).shuffled(using: &random).prefix(termCount).sorted()
+                for term in terms { row.outputs[0][term] = random.coefficient(zeroPercent: 0) }
+                for (j, coefficient) in second ?? [:] { row.outputs[1][terms[j]] = coefficient }
+                hasSecond = second != nil
+                if second == nil && random.chance(60) { addPrediction(&random) }
+            }
+
+            private mutating func addPrediction(_ random: inout Random) {
+                for term in (0..<Row.predictionInputCount).shuffled(using: &random).prefix(2) {
+                    row.prediction[term] = random.coefficient(zeroPercent: 0)
+                }
+                row.outputs[0][Row.predictionTerm] = random.coefficient(zeroPercent: 0)
+                (row.clamp, row.clampRange) = (DSK_CLAMP_RANGE, abs(random.double()))
+                if random.chance(50) { (row.clamp, threshold) = (DSK_CLAMP_THRESHOLD, abs(random.double())) }
+                // The second output: none, p itself, or p and one tensor.
+                let form = random.below(3)
+                hasSecond = form > 0
+                if form > 0 { row.outputs[1][Row.predictionTerm] = form == 1 ? 1 : random.coefficient(zeroPercent: 0) }
+                if form > 1 { row.outputs[1][terms[0]] = random.coefficient(zeroPercent: 0) }
+            }
+
+            func check<T: Element>(_: T.Type, sizes: [Int], isInPlace: Bool, random: inout Random) throws {
+                let count = sizes.max()!
+                let inputs: [[T]] = (0..<Row.inputCount).map { _ in
+                    random.chance(20) ? random.wildValues(count) : random.values(count)
+                }
+                let expected = plainStep(row, inputs: inputs, threshold: threshold, count: count)
+                let tensors = inputs.map { Tensor($0, offset: random.offset()) }
+                let own = (0..<2).map { _ in Tensor<T>(count: count, offset: random.offset()) }
+                let isApart = !isInPlace || terms.count == 1
+                let outputs = [isInPlace ? tensors[terms[0]] : own[0], isApart ? own[1] : tensors[terms.last!]]
+                let wanted: [Tensor<T>?] = hasSecond ? outputs : [outputs[0]]
+                try forEachISA { isa in
+                    for (streamingBytes, size) in product([Int.max, 0], sizes) {
+                        for (tensor, values) in zip(tensors, inputs) {
+                            tensor.reset()
+                            tensor.set(Array(values.prefix(size)))
+                        }
+                        own.forEach { $0.reset() }
+                        let call = Call(row, inputs: tensors, outputs: wanted, count: size, threshold: threshold)
+                        let context = {
+                            "\(row), \(isInPlace ? "in place" : "apart"), \(size) elements, ISA \(isa.rawValue), "
+                                + "streaming from \(streamingBytes)"
+                        }
+                        let status = withLimits(parallelElements: .max, streamingBytes: streamingBytes) { call.step() }
+                        try require(status, context())
+                        for (k, tensor) in wanted.enumerated() {
+                            try require(
+                                noProblem: tensor?.problem(expecting: expected[k], prefix: size), "output \(k) of \(context())")
                         }
                     }
                 }
             }
-            try check(kind.type)
         }
 
         /// Every offset from a 64-byte boundary for the input and the output, streamed or not: the loop that peels a streamed

@@ -2,6 +2,7 @@
 
 import CKernels
 import Foundation
+import TestDraws
 import Testing
 
 /// dsk_find_thresholds against sorting.
@@ -74,16 +75,15 @@ extension KernelTests {
             func check<T: Element>(_: T.Type) throws {
                 var random = Random("sizesDataAndRatios \(kind)")
                 for count in [0, 1, 2, 3, 10, 255, 511, 512, 513, 1000] {
-                    for (name, values) in Self.data(count, &random) as [(String, [T])] {
-                        for ratio in Self.ratios + [Double(random.below(1000)) / 999] {
-                            // Most of these ranges let the quantile through.
-                            let maxValue = [0.3, 1, 1.25, 4, 1e30, .infinity][random.below(6)]
-                            try self.check(items: [values], ratios: [ratio], maxValue: maxValue, threads: [2]) {
-                                "\(count) \(name)"
-                            }
-                            try self.check(items: [values], ratios: [ratio], maxValue: .infinity, threads: [1]) {
-                                "\(count) \(name)"
-                            }
+                    let data: [(name: String, values: [T])] = Self.data(count, &random)
+                    for ((name, values), ratio) in product(data, Self.ratios + [Double(random.below(1000)) / 999]) {
+                        // Most of these ranges let the quantile through.
+                        let maxValue = [0.3, 1, 1.25, 4, 1e30, .infinity][random.below(6)]
+                        try self.check(items: [values], ratios: [ratio], maxValue: maxValue, threads: [2]) {
+                            "\(count) \(name)"
+                        }
+                        try self.check(items: [values], ratios: [ratio], maxValue: .infinity, threads: [1]) {
+                            "\(count) \(name)"
                         }
                     }
                 }

@@ -43,6 +43,24 @@ func withTensor<Element: TensorElement, Result>(
     }
 }
 
+/// Tensors of one shape over arrays, valid while `body` runs.
+func withTensors<Element: TensorElement, Result>(
+    _ values: inout [[Element]], shape: [Int64], _ body: ([UnsafePointer<ds_tensor>]) throws -> Result
+) throws -> Result {
+    var views: [UnsafePointer<ds_tensor>] = []
+    func withRest(_ index: Int) throws -> Result {
+        if index == values.count { return try body(views) }
+        var own: [Element] = []
+        swap(&own, &values[index])
+        defer { swap(&own, &values[index]) }
+        return try withTensor(&own, shape: shape) { view in
+            views.append(view)
+            return try withRest(index + 1)
+        }
+    }
+    return try withRest(0)
+}
+
 /// The result of a function that fills a caller's buffer.
 func numbers(_ function: (UnsafeMutablePointer<Double>?, Int, UnsafeMutablePointer<Int>?) -> ds_status) throws -> [Double] {
     var count = 0
@@ -385,8 +403,9 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
                 #expect(needsNoise == plan.needsNoise(at: index, age: session.age))
 
                 var output = outputs(index)
-                var noise: [Element] = SessionStateTests.tensor(100 + index, count: count)
-                var next = [Element](repeating: .nan, count: count), clean = next
+                let noise: [Element] = SessionStateTests.tensor(100 + index, count: count)
+                let empty = [Element](repeating: .nan, count: count)
+                var tensors = [sample, noise, empty, empty]
                 // The session goes through a copy and through bytes.
                 try call(ds_session_copy(handle, &other))
                 ds_session_free(handle)
@@ -395,16 +414,11 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
                 ds_session_free(other)
                 try call(ds_session_restore(scheduler, saved, saved.count, &handle))
                 try withTensor(&output, shape: shape) { e in
-                    try withTensor(&sample, shape: shape) { x in
-                        try withTensor(&noise, shape: shape) { z in
-                            try withTensor(&next, shape: shape) { out in
-                                try withTensor(&clean, shape: shape) { p in
-                                    try call(ds_session_step(handle, e, x, needsNoise ? z : nil, out, p, 0))
-                                }
-                            }
-                        }
+                    try withTensors(&tensors, shape: shape) { t in
+                        try call(ds_session_step(handle, e, t[0], needsNoise ? t[1] : nil, t[2], t[3], 0))
                     }
                 }
+                let next = tensors[2], clean = tensors[3]
                 if let output = output as? [Element] {
                     var session = session
                     let result = try session.step(

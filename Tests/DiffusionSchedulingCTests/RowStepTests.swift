@@ -57,39 +57,44 @@ import Testing
         let isTwice = properties.learns_variance
         for index in beginIndex..<properties.n_steps {
             var e: [Element] = SessionStateTests.tensor(index, count: isTwice ? 2 * count : count)
-            var z: [Element] = SessionStateTests.tensor(100 + index, count: count)
-            var p = [Element](repeating: .nan, count: count), q = p, row = ds_row(), needsNoise = false
+            let z: [Element] = SessionStateTests.tensor(100 + index, count: count)
+            let empty = [Element](repeating: .nan, count: count)
+            var row = ds_row(), needsNoise = false, own = [z, x, empty], others = [z, y, empty]
             try call(ds_scheduler_row(scheduler, index, index - beginIndex, &row))
             try call(ds_session_needs_noise(session, &needsNoise))
             try withTensor(&e, shape: isTwice ? [2, 6, 4] : shape) { e in
-                try withTensor(&z, shape: shape) { z in
-                    try withTensor(&x, shape: shape) { x in
-                        try withTensor(&p, shape: shape) { p in
-                            try call(ds_session_step(session, e, x, needsNoise ? z : nil, x, p, 0))
-                        }
-                    }
-                    try withTensor(&y, shape: shape) { y in
-                        try withTensor(&q, shape: shape) { q in
-                            try slots.withUnsafeMutableBytes { bytes in
-                                let tensors = (0..<Int(DS_MAX_SLOTS)).map { slot in
-                                    ds_tensor(
-                                        data: bytes.baseAddress! + (Int(DS_MAX_SLOTS) - 1 - slot) * count
-                                            * MemoryLayout<Element>.stride,
-                                        element_type: ds_element_type(Element.elementType.savedNumber), rank: 3,
-                                        shape: y.pointee.shape)
-                                }
-                                try call(
-                                    rowStep(
-                                        scheduler, &row, e, y, needsNoise ? z : nil, tensors, properties.n_slots, nil, y, q, 0))
-                            }
-                        }
+                try withTensors(&own, shape: shape) { t in
+                    try call(ds_session_step(session, e, t[1], needsNoise ? t[0] : nil, t[1], t[2], 0))
+                }
+                try withTensors(&others, shape: shape) { t in
+                    try slots.withUnsafeMutableBytes { bytes in
+                        let views = slotViews(bytes, Element.self, like: t[1].pointee)
+                        try call(
+                            rowStep(
+                                scheduler, &row, e, t[1], needsNoise ? t[0] : nil, views, properties.n_slots, nil, t[1], t[2], 0))
                     }
                 }
             }
-            let bytes = (x + p).withUnsafeBytes { Array($0) }, others = (y + q).withUnsafeBytes { Array($0) }
-            #expect(bytes == others, "step \(index) from \(beginIndex) in \(Element.self)")
+            (x, y) = (own[1], others[1])
+            #expect(bytes(own) == bytes(others), "step \(index) from \(beginIndex) in \(Element.self)")
         }
         #expect(!x.contains { $0.isNaN })
+    }
+
+    private static func bytes<Element>(_ tensors: [[Element]]) -> [UInt8] {
+        tensors.flatMap { tensor in tensor.withUnsafeBytes { Array($0) } }
+    }
+
+    /// Tensors over one array, the last slot first.
+    private static func slotViews<Element: TensorElement>(
+        _ bytes: UnsafeMutableRawBufferPointer, _: Element.Type, like sample: ds_tensor
+    ) -> [ds_tensor] {
+        let stride = bytes.count / Int(DS_MAX_SLOTS)
+        return (0..<Int(DS_MAX_SLOTS)).map { slot in
+            ds_tensor(
+                data: bytes.baseAddress! + (Int(DS_MAX_SLOTS) - 1 - slot) * stride,
+                element_type: ds_element_type(Element.elementType.savedNumber), rank: sample.rank, shape: sample.shape)
+        }
     }
 
     /// The tensors that a diffusers object keeps: single ones, then a list's, newest first.

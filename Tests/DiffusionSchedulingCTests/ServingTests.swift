@@ -23,18 +23,14 @@ import Testing
             defer { ds_session_free(handle) }
             var x = values(0), expected = x, options = ds_guidance(scale: guidance.scale, rescale: guidance.rescale)
             for index in 0..<4 {
-                var c = values(3 * index + 1), u = values(3 * index + 2), z = values(3 * index + 3)
+                let c = values(3 * index + 1), u = values(3 * index + 2), z = values(3 * index + 3)
                 try session.step(
                     conditional: c, unconditional: u, guidance: guidance, sample: &expected, noise: z, batchSize: 2)
-                try withTensor(&c, shape: Self.shape) { c in
-                    try withTensor(&u, shape: Self.shape) { u in
-                        try withTensor(&z, shape: Self.shape) { z in
-                            try withTensor(&x, shape: Self.shape) { x in
-                                try call(ds_session_step_guided(handle, c, u, &options, x, z, x, nil, 0))
-                            }
-                        }
-                    }
+                var tensors = [c, u, z, x]
+                try withTensors(&tensors, shape: Self.shape) { t in
+                    try call(ds_session_step_guided(handle, t[0], t[1], &options, t[3], t[2], t[3], nil, 0))
                 }
+                x = tensors[3]
                 #expect(x.map(\.bitPattern) == expected.map(\.bitPattern), "\(guidance), step \(index)")
             }
         }
