@@ -6,7 +6,7 @@
 
 import CKernels
 
-// MARK: - The same bits
+// MARK: - The plain oracle
 
 /// The arithmetic of an item, which its tensors' widest type decides. Numbers are float64 here, whatever their type.
 enum Arithmetic {

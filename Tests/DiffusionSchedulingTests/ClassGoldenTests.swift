@@ -315,7 +315,7 @@ struct ClassRecord: Decodable {
 
     private func isTrue(_ key: String) -> Bool { configText.contains("\"\(key)\": true") }
 
-    // MARK: Where ours differ on purpose
+    // MARK: Intended differences
 
     /// Whether NumPy's `arange` gave the spacing `trailing` one extra timestep, −1, which ours leaves out.
     var isCut: Bool {
@@ -349,7 +349,7 @@ struct ClassRecord: Decodable {
         return timesteps.count - (timesteps.count == n + 1 ? 1 : 2)
     }
 
-    // MARK: What the reference's own float32 arithmetic allows
+    // MARK: Tolerances of the reference's own float32 arithmetic
 
     /// Whether the levels are spread between two training levels.
     var isSpaced: Bool {

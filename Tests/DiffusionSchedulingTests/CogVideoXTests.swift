@@ -4,7 +4,7 @@ import Testing
 
 @testable import DiffusionScheduling
 
-/// CogVideoX' schedulers beyond the goldens: the shifted tables, coefficients, refusals.
+/// CogVideoX's schedulers beyond the goldens: the shifted tables, coefficients, refusals.
 @Suite struct CogVideoXTests {
     static func make(_ change: (inout CogVideoXDDIMConfiguration) -> Void = { _ in }) throws -> CogVideoXDDIMScheduler {
         var configuration = CogVideoXDDIMConfiguration()

@@ -289,7 +289,7 @@ struct NeighbourConfiguration: SchedulerConfiguration {
         #expect(try scheduler.plan(.count(5)).sigmas.suffix(2) == [0.5, scheduler.noiseSchedule.sigmas[0]])
     }
 
-    // MARK: From another configuration
+    // MARK: Conversion from another configuration
 
     @Test func whatIsMerelyADefaultThereIsNotTakenOver() throws {
         let deis = try DEISMultistepConfiguration(from: NeighbourConfiguration())
@@ -306,7 +306,7 @@ struct NeighbourConfiguration: SchedulerConfiguration {
         #expect(deis.unusedKeys == ["rate"])
     }
 
-    /// diffusers also keeps an explicit value that equals the default there.
+    /// diffusers also keeps an explicit value that equals the other class's default.
     @Test func whatAFileGaveIsTakenOverEvenIfItIsTheDefault() throws {
         let neighbour = try NeighbourConfiguration(json: #"{"timestep_spacing": "leading"}"#)
         #expect(try DEISMultistepConfiguration(from: neighbour).timestepSpacing == .leading)

@@ -94,7 +94,7 @@ import Testing
         #expect(try run(saving: true) == run(saving: false))
     }
 
-    /// diffusers' noise is NaN there.
+    /// diffusers' noise is NaN at such a level.
     @Test(arguments: ["epsilon", "v_prediction"]) func runsPassLevelsWithoutNoise(type: String) throws {
         let plan = try Self.plan(4, "\"prediction_type\": \"\(type)\", \"beta_start\": 0.0")
         #expect(plan.sigmas.filter { $0 == 0 }.count == 3 && plan.row(at: 5, age: 5).nextSample == Combination(.sample))

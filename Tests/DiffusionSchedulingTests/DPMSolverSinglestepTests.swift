@@ -83,7 +83,7 @@ import Testing
         #expect(plan.row(at: 2, age: 2).stores.isEmpty)
     }
 
-    /// diffusers divides 0 by 0 in some of these.
+    /// diffusers divides 0 by 0 in some of these runs.
     @Test(arguments: [2, 3], DPMSolverType.allCases) func repeatedLevelsStayFinite(_ order: Int, _ type: DPMSolverType) throws {
         for algorithm in [DPMSolverAlgorithmType.dpmsolver, .dpmsolverPlusPlus, .sdeDPMSolverPlusPlus] {
             let scheduler = try make {

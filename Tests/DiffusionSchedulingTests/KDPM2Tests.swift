@@ -108,7 +108,7 @@ import Testing
         #expect(abs(ConvergenceTests.slope(points) - 2) <= Tolerance.measuredOrder, "\(points)")
     }
 
-    /// diffusers divides by m = 0 there.
+    /// diffusers divides by m = 0 at such a level.
     @Test(arguments: ["epsilon", "v_prediction"]) func runsPassLevelsWithoutNoise(type: String) throws {
         let plan = try Self.plan(4, "\"prediction_type\": \"\(type)\", \"beta_start\": 0.0")
         #expect(plan.sigmas.filter { $0 == 0 }.count == 3 && plan.row(at: 5, age: 5).nextSample == Combination(.sample))

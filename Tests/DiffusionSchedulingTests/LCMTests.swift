@@ -4,7 +4,7 @@ import Testing
 
 @testable import DiffusionScheduling
 
-/// LCM beyond the goldens: diffusers' own constants, its timesteps, the last step, what it reports, refusals.
+/// LCM beyond the goldens: diffusers' own constants, its timesteps, the last step, its report, refusals.
 @Suite struct LCMTests {
     static func make(_ change: (inout LCMConfiguration) -> Void = { _ in }) throws -> LCMScheduler {
         var configuration = LCMConfiguration()

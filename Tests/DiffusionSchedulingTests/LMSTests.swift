@@ -53,7 +53,7 @@ import Testing
         #expect(try Self.scheduler(#""use_exponential_sigmas": true"# + ends).plan(.count(5)).sigmas[0] == 10)
     }
 
-    /// diffusers divides by 0 at both.
+    /// diffusers divides by 0 at repeated levels and at levels without noise.
     @Test(arguments: ["epsilon", "sample", "v_prediction"]) func degenerateLevelsGiveFiniteRuns(type: String) throws {
         let members = "\"prediction_type\": \"\(type)\", "
         let plans = [

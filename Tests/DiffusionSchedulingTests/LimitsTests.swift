@@ -209,7 +209,7 @@ import Testing
         #expect(noise.doubleNormals(4).allFinite)
     }
 
-    // MARK: What errors quote
+    // MARK: Quotes in errors
 
     @Test func errorsQuoteABeginning() {
         let long = String(repeating: "ä", count: 100_000)

@@ -358,7 +358,7 @@ import Testing
         #expect(step.predOriginalSample == [0.5, 1, 1, 0.5, -1, 1])
     }
 
-    // MARK: What one call leaves to the next
+    // MARK: State between calls
 
     /// Quirk 16, item 21: `mu` stays in the original's configuration.
     @Test func muCountsForItsCallAlone() throws {

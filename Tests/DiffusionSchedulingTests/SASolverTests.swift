@@ -58,7 +58,7 @@ import Testing
         #expect(constant == table && constant.needsNoise(at: 0, age: 0))
     }
 
-    /// diffusers divides 0 by 0 in some of these.
+    /// diffusers divides 0 by 0 in some of these runs.
     @Test(arguments: [1, 2, 3, 4], SASolverAlgorithmType.allCases) func repeatedLevelsStayFinite(
         _ order: Int, _ type: SASolverAlgorithmType
     ) throws {

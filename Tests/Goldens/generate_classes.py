@@ -1283,7 +1283,7 @@ def loose_timesteps(scheduler, request):
     loose = []
     for index, value in enumerate(values):
         edge = math.floor(value) + 0.5 if rounds else round(value)
-        # Truncation goes toward zero, so it doesn't jump there.
+        # Truncation goes toward zero, so it doesn't jump at zero.
         if abs(value - edge) < LOOSE_MARGIN and (rounds or edge):
             loose.append(2 * index if pairs else index)
     return loose

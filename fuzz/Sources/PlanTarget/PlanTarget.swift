@@ -115,7 +115,7 @@ private struct CheckedRun {
         }
     }
 
-    // MARK: - What the row says
+    // MARK: - Sums of a row
 
     private mutating func evaluate(
         _ row: PlanRow, _ output: [Double], _ sample: [Double], _ noise: [Double]?

@@ -23,7 +23,7 @@ struct Measurement {
         frechetDistance = goal.map { run.samples.frechetDistance(to: $0) }
     }
 
-    // MARK: As a row of a table
+    // MARK: Rows of tables
 
     /// The heads of the columns.
     static func head(withErrors: Bool = true) -> String {
