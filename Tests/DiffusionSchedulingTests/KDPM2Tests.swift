@@ -86,7 +86,7 @@ import Testing
         #expect(abs(x.map { abs($0) }.reduce(0, +) - sum) < 1e-2)
     }
 
-    /// Measured on normally distributed data, whose probability flow is known.
+    /// The order, measured on normally distributed data, whose probability flow is known.
     @Test(arguments: KDPM2DiscreteConfiguration.predictionTypes) func theOrderIsTwo(type: PredictionType) throws {
         var configuration = KDPM2DiscreteConfiguration()
         configuration.predictionType = type

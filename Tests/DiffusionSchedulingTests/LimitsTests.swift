@@ -213,7 +213,7 @@ import Testing
 
     @Test func errorsQuoteABeginning() {
         let long = String(repeating: "ä", count: 100_000)
-        // Sentences with a list may be longer.
+        // Sentences that list the supported classes may be longer.
         let names = SchedulerCatalog.supportedClassNames.joined(separator: ", ").utf8.count
         let list = "[" + String(repeating: "\"\(long)\", ", count: 10) + "1]"
         for json in [

@@ -154,7 +154,7 @@ import Testing
         expectInvalid("begin index", "3", allowed: "such as 2") { try scheduler.setBeginIndex(3) }
     }
 
-    /// Measured on normally distributed data, whose probability flow is known.
+    /// The order, measured on normally distributed data, whose probability flow is known.
     @Test(
         arguments: [("EulerDiscreteScheduler", 1.0), ("HeunDiscreteScheduler", 2)], [PredictionType.epsilon, .sample, .vPrediction])
     func errorFallsWithTheOrder(_ expected: (name: String, order: Double), type: PredictionType) throws {

@@ -25,7 +25,7 @@ public enum TestDraws {
     /// The setting that repeats a run, for failure messages.
     public static var seedSetting: String { "\(seedVariable)=\(seed)" }
 
-    /// Whether the tests draw all their cases, so rare cases are certain to occur.
+    /// Whether the tests draw all their cases; only then may a test expect rare cases to occur.
     public static var areComplete: Bool { scale >= 1 }
 
     /// The number of cases to draw if `full` are drawn by default.
