@@ -54,22 +54,20 @@ extension KernelTests {
         func scale(kind: ElementKind, inPlace: Bool) throws {
             func check<T: Element>(_: T.Type) throws {
                 var random = Random("scale \(kind) \(inPlace)")
-                for count in [0, 1, 67, 200, 1000] {
-                    for factor in [0, 1, -1, random.double()] {
-                        let values: [T] = random.wildValues(count)
-                        let expected = plainCombination([factor], [values], count: count)
-                        try forEachISA { isa in
-                            for threads: UInt32 in [0, 1, 3] {
-                                let x = Tensor(values, offset: random.offset())
-                                let out = inPlace ? x : Tensor<T>(count: count, offset: random.offset())
-                                let status = withLimits(parallelElements: 128, streamingBytes: 4096) {
-                                    dsk_scale(T.kind.cType, x.pointer, factor, count, out.pointer, threads)
-                                }
-                                try require(status, "\(factor)")
-                                try require(
-                                    noProblem: out.problem(expecting: expected),
-                                    "\(count) elements times \(factor), ISA \(isa.rawValue), \(threads) threads")
+                for (count, factor) in product([0, 1, 67, 200, 1000], [0, 1, -1, random.double()]) {
+                    let values: [T] = random.wildValues(count)
+                    let expected = plainCombination([factor], [values], count: count)
+                    try forEachISA { isa in
+                        for threads: UInt32 in [0, 1, 3] {
+                            let x = Tensor(values, offset: random.offset())
+                            let out = inPlace ? x : Tensor<T>(count: count, offset: random.offset())
+                            let status = withLimits(parallelElements: 128, streamingBytes: 4096) {
+                                dsk_scale(T.kind.cType, x.pointer, factor, count, out.pointer, threads)
                             }
+                            try require(status, "\(factor)")
+                            try require(
+                                noProblem: out.problem(expecting: expected),
+                                "\(count) elements times \(factor), ISA \(isa.rawValue), \(threads) threads")
                         }
                     }
                 }

@@ -32,23 +32,24 @@ extension KernelTests {
                     let call = Call(row, inputs: inputTensors, outputs: outputTensors, count: 0, threshold: threshold)
                     let streamingBytes = 300 * MemoryLayout<T>.stride * row.streamCount(wanted: wanted)
 
-                    try withLimits(parallelElements: 256, streamingBytes: streamingBytes) {
-                        try forEachISA { isa in
-                            for size in Self.sizes {
-                                for threads in size >= 256 ? threadCounts : [UInt32(random.below(3))] {
-                                    outputTensors.forEach { $0?.reset() }
-                                    call.setCount(size)
-                                    let context = {
-                                        "\(row) with outputs \(wanted), threshold \(threshold), \(size) elements, ISA "
-                                            + "\(isa.rawValue), \(threads) threads"
-                                    }
-                                    try require(call.step(threads: threads), context())
-                                    for (k, tensor) in outputTensors.enumerated() {
-                                        try require(
-                                            noProblem: tensor?.problem(expecting: expected[k], prefix: size),
-                                            "output \(k) of \(context())")
-                                    }
-                                }
+                    try forEachISA { isa in
+                        let calls = Self.sizes.flatMap { size in
+                            product([size], size >= 256 ? threadCounts : [UInt32(random.below(3))])
+                        }
+                        for (size, threads) in calls {
+                            outputTensors.forEach { $0?.reset() }
+                            call.setCount(size)
+                            let context = {
+                                "\(row) with outputs \(wanted), threshold \(threshold), \(size) elements, ISA "
+                                    + "\(isa.rawValue), \(threads) threads"
+                            }
+                            let status = withLimits(parallelElements: 256, streamingBytes: streamingBytes) {
+                                call.step(threads: threads)
+                            }
+                            try require(status, context())
+                            for (k, tensor) in outputTensors.enumerated() {
+                                try require(
+                                    noProblem: tensor?.problem(expecting: expected[k], prefix: size), "output \(k) of \(context())")
                             }
                         }
                     }

@@ -624,9 +624,10 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
                 Self.compare(row, with: try scheduler.row(at: timestep, optionValues: options), clamp: clamp)
                 #expect(row.n_reads == 0 && row.n_stores == 0)
 
-                var output: [Element] = SessionStateTests.tensor(1, count: 6)
-                var sample: [Element] = SessionStateTests.tensor(2, count: 6)
-                var noise: [Element] = SessionStateTests.tensor(3, count: 6), next = sample, clean = sample
+                let output: [Element] = SessionStateTests.tensor(1, count: 6)
+                let sample: [Element] = SessionStateTests.tensor(2, count: 6)
+                let noise: [Element] = SessionStateTests.tensor(3, count: 6)
+                var tensors = [output, sample, noise, sample, sample]
                 let expected: SchedulerOutput<Element> =
                     if let ddim = scheduler as? DDIMScheduler {
                         try ddim.step(
@@ -636,20 +637,11 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
                         try #require(scheduler as? DDIMInverseScheduler).step(
                             modelOutput: output, timestep: timestep, sample: sample, batchSize: 2)
                     }
-                try withTensor(&output, shape: [2, 3]) { e in
-                    try withTensor(&sample, shape: [2, 3]) { x in
-                        try withTensor(&noise, shape: [2, 3]) { z in
-                            try withTensor(&next, shape: [2, 3]) { out in
-                                try withTensor(&clean, shape: [2, 3]) {
-                                    try call(
-                                        rowStep(
-                                            handle, &row, e, x, arguments == nil ? nil : z, nil, 0, nil, out, $0, 0))
-                                }
-                            }
-                        }
-                    }
+                try withTensors(&tensors, shape: [2, 3]) { t in
+                    let noise = arguments == nil ? nil : t[2]
+                    try call(rowStep(handle, &row, t[0], t[1], noise, nil, 0, nil, t[3], t[4], 0))
                 }
-                #expect(next == expected.prevSample && clean == expected.predOriginalSample, "\(timestep)")
+                #expect(tensors[3] == expected.prevSample && tensors[4] == expected.predOriginalSample, "\(timestep)")
             }
         }
     }

@@ -144,38 +144,30 @@ import Testing
         var attributes = try Attributes(scheduler.state.className, count: count)
         var x: [Double] = SessionStateTests.tensor(3, count: count), y = x, shorter: [Double] = []
         for index in beginIndex..<properties.n_steps {
-            var e: [Double] = SessionStateTests.tensor(index, count: count), next = x
+            var e: [Double] = SessionStateTests.tensor(index, count: count)
             var z: [Double] = SessionStateTests.tensor(100 + index, count: count)
             var row = ds_row()
             try call(ds_scheduler_attribute_row(scheduler, index, index - beginIndex, &row))
             var motion = z
             if attributes.samplesMotion, index % 2 == 1 { motion = try Self.increment(scheduler, index, before: shorter, z) }
             shorter = z
-            var stored = [Double](repeating: .nan, count: 2 * count)
+            var stored = [Double](repeating: .nan, count: 2 * count), others = [motion, y, x]
             try withTensor(&e, shape: Self.shape) { e in
                 try withTensor(&z, shape: Self.shape) { z in
                     try withTensor(&x, shape: Self.shape) { try call(ds_session_step(session, e, $0, z, $0, nil, 0)) }
                 }
-                try withTensor(&motion, shape: Self.shape) { z in
-                    try withTensor(&y, shape: Self.shape) { y in
-                        try withTensor(&next, shape: Self.shape) { next in
-                            func tensor(_ memory: inout [Double], _ offset: Int = 0) -> ds_tensor {
-                                // The arrays keep the memory alive, and nobody else has it.
-                                memory.withUnsafeMutableBufferPointer {
-                                    ds_tensor(
-                                        data: $0.baseAddress! + offset, element_type: DS_FLOAT64, rank: 3, shape: y.pointee.shape)
-                                }
-                            }
-                            let slots = (0..<Int(DS_MAX_SLOTS)).map { tensor(&attributes.slots[$0]) }
-                            let stores = [tensor(&stored), tensor(&stored, count)]
-                            try call(
-                                rowStep(
-                                    scheduler, &row, e, y, z, slots, Int(DS_MAX_SLOTS), stores, next, nil, 0))
-                        }
+                try withTensors(&others, shape: Self.shape) { t in
+                    func tensor(_ memory: inout [Double], _ offset: Int = 0) -> ds_tensor {
+                        // The arrays keep the memory alive, and nobody else has it.
+                        let address = memory.withUnsafeMutableBufferPointer { $0.baseAddress! + offset }
+                        return ds_tensor(data: address, element_type: DS_FLOAT64, rank: 3, shape: t[0].pointee.shape)
                     }
+                    let slots = (0..<Int(DS_MAX_SLOTS)).map { tensor(&attributes.slots[$0]) }
+                    let stores = [tensor(&stored), tensor(&stored, count)]
+                    try call(rowStep(scheduler, &row, e, t[1], t[0], slots, Int(DS_MAX_SLOTS), stores, t[2], nil, 0))
                 }
             }
-            y = next
+            y = others[2]
             let destinations = [row.stores.0.slot, row.stores.1.slot]
             for place in 0..<row.n_stores {
                 attributes.store(Array(stored[place * count..<(place + 1) * count]), to: destinations[place])

@@ -53,8 +53,8 @@ import Testing
         let shape: [Int64] = [3, 8]
         var x = values(0)
         for index in 0..<3 {
-            var c = values(3 * index + 1), u = values(3 * index + 2), z = values(3 * index + 3)
-            var expected = x, next = [Float](repeating: .nan, count: 24)
+            let c = values(3 * index + 1), u = values(3 * index + 2), z = values(3 * index + 3)
+            var expected = x
             for place in [0, 2] {
                 let range = place * 8..<place * 8 + 8
                 var row = Array(x[range])
@@ -68,17 +68,11 @@ import Testing
                 }
                 expected.replaceSubrange(range, with: row)
             }
-            try withTensor(&c, shape: shape) { c in
-                try withTensor(&u, shape: shape) { u in
-                    try withTensor(&z, shape: shape) { z in
-                        try withTensor(&x, shape: shape) { x in
-                            try withTensor(&next, shape: shape) { next in
-                                try call(ds_sessions_step(handles, 3, c, u, guidance, x, z, next, nil, 0))
-                            }
-                        }
-                    }
-                }
+            var tensors = [c, u, x, z, [Float](repeating: .nan, count: 24)]
+            try withTensors(&tensors, shape: shape) { t in
+                try call(ds_sessions_step(handles, 3, t[0], t[1], guidance, t[2], t[3], t[4], nil, 0))
             }
+            var next = tensors[4]
             #expect(next[8..<16].allSatisfy { $0.isNaN }, "a free row was written")
             next.replaceSubrange(8..<16, with: x[8..<16])
             #expect(next.map(\.bitPattern) == expected.map(\.bitPattern), "step \(index)")
