@@ -11,7 +11,7 @@
  * Every instruction set gives the same bits: widening is exact, and there is one rounding, to nearest even.
  */
 
-/* As many floats as a vector has, their bits, and as many words of two elements; these at an element's alignment as well. */
+/* Vectors of floats and of 32-bit words, which hold a float's bits or two elements; words also at an element's alignment. */
 typedef float DSK_TILE(vector) __attribute__((vector_size(DSK_VECTOR_BYTES), may_alias));
 typedef uint32_t DSK_TILE(mask) __attribute__((vector_size(DSK_VECTOR_BYTES), may_alias));
 typedef uint32_t DSK_TILE(loose_words) __attribute__((vector_size(DSK_VECTOR_BYTES), aligned(2), may_alias));
@@ -48,8 +48,7 @@ INLINE void DSK_TILE(copy)(dsk_element_type type, const void *tensor, size_t i, 
 /*
  * Rounds vector u of a tile, even elements before odd ones. The addend is half a unit of the kept part, less one bit if the kept
  * part is even: it carries exactly if the kept part must grow, for subnormal numbers and up to infinity, too. The lower half of a
- * NaN is zero, so it doesn't carry: the NaN comes from an element, from a scalar (see dsk_float_coefficient), or from the
- * processor.
+ * NaN is zero, so it doesn't carry: the NaN comes from an element, from a scalar (see `single` in rows.c), or from the processor.
  */
 INLINE void DSK_TILE(round_vector)(dsk_element_type type, VECTOR values, int u, DSK_TILE(elements) *elements) {
     MASK bits = (MASK)values, rounded = bits + 0x7FFF + (bits >> 16 & 1);

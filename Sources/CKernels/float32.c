@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* Items whose widest type is float32: sums in float64, of coefficients whose products are exact. */
+/* Items whose widest type is float32: sums in float64; coefficients are shortened so that products are exact. */
 
 #include "kernels.h"
 

@@ -77,7 +77,7 @@ INLINE VECTOR DSK_TILE(widen_bfloat16)(const LOOSE_HALVES *halves) {
 
 INLINE HALVES DSK_TILE(round_to_bfloat16)(VECTOR values) {
     MASK bits = (MASK)values;
-    /* As above, for subnormal numbers and up to infinity, too. A NaN keeps its first bits and becomes quiet. */
+    /* Correct for subnormal numbers and up to infinity, too: see round_to_float16. A NaN keeps its first bits and becomes quiet. */
     MASK rounded = bits + 0x7FFF + (bits >> 16 & 1);
     rounded = DSK_TILE(select)((MASK)(values != values), bits | 0x400000, rounded);
     return __builtin_convertvector(rounded >> 16, HALVES);

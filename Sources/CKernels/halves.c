@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* Items of both half types: all tensors are widened to float32, which no output has, so that no loop serves it. */
+/* Items of both half types. All tensors are widened to float32; no output has that type, so every form runs in combine_any. */
 
 #define DSK_KIND_NAME halves
 #define DSK_TYPE DSK_FLOAT32

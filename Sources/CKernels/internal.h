@@ -41,15 +41,15 @@ typedef uint32_t __attribute__((may_alias)) dsk_loose_uint32;
 typedef uint64_t __attribute__((may_alias)) dsk_loose_uint64;
 
 /*
- * The variants of the inner loops. The first four, numbered like the types, run items whose tensors all have that type; the first two
- * also run items of which it is the widest type. The last one runs items of both half types.
+ * The kinds of inner loops. Kinds 0 to 3, numbered like the element types, run items whose tensors all have that type. Kinds 0 and
+ * 1, float32 and float64, also run items whose widest type it is. DSK_KERNEL_HALVES runs items of both half types.
  */
 typedef enum dsk_kernel_kind {
     DSK_KERNEL_HALVES = 4,
     DSK_KERNEL_COUNT = 5,
 } dsk_kernel_kind;
 
-/* The greatest number of inputs with a loop of its own. */
+/* The greatest number of inputs that a loop of DSK_LOOPS reads. */
 enum { DSK_LOOP_INPUTS = 6 };
 
 /* The bits of all inputs, in a set of terms. */
@@ -63,13 +63,13 @@ typedef struct dsk_program {
     bool is_wide;                     /* p is float64 */
     bool has_other_types;             /* a tensor has another type than the kind's */
     bool streams;                     /* whether any output bypasses the caches */
-    bool streaming[DSK_OUTPUT_COUNT]; /* of the form's outputs: it bypasses them, as it is large and not also an input */
+    bool streaming[DSK_OUTPUT_COUNT]; /* by the form's outputs: set if the output is large and not also an input */
     double range;                     /* r or s; infinite if p isn't clamped */
     bool divides;                     /* by s, after the clamp */
-    const void *raw_input;            /* a tensor of another type than the kind's, copied as it is; NULL: none */
+    const void *raw_input;            /* a tensor copied bit for bit, because its type isn't the kind's; NULL: none */
     void *raw_output;
-    size_t raw_size;   /* of its elements */
-    dsk_form own_form; /* if the row isn't prepared for the outputs that are wanted */
+    size_t raw_size;   /* bytes of an element */
+    dsk_form own_form; /* used if the row has no prepared form for the wanted outputs */
 } dsk_program;
 
 /* Removes the first element from a set that isn't empty. */
@@ -106,7 +106,7 @@ typedef struct dsk_kernels {
     void (*pick)(const dsk_program *program, const size_t *positions, size_t n, uint64_t *keys);
 } dsk_kernels;
 
-/* Of each kind, by instruction set; each in a file of its own. */
+/* The kernels of each kind, indexed by instruction set. Each kind has a file. */
 DSK_HIDDEN extern const dsk_kernels dsk_float32_kernels[], dsk_float64_kernels[], dsk_float16_kernels[], dsk_bfloat16_kernels[],
     dsk_halves_kernels[];
 
@@ -128,7 +128,7 @@ DSK_HIDDEN void dsk_parallel(size_t n_chunks, unsigned max_threads, dsk_chunk_bo
 /* The most threads that dsk_parallel would use. */
 DSK_HIDDEN unsigned dsk_thread_count(unsigned max_threads);
 
-/* Finds the form of a row for the outputs that are wanted; `copies`: one may be a copy rather than a sum. */
+/* Finds the form of a row for the wanted outputs; `copies`: one may be a copy rather than a sum. */
 DSK_HIDDEN void dsk_find_form(const dsk_prepared_row *row, unsigned wanted, bool copies, dsk_form *form);
 
 /* Prepares a row whose clamp is within its documented range. */

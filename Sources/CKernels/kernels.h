@@ -23,17 +23,17 @@
 #define DSK_UNROLL _Pragma("GCC unroll 4")
 #endif
 
-/* The forms that have a loop of their own: see dsk_form. */
+/* The forms with a specialised loop: see dsk_form. */
 typedef enum dsk_loop_variant {
     DSK_FULL,       /* all sums read all inputs */
     DSK_PAIR,       /* the last sum reads the first two inputs; 1.35 times as quick as DSK_COPY with two sums (AVX2) */
     DSK_COPY,       /* the last sum reads the inputs from n_first up to n_last; one output may be a copy */
-    DSK_P,          /* the same without a copy; p has two inputs */
-    DSK_P_AND_COPY, /* the same with a copy; without one, DSK_P is 1.04 to 1.19 times as quick with one sum (AVX2) */
+    DSK_P,          /* like DSK_COPY without a copy; p has two inputs */
+    DSK_P_AND_COPY, /* DSK_P plus a copy; separate, because one sum without a copy is 1.04 to 1.19 times as quick (AVX2) */
     DSK_LOOP_VARIANT_COUNT,
 } dsk_loop_variant;
 
-/* X(inputs, sums, variant) for those that steps of schedulers have. Other forms take combine_any. */
+/* X(inputs, sums, variant) for each form that schedulers' steps have. Other forms run in combine_any. */
 /* clang-format off */
 #define DSK_LOOPS(X)                                                                \
     X(1, 1, FULL) X(2, 1, FULL) X(3, 1, FULL) X(4, 1, FULL) X(5, 1, FULL) X(6, 1, FULL) \
@@ -72,7 +72,7 @@ static inline void dsk_fence_streaming(void) {
 enum { DSK_FLOAT16_LEAST_EXPONENT = -14, DSK_FLOAT16_FRACTION_BITS = 10 };
 enum { DSK_BFLOAT16_LEAST_EXPONENT = -126, DSK_BFLOAT16_FRACTION_BITS = 7 };
 
-/* The bits of 2^exponent, and what is added to those of 2^e to get those of 1.5 * 2^(e + 52 - fraction_bits). */
+/* The bits of 2^exponent, and the addend that turns the bits of 2^e into those of 1.5 * 2^(e + 52 - fraction_bits). */
 static inline uint64_t dsk_power_bits(int exponent) { return (uint64_t)(1023 + exponent) << 52; }
 static inline uint64_t dsk_grid_constant(int fraction_bits) { return ((uint64_t)(52 - fraction_bits) << 52) + (1ull << 51); }
 

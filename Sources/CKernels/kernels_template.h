@@ -9,7 +9,7 @@
  *   DSK_TYPE             the kind's element type
  *   DSK_HAS_OTHER_TYPES  1 if tensors of an item may have other types, which are widened
  *   DSK_WIDEN            the function that widens elements to DSK_REAL
- *   DSK_SCALES_NOISE     1 if rows whose noise has a factor run as this kind: then there is noise_factor_template.h's function
+ *   DSK_SCALES_NOISE     1 if rows whose noise has a factor run as this kind; scale_noise (noise_factor_template.h) is defined then
  *   DSK_KIND_LOOPS(X)    the loops that the kind has: see DSK_LOOPS (kernels.h)
  *   DSK_COEFFICIENTS     the member of dsk_prepared_row with the coefficients, rounded for this kind
  *   DSK_VECTOR_BYTES     the size of a vector
@@ -45,8 +45,8 @@ typedef DSK_KEY DSK_NAME(keys) __attribute__((vector_size(DSK_VECTOR_BYTES), may
 #define WHOLE_VECTORS (DSK_TILE_VECTORS * sizeof(DSK_REAL) / sizeof(DSK_SUM))
 #define EACH_VECTOR DSK_UNROLL for (int u = 0; u < DSK_TILE_VECTORS; u++)
 #define EACH_PART DSK_UNROLL for (int u = 0; u < part; u++)
-/* Whether the loop computes p on the way: unless p is rounded and widened there, as float32's is. It took float32 steps 1.13 to 1.37 of
- * their time (AVX2). Where p is computed before, it has the kind's element type. */
+/* Whether the loop computes p itself. It doesn't if p must be rounded and widened there, as for float32: that took 1.13 to 1.37
+ * times as long (AVX2). A p computed beforehand has the kind's element type. */
 #define COMPUTES_P (sizeof(DSK_REAL) == sizeof(DSK_SUM))
 #define INLINE static inline __attribute__((always_inline)) DSK_TARGET
 /* Elements of a block: p and the widened tensors of a block fit in L1. */
@@ -56,7 +56,7 @@ _Static_assert(BLOCK % TILE == 0, "only the last tile of a tensor may be incompl
 
 /* ---- Tensors */
 
-/* The addresses of the inputs in a set, by dsk_input: of n elements from `begin` on, widened to the kind's type if theirs is another. */
+/* Fills `inputs`, indexed by dsk_input, for a set: n elements of each from `begin` on, widened if their type isn't the kind's. */
 INLINE void DSK_NAME(find_inputs)(const dsk_item *item, unsigned set, size_t begin, size_t n, const void **inputs,
                                   DSK_REAL (*widened)[BLOCK]) {
     while (set) {
@@ -133,7 +133,7 @@ INLINE void DSK_NAME(sum_prediction)(const DSK_NAME(prediction) * prediction, si
 INLINE void DSK_NAME(predict_tile)(const DSK_NAME(prediction) * prediction, size_t i, WHOLE_REALS *tile, const bool is_pair) {
     VECTOR sums[DSK_TILE_VECTORS];
     REALS rounded[DSK_TILE_VECTORS];
-    if (is_pair) /* as nearly always: a constant, so that sums stay in registers */
+    if (is_pair) /* the usual case: with a constant count, sums stay in registers */
         DSK_NAME(sum_prediction)(prediction, i, sums, 2);
     else
         DSK_NAME(sum_prediction)(prediction, i, sums, prediction->n_inputs);
@@ -166,11 +166,11 @@ INLINE VECTOR DSK_NAME(widen_prediction)(const void *tile, int u) {
 }
 
 /*
- * The loop: n elements, whole tiles, of all outputs. The numbers of inputs and of sums and the variant are compile-time constants, so
- * that sums and coefficients stay in registers, and a tile takes no branches for what the form doesn't have.
+ * The loop: n elements, whole tiles, of all outputs. The numbers of inputs and of sums and the variant are compile-time constants,
+ * so that sums and coefficients stay in registers and a tile has no branches for parts that the form lacks.
  *
  * inputs  indexed by dsk_input
- * p       the block's, or NULL where p is computed on the way
+ * p       the block's predictions; NULL if the loop computes p itself
  */
 INLINE void DSK_NAME(combine)(const dsk_program *program, const DSK_NAME(outputs) * outputs, const void *const *inputs,
                               const DSK_REAL *p, size_t n, const unsigned n_inputs, const unsigned n_sums,
@@ -189,7 +189,7 @@ INLINE void DSK_NAME(combine)(const dsk_program *program, const DSK_NAME(outputs
         const unsigned k = form->outputs[m];
         for (unsigned j = 0; j < n_inputs; j++) coefficients[m][j] = row->DSK_COEFFICIENTS.outputs[k][form->inputs[j]];
         p_coefficients[m] = row->DSK_COEFFICIENTS.outputs[k][DSK_PREDICTION];
-        /* Nothing else uses p where there is one sum and no copy. */
+        /* One sum and no copy: only that sum can use p. */
         reads_p[m] = (n_sums == 1 && variant == DSK_P) || row->output_reads[k] >> DSK_PREDICTION;
         addresses[m] = outputs->addresses[m];
     }
@@ -231,7 +231,7 @@ INLINE void DSK_NAME(combine)(const dsk_program *program, const DSK_NAME(outputs
             }
             DSK_UNROLL for (unsigned m = 0; m < n_sums; m++)
                 EACH_PART DSK_TILE(round_vector)(DSK_TYPE, sums[m][u], begin + u, &results[m]);
-            /* Results of a half that were kept for the other one would leave no registers for its sums. */
+            /* Storing each half at once leaves registers for the sums of the next. */
             if (part == VECTORS / 2) {
                 DSK_UNROLL for (unsigned m = 0; m < n_sums; m++)
                     DSK_TILE(store_half)(DSK_TYPE, &results[m], addresses[m], i, begin / part, streams && outputs->streaming[m]);
@@ -253,7 +253,7 @@ INLINE void DSK_NAME(combine)(const dsk_program *program, const DSK_NAME(outputs
     }
 }
 
-/* Like combine, for any form, and for outputs of other types than the kind's. */
+/* Like combine, but for any form and for outputs of any type. */
 DSK_TARGET static __attribute__((noinline)) void DSK_NAME(combine_any)(const dsk_program *program,
                                                                        const DSK_NAME(outputs) * outputs, const void *const *inputs,
                                                                        const DSK_REAL *p, size_t n) {
@@ -383,7 +383,7 @@ DSK_TARGET static __attribute__((noinline)) void DSK_NAME(step_block)(const dsk_
         inputs[DSK_NOISE] = scaled;
     }
 #endif
-    /* Inputs of its size are widened already, and no output is written yet. */
+    /* Safe here: inputs of this element size have been widened already, and no output has been written yet. */
     if (DSK_HAS_OTHER_TYPES && program->raw_input)
         memmove((char *)program->raw_output + begin * program->raw_size,
                 (const char *)program->raw_input + begin * program->raw_size, n * program->raw_size);

@@ -5,11 +5,11 @@
  *
  *   DSK_KIND_NAME      the kind's name
  *   DSK_TILE_NAME      double_tile, float_tile or bfloat16_tile
- *   DSK_TILE_TEMPLATE  the file of these
+ *   DSK_TILE_TEMPLATE  the file that defines the tile
  *   DSK_FUSES          1 if a product and a sum may be fused, because products are exact
  *   DSK_SCALES_NOISE   1 if rows whose noise has a factor run as this kind
  *
- * and the kind's macros that kernels_template.h names.
+ * and the macros of the kind that kernels_template.h lists.
  */
 
 #include "kernels.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* Steps beside a scheduler's own: adding noise, and scaling. */
+/* Adding noise and scaling: the operations beside a scheduler's steps. */
 
 #include "elements.h"
 

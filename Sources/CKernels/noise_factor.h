@@ -33,8 +33,8 @@ static inline double dsk_power(uint64_t bits) {
 }
 
 /*
- * exp(x) = 2^n exp(r) with n the integer nearest to x / ln 2 and |r| <= ln 2 / 2, and for exp(r) the Taylor polynomial of degree 13,
- * whose remainder is 4e-18. ln 2 is in two parts, whose first one has 32 bits: n times it is exact (Cody and Waite 1980). 2^n is
+ * exp(x) = 2^n exp(r) with n the integer nearest to x / ln 2 and |r| <= ln 2 / 2. exp(r) is the Taylor polynomial of degree 13,
+ * whose remainder is 4e-18. ln 2 is split in two; the first part has 32 bits, so n times it is exact (Cody and Waite 1980). 2^n is
  * two factors, because it may be less than the least normal number. NaN stays.
  */
 static inline double dsk_exponential(double x) {

@@ -52,9 +52,9 @@ INLINE REAL DSK_NAME(fused)(REAL a, REAL b, REAL c) {
     return sum;
 #else
     /*
-     * Boldo & Melquiond 2008, "Emulation of a FMA and correctly rounded sums: proved algorithms using rounding to odd": the
-     * product of two float32 is exact in float64; the sum rounded to odd keeps, in its last bit, that something was lost,
-     * so that the second rounding can't be misled by the first. The loss is known exactly (Knuth's two-sum).
+     * Boldo & Melquiond 2008, "Emulation of a FMA and correctly rounded sums: proved algorithms using rounding to odd": the product
+     * of two float32 is exact in float64. The sum rounded to odd records any loss in its last bit, so that the first rounding can't
+     * mislead the second. Knuth's two-sum gives the loss exactly.
      */
     WIDE product = __builtin_convertvector(a, WIDE) * __builtin_convertvector(b, WIDE);
     WIDE term = __builtin_convertvector(c, WIDE);

@@ -19,8 +19,8 @@
 #include <dlfcn.h>
 #endif
 
-/* Each thread begins with its own share, the same in every call: the data that one call wrote is in the next call's nearest
- * cache. */
+/* Each thread begins with its own share, the same in every call: its nearest cache still has the share's data from the call
+ * before. */
 typedef struct team_share {
     _Alignas(64) atomic_size_t next_chunk; /* one cache line per share; other threads touch it only to steal */
     size_t end;

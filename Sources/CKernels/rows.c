@@ -9,7 +9,7 @@
 
 static bool has_noise_factor(const dsk_prepared_row *row) { return row->row.noise_factor != DSK_NOISE_FACTOR_NONE; }
 
-/* Whether an output is one term as it is. */
+/* Whether an output is a plain copy of one term. */
 static bool is_copy(const dsk_prepared_row *row, unsigned k) {
     const unsigned terms = row->output_reads[k];
     if (has_noise_factor(row) && terms == 1u << DSK_NOISE) return false;
@@ -46,8 +46,8 @@ void dsk_find_form(const dsk_prepared_row *row, unsigned wanted, bool copies, ds
     form->n_inputs = list(inputs, form->inputs);
     form->n_prediction_inputs = list(prediction_inputs, form->prediction_inputs);
 
-    /* Sums of all inputs come first. A sum of fewer is regular if it is the only one, and no input lies between those that it reads. The
-     * inputs before them are the sample in a guided row that stores the guided output. */
+    /* Sums of all inputs come first. A form stays regular with one sum of fewer inputs, the last, if these are consecutive. (A
+     * guided row that stores the guided output skips the sample, which precedes them.) */
     form->is_regular = n_sums > 0 && inputs != 0;
     form->n_last = form->n_inputs;
     uint8_t n = 0, last = DSK_OUTPUT_COUNT;

@@ -25,14 +25,14 @@ void dsk_set_limits(dsk_limits limits) {
     atomic_store_explicit(&streaming_bytes, limits.streaming_bytes, memory_order_relaxed);
 }
 
-/* The outputs of an item that are wanted: bit k for output k. */
+/* The wanted outputs of an item: bit k for output k. */
 static unsigned wanted_outputs(const dsk_item *item) {
     unsigned wanted = 0;
     for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++) wanted |= (unsigned)(item->outputs[k] != NULL) << k;
     return wanted;
 }
 
-/* The form for the outputs of an item that are wanted: the row's own, or one that is made in `own`. */
+/* The form for the wanted outputs of an item: one of the row's, else made in `own`. */
 static const dsk_form *find_form(const dsk_item *item, dsk_form *own) {
     const unsigned wanted = wanted_outputs(item);
     const dsk_form *form = &item->row->forms[wanted >> (DSK_OUTPUT_COUNT - 1)];
@@ -113,7 +113,7 @@ dsk_status dsk_check_thresholds(const dsk_item *items, size_t n_items) { return 
 
 static unsigned type_bit(dsk_element_type type) { return 1u << type; }
 
-/* Sets the kernels that run a form on tensors of the types in a set. Factors of noise are too coarse in half types. */
+/* Sets the kernels that run a form on tensors of the types in a set. Half types are too coarse for factors of noise. */
 static void set_kind(dsk_program *program, const dsk_form *form, unsigned types) {
     if (form->scales_noise) types |= type_bit(DSK_FLOAT32);
     const unsigned float32 = type_bit(DSK_FLOAT32), float64 = type_bit(DSK_FLOAT64), float16 = type_bit(DSK_FLOAT16);
@@ -133,7 +133,7 @@ static unsigned types_of(const dsk_item *item, unsigned inputs) {
     return types;
 }
 
-/* p alone. Its type depends on all tensors that a step of the item reads and writes; some of them may be missing here. */
+/* Prepares p alone. Its type depends on all tensors that a step of the item reads and writes; some may be missing here. */
 void dsk_prepare_thresholds(dsk_program *program, const dsk_item *item) {
     const dsk_prepared_row *row = item->row;
     dsk_form *form = &program->own_form;
@@ -155,7 +155,7 @@ void dsk_prepare_thresholds(dsk_program *program, const dsk_item *item) {
     set_kind(program, form, types);
 }
 
-/* Whether an output has the memory of an input: those cache lines are in the cache anyway. */
+/* Whether an output is also an input: its cache lines are in the cache anyway. */
 static bool is_input(const dsk_item *item, const void *output) {
     for (unsigned input = 0; input < DSK_INPUT_COUNT; input++)
         if (item->inputs[input] == output) return true;
@@ -171,7 +171,7 @@ static void prepare(dsk_program *program, const dsk_item *item, bool streaming) 
     set_kind(program, form, types);
     program->raw_input = NULL;
     if (form->n_sums < form->n_outputs) {
-        /* The loops copy to tensors of their own type only. */
+        /* The loops copy only tensors of the kind's type. */
         const unsigned k = form->outputs[form->n_sums], input = form->copied;
         const dsk_element_type type = item->output_types[k];
         if ((unsigned)type != (unsigned)program->kind) {

@@ -92,7 +92,7 @@ typedef struct selection {
     const dsk_kernels *kernels;
     size_t n_elements;
     unsigned max_threads;
-    int64_t infinity; /* its key */
+    int64_t infinity; /* the key of infinity */
     uint64_t *candidates;
     size_t capacity;
     uint64_t *sample;
@@ -145,7 +145,7 @@ static void pick_chunk(void *context, size_t chunk) {
     size_t positions[SAMPLE_PART] = {0}, part = work->n_elements / work->n_sample;
     for (size_t i = begin; i < end; i++) {
         /*
-         * The first half of splitmix64's mixing of a counter, of which the high bits count (Steele, Lea and Flood 2014,
+         * The first half of splitmix64's mixing of a counter; the high bits are used (Steele, Lea and Flood 2014,
          * doi:10.1145/2660193.2660195).
          */
         uint64_t mixed = (i + 1) * 0x9E3779B97F4A7C15u;

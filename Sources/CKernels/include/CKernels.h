@@ -10,7 +10,7 @@
  *     p       = T( combination of x, e, e2, z )                      a prediction that T may clamp
  *     out[k]  =    combination of x, e, e2, f z, s1 ... s6, v, p     k = 0, 1, 2
  *
- * Noise has a factor f of its own in each element where the model has learned its variance: the root or an exponential of v.
+ * If the model has learned the noise's variance, each element of z has a factor f: the root or an exponential of v.
  *
  * A `dsk_row` holds the scalars of that map. `dsk_prepare_row` prepares it once for all steps that take it. A `dsk_item` holds the
  * tensors' addresses, and `dsk_step` executes any number of items. The kernels don't know the solver behind the scalars, so a new
@@ -34,7 +34,7 @@
  *             An item whose noise has a factor counts as float32 if all its tensors are halves. f is computed in float64, to a
  *             relative error of 2^-51 beside that of its argument, and f z is rounded to p's type.
  *             A zero coefficient means that the term is absent: its tensor isn't read, and an infinity in it doesn't become a NaN.
- *             An output that is one input of its own type times 1 has its bits; of two such outputs, one may quiet NaNs.
+ *             An output that copies an input of the same type has the input's bits; if two outputs do, one may quiet NaNs.
  *             The result has the same bits on every instruction set, for any number of threads, in place or not, for coefficients
  *             that are 0 or from 2^-800 to 2^800 in magnitude. NaNs stay NaNs, but their bits may differ. Items of half types alone
  *             need coefficients in float32's range, from 2^-126 to 2^127.
@@ -148,31 +148,31 @@ typedef struct dsk_form {
     uint8_t n_outputs, outputs[DSK_OUTPUT_COUNT];
     uint8_t n_sums, n_inputs, inputs[DSK_INPUT_COUNT]; /* the inputs of all sums, in the order of summation */
     uint8_t n_prediction_inputs, prediction_inputs[DSK_PREDICTION_INPUT_COUNT];
-    uint8_t copied;  /* the dsk_input that the copy copies, if there is one */
-    bool is_regular; /* all sums read all inputs, but for the last one, which reads those from n_first up to n_last, without it */
+    uint8_t copied;  /* the source of the copy, if there is one: a dsk_input */
+    bool is_regular; /* sums read all inputs; only the last may read fewer: those in [n_first, n_last) */
     uint8_t n_first, n_last;
     bool uses_prediction;
     bool scales_noise; /* the noise has a factor, and a sum reads it */
 } dsk_form;
 
 /*
- * A row with everything that a step needs to know of it besides addresses and types. It has no pointers: it may be copied, and any
- * number of threads may step with it at once. Its members are for the library alone, and later versions may have others.
+ * A row prepared for steps: all that a step needs besides addresses and types. It has no pointers: it may be copied, and any number
+ * of threads may step with it at once. Its members are for the library alone, and later versions may have others.
  */
 typedef struct dsk_prepared_row {
-    dsk_row row; /* its coefficients serve items whose widest type is float64, */
+    dsk_row row; /* coefficients for items whose widest type is float64 */
     struct {
         double prediction[DSK_PREDICTION_INPUT_COUNT], outputs[DSK_OUTPUT_COUNT][DSK_TERM_COUNT];
-    } shortened; /* these float32, */
+    } shortened; /* for float32 */
     struct {
         float prediction[DSK_PREDICTION_INPUT_COUNT], outputs[DSK_OUTPUT_COUNT][DSK_TERM_COUNT];
-    } single;                                                  /* and these a half type */
+    } single;                                                  /* for half types */
     uint16_t prediction_reads, output_reads[DSK_OUTPUT_COUNT]; /* the terms: bit i for dsk_input i */
     dsk_form forms[2];                                         /* without and with the last output */
 } dsk_prepared_row;
 
 /*
- * dsk_prepare_row prepares a row for any number of steps, in memory of the caller's.
+ * dsk_prepare_row prepares a row for any number of steps and writes it to `prepared`.
  *
  * Errors: DSK_NULL_POINTER, DSK_OUT_OF_RANGE (clamp, clamp_range, threshold_ratio, threshold_maximum, noise_factor, noise_offset,
  * noise_slope). On error nothing is written.
@@ -182,8 +182,8 @@ dsk_status dsk_prepare_row(const dsk_row *row, dsk_prepared_row *prepared);
 /*
  * One item of a step: a whole tensor, or one batch item if items have their own coefficients or thresholds.
  *
- * inputs        [DSK_INPUT_COUNT] addresses of n_elements elements each; may be NULL if the tensor's coefficients are all zero, v's
- *               also where no output needs a factor.
+ * inputs        [DSK_INPUT_COUNT] addresses of n_elements elements each; NULL is allowed if all coefficients of the tensor are
+ *               zero, for v also if no output needs a factor.
  * input_types   [DSK_INPUT_COUNT] their element types; only read for tensors that are read.
  * outputs       [DSK_OUTPUT_COUNT] addresses of n_elements elements each; NULL skips the output.
  *               An output may have the same address as an input with elements of the same size (in place). It may not overlap an
@@ -217,8 +217,8 @@ typedef struct dsk_item {
 dsk_status dsk_step(const dsk_item *items, size_t n_items, unsigned max_threads);
 
 /*
- * dsk_run is dsk_step for callers who have checked the items themselves: it checks nothing, and cannot fail. The behaviour is
- * undefined for items that dsk_step would refuse.
+ * dsk_run is dsk_step for callers who have checked the items: it checks nothing and cannot fail. The behaviour is undefined for
+ * items that dsk_step would refuse.
  */
 void dsk_run(const dsk_item *items, size_t n_items, unsigned max_threads);
 
