@@ -8,7 +8,7 @@ import DiffusionScheduling
 enum Arithmetic {
     static var runtimeDescription: UnsafePointer<CChar> { dsk_runtime_description() }
 
-    /// out = sampleRates[i] · sample + noiseRates[i] · noise for each of as many equal parts as there are rates.
+    /// out = sampleRates[i] · sample + noiseRates[i] · noise for part i; the tensors are cut into equal parts, one for each rate.
     static func combine(
         _ sample: Tensor, _ sampleRates: [Double], _ noise: Tensor, _ noiseRates: [Double], into out: Tensor, maximumThreads: UInt32
     ) throws {

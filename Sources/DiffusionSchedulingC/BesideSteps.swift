@@ -115,7 +115,7 @@ extension Combination {
 }
 
 extension PlanRow.Store {
-    /// - Throws: `invalidValue` for a number that isn't a slot's.
+    /// - Throws: `invalidValue` for a slot's number that is out of range.
     fileprivate init(_ store: ds_store, place: Int) throws {
         let last = Combination.maximumSlotCount - 1
         try require(store.slot, in: 0..<last + 1, "stores[\(place)].slot", "from 0 to \(last)")
@@ -124,7 +124,7 @@ extension PlanRow.Store {
 }
 
 extension PlanRow {
-    /// - Throws: `invalidValue` for a number of stores or of a slot that is out of range. The rest is checked by `PreparedRow`.
+    /// - Throws: `invalidValue` if the number of stores or a slot's number is out of range. `PreparedRow` checks the rest.
     fileprivate init(_ row: UnsafePointer<ds_row>) throws {
         try requireAtMost(Self.maximumStoreCount, row.pointee.n_stores, "n_stores")
         var stores: [Store] = []
@@ -195,9 +195,9 @@ private struct RowTensors {
     let sample, modelOutput, nextSample: Tensor
     let noise, report: Tensor?
 
-    /// Checks that a slot's tensor is like the sample and no output.
+    /// Checks that a slot's tensor is like the sample and overlaps no output.
     ///
-    /// Steps of two passes read slots after the first pass has written: outputs are in place of no slot.
+    /// Steps of two passes read slots after the first pass has written, so an output may not be in place of a slot.
     @inline(__always)
     func requireSlot(_ tensor: Tensor) throws {
         try tensor.requireTypeAndShape(of: sample)
@@ -205,7 +205,7 @@ private struct RowTensors {
         try report?.requireNoOverlap(with: tensor, orInPlace: false)
     }
 
-    /// Checks that a tensor that the row stores to shares no memory with the others.
+    /// Checks that a tensor that the row stores to shares no memory with the other tensors.
     @inline(__always)
     func requireStore(_ tensor: Tensor) throws {
         try tensor.requireNoOverlap(with: sample, orInPlace: false)
@@ -215,11 +215,11 @@ private struct RowTensors {
 }
 
 extension PreparedContents {
-    /// The slots that the row uses and the tensors that it stores to, each checked and all checked against the call's other tensors.
+    /// The slots that the row uses and the tensors that it stores to, each checked, also against all other tensors of the call.
     ///
     /// - Parameters:
-    ///   - apart: nil where the row stores to its slots.
-    ///   - call: the other tensors, which are asked for if the row uses any slot.
+    ///   - apart: nil if the row stores to its slots.
+    ///   - call: the other tensors; called only if the row uses a slot.
     @inline(__always)
     func slots(
         _ given: UnsafePointer<ds_tensor>?, count: Int, stores apart: UnsafePointer<ds_tensor>?,

@@ -35,7 +35,7 @@ func hasRoom<Pointer>(
     }
     _ = try require(buffer, "buffer")
     told?.pointee = size
-    // C's capacities above Int.max arrive as negative ones.
+    // C's capacities above Int.max arrive negative.
     if capacity > 0, capacity < size + extra { throw CallError.bufferTooSmall(capacity: capacity, needed: size + extra) }
     return true
 }

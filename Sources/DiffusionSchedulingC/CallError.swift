@@ -156,7 +156,7 @@ private func setErrorText(_ text: String) {
     buffer[count] = 0
 }
 
-/// Checks a number of C's. Those above Int.max arrive as negative ones.
+/// Checks a number from C. Numbers above Int.max arrive negative.
 @inline(__always)
 func require(
     _ number: Int, in range: Range<Int>, _ argument: @autoclosure () -> String, _ allowed: @autoclosure () -> String

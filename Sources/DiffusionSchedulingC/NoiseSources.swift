@@ -3,7 +3,7 @@
 import CDiffusionScheduling
 import DiffusionScheduling
 
-/// The object behind a noise source's handle: exactly one of these.
+/// The object behind a noise source's handle: exactly one member is set.
 struct NoiseHolder {
     var torchCPU: TorchCPUNoise?
     var torchCUDA: TorchCUDANoise?

@@ -171,7 +171,7 @@ public func ds_scheduler_row(
     status {
         let plan = try scheduler.state.plan, out = try require(row, "row")
         try requireStep(index, of: plan)
-        // C's numbers above Int.max arrive as negative ones.
+        // C's numbers above Int.max arrive negative.
         let age = age < 0 ? Int.max : age
         out.write(plan.row(at: index, age: age), clamp: plan.clamp, reads: plan.reads(at: index, age: age))
     }
@@ -230,7 +230,7 @@ public func ds_scheduler_device_table(
     _ length: UnsafeMutablePointer<Int>!
 ) -> ds_status {
     status {
-        // C's numbers above Int.max arrive as negative ones, which no table has.
+        // C's numbers above Int.max arrive negative, which deviceTable refuses.
         let table = try scheduler.state.plan.deviceTable(firstRecord: first_record)
         guard try hasRoom(for: table.count, in: bytes, capacity, length, "length"), let bytes else { return }
         bytes.copyMemory(from: table, byteCount: table.count)

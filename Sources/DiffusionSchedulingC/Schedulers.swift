@@ -6,7 +6,7 @@ import DiffusionScheduling
 /// An immutable scheduler, before or after `setTimesteps`.
 final class PlannedState: Sendable {
     let scheduler: any PlannedScheduler
-    /// nil before `setTimesteps`. The scheduler has the plan too, but only as a copy of all its tables.
+    /// nil before `setTimesteps`. Kept here, because reading it from the scheduler makes a copy.
     private let planned: SamplingPlan?
 
     init(_ scheduler: any PlannedScheduler) {

@@ -93,7 +93,7 @@ struct Tensor {
 
     @inline(never)
     private static func elementCount(_ tensor: ds_tensor, _ type: ElementType, _ name: TensorName) throws -> Int {
-        // C's ranks above Int.max arrive as negative ones.
+        // C's ranks above Int.max arrive negative.
         guard (0...Int(DS_MAX_RANK)).contains(tensor.rank) else {
             throw CallError.invalidShape(
                 argument: name.text, reason: "its rank is \(UInt(bitPattern: tensor.rank)), but must be at most \(DS_MAX_RANK)")
@@ -179,7 +179,7 @@ struct Tensor {
 
     /// Checks that two tensors share no memory.
     ///
-    /// - Parameter isInPlace: whether the output could be the input's memory instead, which the message then tells.
+    /// - Parameter isInPlace: whether the message offers a step in place: the same memory for both.
     @inline(__always)
     func requireNoOverlap(with other: Tensor, orInPlace isInPlace: Bool = true) throws {
         let isApart = address + byteCount <= other.address || other.address + other.byteCount <= address
@@ -191,7 +191,7 @@ struct Tensor {
 }
 
 extension StepTensors {
-    /// The tensors of a step, each checked and all checked against each other; valid during the call.
+    /// The tensors of a step, each checked, also against each other; valid during the call.
     @inline(__always)
     init(
         sample: Tensor, modelOutput: UnsafePointer<ds_tensor>?, called outputName: TensorName = .modelOutput,

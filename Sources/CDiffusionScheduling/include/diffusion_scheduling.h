@@ -20,9 +20,9 @@
  * Handles     A scheduler is a configuration and, once timesteps have been set, a plan: an immutable table of scalars. A session
  *             is one request's progress through a plan: the index of the next step and the slots that earlier steps stored. A noise
  *             source is a seeded generator. Handles are small values and are copied like numbers; the object behind a handle
- *             lives until it is freed. Where a function needs an object, a zero handle, a freed handle or a handle of another
- *             kind returns DS_INVALID_HANDLE. (Generations are counted in 32 bits: a handle freed 2^32 reuses ago could pass
- *             for a new one.)
+ *             lives until it is freed. Functions that need an object return DS_INVALID_HANDLE for a zero handle, a freed handle or
+ *             a handle of another kind. (Generations are counted in 32 bits: a handle freed 2^32 reuses ago could pass for a new
+ *             one.)
  * Tensors     A tensor is an address, an element type and a shape; it is contiguous, the last axis fastest. Axis 0 counts the
  *             batch items; a tensor of rank 0 or 1 is one item. Batch items matter for thresholding, for rescaled guidance and
  *             for timesteps per item. Unless stated otherwise, all tensors of a call have the same element type and shape. Model
@@ -32,8 +32,8 @@
  *             partly overlap an input, and it may not overlap another output.
  * Errors      Functions return a ds_status. A call that fails changes nothing: no output, tensor, slot or index (except the
  *             size that DS_BUFFER_TOO_SMALL reports). ds_error_message() then returns a sentence that names the argument, its
- *             value and the allowed values. Everything that the arguments reveal is checked. Whether the memory behind an
- *             address is as large as the shape says can't be checked.
+ *             value and the allowed values. Everything that the arguments reveal is checked; the size of the memory behind an
+ *             address can't be.
  * Threads     All functions may be called from any thread. Any number of threads may use a scheduler at once, even while one of
  *             them sets timesteps: every call sees either the plan before or the plan after. A session or a noise source may be
  *             used by one thread at a time; different ones may be used at once. Freeing an object while another thread uses it
@@ -51,7 +51,7 @@
  *             size. A buffer that is too small returns DS_BUFFER_TOO_SMALL, reports the size and leaves the buffer untouched.
  *             `length` or `count` may be NULL if the capacity is not 0.
  *
- * The library needs neither a Swift runtime nor anything else but the system's C and C++ libraries.
+ * The library needs only the system's C and C++ libraries, and no Swift runtime.
  */
 #ifndef DIFFUSION_SCHEDULING_H
 #define DIFFUSION_SCHEDULING_H
@@ -174,41 +174,43 @@ const char *ds_supported_class_name(size_t index);
  *     compatible_class_names   the classes whose configurations this one can be made from
  *     parameters               objects in the order of diffusers' constructor, with the members key, type (Python's name), default and
  *                              summary. A parameter with words allows only these. One with an override_name is unknown to diffusers.
- *     options                  the run options of ds_scheduler_set_timesteps, in the same form. For one with a timestep_offset
- *                              diffusers' step takes its timestep plus this number, where it isn't given.
- *     attributes               what diffusers' object keeps between steps, see ds_scheduler_attribute_row: the names of `tensors`, of the
- *                              list `history` and of the count `age`, which stands for the argument of that name; null for none.
- *                              Where `timestep` isn't null, diffusers' step takes the tensors as arguments, and one of that name: see
- *                              ds_scheduler_row_at
+ *     options                  the run options of ds_scheduler_set_timesteps, in the same form. An option with a timestep_offset
+ *                              defaults, in diffusers' step, to the step's timestep plus this number.
+ *     attributes               the attributes in which diffusers' object keeps tensors between steps (see
+ *                              ds_scheduler_attribute_row): the names of its `tensors`, of the list `history`, and of the count
+ *                              `age`, the argument `age` of a row; null: none. If `timestep` isn't null, diffusers' step takes the
+ *                              tensors as arguments, and the timestep of the step before as the argument that `timestep` names: see
+ *                              ds_scheduler_row_at.
  *     report                   diffusers' name of a step's second result
  *     returns_report           whether diffusers' step returns it as well
- *     result_type              the next sample's element type in diffusers where those of sample and model output differ:
+ *     result_type              the next sample's element type in diffusers if sample and model output differ in theirs:
  *                                  promoted              the type that holds both
  *                                  at_least_float32      the type that holds both and float32
  *                                  model_output, sample  that tensor's type
  *                                  converted             the type of the prediction that the solver extrapolates
  *     noise_type               the element type of the noise that diffusers draws: model_output, sample, promoted (the type that holds
  *                              both), at_least_float32 (the type that holds the model output's and float32) or float32
- *     update_names             diffusers' names of the updates that its step consists of, by their orders 1, 2 ...; empty for most classes
- *     timestep_type            the element type of diffusers' timesteps: int64, float32 or float64; null: int64 where the plan's process
- *                              is the variance-preserving one, else float32
+ *     update_names             diffusers' names for the updates of orders 1, 2 ... in its step; empty for most classes
+ *     timestep_type            the element type of diffusers' timesteps: int64, float32 or float64; null: int64 for
+ *                              variance-preserving plans, else float32
  *     sigma_type               the element type of diffusers' noise levels: float32 or float64
- *     lists_end                whether diffusers' list of timesteps ends with the one that the last step leads to, and so do those of
- *                              ds_scheduler_set_timesteps; ds_scheduler_timesteps gives those of the steps
- *     counts_end               whether a requested number of steps counts the level after the last step, too, so that a run has one step
- *                              less, or fewer still where levels coincide
+ *     lists_end                whether diffusers' list of timesteps has one more entry, the timestep that the last step leads to.
+ *                              Lists for ds_scheduler_set_timesteps then need it, too; ds_scheduler_timesteps leaves it out.
+ *     counts_end               whether n_steps counts noise levels, including the one after the last step: a run then has one step
+ *                              less, or fewer still if levels coincide
  *     brownian_motion          the Brownian motion over the noise levels whose increments, divided by their deviation, are the noise of
  *                              diffusers' steps; null: there is none. Its `seed` is the parameter with its seed (null: a generator's
  *                              seed), its `range` the parameters with its ends (empty: the levels of the run). Where it `overlaps`,
  *                              the two evaluations of a step read increments from the level of the first one, and the rows of
  *                              ds_scheduler_attribute_row read them so. The plan's rows read independent noise.
  *     is_stateless             whether steps depend on nothing but their arguments: ds_scheduler_row_at works
- *     batch_step               diffusers' method that steps batch items at timesteps of their own: its `name`, and the `option` that makes
- *                              a row of ds_scheduler_row_at one of its rows when it is true; null: diffusers has none
- *     step_arguments           diffusers' arguments of `step` for what its other classes hold or draw themselves: `noise`, the
- *                              `step_index` in the run, and lists of those that are its `timesteps` or `sigmas`; null: it has none
+ *     batch_step               diffusers' method that steps each batch item at a separate timestep: its `name`, and the boolean
+ *                              `option` of ds_scheduler_row_at that selects its rows; null: none
+ *     step_arguments           arguments of diffusers' `step` for values that other classes hold or draw themselves: `noise`,
+ *                              `step_index` (the index in the run), and lists of the arguments for its `timesteps` and `sigmas`;
+ *                              null: none
  *     has_velocity             whether ds_scheduler_get_velocity works
- *     adds_noise_at_training_levels   whether ds_scheduler_add_noise takes training timesteps where timesteps have been set, too
+ *     adds_noise_at_training_levels   whether ds_scheduler_add_noise takes training timesteps even after timesteps have been set
  *
  * Later versions may add members. A default may be a bare Infinity.
  *
@@ -245,19 +247,18 @@ ds_status ds_scheduler_load(const char *path, const char *subfolder, const char 
                             ds_scheduler *scheduler);
 
 /*
- * ds_scheduler_create_named makes the scheduler that a sampler's name stands for: AUTOMATIC1111's names, ComfyUI's, and those of DEIS'
- * paper.
+ * ds_scheduler_create_named makes a scheduler from a sampler's name in AUTOMATIC1111, in ComfyUI or in DEIS' paper.
  *
- * name       a name of ds_sampler_name or of a class, with the name of noise levels after it or without; case, spaces and punctuation
- *            don't matter: "DPM++ 2M SDE Karras", "euler_ancestral sgm_uniform", "deis:tab3". Without the name of levels, they are those
- *            of the model's configuration. The names of levels are those of "sigma_schedule" (ds_scheduler_set_timesteps), AUTOMATIC1111's
- *            labels, and automatic, its default for a sampler.
- * model      a scheduler of the model's, whose configuration says what it was trained with; a zero handle: diffusers' defaults
- * overrides  as for ds_scheduler_create; they come before the name's values
+ * name       a name of ds_sampler_name or of a class, optionally followed by a name of noise levels; case, spaces and punctuation
+ *            don't matter: "DPM++ 2M SDE Karras", "euler_ancestral sgm_uniform", "deis:tab3". Without a name of levels, the model's
+ *            configuration decides. Levels have the names of "sigma_schedule" (ds_scheduler_set_timesteps), AUTOMATIC1111's labels,
+ *            and automatic, AUTOMATIC1111's default for the sampler.
+ * model      a scheduler with the model's configuration, which tells how it was trained; a zero handle: diffusers' defaults
+ * overrides  as for ds_scheduler_create; they take precedence over the values of the name
  *
- * Errors: DS_UNSUPPORTED_SCHEDULER, for a sampler without a scheduler, and for one that doesn't know the model's training; the message
- * says which is nearest. DS_INVALID_VALUE, also where a scheduler has no choice of levels. DS_INVALID_HANDLE, DS_NULL_POINTER,
- * DS_MALFORMED_JSON, DS_CONFLICTING_KEYS, DS_TOO_MANY_HANDLES.
+ * Errors: DS_UNSUPPORTED_SCHEDULER if no scheduler implements the sampler, or if its scheduler doesn't support the model's
+ * training; the message names the nearest sampler. DS_INVALID_VALUE, also if the scheduler has no choice of levels.
+ * DS_INVALID_HANDLE, DS_NULL_POINTER, DS_MALFORMED_JSON, DS_CONFLICTING_KEYS, DS_TOO_MANY_HANDLES.
  */
 ds_status ds_scheduler_create_named(const char *name, ds_scheduler model, const char *overrides, ds_scheduler *scheduler);
 
@@ -277,7 +278,8 @@ ds_status ds_scheduler_class_name(ds_scheduler scheduler, char *buffer, size_t c
  * and a final line feed. */
 ds_status ds_scheduler_config_json(ds_scheduler scheduler, char *buffer, size_t capacity, size_t *length);
 
-/* The names that ds_scheduler_create_named makes a scheduler like this one of, as a JSON array of strings; empty where it has none. */
+/* The names from which ds_scheduler_create_named makes a scheduler like this one, as a JSON array of strings; empty if none
+ * does. */
 ds_status ds_scheduler_sampler_names(ds_scheduler scheduler, char *buffer, size_t capacity, size_t *length);
 
 /* The configuration's keys that have no effect on this scheduler, sorted, as a JSON array of strings. */
@@ -308,18 +310,18 @@ ds_status ds_scheduler_init_noise_sigma(ds_scheduler scheduler, double *sigma);
  *                "sigmas": [...]      the noise levels; the scheduler's convention says whether the last one is among them
  *                "mu": number         the exponent of dynamic shifting
  *                "sigma_schedule": name
- *                                     n_steps noise levels by the name that samplers know them by: karras, exponential, vp, laplace,
- *                                     kl_optimal, linear_quadratic, bong_tangent, simple, normal, quadratic, sgm_uniform, ddim_uniform,
- *                                     beta, beta57, align_your_steps_sd15, align_your_steps_sdxl, align_your_steps_svd; they stand
- *                                     for "sigmas", in the scheduler's convention
+ *                                     n_steps noise levels, computed by name: karras, exponential, vp, laplace, kl_optimal,
+ *                                     linear_quadratic, bong_tangent, simple, normal, quadratic, sgm_uniform, ddim_uniform, beta,
+ *                                     beta57, align_your_steps_sd15, align_your_steps_sdxl, align_your_steps_svd; they are used as
+ *                                     "sigmas", in the scheduler's convention
  *
- *            and the scheduler's run options by their names, such as "eta": see ds_class_description. A null counts as absent for
- *            these. Any other member is an error. Where timesteps have been set, there may also be
+ *            and the scheduler's run options by their names, such as "eta": see ds_class_description. An option that is null counts
+ *            as absent. Any other member is an error. Once timesteps have been set, there may also be
  *
- *                "levels": [...]      noise levels like those of ds_scheduler_sigmas, one more than "timesteps", which both replace
- *                                     those of the plan as they are: nothing is shifted, spaced or rounded
+ *                "levels": [...]      noise levels as ds_scheduler_sigmas lists them, one more than "timesteps". Both replace the
+ *                                     plan's unchanged: nothing is shifted, spaced or rounded
  *
- * Complexity: O(n_steps), tens of microseconds for 20 steps; of schedulers that interpolate in the training's time O(T) as well.
+ * Complexity: O(n_steps), tens of microseconds for 20 steps; plus O(T) for schedulers that interpolate in training time.
  * Errors: DS_INVALID_HANDLE, DS_MALFORMED_JSON, DS_INVALID_VALUE, DS_UNREPRESENTABLE_PLAN.
  */
 ds_status ds_scheduler_set_timesteps(ds_scheduler scheduler, size_t n_steps, const char *arguments);
@@ -332,7 +334,7 @@ typedef enum ds_clamp {
                              * (Saharia et al. 2022, arXiv:2205.11487, section 2.3) */
 } ds_clamp;
 
-/* How a sample is made of data and noise at the noise level sigma. The numbers are never reused; later versions append. */
+/* The mixture of data and noise in a sample at the noise level sigma. The numbers are never reused; later versions append. */
 typedef enum ds_process {
     DS_VARIANCE_PRESERVING = 0, /* sample = (data + sigma noise) / sqrt(1 + sigma^2) */
     DS_VARIANCE_EXPLODING = 1,  /* sample = data + sigma noise */
@@ -343,7 +345,7 @@ typedef enum ds_process {
 typedef struct ds_plan_properties {
     size_t n_steps; /* evaluations of the model, one for each timestep */
     size_t n_slots; /* slots that the rows store and read, at most DS_MAX_SLOTS */
-    size_t warm_up; /* the age from which on the rows don't depend on it, see ds_scheduler_row */
+    size_t warm_up; /* ages of at least this have the same row, see ds_scheduler_row */
     double init_noise_sigma;
     ds_clamp clamp;
     double clamp_range;       /* for DS_CLAMP_RANGE, else 0 */
@@ -354,8 +356,8 @@ typedef struct ds_plan_properties {
     ds_process process;
 } ds_plan_properties;
 
-/* Errors of this function and those down to ds_scheduler_plan_json: DS_INVALID_HANDLE, DS_NULL_POINTER, DS_TIMESTEPS_NOT_SET
- * (except for ds_scheduler_timesteps and ds_scheduler_sigmas); with buffers also DS_BUFFER_TOO_SMALL. */
+/* Errors of this function and of the following, down to ds_scheduler_plan_json: DS_INVALID_HANDLE, DS_NULL_POINTER,
+ * DS_TIMESTEPS_NOT_SET (except for ds_scheduler_timesteps and ds_scheduler_sigmas); with buffers also DS_BUFFER_TOO_SMALL. */
 ds_status ds_scheduler_plan_properties(ds_scheduler scheduler, ds_plan_properties *properties);
 
 /* The number of steps of the plan. */
@@ -388,7 +390,7 @@ typedef struct ds_combination {
     double model_output;        /* of the model output e */
     double noise;               /* of the noise z */
     double prediction;          /* of the clamped prediction p */
-    double slots[DS_MAX_SLOTS]; /* of what earlier steps stored there */
+    double slots[DS_MAX_SLOTS]; /* of each slot's contents */
 } ds_combination;
 
 /* The factor f of each element of the noise, where the model output holds a variance v. The numbers are never reused; later
@@ -413,7 +415,7 @@ typedef struct ds_store {
  *     stores[i].slot   <- stores[i].value of x, e, z, p, slots     for i < n_stores, all from the slots as they were before
  *     report            = report of x, e, z, p, slots              what ds_session_step writes to pred_original_sample
  *
- * with f z in the place of z where there is a noise_factor.
+ * f z takes the place of z if there is a noise_factor.
  */
 typedef struct ds_row {
     size_t n_reads;
@@ -426,21 +428,21 @@ typedef struct ds_row {
     size_t n_noise_draws; /* tensors of noise that diffusers draws for the step, whether it reads them or not; the last is read */
     ds_noise_factor noise_factor;
     double noise_offset; /* for DS_NOISE_FACTOR_EXPONENTIAL, else 0 */
-    double noise_slope;  /* likewise */
+    double noise_slope;  /* for DS_NOISE_FACTOR_EXPONENTIAL, else 0 */
 } ds_row;
 
 /*
- * ds_scheduler_row gives the scalars of step `index` in a run that has taken `age` steps before: `index` in a run from the start, 0 at
- * the first step of a run that begins later. Ages of warm_up and more have the same row.
- * Errors: also DS_INVALID_VALUE for an index that is no step.
+ * ds_scheduler_row gives the scalars of step `index` in a run that has taken `age` steps before it: `index` steps in a run from the
+ * start, 0 at the first step of a run that begins later. Ages of warm_up and more have the same row.
+ * Errors: also DS_INVALID_VALUE if index isn't a step of the plan.
  */
 ds_status ds_scheduler_row(ds_scheduler scheduler, size_t index, size_t age, ds_row *row);
 
 /*
- * ds_scheduler_attribute_row gives the same step for callers who keep what diffusers' objects keep in attributes, rather than a session's
- * slots. The member `attributes` of ds_class_description names them. The slots of the row are: one for each of `tensors`, in that order,
- * and from there on the tensors of the list `history`, newest first. A store to the first slot of the history becomes its newest element,
- * and the others move back by one: ds_row_step takes memory of its own for it.
+ * ds_scheduler_attribute_row gives the scalars of a step for callers that keep the attributes of diffusers' object instead of a
+ * session's slots. The member `attributes` of ds_class_description names the attributes. The row has one slot for each of
+ * `tensors`, in that order, followed by the tensors of the list `history`, newest first. A store to the first slot of the history
+ * becomes its newest element, and the others move back by one: pass ds_row_step separate memory for it in `stores`.
  * Errors: as ds_scheduler_row.
  */
 ds_status ds_scheduler_attribute_row(ds_scheduler scheduler, size_t index, size_t age, ds_row *row);
@@ -452,10 +454,11 @@ ds_status ds_scheduler_attribute_row(ds_scheduler scheduler, size_t index, size_
 ds_status ds_scheduler_plan_json(ds_scheduler scheduler, char *buffer, size_t capacity, size_t *length);
 
 /*
- * ds_scheduler_device_table writes all rows of the plan as a table for kernels on devices: records of 1,024 bytes, whose layout
- * device_table.h tells. The table starts with the record of free places in a batch, which no run of another plan needs again.
+ * ds_scheduler_device_table writes all rows of the plan as a table for kernels on devices: records of 1,024 bytes in the layout of
+ * device_table.h. Each table starts with a record for free places in a batch; in a buffer of several tables, every run uses the
+ * first table's.
  *
- * first_record  the number of records before this table in the buffer that it becomes a part of; 0 for the first table
+ * first_record  the number of records before this table in its buffer; 0 for the first table
  *
  * Errors: also DS_INVALID_VALUE for first_record.
  */
@@ -511,7 +514,7 @@ ds_status ds_session_needs_noise(ds_session session, bool *needs_noise);
  * pred_original_sample  NULL, or receives the predicted clean sample after the clamp
  *
  * An output may be the memory of sample, model_output (unless it holds variances) or noise. The two outputs may not share memory.
- * At a step that stores two slots, pred_original_sample needs memory of its own.
+ * At a step that stores two slots, pred_original_sample may not share memory with any other tensor.
  *
  * Complexity: one pass over memory (more with thresholding); the call itself takes about 0.1 microseconds. It takes no lock and
  * allocates nothing but the slots: at the first step, and at the first one after a copy.
@@ -523,13 +526,13 @@ ds_status ds_session_step(ds_session session, const ds_tensor *model_output, con
                           const ds_tensor *prev_sample, const ds_tensor *pred_original_sample, unsigned max_threads);
 
 /*
- * ds_session_step_with_input takes the next step as ds_session_step does, and writes the model's input at the step after it: the next
- * sample times that step's input scale, which diffusers' scale_model_input gives; after the last step the next sample.
+ * ds_session_step_with_input is ds_session_step that also writes the model's input for the step after: the next sample times that
+ * step's input scale (diffusers' scale_model_input); after the last step, the next sample.
  *
- * model_input  like prev_sample; memory of its own
+ * model_input  like prev_sample; it may not share memory with any other tensor
  *
- * The scaling costs no pass over memory, unless the step stores two slots or pred_original_sample is wanted too. The input is scaled
- * before it is rounded, so it may differ in the last bit from that of ds_scheduler_scale_model_input.
+ * The scaling costs no pass over memory, unless the step stores two slots or pred_original_sample is wanted too. The input is
+ * scaled before it is rounded, so its last bit may differ from ds_scheduler_scale_model_input's.
  * Errors: as ds_session_step.
  */
 ds_status ds_session_step_with_input(ds_session session, const ds_tensor *model_output, const ds_tensor *sample,
@@ -566,7 +569,7 @@ ds_status ds_session_step_guided(ds_session session, const ds_tensor *conditiona
 /*
  * ds_sessions_step takes the next step of many sessions at once: index i of axis 0 of each tensor belongs to sessions[i]. It serves
  * engines that run one model for many requests: each session has its own plan, step, solver and order, and sessions may come and go
- * between calls. Every row gets the same bits as in a call of its own. All rows share one parallel region.
+ * between calls. Every row gets the same bits as in a separate call. All rows share one parallel region.
  *
  * sessions       [n_rows], each session at most once; a zero handle marks a free row, which is neither read nor written
  * model_output   [n_rows, ...] as for ds_session_step; e_c in guided rows. With a predicted variance (axis 1 twice as long, rank 2
@@ -585,8 +588,8 @@ ds_status ds_sessions_step(const ds_session *sessions, size_t n_rows, const ds_t
                            const ds_tensor *prev_sample, const ds_tensor *pred_original_sample, unsigned max_threads);
 
 /*
- * ds_session_save writes the session's state: its steps, slots, element type and number of elements, and a fingerprint of its
- * plan; with a checksum, in the same form on every machine. The size is 72 bytes and the elements of the slots that are still read.
+ * ds_session_save writes the session's state: its steps, slots, element type and number of elements, a fingerprint of its plan, and
+ * a checksum. The format is the same on every machine. The size is 72 bytes plus the elements of the slots that are still read.
  *
  * bytes  [capacity]; the introduction's Text explains how to ask for the size
  *
@@ -637,8 +640,8 @@ ds_status ds_scheduler_add_noise(ds_scheduler scheduler, const ds_tensor *sample
                                  size_t n_timesteps, const ds_tensor *out, unsigned max_threads);
 
 /*
- * ds_combine_noise computes the same sum with the caller's rates, for example those that ds_scheduler_signal_rates and
- * ds_scheduler_noise_rates list for each step. `out` may be the memory of sample or noise.
+ * ds_combine_noise computes out = signal_rate * sample + noise_rate * noise with the caller's rates, for example those of
+ * ds_scheduler_signal_rates and ds_scheduler_noise_rates. `out` may be the memory of sample or noise.
  *
  * signal_rates, noise_rates  [n_rates] finite; one for all elements, or one for each index of axis 0
  *
@@ -655,9 +658,11 @@ ds_status ds_combine_noise(const ds_tensor *sample, const ds_tensor *noise, cons
 ds_status ds_scheduler_get_velocity(ds_scheduler scheduler, const ds_tensor *sample, const ds_tensor *noise,
                                     const double *timesteps, size_t n_timesteps, const ds_tensor *out, unsigned max_threads);
 
-/* ds_scheduler_scale_model_input scales a sample to the model's input at a timestep of the plan: `out` becomes input scale * sample. Where
- * all input scales are 1, and before timesteps have been set, the timestep doesn't matter and `out` becomes a copy. `out` may be the
- * memory of sample. Errors: also DS_UNKNOWN_TIMESTEP. */
+/*
+ * ds_scheduler_scale_model_input scales a sample to the model's input at a timestep of the plan: `out` becomes input scale *
+ * sample. If all input scales are 1, or before timesteps have been set, the timestep doesn't matter and `out` becomes a copy. `out`
+ * may be the memory of sample. Errors: also DS_UNKNOWN_TIMESTEP.
+ */
 ds_status ds_scheduler_scale_model_input(ds_scheduler scheduler, const ds_tensor *sample, double timestep, const ds_tensor *out,
                                          unsigned max_threads);
 
@@ -666,12 +671,13 @@ ds_status ds_scheduler_scale_model_input(ds_scheduler scheduler, const ds_tensor
  * schedulers, such as DDIM: their steps depend only on the arguments and the number of steps that has been set. Any thread may take
  * any step in any order. The row reads and stores no slots.
  *
- * It also works where the member `attributes` of ds_class_description has a `timestep`: there, callers may keep what steps remember. The
- * slots of the row are the tensors of `attributes`, and the last of them becomes the step's report. The row of a first step reads none.
+ * It also works for classes whose `attributes` in ds_class_description have a `timestep`: their callers may keep the tensors
+ * between steps. The slots of the row are then the tensors of `attributes`, and the step's report becomes the last of them. The row
+ * of a first step reads none.
  *
  * timestep   a training timestep: a whole number from 0 to T - 1
- * arguments  NULL, or a JSON object of run options, as for ds_scheduler_set_timesteps; with them the timestep of the step before, by the
- *            name that `attributes` have for it. Without it the step is a first one.
+ * arguments  NULL, or a JSON object of run options, as for ds_scheduler_set_timesteps; for such classes also the timestep of the
+ *            step before, under the name that `attributes` gives. Without it, the step is a first one.
  *
  * Complexity: O(1).
  * Errors: DS_INVALID_HANDLE, DS_NULL_POINTER, DS_TIMESTEPS_NOT_SET, DS_UNKNOWN_TIMESTEP, DS_MALFORMED_JSON, DS_INVALID_VALUE;
@@ -686,8 +692,8 @@ ds_status ds_scheduler_row_at(ds_scheduler scheduler, double timestep, const cha
  *
  * order  0: converts model_output to the solver's prediction: the predicted noise for DEIS and DPM-Solver, the predicted clean
  *           sample for DPM-Solver++, after the clamp
- *        1, 2, 3: the update of that order, at most index + 1. model_output is the converted output of the step, slot k that of
- *           k + 1 steps before; so n_slots is order - 1.
+ *        1, 2, 3: the update of that order, at most index + 1. model_output is the step's converted output, and slot k the
+ *           converted output of k + 1 steps before; n_slots is order - 1.
  *
  * Errors: as ds_scheduler_row; DS_UNSUPPORTED_OPERATION for other schedulers; DS_INVALID_VALUE for the order.
  */
@@ -699,10 +705,10 @@ typedef struct ds_prepared_row {
 } ds_prepared_row;
 
 /*
- * ds_scheduler_prepare_row prepares a row for steps with the clamp of the scheduler's plan, in memory of the caller's. Afterwards the
- * scheduler may be freed or given another plan.
+ * ds_scheduler_prepare_row prepares a row for steps with the clamp of the scheduler's plan and writes it to `prepared`. Afterwards
+ * the scheduler may be freed or given another plan.
  *
- * row  of ds_scheduler_row, ds_scheduler_attribute_row, ds_scheduler_row_at or ds_scheduler_part_row, or the caller's own. Its
+ * row  from ds_scheduler_row, ds_scheduler_attribute_row, ds_scheduler_row_at or ds_scheduler_part_row, or made by the caller. Its
  *      n_noise_draws isn't read.
  *
  * Errors: DS_INVALID_HANDLE, DS_NULL_POINTER, DS_TIMESTEPS_NOT_SET, DS_INVALID_VALUE (a coefficient that isn't finite, a number of a
@@ -711,8 +717,8 @@ typedef struct ds_prepared_row {
 ds_status ds_scheduler_prepare_row(ds_scheduler scheduler, const ds_row *row, ds_prepared_row *prepared);
 
 /*
- * ds_scheduler_device_row writes the record of a row, as ds_scheduler_device_table has them, for callers who keep slots elsewhere than
- * their kernels: a step that ends a run, at no timestep.
+ * ds_scheduler_device_row writes a row as a record of ds_scheduler_device_table, for callers that manage slots outside their
+ * kernels. The record ends a run and has no timestep.
  *
  * row     as for ds_scheduler_prepare_row
  * record  [1,024] bytes
@@ -722,15 +728,15 @@ ds_status ds_scheduler_prepare_row(ds_scheduler scheduler, const ds_row *row, ds
 ds_status ds_scheduler_device_row(ds_scheduler scheduler, const ds_row *row, void *record);
 
 /*
- * ds_row_step executes a row with the caller's tensors as slots: a step without a session. A run whose slots keep their memory has the
- * bits of a session's run.
+ * ds_row_step executes a row with the caller's tensors as slots: a step without a session. A run whose slots stay in the same
+ * memory gives the same bits as a session.
  *
  * row      of ds_scheduler_prepare_row
  * slots    [n_slots] by the slots' numbers; NULL if n_slots is 0. A slot that the row reads or stores is a tensor like sample; the
  *          others aren't looked at. No output may overlap a slot. A stored slot may not overlap any tensor of the call.
  * n_slots  at most DS_MAX_SLOTS; n_slots of ds_plan_properties is enough for the rows of the plan
- * stores   NULL: the row stores to its slots. Else [n_stores of the row]: tensors like sample that it stores to instead, in the order of
- *          its stores; the slots stay as they were. They may not overlap any tensor of the call.
+ * stores   NULL: the row stores to its slots. Else [n_stores of the row]: tensors like sample that it stores to instead, in the
+ *          order of its stores; the slots stay unchanged. They may not overlap any tensor of the call.
  * others   as for ds_session_step
  *
  * Complexity: as ds_session_step. It takes no lock and allocates nothing (more with thresholding).
