@@ -7,10 +7,10 @@
 /// let scheduler = try SchedulerCatalog.makeScheduler(named: "DPM++ 2M Karras", for: model)
 /// ```
 ///
-/// A name may be followed by that of noise levels, and case, spaces and punctuation don't matter: "DPM++ 2M SDE Karras",
-/// "euler_ancestral sgm_uniform" and "deis:tab3" are names. Without the name of levels, the levels are those of the model's configuration.
+/// A name of noise levels may follow, and case, spaces and punctuation don't matter: "DPM++ 2M SDE Karras", "euler_ancestral
+/// sgm_uniform" and "deis:tab3" are names. Without a name of levels, the model's configuration decides.
 public struct Sampler: Sendable {
-    /// The label in AUTOMATIC1111's web UI; nil where that has none.
+    /// The label in AUTOMATIC1111's web UI; nil if it has none.
     public let label: String?
     /// The other names, ComfyUI's first.
     public let names: [String]
@@ -18,7 +18,7 @@ public struct Sampler: Sendable {
     public let className: String
     /// The class for models of flow matching; nil: ``className``, if that knows flow levels.
     public let flowClassName: String?
-    /// The values of the configuration that make it this sampler.
+    /// The configuration values that define this sampler.
     public let values: [String: JSONValue]
     /// The levels that AUTOMATIC1111's word Automatic stands for.
     let automatic: SigmaSchedule

@@ -2,15 +2,15 @@
 
 /// Samplers for models.
 extension SchedulerCatalog {
-    /// Makes the scheduler of a sampler's name.
+    /// Makes a scheduler from a sampler's name.
     ///
     /// - Parameters:
-    ///   - name: of a sampler or a class, with the name of noise levels after it or without: see ``Sampler``.
-    ///   - model: a scheduler of the model's, whose configuration says what it was trained with; nil: diffusers' defaults. A model of flow
-    ///     matching gets its shift and flow levels.
+    ///   - name: the name of a sampler or of a class, optionally followed by a name of noise levels: see ``Sampler``.
+    ///   - model: a scheduler with the model's configuration, which tells how it was trained; nil: diffusers' defaults. A model of
+    ///     flow matching gets its shift and flow levels.
     ///   - overrides: values that replace those of the name, by diffusers' keys.
-    /// - Throws: `unsupportedScheduler` for a name without a scheduler, or one that doesn't know the model's training; `invalidValue` where
-    ///   the scheduler has no choice of levels; the configuration's errors.
+    /// - Throws: `unsupportedScheduler` if no scheduler implements the sampler, or if its scheduler doesn't support the model's
+    ///   training; `invalidValue` if the scheduler has no choice of levels; the configuration's errors.
     public static func makeScheduler(
         named name: String, for model: (any PlannedScheduler)? = nil, overrides: [String: JSONValue] = [:]
     ) throws(SchedulerError) -> any PlannedScheduler {
@@ -30,7 +30,7 @@ extension SchedulerCatalog {
 
     private static func keys<S: PlannedScheduler>(of type: S.Type) -> Set<String> { Set(S.Configuration.parameters.map(\.key)) }
 
-    /// The keys that space levels, and the names that these have.
+    /// The keys that space levels, and the names of those levels.
     static let spacingKeys: [(key: String, schedule: SigmaSchedule?)] = [
         ("use_karras_sigmas", .karras), ("use_exponential_sigmas", .exponential), ("use_beta_sigmas", nil), ("use_lu_lambdas", nil),
     ]

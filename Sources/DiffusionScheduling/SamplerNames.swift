@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// Names read, and told.
+/// Samplers by their names, and the names of a scheduler.
 extension SchedulerCatalog {
     /// Noise levels that the end of a name stands for.
     private enum Levels {
@@ -15,7 +15,7 @@ extension SchedulerCatalog {
         levels["automatic"] = .automatic
         levels["alignyoursteps"] = .oneOf([.alignYourStepsSD15, .alignYourStepsSDXL, .alignYourStepsSVD])
         for (name, schedule) in SigmaSchedule.aliases { levels[name] = .named(schedule) }
-        // AUTOMATIC1111's.
+        // AUTOMATIC1111's names.
         for (name, schedule) in [("ka", SigmaSchedule.karras), ("exp", .exponential), ("uniform", .normal), ("ddim", .ddimUniform)]
         {
             levels[name] = .named(schedule)
@@ -72,8 +72,8 @@ extension SchedulerCatalog {
             reason: "there is no such name; nearest is \(nearestName(to: String(text.prefix(greatestLength))))")
     }
 
-    /// The name, with that of levels where these are nearer, from which the fewest insertions, deletions and changes of a letter lead to a
-    /// normalized text.
+    /// The name nearest to a normalized text, by the fewest insertions, deletions and changes of a letter; with a name of levels if
+    /// that is nearer.
     private static func nearestName(to text: String) -> String {
         let letters = Array(text.utf8)
         var nearest = (distance: Int.max, name: "")
@@ -112,7 +112,7 @@ extension SchedulerCatalog {
 
     /// The names that lead to a scheduler like this one, for its model: AUTOMATIC1111's first, then ComfyUI's and others.
     ///
-    /// Empty where there is none, as for a solver of an order that nobody has named.
+    /// Empty if nobody has named such a scheduler, for example one of an unusual order.
     public static func samplerNames(of scheduler: any PlannedScheduler) -> [String] {
         let className = Swift.type(of: scheduler.configuration).className
         guard let values = try? scheduler.configuration.json.members(), let levels = levelNames(values) else { return [] }
@@ -129,8 +129,8 @@ extension SchedulerCatalog {
         }
     }
 
-    /// The names of a configuration's levels, AUTOMATIC1111's and ComfyUI's: empty texts for those that other keys choose; nil where the
-    /// levels have no name.
+    /// The names of a configuration's levels in AUTOMATIC1111 and ComfyUI; empty if other keys choose the levels, nil if the levels
+    /// have no name.
     private static func levelNames(_ values: [String: JSONValue]) -> (label: String?, name: String)? {
         let labels: [SigmaSchedule: String] = [
             .karras: "Karras", .exponential: "Exponential", .sgmUniform: "SGM Uniform", .klOptimal: "KL Optimal", .simple: "Simple",

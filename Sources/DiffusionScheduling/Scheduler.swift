@@ -65,7 +65,7 @@ public struct SchedulerOutput<Element: TensorElement>: Sendable, Equatable {
     }
 }
 
-// The same on arrays.
+// The operations on arrays.
 extension Scheduler {
     /// The sample scaled to the model's input at the timestep.
     public func scaleModelInput<Element: TensorElement>(

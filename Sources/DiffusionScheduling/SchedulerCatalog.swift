@@ -44,7 +44,7 @@ public enum SchedulerCatalog {
         UniPCMultistepScheduler.self,
     ]
 
-    /// Why no scheduler here can have the name of a class of diffusers.
+    /// diffusers' classes that no scheduler here can implement, with the reasons.
     static let refusals: [String: String] = {
         let tokens = "it steps tokens, drawn from categories, and plans combine tensors of real numbers"
         return [
@@ -70,7 +70,7 @@ public enum SchedulerCatalog {
     /// The names that `_class_name` may have, sorted.
     public static var supportedClassNames: [String] { types.map { className(of: $0) }.sorted() }
 
-    /// A scheduler's class, parameters, options and manners: see ``SchedulerDefinition/schedulerDescription``.
+    /// A scheduler's class, parameters, options and behaviour: see ``SchedulerDefinition/schedulerDescription``.
     ///
     /// - Throws: `unsupportedScheduler`.
     public static func description(ofClass name: String) throws(SchedulerError) -> JSONValue {
@@ -120,7 +120,7 @@ public enum SchedulerCatalog {
                 key: "_class_name", value: values["_class_name"]?.text.quoted ?? "missing",
                 allowed: "the name of a scheduler: \(supportedClassNames.joined(separator: ", "))")
         }
-        // Older diffusers had twins for Flax, and read their files as those of the class whose parameters they share.
+        // Older diffusers had Flax twins of some classes, with the parameters of the class that now reads their files.
         if name.hasPrefix("Flax") { name.removeFirst(4) }
         return try makeScheduler(type(ofClass: name), values: values, overrides: overrides)
     }

@@ -52,7 +52,7 @@ package struct MessageNames: Sendable {
     let setTimesteps: String
     /// The function that starts a finished run again.
     let restart: String
-    /// The names that differ from Swift's, by Swift's.
+    /// The arguments whose names differ from Swift's, by their names in Swift.
     let arguments: [String: String]
 
     package init(setTimesteps: String, restart: String, arguments: [String: String]) {

@@ -72,6 +72,6 @@ public struct BFloat16: TensorElement, CustomStringConvertible {
 }
 
 extension Float {
-    /// The same value.
+    /// The value of a bfloat16 number, exactly.
     public init(_ value: BFloat16) { self.init(bitPattern: UInt32(value.bitPattern) << 16) }
 }

@@ -8,13 +8,13 @@
     import Darwin
 #endif
 
-/// Reading and writing `scheduler_config.json`, with the system's own words for what went wrong.
+/// Reading and writing `scheduler_config.json`, with the system's own error messages.
 enum ConfigurationFile {
     static let name = "scheduler_config.json"
 
     /// The bytes of a file, or of `scheduler_config.json` in a folder or in its subfolder.
     ///
-    /// As in diffusers, a folder without the subfolder's file is searched for the file itself.
+    /// A folder without the subfolder's file is searched for the file itself, as in diffusers.
     static func read(path: String, subfolder: String?) throws(SchedulerError) -> [UInt8] {
         guard isDirectory(path) else { return try readFile(path) }
         if let subfolder, isRegular("\(path)/\(subfolder)/\(name)") {
@@ -43,7 +43,7 @@ enum ConfigurationFile {
         }
     }
 
-    /// Makes a folder and those above it.
+    /// Makes a folder and its parents.
     private static func makeDirectory(_ path: String) throws(SchedulerError) {
         if isDirectory(path) { return }
         if let separator = path.lastIndex(of: "/"), separator > path.startIndex {

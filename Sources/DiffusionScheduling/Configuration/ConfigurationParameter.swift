@@ -4,9 +4,9 @@
 public protocol ConfigurationValue: Sendable, Equatable {
     /// Python's name of the type, as descriptions have it: "bool", "int", "float", "str", "float | None".
     static var typeName: String { get }
-    /// The words that the key may have; nil where it isn't one of words.
+    /// The words that the key may have; nil if its values aren't words.
     static var keywords: [String]? { get }
-    /// What a person may write for it, for error messages: "true or false".
+    /// The allowed values, for error messages: "true or false".
     static var allowedValues: String { get }
     init?(json: JSONValue)
     var json: JSONValue { get }
@@ -16,7 +16,7 @@ extension ConfigurationValue {
     public static var keywords: [String]? { nil }
 }
 
-/// One key of a scheduler's configuration: how it is spelt in JSON, where its value lives, and what it does.
+/// One key of a scheduler's configuration: its spelling in JSON, the property with its value, and its effect.
 ///
 /// A scheduler lists its parameters once; reading, writing, conversion and the list of unused keys follow from the list.
 public struct ConfigurationParameter<Configuration>: Sendable {
@@ -29,9 +29,9 @@ public struct ConfigurationParameter<Configuration>: Sendable {
     /// The type of the value, and the words that it may be.
     public let typeName: String
     public let keywords: [String]?
-    /// The number that diffusers adds to a step's timestep where the option is left out; nil where it doesn't.
+    /// The number that diffusers adds to a step's timestep if the option is left out; nil if it has another default.
     public let timestepOffset: Int?
-    /// Takes a value, which an error names as given: by the key or by the override's name.
+    /// Sets the value. Errors name it as it was given: by the key or by the override's name.
     let read: @Sendable (_ name: String, JSONValue, inout Configuration) throws(SchedulerError) -> Void
     let write: @Sendable (Configuration) -> JSONValue
 
@@ -54,7 +54,7 @@ public struct ConfigurationParameter<Configuration>: Sendable {
         write = { $0[keyPath: path].json }
     }
 
-    /// A parameter of a part, as one of the whole.
+    /// A parameter of a part of a configuration, as a parameter of the whole.
     init<Part>(_ parameter: ConfigurationParameter<Part>, of path: WritableKeyPath<Configuration, Part> & Sendable) {
         key = parameter.key
         overrideName = parameter.overrideName
@@ -75,7 +75,7 @@ func require<Word: ConfigurationKeyword>(_ key: String, _ word: Word, among word
 }
 
 extension ConfigurationParameter {
-    /// A key that may have some of the words of its type only.
+    /// A key that allows only some of the words of its type.
     init<Word: ConfigurationKeyword>(
         _ key: String, _ path: WritableKeyPath<Configuration, Word> & Sendable, among words: [Word], _ summary: String = ""
     ) {
@@ -157,7 +157,7 @@ extension Optional: ConfigurationValue where Wrapped: ConfigurationValue {
 
 /// A key whose values are words. Conforming enumerations list their cases' raw values as allowed.
 public protocol ConfigurationKeyword: ConfigurationValue, CaseIterable, RawRepresentable where RawValue == String {
-    /// Words that diffusers takes for another one and replaces.
+    /// Words that diffusers replaces by another one.
     static var aliases: [String: Self] { get }
 }
 

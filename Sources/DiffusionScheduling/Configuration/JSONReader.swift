@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// Reads JSON text from strangers: no recursion deeper than a limit, every fault told with its place.
+/// Reads untrusted JSON text: recursion is limited, and every error has its line and column.
 ///
 /// The project has its own reader because Foundation's takes no bare `-Infinity` unless it also takes comments and other
 /// relaxations, turns every number into a `Double`, and would be the only thing that ties the library to Foundation.

@@ -2,7 +2,7 @@
 
 /// A JSON value as diffusers writes it: strict JSON, and the bare `Infinity`, `-Infinity` and `NaN` of Python's writer.
 ///
-/// Numbers keep their spelling, so that reading and writing a file changes no number in it that nobody changed.
+/// Numbers keep their spelling, so that reading and writing a file leaves them unchanged.
 public enum JSONValue: Sendable, Equatable {
     case null
     case bool(Bool)
@@ -57,7 +57,7 @@ extension JSONValue: ExpressibleByBooleanLiteral, ExpressibleByIntegerLiteral, E
         }
     }
 
-    /// Whether both are numbers of the same value, or lists of such, however they are spelt.
+    /// Whether both are numbers of the same value, or lists of such numbers, in any spelling.
     func isSameNumber(as other: JSONValue?) -> Bool {
         switch (self, other) {
         case (.number(let a), .number(let b)?):
@@ -68,7 +68,7 @@ extension JSONValue: ExpressibleByBooleanLiteral, ExpressibleByIntegerLiteral, E
         }
     }
 
-    /// The value if this is an integer; 20.0 is none, as in Python.
+    /// The value if this is an integer; 20.0 isn't one, as in Python.
     public var intValue: Int? {
         guard case .number(let literal) = self else { return nil }
         return Int(literal)

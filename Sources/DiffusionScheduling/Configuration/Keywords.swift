@@ -6,7 +6,7 @@ extension BetaSchedule: ConfigurationKeyword {}
 extension FinalSigmasType: ConfigurationKeyword {}
 extension FlowTimeShiftType: ConfigurationKeyword {}
 extension SigmaSchedule: ConfigurationKeyword {
-    /// k-diffusion's polyexponential levels have the exponent 1 unless they are told another one.
+    /// k-diffusion's polyexponential levels have the exponent 1 by default.
     public static let aliases: [String: Self] = ["polyexponential": .exponential]
 }
 extension TimestepSpacing: ConfigurationKeyword {}

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// Two keys that solvers in λ = ln A − ln S have: the training timesteps that are used, and what a model output holds.
+/// Two keys of solvers in λ = ln A − ln S: the training timesteps that are used, and the contents of a model output.
 public protocol LambdaClippingConfiguration: NoiseScheduleConfiguration {
     /// Training timesteps whose λ = ln A − ln S is below this are not used; −∞ uses all. For the cosine schedule, whose λ falls
     /// steeply at the end, −5.1 avoids its numerical trouble.
     var lambdaMinClipped: Double { get set }
-    /// `learned` or `learned_range`: the model output holds, for each batch item, the prediction and then as many numbers that
-    /// predict its variance, which are not used. Other words, and nil, mean that it is the prediction alone.
+    /// `learned` or `learned_range`: each batch item of the model output holds the prediction and then its variance, which isn't
+    /// used. Other words and nil: it holds the prediction alone.
     var varianceType: String? { get set }
 }
 
@@ -34,7 +34,7 @@ extension LambdaClippingConfiguration {
         return count
     }
 
-    /// The tables, of which `lambda_min_clipped` must leave something.
+    /// The tables; `lambda_min_clipped` must leave at least one timestep.
     func checkedNoiseSchedule() throws(SchedulerError) -> NoiseSchedule {
         let noise = try NoiseSchedule(self)
         _ = try usedCount(of: noise)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// The keys that say how much noise the model was trained with at each timestep.
+/// The keys for the noise of the model's training at each timestep.
 public protocol NoiseScheduleConfiguration: SchedulerConfiguration {
     /// T: the number of noise levels that the model was trained with, 1...1,000,000.
     var numTrainTimesteps: Int { get set }
@@ -8,7 +8,7 @@ public protocol NoiseScheduleConfiguration: SchedulerConfiguration {
     var betaStart: Double { get set }
     /// β at timestep T − 1, in [0, 1).
     var betaEnd: Double { get set }
-    /// How β runs between the two.
+    /// The course of β between the two.
     var betaSchedule: BetaSchedule { get set }
     /// The T values of β themselves, each in [0, 1); overrides the three above.
     var trainedBetas: [Double]? { get set }
@@ -67,7 +67,7 @@ extension ZeroTerminalSNRConfiguration {
 extension NoiseSchedule {
     /// Builds the tables of a configuration.
     ///
-    /// - Parameter floorsSignal: whether ς is that of ᾱ = 2⁻²⁴ wherever it wouldn't be finite; for schedulers that step in ᾱ.
+    /// - Parameter floorsSignal: whether ς is computed from ᾱ = 2⁻²⁴ where it wouldn't be finite; for schedulers that step in ᾱ.
     /// - Throws: `invalidValue` if ᾱ becomes so small that ς isn't finite in float32.
     /// - Complexity: O(T).
     public init(

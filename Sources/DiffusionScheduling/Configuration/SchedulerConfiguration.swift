@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// What diffusers writes into `scheduler_config.json` for one scheduler: decoded, validated, and written back without loss.
+/// The contents of diffusers' `scheduler_config.json` for one scheduler: decoded, validated, and written back without loss.
 ///
 /// ```swift
 /// var configuration = try DEISMultistepScheduler.Configuration(contentsOf: "model", subfolder: "scheduler")
@@ -8,8 +8,8 @@
 /// try configuration.save(toDirectory: "tuned")
 /// ```
 ///
-/// Keys that the scheduler has no parameter for are kept and written back, so a file can travel from scheduler to scheduler
-/// and return as it was.
+/// Keys that the scheduler has no parameter for are kept and written back, so a file can travel from scheduler to scheduler and
+/// return unchanged.
 public protocol SchedulerConfiguration: Sendable, Equatable, Codable {
     /// The configuration with diffusers' defaults.
     init()
@@ -20,16 +20,16 @@ public protocol SchedulerConfiguration: Sendable, Equatable, Codable {
     static var parameters: [ConfigurationParameter<Self>] { get }
     /// The keys of other schedulers that have an effect on this one.
     static var effectiveKeys: [String] { get }
-    /// What the configuration was made from, besides the parameters' values.
+    /// The origin of the configuration: the values that were given, and the keys without a parameter.
     var origin: ConfigurationOrigin { get set }
     /// Checks values and their combination.
     func validate() throws(SchedulerError)
 }
 
-/// What a configuration remembers of the file or the configuration that it was made from.
+/// A configuration's record of the file or the configuration that it was made from.
 public struct ConfigurationOrigin: Sendable, Equatable {
-    /// The parameters that were given a value, as it was given, as opposed to those that have their default because nothing was
-    /// said. Two configurations with the same values are equal all the same.
+    /// The parameters that were given a value, with the value as given; the others have their defaults. Equality of configurations
+    /// ignores the difference.
     public internal(set) var givenValues: [String: JSONValue] = [:]
     /// The keys that the scheduler has no parameter for, with their values.
     public var otherKeys: [String: JSONValue] = [:]
@@ -76,8 +76,8 @@ extension SchedulerConfiguration {
 
     /// Makes the configuration from another scheduler's, as diffusers' `from_config`.
     ///
-    /// Keys that were given a value there and are parameters here count here; the others are kept for the way back. A key
-    /// that has merely its default there gets this scheduler's default here.
+    /// Keys that were given a value there and are parameters here apply here; other keys are kept for the way back. A key that
+    /// merely has its default there gets this scheduler's default here.
     public init(
         from other: some SchedulerConfiguration, overrides: [String: JSONValue] = [:]
     ) throws(SchedulerError) {
@@ -125,7 +125,7 @@ extension SchedulerConfiguration {
     public var json: JSONValue {
         var values = origin.otherKeys
         for parameter in Self.parameters {
-            // A key that diffusers doesn't know is written only where it says something.
+            // A key that diffusers doesn't know is written only if it has a value.
             let value = parameter.write(self)
             if parameter.overrideName != nil, value == .null { continue }
             let given = origin.givenValues[parameter.key]
@@ -147,7 +147,7 @@ extension SchedulerConfiguration {
 
     public init(from decoder: any Decoder) throws {
         try self.init(values: JSONValue(from: decoder).members(), overrides: [:])
-        // Encoders spell numbers in their own way, which is nothing to keep.
+        // Encoders spell numbers in their own way; that spelling isn't kept.
         for parameter in Self.parameters where origin.givenValues[parameter.key] != nil {
             origin.givenValues[parameter.key] = parameter.write(self)
         }
@@ -157,7 +157,7 @@ extension SchedulerConfiguration {
 }
 
 extension JSONValue {
-    /// - Parameter text: what the value is, for the message.
+    /// - Parameter text: the name of the value in the message.
     func members(of text: String = "a configuration") throws(SchedulerError) -> [String: JSONValue] {
         guard case .object(let members) = self else {
             throw .malformedJSON(line: 1, column: 1, reason: "\(text) must be an object in braces")
@@ -166,12 +166,12 @@ extension JSONValue {
     }
 }
 
-/// A check that reads like a sentence: the key, its value, what is allowed, whether it is so.
+/// A check that reads like a sentence: the key, its value, the allowed values, and the condition.
 @inline(__always)
 func require(
     _ key: @autoclosure () -> String, _ value: @autoclosure () -> some CustomStringConvertible,
     _ allowed: @autoclosure () -> String, _ holds: Bool
 ) throws(SchedulerError) {
-    // The texts are made for faults only: making them would take longer than anything else that a plan does.
+    // The texts are made for errors only: making them would take longer than anything else in planning.
     if !holds { throw .invalidValue(key: key(), value: "\(value())", allowed: allowed()) }
 }

@@ -2,7 +2,7 @@
 
 /// The spread of a run's timesteps, with or without keys for it.
 public protocol SpacedTimesteps: Sendable {
-    /// How the timesteps are spread over those of the training.
+    /// The spread of the timesteps over those of the training.
     var timestepSpacing: TimestepSpacing { get }
     /// Added to the timesteps of the spacing `leading`; 1 for Stable Diffusion.
     var stepsOffset: Int { get }
@@ -34,8 +34,8 @@ extension SpacedTimesteps {
 
 /// The key that names the noise levels of a run.
 public protocol SigmaScheduleConfiguration: SchedulerConfiguration {
-    /// The noise levels of a run that is asked for by its number of steps; nil, diffusers' way: other keys choose them. The original has no
-    /// such key, so it is `diffusion_scheduling_sigma_schedule` in files and `sigma_schedule` in overrides.
+    /// The noise levels of a run that is requested by its number of steps; nil, diffusers' way: other keys choose them. diffusers
+    /// has no such key, so it is `diffusion_scheduling_sigma_schedule` in files and `sigma_schedule` in overrides.
     var sigmaSchedule: SigmaSchedule? { get set }
 }
 
@@ -55,10 +55,11 @@ public protocol SigmaSpacingConfiguration: SigmaScheduleConfiguration {
     var useExponentialSigmas: Bool { get set }
     /// Noise levels at the quantiles of a beta distribution.
     var useBetaSigmas: Bool { get set }
-    /// The least noise level of these grids; without a parameter of that name, the one that another scheduler's configuration
-    /// brought along.
+    /// The least noise level of these grids; if the scheduler has no such parameter, the one from another scheduler's
+    /// configuration.
     var sigmaMin: Double? { get set }
-    /// The greatest noise level of these grids; likewise.
+    /// The greatest noise level of these grids; if the scheduler has no such parameter, the one from another scheduler's
+    /// configuration.
     var sigmaMax: Double? { get set }
 }
 
@@ -142,7 +143,7 @@ extension SigmaGridConfiguration {
     /// - Parameter convertsKarras: whether Karras levels become flow levels where `use_flow_sigmas` is true.
     func validateSigmaGrid(convertsKarras: Bool = false) throws(SchedulerError) {
         try validateSigmaSpacing()
-        // Flow matching knows levels below 1 only, and the training's go far above; with a sigma_max of its own a grid fits.
+        // Flow levels are below 1, and the training's go far above; a grid with a sigma_max below 1 fits.
         if useFlowSigmas, !(convertsKarras && useKarrasSigmas), let grid = chosenSpacings.first, !((sigmaMax ?? .infinity) < 1) {
             throw .conflictingKeys(
                 [grid, "use_flow_sigmas"],
@@ -164,14 +165,14 @@ public protocol LuLambdasConfiguration: SigmaGridConfiguration {
     var useLuLambdas: Bool { get set }
 }
 
-/// The keys that let a run shift flow sigmas by its own `mu`, as models do that shift by the size of the picture.
+/// The keys that let a run shift flow sigmas by the request's `mu`, for models whose shift depends on the size of the picture.
 public protocol DynamicShiftingConfiguration: SchedulerConfiguration {
     /// Whether `mu` may be given.
     var useDynamicShifting: Bool { get set }
     var timeShiftType: TimeShiftType { get set }
 }
 
-/// How `mu` becomes a shift.
+/// The function from `mu` to a shift.
 public enum TimeShiftType: String, ConfigurationKeyword {
     /// κ = e^mu.
     case exponential

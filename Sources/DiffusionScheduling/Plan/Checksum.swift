@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// XXH64 with seed 0 (Collet, https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md): a fast 64-bit checksum, for damage
-/// and mix-ups, not for enemies.
+/// XXH64 with seed 0 (Collet, https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md): a fast 64-bit checksum against
+/// damage and mix-ups, not against attacks.
 package struct Checksum {
     private static let prime1: UInt64 = 0x9E37_79B1_85EB_CA87
     private static let prime2: UInt64 = 0xC2B2_AE3D_27D4_EB4F
@@ -11,7 +11,7 @@ package struct Checksum {
 
     /// The checksum of bytes.
     ///
-    /// - Complexity: O(bytes), some gigabytes in a second.
+    /// - Complexity: O(bytes), some gigabytes per second.
     package static func of(_ bytes: UnsafeRawBufferPointer) -> UInt64 {
         func word(_ offset: Int) -> UInt64 { UInt64(littleEndian: bytes.loadUnaligned(fromByteOffset: offset, as: UInt64.self)) }
         var offset = 0

@@ -3,13 +3,12 @@
 extension SamplingPlan {
     /// The plan's rows as a table that kernels on devices read: uploaded once, it serves every run of the plan there.
     ///
-    /// A table is an array of records of 1,024 bytes, one for each row: evaluation by evaluation, those of its ages, behind a record for
-    /// free places of a batch. `device_table.h` has the layout, docs/DEVICES.md the kernels. Tables may follow one another in one
-    /// buffer.
+    /// A table is an array of records of 1,024 bytes: one for free places of a batch, then one for each row, by evaluation and by
+    /// age. `device_table.h` has the layout, docs/DEVICES.md the kernels. Tables may follow one another in one buffer.
     ///
-    /// - Parameter firstRecord: the number of records that stand before the table.
+    /// - Parameter firstRecord: the number of records before the table in its buffer.
     /// - Returns: the bytes, in the order of this machine.
-    /// - Throws: `invalidValue` for a negative number, and where records would have numbers beyond 32 bits.
+    /// - Throws: `invalidValue` if the number is negative, or if a record's number wouldn't fit 32 bits.
     /// - Complexity: O(rows).
     public func deviceTable(firstRecord: Int = 0) throws(SchedulerError) -> [UInt8] {
         let count = deviceRecordCount
@@ -33,7 +32,7 @@ extension SamplingPlan {
     /// The number of an evaluation's record in the plan's own table.
     ///
     /// - Parameter age: the number of evaluations since the run began; 0 where a run begins.
-    /// - Precondition: `evaluation` is one of the plan, and `age` is from 0 to its number.
+    /// - Precondition: `evaluation` is in the plan, and `age` is from 0 to `evaluation`.
     public func deviceRecord(ofEvaluation evaluation: Int, age: Int = 0) -> Int {
         let full = min(evaluation, warmUp)
         return 1 + full * (full + 1) / 2 + (evaluation - full) * (warmUp + 1) + min(age, warmUp)

@@ -26,10 +26,9 @@ extension SamplingPlan {
         return .object(members)
     }
 
-    /// Reads a plan; every member has to be there but those that docs/PLAN.md calls optional, others are passed over.
+    /// Reads a plan. All members must be present, except those that docs/PLAN.md calls optional; unknown members are ignored.
     ///
-    /// - Throws: `invalidValue` with the path of the member that is missing, of another kind or out of range;
-    ///   `unrepresentablePlan`.
+    /// - Throws: `invalidValue` with the path of a member that is missing, of another kind or out of range; `unrepresentablePlan`.
     public init(json: JSONValue) throws(SchedulerError) {
         let plan = PlanMember(json, path: "plan")
         let version = try plan.member("version").integer()
@@ -182,7 +181,7 @@ extension JSONValue {
     fileprivate init(_ numbers: [Double]) { self = .array(numbers.map { JSONValue($0) }) }
 }
 
-/// A part of a coded plan and where it is, for the messages.
+/// A part of a coded plan, and its path for the messages.
 private struct PlanMember {
     private let value: JSONValue
     private let path: String

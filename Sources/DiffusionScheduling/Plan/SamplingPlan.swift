@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// A scheduler compiled for a run: what the model is told at each evaluation, and the scalars that combine tensors.
+/// A scheduler compiled for a run: the timestep of each evaluation, and the scalars that combine tensors.
 ///
 /// A plan is a value that never changes. Any number of sessions on any threads can run it at once, and because it is `Codable`
 /// an engine whose tensors live elsewhere can run the same table there:
@@ -13,9 +13,9 @@
 /// }
 /// ```
 ///
-/// A plan has one evaluation for each of its timesteps. A solver that uses what earlier evaluations stored does so as far as the run
-/// reaches back, so each evaluation has a row for every *age*, the number of evaluations since the run began, up to `warmUp`: a run may
-/// begin later, for image-to-image say, and warms up from there.
+/// A plan has one evaluation for each of its timesteps. Solvers read what earlier evaluations stored, as far back as the run
+/// reaches, so each evaluation has a row for every *age*, the number of evaluations since the run began, up to `warmUp`. A run may
+/// begin later, for example for image-to-image, and warms up from there.
 public struct SamplingPlan: Sendable, Equatable {
     /// All copies of a plan share its table: every session holds a plan.
     private let storage: Storage
@@ -50,21 +50,21 @@ public struct SamplingPlan: Sendable, Equatable {
     public var levels: [NoiseLevel] { storage.table.levels }
     /// The standard deviation of the noise that a run starts with.
     public var initNoiseSigma: Double { storage.table.initNoiseSigma }
-    /// What the sample is multiplied with to become the model's input, at each evaluation.
+    /// The input scale of each evaluation: the model's input is input scale · sample.
     public var inputScales: [Double] { storage.table.inputScales }
-    /// What is done to predicted clean samples.
+    /// The clamp of predicted clean samples.
     public var clamp: PredictionClamp { storage.table.clamp }
     var findsThresholds: Bool { storage.table.findsThresholds }
-    /// How many slots the rows store and read.
+    /// The number of slots that the rows store and read.
     public var slotCount: Int { storage.table.slotCount }
-    /// The age from which on the rows don't depend on it any more.
+    /// The age from which on rows no longer depend on the age.
     public var warmUp: Int { storage.table.warmUp }
     /// The number of the step that each evaluation belongs to, from 0 on. A run may begin at the first evaluation of a step.
     public var steps: [Int] { storage.table.steps }
     /// diffusers' name of what a step reports besides the next sample.
     public var reportName: String { storage.table.reportName }
-    /// Whether each batch item of the model output may hold, after the prediction, as many numbers that predict its variance. Rows
-    /// that have a ``PlanRow/noiseFactor`` read them, others pass over them.
+    /// Whether the model output may hold a variance: in each batch item, after the prediction, as many numbers again. Rows with a
+    /// ``PlanRow/noiseFactor`` read them, others ignore them.
     public var modelLearnsVariance: Bool { storage.table.modelLearnsVariance }
     /// Whether a generator draws noise for any row, even where it has the coefficient 0.
     public var isStochastic: Bool { storage.table.isStochastic }
@@ -72,7 +72,7 @@ public struct SamplingPlan: Sendable, Equatable {
     public var scalesInputs: Bool { storage.table.scalesInputs }
     /// `rows[i][k]`: evaluation i at the age k, k ≤ min(i, warmUp).
     private var rows: [[PlanRow]] { storage.table.rows }
-    /// The same rows as the kernels read them.
+    /// The rows in the form that the kernels read.
     var kernelRows: KernelRows { storage.table.kernelRows }
 
     /// Makes a plan of rows.
@@ -81,7 +81,7 @@ public struct SamplingPlan: Sendable, Equatable {
     ///   - inputScales: one for each timestep; empty: 1 each.
     ///   - steps: as the property; empty: a step for each evaluation.
     ///   - rows: for each timestep of the grid min(i, warmUp) + 1 rows, by age.
-    /// - Throws: `invalidValue` where the rows aren't such a table, or read a slot that no row before them has stored;
+    /// - Throws: `invalidValue` if the rows aren't such a table, or read a slot that no earlier row has stored;
     ///   `unrepresentablePlan` if a coefficient isn't finite.
     /// - Complexity: O(rows).
     public init(
@@ -137,17 +137,17 @@ public struct SamplingPlan: Sendable, Equatable {
                 scalesInputs: inputScales.contains { $0 != 1 }, rows: rows, kernelRows: kernelRows))
     }
 
-    /// The greatest `warmUp`: no solver looks back further than over its slots, by some evaluations for each.
+    /// The greatest `warmUp`: a solver looks back over its slots, with a few evaluations for each.
     static let maximumWarmUp = 16
 
-    /// What the model is told at each evaluation.
+    /// The timestep that the model gets at each evaluation.
     public var timesteps: [Double] { grid.timesteps }
     /// The noise levels: one more than timesteps.
     public var sigmas: [Double] { grid.sigmas }
-    /// The number of evaluations of the model, which is that of timesteps.
+    /// The number of evaluations of the model: one for each timestep.
     public var stepCount: Int { grid.timesteps.count }
 
-    /// The scalars of an evaluation in a run that has taken that many evaluations before it.
+    /// The scalars of an evaluation in a run that has taken `age` evaluations before it.
     ///
     /// - Precondition: `index` is an evaluation of the plan and `age` is not negative.
     public func row(at index: Int, age: Int) -> PlanRow { rows[index][min(age, rows[index].count - 1)] }
@@ -161,7 +161,7 @@ public struct SamplingPlan: Sendable, Equatable {
     /// Whether an evaluation adds noise.
     public func needsNoise(at index: Int, age: Int) -> Bool { kernelRows.row(at: index, age: age).pointee.needsNoise }
 
-    /// Whether a run may begin at an evaluation: not at the later ones of a step.
+    /// Whether a run may begin at an evaluation: only at the first one of a step.
     public func isStart(_ index: Int) -> Bool { index == 0 || steps[index] != steps[index - 1] }
 
     /// Refuses an index that no run may begin at; the end of the plan is allowed.
@@ -174,7 +174,7 @@ public struct SamplingPlan: Sendable, Equatable {
                 + "begins there")
     }
 
-    /// The first evaluation that has the timestep and that a run may begin at.
+    /// The first evaluation that has the timestep and at which a run may begin.
     ///
     /// - Throws: `unknownTimestep` if none has.
     public func index(ofTimestep timestep: Double) throws(SchedulerError) -> Int {
@@ -193,16 +193,16 @@ public struct SamplingPlan: Sendable, Equatable {
     }
 }
 
-/// What the slots hold along all ways through a plan's rows: which have been stored, in which order, and which are still to be read.
+/// The contents of the slots on every path through a plan's rows: the stored slots, in order, and the slots still to be read.
 private struct SlotFlow {
     private let orders: [[SlotOrder]]
     private let live: [[UInt8]]
 
-    /// - Throws: `invalidValue` if a row reads a slot that a run may reach it without having stored.
+    /// - Throws: `invalidValue` if a run may reach a row without having stored a slot that the row reads.
     init(rows: [[PlanRow]], warmUp: Int, steps: [Int]) throws(SchedulerError) {
         var orders: [[SlotOrder]] = []
         orders.reserveCapacity(rows.count)
-        // The slots that every run has stored that comes to the row.
+        // The slots that every run has stored on its way to the row.
         var stored: [UInt8] = [0], next: [UInt8] = []
         for (index, choices) in rows.enumerated() {
             let isStart = index == 0 || steps[index] != steps[index - 1]
@@ -210,10 +210,10 @@ private struct SlotFlow {
             order.reserveCapacity(choices.count)
             next.removeAll(keepingCapacity: true)
             for age in choices.indices {
-                // From the row before, which was one evaluation younger, or at the last age as old as this one.
+                // The row before is one evaluation younger; at the last age, it may also be as old as this one.
                 let isLast = age == warmUp, hasOlder = isLast && age < (index > 0 ? rows[index - 1].count : 0)
                 var slots = SlotOrder()
-                // Where no run comes, everything counts as stored.
+                // Rows that no run reaches count every slot as stored.
                 var set: UInt8 = isStart || age > 0 ? 0 : .max
                 if index > 0, age > 0 || (hasOlder && !isStart) {
                     let from = hasOlder ? age : age - 1

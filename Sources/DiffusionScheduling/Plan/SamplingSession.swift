@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// One request on its way through a plan: which evaluation comes next, and the slots that earlier ones stored.
+/// One request's progress through a plan: the next evaluation, and the slots that earlier evaluations stored.
 ///
 /// ```swift
 /// var session = SamplingSession(plan: plan)
@@ -10,13 +10,13 @@
 /// }
 /// ```
 ///
-/// A session is a value: a copy goes its own way from there, and shares the slots until one of the two steps.
-/// The first step decides the element type and count of the sample, which are those of the slots as well.
+/// A session is a value: copies are independent, and share the slots until one of them steps. The first step fixes the element type
+/// and count of the sample and of the slots.
 /// Different sessions may step on different threads at once, also on the same plan; one session steps on one thread at a time,
 /// as Swift's exclusivity demands anyway.
 public struct SamplingSession: Sendable {
     public let plan: SamplingPlan
-    /// The step that comes next, counted from 0; the plan's number of steps after the last one.
+    /// The index of the next step, from 0; the plan's number of steps after the last one.
     public internal(set) var stepIndex: Int
     /// The most threads a step may use; 0: as many as the OpenMP runtime would, 1: stay on the caller's thread.
     public var maximumThreads = 0
@@ -25,12 +25,12 @@ public struct SamplingSession: Sendable {
 
     let beginIndex: Int
     var slots: SlotStorage?
-    /// What steps of several items need; not part of the state, but kept because making it takes longer than such a step.
+    /// The workspace of steps of several items; not part of the state, but kept because making one takes longer than such a step.
     private var workspace: StepWorkspace?
     var elementType: ElementType?
     var elementCount = 0
 
-    /// Starts at a step of the plan; later ones are for image-to-image, whose start is a noised image.
+    /// Starts at a step of the plan; a later step is for image-to-image, which starts from a noised image.
     ///
     /// - Precondition: 0 ≤ `beginIndex` ≤ the plan's number of steps, and a run may begin there: see ``SamplingPlan/isStart(_:)``.
     public init(plan: SamplingPlan, beginIndex: Int = 0) {
@@ -41,23 +41,23 @@ public struct SamplingSession: Sendable {
         stepIndex = beginIndex
     }
 
-    /// A session of its own with this one's limits.
+    /// A new session with this one's `maximumThreads`.
     func restarted(on plan: SamplingPlan? = nil, at beginIndex: Int = 0) -> SamplingSession {
         var session = SamplingSession(plan: plan ?? self.plan, beginIndex: beginIndex)
         session.maximumThreads = maximumThreads
         return session
     }
 
-    /// What the model is told at the next step; nil after the last one.
+    /// The timestep that the model gets at the next step; nil after the last one.
     public var timestep: Double? { stepIndex < plan.stepCount ? plan.timesteps[stepIndex] : nil }
 
     /// Whether a step has been taken.
     public var hasBegun: Bool { stepIndex > beginIndex }
 
-    /// How many evaluations the run has taken.
+    /// The number of evaluations that the run has taken.
     public var age: Int { stepIndex - beginIndex }
 
-    /// What the sample is multiplied with to become the model's input at the next step; 1 after the last one.
+    /// The input scale of the next step, by which the sample becomes the model's input; 1 after the last one.
     public var inputScale: Double { stepIndex < plan.stepCount ? plan.inputScales[stepIndex] : 1 }
 
     /// The input scale of the evaluation after the next step; 1 after the last one.
@@ -82,8 +82,8 @@ public struct SamplingSession: Sendable {
     /// Allocates nothing from the second step on (the first one makes room for the slots, and for thresholds).
     ///
     /// - Parameters:
-    ///   - modelOutput: what the model said, as many elements as the sample; twice as many if it also predicts the variance.
-    ///     Its element type may be another one than the sample's, and another one at each step: it is converted on the way.
+    ///   - modelOutput: the model's output, with as many elements as the sample; twice as many if it also predicts the variance.
+    ///     Its element type may differ from the sample's, and from step to step: it is converted on the way.
     ///   - noise: standard normal numbers, as many as the sample has elements; for stochastic steps only.
     ///   - batchSize: the batch items that the sample consists of; they matter for thresholding.
     /// - Throws: `stepPastEnd`, `wrongElementCount`, `wrongElementType`, `missingNoise`, `outOfMemory`; nothing has changed then.
@@ -102,7 +102,7 @@ public struct SamplingSession: Sendable {
     /// The scaling costs no pass over memory, unless the step stores two slots, as UniPC's do. The input is scaled before it is rounded,
     /// so it may differ in the last bit from a scaled sample.
     ///
-    /// - Parameter nextModelInput: as many elements as the sample, in other memory than it.
+    /// - Parameter nextModelInput: as many elements as the sample, in separate memory.
     /// - Throws: as `step(modelOutput:sample:noise:batchSize:)`.
     @inlinable
     public mutating func step<Element: TensorElement, Output: TensorElement>(
@@ -146,8 +146,8 @@ public struct SamplingSession: Sendable {
     /// Takes the next step in place with a guided model output, which is computed on the way.
     ///
     /// - Parameters:
-    ///   - conditional: e_c, what the model said under the condition; counts and types as for `modelOutput` above.
-    ///   - unconditional: e_u, what it said without, like `conditional`.
+    ///   - conditional: e_c, the model's output under the condition; counts and types as for `modelOutput` above.
+    ///   - unconditional: e_u, the model's output without it, like `conditional`.
     /// - Throws: also `invalidValue` for a guidance out of range; nothing has changed then.
     /// - Complexity: O(elements), one pass over memory; two where the guidance is rescaled.
     @inlinable
@@ -173,11 +173,11 @@ public struct SamplingSession: Sendable {
             batchSize: batchSize)
     }
 
-    /// Takes the next step in place and keeps the model output's memory if what the step stores is the model output itself: for
-    /// DEIS and DPM-Solver with predicted noise and without a clamp, one tensor less is written. Other steps copy, as always.
+    /// Takes the next step in place and keeps the model output's memory if the step stores the model output unchanged: DEIS and
+    /// DPM-Solver with predicted noise and without a clamp write one tensor less. Other steps copy.
     ///
-    /// - Parameter modelOutput: after the call, memory of the same size for the next output: its own, or what held the slot before.
-    ///   What is in it then isn't specified. Where the call throws it is as it was.
+    /// - Parameter modelOutput: after the call, memory of the same size for the next output, with unspecified contents: the same
+    ///   memory, or the slot's former memory. If the call throws, it is unchanged.
     /// - Throws: as `step(modelOutput:sample:noise:batchSize:)`.
     @inlinable
     public mutating func step<Element: TensorElement, Output: TensorElement>(
@@ -193,7 +193,7 @@ public struct SamplingSession: Sendable {
         modelOutput.address = address
     }
 
-    /// Takes the next step on memory of the caller's: aligned, and overlapping only where an output is an input.
+    /// Takes the next step in the caller's memory, which is aligned and overlaps only where an output is an input.
     ///
     /// - Parameter consuming: the model output's memory, which the session may exchange for a slot's.
     @usableFromInline
@@ -220,7 +220,7 @@ public struct SamplingSession: Sendable {
 
     // The parts of a step are inlined, because calling them would copy the session.
 
-    /// Everything that can be wrong with a step, before anything is changed.
+    /// Checks everything about a step before anything changes.
     @inline(__always)
     func check(_ tensors: StepTensors, guidance: Guidance?, batchSize: Int) throws(SchedulerError) {
         guard stepIndex < plan.stepCount else { throw .stepPastEnd(stepCount: plan.stepCount) }
@@ -251,7 +251,7 @@ public struct SamplingSession: Sendable {
             guidance: guidance)
     }
 
-    /// The first step decides the type and number of elements; a session whose slots are shared with a copy takes its own.
+    /// Fixes the type and number of elements at the first step, and copies slots that the session shares with a copy of it.
     @inline(__always)
     mutating func makeRoom(for tensors: StepTensors, guidance: Guidance?, batchSize: Int) throws(SchedulerError) {
         if needsWorkspace(for: tensors, guidance: guidance, batchSize: batchSize) {

@@ -3,8 +3,8 @@
 extension SamplingSession {
     /// Takes the next step of many sessions at once, in place: row i of the tensors belongs to `sessions[i]`.
     ///
-    /// For engines that serve many requests with one model: each session has a plan, a step, a solver and an order of its own, and
-    /// sessions come and go between the calls (continuous batching). Every row becomes, bit for bit, what it becomes alone.
+    /// For engines that serve many requests with one model: each session has its own plan, step, solver and order, and sessions
+    /// come and go between the calls (continuous batching). Every row gets the same bits as in a separate step.
     ///
     /// ```swift
     /// var sessions: [SamplingSession?] = [SamplingSession(plan: a), nil, SamplingSession(plan: b, beginIndex: 7)]
@@ -14,17 +14,17 @@ extension SamplingSession {
     /// ```
     ///
     /// - Parameters:
-    ///   - sessions: nil where a row is free; what the tensors hold there is neither read nor written.
-    ///   - modelOutput: what the model said, row by row as many elements as the sample has; twice as many if it also predicts the
-    ///     variance, which then all sessions' plans have to expect.
-    ///   - unconditional: what it said without the condition, for the rows that are guided; like `modelOutput`, which then is what it
-    ///     said under the condition.
-    ///   - guidance: one for each row, nil where a row isn't guided; empty for none.
-    ///   - sample: as many elements for each row. A row is one batch item.
+    ///   - sessions: nil for a free row, whose elements are neither read nor written.
+    ///   - modelOutput: the model's output, with as many elements in each row as the sample; twice as many if it also predicts the
+    ///     variance, which all sessions' plans must then expect.
+    ///   - unconditional: the model's output without the condition, for guided rows; like `modelOutput`, which is then the output
+    ///     under the condition.
+    ///   - guidance: one for each row, nil for rows without guidance; empty for none.
+    ///   - sample: the same number of elements for each row. A row is one batch item.
     ///   - noise: standard normal numbers, as many as the sample has elements; read in the rows whose step is stochastic.
-    ///   - maximumThreads: the most threads the step may use, 0 for as many as the OpenMP runtime would. That of the sessions doesn't
-    ///     count.
-    /// - Throws: `wrongElementCount`, and `row` with what is wrong with a row, as for a step of its own; nothing has changed then.
+    ///   - maximumThreads: the most threads the step may use, 0 for as many as the OpenMP runtime would. The sessions' own limits
+    ///     don't apply.
+    /// - Throws: `wrongElementCount`, and `row` with the error of one row; nothing has changed then.
     /// - Complexity: O(elements), in one parallel region; some allocations.
     public static func step<Element: TensorElement, Output: TensorElement>(
         rows sessions: inout [SamplingSession?], modelOutput: Span<Output>, unconditional: Span<Output>? = nil,
@@ -68,15 +68,15 @@ package struct SessionRows {
     private let maximumThreads: Int
 
     /// - Parameters:
-    ///   - sessions: for each row one of its own, nil where it is free.
-    ///   - guidance: as many, or none.
+    ///   - sessions: a different session for each row; nil if the row is free.
+    ///   - guidance: one for each row, or none at all.
     package init(_ sessions: [UnsafeMutablePointer<SamplingSession>?], guidance: [Guidance?], maximumThreads: Int) {
         self.sessions = sessions
         self.guidance = guidance
         self.maximumThreads = maximumThreads
     }
 
-    /// Takes the step on memory of the caller's: aligned, and overlapping only where an output is an input.
+    /// Takes the step in the caller's memory, which is aligned and overlaps only where an output is an input.
     package func step(_ tensors: StepTensors) throws(SchedulerError) {
         guard !sessions.isEmpty || tensors.elementCount == 0 else {
             throw .wrongElementCount(argument: "sample", count: tensors.elementCount, expected: "0, because there are no rows")
@@ -92,7 +92,7 @@ package struct SessionRows {
         for session in sessions { session?.pointee.moveOn() }
     }
 
-    /// Everything that can be wrong, before anything is changed.
+    /// Checks all rows before anything changes.
     private func check(_ tensors: StepTensors) throws(SchedulerError) {
         try require(
             "number of guidances", guidance.count, "0 or the number of rows, \(sessions.count)",

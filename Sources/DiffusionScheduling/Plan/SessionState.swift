@@ -3,14 +3,14 @@
 // Sessions as bytes, to go on elsewhere or later: after a restart, on another machine, from a checkpoint in the middle of a run.
 
 extension SamplingSession {
-    /// The session's state: which step comes next, and the slots that are still to be read.
+    /// The session's state: the next step, and the slots that are still to be read.
     ///
     /// ```swift
     /// let bytes = session.savedState()
     /// var resumed = try SamplingSession(plan: plan, restoring: bytes)
     /// ```
     ///
-    /// The plan isn't in it, a fingerprint of it is. `maximumThreads` belongs to the machine and isn't saved.
+    /// It contains a fingerprint of the plan, not the plan. `maximumThreads` belongs to the machine and isn't saved.
     ///
     /// All numbers are little-endian:
     ///
@@ -36,7 +36,7 @@ extension SamplingSession {
         }
     }
 
-    /// Goes on where another session stood, with the same bits as if it had never been saved.
+    /// Continues from a saved state, with the same bits as if the session had never been saved.
     ///
     /// - Parameter plan: the plan of that session, or one that equals it to the last bit.
     /// - Throws: `damagedState`, `foreignState` if the plan is another one, `outOfMemory`.
@@ -48,7 +48,7 @@ extension SamplingSession {
         self = try result.get()
     }
 
-    /// How many bytes the saved state has.
+    /// The size of the saved state in bytes.
     package var savedByteCount: Int {
         SavedSession.headerByteCount + liveSlots.nonzeroBitCount * slotByteCount + SavedSession.checksumByteCount
     }
@@ -69,7 +69,7 @@ extension SamplingSession {
         }
     }
 
-    /// - Precondition: `bytes` are `savedByteCount`.
+    /// - Precondition: `bytes` has `savedByteCount` bytes.
     package func save(to bytes: UnsafeMutableRawBufferPointer) {
         let header = SavedSession(
             byteCount: savedByteCount, planFingerprint: plan.fingerprint, beginIndex: beginIndex, stepIndex: stepIndex,
@@ -106,7 +106,7 @@ extension SamplingSession {
         guard saved.slots == UInt64(liveSlots), (saved.elementType != nil) == hasBegun else {
             throw .damagedState(reason: "it holds other slots than step \(stepIndex) of a run from step \(beginIndex) needs")
         }
-        // Slots that nobody reads any more get their memory at the next step, whose tensors vouch for the number of elements.
+        // Slots that no step reads any more get their memory at the next step, whose tensors confirm the number of elements.
         guard let elementType, liveSlots != 0 else { return }
         let slots = try SlotStorage(slotCount: plan.slotCount, elementCount: elementCount, elementType: elementType)
         forEachSlot(in: liveSlots) { slot, range in
@@ -236,7 +236,7 @@ extension SamplingPlan {
     var fingerprint: UInt64 {
         var words: [UInt64] = []
         func add(_ combination: Combination) {
-            // −0 isn't read any more than 0, and a coded plan has neither.
+            // −0 counts as 0: it isn't read either, and a coded plan has neither.
             let streams = [combination.sample, combination.modelOutput, combination.noise, combination.prediction]
             words += (streams + (0..<slotCount).map { combination[.slot($0)] }).map { $0 == 0 ? 0 : $0.bitPattern }
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// How β, the variance of the noise that one training timestep adds, runs over the timesteps.
+/// The course of β over the timesteps; β is the variance of the noise that one training timestep adds.
 public enum BetaSchedule: String, CaseIterable, Sendable {
     /// β_j evenly spaced from `beta_start` to `beta_end` (Ho et al. 2020, arXiv:2006.11239, section 4).
     case linear
@@ -67,8 +67,8 @@ public enum BetaSchedule: String, CaseIterable, Sendable {
         return c * c
     }
 
-    /// eˣ as torch's sigmoid has it, SLEEF's `expf_u10` (Shibata and Petrogalli 2020, doi:10.1109/TPDS.2019.2960333): not always the
-    /// float32 number that is nearest.
+    /// eˣ as torch's sigmoid computes it, by SLEEF's `expf_u10` (Shibata and Petrogalli 2020, doi:10.1109/TPDS.2019.2960333): not
+    /// always the nearest float32 number.
     private static func torchExponential(_ x: Float) -> Float {
         let exponent = (x * 1.442695).rounded(.toNearestOrEven)
         let s = x.addingProduct(exponent, -0.693145751953125).addingProduct(exponent, -1.428606765330187e-06)

@@ -32,12 +32,12 @@ enum FlowShift: Equatable {
         }
     }
 
-    /// The shifted levels where pure noise stays that: a tiny shift rounds the denominator to 0 there.
+    /// The shifted levels, with pure noise kept at 1: a tiny shift rounds the denominator to 0 there.
     static func levels<Real: BinaryFloatingPoint>(_ levels: [Real], shiftedBy shift: Double) -> [Real] {
         Self.constant(shift).levels(levels, terminal: nil).map { $0.isFinite ? min($0, 1) : 1 }
     }
 
-    /// The shifted level; `terminal` then stretches the levels so that the last one is there.
+    /// The shifted levels; `terminal` then stretches them so that the last one equals it.
     func levels<Real: BinaryFloatingPoint>(_ levels: [Real], terminal: Double?) -> [Real] {
         let shifted = levels.map { sigma -> Real in
             switch self {
@@ -52,7 +52,7 @@ enum FlowShift: Equatable {
     }
 }
 
-/// How `mu` becomes a shift.
+/// The function from `mu` to a shift.
 public enum FlowTimeShiftType: String, CaseIterable, Sendable {
     /// w = e^mu.
     case exponential

@@ -23,7 +23,7 @@ func angle(y: Double, x: Double) -> Double { atan2(y, x) }
 func arctangent(_ x: Double) -> Double { atan(x) }
 func gammaFunction(_ x: Double) -> Double { tgamma(x) }
 
-/// The coefficients of the Lagrange polynomial ∏_{l≠j} (u − root(l))/difference(l) of `count` nodes, that of u⁰ first.
+/// The coefficients of the Lagrange polynomial ∏_{l≠j} (u − root(l))/difference(l) of `count` nodes, from u⁰ on.
 ///
 /// - Parameter difference: the node j less the node l, which may be known more exactly than the roots.
 func lagrangePolynomial(_ j: Int, count: Int, root: (Int) -> Double, difference: (Int) -> Double) -> [Double] {
@@ -51,6 +51,6 @@ func linspace(_ start: Double, _ stop: Double, count: Int) -> [Double] {
 func roundedHalfToEven(_ x: Double) -> Double { x.rounded(.toNearestOrEven) }
 
 extension Double {
-    /// The value rounded to float32 and back: what diffusers' tables hold.
+    /// The value rounded to float32 and back, as in diffusers' tables.
     var roundedToFloat32: Double { Double(Float(self)) }
 }

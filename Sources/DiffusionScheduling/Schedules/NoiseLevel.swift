@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// How a sample is made of data and noise at the noise level ς: sample = A data + S noise.
+/// The mixture of data and noise in a sample at the noise level ς: sample = A data + S noise.
 public enum NoiseProcess: String, Sendable, CaseIterable {
     /// A = 1/√(1 + ς²), S = ς/√(1 + ς²), so that A² + S² = 1 (Ho et al. 2020, arXiv:2006.11239).
     case variancePreserving = "variance_preserving"
@@ -73,7 +73,7 @@ public struct NoiseLevel: Sendable, Equatable {
         }
     }
 
-    /// S, or 2⁻¹² at a level without noise, which one can't divide by: the floor of 2⁻²⁴ for 1 − ᾱ.
+    /// S as a divisor: 2⁻¹² at a level without noise, from the floor 2⁻²⁴ of 1 − ᾱ.
     var noiseRateToDivideBy: Double { noiseRate > 0 ? noiseRate : 0x1p-12 }
 }
 

@@ -4,21 +4,21 @@
 ///
 /// ᾱ_j = Π_{i≤j} (1 − β_i), and a training sample at timestep j is √ᾱ_j data + √(1−ᾱ_j) noise, ς_j = √((1−ᾱ_j)/ᾱ_j).
 ///
-/// The tables hold the float32 values of diffusers, widened: trained models were paired with those. ᾱ is bit for bit the same;
-/// ς is the correctly rounded root, where torch's own is off by one unit in the last place on some builds.
+/// The tables hold diffusers' float32 values, widened, because models were trained with them. ᾱ has the same bits; ς is the
+/// correctly rounded root, while torch's root is off by one unit in the last place on some builds.
 public struct NoiseSchedule: Sendable, Equatable {
     /// The longest schedule that is accepted; the usual one has 1,000 timesteps.
     public static let maximumTimesteps = Limits.trainingTimesteps
 
-    /// How a training sample is made of data and noise.
+    /// The mixture of data and noise in a training sample.
     public let process: NoiseProcess
-    /// The timesteps of the training's levels, as the model is told them: ascending, or descending where they are shares of data.
+    /// The timesteps of the training's levels, as the model gets them: ascending, or descending if they are shares of data.
     public let timesteps: [Double]
     /// ᾱ_0 … ᾱ_{T−1}, not increasing; empty for a training that isn't described by β.
     public let alphasCumprod: [Double]
     /// ς_0 … ς_{T−1}, not decreasing; all finite.
     public let sigmas: [Double]
-    /// ln ς_j as float32 numbers, as diffusers interpolates in; −∞ where ς_j is 0.
+    /// ln ς_j as float32 numbers, in which diffusers interpolates; −∞ where ς_j is 0.
     let logSigmas: [Double]
 
     /// ς at ᾱ = 2⁻²⁴, which stands for levels without signal: almost 4,096.
@@ -29,13 +29,13 @@ public struct NoiseSchedule: Sendable, Equatable {
 
     /// Builds the tables of β.
     ///
-    /// Where the betas are rescaled to a zero terminal signal-to-noise ratio, ς_{T−1} is that of ᾱ = 2⁻²⁴, 4,096, and so is ᾱ_{T−1}; for
-    /// schedulers that step in ᾱ, ᾱ_{T−1} is 0.
+    /// Betas that are rescaled to a zero terminal signal-to-noise ratio get the floor ᾱ_{T−1} = 2⁻²⁴, so ς_{T−1} is 4,096. For
+    /// schedulers that step in ᾱ, ᾱ_{T−1} is 0 and ς_{T−1} is the same.
     ///
     /// - Parameters:
-    ///   - key: the name of what the betas depend on, for the error.
+    ///   - key: the configuration key that the error names.
     ///   - rescales: whether the betas are rescaled to a zero terminal signal-to-noise ratio.
-    ///   - floorsSignal: whether ς is that of ᾱ = 2⁻²⁴ wherever it wouldn't be finite; for schedulers that step in ᾱ.
+    ///   - floorsSignal: whether ς is computed from ᾱ = 2⁻²⁴ where it wouldn't be finite; for schedulers that step in ᾱ.
     /// - Throws: `invalidValue` if ᾱ becomes so small that ς isn't finite in float32.
     /// - Complexity: O(T).
     init(betas: [Float], key: String, rescales: Bool, floorsSignal: Bool) throws(SchedulerError) {
@@ -52,7 +52,7 @@ public struct NoiseSchedule: Sendable, Equatable {
                 allowed: "small enough that the product of 1 - beta over all timesteps stays above 1e-38")
         }
         process = .variancePreserving
-        // Schedulers that don't step in ᾱ have the floor in its table too, as in diffusers.
+        // The floor is in the table of ᾱ, too, for schedulers that don't step in ᾱ, as in diffusers.
         if rescales, !floorsSignal, alphasCumprod[alphasCumprod.count - 1] == 0 { alphasCumprod[alphasCumprod.count - 1] = 0x1p-24 }
         timesteps = (0..<alphasCumprod.count).map(Double.init)
         self.alphasCumprod = alphasCumprod.map(Double.init)
@@ -60,7 +60,8 @@ public struct NoiseSchedule: Sendable, Equatable {
         self.logSigmas = self.sigmas.map { logarithm($0).roundedToFloat32 }
     }
 
-    /// The levels of a table of ᾱ, for schedulers that step in ᾱ. ς is that of ᾱ = 2⁻²⁴ wherever it wouldn't be finite in float32.
+    /// The levels of a table of ᾱ, for schedulers that step in ᾱ. ς is computed from ᾱ = 2⁻²⁴ where it wouldn't be finite in
+    /// float32.
     init(alphasCumprod: [Double]) {
         process = .variancePreserving
         timesteps = alphasCumprod.indices.map(Double.init)
@@ -72,7 +73,7 @@ public struct NoiseSchedule: Sendable, Equatable {
         logSigmas = sigmas.map { logarithm($0).roundedToFloat32 }
     }
 
-    /// Levels without a table of ᾱ, as those of a training that isn't described by β: float32 values, widened, ascending.
+    /// The levels of a training that β doesn't describe, without a table of ᾱ: float32 values, widened, ascending.
     init(sigmas: [Float], timesteps: [Float], process: NoiseProcess) {
         self.process = process
         self.timesteps = timesteps.map(Double.init)
@@ -81,7 +82,7 @@ public struct NoiseSchedule: Sendable, Equatable {
         logSigmas = []
     }
 
-    /// Levels of no table of signal variances: ascending, each with what the model is told there.
+    /// Levels without a table of ᾱ: ascending, each with the model's timestep.
     init(sigmas: [Double], timesteps: [Double], process: NoiseProcess) {
         self.process = process
         self.timesteps = timesteps
@@ -90,7 +91,7 @@ public struct NoiseSchedule: Sendable, Equatable {
         logSigmas = []
     }
 
-    /// The same levels on the variance-exploding process, as the schedulers of Karras et al. have them.
+    /// The levels on the variance-exploding process, for the schedulers of Karras et al.
     var varianceExploding: NoiseSchedule { NoiseSchedule(self, process: .varianceExploding) }
 
     private init(_ other: NoiseSchedule, process: NoiseProcess) {
@@ -120,8 +121,8 @@ public struct NoiseSchedule: Sendable, Equatable {
         }
     }
 
-    /// ᾱ with √ᾱ shifted and stretched so that it falls to 0 and keeps its first value; nil for a schedule without any slope, of one timestep
-    /// say, which has nothing to stretch.
+    /// ᾱ with √ᾱ shifted and stretched so that it falls to 0 and keeps its first value; nil for a schedule without slope, such as
+    /// one of a single timestep.
     static func stretchedToZeroTerminalSNR<Real: BinaryFloatingPoint>(_ alphasCumprod: [Real]) -> [Real]? {
         let roots = alphasCumprod.map { $0.squareRoot() }
         let first = roots[0], last = roots[roots.count - 1]
@@ -184,7 +185,7 @@ public struct NoiseSchedule: Sendable, Equatable {
         return (1 - weight) * Double(lower) + weight * Double(lower + 1)
     }
 
-    /// The same for a float32 level, with the roundings that diffusers' float32 arithmetic has there.
+    /// The timestep at a float32 level, with the roundings of diffusers' float32 arithmetic.
     func timestep(atFloat32Sigma sigma: Float) -> Double {
         guard count > 1 else { return 0 }
         let logSigma = Float(logarithm(max(Double(sigma), 1e-10)))
@@ -196,7 +197,7 @@ public struct NoiseSchedule: Sendable, Equatable {
 
     /// The last index whose ln ς is not above the given one; 0 if there is none.
     ///
-    /// The table ascends, but for its last entry with a zero terminal signal-to-noise ratio, whose floor lies below its
+    /// The table ascends, except that the last entry of a zero terminal signal-to-noise ratio has a floor, which lies below its
     /// predecessors. A level that came from the table as exp(ln ς) counts as equal to its entry.
     private func lastIndex(notAbove logSigma: Double) -> Int {
         let bound = logSigma + 4 * logSigma.ulp

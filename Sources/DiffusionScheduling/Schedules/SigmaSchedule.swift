@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// Noise levels by the names that samplers offer them under, for every scheduler that takes noise levels.
+/// Noise levels by their names in samplers, for every scheduler that takes noise levels.
 ///
 /// ```swift
 /// try scheduler.setTimesteps(scheduler.request(20, .klOptimal))
@@ -10,7 +10,8 @@
 /// the least, T the number of its timesteps, u = k/(n − 1) for k from 0 to n − 1, and σ(t) the training's level at a timestep, interpolated
 /// in ln σ. A single step begins at P.
 ///
-/// For flow matching, P is 1, Q is 1/T and σ(t) is (t + 1)/T: the levels before the shift, which schedulers add to the levels of a request.
+/// For flow matching, P is 1, Q is 1/T and σ(t) is (t + 1)/T: the levels before the shift, which schedulers apply to a request's
+/// levels.
 public enum SigmaSchedule: String, Sendable, CaseIterable {
     /// (P^{1/7} + u (Q^{1/7} − P^{1/7}))⁷ (Karras et al. 2022, arXiv:2206.00364, equation 5).
     case karras
@@ -43,15 +44,15 @@ public enum SigmaSchedule: String, Sendable, CaseIterable {
     ///
     /// ComfyUI rounds these timesteps, and loses those that become equal.
     case beta
-    /// σ at such quantiles of Beta(0.5, 0.7) (RES4LYF).
+    /// σ at the corresponding quantiles of Beta(0.5, 0.7) (RES4LYF).
     case beta57
     /// The levels that are optimal for Stable Diffusion 1.5 (Sabour et al. 2024, arXiv:2404.14507, table 3), whatever the training.
     ///
-    /// The table has those of 10 steps and of their end; for other numbers it is interpolated linearly in ln σ.
+    /// The table lists the levels of 10 steps and of their end; for other numbers of steps it is interpolated linearly in ln σ.
     case alignYourStepsSD15 = "align_your_steps_sd15"
-    /// The table's levels for Stable Diffusion XL, likewise.
+    /// The levels that are optimal for Stable Diffusion XL, from the same source.
     case alignYourStepsSDXL = "align_your_steps_sdxl"
-    /// The table's levels for Stable Video Diffusion, likewise.
+    /// The levels that are optimal for Stable Video Diffusion, from the same source.
     case alignYourStepsSVD = "align_your_steps_svd"
 
     /// n levels for a training.
@@ -63,7 +64,7 @@ public enum SigmaSchedule: String, Sendable, CaseIterable {
         try sigmas(count: n, table: noise.process == .flow ? .flow(count: noise.count) : .training(noise))
     }
 
-    /// n levels for flow matching, before any shift, of a model with so many training timesteps.
+    /// n levels for flow matching, before any shift, for a model with `numTrainTimesteps` training timesteps.
     ///
     /// - Throws: as ``sigmas(count:of:)``.
     public func flowSigmas(count n: Int, numTrainTimesteps: Int) throws(SchedulerError) -> [Double] {
@@ -141,7 +142,7 @@ public enum SigmaSchedule: String, Sendable, CaseIterable {
     }
 
     private func bongTangent(_ k: Int, of n: Int) -> Double {
-        // Three fifths of the n + 2 places, the number of which is rounded down.
+        // The middle is at three fifths of the n + 2 places, rounded down.
         let count = n + 2, middle = count * 3 / 5, steepness = 0.2 / (Double(count) / 40)
         func fall(_ place: Int, of length: Int, pivot: Int) -> Double {
             func value(_ place: Int) -> Double { arctangent(-steepness * Double(place - pivot)) }

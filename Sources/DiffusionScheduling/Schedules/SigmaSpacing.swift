@@ -10,7 +10,7 @@ enum SigmaSpacing: Equatable {
     case karras
     /// exp(ln P + u (ln Q − ln P)).
     case exponential
-    /// The same between the ends of the training, evenly spaced in λ (Lu et al. 2022, arXiv:2211.01095).
+    /// exp(ln P + u (ln Q − ln P)) between the ends of the training: evenly spaced in λ (Lu et al. 2022, arXiv:2211.01095).
     case lu
     /// Q + F⁻¹(1 − u) (P − Q), F the distribution function of Beta(0.6, 0.6) (Lee et al. 2024, arXiv:2407.12173).
     case beta
@@ -23,7 +23,7 @@ enum SigmaSpacing: Equatable {
     /// A level of 1 is taken as 1 − 10⁻⁶, as there is no signal to divide by at 1.
     case shiftedFlow(FlowShift, terminal: Double?)
 
-    /// n levels from `first` to `last`; neither counts for flow levels, nor does this spacing exist for `timesteps`.
+    /// n levels from `first` to `last`. Flow levels ignore both ends; `timesteps` has no levels.
     func sigmas(count n: Int, from first: Double, to last: Double, trainingCount: Int) -> [Double] {
         switch self {
         case .timesteps:
@@ -50,7 +50,7 @@ enum SigmaSpacing: Equatable {
         return power(start + u * (stop - start), rho)
     }
 
-    /// The flow levels of a run, from those that a request names.
+    /// The flow levels of a run, from the levels of a request.
     func flowLevels(_ levels: [Double]) -> [Double] {
         guard case .shiftedFlow(let shift, let terminal) = self else { return levels }
         var levels = shift.levels(levels, terminal: terminal)

@@ -8,17 +8,17 @@ public struct TimestepGrid: Sendable, Equatable {
     public let timesteps: [Double]
     /// ς: the ratio of noise to signal, or for flow matching the share of noise; float32 values, widened.
     public let sigmas: [Double]
-    /// How a sample is made of data and noise at these levels.
+    /// The mixture of data and noise in a sample at these levels.
     public let process: NoiseProcess
-    /// The timestep that the last step leads to, where diffusers' list of timesteps ends with it; the model isn't asked there.
+    /// The timestep that the last step leads to, if diffusers' list of timesteps ends with it; the model isn't evaluated there.
     public let end: Double?
 
-    /// Noise levels are rounded to float32, as diffusers' are.
+    /// Rounds the noise levels to float32, as diffusers does.
     public init(timesteps: [Double], sigmas: [Double], process: NoiseProcess, end: Double? = nil) {
         self.init(timesteps: timesteps, exactSigmas: sigmas.map(\.roundedToFloat32), process: process, end: end)
     }
 
-    /// Noise levels are taken as they are.
+    /// Takes the noise levels unchanged.
     public init(timesteps: [Double], exactSigmas: [Double], process: NoiseProcess, end: Double? = nil) {
         self.timesteps = timesteps
         sigmas = exactSigmas
@@ -26,7 +26,7 @@ public struct TimestepGrid: Sendable, Equatable {
         self.end = end
     }
 
-    /// The grid of a run to ς = 0 whose steps have two evaluations, except for the last step, which has one: all inner levels stand twice.
+    /// The grid of a run to ς = 0 with two evaluations a step and one in the last step: all inner levels occur twice.
     ///
     /// - Parameters:
     ///   - first: the timesteps of the steps' first evaluations.
@@ -63,17 +63,17 @@ public struct TimestepGrid: Sendable, Equatable {
 public enum TimestepRequest: Sendable, Equatable {
     /// n steps; `mu` shifts flow sigmas by e^mu where the configuration allows it.
     case count(Int, mu: Double? = nil)
-    /// These timesteps, noisiest first; `mu` shifts their levels where the configuration allows it.
+    /// Timesteps, noisiest first; `mu` shifts their levels where the configuration allows it.
     case timesteps([Double], mu: Double? = nil)
-    /// These noise levels, greatest first; whether they contain the one after the last step is the scheduler's convention.
+    /// Noise levels, greatest first; the scheduler's convention decides whether the one after the last step is among them.
     case sigmas([Double], mu: Double? = nil)
-    /// These timesteps for the model at these noise levels.
+    /// Timesteps for the model, with the noise level of each.
     case timestepsAndSigmas([Double], [Double], mu: Double? = nil)
 
     /// The most steps of a plan; more would be a mistake and fill the memory.
     public static let maximumSteps = Limits.steps
 
-    /// `mu`, where it is given.
+    /// `mu`; nil if it isn't given.
     public var mu: Double? {
         switch self {
         case .count(_, let mu), .timesteps(_, let mu), .sigmas(_, let mu), .timestepsAndSigmas(_, _, let mu): mu

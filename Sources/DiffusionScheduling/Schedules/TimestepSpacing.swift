@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// How the steps' timesteps are spread over the T training timesteps (Lin et al. 2023, arXiv:2305.08891, table 2).
+/// The spread of the steps' timesteps over the T training timesteps (Lin et al. 2023, arXiv:2305.08891, table 2).
 public enum TimestepSpacing: String, CaseIterable, Sendable {
     /// Evenly spaced from the first to the last training timestep, rounded.
     case linspace
@@ -29,7 +29,7 @@ public enum TimestepSpacing: String, CaseIterable, Sendable {
         }
     }
 
-    /// The timesteps of the variance-exploding schedulers, noisiest first. Those of `linspace` are fractional and reach from the last training
+    /// The timesteps of the variance-exploding schedulers, noisiest first. `linspace` gives fractional ones, from the last training
     /// timestep to the first.
     func explodingTimesteps(count n: Int, trainingCount: Int, offset: Int) -> [Double] {
         switch self {
@@ -58,8 +58,8 @@ public enum TimestepSpacing: String, CaseIterable, Sendable {
 
     /// Timesteps L, L − T/n, …, each rounded and less 1.
     ///
-    /// NumPy's `arange` counts them in floating point, which for some n gives one more than n, below 0; that one is no step
-    /// and is left out. With more than T steps the last ones fall on timestep 0.
+    /// NumPy's `arange` counts them in floating point; for some n it gives one more than n, below 0, which is left out. With more
+    /// than T steps the last ones fall on timestep 0.
     static func trailingTimesteps(count n: Int, trainingCount: Int, usedCount: Int) -> [Double] {
         let last = Double(usedCount)
         let stride = Double(trainingCount) / Double(n)
@@ -68,7 +68,7 @@ public enum TimestepSpacing: String, CaseIterable, Sendable {
         return (0..<count).map { max(roundedHalfToEven(last + Double($0) * difference) - 1, 0) }
     }
 
-    /// How many timesteps NumPy's `arange` gives: n, or one more, and with L < T fewer.
+    /// The number of timesteps that NumPy's `arange` gives: n or one more, and fewer if L < T.
     private static func trailingCount(_ n: Int, trainingCount: Int, usedCount: Int) -> Int {
         Int((Double(usedCount) / (Double(trainingCount) / Double(n))).rounded(.up))
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// The timesteps of a training as a continuous function of ln ρ: linear between whole ones, as diffusers interpolates, and straight on beyond
-/// both ends.
+/// The timesteps of a training as a continuous function of ln ρ: linear between whole timesteps, as in diffusers, and beyond both
+/// ends.
 public struct TrainingTime: Sendable {
     /// ln ρ of timesteps, ascending.
     private let logarithms: [Double]
@@ -10,7 +10,7 @@ public struct TrainingTime: Sendable {
     /// - Complexity: O(T).
     init(_ noise: NoiseSchedule) {
         var logarithms: [Double] = [], timesteps: [Double] = []
-        // Timesteps without noise, and those that add none to the timestep before, have no place of their own.
+        // Timesteps without noise, and those that add none to the timestep before, have no ln ρ to tell them apart.
         for (timestep, sigma) in noise.sigmas.enumerated() where sigma > 0 {
             let logarithm = logarithm(sigma)
             guard logarithms.last.map({ logarithm > $0 }) ?? true else { continue }
