@@ -3,13 +3,13 @@
 internal import CKernels
 internal import DeviceKernels
 
-/// A row as kernels on devices read it: a record of a plan's table, see `device_table.h`.
+/// A row in the form that kernels on devices read: a record of a plan's table, see `device_table.h`.
 package struct DeviceRow: BitwiseCopyable {
     package static let byteCount = DS_DEVICE_ROW_BYTES
 
     private var record = ds_device_row()
 
-    /// The record of free places in a batch: its step leaves the sample as it is, and leads to itself.
+    /// The record of free places in a batch: its step leaves the sample unchanged, and is followed by itself.
     package static var free: DeviceRow {
         var row = DeviceRow(evaluation: -1, timestep: 0, inputScale: 1)
         row.set(DS_DEVICE_NEXT_SAMPLE) { $0 == DS_DEVICE_SAMPLE ? 1 : 0 }
@@ -25,8 +25,8 @@ package struct DeviceRow: BitwiseCopyable {
     }
 
     /// - Parameters:
-    ///   - row: the row that the kernels on the host run; its stores are in their slots.
-    ///   - next: the number of the record that follows.
+    ///   - row: the row that the host's kernels run; it stores to its slots.
+    ///   - next: the number of the next step's record.
     init(_ row: KernelRow, evaluation: Int, timestep: Double, inputScale: Double, drawCount: Int, next: Int) {
         self.init(evaluation: evaluation, timestep: timestep, inputScale: inputScale)
         let scalars = row.row.row
@@ -53,10 +53,10 @@ package struct DeviceRow: BitwiseCopyable {
         setPredictionParts()
     }
 
-    /// The record of a row outside of a plan: a step that ends a run.
+    /// The record of a row outside a plan: a step that ends a run.
     ///
     /// - Parameters: as for ``PreparedRow``.
-    /// - Throws: `invalidValue` for a row that no plan may have, or a number that isn't a slot's.
+    /// - Throws: `invalidValue` for a row that no plan may have, or a slot's number that is out of range.
     package init(
         _ row: PlanRow, clamp: PredictionClamp, order: some Collection<Int> = [], modelLearnsVariance: Bool
     ) throws(SchedulerError) {
@@ -68,7 +68,7 @@ package struct DeviceRow: BitwiseCopyable {
         withUnsafeMutableBytes(of: &record.reads) { $0.bindMemory(to: Int32.self)[place] = Int32(slot) }
     }
 
-    /// Sets an output's coefficients to those of the kernels on the host, which have a place for a second model output as well.
+    /// Sets an output's coefficients to those of the host's kernels, which also have a place for a second model output.
     private mutating func set(_ output: Int, to terms: KernelRow.Terms) {
         withUnsafeBytes(of: terms) { bytes in
             let terms = bytes.bindMemory(to: Double.self)
@@ -100,7 +100,7 @@ package struct DeviceRow: BitwiseCopyable {
         record.prediction_parts = (Self.parts(whole.0), Self.parts(whole.1), Self.parts(whole.2), Self.parts(whole.3))
     }
 
-    /// A number as two: the nearest float32 one, and the nearest to what is left.
+    /// A number as the sum of two: the nearest float32 number, and the float32 number nearest to the remainder.
     private static func parts(_ whole: Double) -> (Float, Float) {
         let first = Float(whole)
         return (first, first.isFinite ? Float(whole - Double(first)) : 0)

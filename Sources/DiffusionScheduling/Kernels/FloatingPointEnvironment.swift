@@ -2,9 +2,9 @@
 
 internal import CKernels
 
-/// The floating-point environment in which scalars are computed: rounding to nearest and even, subnormal numbers kept, no traps.
+/// The floating-point environment in which scalars are computed: rounding to nearest even, subnormal numbers kept, no traps.
 ///
-/// A host may have set another one on the calling thread. Plans must not depend on it, and it must be found again as it was:
+/// The host may have set another environment on the calling thread. Plans must not depend on it, and it must be restored:
 ///
 /// ```swift
 /// let host = FloatingPointEnvironment.begin()

@@ -2,13 +2,13 @@
 
 internal import CKernels
 
-/// A row as the kernels run it. It holds no references.
+/// A row in the form that the kernels run, without references.
 struct KernelRow: BitwiseCopyable {
     /// The coefficients of an output.
     typealias Terms = (Double, Double, Double, Double, Double, Double, Double, Double, Double, Double, Double, Double)
 
-    /// Its outputs are the next sample, what is stored, and the report where at most one slot is stored. It comes first, so that its
-    /// address is this one's.
+    /// The prepared row. Its outputs are the next sample, the stores, and the report if at most one slot is stored. It is the first
+    /// member, so its address is also the struct's.
     let row: dsk_prepared_row
     /// The report's coefficients. Rows that store two slots have no output left for them.
     let report: Terms
@@ -17,7 +17,7 @@ struct KernelRow: BitwiseCopyable {
     private(set) var slotCount = 0
     private(set) var stores: InlineArray<2, UInt8> = .init(repeating: 0)
     let storeCount: Int
-    /// Which store keeps the model output as it is; −1 if none does.
+    /// The number of the store that keeps the model output unchanged; −1 if none does.
     let keptOutput: Int
     let needsNoise: Bool
     let needsVariance: Bool
@@ -50,7 +50,7 @@ struct KernelRow: BitwiseCopyable {
             stores[place] = UInt8(storesApart ? Combination.maximumSlotCount + place : store.slot)
             row.set(1 + place, to: store.value, slots: slots, count: slotCount)
         }
-        // Unclamped, p is a combination like others: beside a sample that doesn't use it, it needs no value of its own in the loop.
+        // An unclamped p is reported by its own combination, so the loop computes no p that only the report uses.
         let told = plan.report ?? (clamp == .none ? plan.prediction : Combination(prediction: 1))
         var reporting = dsk_row()
         reporting.set(0, to: told, slots: slots, count: slotCount)
@@ -104,9 +104,9 @@ final class KernelRows: @unchecked Sendable {
     private let choices: Int
 
     /// - Parameters:
-    ///   - choices: how many rows an evaluation has at most, one for each age.
+    ///   - choices: the most rows of an evaluation, one for each age.
     ///   - row: the row of an evaluation at an age.
-    /// - Throws: what `row` throws.
+    /// - Throws: the errors of `row`.
     init(
         count: Int, choices: Int, row: (_ index: Int, _ age: Int) throws(SchedulerError) -> KernelRow
     ) throws(SchedulerError) {
@@ -134,8 +134,8 @@ final class KernelRows: @unchecked Sendable {
 }
 
 extension KernelRow {
-    /// The row with the next model input, `inputScale` · next sample, as an output: the last one of the whole row, or where that is taken
-    /// or the report is wanted as well, beside the report in a row that does nothing else.
+    /// A row with the next model input, `inputScale` · next sample, as an output: the whole row, with the input as its last output;
+    /// if that output is taken or the report is wanted as well, a row with only the report and the input.
     func withModelInput(_ inputScale: Double, beside report: Bool) throws(SchedulerError) -> dsk_prepared_row {
         var row = row.row
         withUnsafeMutableBytes(of: &row.outputs) { bytes in

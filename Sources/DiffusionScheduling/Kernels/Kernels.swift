@@ -8,9 +8,10 @@ enum Kernels {
     ///
     /// - Parameters:
     ///   - slots: the addresses of the slots; nil where the row has none.
-    ///   - keepsModelOutput: whether the model output's memory will be what `row.keptOutput` stores, so that nothing is written.
-    ///   - nextInputScale: of the evaluation after this one, for the model's input there.
-    ///   - workspace: where `needsWorkspace` says so.
+    ///   - keepsModelOutput: whether the model output's memory becomes the slot of the store `row.keptOutput`, which is then not
+    ///     written.
+    ///   - nextInputScale: the input scale of the evaluation after this one, for the model's input there.
+    ///   - workspace: required if `needsWorkspace` is true.
     @inline(__always)
     static func step(
         _ row: UnsafePointer<KernelRow>, _ tensors: StepTensors, slots: UnsafePointer<UnsafeMutableRawPointer>? = nil,
@@ -28,7 +29,7 @@ enum Kernels {
             batchSize: batchSize, workspace: workspace, maximumThreads: maximumThreads)
     }
 
-    /// A step that writes the next model input, or that has no output left for what else is wanted.
+    /// A step that writes the next model input, or a report that the row has no output left for.
     @inline(never)
     private static func stepWithExtras(
         _ row: UnsafePointer<KernelRow>, _ tensors: StepTensors, _ slots: UnsafePointer<UnsafeMutableRawPointer>?,
@@ -45,7 +46,7 @@ enum Kernels {
         if !takesTwoPasses {
             return try withUnsafePointer(to: extended) { (extended) throws(SchedulerError) in try run(.step, extended) }
         }
-        // They come first, as the step may be in place.
+        // The pass for the extras comes first, because the step may be in place.
         for (name, address) in [("pred_original_sample", tensors.report), ("the next model input", tensors.modelInput)] {
             guard let address, tensors.elementCount > 0, tensors.inputs(contain: UnsafeRawPointer(address)) else { continue }
             throw .invalidValue(
@@ -109,9 +110,9 @@ enum Kernels {
         return try StepWorkspace(itemCount: batchSize, elementsPerItem: tensors.elementCount / batchSize, findsThresholds: true)
     }
 
-    /// Executes a row for each of so many equal parts of the tensors, in one parallel region.
+    /// Executes a row for each of `count` equal parts of the tensors, in one parallel region.
     ///
-    /// - Parameter item: what each of them is; nil where a part is to be left as it is.
+    /// - Parameter item: the item of each part; nil leaves the part unchanged.
     static func step(
         count: Int, _ tensors: StepTensors, pass: StepPass = .step, workspace: StepWorkspace, maximumThreads: Int,
         item: (Int) -> StepItem?
@@ -174,7 +175,7 @@ enum Kernels {
         var order = SlotOrder()
         for slot in terms.indices.reversed() { order.store(slot) }
         let sum = PlanRow(prediction: Combination(), nextSample: Combination(slots: terms.map(\.coefficient)))
-        // Coefficients of 0 are not read, so the places of the others move up.
+        // Tensors with the coefficient 0 aren't read; the others move up.
         let tensors = terms.filter { $0.coefficient != 0 }
         let count = terms.first?.tensor.count ?? 0
         let row = try KernelRow(sum, clamp: .none, slotOrder: order)
@@ -254,7 +255,7 @@ enum Kernels {
         return moments.map { ($0.variance_a, $0.variance_b) }
     }
 
-    /// Which OpenMP runtime carries the threads.
+    /// The OpenMP runtime that provides the threads, as a sentence.
     static var runtimeDescription: String { String(cString: dsk_runtime_description()) }
 
     /// The Swift layer checks the arguments of the kernels, so a status here is a fault of this library. The kernels have written nothing
@@ -277,7 +278,7 @@ extension ElementType {
 }
 
 extension dsk_item {
-    /// All tensors have elements of the type, but for the model output where it has another one.
+    /// Sets the type of all tensors; the model output may have another one.
     fileprivate mutating func setTypes(_ type: ElementType, modelOutput: ElementType? = nil) {
         let type = type.kernelType
         input_types = (type, type, type, type, type, type, type, type, type, type, type)
@@ -289,11 +290,12 @@ extension dsk_item {
         }
     }
 
-    /// Becomes the item of the tensors. Not an initialiser, which would copy what it has just written.
+    /// Sets the item from the tensors. An initialiser would copy the result once more.
     ///
     /// - Parameters:
-    ///   - slotOffset: where the item begins in the slots, in bytes.
-    ///   - keepsModelOutput: whether the model output's memory will be what `row.keptOutput` stores, so that nothing is written.
+    ///   - slotOffset: the item's place in the slots, in bytes.
+    ///   - keepsModelOutput: whether the model output's memory becomes the slot of the store `row.keptOutput`, which is then not
+    ///     written.
     @inline(__always)
     fileprivate mutating func set(
         _ tensors: StepTensors, _ row: UnsafePointer<KernelRow>, _ slots: UnsafePointer<UnsafeMutableRawPointer>?,
@@ -328,9 +330,9 @@ extension dsk_item {
     }
 }
 
-/// What a pass over the tensors computes.
+/// The outputs of a pass over the tensors.
 enum StepPass {
-    /// The next sample and the stores, and in the output that these leave the report or the next model input.
+    /// The next sample, the stores, and in the last free output the report or the next model input.
     case step
     /// The next sample and the stores.
     case stepAlone
@@ -338,16 +340,16 @@ enum StepPass {
     case extras
 }
 
-/// One of the items that a step consists of: a batch item of one session, or a session of its own.
+/// An item of a step: a batch item of one session, or the row of one of many sessions.
 struct StepItem {
     let row: UnsafePointer<KernelRow>
     /// The row whose outputs are written.
     let kernelRow: UnsafePointer<dsk_prepared_row>
     let slots: UnsafePointer<UnsafeMutableRawPointer>?
-    /// Where the item begins in the slots, in bytes.
+    /// The item's place in the slots, in bytes.
     var slotOffset = 0
     let guidance: Guidance?
-    /// Room for finding a threshold, for rows that clamp by one.
+    /// Scratch memory for finding a threshold, for rows that clamp by one.
     let thresholds: UnsafeMutableRawPointer?
 }
 

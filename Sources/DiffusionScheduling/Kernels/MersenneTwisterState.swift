@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// The whole state of a ``TorchCPUNoise`` or a ``NumPyNoise``: where it stands in the sequence of MT19937 (Matsumoto &
-/// Nishimura 1998, doi:10.1145/272991.272995), and the normal that its last pair has left over.
+/// The whole state of a ``TorchCPUNoise`` or a ``NumPyNoise``: its place in the sequence of MT19937 (Matsumoto & Nishimura 1998,
+/// doi:10.1145/272991.272995), and the spare normal of its last pair.
 ///
 /// For NumPy these are the fields of `RandomState.get_state()`: `words` the second, `drawnWordCount` the third (`pos`),
 /// `spareNormal` the last two. For torch they are found in `Generator.get_state()`.

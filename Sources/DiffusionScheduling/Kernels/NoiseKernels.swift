@@ -16,7 +16,7 @@ final class NormalGenerator: @unchecked Sendable {
     /// - Precondition: the state is valid.
     init(_ state: MersenneTwisterState) {
         generator = .allocate(capacity: 1)
-        // A seed, because the tuple of 624 words that C's array becomes is best not touched as a value.
+        // Seeding fills the memory without copying C's array, which is a tuple of 624 words in Swift.
         dsk_normal_generator_seed(generator, 0)
         withWords { words in
             for (index, word) in state.words.enumerated() { words[index] = word }

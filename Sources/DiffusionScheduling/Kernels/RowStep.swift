@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// A row outside of a plan, prepared for any number of steps on tensors of the caller's.
+/// A row outside a plan, prepared for any number of steps on the caller's tensors.
 ///
-/// It holds no references, so that it may lie in memory of C's, and any number of threads may step with it at once.
+/// It holds no references, so C callers may keep it in their memory, and any number of threads may step with it at once.
 package struct PreparedRow: BitwiseCopyable, Sendable {
-    /// Its stores go to addresses that follow those of the slots.
+    /// The row; it stores to the addresses after those of the slots.
     private let row: KernelRow
     /// The slots that the row reads: bit k for slot k.
     private let reads: UInt8
@@ -13,8 +13,8 @@ package struct PreparedRow: BitwiseCopyable, Sendable {
     /// - Parameters:
     ///   - clamp: one of a valid plan.
     ///   - order: the slots in the order of summation, those listed first; others follow by their numbers.
-    ///   - modelLearnsVariance: whether the model output may have as many elements again, the variance.
-    /// - Throws: `invalidValue` for a row that no plan may have, or a number that isn't a slot's.
+    ///   - modelLearnsVariance: whether the model output may also hold a variance.
+    /// - Throws: `invalidValue` for a row that no plan may have, or a slot's number that is out of range.
     package init(
         _ row: PlanRow, clamp: PredictionClamp, order: some Collection<Int> = [], modelLearnsVariance: Bool
     ) throws(SchedulerError) {
@@ -34,8 +34,8 @@ package struct PreparedRow: BitwiseCopyable, Sendable {
     @inline(__always)
     package var usesSlots: Bool { reads != 0 || row.storeCount > 0 }
 
-    /// Takes the step on memory of the caller's: aligned, and overlapping only where an output is an input. Slots overlap no output,
-    /// and what is stored overlaps nothing.
+    /// Takes the step in the caller's memory, which is aligned and overlaps only where an output is an input. Slots overlap no
+    /// output, and stores overlap nothing.
     ///
     /// - Parameter slots: addresses for all slots that the row reads, and for its stores.
     /// - Throws: `wrongElementCount`, `missingNoise`, `outOfMemory`. Nothing has been written then.
@@ -57,10 +57,10 @@ package struct PreparedRow: BitwiseCopyable, Sendable {
 }
 
 extension KernelRow {
-    /// A row outside of a plan.
+    /// A row outside a plan.
     ///
     /// - Parameter order: the slots in the order of summation, those listed first; others follow by their numbers.
-    /// - Throws: `invalidValue` for a row that no plan may have, or a number that isn't a slot's.
+    /// - Throws: `invalidValue` for a row that no plan may have, or a slot's number that is out of range.
     init(
         _ row: PlanRow, clamp: PredictionClamp, order: some Collection<Int>, modelLearnsVariance: Bool, storesApart: Bool = false
     ) throws(SchedulerError) {
@@ -81,7 +81,7 @@ extension KernelRow {
 
 /// The caller's tensors as the slots of a row.
 package struct RowSlots {
-    /// Of the slots by their numbers, then of the row's stores by their places.
+    /// The addresses of the slots, by their numbers, then of the row's stores, in their order.
     private var addresses: InlineArray<8, UnsafeMutableRawPointer>
     private var isEmpty = true
 
@@ -96,7 +96,7 @@ package struct RowSlots {
         isEmpty = false
     }
 
-    /// Sets the address that the row's store of a place goes to.
+    /// Sets the address of one of the row's stores.
     @inline(__always)
     package mutating func setStore(_ place: Int, to address: UnsafeMutableRawPointer) {
         set(Combination.maximumSlotCount + place, to: address)

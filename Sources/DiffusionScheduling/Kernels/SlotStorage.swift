@@ -8,11 +8,11 @@
     import Darwin
 #endif
 
-/// Memory for tensors: aligned for vectors, and refused rather than fatal where there is none.
+/// Memory for tensors, aligned for vectors. Allocating throws if there is no memory, instead of ending the process.
 enum TensorMemory {
     static let alignment = 64
 
-    /// Memory of at least that many bytes, to be freed with `free`.
+    /// Allocates memory for the elements, to be freed with `free`.
     static func allocate(elementCount: Int, elementSize: Int) throws(SchedulerError) -> UnsafeMutableRawPointer {
         let bytes = elementCount.multipliedReportingOverflow(by: elementSize)
         // Swift's own allocation ends the process where there is no memory.
@@ -34,7 +34,7 @@ enum TensorMemory {
     }
 }
 
-/// The slots of one session, each in memory of its own, so that it can be exchanged for a caller's.
+/// The slots of one session, allocated one by one so that a slot can be exchanged for a caller's memory.
 final class SlotStorage: @unchecked Sendable {
     // Unchecked, because a session owns it alone or copies it before it writes.
 
@@ -79,12 +79,12 @@ final class SlotStorage: @unchecked Sendable {
         return copy
     }
 
-    /// The slots' addresses, good while the storage is.
+    /// The slots' addresses, valid as long as the storage.
     ///
     /// A step reads them without counting references; the session keeps the storage meanwhile.
     @inline(__always)
     var addresses: UnsafePointer<UnsafeMutableRawPointer> { UnsafePointer(slots) }
 
-    /// Takes over memory of a slot's size, and gives the slot's away for it.
+    /// Exchanges a slot's memory for other memory of the same size.
     func exchange(_ index: Int, for memory: inout UnsafeMutableRawPointer) { swap(&slots[index], &memory) }
 }

@@ -1,28 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// The tensors of one step: where they lie and, as the caller says, how many elements they have.
+/// The tensors of one step: their addresses, and the numbers of elements that the caller gave.
 @usableFromInline
 package struct StepTensors {
-    /// Of all tensors but the model outputs.
+    /// The element type of all tensors but the model outputs.
     @usableFromInline let elementType: ElementType
     @usableFromInline let elementCount: Int
     @usableFromInline let sample: UnsafeRawPointer
     @usableFromInline let modelOutput: UnsafeRawPointer
     @usableFromInline let modelOutputType: ElementType
-    /// The sample's number of elements, or twice that: each batch item's prediction is followed by its variance then.
+    /// The sample's number of elements, or twice as many if each batch item's prediction is followed by its variance.
     @usableFromInline let modelOutputCount: Int
-    /// The model output without the condition, for guided steps; then the model output is the one under it.
+    /// The model output without the condition, for guided steps, in which `modelOutput` is the one under the condition.
     @usableFromInline let unconditional: UnsafeRawPointer?
     @usableFromInline let unconditionalCount: Int
     @usableFromInline let noise: UnsafeRawPointer?
     @usableFromInline let noiseCount: Int
     @usableFromInline let nextSample: UnsafeMutableRawPointer
-    /// Where what the row reports goes; nil if it isn't wanted.
+    /// The destination of the row's report; nil if it isn't wanted.
     @usableFromInline let report: UnsafeMutableRawPointer?
-    /// Where the model's input at the next evaluation goes; nil if it isn't wanted.
+    /// The destination of the model's input at the next evaluation; nil if it isn't wanted.
     @usableFromInline let modelInput: UnsafeMutableRawPointer?
 
-    /// Counts that aren't given are the sample's and the model output's.
+    /// Missing counts become the sample's and the model output's.
     @inlinable
     @inline(__always)
     package init(
@@ -46,19 +46,19 @@ package struct StepTensors {
         self.modelInput = modelInput
     }
 
-    /// How often the model output has as many elements as the sample.
+    /// 2 if the model output also holds a variance, else 1.
     var modelOutputParts: Int { modelOutputCount > elementCount ? 2 : 1 }
 
     /// The variance of a single batch item; nil if the model output holds none.
     @inline(__always)
     var variance: UnsafeRawPointer? { modelOutputParts > 1 ? modelOutput + elementCount * modelOutputType.size : nil }
 
-    /// Whether an address is that of an input.
+    /// Whether an input has the address.
     func inputs(contain address: UnsafeRawPointer) -> Bool {
         address == sample || address == modelOutput || address == unconditional || address == noise
     }
 
-    /// Everything that can be wrong with the counts.
+    /// Checks the counts.
     @inline(__always)
     func validate(batchSize: Int, modelLearnsVariance: Bool) throws(SchedulerError) {
         guard modelOutputCount == elementCount || (modelLearnsVariance && modelOutputCount == 2 * elementCount) else {
@@ -88,7 +88,7 @@ package struct StepTensors {
             expected: "\(2 * elementCount), twice those of the sample: the prediction and its variance")
     }
 
-    /// One of so many equal parts, one after the other.
+    /// One of `count` equal parts, which follow one another.
     func part(_ index: Int, of count: Int) -> StepTensors {
         let elements = elementCount / count, offset = index * elements * elementType.size
         let outputs = modelOutputCount / count, outputOffset = index * outputs * modelOutputType.size
@@ -100,10 +100,10 @@ package struct StepTensors {
     }
 }
 
-// The generic parts are inlinable and do nothing but take addresses: what a module of another package would otherwise call with
-// type metadata costs more than a small step.
+// The generic parts are inlinable and only take addresses: unspecialised calls from another package's module would cost more than a
+// small step.
 extension StepTensors {
-    /// An address for tensors without elements, which nobody reads.
+    /// An address for tensors without elements, which is never read.
     @usableFromInline static var nowhere: UnsafeMutableRawPointer { UnsafeMutableRawPointer(bitPattern: 64)! }
 
     /// Calls the body with spans' addresses, for a step in place.
@@ -126,7 +126,7 @@ extension StepTensors {
         }
     }
 
-    /// Of the first element, good while the span is.
+    /// The address of the first element, valid as long as the span.
     @inlinable
     @inline(__always)
     static func address<Element: TensorElement>(of span: Span<Element>) -> UnsafeRawPointer {
@@ -141,7 +141,7 @@ extension StepTensors {
 }
 
 extension StepTensors {
-    /// Calls `step` with arrays' addresses and those of new arrays, which are returned if it doesn't throw.
+    /// Calls `step` with the addresses of the arrays and of new arrays, and returns the new ones.
     static func newOutput<Element: TensorElement>(
         modelOutput: [Element], sample: [Element], noise: [Element]?, predictingOriginalSample: Bool,
         _ step: (StepTensors) throws(SchedulerError) -> Void

@@ -2,8 +2,8 @@
 
 internal import CKernels
 
-/// What a step of several items needs beside its tensors: the items as the kernels read them, rows of their own where each is
-/// guided by a factor of its own, and room for finding thresholds.
+/// Scratch memory for a step of several items: the items in the form that the kernels read, a guided row for each item, and room
+/// for finding thresholds.
 ///
 /// A session keeps one for its later steps, which then allocate nothing.
 final class StepWorkspace: @unchecked Sendable {
@@ -48,6 +48,6 @@ final class StepWorkspace: @unchecked Sendable {
         self.itemCount == itemCount && self.elementsPerItem == elementsPerItem && (self.findsThresholds || !findsThresholds)
     }
 
-    /// Where the thresholds of an item are found.
+    /// The scratch memory for an item's threshold.
     func thresholdWorkspace(of item: Int) -> UnsafeMutableRawPointer { thresholds + item * thresholdBytes }
 }

@@ -2,8 +2,8 @@
 
 /// The numbers of `numpy.random.RandomState.standard_normal`, bit for bit.
 ///
-/// `NumPyNoise(seed: s)` stands for `numpy.random.RandomState(s)`, and likewise for `numpy.random.seed(s)` followed by
-/// `numpy.random.randn`; each fill for one `standard_normal(count)`. (`numpy.random.default_rng` is another generator.)
+/// `NumPyNoise(seed: s)` corresponds to `numpy.random.RandomState(s)`, and to `numpy.random.seed(s)` followed by
+/// `numpy.random.randn`; each fill corresponds to one `standard_normal(count)`. (`numpy.random.default_rng` is another generator.)
 ///
 /// The polar method (Marsaglia & Bray 1964, doi:10.1137/1006063) in float64: with x and y uniform in [−1, 1), drawn again until
 /// 0 < s < 1 for s = x² + y², the pair is √(−2 ln s / s) · (y, x). The second number of an unfinished pair is kept for the next
@@ -11,7 +11,7 @@
 /// `torch.from_numpy(…).float()`.
 ///
 /// Compared with NumPy 2.4 on x86-64, the state after each fill included. The bits of a `Double` depend on the system's `log`, as
-/// they do in NumPy; those of a `Float` in one case of some 2²⁸.
+/// in NumPy; the bits of a `Float` do in about one case of 2²⁸.
 ///
 /// - Complexity: O(count) on the caller's thread, about 15 ms for a million numbers. The number of draws per number varies, so the
 ///   work can't be shared.

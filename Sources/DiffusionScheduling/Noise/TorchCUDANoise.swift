@@ -78,7 +78,7 @@ extension TorchCUDANoise: Codable {
 
 /// The two properties of a CUDA device that torch's random numbers depend on.
 ///
-/// torch tells them: `p = torch.cuda.get_device_properties(0)`, `p.multi_processor_count`, `p.max_threads_per_multi_processor`.
+/// torch reports them: `p = torch.cuda.get_device_properties(0)`, `p.multi_processor_count`, `p.max_threads_per_multi_processor`.
 public struct CUDADevice: Sendable, Equatable {
     public let multiprocessorCount: Int
     public let threadsPerMultiprocessor: Int

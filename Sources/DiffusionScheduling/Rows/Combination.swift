@@ -4,13 +4,13 @@
 public enum Stream: Hashable, Sendable {
     /// x, the sample before the row.
     case sample
-    /// e, what the model said; guided, where a step is guided.
+    /// e, the model output; in a guided step, the guided one.
     case modelOutput
     /// z, standard normal numbers.
     case noise
-    /// p, the predicted clean sample after the clamp; it is computed on the way and has no memory of its own.
+    /// p, the predicted clean sample after the clamp; computed on the way, without a tensor.
     case prediction
-    /// What an earlier row stored there, counted from 0.
+    /// The contents of a slot, from 0 on, as an earlier row stored them.
     case slot(Int)
 }
 
@@ -18,14 +18,15 @@ public enum Stream: Hashable, Sendable {
 ///
 /// The sum goes in this order: sample, model output, noise, the slots from the most recently stored one to the oldest, prediction.
 public struct Combination: Sendable, Equatable {
-    /// How many slots a row may read.
+    /// The most slots that a row may read.
     public static let maximumSlotCount = 6
 
     public var sample: Double
     public var modelOutput: Double
     public var noise: Double
     public var prediction: Double
-    /// By the number of the slot. In place rather than in an array, so that combinations and rows are copied without counting references.
+    /// The coefficients of the slots by number. Inline rather than in an array, so that combinations and rows are copied without
+    /// counting references.
     public var slots: InlineArray<6, Double>
 
     public init(sample: Double = 0, modelOutput: Double = 0, noise: Double = 0, prediction: Double = 0) {
@@ -36,7 +37,7 @@ public struct Combination: Sendable, Equatable {
         slots = .init(repeating: 0)
     }
 
-    /// - Precondition: at most ``maximumSlotCount`` slots; those beyond the last one have the coefficient 0.
+    /// - Precondition: at most ``maximumSlotCount`` slots; further slots have the coefficient 0.
     public init(
         sample: Double = 0, modelOutput: Double = 0, noise: Double = 0, prediction: Double = 0, slots: [Double]
     ) {
@@ -65,7 +66,7 @@ public struct Combination: Sendable, Equatable {
         }
     }
 
-    /// One stream as it is.
+    /// One stream with the coefficient 1.
     public init(_ stream: Stream) {
         self.init()
         self[stream] = 1
@@ -78,7 +79,7 @@ public struct Combination: Sendable, Equatable {
     }
 
     var isFinite: Bool {
-        // A difference of infinities or of what isn't a number is not 0.
+        // c − c isn't 0 if a coefficient c is infinite or NaN.
         var sum = (sample - sample) + (modelOutput - modelOutput) + (noise - noise) + (prediction - prediction)
         for slot in slots.indices { sum += slots[slot] - slots[slot] }
         return sum == 0

@@ -14,7 +14,7 @@
 ///
 /// Without a clamp p is folded into the other combinations, whose coefficient of p is then 0.
 public struct PlanRow: Sendable, Equatable {
-    /// How many slots a row may store.
+    /// The most slots that a row may store.
     public static let maximumStoreCount = 2
 
     /// A slot and its contents after the row. A row may read the slot that it stores.
@@ -32,12 +32,12 @@ public struct PlanRow: Sendable, Equatable {
     public var prediction: Combination
     /// The sample after the row.
     public var nextSample: Combination
-    /// In ascending order of their slots, as the initialiser puts them.
+    /// The slots that the row stores, in ascending order; the initialiser sorts them.
     public var stores: [Store]
-    /// What a step tells on request besides the next sample; nil: the predicted clean sample p.
+    /// The report that a step gives on request besides the next sample; nil: the predicted clean sample p.
     public var report: Combination?
-    /// How many tensors of noise a generator draws for the row, whether they are read or not, so that seeds stay in step with
-    /// diffusers. The last one is the one that is read.
+    /// The number of noise tensors that a generator draws for the row, read or not, so that seeds stay in step with diffusers. The
+    /// row reads the last one.
     public var drawCount: Int
     /// The factor of each element of the noise.
     public var noiseFactor: NoiseFactor
@@ -70,7 +70,7 @@ public struct PlanRow: Sendable, Equatable {
     }
     var storeSet: UInt8 { stores.reduce(0) { $0 | 1 << UInt8($1.slot) } }
 
-    /// The row with other numbers for the slots that it reads and those that it stores.
+    /// The row with the slots that it reads and stores renumbered.
     func renumbering(reads: (Int) -> Int, stores: (Int) -> Int) -> PlanRow {
         func moved(_ combination: Combination) -> Combination {
             var result = combination
@@ -99,7 +99,7 @@ public struct PlanRow: Sendable, Equatable {
 // MARK: - Checks
 
 extension PlanRow {
-    /// Everything that can be wrong with a row.
+    /// Checks a row.
     ///
     /// - Parameter evaluation: the row's place in its plan; nil for a row without a plan.
     /// - Throws: `invalidValue`; `unrepresentablePlan` for coefficients of a plan that aren't finite.
@@ -112,7 +112,7 @@ extension PlanRow {
             if let evaluation { throw .unrepresentablePlan(step: evaluation) }
             throw .invalidValue(key: "a coefficient of the row", value: "infinite or not a number", allowed: "finite")
         }
-        // p is computed first, from what the model was asked with and what it said.
+        // p is computed first, from the sample, the model output and noise.
         try require(
             "prediction of \(name())", "a combination of slots or of itself", "one of sample, model output and noise",
             prediction.prediction == 0 && prediction.slotSet == 0)
@@ -126,7 +126,7 @@ extension PlanRow {
         }
         try require(
             "slots that \(name()) stores", "the same", "different", stores.count < 2 || stores[0].slot != stores[1].slot)
-        // The order of summation depends on the order of the stores, which the coded form doesn't tell.
+        // The order of summation depends on the order of the stores, which the coded form doesn't record.
         try require(
             "slots that \(name()) stores", "in descending order", "in ascending order",
             stores.count < 2 || stores[0].slot < stores[1].slot)
@@ -143,16 +143,16 @@ extension PlanRow {
     }
 }
 
-/// What is done to the predicted clean sample.
+/// The clamp of the predicted clean sample.
 public enum PredictionClamp: Sendable, Equatable {
     case none
-    /// To [−limit, limit].
+    /// Clamps to [−limit, limit].
     case range(Double)
-    /// To [−s, s], then divided by s, with s = min(max(quantile of |p|, 1), maximum) of each batch item
-    /// (Saharia et al. 2022, arXiv:2205.11487, section 2.3).
+    /// Clamps to [−s, s], then divides by s, with s = min(max(quantile of |p|, 1), maximum) of each batch item (Saharia et al.
+    /// 2022, arXiv:2205.11487, section 2.3).
     case dynamicThreshold(ratio: Double, maximum: Double)
 
-    /// Whether each batch item has a threshold of its own.
+    /// Whether the clamp takes a threshold for each batch item.
     var findsThresholds: Bool {
         if case .dynamicThreshold = self { true } else { false }
     }
