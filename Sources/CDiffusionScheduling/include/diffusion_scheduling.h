@@ -194,8 +194,8 @@ const char *ds_supported_class_name(size_t index);
  *     timestep_type            the element type of diffusers' timesteps: int64, float32 or float64; null: int64 for
  *                              variance-preserving plans, else float32
  *     sigma_type               the element type of diffusers' noise levels: float32 or float64
- *     lists_end                whether diffusers' list of timesteps has one more entry, the timestep that the last step leads to.
- *                              Lists for ds_scheduler_set_timesteps then need it, too; ds_scheduler_timesteps leaves it out.
+ *     lists_end                whether diffusers' list of timesteps ends with one more, the timestep that the last step leads to.
+ *                              Lists for ds_scheduler_set_timesteps then do, too; ds_scheduler_timesteps leaves it out.
  *     counts_end               whether n_steps counts noise levels, including the one after the last step: a run then has one step
  *                              less, or fewer still if levels coincide
  *     brownian_motion          the Brownian motion over the noise levels whose increments, divided by their deviation, are the noise of

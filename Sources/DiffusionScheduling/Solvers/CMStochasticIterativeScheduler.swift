@@ -7,9 +7,9 @@
 ///     f  = clamp( c_skip x + c_out e )        c_skip = σ_d²/((ς − ε)² + σ_d²)        c_out = σ_d (ς − ε)/√(ς² + σ_d²)
 ///     x' = f + s_noise √(τ² − ε²) z
 ///
-/// The model is asked with x/√(ς² + σ_d²), at 250 ln ς. Levels follow Karras et al. 2022 (arXiv:2206.00364, equation 5) with ρ = `rho`; a
-/// run takes some of the `numTrainTimesteps` ones, and a request of timesteps has their numbers. The last step leads to ε and adds no
-/// noise. A generator draws noise for it all the same, unless it is the only one.
+/// The model's input is x/√(ς² + σ_d²), its timestep 250 ln ς. Levels follow Karras et al. 2022 (arXiv:2206.00364, equation 5) with
+/// ρ = `rho`. A run takes some of the `numTrainTimesteps` levels, and a request of timesteps has their numbers. The last step leads
+/// to ε and adds no noise. A generator draws noise for it all the same, unless it is the only one.
 ///
 /// The class of that name in diffusers is the reference; docs/DIFFERENCES.md lists where this one differs.
 public typealias CMStochasticIterativeScheduler = DefinedScheduler<CMStochasticIterativeConfiguration>
@@ -65,7 +65,7 @@ public struct CMStochasticIterativeConfiguration: SchedulerDefinition {
 
     // MARK: The plan
 
-    /// The levels of the training; a timestep is what the model is told there.
+    /// The levels of the training, with the model's timestep at each.
     public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule {
         let sigmas = linspace(0, 1, count: numTrainTimesteps).reversed().map(level(at:))
         return NoiseSchedule(sigmas: sigmas, timesteps: sigmas.map(timestep(atLevel:)), process: .varianceExploding)
@@ -108,10 +108,10 @@ public struct CMStochasticIterativeConfiguration: SchedulerDefinition {
         SigmaSpacing.karras(u, from: sigmaMax, to: sigmaMin, rho: rho)
     }
 
-    /// The timestep that the model is told at a level. A level of 0 has a logarithm in diffusers.
+    /// The model's timestep at a level. diffusers gives a level of 0 a finite logarithm.
     private func timestep(atLevel sigma: Double) -> Double { 1000 * 0.25 * logarithm(sigma + 1e-44) }
 
-    /// The numbers of the training's levels that a run takes, descending as diffusers' are. It counts them from the greatest level on.
+    /// The numbers of the training's levels that a run takes, counted from the greatest level on, and descending as in diffusers.
     private func levelNumbers(_ request: TimestepRequest) throws(SchedulerError) -> [Double] {
         try request.requireNoMu()
         let count = numTrainTimesteps

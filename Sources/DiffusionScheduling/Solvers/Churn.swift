@@ -9,9 +9,9 @@
 public protocol ChurnOptions: RunOptions {
     /// The noise that is added in all, spread over the steps; 0: none.
     var sChurn: Double { get set }
-    /// Noise is added at levels from this one …
+    /// The least level at which noise is added.
     var sTmin: Double { get set }
-    /// … to this one.
+    /// The greatest level at which noise is added.
     var sTmax: Double { get set }
     /// The standard deviation of the added noise.
     var sNoise: Double { get set }

@@ -3,8 +3,8 @@
 /// DPM-Solver++ (2M) with noise, as CogVideoX has it (Lu et al. 2022, arXiv:2211.01095, algorithm 2 and section 6; Yang et al. 2024,
 /// arXiv:2408.06072).
 ///
-/// A step leads ⌊T/n⌋ timesteps below, from the signal variance ᾱ_t to ᾱ_u, with the predicted clean sample p, that of the step before
-/// p₁, noise z, λ = ½ ln ᾱ/(1 − ᾱ), h = λ_u − λ_t and w = h/(2 (λ_t − λ of the step before)):
+/// A step leads ⌊T/n⌋ timesteps below, from the signal variance ᾱ_t to ᾱ_u. With the predicted clean samples p of this step and p₁
+/// of the step before, noise z, λ = ½ ln ᾱ/(1 − ᾱ), h = λ_u − λ_t and w = h/(2 (λ_t − λ of the step before)):
 ///
 ///     x' = e^{−h} √((1 − ᾱ_u)/(1 − ᾱ_t)) x + √ᾱ_u (1 − e^{−2h}) (p + w (p − p₁)) + √(1 − ᾱ_u) √(1 − e^{−2h}) z
 ///

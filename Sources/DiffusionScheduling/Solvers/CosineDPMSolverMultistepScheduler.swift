@@ -3,15 +3,15 @@
 /// The stochastic DPM-Solver++ of Stable Audio (Evans et al. 2024, arXiv:2407.14358), for models in the design of Karras et al. 2022
 /// (arXiv:2206.00364) that were trained on a cosine schedule.
 ///
-/// The model is told the level ς as (2/π) arctan ς, the angle of noise and signal as a share of a right angle. With r = τ/ς and new
+/// The model gets the level ς as (2/π) arctan ς, the angle of noise and signal as a share of a right angle. With r = τ/ς and new
 /// noise z, a step from ς to τ is
 ///
 ///     m₀ = c_skip x + c_out e        x' = r² x + (1 − r²) (m₀ + slope) + τ √(1 − r²) z
 ///
 /// with the coefficients of ``EDMPreconditioning`` and the slope of ``DPMSolver``'s `sde-dpmsolver++`.
 ///
-/// Each step draws noise, also the last one, which adds none. diffusers draws it from a Brownian tree over the levels (torchsde), whose
-/// increments over the steps are independent normal numbers: the law is the same, the numbers of a seed are others.
+/// Each step draws noise, also the last one, which adds none. diffusers draws it from a Brownian tree over the levels (torchsde),
+/// whose increments over the steps are independent normal numbers: the distribution is the same, but a seed gives other numbers.
 ///
 /// ```swift
 /// var scheduler = try CosineDPMSolverMultistepScheduler(contentsOf: "model/scheduler")

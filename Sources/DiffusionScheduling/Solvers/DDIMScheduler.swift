@@ -19,11 +19,11 @@
 /// The class of that name in diffusers is the reference; docs/DIFFERENCES.md lists where this one differs.
 public typealias DDIMScheduler = DefinedScheduler<DDIMConfiguration>
 
-/// DDIM backwards in time: from a picture to the noise that `DDIMScheduler` makes the picture of (Song, Meng and Ermon 2020,
+/// DDIM backwards in time: from a picture to the noise from which `DDIMScheduler` makes it (Song, Meng and Ermon 2020,
 /// arXiv:2010.02502, section 4.3; for editing real pictures, Mokady et al. 2022, arXiv:2211.09794).
 ///
-/// The step to a timestep starts at the level ⌊T/n⌋ below it, where the plan's `sigmas` have the sample. diffusers' pipelines, and so
-/// the timesteps here, tell the model where the step leads instead: the round trip is a little better for it, the noise less so.
+/// The step to a timestep starts ⌊T/n⌋ timesteps below it, at the sample's level in the plan's `sigmas`. The model gets the
+/// timestep that the step leads to, as in diffusers' pipelines: the round trip is a little better for it, the noise a little worse.
 public typealias DDIMInverseScheduler = DefinedScheduler<DDIMInverseConfiguration>
 
 /// The parameters of `DDIMScheduler`, with diffusers' defaults.
@@ -47,8 +47,8 @@ public struct DDIMConfiguration: DDIMFamilyConfiguration, ThresholdingConfigurat
     public var sampleMaxValue = 1.0
     public var timestepSpacing = TimestepSpacing.leading
     public var rescaleBetasZeroSNR = false
-    /// Which level a step leads to. `schedule` is right for the spacing `linspace`, and for `trailing` where the number of steps
-    /// doesn't divide T. The original has no such key, so it is `diffusion_scheduling_previous_timestep` in files and
+    /// The rule for the level that a step leads to. `schedule` is right for the spacing `linspace`, and for `trailing` where the
+    /// number of steps doesn't divide T. diffusers has no such key, so it is `diffusion_scheduling_previous_timestep` in files and
     /// `previous_timestep` in overrides; nil means `stride`.
     public var previousTimestep: PreviousTimestepRule?
 
@@ -71,7 +71,7 @@ public struct DDIMConfiguration: DDIMFamilyConfiguration, ThresholdingConfigurat
 
     // MARK: The plan
 
-    /// What a DDIM step may be told.
+    /// The options of a DDIM step.
     public struct Options: RunOptions {
         /// η in [0, 1], the share of ancestral noise; above 0 steps need noise.
         public var eta = 0.0
@@ -154,7 +154,7 @@ public struct DDIMConfiguration: DDIMFamilyConfiguration, ThresholdingConfigurat
         return solver.row(from: source, to: target)
     }
 
-    /// diffusers' rule for where a step leads: ⌊T/n⌋ below, whatever the spacing.
+    /// The timestep that a step leads to by diffusers' rule: ⌊T/n⌋ below, whatever the spacing.
     private func strideBelow(_ timestep: Double, stepCount: Int, noise: NoiseSchedule) -> Double? {
         let previous = timestep - Double(noise.count / stepCount)
         return previous >= 0 ? previous : nil
@@ -229,7 +229,7 @@ public protocol DDIMFamilyConfiguration:
 extension DDIMFamilyConfiguration {
     public static var isStateless: Bool { true }
 
-    /// The parameters, with those in their place that only one of the two has.
+    /// The parameters; those of only one of the two schedulers are inserted in their places.
     static func ddimParameters(
         thresholding: [ConfigurationParameter<Self>] = [], sampleMaxValue: [ConfigurationParameter<Self>] = []
     ) -> [ConfigurationParameter<Self>] {
@@ -247,7 +247,7 @@ extension DDIMFamilyConfiguration {
     }
 }
 
-/// Which level a DDIM step leads to.
+/// The rule for the level that a DDIM step leads to.
 public enum PreviousTimestepRule: String, ConfigurationKeyword {
     /// diffusers' rule: ⌊T/n⌋ timesteps below, whatever the spacing.
     case stride
@@ -268,8 +268,8 @@ extension DefinedScheduler where Definition == DDIMConfiguration {
     /// The scalars of a step between any two training timesteps, on demand.
     ///
     /// - Parameters:
-    ///   - timestep: where the step starts, in 0…T − 1.
-    ///   - previous: where it leads; nil: to the level before timestep 0, which `setAlphaToOne` chooses.
+    ///   - timestep: the timestep that the step starts at, in 0…T − 1.
+    ///   - previous: the timestep that it leads to; nil: the level before timestep 0, which `setAlphaToOne` chooses.
     /// - Throws: `unknownTimestep`, and `invalidValue` for η outside [0, 1].
     /// - Complexity: O(1).
     public func row(
@@ -313,7 +313,7 @@ extension DefinedScheduler where Definition == DDIMConfiguration {
 extension DefinedScheduler where Definition == DDIMInverseConfiguration {
     public var clamp: PredictionClamp { configuration.clipping }
 
-    /// The scalars of the step that leads to a training timestep in a run of that many steps.
+    /// The scalars of the step that leads to a training timestep in a run of `stepCount` steps.
     public func row(to timestep: Double, stepCount: Int) throws(SchedulerError) -> PlanRow {
         let host = FloatingPointEnvironment.begin()
         defer { host.end() }

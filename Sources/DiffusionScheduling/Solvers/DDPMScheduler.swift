@@ -127,8 +127,8 @@ extension DefinedScheduler where Definition == DDPMConfiguration {
     /// The scalars of a step between any two training timesteps, on demand.
     ///
     /// - Parameters:
-    ///   - timestep: where the step starts, in 0…T − 1.
-    ///   - next: where it leads, less than `timestep`; nil: to the clean sample.
+    ///   - timestep: the timestep that the step starts at, in 0…T − 1.
+    ///   - next: the timestep that it leads to, less than `timestep`; nil: the clean sample.
     /// - Throws: `unknownTimestep`, `invalidValue`.
     /// - Complexity: O(1).
     public func row(from timestep: Double, to next: Double?) throws(SchedulerError) -> PlanRow {

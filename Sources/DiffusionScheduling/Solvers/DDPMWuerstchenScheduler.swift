@@ -51,7 +51,7 @@ public struct DDPMWuerstchenConfiguration: SchedulerDefinition {
 
     // MARK: The plan
 
-    /// The times in thousandths: the training has no table of its own.
+    /// The times in thousandths, in place of a training's table.
     public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule {
         let times = (1...1000).map { Double($0) / 1000 }
         return NoiseSchedule(

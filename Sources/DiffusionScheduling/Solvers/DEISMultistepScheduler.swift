@@ -12,8 +12,8 @@
 /// ```
 ///
 /// Each step combines the outputs of up to four steps and calls the model once. Order 2 suits guided sampling, order 3
-/// unconditional sampling; order 1 is DDIM. ``DEISMultistepConfiguration/method`` chooses among the paper's methods. Thresholding is for models of pixels, not of latents. Models that were trained as
-/// Stable Diffusion was want `stepsOffset` 1.
+/// unconditional sampling; order 1 is DDIM. ``DEISMultistepConfiguration/method`` chooses among the paper's methods. Thresholding
+/// is for models of pixels, not of latents. Models that were trained as Stable Diffusion was want `stepsOffset` 1.
 ///
 /// The class of that name in diffusers is the reference; docs/DIFFERENCES.md lists where this one differs.
 public typealias DEISMultistepScheduler = DefinedScheduler<DEISMultistepConfiguration>
@@ -31,7 +31,7 @@ public struct DEISMultistepConfiguration: MultistepDefinition, SigmaGridConfigur
     public var betaEnd = 0.02
     public var betaSchedule = BetaSchedule.linear
     public var trainedBetas: [Double]?
-    /// 1, 2, 3 or 4: how many model outputs a step combines. 2 for guided sampling, 3 for unconditional; order 1 is DDIM.
+    /// The number of model outputs that a step combines, 1 to 4: 2 for guided sampling, 3 for unconditional; order 1 is DDIM.
     public var solverOrder = 2
     public var predictionType = PredictionType.epsilon
     public var thresholding = false
@@ -132,7 +132,7 @@ public struct DEISMultistepConfiguration: MultistepDefinition, SigmaGridConfigur
     }
 
     private func stepGrid(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> TimestepGrid {
-        // The least training level is another one on flow grids, and diffusers has no word on it.
+        // The least training level differs on flow grids, and diffusers doesn't define it.
         let endsAtLeastFlow = useFlowSigmas && finalSigmasType == .sigmaMin
         let grid = try denoisingGrid(
             request, noise: noise, usedCount: noise.count,
@@ -150,13 +150,13 @@ public struct DEISMultistepConfiguration: MultistepDefinition, SigmaGridConfigur
     }
 }
 
-/// The algorithm of DEIS; diffusers takes the names of DPM-Solver's for it.
+/// The algorithm of DEIS; diffusers accepts DPM-Solver's names for it.
 public enum DEISAlgorithmType: String, ConfigurationKeyword {
     case deis
     public static let aliases: [String: Self] = ["dpmsolver": .deis, "dpmsolver++": .deis]
 }
 
-/// The methods of Zhang and Chen 2022 (arXiv:2204.13902), of the order or as many evaluations a step as `solver_order` says.
+/// The methods of Zhang and Chen 2022 (arXiv:2204.13902); `solver_order` is the order, or the number of evaluations a step.
 public enum DEISMethod: String, ConfigurationKeyword {
     /// Polynomials in ρ through the outputs of steps before: ρAB-DEIS.
     case rhoAB = "rho_ab"
@@ -166,7 +166,7 @@ public enum DEISMethod: String, ConfigurationKeyword {
     case rhoRK = "rho_rk"
 }
 
-/// The interpolation of DEIS; diffusers takes the names of other solvers' for it.
+/// The interpolation of DEIS; diffusers accepts other solvers' names for it.
 public enum DEISSolverType: String, ConfigurationKeyword {
     /// Polynomials in ln ρ.
     case logrho

@@ -45,7 +45,7 @@ public struct DPMSolver: MultistepSolver {
             modelOutput: -level.noiseRate * noise.modelOutput / level.signalRate)
     }
 
-    /// The clean sample for the algorithms with ++, the noise for those without.
+    /// The clean sample for the algorithms with ++, the noise for the others.
     public func conversion(at level: NoiseLevel, clamped: Bool) -> Combination {
         if algorithmType.predictsCleanSample {
             return clamped ? Combination(prediction: 1) : prediction(at: level)
@@ -82,8 +82,8 @@ public struct DPMSolver: MultistepSolver {
     ///
     /// where D₀ is the output at b, rₖ = (λₖ − λ_b)/h and dₖ = (mₖ − D₀)/rₖ. `midpoint` has D₁ = d₀ and D₂ = 0 in order 3 too.
     ///
-    /// - Parameter levels: those of the outputs, newest first, from s to b.
-    /// - Returns: nil where the block tells no more than its newest output: where it hasn't left b, leads back there, or ends without noise.
+    /// - Parameter levels: the levels of the outputs, newest first, from s to b.
+    /// - Returns: nil if the block adds nothing to its newest output: it hasn't left b, leads back there, or ends without noise.
     func update(through levels: [NoiseLevel], to t: NoiseLevel) -> MultistepUpdate? {
         let s = levels[0], b = levels[levels.count - 1]
         if s.sigma == b.sigma || t.sigma == b.sigma || [s, b, t].contains(where: { $0.noiseToSignal == 0 }) { return nil }
@@ -155,7 +155,7 @@ public struct DPMSolver: MultistepSolver {
                     second += term / ((n + 1) * (n + 2))
                     third += term / ((n + 1) * (n + 2) * (n + 3))
                     term *= x / (n + 1)
-                    // The sums are at least 0.1: what follows is too little to change them.
+                    // The sums are at least 0.1: further terms are too small to change them.
                     if abs(term) < 0x1p-62 { break }
                 }
                 (self.first, self.second, self.third) = (first, second, third)

@@ -18,8 +18,8 @@
 /// The class of that name in diffusers is the reference; docs/DIFFERENCES.md lists where this one differs.
 public typealias DPMSolverMultistepScheduler = DefinedScheduler<DPMSolverMultistepConfiguration>
 
-/// DPM-Solver backwards in time: from a picture to the noise that `DPMSolverMultistepScheduler` makes the picture of
-/// (diffusers' `DPMSolverMultistepInverseScheduler`; for editing real pictures, Mokady et al. 2022, arXiv:2211.09794).
+/// DPM-Solver backwards in time: from a picture to the noise from which `DPMSolverMultistepScheduler` makes it (diffusers'
+/// `DPMSolverMultistepInverseScheduler`; for editing real pictures, Mokady et al. 2022, arXiv:2211.09794).
 ///
 /// ```swift
 /// var inverse = try DPMSolverMultistepInverseScheduler(from: scheduler.configuration)
@@ -178,12 +178,12 @@ public struct DPMSolverMultistepInverseConfiguration: DPMSolverConfiguration {
 public protocol DPMSolverConfiguration: MultistepDefinition, SigmaGridConfiguration, ThresholdingConfiguration,
     TimestepSpacingConfiguration, LambdaClippingConfiguration
 {
-    /// 1, 2 or 3: how many model outputs a step combines. 2 for guided sampling, 3 for unconditional; order 1 is DDIM.
+    /// The number of model outputs that a step combines, 1 to 3: 2 for guided sampling, 3 for unconditional; order 1 is DDIM.
     var solverOrder: Int { get set }
     var predictionType: PredictionType { get set }
     /// The integral that is approximated. `dpmsolver++` or `sde-dpmsolver++` of order 2 for guided sampling, as of latents.
     var algorithmType: DPMSolverAlgorithmType { get set }
-    /// How a step of order 2 approximates it; `midpoint` is the better choice for most.
+    /// The approximation of the integral in a step of order 2; `midpoint` is the better choice for most.
     var solverType: DPMSolverType { get set }
     /// Whether the last steps of a run of fewer than 15 use lower orders, which keeps short runs stable.
     var lowerOrderFinal: Bool { get set }
@@ -215,13 +215,13 @@ extension DPMSolverConfiguration {
 
 /// The four integrals of the DPM-Solver family.
 public enum DPMSolverAlgorithmType: String, ConfigurationKeyword {
-    /// Of the predicted noise (Lu et al. 2022, arXiv:2206.00927).
+    /// The integral of the predicted noise (Lu et al. 2022, arXiv:2206.00927).
     case dpmsolver
-    /// Of the predicted clean sample (Lu et al. 2022, arXiv:2211.01095).
+    /// The integral of the predicted clean sample (Lu et al. 2022, arXiv:2211.01095).
     case dpmsolverPlusPlus = "dpmsolver++"
-    /// Of the predicted noise, along the stochastic differential equation.
+    /// The integral of the predicted noise, along the stochastic differential equation.
     case sdeDPMSolver = "sde-dpmsolver"
-    /// Of the predicted clean sample, along the stochastic differential equation.
+    /// The integral of the predicted clean sample, along the stochastic differential equation.
     case sdeDPMSolverPlusPlus = "sde-dpmsolver++"
 
     public static let aliases: [String: Self] = ["deis": .dpmsolverPlusPlus]
@@ -229,11 +229,11 @@ public enum DPMSolverAlgorithmType: String, ConfigurationKeyword {
     /// Whether the solver extrapolates the predicted clean sample rather than the predicted noise.
     public var predictsCleanSample: Bool { self == .dpmsolverPlusPlus || self == .sdeDPMSolverPlusPlus }
     public var isStochastic: Bool { self == .sdeDPMSolver || self == .sdeDPMSolverPlusPlus }
-    /// The same integral without noise.
+    /// The algorithm with the same prediction and without noise.
     public var deterministicTwin: Self { predictsCleanSample ? .dpmsolverPlusPlus : .dpmsolver }
 }
 
-/// How a step of order 2 weighs the slope of the model output.
+/// The weight of the model output's slope in a step of order 2.
 public enum DPMSolverType: String, ConfigurationKeyword {
     case midpoint, heun
     public static let aliases: [String: Self] = ["logrho": .midpoint, "bh1": .midpoint, "bh2": .midpoint]

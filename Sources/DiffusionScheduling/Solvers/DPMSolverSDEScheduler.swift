@@ -9,15 +9,15 @@
 ///     m = √(ς τ)        x̃  = r x + (1 − r) p(x, ς) + s_noise m √(1 − r) W(ς, m)
 ///                       x' = r² x + (1 − r²) p(x̃, m) + s_noise τ √(1 − r²) W(ς, τ)
 ///
-/// Both increments begin at ς, and so share the noise z of the way to m, which new noise z' of the way from there is added to:
+/// Both increments begin at ς, so they share the noise z of the way to m; new noise z' belongs to the way from there:
 ///
 ///     W(ς, m) = z        W(ς, τ) = (z + ∜r z')/√(1 + √r)
 ///
-/// The last step, to τ = 0, is x' = p without noise. ``SamplingPlan/timesteps`` lists evaluations, 2n − 1 for n steps, and a run may begin
-/// at the first one of a step. ``SamplingPlan/sigmas`` has τ in the place of the second evaluation, as diffusers has; the model is asked at
-/// m there. The first evaluation keeps r² x with the first share of the noise for the second.
+/// The last step, to τ = 0, is x' = p without noise. ``SamplingPlan/timesteps`` lists evaluations, 2n − 1 for n steps, and a run
+/// may begin at the first one of a step. ``SamplingPlan/sigmas`` has τ in the place of the second evaluation, as in diffusers; the
+/// model is evaluated at m there. The first evaluation keeps r² x with the first share of the noise for the second.
 ///
-/// diffusers takes the increments from a tree of a seed (torchsde): the law is the same, the numbers of a seed are others.
+/// diffusers draws the increments from a seeded tree (torchsde): the distribution is the same, but a seed gives other numbers.
 ///
 /// The class of that name in diffusers is the reference; docs/DIFFERENCES.md lists where this one differs.
 public typealias DPMSolverSDEScheduler = DefinedScheduler<DPMSolverSDEConfiguration>
@@ -40,7 +40,7 @@ public struct DPMSolverSDEConfiguration: VarianceExplodingDefinition, Prediction
     public var useExponentialSigmas = false
     public var useBetaSigmas = false
     public var sigmaSchedule: SigmaSchedule?
-    /// The seed of diffusers' Brownian motion. Noise is the caller's here.
+    /// The seed of diffusers' Brownian motion. Callers supply the noise here.
     public var noiseSamplerSeed: NoiseSamplerSeed?
     public var timestepSpacing = TimestepSpacing.linspace
     public var stepsOffset = 0
@@ -82,7 +82,7 @@ public struct DPMSolverSDEConfiguration: VarianceExplodingDefinition, Prediction
 
     public func grid(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> TimestepGrid {
         try requireNoTimesteps(request)
-        // diffusers passes over the ends of other schedulers' Karras levels here.
+        // diffusers ignores the ends of other schedulers' Karras levels here.
         let (timesteps, sigmas) = try spacedLevels(request, keepsEnds: !useKarrasSigmas, noise: noise)
         return TimestepGrid(
             firstEvaluations: timesteps,
@@ -112,7 +112,7 @@ public struct DPMSolverSDEConfiguration: VarianceExplodingDefinition, Prediction
                     prediction: prediction, nextSample: next,
                     stores: isLast || target == 0 ? [] : [.init(slot: 0, value: kept)], drawCount: target == 0 ? 0 : 1)
             }
-            // The first evaluation has ended at τ = 0 then, or there is no level to leave.
+            // The first evaluation already ended at τ = 0, or there is no level to leave.
             if target == 0 || sigma == 0 { return PlanRow(prediction: prediction, nextSample: Combination(.sample)) }
             // 1 − r², which doesn't cancel; 1 − r in a step up.
             let share = (sigma - target) / sigma * (ratio < 1 ? 1 + ratio : 1)

@@ -102,7 +102,7 @@ public struct DPMSolverSinglestepConfiguration: SchedulerDefinition, PredictionT
         try requireSignal(levels)
         let rows = grid.timesteps.indices.map { index in
             (0...min(index, ring)).map { age in
-                // Nothing reads the end of a block after it.
+                // No later step reads the output at the end of a block.
                 let isRead = index + 1 < count && order(atStep: index + 1, of: count) > 1
                 return row(at: index, age: age, of: levels, stores: isRead) { 1 + (index - $0) % ring }
             }
@@ -123,9 +123,9 @@ public struct DPMSolverSinglestepConfiguration: SchedulerDefinition, PredictionT
         return index == count - 1 && isLowered ? 1 : order
     }
 
-    /// The row of a step in a run that has taken that many steps before it. Slot 0 is that of B.
+    /// The row of a step in a run that has taken `age` steps before it. B is in slot 0.
     ///
-    /// - Parameter slot: that of mₖ, or for k = 0 the one that m₀ is stored in.
+    /// - Parameter slot: the slot of mₖ; for k = 0, the slot that m₀ is stored in.
     private func row(at index: Int, age: Int, of levels: [NoiseLevel], stores: Bool, slot: (Int) -> Int) -> PlanRow {
         let order = min(order(atStep: index, of: levels.count - 1), age + 1)
         let converted = solver.conversion(at: levels[index], clamped: clamp != .none)

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// A scheduler for models in the design of Karras et al. 2022 ("EDM", arXiv:2206.00364): what they have in common.
+/// The common part of schedulers for models in the design of Karras et al. 2022 ("EDM", arXiv:2206.00364).
 ///
-/// A sample is data + ς noise, and the levels run from `sigmaMax` to `sigmaMin`. The model is asked with x/√(ς² + σ_d²), of unit
-/// variance, and told the level as ¼ ln ς rather than as a timestep of the training.
+/// A sample is data + ς noise, and the levels run from `sigmaMax` to `sigmaMin`. The model's input is x/√(ς² + σ_d²), of unit
+/// variance, and its timestep is ¼ ln ς rather than a timestep of the training.
 public protocol EDMDefinition: PredictionTypeConfiguration, SchedulerDefinition {
     /// The least noise level, > 0.
     var sigmaMin: Double { get set }
@@ -11,7 +11,7 @@ public protocol EDMDefinition: PredictionTypeConfiguration, SchedulerDefinition 
     var sigmaMax: Double { get set }
     /// σ_d: the standard deviation of the data, at least 0.
     var sigmaData: Double { get set }
-    /// The way of the levels from one end to the other.
+    /// The spacing of the levels between the ends.
     var sigmaSchedule: EDMSigmaSchedule { get set }
     /// T: the number of levels before a run is planned.
     var numTrainTimesteps: Int { get set }
@@ -22,13 +22,13 @@ public protocol EDMDefinition: PredictionTypeConfiguration, SchedulerDefinition 
 
     /// Whether diffusers spaces the levels in float32 rather than in float64.
     static var spacesInFloat32: Bool { get }
-    /// The timestep that the model is told at a level, a float32 number.
+    /// The model's timestep at a level, a float32 number.
     static func timestep(atSigma sigma: Double) -> Double
-    /// The level at which the model is told that.
+    /// The level of a timestep of the model.
     static func sigma(atTimestep timestep: Double) -> Double
 }
 
-/// The ways of EDM models' levels, as functions of u from 0 to 1.
+/// The spacings of EDM models' levels, as functions of u from 0 to 1.
 public enum EDMSigmaSchedule: String, ConfigurationKeyword {
     /// (P^{1/ρ} + u (Q^{1/ρ} − P^{1/ρ}))^ρ (Karras et al. 2022, arXiv:2206.00364, equation 5).
     case karras
@@ -80,7 +80,8 @@ extension EDMDefinition {
 
     // MARK: Levels
 
-    /// The levels of a ramp from 0 to 1, greatest first, as float32 numbers. Exponential levels are as many, evenly spaced.
+    /// The levels of a ramp from 0 to 1, greatest first, as float32 numbers. Exponential levels are evenly spaced, whatever the
+    /// ramp.
     func levels(_ ramp: [Double]) -> [Double] {
         switch sigmaSchedule {
         case .karras:
@@ -123,7 +124,7 @@ extension EDMDefinition {
         return NoiseLevel(sigma: sigma, process: .varianceExploding)
     }
 
-    /// diffusers takes the greatest level for that of a sample with data of unit variance in it.
+    /// The starting sample's deviation; as in diffusers, it includes data of unit variance.
     var startingNoise: Double { hypotenuse(1, sigmaMax) }
 
     var preconditioning: EDMPreconditioning { EDMPreconditioning(sigmaData: sigmaData, predictionType: predictionType) }
@@ -148,11 +149,11 @@ public struct EDMPreconditioning: Sendable {
         return Combination(sample: share * share, modelOutput: sign * sigma * share)
     }
 
-    /// Euler's step (τ/ς) x + (1 − τ/ς) p, with p put in its place:
+    /// Euler's step (τ/ς) x + (1 − τ/ς) p, with p substituted:
     ///
     ///     (ςτ + σ_d²)/(ς² + σ_d²) x ± (ς − τ) σ_d/√(ς² + σ_d²) e
     ///
-    /// A level without noise has no direction to leave it in: no step leads away from there.
+    /// A level without noise has no derivative, so no step leaves it.
     func step(from sigma: Double, to target: Double) -> Combination {
         if sigma == 0 { return Combination(.sample) }
         let length = hypotenuse(sigma, sigmaData), share = sigmaData / length

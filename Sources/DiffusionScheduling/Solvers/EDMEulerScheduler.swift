@@ -19,7 +19,7 @@
 /// }
 /// ```
 ///
-/// The `.sigmas` of a request are u from 0 to 1, ascending, at which the spacing is taken, as in diffusers.
+/// The `.sigmas` of a request are values of u from 0 to 1, ascending, at which the spacing is evaluated, as in diffusers.
 ///
 /// The class of that name in diffusers is the reference; docs/DIFFERENCES.md lists where this one differs.
 public typealias EDMEulerScheduler = DefinedScheduler<EDMEulerConfiguration>

@@ -92,7 +92,7 @@ public struct EulerDiscreteConfiguration: VarianceExplodingDefinition, SigmaSpac
 
     public func plan(on grid: TimestepGrid, for request: TimestepRequest, options: Options) throws(SchedulerError) -> SamplingPlan {
         let solver = VarianceExplodingSolver(predictionType: predictionType.meaning)
-        // diffusers shares the churn out among the levels that it has, of which one is never reached on logarithmic grids.
+        // diffusers divides the churn among its levels, one of which is never reached on logarithmic grids.
         let stepCount = grid.timesteps.count + (endsEarly(request) ? 1 : 0)
         let rows = grid.timesteps.indices.map { index in
             let sigma = grid.sigmas[index], gamma = options.churn(at: sigma, stepCount: stepCount)
@@ -125,10 +125,10 @@ public struct EulerDiscreteConfiguration: VarianceExplodingDefinition, SigmaSpac
         return TimestepGrid(timesteps: timesteps, sigmas: sigmas, process: noise.process)
     }
 
-    /// Whether the model is told ¼ ln ς.
+    /// Whether the model gets ¼ ln ς.
     private var isContinuous: Bool { timestepType == .continuous && predictionType == .vPrediction }
 
-    /// Whether the levels are one more than there are steps already, so that the run ends at the training's least.
+    /// Whether there is already one level more than steps, so that the run ends at the training's least level.
     private func endsEarly(_ request: TimestepRequest) -> Bool {
         if case .sigmas = request { return false }
         return interpolationType == .logLinear && chosenSpacings.isEmpty && !isContinuous
@@ -145,7 +145,7 @@ public struct EulerDiscreteConfiguration: VarianceExplodingDefinition, SigmaSpac
     }
 }
 
-/// What the output of an Euler model means.
+/// The meaning of an Euler model's output.
 public enum EulerPredictionType: String, ConfigurationKeyword {
     case epsilon
     case sample
@@ -162,7 +162,7 @@ public enum EulerPredictionType: String, ConfigurationKeyword {
     }
 }
 
-/// How noise levels run between those of the training.
+/// The interpolation of noise levels between those of the training.
 public enum SigmaInterpolationType: String, ConfigurationKeyword {
     /// Linearly, at the steps' timesteps.
     case linear
@@ -170,10 +170,10 @@ public enum SigmaInterpolationType: String, ConfigurationKeyword {
     case logLinear = "log_linear"
 }
 
-/// What a model is told.
+/// The timestep that a model gets.
 public enum TimestepType: String, ConfigurationKeyword {
     /// The training timestep.
     case discrete
-    /// ¼ ln ς, for models of `vPrediction` (Karras et al. 2022, table 1); others are told the training timestep nevertheless.
+    /// ¼ ln ς, for models of `vPrediction` (Karras et al. 2022, table 1); other models get the training timestep nevertheless.
     case continuous
 }

@@ -20,7 +20,7 @@ struct ExponentialIntegrator {
     private let source: NoiseLevel
     private let h: Double
     private let y: Double
-    /// e^y − 1; without noise of the levels themselves: the exponential of a logarithm would lose digits where there is far to go.
+    /// e^y − 1. Without noise it is computed from the levels: the exponential of a logarithm would lose digits over long ways.
     private let exponent: Double
     /// The factor of the integral: q A_t h or −q S_t h.
     private let factor: Double
@@ -55,7 +55,7 @@ struct ExponentialIntegrator {
     func weights(through levels: [NoiseLevel]) -> [Double] {
         let moments = levels.indices.map { Self.factorial($0) * phi($0 + 1) }
         return levels.indices.map { j in
-            // In v.
+            // The polynomial in v.
             let polynomial = lagrangePolynomial(j, count: levels.count) {
                 position(of: levels[$0])
             } difference: {
@@ -65,7 +65,7 @@ struct ExponentialIntegrator {
         }
     }
 
-    /// The weights of the output at s and of another one, whose difference counts half of φ₁(y), or half, over its distance in v.
+    /// The weights of the output at s and of another one. Their difference over their distance in v has the weight φ₁(y)/2, or ½.
     func halfWeights(with other: NoiseLevel, scalesWithExponential: Bool) -> [Double] {
         let phi = phi(1)
         let share = factor * (scalesWithExponential ? phi : 1) / (2 * position(of: other))
@@ -81,7 +81,7 @@ struct ExponentialIntegrator {
     static func phi(_ k: Int, _ y: Double, exponent: Double) -> Double {
         if abs(y) < 2 {
             var term = 1 / factorial(k), sum = term, m = 0.0
-            // The sums are at least a seventh of their first term: what follows is too little to change them.
+            // The sums are at least a seventh of their first term: further terms are too small to change them.
             while abs(term) > sum * 0x1p-56 {
                 m += 1
                 term *= y / (m + Double(k))

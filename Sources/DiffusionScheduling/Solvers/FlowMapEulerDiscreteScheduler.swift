@@ -2,14 +2,15 @@
 
 /// Euler's method for flow maps, the scheduler of AnyFlow (Gu et al. 2026, arXiv:2605.13724; after Boffi et al. 2024, arXiv:2406.07507).
 ///
-/// A sample at the level ς is (1 − ς) data + ς noise. The model is told two timesteps, t and r, and predicts the mean velocity e between
-/// them, so that one step leads from any level to any other:
+/// A sample at the level ς is (1 − ς) data + ς noise. The model gets two timesteps, t and r, and predicts the mean velocity e
+/// between them, so that one step leads from any level to any other:
 ///
 ///     x' = x + (ς_r − ς_t) e
 ///
-/// Levels of a number of steps are 1 − i/n, shifted (Esser et al. 2024, arXiv:2403.03206, equation 23), in float64. A timestep within 1e-3
-/// of one of the run's has its level, another one the level t/T. Steps depend on nothing but their arguments and the run's levels, so they
-/// may be taken in any order: the option `rTimestep` names the timestep that a step leads to, else it is the run's next one.
+/// Levels of a number of steps are 1 − i/n, shifted (Esser et al. 2024, arXiv:2403.03206, equation 23), in float64. A timestep
+/// within 1e-3 of one of the run's has that one's level, any other the level t/T. Steps depend on nothing but their arguments and
+/// the run's levels, so they may be taken in any order: the option `rTimestep` names the timestep that a step leads to, by default
+/// the run's next one.
 ///
 /// The class of that name in diffusers is the reference; docs/DIFFERENCES.md lists where this one differs.
 public typealias FlowMapEulerDiscreteScheduler = DefinedScheduler<FlowMapEulerDiscreteConfiguration>
@@ -97,7 +98,7 @@ public struct FlowMapEulerDiscreteConfiguration: SchedulerDefinition {
         return row(from: source, to: grid.sigmas[index + 1])
     }
 
-    /// t/T, also at the timesteps of a run whose levels are others.
+    /// t/T, even at timesteps to which a run gives other levels.
     public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
         NoiseLevel(sigma: try level(atTimestep: timestep, named: "timestep", on: nil), process: .flow)
     }

@@ -27,7 +27,7 @@ extension FlowMatchDefinition {
         let count = Float(numTrainTimesteps)
         var sigmas = (1...numTrainTimesteps).map { Float($0) / count }
         if !useDynamicShifting {
-            // Pure noise stays that. With a tiny shift float32 rounds its denominator to 0.
+            // Pure noise stays at 1: float32 rounds the denominator of a tiny shift to 0.
             sigmas = FlowShift.constant(shift).levels(sigmas, terminal: nil).map { $0.isFinite ? $0 : 1 }
         }
         return NoiseSchedule(sigmas: sigmas, timesteps: sigmas.map { $0 * count }, process: .flow)
@@ -39,7 +39,7 @@ extension FlowMatchDefinition {
         return linspace(noise.sigmas[noise.count - 1] * count, noise.sigmas[0] * count, count: n).map { $0 / count }
     }
 
-    /// The table's, or t/T between its timesteps.
+    /// The level of the table, or t/T between its timesteps.
     public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
         try require("timestep", timestep, "from 0 to \(noise.count)", (0...Double(noise.count)).contains(timestep))
         return NoiseLevel(sigma: noise.tabulatedSigma(atTimestep: timestep) ?? timestep / Double(noise.count), process: .flow)

@@ -20,7 +20,7 @@
 /// }
 /// ```
 ///
-/// Timesteps are fractions. `addNoise` is what diffusers calls `scale_noise`.
+/// Timesteps are fractions. `addNoise` is diffusers' `scale_noise`.
 public typealias FlowMatchEulerDiscreteScheduler = DefinedScheduler<FlowMatchEulerDiscreteConfiguration>
 
 /// The parameters of `FlowMatchEulerDiscreteScheduler`, with diffusers' defaults.

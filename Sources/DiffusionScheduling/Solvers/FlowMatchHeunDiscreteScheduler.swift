@@ -49,7 +49,7 @@ public struct FlowMatchHeunDiscreteConfiguration: FlowMatchDefinition {
                 key: "timesteps or sigmas", value: "given", allowed: "left out: this scheduler takes a number of steps")
         }
         try requireStepCount(count)
-        // Shifted twice, as in diffusers: the ends of these levels already are. A float32 shift of 1 may be off by its rounding.
+        // Levels are shifted twice, as in diffusers: their ends already are. A float32 shift of 1 may be off by its rounding.
         let sigmas = FlowShift.constant(shift).levels(evenLevels(count: count, noise: noise), terminal: nil).map {
             min(max(Float($0), 0), 1)
         }

@@ -3,8 +3,8 @@
 /// Consistency sampling for flow matching in the stages of a pyramid, in which Helios' distilled models are sampled (Yin et al. 2024,
 /// arXiv:2405.14867, section 4.4; stages of Jin et al. 2024, arXiv:2410.05954).
 ///
-/// A sample at the level ς is (1 − ς) data + ς noise, and the model predicts the velocity e. A step from ς to τ predicts the clean sample
-/// and adds noise z, which is the sample that the stage began with, the same one in each step:
+/// A sample at the level ς is (1 − ς) data + ς noise, and the model predicts the velocity e. A step from ς to τ predicts the clean
+/// sample and adds noise z, which is the stage's first sample in every step:
 ///
 ///     p = x − ς e        x' = (1 − τ) p + τ z
 ///
@@ -93,7 +93,7 @@ public struct HeliosDMDConfiguration: SchedulerDefinition {
         return .renoising(from: source, to: level(atTimestep: grid.timesteps[index + 1], near: index + 1, on: grid))
     }
 
-    /// The level of the timestep that is nearest to a whole one, as which diffusers looks it up; the first of equally near ones.
+    /// The level of the timestep nearest to a whole one, by which diffusers looks it up; the first of equally near ones.
     private static func level(atTimestep timestep: Double, near index: Int, on grid: TimestepGrid) -> Double {
         func distance(_ place: Int) -> Double { abs(grid.timesteps[place] - timestep.rounded(.towardZero)) }
         var nearest = index

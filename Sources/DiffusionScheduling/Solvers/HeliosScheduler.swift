@@ -8,8 +8,9 @@
 ///
 ///     s'ᵢ = 1 − a/(√(1 + 1/γ) (1 − a) + a)        a = 1 − sᵢ, for i > 0
 ///
-/// Its share of the timesteps is that of its length s'ᵢ − tᵢ. The n levels of a stage are evenly spaced from 0.999 to 0.999/T, and its n
-/// timesteps over its share. A single stage has the levels 1 − i (1 − 1/T)/n, or those that a request names, and the timesteps T ς.
+/// Its share of the timesteps is proportional to its length s'ᵢ − tᵢ. The n levels of a stage are evenly spaced from 0.999 to
+/// 0.999/T, and its n timesteps over its share. A single stage has the levels 1 − i (1 − 1/T)/n, or the request's, and the
+/// timesteps T ς.
 ///
 /// `unipc` takes the steps of `UniPCMultistepScheduler`, and a share of noise of 1e-8 stands for the end. `euler` takes x' = x + (τ − ς) e.
 /// `dmd` does, too, and leaves out the last of n + 1 levels, or of 2 n + 1 in an amplified first chunk; distilled models have

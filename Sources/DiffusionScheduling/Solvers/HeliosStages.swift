@@ -3,7 +3,7 @@
 /// The stages of a pyramid, which divide the training's timesteps by the lengths of their parts of the flow (Jin et al. 2024,
 /// arXiv:2410.05954, sections 3.2 and 3.3).
 struct HeliosStages {
-    /// Both ends of each stage's T timesteps, which are evenly spaced. A stage has `first`, but not `end`.
+    /// Both ends of each stage's T timesteps, which are evenly spaced. A stage includes `first` but not `end`.
     let first: [Double], end: [Double]
 
     /// - Parameters:
@@ -23,7 +23,7 @@ struct HeliosStages {
             }
             return start - (end < count ? value(noise.sigmas, end) : 0)
         }
-        /// The lengths before each stage, and of all.
+        /// The sum of the lengths before each stage, and of all.
         let sums = lengths.reduce(into: [0.0]) { sums, length in sums.append(sums[sums.count - 1] + length) }
         func share(_ stage: Int) -> Double { sums[stages] > 0 ? sums[stage] / sums[stages] : 0 }
         first = (0..<stages).map { stage in min(value(noise.timesteps, place(share(stage))), 999) }
@@ -89,7 +89,7 @@ extension HeliosConfiguration {
             timesteps: timesteps, exactSigmas: sigmas + [0], process: solver.useFlowSigmas ? .flow : .variancePreserving)
     }
 
-    /// The shift of a single stage, where κ counts as mu does.
+    /// The shift of a single stage, for which κ is used as mu.
     private var loneShift: FlowShift {
         .weight(solver.timeShiftType == .linear ? shift : exponential(min(shift, 80)))
     }

@@ -54,7 +54,7 @@ public struct HeunDiscreteConfiguration: VarianceExplodingDefinition, Prediction
 
     // MARK: The plan
 
-    /// The levels of the steps with all inner ones twice, as two evaluations are made there.
+    /// The levels of the steps, with all inner ones twice: each has two evaluations.
     public func grid(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> TimestepGrid {
         let (timesteps, sigmas) = try spacedLevels(request, noise: noise)
         return TimestepGrid(

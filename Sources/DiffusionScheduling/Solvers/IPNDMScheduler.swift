@@ -8,8 +8,8 @@
 ///
 ///     x' = α' (x − β ε̄)/α + β' ε̄        ε̄ = (55 ε₀ − 59 ε₁ + 37 ε₂ − 9 ε₃)/24
 ///
-/// The orders rise from 1 to 4 with the outputs that a run remembers. A run of n steps has β = sin²(π/2 (1 − i/n)), or `trainedBetas`, and
-/// tells the model the angle over π/2, from 1 to 0.
+/// The orders rise from 1 to 4 with the outputs that a run remembers. A run of n steps has β = sin²(π/2 (1 − i/n)), or
+/// `trainedBetas`. The model gets the angle over π/2, from 1 to 0.
 ///
 /// The step from α = 0 gives x' = β' x, as in diffusers, and e isn't used. The class of that name in diffusers is the reference;
 /// docs/DIFFERENCES.md lists where this one differs.
@@ -89,7 +89,7 @@ public struct IPNDMConfiguration: SchedulerDefinition {
             rows: grid.timesteps.indices.map { index in (0...min(index, 3)).map { Self.row(at: index, age: $0, of: grid) } })
     }
 
-    /// With ς = β/α, the step turns the sample by an angle whose sine is α α' (ς' − ς) and whose cosine is α α' (1 + ς ς').
+    /// The step turns the sample by an angle of sine α α' (ς' − ς) and cosine α α' (1 + ς ς'), where ς = β/α.
     private static func row(at index: Int, age: Int, of grid: TimestepGrid) -> PlanRow {
         let source = NoiseLevel(sigma: grid.sigmas[index], process: grid.process)
         let target = NoiseLevel(sigma: grid.sigmas[index + 1], process: grid.process)
@@ -107,7 +107,7 @@ public struct IPNDMConfiguration: SchedulerDefinition {
         return PlanRow(prediction: prediction, nextSample: nextSample, stores: [.init(slot: index % 3, value: noise)])
     }
 
-    /// The float32 number that is nearest, unlike `Float.pi`.
+    /// The float32 number nearest to π; `Float.pi` is rounded down.
     private static let pi = Float(Double.pi)
 
     /// sin² of the angles π/2, …, 0, as float32 numbers.

@@ -24,8 +24,8 @@ public enum InterpolationVariable: Sendable {
 
     /// Calls a function with the nodes and weights of ∫ f(u) dρ from s to t, where f is a polynomial of degree 3 at most.
     ///
-    /// The rule of Gauss and Legendre with 8 nodes, in x = ln(ρ/ρ_s) with dρ = ρ_s eˣ dx, is exact to 10⁻¹⁶ on pieces of length ½ on which
-    /// u is smooth. Below x = −50 nothing is left that counts in float64.
+    /// The rule of Gauss and Legendre with 8 nodes, in x = ln(ρ/ρ_s) with dρ = ρ_s eˣ dx, is exact to 10⁻¹⁶ on pieces of length ½
+    /// on which u is smooth. Values below x = −50 contribute nothing in float64.
     ///
     /// - Parameter body: takes u at a node, less u at s, and the node's weight.
     func forEachQuadratureNode(from s: NoiseLevel, to t: NoiseLevel, _ body: (_ offset: Double, _ weight: Double) -> Void) {

@@ -75,7 +75,7 @@ public struct KDPM2AncestralDiscreteConfiguration: VarianceExplodingDefinition, 
                     stores: index == evaluations.last ? [] : [.init(slot: 0, value: Combination(.sample))])
             }
             let sigma = grid.sigmas[index - 1], target = grid.sigmas[index]
-            // The first evaluation has ended at τ = 0 then, where there is no derivative.
+            // The first evaluation already ended at τ = 0, where there is no derivative.
             if target == 0 { return PlanRow(prediction: prediction, nextSample: Combination(.sample), drawCount: 1) }
             let (ratio, noise) = VarianceExplodingSolver.ancestralParts(from: sigma, to: target)
             // σ_down − ς = (τ − ς)(τ + ς)/ς, which doesn't cancel; τ − ς in a step up.

@@ -7,9 +7,9 @@
 ///
 ///     m = √(ς τ)        x̃ = x + (m − ς) d(x, ς)        x' = x + (τ − ς) d(x̃, m)
 ///
-/// So each step evaluates the model twice; the last one, to τ = 0, once. ``SamplingPlan/timesteps`` lists evaluations, 2n − 1 for n steps,
-/// and a run may begin at the first one of a step. ``SamplingPlan/sigmas`` has τ in the place of the second evaluation, as diffusers has;
-/// the model is asked at m there. The first evaluation keeps x for the second.
+/// So each step evaluates the model twice; the last one, to τ = 0, once. ``SamplingPlan/timesteps`` lists evaluations, 2n − 1 for n
+/// steps, and a run may begin at the first one of a step. ``SamplingPlan/sigmas`` has τ in the place of the second evaluation, as
+/// in diffusers; the model is evaluated at m there. The first evaluation keeps x for the second.
 ///
 /// The class of that name in diffusers is the reference; docs/DIFFERENCES.md lists where this one differs.
 public typealias KDPM2DiscreteScheduler = DefinedScheduler<KDPM2DiscreteConfiguration>
@@ -61,7 +61,7 @@ public struct KDPM2DiscreteConfiguration: VarianceExplodingDefinition, Predictio
             sigmas: sigmas, process: noise.process)
     }
 
-    /// m.
+    /// m, the level in the middle.
     private func middle(_ sigma: Double, _ target: Double) -> Double { (sigma * target).squareRoot() }
 
     public func plan(
@@ -82,7 +82,7 @@ public struct KDPM2DiscreteConfiguration: VarianceExplodingDefinition, Predictio
                     prediction: prediction, nextSample: solver.step(from: sigma, to: middle(sigma, target)),
                     stores: [.init(slot: 0, value: Combination(.sample))])
             }
-            // The first evaluation has ended at τ = 0 then, where there is no derivative.
+            // The first evaluation already ended at τ = 0, where there is no derivative.
             if modelSigmas[index] == 0 { return PlanRow(prediction: prediction, nextSample: Combination(.sample)) }
             let step = (grid.sigmas[index] - grid.sigmas[index - 1]) * solver.derivative(at: modelSigmas[index])
             return PlanRow(prediction: prediction, nextSample: Combination(.slot(0)) + step)

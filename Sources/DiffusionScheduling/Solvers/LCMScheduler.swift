@@ -36,7 +36,7 @@ public struct LCMConfiguration:
     public var clipSampleRange = 1.0
     /// Unused: no step leads below timestep 0.
     public var setAlphaToOne = true
-    /// Unused, likewise.
+    /// Unused: no step leads below timestep 0.
     public var finalAlphaCumprod: Double?
     /// Unused: the model was distilled at other timesteps.
     public var stepsOffset = 0
@@ -46,7 +46,7 @@ public struct LCMConfiguration:
     public var sampleMaxValue = 1.0
     /// Unused: the model was distilled at other timesteps.
     public var timestepSpacing = TimestepSpacing.leading
-    /// What timesteps are multiplied with in c_skip and c_out, at least 0: the greater it is, the less of x is in f.
+    /// The factor of timesteps in c_skip and c_out, at least 0: the greater it is, the less of x is in f.
     public var timestepScaling = 10.0
     public var rescaleBetasZeroSNR = false
 
@@ -80,7 +80,7 @@ public struct LCMConfiguration:
 
     // MARK: The plan
 
-    /// What an LCM run may be told.
+    /// The options of an LCM run.
     public struct Options: RunOptions {
         /// The number of timesteps that the model was distilled at; nil: the configuration's.
         public var originalInferenceSteps: Int?

@@ -67,7 +67,7 @@ public struct LMSDiscreteConfiguration: VarianceExplodingDefinition, PredictionT
 
     public func grid(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> TimestepGrid {
         try requireNoTimesteps(request)
-        // diffusers passes over the ends of other schedulers' Karras levels here.
+        // diffusers ignores the ends of other schedulers' Karras levels here.
         let (timesteps, sigmas) = try spacedLevels(request, keepsEnds: !useKarrasSigmas, noise: noise)
         return TimestepGrid(timesteps: timesteps, sigmas: sigmas + [0], process: noise.process)
     }
@@ -107,7 +107,7 @@ public struct LMSDiscreteConfiguration: VarianceExplodingDefinition, PredictionT
             nodes.append(older)
         }
         return nodes.indices.map { j in
-            // The coefficients of the polynomial in u = ς − ς₀, that of u⁰ first.
+            // The coefficients of the polynomial in u = ς − ς₀, from u⁰ on.
             let polynomial = lagrangePolynomial(j, count: nodes.count) {
                 nodes[$0] - nodes[0]
             } difference: {

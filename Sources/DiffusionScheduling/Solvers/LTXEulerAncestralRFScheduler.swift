@@ -11,9 +11,9 @@
 ///
 /// Where `eta` or `sNoise` isn't above 0, no noise is drawn and f is 1. A step to no noise ends at x − ς e.
 ///
-/// The levels of a number of steps are those of ``FlowMatchEulerDiscreteScheduler`` with this configuration's keys, also with those that are
-/// no parameters here. Levels that a request names, as its timesteps or its sigmas, are taken as they are. The run ends at the last one, where
-/// diffusers has a timestep too; the step there returns its sample.
+/// The levels of a number of steps are those of ``FlowMatchEulerDiscreteScheduler`` with this configuration's keys, including keys
+/// that aren't parameters here. Levels that a request names, as its timesteps or its sigmas, are used unchanged. The run ends at
+/// the last level. diffusers has a timestep there, too; the step from it returns its sample.
 ///
 /// The class of that name in diffusers is the reference; docs/DIFFERENCES.md lists where this one differs.
 public typealias LTXEulerAncestralRFScheduler = DefinedScheduler<LTXEulerAncestralRFConfiguration>

@@ -44,7 +44,7 @@ public struct MiniMaxH3Configuration: SchedulerDefinition {
 
     // MARK: The plan
 
-    /// The shifted thousandths: the training has no table of its own.
+    /// The shifted thousandths, in place of a training's table.
     public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule {
         let sigmas = FlowShift.levels((1...1000).map { Float($0) / 1000 }, shiftedBy: shift)
         return NoiseSchedule(sigmas: sigmas, timesteps: sigmas.map { 1 - $0 }, process: .flow)

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// A scheduler with a linear multistep solver: what DEIS and the DPM-Solvers have in common.
+/// The common part of DEIS and the DPM-Solvers: a scheduler with a linear multistep solver.
 ///
-/// A conforming definition says which solver it has, on which grid and of which order; the plan follows.
+/// A conforming definition chooses the solver, the grid and the orders; the plan follows.
 public protocol MultistepDefinition: SchedulerDefinition, PredictionTypeConfiguration {
     associatedtype Solver: MultistepSolver
     var solver: Solver { get throws(SchedulerError) }
-    /// How many model outputs a step combines at most.
+    /// The most model outputs that a step combines.
     var highestSolverOrder: Int { get }
     /// The number of evaluations that a step makes.
     var evaluationsPerStep: Int { get }
@@ -30,10 +30,10 @@ public protocol MultistepScheduler: PlannedScheduler {
     /// - Throws: `timestepsNotSet`; `invalidValue` for an index that isn't a step's.
     func conversion(ofStep index: Int) throws(SchedulerError) -> PlanRow
 
-    /// The row whose next sample is an update from converted outputs at a step of the plan. Its model output is that of the step itself,
-    /// slot k that of k + 1 steps before.
+    /// The row whose next sample is an update from converted outputs at a step of the plan. Its model output is the step's
+    /// converted output, and slot k the one of k + 1 steps before.
     ///
-    /// - Parameter order: how many converted outputs the update combines, from 1 to 3 and at most `index` + 1.
+    /// - Parameter order: the number of converted outputs that the update combines, from 1 to 3 and at most `index` + 1.
     /// - Throws: as `conversion(ofStep:)`; `unsupportedOperation` where a step has several evaluations.
     func update(order: Int, ofStep index: Int) throws(SchedulerError) -> PlanRow
 }
@@ -41,7 +41,7 @@ public protocol MultistepScheduler: PlannedScheduler {
 extension DefinedScheduler: MultistepScheduler where Definition: MultistepDefinition {
     public var solver: Definition.Solver { get throws(SchedulerError) { try configuration.solver } }
 
-    /// How many model outputs a step combines at most.
+    /// The most model outputs that a step combines.
     public var solverOrder: Int { configuration.highestSolverOrder }
     public var modelLearnsVariance: Bool { configuration.modelLearnsVariance }
 
@@ -151,8 +151,8 @@ extension SchedulerDefinition where Self: SigmaScheduleConfiguration {
 }
 
 extension SchedulerDefinition where Self: SigmaGridConfiguration {
-    /// The levels of a training, or with flow sigmas shifted shares of noise, less than 1 by 10⁻⁶ at least: there is no signal to divide by
-    /// at 1.
+    /// The levels of a training; with flow sigmas, shifted shares of noise of at most 1 − 10⁻⁶, because there is no signal to
+    /// divide by at 1.
     public func sigmas(
         count: Int, of schedule: SigmaSchedule, mu: Double?, noise: NoiseSchedule
     ) throws(SchedulerError) -> [Double] {

@@ -49,7 +49,7 @@ public struct MultistepUpdate: Sendable, Equatable {
     static let identity = MultistepUpdate(sample: 1, outputs: [])
 }
 
-/// What distinguishes one linear multistep solver from another: a conversion and an update.
+/// A linear multistep solver: a conversion and an update.
 public protocol MultistepSolver: Sendable {
     /// Whether diffusers draws noise at every step that denoises, even where it adds none.
     var isStochastic: Bool { get }
@@ -63,7 +63,7 @@ public protocol MultistepSolver: Sendable {
     /// The update from s to t, with the levels of the steps before s, newest first: of order 1 + `previous.count`.
     func update(from s: NoiseLevel, to t: NoiseLevel, previous: [NoiseLevel]) -> MultistepUpdate
 
-    /// The update of at most the given order from evaluation i of a grid, for a run that remembers that many evaluations.
+    /// The update of at most the given order from evaluation i of a grid, for a run that remembers `remembered` evaluations.
     func update(order: Int, at index: Int, of levels: [NoiseLevel], remembered: Int) -> MultistepUpdate
 }
 

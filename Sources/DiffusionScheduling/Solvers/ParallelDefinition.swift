@@ -16,7 +16,7 @@ public typealias DDPMParallelScheduler = DefinedScheduler<ParallelDefinition<DDP
 public protocol SteppingWithoutNoise: TrainingTimestepDefinition, VelocityDefinition {
     /// The row of the step between two timesteps, without its noise.
     ///
-    /// - Parameter target: where the step leads; nil: to the clean sample.
+    /// - Parameter target: the timestep that the step leads to; nil: the clean sample.
     func rowWithoutNoise(
         from timestep: Double, to target: Double?, options: Options, noise: NoiseSchedule
     ) throws(SchedulerError) -> PlanRow
@@ -30,7 +30,7 @@ public struct ParallelDefinition<Base: SteppingWithoutNoise>: VelocityDefinition
     public static var isStateless: Bool { true }
     public static var batchStep: BatchStep? { BatchStep(name: "batch_step_no_noise", option: "without_noise") }
 
-    /// The parameters, as those of the scheduler that takes one step after the other.
+    /// The parameters of the sequential scheduler.
     public var base = Base()
 
     public var origin: ConfigurationOrigin {
@@ -51,7 +51,7 @@ public struct ParallelDefinition<Base: SteppingWithoutNoise>: VelocityDefinition
 
     // MARK: The plan
 
-    /// The options of the scheduler that takes one step after the other, and one more.
+    /// The options of the sequential scheduler, and one more.
     public struct Options: RunOptions {
         public var base = Base.Options()
         /// Whether a step leads ⌊T/n⌋ timesteps down, below timestep 0 to the clean sample, and leaves its noise out.

@@ -2,9 +2,9 @@
 
 /// A scheduler that compiles its configuration into a plan and runs the plan in a session.
 ///
-/// All schedulers of this library are of this kind. What one of them has to say is `plan(_:)`; the rest follows.
+/// All schedulers of this library conform. Each supplies `plan(_:)`; the rest follows.
 public protocol PlannedScheduler: Scheduler {
-    /// What other languages' classes are made from.
+    /// The description from which other languages' classes are made.
     static var schedulerDescription: JSONValue { get }
 
     /// Whether it computes the velocity that models of `vPrediction` are trained on.
@@ -13,7 +13,7 @@ public protocol PlannedScheduler: Scheduler {
     /// The convention for the noise levels of a ``TimestepRequest/sigmas(_:mu:)``.
     static var sigmaList: SigmaList { get }
 
-    /// Whether a requested number of steps counts the level after the last step, too: see ``SchedulerDefinition/countsEnd``.
+    /// Whether a requested number of steps also counts the level after the last step: see ``SchedulerDefinition/countsEnd``.
     static var countsEnd: Bool { get }
 
     /// Makes the scheduler of a configuration, which is validated.
@@ -24,7 +24,7 @@ public protocol PlannedScheduler: Scheduler {
     /// The run that `setTimesteps` planned; nil before.
     var session: SamplingSession? { get set }
 
-    /// n noise levels by their name, as a ``TimestepRequest/sigmas(_:mu:)`` of the scheduler's means them, noisiest first.
+    /// n noise levels by their name, in the convention of the scheduler's ``TimestepRequest/sigmas(_:mu:)``, noisiest first.
     ///
     /// - Throws: as ``SigmaSchedule/sigmas(count:of:)``.
     func sigmas(count: Int, of schedule: SigmaSchedule, mu: Double?) throws(SchedulerError) -> [Double]
@@ -37,7 +37,7 @@ public protocol PlannedScheduler: Scheduler {
     /// Compiles a plan with options by their names.
     func plan(_ request: TimestepRequest, optionValues: [String: JSONValue]) throws(SchedulerError) -> SamplingPlan
 
-    /// Compiles a plan on timesteps and noise levels of the caller's, with options by their names.
+    /// Compiles a plan on the caller's timesteps and noise levels, with options by their names.
     func plan(on grid: TimestepGrid, optionValues: [String: JSONValue]) throws(SchedulerError) -> SamplingPlan
 
     /// The row of an evaluation of the plan, for callers who keep diffusers' attributes: see ``SchedulerDefinition``.
@@ -53,7 +53,7 @@ public protocol PlannedScheduler: Scheduler {
     /// The noise level of a training timestep, for adding noise before there is a plan.
     func trainingLevel(atTimestep timestep: Double) throws(SchedulerError) -> NoiseLevel
 
-    /// The noise level that noise is added at: of the plan where there is one.
+    /// The level at which noise is added: of the plan if there is one.
     func level(atTimestep timestep: Double) throws(SchedulerError) -> NoiseLevel
 }
 
@@ -73,7 +73,7 @@ extension PlannedScheduler {
         return try plan(request)
     }
 
-    /// n noise levels by their name, in the scheduler's convention; where that has an end of its own, the last step leads to no noise.
+    /// n noise levels by their name, in the scheduler's convention; if that includes the end, the last step leads to no noise.
     ///
     /// ```swift
     /// try scheduler.setTimesteps(scheduler.request(20, .klOptimal))
@@ -137,7 +137,7 @@ extension PlannedScheduler {
         try setTimesteps(.count(count))
     }
 
-    /// Plans a run of that many steps and goes to its start; `mu` shifts flow sigmas where the configuration allows it.
+    /// Plans a run of `count` steps and goes to its start; `mu` shifts flow sigmas where the configuration allows it.
     public mutating func setTimesteps(_ count: Int, mu: Double?) throws(SchedulerError) {
         try setTimesteps(.count(count, mu: mu))
     }
@@ -167,7 +167,7 @@ extension PlannedScheduler {
     ///
     /// A run that hasn't begun may begin at any timestep of the plan. After that the steps come in their order.
     ///
-    /// - Returns: the session as it was if it was replaced, for the case that the step fails.
+    /// - Returns: the previous session if it was replaced, to be restored if the step fails.
     private mutating func select(timestep: Double) throws(SchedulerError) -> SamplingSession? {
         guard let session else { throw .timestepsNotSet }
         guard let expected = session.timestep else { throw .stepPastEnd(stepCount: session.plan.stepCount) }
@@ -186,7 +186,7 @@ extension PlannedScheduler {
         try stepInOrder(modelOutput: modelOutput, timestep: timestep, sample: &sample, noise: noise, batchSize: batchSize)
     }
 
-    /// Takes the step of the run that comes next.
+    /// Takes the run's next step.
     mutating func stepInOrder<Element: TensorElement>(
         modelOutput: Span<Element>, timestep: Double, sample: inout MutableSpan<Element>, noise: Span<Element>?, batchSize: Int
     ) throws(SchedulerError) {
@@ -236,7 +236,8 @@ extension PlannedScheduler {
 
     // MARK: Beside the steps
 
-    /// Scales the sample in place to the model's input at a timestep of the plan; most schedulers' models take the sample as it is.
+    /// Scales the sample in place to the model's input at a timestep of the plan; most schedulers' models take the sample
+    /// unchanged.
     ///
     /// - Throws: `timestepsNotSet`, and `unknownTimestep` for a timestep that isn't in the plan, where the input isn't the sample.
     public func scaleModelInput<Element: TensorElement>(
@@ -251,7 +252,7 @@ extension PlannedScheduler {
         }
     }
 
-    /// What the sample is multiplied with to become the model's input at a timestep of the plan.
+    /// The factor that makes a sample the model's input at a timestep of the plan.
     ///
     /// - Throws: `unknownTimestep` for a timestep that isn't in the plan, where not all inputs are the sample.
     public func inputScale(atTimestep timestep: Double) throws(SchedulerError) -> Double {

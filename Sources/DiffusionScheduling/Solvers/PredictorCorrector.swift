@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// A multistep solver that corrects each step by the model's output at its end, at no further call of the model.
+/// A multistep solver that corrects each step by the model's output at its end, without another call of the model.
 ///
 /// With the outputs m₀ of this step and m₁, m₂ … of those before, m being p, the predicted clean sample, or the predicted noise, a step
 /// takes
@@ -15,12 +15,12 @@ struct PredictorCorrector {
         var weights: [Double]
     }
 
-    /// The predictor of a step, and its corrector: what is known before the next output, and the weight of that one.
+    /// The predictor of a step, and its corrector: the part known before the next output, and the weight of that output.
     struct Step {
         var predictor: Update
         /// nil where the next output doesn't correct the step.
         var correction: (known: Update, newest: Double)?
-        /// c, of both.
+        /// c, the coefficient of the noise in both.
         var noise = 0.0
     }
 
@@ -38,7 +38,7 @@ struct PredictorCorrector {
     var ring: Int
     /// Whether diffusers draws noise at every step, even where it adds none.
     var isStochastic = false
-    /// The step at an index in a run that has taken that many steps before it.
+    /// The step at an index in a run that has taken `age` steps before it.
     var step: (_ index: Int, _ age: Int) -> Step
 
     /// The rows of a plan with `ring` slots of outputs and then one of U.
@@ -52,9 +52,9 @@ struct PredictorCorrector {
         }
     }
 
-    /// The row of a step in a run that has taken that many steps before it.
+    /// The row of a step in a run that has taken `age` steps before it.
     ///
-    /// - Parameter slot: that of mₖ, or for k = 0 the one that m₀ is stored in.
+    /// - Parameter slot: the slot of mₖ; for k = 0, the slot that m₀ is stored in.
     func row(at index: Int, age: Int, keeping kept: Kept, storesOutput: Bool = true, slot: (Int) -> Int) -> PlanRow {
         // The conversions of the clean sample and of the noise are DPM-Solver's.
         let converter = DPMSolver(
@@ -92,7 +92,7 @@ struct PredictorCorrector {
             drawCount: isStochastic ? 1 : nil)
     }
 
-    /// A step that needs no weights; nil: an exponential integrator's.
+    /// A step that needs no weights; nil if it needs an exponential integrator's.
     ///
     /// A step between equal levels has no corrector. A step to the level without noise gives the clean sample, and has none either.
     static func trivialStep(from s: NoiseLevel, to t: NoiseLevel, predictsCleanSample: Bool) -> Step? {

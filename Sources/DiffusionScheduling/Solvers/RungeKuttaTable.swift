@@ -24,7 +24,7 @@ public struct RungeKuttaTable: Sendable {
     /// The share of the step after which each evaluation is made.
     var nodes: [Double] { [0] + rows.dropLast().map { $0.reduce(0, +) } }
 
-    /// The weights that come to those before, from the first output on.
+    /// The weights of a stage less those of the stage before, from the first output on.
     func increments(ofStage stage: Int) -> [Double] {
         guard stage > 0 else { return rows[0] }
         return zip(rows[stage], rows[stage - 1] + [0]).map { $0 - $1 }

@@ -3,9 +3,10 @@
 /// SA-Solver: a stochastic Adams predictor and corrector for diffusion SDEs of any amount of noise (Xue et al. 2023,
 /// arXiv:2309.05019, algorithm 1).
 ///
-/// A step adds noise of the share θ = τ(t): none for 0, that of the usual SDE for 1. See `PredictorCorrector` for the form of the steps,
-/// and `ExponentialIntegrator` for the weights of the polynomial through the last outputs. Where it is the line through two clean samples,
-/// their difference counts half instead of its exact share, an O(h³) change for runs of few steps (diffusers' addition, after UniPC).
+/// A step adds noise of the share θ = τ(t): none for 0, as much as the usual SDE for 1. See `PredictorCorrector` for the form of
+/// the steps, and `ExponentialIntegrator` for the weights of the polynomial through the last outputs. If it is the line through two
+/// clean samples, their difference counts half instead of its exact share, an O(h³) change for runs of few steps (diffusers'
+/// addition, after UniPC).
 ///
 /// The class of that name in diffusers is the reference; docs/DIFFERENCES.md lists where this one differs.
 public typealias SASolverScheduler = DefinedScheduler<SASolverConfiguration>
@@ -26,9 +27,9 @@ public struct SASolverConfiguration: SchedulerDefinition, PredictionTypeConfigur
     public var betaEnd = 0.02
     public var betaSchedule = BetaSchedule.linear
     public var trainedBetas: [Double]?
-    /// 1 to 4: how many outputs a step extrapolates from.
+    /// The number of outputs that a step extrapolates from, 1 to 4.
     public var predictorOrder = 2
-    /// 1 to 4: how many outputs a step is corrected with, the one at its end included.
+    /// The number of outputs that a step is corrected with, 1 to 4, the one at its end included.
     public var correctorOrder = 2
     public var predictionType = PredictionType.epsilon
     /// θ at the training timesteps 0, 1 …; the last one also beyond. nil: 1 from 200 to 800, and 0 elsewhere.
@@ -107,7 +108,7 @@ public struct SASolverConfiguration: SchedulerDefinition, PredictionTypeConfigur
             rows: solver.rows(warmUp: warmUp))
     }
 
-    /// `last_sample` is U, in which the noise of the last step is.
+    /// `last_sample` is U, which includes the noise of the last step.
     public func attributeRow(at index: Int, age: Int, of plan: SamplingPlan) -> PlanRow {
         solver(on: plan.grid).row(at: index, age: age, keeping: .correction(slot: 0)) { max($0, 1) }
     }

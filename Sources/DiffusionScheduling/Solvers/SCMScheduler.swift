@@ -60,7 +60,7 @@ public struct SCMConfiguration: SchedulerDefinition {
 
     /// The options of a run of SCM. A request of timesteps reads neither.
     public struct Options: RunOptions {
-        /// The angle that a run begins at; nil: that of the request.
+        /// The angle that a run begins at; nil: the request's.
         public var maxTimesteps: Double? = 1.5708
         /// The angle between the steps of a run of two; nil: half of the greatest.
         public var intermediateTimesteps: Double? = 1.3
@@ -88,7 +88,7 @@ public struct SCMConfiguration: SchedulerDefinition {
         }
     }
 
-    /// Evenly spaced angles: the training has no table of its own.
+    /// Evenly spaced angles, in place of a training's table.
     public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule {
         let count = Double(numTrainTimesteps)
         return NoiseSchedule(
@@ -119,7 +119,7 @@ public struct SCMConfiguration: SchedulerDefinition {
         return NoiseLevel(signalRate: cosine(timestep), noiseRate: sigmaData * sine(timestep), process: .variancePreserving)
     }
 
-    /// |tan| of an angle, finite at π/2, which diffusers' first angle is a little above.
+    /// |tan| of an angle; finite at diffusers' first angle, which is a little above π/2.
     private func noiseToSignal(_ angle: Double) -> Double { abs(sine(angle) / cosine(angle)) }
 
     /// The angles that the steps lead between, as float32 numbers.

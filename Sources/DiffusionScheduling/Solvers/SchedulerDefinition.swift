@@ -2,24 +2,24 @@
 
 /// A scheduler, described once: its parameters, its options for a run, and the plan that they make.
 ///
-/// What a definition holds are the values of a `scheduler_config.json`; ``DefinedScheduler`` makes a scheduler of it. One file and one line
-/// in ``SchedulerCatalog`` are a new scheduler in every language:
+/// A definition holds the values of a `scheduler_config.json`; ``DefinedScheduler`` makes a scheduler of it. A new scheduler, in
+/// every language, is one file and one line in ``SchedulerCatalog``:
 ///
 /// ```swift
 /// public struct EulerDiscreteDefinition: SchedulerDefinition { … }
 /// public typealias EulerDiscreteScheduler = DefinedScheduler<EulerDiscreteDefinition>
 /// ```
 public protocol SchedulerDefinition: SchedulerConfiguration {
-    /// What a run may be told besides its steps: diffusers' arguments of `step` and `set_timesteps` that rows depend on.
+    /// The options of a run: diffusers' arguments of `step` and `set_timesteps` that rows depend on.
     associatedtype Options: RunOptions = NoRunOptions
 
     /// The noise levels of the training.
     func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule
 
-    /// The levels of a run that is asked for by its number of steps; nil: those of the configuration's other keys.
+    /// The levels of a run that is requested by its number of steps; nil: those of the configuration's other keys.
     var namedLevels: SigmaSchedule? { get }
 
-    /// n noise levels by their name, as the scheduler's requests mean them.
+    /// n noise levels by their name, in the convention of the scheduler's requests.
     func sigmas(
         count: Int, of schedule: SigmaSchedule, mu: Double?, noise: NoiseSchedule
     ) throws(SchedulerError) -> [Double]
@@ -31,9 +31,9 @@ public protocol SchedulerDefinition: SchedulerConfiguration {
         _ request: TimestepRequest, options: Options, noise: NoiseSchedule
     ) throws(SchedulerError) -> SamplingPlan
 
-    /// The row of the step at a training timestep in a run of so many steps, in or out of the plan.
+    /// The row of the step at a training timestep, in or out of the plan, in a run with the plan's number of steps.
     ///
-    /// Only schedulers have it whose steps depend on nothing but their arguments: those with ``isStateless``.
+    /// Only for schedulers whose steps depend on nothing but their arguments: those with ``isStateless``.
     func row(
         at timestep: Double, of plan: SamplingPlan, options: Options, noise: NoiseSchedule
     ) throws(SchedulerError) -> PlanRow
@@ -45,33 +45,33 @@ public protocol SchedulerDefinition: SchedulerConfiguration {
         at timestep: Double, after before: Double?, of plan: SamplingPlan, options: Options, noise: NoiseSchedule
     ) throws(SchedulerError) -> PlanRow
 
-    /// The attributes in which diffusers' object keeps between steps what later ones read.
+    /// The attributes in which diffusers' object keeps tensors for later steps.
     static var attributes: StepAttributes { get }
 
-    /// The row of an evaluation for callers who keep those attributes instead of the plan's slots.
+    /// The row of an evaluation for callers who keep diffusers' attributes instead of the plan's slots.
     ///
     /// The slots stand for ``attributes``: the first ones for the tensors, the others for the history, newest first. A store to the first
     /// slot of the history becomes its newest element; the others move back by one.
     func attributeRow(at index: Int, age: Int, of plan: SamplingPlan) -> PlanRow
 
-    /// Compiles a plan on timesteps and noise levels of the caller's, which are taken as they are.
+    /// Compiles a plan on the caller's timesteps and noise levels, unchanged.
     ///
     /// - Throws: `unsupportedOperation` for schedulers whose rows don't follow from noise levels alone.
     func plan(on grid: TimestepGrid, options: Options) throws(SchedulerError) -> SamplingPlan
 
-    /// diffusers' name of what a step gives besides the next sample.
+    /// diffusers' name of a step's second result.
     static var reportName: String { get }
 
     /// Whether diffusers' `step` returns the report beside the next sample; otherwise it is computed on request only.
     static var returnsReport: Bool { get }
 
-    /// The element type that diffusers' `step` gives the next sample where sample and model output differ in theirs.
+    /// The element type of the next sample in diffusers' `step` if sample and model output have different ones.
     static var resultType: ResultType { get }
 
     /// The element type of the noise that diffusers' `step` draws.
     static var noiseType: NoiseType { get }
 
-    /// diffusers' names of the updates that its step consists of, by their orders 1, 2 …, where its documentation offers them.
+    /// diffusers' names for the updates of orders 1, 2 … in its step, if its documentation offers them.
     static var updateNames: [String] { get }
 
     /// The element type of diffusers' timesteps; nil: whole numbers on the variance-preserving process, float32 numbers on others.
@@ -80,27 +80,28 @@ public protocol SchedulerDefinition: SchedulerConfiguration {
     /// The element type of diffusers' noise levels.
     static var sigmaType: SigmaElementType { get }
 
-    /// Whether diffusers' list of timesteps ends with the one that the last step leads to. A request's list does then, too.
+    /// Whether diffusers' list of timesteps ends with one more, the timestep that the last step leads to; a request's list then does,
+    /// too.
     static var listsEnd: Bool { get }
 
-    /// Whether a requested number of steps counts the level after the last step, too, so that a run has one step less, or fewer still where
-    /// levels coincide.
+    /// Whether a requested number of steps counts noise levels, including the one after the last step: a run then has one step
+    /// less, or fewer still if levels coincide.
     static var countsEnd: Bool { get }
 
-    /// The convention for a request's noise levels, that of diffusers' argument `sigmas`.
+    /// The convention for a request's noise levels: the one of diffusers' argument `sigmas`.
     static var sigmaList: SigmaList { get }
 
-    /// The Brownian motion over the noise levels that diffusers' steps take their noise from; nil where noise is independent. Rows of a
-    /// plan read independent noise of the same law.
+    /// The Brownian motion over the noise levels from which diffusers' steps take their noise; nil if noise is independent. Rows of a
+    /// plan read independent noise of the same distribution.
     static var brownianMotion: BrownianMotion? { get }
 
     /// Whether steps depend on nothing but their arguments, so that they may be taken at any training timestep in any order.
     static var isStateless: Bool { get }
 
-    /// diffusers' step of batch items at timesteps of their own; nil: it has none.
+    /// diffusers' method that steps each batch item at a separate timestep; nil: none.
     static var batchStep: BatchStep? { get }
 
-    /// diffusers' arguments of `step` for what its other classes hold; nil: it has none.
+    /// Arguments of diffusers' `step` for values that other classes hold themselves; nil: none.
     static var stepArguments: StepArguments? { get }
 
     /// The noise level of a training timestep.
@@ -110,16 +111,16 @@ public protocol SchedulerDefinition: SchedulerConfiguration {
     static var addsNoiseAtTrainingLevels: Bool { get }
 }
 
-/// The attributes in which diffusers' object of a class keeps between steps what later ones read.
+/// The attributes in which diffusers' object keeps tensors for later steps.
 public struct StepAttributes: Sendable, Equatable {
-    /// Those that hold a tensor each.
+    /// The attributes that hold one tensor each.
     public var tensors: [String]
-    /// The one that holds a list of tensors, the newest last.
+    /// The attribute with a list of tensors, the newest last.
     public var history: String?
-    /// The one that counts the steps of a run, as far as they matter.
+    /// The attribute that counts the steps of a run, as far as they matter.
     public var age: String?
-    /// The argument of diffusers' `step` for the timestep of the step before, where `step` takes ``tensors`` as arguments, too: its callers
-    /// keep them, of which the last one is the step's report. nil: the object keeps them.
+    /// The argument of diffusers' `step` for the timestep of the step before, if `step` also takes ``tensors`` as arguments: its
+    /// callers keep them, and the step's report becomes the last one. nil: the object keeps them.
     public var timestep: String?
 
     public init(tensors: [String] = [], history: String? = nil, age: String? = nil, timestep: String? = nil) {
@@ -137,11 +138,11 @@ public struct StepAttributes: Sendable, Equatable {
     }
 }
 
-/// A method of diffusers' that steps batch items at timesteps of their own.
+/// diffusers' method that steps each batch item at a separate timestep.
 public struct BatchStep: Sendable, Equatable {
     /// diffusers' name of the method.
     public var name: String
-    /// The option that makes a step one of the method's.
+    /// The option that selects the method's steps.
     public var option: String
 
     var json: JSONValue { ["name": .string(name), "option": .string(option)] }
@@ -165,13 +166,13 @@ public struct BrownianMotion: Sendable, Equatable {
     }
 }
 
-/// Arguments by which diffusers' `step` is handed what most of its classes hold or draw themselves.
+/// Arguments of diffusers' `step` for values that most classes hold or draw themselves.
 public struct StepArguments: Sendable, Equatable {
     /// The argument for the noise of the step.
     public var noise: String
-    /// The one for the place of the step in its run.
+    /// The argument for the step's index in the run.
     public var stepIndex: String
-    /// Those for the timesteps of the run, and for its noise levels.
+    /// The arguments for the timesteps of the run, and for its noise levels.
     public var timesteps: [String], sigmas: [String]
 
     var json: JSONValue {
@@ -186,15 +187,15 @@ public struct StepArguments: Sendable, Equatable {
 public enum SigmaList: Sendable {
     /// The levels that the steps begin at, noisiest first.
     case levels
-    /// These, and the one after the last step.
+    /// The levels that the steps begin at, and the one after the last step.
     case levelsAndEnd
-    /// The levels that the steps begin at, noisiest last: of runs that invert.
+    /// The levels that the steps begin at, noisiest last, for runs that invert.
     case ascendingLevels
     /// No levels, but places between two of them.
     case places
 }
 
-/// The element type of a next sample where sample and model output differ in theirs.
+/// The element type of the next sample if sample and model output have different ones.
 public enum ResultType: String, Sendable {
     /// The type that holds both.
     case promoted
@@ -202,7 +203,7 @@ public enum ResultType: String, Sendable {
     case modelOutput = "model_output"
     /// The sample's.
     case sample
-    /// The type of what the solver extrapolates: the model output's where that is the model output itself, else `promoted`.
+    /// The type of the quantity that the solver extrapolates: the model output's if it is the model output itself, else `promoted`.
     case converted
     /// The type that holds both and float32.
     case atLeastFloat32 = "at_least_float32"
@@ -253,7 +254,7 @@ extension SchedulerDefinition {
     public static var attributes: StepAttributes { StepAttributes() }
     public var namedLevels: SigmaSchedule? { nil }
 
-    /// The row of a plan whose slots, if it has any, are a ring of what the evaluations extrapolate.
+    /// The row of a plan whose slots, if any, are a ring of the quantities that the evaluations extrapolate.
     public func attributeRow(at index: Int, age: Int, of plan: SamplingPlan) -> PlanRow {
         let ring = plan.slotCount
         return plan.row(at: index, age: age).renumbering(reads: { (index - 1 - $0 + ring) % ring }, stores: { _ in 0 })
@@ -365,7 +366,7 @@ public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedSchedule
         return try configuration.plan(named(request), options: options, noise: noiseSchedule)
     }
 
-    /// The levels that the configuration names, where a number of steps is asked for.
+    /// The levels that the configuration names, if the request is a number of steps.
     func named(_ request: TimestepRequest) throws(SchedulerError) -> TimestepRequest {
         guard case .count(let count, let mu) = request, let schedule = configuration.namedLevels else { return request }
         return try self.request(count, schedule, mu: mu)
@@ -381,7 +382,7 @@ public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedSchedule
         try plan(request, options: Definition.Options(values: optionValues))
     }
 
-    /// Compiles a plan on timesteps and noise levels of one's own, which are taken as they are: nothing is shifted, spaced or rounded.
+    /// Compiles a plan on the caller's timesteps and noise levels, unchanged: nothing is shifted, spaced or rounded.
     ///
     /// - Throws: `invalidValue`; `unsupportedOperation` for schedulers whose rows don't follow from noise levels alone.
     /// - Complexity: O(n).
@@ -424,11 +425,11 @@ public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedSchedule
         let host = FloatingPointEnvironment.begin()
         defer { host.end() }
         try options.validate()
-        // In its place: copying a plan takes longer than the row.
+        // The session is read in place: copying a plan takes longer than making the row.
         return try configuration.row(at: timestep, of: session!.plan, options: options, noise: noiseSchedule)
     }
 
-    /// - Parameter optionValues: the options; with them the timestep of the step before, where callers keep the attributes.
+    /// - Parameter optionValues: the options, and the timestep of the step before if callers keep the attributes.
     public func row(at timestep: Double, optionValues: [String: JSONValue]) throws(SchedulerError) -> PlanRow {
         guard let name = Definition.attributes.timestep else {
             return try row(at: timestep, options: optionValues.isEmpty ? .init() : Definition.Options(values: optionValues))
@@ -445,7 +446,8 @@ public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedSchedule
     /// for the tensors among them.
     ///
     /// - Parameter before: the timestep of the step before; nil: the step is the first one, and reads no attributes.
-    /// - Throws: `unsupportedOperation` for schedulers whose callers don't; `timestepsNotSet`, `unknownTimestep`, `invalidValue`.
+    /// - Throws: `unsupportedOperation` if the scheduler keeps its attributes; `timestepsNotSet`, `unknownTimestep`,
+    ///   `invalidValue`.
     public func row(
         at timestep: Double, after before: Double?, options: Definition.Options = .init()
     ) throws(SchedulerError) -> PlanRow {
@@ -490,7 +492,7 @@ public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedSchedule
     /// but their arguments.
     ///
     /// - Parameters:
-    ///   - options: what this step is told.
+    ///   - options: the options of this step.
     ///   - noise: standard normal numbers, one for each element of the sample; only stochastic steps need them.
     ///   - batchSize: the number of batch items that the sample consists of; they matter for thresholding.
     /// - Throws: `unsupportedOperation` for other schedulers; `timestepsNotSet`, `unknownTimestep`, `invalidValue`, `wrongElementCount`,
@@ -505,7 +507,7 @@ public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedSchedule
         }
     }
 
-    /// Takes the step at a training timestep, and returns the next sample and what the step reports besides.
+    /// Takes the step at a training timestep, and returns the next sample and the step's report.
     public func step<Element: TensorElement>(
         modelOutput: [Element], timestep: Double, sample: [Element], options: Definition.Options, noise: [Element]? = nil,
         batchSize: Int = 1

@@ -1,33 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
 
 extension SchedulerDefinition {
-    /// What other languages' classes, signatures and documents are made from.
+    /// The description from which other languages' classes, signatures and documents are made.
     ///
     /// | member | |
     /// |---|---|
     /// | `class_name` | diffusers' name |
-    /// | `compatible_class_names` | whose configurations this one can be made from |
+    /// | `compatible_class_names` | the classes whose configurations this one can be made from |
     /// | `parameters` | in the order of diffusers' constructor: `key`, `type`, `default`, `words` where it is one of these, `summary`; \
     /// `override_name` where diffusers doesn't know the key |
-    /// | `options` | what a run may be told, likewise: `key`, `type`, `default`, `summary`; `timestep_offset` where diffusers' step \
-    /// takes its timestep plus this number for an option that is left out |
-    /// | `attributes` | what diffusers' object keeps between steps: `tensors`, `history`, `age`, `timestep`, see ``StepAttributes`` |
-    /// | `report` | diffusers' name of what a step gives besides the next sample |
+    /// | `options` | the options of a run, in the same form: `key`, `type`, `default`, `summary`; `timestep_offset` if \
+    /// diffusers' default is the step's timestep plus this number |
+    /// | `attributes` | the attributes of diffusers' object: `tensors`, `history`, `age`, `timestep`, see ``StepAttributes`` |
+    /// | `report` | diffusers' name of a step's second result |
     /// | `returns_report` | whether diffusers' `step` returns it |
-    /// | `result_type` | the next sample's element type where the others differ: see ``ResultType`` |
+    /// | `result_type` | the next sample's element type if sample and model output have different ones: see ``ResultType`` |
     /// | `noise_type` | the element type of the noise that diffusers draws: see ``NoiseType`` |
-    /// | `update_names` | diffusers' names of the updates that its step consists of, by their orders |
-    /// | `timestep_type` | the element type of diffusers' timesteps, null: int64 on the variance-preserving process, else float32 |
+    /// | `update_names` | diffusers' names for the updates of orders 1, 2 … in its step |
+    /// | `timestep_type` | the element type of diffusers' timesteps; null: int64 on the variance-preserving process, else float32 |
     /// | `sigma_type` | the element type of diffusers' noise levels: float32 or float64 |
-    /// | `lists_end` | whether diffusers' list of timesteps ends with the one that the last step leads to |
-    /// | `counts_end` | whether a requested number of steps counts the level after the last step, too |
-    /// | `brownian_motion` | the Brownian motion that diffusers' steps take their noise from, see ``BrownianMotion``; null: none |
+    /// | `lists_end` | whether diffusers' list of timesteps ends with one more, the timestep that the last step leads to |
+    /// | `counts_end` | whether a requested number of steps counts noise levels, including the one after the last step |
+    /// | `brownian_motion` | the Brownian motion from which diffusers' steps take their noise: see ``BrownianMotion``; null: none |
     /// | `is_stateless` | whether steps depend on nothing but their arguments |
-    /// | `batch_step` | diffusers' step of batch items at timesteps of their own, its `name` and the `option` that makes a step one of \
-    /// its; null where diffusers has none |
-    /// | `step_arguments` | diffusers' arguments of `step` for what its other classes hold or draw, see ``StepArguments``; null: none |
-    /// | `has_velocity` | whether it computes the velocity that models are trained on |
-    /// | `adds_noise_at_training_levels` | whether noise is added at training timesteps where there is a plan, too |
+    /// | `batch_step` | diffusers' method that steps each batch item at a separate timestep: its `name`, and the `option` \
+    /// that selects its steps; null: none |
+    /// | `step_arguments` | arguments of diffusers' `step` for values that other classes hold or draw: ``StepArguments``; \
+    /// null: none |
+    /// | `has_velocity` | whether the scheduler computes the velocity that models are trained on |
+    /// | `adds_noise_at_training_levels` | whether noise is added at training timesteps even if there is a plan |
     public static var schedulerDescription: JSONValue {
         [
             "class_name": .string(className),
@@ -55,7 +56,7 @@ extension SchedulerDefinition {
 }
 
 extension ConfigurationParameter {
-    /// - Parameter defaults: a configuration, or options, as they are by default.
+    /// - Parameter defaults: a configuration or options with their defaults.
     fileprivate func description(of defaults: Configuration) -> JSONValue {
         var members: [String: JSONValue] = [
             "key": .string(key), "type": .string(typeName), "default": write(defaults), "summary": .string(summary),

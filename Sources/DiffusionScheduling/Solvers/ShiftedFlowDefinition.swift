@@ -9,7 +9,7 @@ public protocol ShiftedFlowDefinition: FlowMatchDefinition, SigmaSpacingConfigur
     var maxShift: Double? { get set }
     var baseImageSeqLen: Int { get set }
     var maxImageSeqLen: Int { get set }
-    /// Levels that ascend from 0 to 1.
+    /// Whether levels ascend from 0 to 1.
     var invertSigmas: Bool { get set }
     /// The level that the last step begins at.
     var shiftTerminal: Double? { get set }
@@ -54,7 +54,8 @@ extension ShiftedFlowDefinition {
         }
     }
 
-    /// mu for a picture of so many tokens, on the line through the two that the model was trained for; nil without such a line.
+    /// mu for a picture of `imageSequenceLength` tokens, on the line through the two lengths that the model was trained for; nil
+    /// without such a line.
     public func mu(imageSequenceLength: Int) -> Double? {
         guard let baseShift, let maxShift, baseImageSeqLen != maxImageSeqLen else { return nil }
         let slope = (maxShift - baseShift) / (Double(maxImageSeqLen) - Double(baseImageSeqLen))
@@ -74,7 +75,7 @@ extension ShiftedFlowDefinition {
 
     /// The levels of a request: shifted, stretched, spaced anew between their ends, rounded to float32, in this order.
     ///
-    /// diffusers shifts the levels of a count twice: their ends, which are the training's, already are.
+    /// diffusers shifts the levels of a count twice: their ends, which are the training's, are already shifted.
     func grid(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> TimestepGrid {
         let count = Double(noise.count)
         let shift = try FlowShift(constant: shift, isDynamic: useDynamicShifting, type: timeShiftType, mu: request.mu)
@@ -101,7 +102,7 @@ extension ShiftedFlowDefinition {
         var sigmas = try spaced(levels).map { Float($0) }
         if invertSigmas { sigmas = sigmas.map { 1 - $0 } }
         if timesteps == nil || invertSigmas { timesteps = sigmas.map { $0 * Float(count) } }
-        // Above 1, where another scheduler's sigma_max came along, the same step is Euler's of the variance-exploding process.
+        // Levels above 1 come from another scheduler's sigma_max; there, the step is Euler's on the variance-exploding process.
         let explodes = spacing != .timesteps && (sigmaMax ?? 0) > 1
         // A float32 shift of 1 may be off by its rounding.
         if !explodes { sigmas = sigmas.map { min(max($0, 0), 1) } }
@@ -110,7 +111,7 @@ extension ShiftedFlowDefinition {
             process: explodes ? .varianceExploding : .flow)
     }
 
-    /// Levels as they were asked for, shifted; nothing but their number counts where the configuration has both ends.
+    /// The requested levels, shifted; only their number matters if the configuration has both ends.
     private func levels(_ custom: [Double], _ shift: FlowShift) throws(SchedulerError) -> [Double] {
         if spacing != .timesteps, sigmaMin != nil, sigmaMax != nil {
             try requireStepCount(custom.count)

@@ -53,7 +53,7 @@ extension ShiftedSNRConfiguration {
     private func shifted<Real: BinaryFloatingPoint>(_ betas: [Real]) -> [Real] {
         let scale = Real(snrShiftScale), rest = Real(1 - snrShiftScale)
         let shifted = NoiseSchedule.cumulativeProduct(betas).map { alpha -> Real in
-            // A level without noise stays that. With a great κ the denominator rounds to 0 there.
+            // A level without noise stays at 1: a great κ rounds the denominator to 0 there.
             let shifted = alpha / (scale + rest * alpha)
             return shifted <= 1 ? shifted : 1
         }
@@ -61,7 +61,7 @@ extension ShiftedSNRConfiguration {
         return NoiseSchedule.stretchedToZeroTerminalSNR(shifted) ?? shifted
     }
 
-    /// ᾱ where a step leads in a run of so many steps: ⌊T/n⌋ timesteps below, whatever the spacing.
+    /// ᾱ at the target of a step in a run of `stepCount` steps: ⌊T/n⌋ timesteps below, whatever the spacing.
     func alphaCumprod(below timestep: Double, stepCount: Int, noise: NoiseSchedule) throws(SchedulerError) -> Double {
         let next = timestep - Double(numTrainTimesteps / stepCount)
         return next >= 0 ? try noise.alphaCumprod(atTimestep: next) : finalAlphaCumprod(noise)

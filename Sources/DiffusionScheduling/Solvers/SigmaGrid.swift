@@ -18,7 +18,7 @@ extension SigmaGridConfiguration {
     ///   - usedCount: the training timesteps that may be used, from 0 on.
     ///   - final: the noise level after the last step. nil: the least training level, or the last level again if the levels
     ///     aren't those of timesteps.
-    ///   - spacing: how the levels are spread.
+    ///   - spacing: the spread of the levels.
     ///   - roundsTimesteps: whether timesteps of Karras levels are rounded rather than truncated.
     func denoisingGrid(
         _ request: TimestepRequest, noise: NoiseSchedule, usedCount: Int, final: FinalSigmasType?, spacing: SigmaSpacing,
@@ -142,7 +142,7 @@ extension SigmaGridConfiguration {
         return max(timestep, 0.5) / Double(noise.count)
     }
 
-    /// The model's timestep at a level of the caller's.
+    /// The model's timestep at a caller's level.
     func customTimestep(atSigma sigma: Double, noise: NoiseSchedule) -> Double {
         useFlowSigmas ? sigma * Double(noise.count) : roundedHalfToEven(noise.timestep(atSigma: sigma))
     }

@@ -5,8 +5,7 @@
 extension PlannedScheduler {
     /// Takes one step in place, with noise from a source.
     ///
-    /// A step draws as many tensors as diffusers' step draws from its generator, also where it doesn't use them, so that the source keeps
-    /// pace.
+    /// A step draws as many tensors as diffusers' step draws from its generator, even unused ones, so that the source keeps pace.
     public mutating func step(
         modelOutput: [Float], timestep: Double, sample: inout [Float], generator: inout some NormalSource, batchSize: Int = 1
     ) throws(SchedulerError) {
@@ -22,7 +21,7 @@ extension PlannedScheduler {
     /// The number of noise tensors that the step at a timestep draws.
     private func drawCount(atTimestep timestep: Double) throws(SchedulerError) -> Int {
         guard let session else { throw .timestepsNotSet }
-        // Steps that remember others draw by their age, which only the run tells.
+        // Steps with slots draw by their age, which only the run knows.
         if session.plan.slotCount == 0, let row = try? row(at: timestep, optionValues: [:]) { return row.drawCount }
         // Past the end, and at a timestep whose turn it isn't, the step fails.
         if session.timestep == timestep || session.hasBegun || session.timestep == nil {

@@ -72,11 +72,11 @@ public struct TCDConfiguration: TrainingTimestepDefinition, ZeroTerminalSNRConfi
 
     /// The options of a run of TCD.
     public struct Options: RunOptions {
-        /// At least as many as the steps; given, a run takes any timesteps rather than those of the distillation.
+        /// A number of at least the steps; if given, a run takes any timesteps rather than those of the distillation.
         public var originalInferenceSteps: Int?
         /// The share of the timesteps that is used, from the clean end, in (0, 1].
         public var strength = 1.0
-        /// η in [0, 1], the share of the way to timestep 0 that a step goes beyond its target, and noise takes it back.
+        /// η in [0, 1], the share of the way to timestep 0 that a step goes beyond its target; noise takes it back.
         public var eta = 0.3
 
         public init() {}

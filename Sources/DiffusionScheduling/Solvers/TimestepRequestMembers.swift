@@ -14,8 +14,8 @@ extension TimestepGrid {
     /// The grid of the member `levels`, one noise level more than the member `timesteps` has; nil without it.
     ///
     /// - Parameters:
-    ///   - members: both are taken from them.
-    ///   - process: that of the levels.
+    ///   - members: the arguments, from which both members are removed.
+    ///   - process: the process of the levels.
     package init?(takingFrom members: inout [String: JSONValue], process: () throws -> NoiseProcess) throws {
         guard let levels = try take("levels", as: [Double].self, from: &members) else { return nil }
         let timesteps = try take("timesteps", as: [Double].self, from: &members) ?? []
@@ -24,12 +24,12 @@ extension TimestepGrid {
 }
 
 extension TimestepRequest {
-    /// The request of diffusers' arguments of `set_timesteps`; what is left of the members are options of the run.
+    /// The request of diffusers' arguments of `set_timesteps`; the remaining members are options of the run.
     ///
     /// - Parameters:
     ///   - count: `num_inference_steps`; 0 where timesteps or noise levels are given.
-    ///   - members: `timesteps`, `sigmas`, `sigma_schedule` and `mu` are taken from them. null stands for a member that isn't there.
-    ///   - scheduler: the one whose noise levels a `sigma_schedule` names.
+    ///   - members: the arguments, from which `timesteps`, `sigmas`, `sigma_schedule` and `mu` are removed. null counts as absent.
+    ///   - scheduler: the scheduler whose noise levels a `sigma_schedule` names.
     /// - Throws: `invalidValue` for members of another kind, or that exclude one another.
     package init(
         count: Int, takingFrom members: inout [String: JSONValue], for scheduler: any PlannedScheduler

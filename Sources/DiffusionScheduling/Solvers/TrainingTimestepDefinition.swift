@@ -9,7 +9,7 @@ extension TrainingTimestepDefinition {
     public static var predictionTypes: [PredictionType] { [.epsilon, .sample, .vPrediction] }
     public static var addsNoiseAtTrainingLevels: Bool { true }
 
-    /// The tables. Steps are made of ᾱ, so a level may be without signal: its ς is that of ᾱ = 2⁻²⁴.
+    /// The tables. Steps are made of ᾱ, so a level may be without signal: its ς is computed from ᾱ = 2⁻²⁴.
     public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule { try NoiseSchedule(self, floorsSignal: true) }
 
     public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
@@ -91,7 +91,7 @@ extension TrainingTimestepDefinition where Self: TimestepSpacingConfiguration {
     }
 }
 
-/// The key that says what lies below timestep 0.
+/// The key for the level below timestep 0.
 public protocol FinalAlphaConfiguration: TrainingTimestepDefinition {
     /// Whether the level before timestep 0 is the clean sample, ᾱ = 1, rather than timestep 0 itself.
     var setAlphaToOne: Bool { get set }

@@ -7,9 +7,10 @@
 ///
 ///     x' = √ᾱ_u β/(1 − ᾱ_t) p + √α (1 − ᾱ_u)/(1 − ᾱ_t) x + σ z        σ² = max((1 − ᾱ_u)/(1 − ᾱ_t) β, 10⁻²⁰)
 ///
-/// Where the model has learned its range, the variance lies between that σ² and β (`NoiseFactor`). Between neighbouring timesteps β is that of the training's table. Every step draws noise, except the step from timestep 0. A step leads
-/// to the next timestep of the run, as karlo's pipelines make it; the option `prevTimestep` names another. Steps depend on nothing but
-/// their arguments and the run's timesteps, so they may be taken in any order.
+/// If the model has learned its range, the variance lies between that σ² and β (`NoiseFactor`). Between neighbouring timesteps, β
+/// comes from the training's table. Every step draws noise, except the step from timestep 0. A step leads to the next timestep of
+/// the run, as in karlo's pipelines; the option `prevTimestep` names another. Steps depend on nothing but their arguments and the
+/// run's timesteps, so they may be taken in any order.
 ///
 /// The class of that name in diffusers is the reference; docs/DIFFERENCES.md lists where this one differs.
 public typealias UnCLIPScheduler = DefinedScheduler<UnCLIPConfiguration>
@@ -39,7 +40,7 @@ public struct UnCLIPConfiguration: TrainingTimestepDefinition, ClippingConfigura
     public var trainedBetas: [Double]?
     /// Unused: the schedule has no ends.
     public var betaStart = 0.0
-    /// Unused, likewise.
+    /// Unused: the schedule has no ends.
     public var betaEnd = 0.0
 
     public var origin = ConfigurationOrigin()
@@ -123,7 +124,7 @@ public struct UnCLIPConfiguration: TrainingTimestepDefinition, ClippingConfigura
         }
         var nextSample = clipping == .none ? mean.replacing(.prediction, by: prediction) : mean, factor = NoiseFactor.none
         if timestep > 0, varianceType == .fixedSmallLog { nextSample.noise = max(variance, 1e-20).squareRoot() }
-        // A variance of 0 leaves no range: it is that of every place but 1.
+        // A variance of 0 leaves no range: every place but 1 has the variance 0.
         if timestep > 0, varianceType == .learnedRange, variance > 0 {
             (nextSample.noise, factor) = (1, .between(variance, greatest))
         }

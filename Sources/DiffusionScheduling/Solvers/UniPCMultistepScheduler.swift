@@ -173,7 +173,7 @@ public struct UniPCMultistepConfiguration: SchedulerDefinition, PredictionTypeCo
         }
     }
 
-    /// The step of a run that has taken that many before it.
+    /// The step at an index in a run that has taken `age` steps before it.
     private func step(at index: Int, age: Int, of levels: [NoiseLevel]) -> PredictorCorrector.Step {
         let s = levels[index], t = levels[index + 1], isLast = index + 2 == levels.count
         if let step = PredictorCorrector.trivialStep(from: s, to: t, predictsCleanSample: predictX0) { return step }
@@ -197,7 +197,7 @@ public struct UniPCMultistepConfiguration: SchedulerDefinition, PredictionTypeCo
     }
 }
 
-/// B(h) of UniPC; diffusers takes the names of other solvers' types for `bh2`.
+/// B(h) of UniPC; diffusers accepts other solvers' type names for `bh2`.
 public enum UniPCSolverType: String, ConfigurationKeyword {
     /// B(h) = h.
     case bh1

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// A scheduler on the variance-exploding process, sample = data + ς noise (Karras et al. 2022, arXiv:2206.00364): what Euler, Heun and
-/// their kin have in common.
+/// The common part of Euler, Heun and their kin: a scheduler on the variance-exploding process, sample = data + ς noise (Karras et
+/// al. 2022, arXiv:2206.00364).
 ///
-/// The model is asked with x/√(1 + ς²), as it was trained. A conforming definition says on which grid it runs and which rows it makes there.
+/// The model's input is x/√(1 + ς²), as in training. A conforming definition supplies the grid and the rows.
 public protocol VarianceExplodingDefinition: SchedulerDefinition, NoiseScheduleConfiguration, TimestepSpacingConfiguration {
     /// The timesteps and noise levels of a run.
     func grid(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> TimestepGrid
@@ -31,7 +31,7 @@ extension VarianceExplodingDefinition {
 
     /// The plan of rows that don't depend on the run's age.
     ///
-    /// - Parameter modelSigmas: the level that the model is asked at in each evaluation; nil: the grid's.
+    /// - Parameter modelSigmas: the model's level at each evaluation; nil: the grid's.
     func plan(
         on grid: TimestepGrid, modelSigmas: [Double]? = nil, clamp: PredictionClamp = .none, slotCount: Int = 0, steps: [Int] = [],
         rows: [PlanRow]
@@ -46,7 +46,7 @@ extension VarianceExplodingDefinition {
         on grid: TimestepGrid, modelSigmas: [Double]? = nil, clamp: PredictionClamp = .none, slotCount: Int, warmUp: Int,
         steps: [Int] = [], rows: [[PlanRow]]
     ) throws(SchedulerError) -> SamplingPlan {
-        // diffusers takes the noise of `leading` runs for that of a sample with data in it, in float32.
+        // The starting deviation of `leading` runs includes data of unit variance, in float32, as in diffusers.
         let greatest = Float(grid.sigmas.max() ?? 0)
         let initial = timestepSpacing == .leading ? (greatest * greatest + 1).squareRoot() : greatest
         return try SamplingPlan(
@@ -64,10 +64,10 @@ extension VarianceExplodingDefinition {
         }
     }
 
-    /// A timestep in the element type of diffusers'.
+    /// A timestep rounded to diffusers' element type.
     private static func rounded(_ timestep: Double) -> Double { timestepType == .float64 ? timestep : timestep.roundedToFloat32 }
 
-    /// The training timesteps and their noise levels that a request is for, without the level after the last step.
+    /// The training timesteps and noise levels of a request, without the level after the last step.
     func levels(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> (timesteps: [Double], sigmas: [Double])
     {
         guard case .sigmas(let sigmas, _) = request else {
@@ -150,7 +150,8 @@ struct VarianceExplodingSolver {
 
     /// p as a combination of x and e.
     ///
-    /// - Parameter factor: how much higher than ς the noise of x has been raised. Only epsilon takes it into account, as in diffusers.
+    /// - Parameter factor: the factor by which the noise of x has been raised above ς. Only epsilon takes it into account, as in
+    ///   diffusers.
     func prediction(at sigma: Double, raisedBy factor: Double = 1) -> Combination {
         switch predictionType {
         case .epsilon: Combination(sample: 1, modelOutput: -sigma * factor)
@@ -180,7 +181,7 @@ struct VarianceExplodingSolver {
 
     /// Euler's step x + (τ − ς) d from ς to τ, in the form (τ/ς) x + (1 − τ/ς) p where that cancels less.
     ///
-    /// A level without noise has no direction to leave it in: no step leads away from there.
+    /// A level without noise has no derivative, so no step leaves it.
     func step(from sigma: Double, to target: Double, raisedBy factor: Double = 1) -> Combination {
         if sigma == 0 { return Combination(.sample) }
         let target = target / factor, ratio = target / sigma
