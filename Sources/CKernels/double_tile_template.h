@@ -12,7 +12,7 @@
  * Every instruction set gives the same bits: widening is exact, and there is one rounding, to nearest even.
  */
 
-/* A vector of doubles; as many elements of the other types; and each with an element's alignment. */
+/* Vectors of doubles, and of the same number of floats and of halves; each also with an element's alignment. */
 typedef double DSK_TILE(vector) __attribute__((vector_size(DSK_VECTOR_BYTES), may_alias));
 typedef double DSK_TILE(loose_doubles) __attribute__((vector_size(DSK_VECTOR_BYTES), aligned(8), may_alias));
 typedef float DSK_TILE(floats) __attribute__((vector_size(DSK_VECTOR_BYTES / 2), may_alias));

@@ -7,7 +7,7 @@
  * Every instruction set gives the same bits: widening is exact, and there is one rounding, to nearest even.
  */
 
-/* A vector of floats, their bits, and as many halves; the halves also with an element's alignment. */
+/* Vectors of floats, of their bits, and of the same number of halves; halves also with an element's alignment. */
 typedef float DSK_TILE(vector) __attribute__((vector_size(DSK_VECTOR_BYTES), may_alias));
 typedef uint32_t DSK_TILE(mask) __attribute__((vector_size(DSK_VECTOR_BYTES)));
 typedef int32_t DSK_TILE(integers) __attribute__((vector_size(DSK_VECTOR_BYTES)));
@@ -62,7 +62,7 @@ INLINE HALVES DSK_TILE(round_to_float16)(VECTOR values) {
     VECTOR absolute = (VECTOR)magnitudes, half = (VECTOR)(zero + 0x3F000000); /* 1/2 */
     /* The addend is half a unit of the kept part, less one bit if that is even: it carries exactly if the kept part must grow. */
     MASK normal = (magnitudes - ((127 - 15) << 23) + 0xFFF + (magnitudes >> 13 & 1)) >> 13;
-    /* The unit in the last place of 1/2 is 2^-24, that of subnormal float16. */
+    /* The unit in the last place of 1/2 is 2^-24, as in subnormal float16. */
     MASK subnormal = (MASK)(absolute + half) - (MASK)half;
     MASK rounded = DSK_TILE(select)((MASK)(absolute < 0x1p-14f), subnormal, normal);
     rounded = DSK_TILE(select)((MASK)(absolute >= 0x1p16f), zero + 0x7C00, rounded);

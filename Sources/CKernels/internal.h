@@ -55,7 +55,7 @@ enum { DSK_LOOP_INPUTS = 6 };
 /* The bits of all inputs, in a set of terms. */
 #define DSK_ALL_INPUTS ((1u << DSK_INPUT_COUNT) - 1)
 
-/* An item as the loops run it. */
+/* An item in the form that the loops run. */
 typedef struct dsk_program {
     const dsk_item *item;
     const dsk_form *form;

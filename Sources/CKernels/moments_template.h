@@ -37,7 +37,7 @@ static inline __attribute__((always_inline)) DSK_TARGET void DSK_NAME(sum_typed)
     }
 }
 
-/* With a type known at compile time, the loop vectorises. */
+/* A type known at compile time lets the loop vectorise. */
 DSK_TARGET static void DSK_NAME(sum)(dsk_element_type type, const void *a, const void *b, size_t begin, size_t end, double pivot_a,
                                      double pivot_b, part_sums *sums) {
     switch (type) {

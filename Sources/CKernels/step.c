@@ -49,7 +49,7 @@ static const size_t most_element_bytes = (DSK_INPUT_COUNT + DSK_OUTPUT_COUNT) * 
 
 static bool is_type(dsk_element_type type) { return (unsigned)type <= DSK_BFLOAT16; }
 
-/* Checks what a clamp needs of an item. */
+/* Checks an item's threshold, or the workspace for finding it. */
 static dsk_status check_clamp(const dsk_item *item, bool for_thresholds) {
     if (item->row->row.clamp != DSK_CLAMP_THRESHOLD) return DSK_OK;
     /* NaN is allowed: dsk_find_thresholds gives it for an item with a NaN. */

@@ -99,7 +99,7 @@ typedef struct selection {
     size_t n_sample;
     bool has_sample;
     atomic_bool has_nan;
-    /* Of the last pass: */
+    /* The last pass: */
     int64_t low, high; /* the fences */
     atomic_size_t n_below_low, n_to_low, n_below_high, n_to_high;
     atomic_size_t n_candidates; /* all keys between the fences, even if the buffer was too small */

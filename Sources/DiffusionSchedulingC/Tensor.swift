@@ -45,7 +45,7 @@ extension ElementType {
     }
 }
 
-/// A checked tensor of the caller's.
+/// A checked tensor in the caller's memory.
 struct Tensor {
     /// For an empty tensor, an arbitrary address that is never read.
     let address: UnsafeMutableRawPointer
@@ -127,7 +127,7 @@ struct Tensor {
 
     private var byteCount: Int { elementCount &* elementType.size }
 
-    // MARK: Together with another one
+    // MARK: Checks against another tensor
 
     /// - Parameter isTwiceAllowed: whether the channel axis may be twice as long; only its first half counts.
     /// - Returns: whether the axis is twice as long.
@@ -242,7 +242,7 @@ extension StepTensors {
             if let unconditional { try check(output, against: unconditional) }
         }
 
-        /// With variances, the items of the model output and of an output have different sizes, so in place is impossible.
+        /// Items of a model output with variances differ in size from an output's items, so a step in place is impossible.
         @inline(__always)
         private func check(_ output: Tensor, against modelOutput: Tensor) throws {
             if isTwice {

@@ -32,7 +32,7 @@
  *
  *             p is rounded to its type before and after T.
  *             An item whose noise has a factor counts as float32 if all its tensors are halves. f is computed in float64, to a
- *             relative error of 2^-51 beside that of its argument, and f z is rounded to p's type.
+ *             relative error of 2^-51 in addition to its argument's, and f z is rounded to p's type.
  *             A zero coefficient means that the term is absent: its tensor isn't read, and an infinity in it doesn't become a NaN.
  *             An output that copies an input of the same type has the input's bits; if two outputs do, one may quiet NaNs.
  *             The result has the same bits on every instruction set, for any number of threads, in place or not, for coefficients
@@ -359,8 +359,8 @@ unsigned dsk_version(void);
 /*
  * Noise: standard normal numbers that match torch's and NumPy's for the same seeds.
  *
- * A generator is a struct of the caller's. Its fields are the whole state: copying it saves the state, assigning it restores the
- * state. A generator may be used by one thread at a time; different ones may be used at once. Nothing is allocated. The results
+ * A generator is a struct that the caller owns. Its fields are the whole state: copying it saves the state, assigning it restores
+ * the state. A generator may be used by one thread at a time; different ones may be used at once. Nothing is allocated. The results
  * have the same bits on every instruction set and for any number of threads.
  */
 

@@ -61,7 +61,7 @@ public struct SamplingPlan: Sendable, Equatable {
     public var warmUp: Int { storage.table.warmUp }
     /// The number of the step that each evaluation belongs to, from 0 on. A run may begin at the first evaluation of a step.
     public var steps: [Int] { storage.table.steps }
-    /// diffusers' name of what a step reports besides the next sample.
+    /// diffusers' name of a step's second result.
     public var reportName: String { storage.table.reportName }
     /// Whether the model output may hold a variance: in each batch item, after the prediction, as many numbers again. Rows with a
     /// ``PlanRow/noiseFactor`` read them, others ignore them.

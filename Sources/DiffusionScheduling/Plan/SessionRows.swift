@@ -30,7 +30,7 @@ extension SamplingSession {
         rows sessions: inout [SamplingSession?], modelOutput: Span<Output>, unconditional: Span<Output>? = nil,
         guidance: [Guidance?] = [], sample: inout MutableSpan<Element>, noise: Span<Element>? = nil, maximumThreads: Int = 0
     ) throws(SchedulerError) {
-        // Lent out of the array, since a session can't be changed inside of an optional without copying it.
+        // Sessions leave the array during the step: changing one inside an optional would copy it.
         let lent = UnsafeMutablePointer<SamplingSession>.allocate(capacity: max(sessions.count, 1))
         let rows = SessionRows(
             sessions.indices.map { row in

@@ -54,7 +54,7 @@ public enum BetaSchedule: String, CaseIterable, Sendable {
     /// - Complexity: O(1).
     static func squaredCosineBeta(_ j: Int, count: Int) -> Float { beta(j, ofSignal: squaredCosine, count: count) }
 
-    /// √ᾱ of the Laplace schedule at the time t in [0, 1], with λ = ln ᾱ/(1 − ᾱ). diffusers takes it for ᾱ.
+    /// √ᾱ of the Laplace schedule at the time t in [0, 1], with λ = ln ᾱ/(1 − ᾱ). diffusers uses it as ᾱ.
     private static func laplace(_ t: Double) -> Double {
         let magnitude = logarithm(1 - 2 * abs(0.5 - t) + 1e-6)
         let ratio = DiffusionScheduling.exponential(t > 0.5 ? 0.5 * magnitude : -0.5 * magnitude)

@@ -135,7 +135,7 @@ public enum SigmaSchedule: String, Sendable, CaseIterable {
         let linear = Double(n / 2), rest = Double(n) - linear, threshold = 0.025, i = Double(k)
         if k < n / 2 { return 1 - i * threshold / linear }
         guard n > 1 else { return 1 }
-        // The parabola that goes on with the line's slope and ends at 0.
+        // The parabola continues the line's slope and ends at 0.
         let excess = linear - threshold * Double(n), curvature = excess / (linear * rest * rest)
         let slope = threshold / linear - 2 * excess / (rest * rest)
         return 1 - (curvature * i * i + slope * i + curvature * linear * linear)

@@ -18,7 +18,7 @@ public struct DEISSolver: MultistepSolver {
 
     /// The outputs that a step combines.
     public enum Method: Sendable {
-        /// Outputs of the steps before, in a variable.
+        /// Outputs of the steps before, interpolated in a variable.
         case adamsBashforth(InterpolationVariable)
         /// Outputs of several evaluations in the step.
         case rungeKutta(RungeKuttaTable)

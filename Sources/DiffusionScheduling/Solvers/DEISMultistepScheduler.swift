@@ -52,11 +52,11 @@ public struct DEISMultistepConfiguration: MultistepDefinition, SigmaGridConfigur
     public var useDynamicShifting = false
     public var timeShiftType = TimeShiftType.exponential
     /// The noise level after the last step. nil, diffusers' way: the least level of the training where the levels are the
-    /// timesteps', and else the last level again, so that the last step does nothing. The original has no such key, so it is
+    /// timesteps', and else the last level again, so that the last step does nothing. diffusers has no such key, so it is
     /// `diffusion_scheduling_final_sigmas_type` in files and `final_sigmas_type` in overrides: a `final_sigmas_type` that came
     /// along from another scheduler's file means nothing to DEIS.
     public var finalSigmasType: FinalSigmasType?
-    /// The paper's method; nil, diffusers' way: polynomials in ln ρ. The original has no such key, so it is
+    /// The paper's method; nil, diffusers' way: polynomials in ln ρ. diffusers has no such key, so it is
     /// `diffusion_scheduling_method` in files and `method` in overrides.
     public var method: DEISMethod?
 

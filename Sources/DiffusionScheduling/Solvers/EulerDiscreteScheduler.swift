@@ -164,9 +164,9 @@ public enum EulerPredictionType: String, ConfigurationKeyword {
 
 /// The interpolation of noise levels between those of the training.
 public enum SigmaInterpolationType: String, ConfigurationKeyword {
-    /// Linearly, at the steps' timesteps.
+    /// Linear interpolation at the steps' timesteps.
     case linear
-    /// Evenly in ln ς over the whole training, whatever the timesteps.
+    /// Even spacing in ln ς over the whole training, whatever the timesteps.
     case logLinear = "log_linear"
 }
 

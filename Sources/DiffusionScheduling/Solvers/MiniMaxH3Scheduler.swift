@@ -9,9 +9,9 @@
 ///
 /// Times are float32 numbers, so 1 − t may differ from ς in its last bits.
 ///
-/// Levels are evenly spaced from 1 to 0, both included, and shifted (Esser et al. 2024, arXiv:2403.03206, equation 23). A request of n has n
-/// levels and therefore n − 1 steps, or fewer where float32 merges levels. Levels that a request names are taken as they are; the last one
-/// is 0. Noise is added at any time from 0 to 1, in or out of the plan.
+/// Levels are evenly spaced from 1 to 0, both included, and shifted (Esser et al. 2024, arXiv:2403.03206, equation 23). A request
+/// of n has n levels and therefore n − 1 steps, or fewer where float32 merges levels. Levels that a request names are used
+/// unchanged; the last one is 0. Noise is added at any time from 0 to 1, in or out of the plan.
 ///
 /// The class of that name in diffusers is the reference; docs/DIFFERENCES.md lists where this one differs.
 public typealias MiniMaxH3Scheduler = DefinedScheduler<MiniMaxH3Configuration>

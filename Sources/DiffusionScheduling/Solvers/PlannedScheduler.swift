@@ -263,8 +263,8 @@ extension PlannedScheduler {
 
     /// Adds noise: x = A data + S noise, in place, with the rates A and S of each batch item's timestep.
     ///
-    /// With a plan the timesteps are the plan's, and a timestep that occurs twice means the step that comes next if that one
-    /// has it; before `setTimesteps` they are those of the training.
+    /// The timesteps are the plan's; one that occurs twice means the next step if that step has it. Before `setTimesteps` they are
+    /// the training's.
     ///
     /// - Throws: `unknownTimestep`, `wrongElementCount`.
     public func addNoise<Element: TensorElement>(

@@ -217,7 +217,7 @@ public enum NoiseType: String, Sendable {
     case sample
     /// The type that holds both.
     case promoted
-    /// The type that holds the model output's and float32.
+    /// The type that holds the model output's type and float32.
     case atLeastFloat32 = "at_least_float32"
     case float32
 }

@@ -108,7 +108,7 @@ extension SigmaGridConfiguration {
                 sigmas.append(sigmas[count - 1])
             }
         }
-        // No step can start from a level without noise, as beta_start 0 makes; the floor is that of 1 − ᾱ, 2⁻²⁴.
+        // No step can start from a level without noise, which beta_start 0 gives; the floor is 2⁻¹², from 1 − ᾱ = 2⁻²⁴.
         sigmas = sigmas.map { $0 == 0 ? 0x1p-12 : $0 }
         return TimestepGrid(timesteps: timesteps, sigmas: sigmas, process: useFlowSigmas ? .flow : .variancePreserving)
     }

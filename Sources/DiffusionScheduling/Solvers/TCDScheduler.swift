@@ -72,7 +72,7 @@ public struct TCDConfiguration: TrainingTimestepDefinition, ZeroTerminalSNRConfi
 
     /// The options of a run of TCD.
     public struct Options: RunOptions {
-        /// A number of at least the steps; if given, a run takes any timesteps rather than those of the distillation.
+        /// At least the number of steps; if given, a run takes any timesteps rather than those of the distillation.
         public var originalInferenceSteps: Int?
         /// The share of the timesteps that is used, from the clean end, in (0, 1].
         public var strength = 1.0
