@@ -33,7 +33,7 @@ static dsk_isa best_isa(void) { return DSK_ISA_BASELINE; }
 static bool is_faster_narrow(dsk_kernel_kind kind) { return (void)kind, false; }
 #endif
 
-/* -1: not asked yet. Relaxed is enough: whoever sees an old value asks the processor again and gets the same answer. */
+/* -1: not known yet. Relaxed is enough: a thread that sees the old value asks the processor again and gets the same answer. */
 static _Atomic int chosen_isa = -1;
 
 dsk_isa dsk_chosen_isa(void) {

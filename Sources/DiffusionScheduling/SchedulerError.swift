@@ -38,7 +38,7 @@ public enum SchedulerError: Error, Sendable, Equatable {
     case unsupportedOperation(String, className: String)
     /// The kernels refused a call, which is a fault of this library.
     case kernelFailure(reason: String)
-    /// The error of one row, in a step of many.
+    /// The error of one row in a step of many sessions.
     indirect case row(Int, SchedulerError)
 }
 

@@ -285,7 +285,7 @@ ds_status ds_scheduler_sampler_names(ds_scheduler scheduler, char *buffer, size_
 /* The configuration's keys that have no effect on this scheduler, sorted, as a JSON array of strings. */
 ds_status ds_scheduler_unused_keys(ds_scheduler scheduler, char *buffer, size_t capacity, size_t *length);
 
-/* The configuration's keys that nobody has set, as a JSON array of strings: diffusers' "_use_default_values". */
+/* The configuration's keys that haven't been set, as a JSON array of strings: diffusers' "_use_default_values". */
 ds_status ds_scheduler_defaulted_keys(ds_scheduler scheduler, char *buffer, size_t capacity, size_t *length);
 
 /* T, the number of timesteps that the model was trained with; len(scheduler) in diffusers. */
@@ -777,7 +777,7 @@ typedef enum ds_noise_kind {
 /*
  * ds_noise_create makes a noise source.
  *
- * seed  torch's manual_seed: any number, of which torch's CPU generator uses the low 32 bits; NumPy's seed: below 2^32
+ * seed  torch's manual_seed: any number (torch's CPU generator uses the low 32 bits); NumPy's seed: below 2^32
  *
  * Errors: DS_NULL_POINTER, DS_INVALID_VALUE, DS_TOO_MANY_HANDLES.
  */

@@ -48,7 +48,7 @@ extension SchedulerConfiguration {
         return origin.otherKeys.keys.filter { !$0.hasPrefix("_") && !effective.contains($0) }.sorted()
     }
 
-    /// The parameters that nobody has set, in their order: diffusers' `_use_default_values`.
+    /// The parameters that haven't been set, in their order: diffusers' `_use_default_values`.
     public var defaultedKeys: [String] {
         Self.parameters.filter { $0.overrideName == nil && origin.givenValues[$0.key] == nil }.map(\.key)
     }

@@ -87,8 +87,8 @@ extension Kernels {
     }
 }
 
-/// The core refuses addresses that are NULL or misaligned and counts beyond the address space, none of which a span can have, and
-/// generators that the noise sources don't make.
+/// The core refuses NULL or misaligned addresses and counts beyond the address space, which no span has, and generators that the
+/// noise sources don't make.
 private func mustSucceed(_ status: dsk_status) {
     precondition(status == DSK_OK, String(cString: dsk_status_message(status)))
 }

@@ -26,7 +26,7 @@ public enum SigmaSchedule: String, Sendable, CaseIterable {
     case laplace
     /// tan((1 − u) arctan P + u arctan Q): optimal for normally distributed data (Sabour et al. 2024, arXiv:2404.14507, theorem 3.1).
     case klOptimal = "kl_optimal"
-    /// A half of the steps goes down by 1/40 of P in equal parts, the others along a parabola to 0 (Mochi 1, as in ComfyUI).
+    /// Half of the steps descend by 1/40 of P in equal parts, the others along a parabola to 0 (Mochi 1, as in ComfyUI).
     case linearQuadratic = "linear_quadratic"
     /// P times two arctangents of the step's number, from 1 to ½ and from there to 0 (RES4LYF).
     case bongTangent = "bong_tangent"

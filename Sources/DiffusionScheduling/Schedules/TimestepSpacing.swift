@@ -12,7 +12,7 @@ public enum TimestepSpacing: String, CaseIterable, Sendable {
     /// The timesteps of the multistep schedulers, noisiest first.
     ///
     /// - Parameters:
-    ///   - count: n, the steps asked for, at least 1.
+    ///   - count: n, the requested steps, at least 1.
     ///   - trainingCount: T, for the stride of `trailing`.
     ///   - usedCount: L ≤ T, the training timesteps that may be used, from 0 on.
     ///   - offset: added where the spacing is `leading`.

@@ -3,8 +3,8 @@
 /// DPM-Solver++ of order 2 for the stochastic equation, on the variance-exploding process: the midpoint method in ln ς with ancestral noise
 /// at both of its stages (k-diffusion's `sample_dpmpp_sde`, after Lu et al. 2022, arXiv:2211.01095, algorithm 1).
 ///
-/// A step from ς to τ goes to the level m in the middle with the clean sample p that is predicted at ς, and from x all the way with the one
-/// that is predicted at m. W(ς, τ) is the increment of a Brownian motion over the levels, divided by its deviation. With r = τ/ς,
+/// A step from ς to τ first goes to the level m in the middle with the clean sample p predicted at ς, then from x all the way with
+/// the p predicted at m. W(ς, τ) is the increment of a Brownian motion over the levels, divided by its deviation. With r = τ/ς,
 ///
 ///     m = √(ς τ)        x̃  = r x + (1 − r) p(x, ς) + s_noise m √(1 − r) W(ς, m)
 ///                       x' = r² x + (1 − r²) p(x̃, m) + s_noise τ √(1 − r²) W(ς, τ)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// A multistep scheduler for EDM models: DPM-Solver++ on the variance-exploding process, whose outputs are the preconditioned ones.
+/// A multistep scheduler for EDM models: DPM-Solver++ on the variance-exploding process, with preconditioned outputs.
 public protocol EDMMultistepDefinition: EDMDefinition, MultistepDefinition {
     /// The number of model outputs that a step combines.
     var solverOrder: Int { get set }

@@ -97,7 +97,7 @@ extension HeliosConfiguration {
 
 /// The solver of a Helios run.
 public enum HeliosSchedulerType: String, ConfigurationKeyword {
-    /// UniPC: a predictor, and a corrector at no further call of the model.
+    /// UniPC: a predictor, and a corrector without another call of the model.
     case unipc
     /// Euler's method.
     case euler

@@ -3,7 +3,7 @@
 /// DPM-Solver-2 on the variance-exploding process: the midpoint method in ln ς (Lu et al. 2022, arXiv:2206.00927, algorithm 1;
 /// k-diffusion's `sample_dpm_2`, without the churn of Karras et al. 2022, arXiv:2206.00364, algorithm 2).
 ///
-/// A step from ς to τ goes to the level m in the middle with the derivative d at ς, and from x all the way with the one at m:
+/// A step from ς to τ first goes to the level m in the middle with the derivative d at ς, then from x all the way with the d at m:
 ///
 ///     m = √(ς τ)        x̃ = x + (m − ς) d(x, ς)        x' = x + (τ − ς) d(x̃, m)
 ///

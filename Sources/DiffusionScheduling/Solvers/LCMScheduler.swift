@@ -30,7 +30,7 @@ public struct LCMConfiguration:
     public var betaEnd = 0.012
     public var betaSchedule = BetaSchedule.scaledLinear
     public var trainedBetas: [Double]?
-    /// The number of timesteps that the model was distilled at, of which a run takes some.
+    /// The number of timesteps that the model was distilled at; a run takes some of them.
     public var originalInferenceSteps = 50
     public var clipSample = false
     public var clipSampleRange = 1.0
@@ -149,7 +149,7 @@ public struct LCMConfiguration:
             try require("strength", options.strength, "at least 1/\(timesteps.count), so that a timestep is left", used > 0)
             return timesteps.suffix(used)
         }
-        // Every ⌊T/o⌋th timestep from the clean end, of which the run takes `count` from the noisy end, evenly spread.
+        // Every ⌊T/o⌋th timestep from the clean end; the run takes `count` of them from the noisy end, evenly spread.
         let skip = numTrainTimesteps / original, used = Int(Double(original) * options.strength)
         try require(
             "number of steps", count, "from 1 to original_inference_steps * strength, rounded down: \(used)",

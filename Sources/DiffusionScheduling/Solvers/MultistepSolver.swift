@@ -95,7 +95,7 @@ extension MultistepSolver {
 extension MultistepUpdate {
     /// The update with m₀ replaced by its combination of x, e and p.
     ///
-    /// - Parameter ring: the slots of a ring, of which evaluation `index` stores m₀ in slot `index` mod `ring`.
+    /// - Parameter ring: the number of slots of a ring; evaluation `index` stores m₀ in slot `index` mod `ring`.
     func combination(converting conversion: Combination, at index: Int, ring: Int) -> Combination {
         let newest = outputs.first ?? 0
         var combination = Combination(

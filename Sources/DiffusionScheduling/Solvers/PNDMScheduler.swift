@@ -170,7 +170,7 @@ struct PNDMSolver {
 
     // MARK: Timesteps
 
-    /// The timesteps of a run without PRK, of which the second is taken twice, and the step of each.
+    /// The timesteps of a run without PRK, the second one twice, and the step of each.
     static func multistepRun(_ chosen: [Double]) -> (timesteps: [Int], steps: [Int]) {
         var timesteps = chosen.map { Int($0) }
         if timesteps.count > 1 { timesteps.insert(timesteps[1], at: 1) }

@@ -24,7 +24,7 @@ struct PredictorCorrector {
         var noise = 0.0
     }
 
-    /// The tensor that the next step is corrected with: U, or x_c, from which U follows with the outputs where there is no noise.
+    /// The tensor kept for the next step's correction: U; or x_c, from which U follows with the outputs if there is no noise.
     enum Kept {
         case correction(slot: Int)
         case correctedSample(slot: Int)

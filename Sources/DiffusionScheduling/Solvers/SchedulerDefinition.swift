@@ -80,8 +80,8 @@ public protocol SchedulerDefinition: SchedulerConfiguration {
     /// The element type of diffusers' noise levels.
     static var sigmaType: SigmaElementType { get }
 
-    /// Whether diffusers' list of timesteps ends with one more, the timestep that the last step leads to; a request's list then does,
-    /// too.
+    /// Whether diffusers' list of timesteps ends with one more, the timestep that the last step leads to; a request's list then
+    /// does, too.
     static var listsEnd: Bool { get }
 
     /// Whether a requested number of steps counts noise levels, including the one after the last step: a run then has one step

@@ -25,7 +25,7 @@ public struct TCDConfiguration: TrainingTimestepDefinition, ZeroTerminalSNRConfi
     public var betaEnd = 0.012
     public var betaSchedule = BetaSchedule.scaledLinear
     public var trainedBetas: [Double]?
-    /// The number of timesteps that the model was distilled at, of which a run takes some.
+    /// The number of timesteps that the model was distilled at; a run takes some of them.
     public var originalInferenceSteps = 50
     /// Unused, and so are the keys below that say so: nothing is clamped, and no step leads below timestep 0.
     public var clipSample = false
@@ -137,7 +137,7 @@ public struct TCDConfiguration: TrainingTimestepDefinition, ZeroTerminalSNRConfi
             return (timesteps.suffix(used), timesteps.count)
         }
         guard case .count(let count, _) = request else { return ([], 0) }
-        // Every timestep, or every ⌊T/o⌋th, from the clean end, of which the run takes `count` from the noisy end, evenly spread.
+        // Every timestep, or every ⌊T/o⌋th, from the clean end; the run takes `count` of them from the noisy end, evenly spread.
         let isFree = options.originalInferenceSteps != nil, skip = isFree ? 1 : trained / original
         let used = Int(Double(isFree ? trained : original) * options.strength), most = min(used, original)
         try require(

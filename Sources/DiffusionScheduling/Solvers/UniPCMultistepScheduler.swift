@@ -2,7 +2,7 @@
 
 /// UniPC: a unified predictor and corrector, the scheduler of Wan and Cosmos (Zhao et al. 2023, arXiv:2302.04867, algorithms 1 to 4).
 ///
-/// The output at a level corrects the step that led there, at no further call of the model. With the outputs m₀ of this step and
+/// The output at a level corrects the step that led there, without another call of the model. With the outputs m₀ of this step and
 /// m₁, m₂ … of those before, a step from ς to τ is
 ///
 ///     m₀  = p, the predicted clean sample, or the predicted noise
