@@ -55,7 +55,7 @@ extension SchedulerConfiguration {
 
     // MARK: Reading
 
-    /// Reads a file, or `scheduler_config.json` in a folder or in a folder's subfolder, as diffusers' `from_pretrained`.
+    /// Reads a file, or `scheduler_config.json` in a folder or in a folder's subfolder, like diffusers' `from_pretrained`.
     ///
     /// - Throws: `inaccessibleFile`, `malformedJSON`, `invalidValue`, `conflictingKeys`.
     public init(
@@ -74,7 +74,7 @@ extension SchedulerConfiguration {
         try self.init(json: Array(text.utf8), overrides: overrides)
     }
 
-    /// Makes the configuration from another scheduler's, as diffusers' `from_config`.
+    /// Makes the configuration from another scheduler's, like diffusers' `from_config`.
     ///
     /// Keys that were given a value there and are parameters here apply here; other keys are kept for the way back. A key that
     /// merely has its default there gets this scheduler's default here.

@@ -102,14 +102,14 @@ extension PlannedScheduler {
         throw .unsupportedOperation("row over attributes", className: Configuration.className)
     }
 
-    /// Reads the configuration from a file or a folder, as diffusers' `from_pretrained`.
+    /// Reads the configuration from a file or a folder, like diffusers' `from_pretrained`.
     public init(
         contentsOf path: String, subfolder: String? = nil, overrides: [String: JSONValue] = [:]
     ) throws(SchedulerError) {
         try self.init(Configuration(contentsOf: path, subfolder: subfolder, overrides: overrides))
     }
 
-    /// Makes the scheduler from another one's configuration, as diffusers' `from_config`.
+    /// Makes the scheduler from another one's configuration, like diffusers' `from_config`.
     public init(
         from other: some SchedulerConfiguration, overrides: [String: JSONValue] = [:]
     ) throws(SchedulerError) {
