@@ -10,7 +10,7 @@
  * record and replaces the number by `next`. Record 0 is that of free places of a batch: its step leaves the sample as it is, and leads to
  * itself, as does the last step of every run.
  *
- * Order   Record 0, then evaluation by evaluation those of its ages 0 to min(evaluation, warm_up): see ds_device_record. A run begins
+ * Order   Record 0, then evaluation by evaluation those of its ages 0 to min(evaluation, warm_up): see DS_DEVICE_RECORD. A run begins
  *         at the age 0, at any evaluation where the plan lets runs begin.
  * Joined  Tables of several plans may follow one another in one buffer, so that a batch holds requests of all of them. Each is made with
  *         the number of records before it. Every run ends at the first table's record 0.
@@ -26,7 +26,7 @@
 #ifndef DS_DEVICE_TABLE_H
 #define DS_DEVICE_TABLE_H
 
-#ifdef __OPENCL_VERSION__
+#ifdef __OPENCL_C_VERSION__
 typedef int ds_device_int;
 #ifdef cl_khr_fp64
 typedef double ds_device_double;
@@ -35,8 +35,12 @@ typedef double ds_device_double;
 typedef ulong ds_device_double;
 #endif
 #else
+#ifdef __CUDACC_RTC__ /* has no headers */
+typedef int ds_device_int;
+#else
 #include <stdint.h>
 typedef int32_t ds_device_int;
+#endif
 typedef double ds_device_double;
 #endif
 
