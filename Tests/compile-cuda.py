@@ -4,9 +4,9 @@
 
     python3 Tests/compile-cuda.py LIBRARY
 
-LIBRARY is the path of libnvrtc.so. The text compiles without a message for compute capabilities 7.5 and 9.0, with every element type,
-mixed types, and both kinds of sums. Its PTX calls no function and keeps no array in local memory. Steps read and write vectors. With
-float32 sums nothing is computed in float64. Prints a line for each compilation, and fails at the first fault.
+LIBRARY is the path of libnvrtc.so. The text compiles without a message for compute capabilities 7.5 and 9.0, with every element
+type, mixed types, and both kinds of sums. Its PTX calls no function and keeps no array in local memory. A step reads and writes
+vectors. With float32 sums nothing is computed in float64. Prints a line for each compilation, and fails at the first fault.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ from pathlib import Path
 
 SOURCES = Path(__file__).resolve().parent.parent / "Sources" / "DeviceKernels"
 NAMES = ("float32", "float64", "float16", "bfloat16")
-# Types of samples and model outputs, and more macros: with sums in float32 and in float64, but float64 tensors with the latter only.
+# Types of samples and model outputs, and more macros: with both kinds of sums, but float64 tensors with those in float64 only.
 TYPES = [
     (0, 0, ""),
     (2, 2, ""),
