@@ -16,7 +16,7 @@ ONNX = onnx==1.23.2
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 
-.PHONY: help deps variant-deps install-tool install-library format check-format check-docs check-folders demo server engine check-engine train tool check-tool check test sanitize variants coverage fuzz lib install genai python python-test check-wheel conformance ray rust bench bench-compare goldens clean
+.PHONY: help deps variant-deps install-tool install-library format check-format check-docs check-folders demo server engine check-engine train tool check-tool check test sanitize variants coverage fuzz lib install genai python python-test check-wheel conformance ray rust opencl bench bench-compare goldens clean
 
 help:
 	@echo "make demo     sample handwritten digits, draw and measure; pictures in out/demo"
@@ -40,6 +40,7 @@ help:
 	@echo "make check-wheel  install the wheel into a bare environment, and use it from Python and C"
 	@echo "make conformance  compare the Python classes with diffusers; report in out/conformance (downloads torch)"
 	@echo "make rust     build, lint, test and document the Rust crates, and sample with them"
+	@echo "make opencl   test the kernels for devices with OpenCL on the processor, and compile them as CUDA; run Examples/OpenCL"
 	@echo "make ray      serve requests with Ray actors, kill two, and check each picture; ARGUMENTS=--help lists options"
 	@echo "make bench    measure steps and plans against bare loops: table, out/bench.json"
 	@echo "make bench-compare   measure against diffusers, torch.compile and NumPy; charts in out/bench (downloads torch)"
@@ -48,7 +49,7 @@ help:
 
 # Targets that make Python environments. Debian and Ubuntu package the module for environments separately; other Pythons include it.
 VENV_PACKAGE = $(shell python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv)
-check genai python python-test check-wheel conformance ray bench-compare goldens format check-format engine check-engine train: PACKAGES += $(VENV_PACKAGE)
+check genai python python-test check-wheel conformance ray bench-compare goldens format check-format engine check-engine train opencl: PACKAGES += $(VENV_PACKAGE)
 
 # Installs missing packages, and asks for rights only to install one.
 deps:
@@ -141,6 +142,8 @@ fuzz: deps
 	SWIFT=$(SWIFT) fuzz/run.sh $(SECONDS) $(TARGETS)
 
 HEADER = Sources/CDiffusionScheduling/include/diffusion_scheduling.h
+# What engines need to compile the kernels for devices themselves.
+DEVICE_HEADERS = Sources/DeviceKernels/include/device_table.h Sources/DeviceKernels/device_kernels.h
 LIBRARY = libdiffusion_scheduling.so
 STATIC_LIBRARY = libdiffusion_scheduling.a
 VERSION = $(shell awk '/define DS_VERSION_(MAJOR|MINOR|PATCH)/ { v = v dot $$3; dot = "." } END { print v }' $(HEADER))
@@ -156,7 +159,7 @@ lib: deps
 		-Xswiftc -static-stdlib -Xswiftc -use-ld=lld -Xlinker --version-script=$(CURDIR)/out/lib/exports \
 		-Xlinker -soname=$(SONAME) -Xlinker --gc-sections -Xlinker -z -Xlinker nodelete -Xlinker -s \
 		-Xlinker $(CURDIR)/out/lib/glibc.o -Xlinker --wrap=hypot -Xlinker --wrap=hypotf
-	install -m 644 $(HEADER) out/include
+	install -m 644 $(HEADER) $(DEVICE_HEADERS) out/include
 	install -m 755 .build-lib/release/libDiffusionSchedulingC.so out/lib/$(LIBRARY).$(VERSION)
 	@rm out/lib/exports out/lib/glibc.o
 	SWIFT=$(SWIFT) packaging/static-library.sh .build-lib/release/DiffusionSchedulingC.product/Objects.LinkFileList $(HEADER) \
@@ -188,7 +191,7 @@ install-tool:
 
 install-library:
 	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(LIBDIR)
-	install -m 644 out/include/diffusion_scheduling.h $(DESTDIR)$(PREFIX)/include
+	install -m 644 $(addprefix out/include/,$(notdir $(HEADER) $(DEVICE_HEADERS))) $(DESTDIR)$(PREFIX)/include
 	install -m 755 out/lib/$(LIBRARY).$(VERSION) $(DESTDIR)$(LIBDIR)
 	install -m 644 out/lib/$(STATIC_LIBRARY) $(DESTDIR)$(LIBDIR)
 	ln -sf $(LIBRARY).$(VERSION) $(DESTDIR)$(LIBDIR)/$(SONAME)
@@ -209,7 +212,8 @@ PYTHON_PACKAGE = bindings/python/diffusion_scheduling
 python: lib out/python/bin/auditwheel
 	@rm -rf $(PYTHON_PACKAGE)/lib $(PYTHON_PACKAGE)/include out/wheels out/python/wheels
 	install -D -m 755 out/lib/$(SONAME) $(PYTHON_PACKAGE)/lib/$(SONAME)
-	install -D -m 644 $(HEADER) $(PYTHON_PACKAGE)/include/$(notdir $(HEADER))
+	install -d $(PYTHON_PACKAGE)/include
+	install -m 644 $(HEADER) $(DEVICE_HEADERS) $(PYTHON_PACKAGE)/include
 	@echo 'INPUT($(SONAME))' >$(PYTHON_PACKAGE)/lib/$(LIBRARY)
 	packaging/development-files.sh $(VERSION) $(SONAME) $(PYTHON_PACKAGE)/lib
 	@for maker in make_stubs make_scheduler_table; do PYTHONPATH=bindings/python out/python/bin/python bindings/python/$$maker.py || exit; done
@@ -247,6 +251,12 @@ RUST_PACKAGES = $(shell { cargo --version && cargo clippy --version && cargo fmt
 rust: PACKAGES += $(RUST_PACKAGES)
 rust: lib
 	Tests/check-rust.sh
+
+# A driver that runs OpenCL on the processor, and NVIDIA's compiler, which needs no device. Both build what is tested, nothing else.
+NVRTC = nvidia-cuda-nvrtc==13.5.37
+opencl: PACKAGES += pocl-opencl-icd ocl-icd-opencl-dev opencl-headers
+opencl: lib out/nvrtc/bin/python
+	Tests/check-device.sh $(CURDIR)/out/nvrtc/lib/python3*/site-packages/nvidia/cu13/lib/libnvrtc.so.13
 
 bench: deps
 	$(SWIFT) run -c release --package-path benchmarks bench $(ARGUMENTS)
@@ -297,6 +307,9 @@ out/train/bin/python: | out/reference/bin/python
 
 out/format/bin/ruff: | deps
 	$(call environment,out/format,$(FORMATTERS))
+
+out/nvrtc/bin/python: | deps
+	$(call environment,out/nvrtc,--no-deps $(NVRTC))
 
 out/genai/bin/python: | deps
 	$(call environment,out/genai,$(GENAI))

@@ -72,18 +72,18 @@ needs_only_the_system() {
 }
 check "the library needs no Swift runtime and no OpenMP runtime" needs_only_the_system
 
-# ---- The header
+# ---- The headers
 
-echo '#include <diffusion_scheduling.h>' >"$work/header.c"
+printf '#include <%s>\n' diffusion_scheduling.h device_table.h >"$work/header.c"
 cp "$work/header.c" "$work/header.cpp"
 compilers=("$cc")
 for compiler in clang gcc; do
     if command -v "$compiler" >/dev/null; then compilers+=("$compiler"); fi
 done
 for compiler in "${compilers[@]}"; do
-    check "the header is C11 for $compiler" \
+    check "the headers are C11 for $compiler" \
         "$compiler" -std=c11 "${warnings[@]}" -Wconversion -I"$prefix/include" -fsyntax-only "$work/header.c"
-    check "the header is C++17 for $compiler" \
+    check "the headers are C++17 for $compiler" \
         "$compiler" -x c++ -std=c++17 "${warnings[@]}" -Wconversion -I"$prefix/include" -fsyntax-only "$work/header.cpp"
 done
 
