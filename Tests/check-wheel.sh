@@ -157,6 +157,9 @@ cmake_folder=$(folder cmake_dir) pkgconfig_folder=$(folder pkgconfig_dir)
 sample=$root/Examples/C/sample.c
 export PKG_CONFIG_PATH=$pkgconfig_folder
 
+has_the_kernels() { cmp "$include/device_table.h" "$root/Sources/DeviceKernels/include/device_table.h" && cmp "$include/device_kernels.h" "$root/Sources/DeviceKernels/device_kernels.h"; }
+check "the wheel holds the kernels for devices beside the header" has_the_kernels
+
 # uses_the_wheel PROGRAM: passes if the program loads the installed library and runs.
 uses_the_wheel() {
     local loaded

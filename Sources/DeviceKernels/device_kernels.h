@@ -18,7 +18,7 @@
  *                 DS_MODEL_INPUT_TYPE   model input; DS_SAMPLE_TYPE unless defined
  *                 DS_TIMESTEP           a C type for the model's timesteps; float unless defined
  *                 DS_FLOAT64_SUMS       if defined, sums are computed in float64, else in float32; float64 tensors need it
- *             CUDA: nvcc or NVRTC, compute capability 5.3 or later. OpenCL: version 1.2 or later, little-endian devices; without
+ *             CUDA: nvcc or NVRTC, compute capability 7.5 or later. OpenCL: version 1.2 or later, little-endian devices; without
  *             DS_FLOAT64_SUMS no double occurs. device_table.h lies in the include path, or stands before this text. Options for
  *             fast mathematics must be off.
  * Launch      A grid of [blocks per item, n_items] groups of [threads, 1]. Any numbers of blocks and threads give the same bits. A
@@ -35,10 +35,11 @@
  *                 float32 sums      pairs of float32 with exact products (Ogita, Rump and Oishi 2005, doi:10.1137/030601818). The
  *                                   error of an output of t terms is at most
  *                                       u |out| + (t + 3)^2 2^-47 sum |coefficient * input|
- *                                   beside that of p, with u = 2^-24; 2^-11 and 2^-8 for half types. The error of p has the same
- *                                   form, with u = 2^-24; after a division by the threshold it is 2^-22 |p| + 2^-46 more. A
- *                                   factor of noise has a relative error of 2^-20. Sums must stay in float32's range, and products
- *                                   that matter above 2^-100.
+ *                                   beside those of its p and its noise, with u = 2^-24; 2^-11 and 2^-8 for half types. The error
+ *                                   of p has the same form, with u = 2^-24. A dynamic threshold has the error of the p that it is
+ *                                   found from, and 2^-22 of its own; the division by it adds 2^-22 of the quotient. A factor of
+ *                                   noise has a relative error of 2^-20. Sums must stay in float32's range, and products that
+ *                                   matter above 2^-100.
  *                 half types alone  float32 sums of float32 products, with float32 coefficients, in both cases: the bits of
  *                                   ds_session_step (without DS_FLOAT64_SUMS, in rows without guidance, thresholds and factors of
  *                                   noise). CKernels.h has the error bound.
