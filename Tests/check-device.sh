@@ -13,6 +13,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/checks.sh"
 
 nvrtc=$1
 cc=${CC:-cc}
+clang=${CLANG:-clang}
 kernels=$root/Sources/DeviceKernels
 warnings=(-Wall -Wextra -Wpedantic -Wconversion -Werror)
 unset LD_LIBRARY_PATH OCL_ICD_VENDORS
@@ -34,7 +35,7 @@ sed -n '1p; $p' "$work/log" | sed 's/^/      /'
 
 # without_doubles TYPE: compiles for an OpenCL device that has no float64 arithmetic, and fails where a double occurs.
 without_doubles() {
-    "${CLANG:-clang}" -x cl -cl-std=CL1.2 -target spir64 -Xclang -finclude-default-header -Xclang -cl-ext=-cl_khr_fp64 -Ucl_khr_fp64 \
+    "$clang" -x cl -cl-std=CL1.2 -target spir64 -Xclang -finclude-default-header -Xclang -cl-ext=-cl_khr_fp64 -Ucl_khr_fp64 \
         -Wall -Wextra -Wno-unused-function -Werror -O1 -S -emit-llvm -I"$kernels/include" -DDS_SAMPLE_TYPE="$1" \
         "$kernels/device_kernels.h" -o "$work/kernels.ll" || return
     ! grep -nw double "$work/kernels.ll"
@@ -49,6 +50,18 @@ check "the test builds" "$cc" -std=c11 -O2 "${warnings[@]}" -I"$prefix/include" 
     -L"$prefix/lib" -ldiffusion_scheduling -lOpenCL -lm
 check "every scheduler in batches of all, with all types and sizes" "$work/device" "$prefix/include"
 sed 's/^/      /' "$work/log"
+
+# The CUDA side of the file, as C++ under sanitizers.
+sanitizers=(-fsanitize=address,undefined -fno-sanitize-recover=all)
+builds_for_cuda() {
+    "$clang" -std=c11 -O1 "${sanitizers[@]}" "${warnings[@]}" -I"$prefix/include" -c "$root/Tests/c/device_opencl.c" -o "$work/device.o" || return
+    "$clang" -std=c++17 -O1 "${sanitizers[@]}" -Wall -Wextra -Werror "$root/Tests/c/cuda_on_host.cpp" "$work/device.o" -fuse-ld=lld \
+        -o "$work/cuda" -L"$prefix/lib" -ldiffusion_scheduling -lstdc++ -ldl -lm
+}
+mkdir "$work/programs"
+check "CUDA on the host: the test builds" builds_for_cuda
+check "CUDA on the host: every scheduler, with all types and small sizes, under sanitizers" \
+    env CLANG="$clang" CUDA_ON_HOST="$work/programs" "$work/cuda" "$prefix/include" quick
 
 # ---- The example
 

@@ -470,9 +470,9 @@ DS_FUNCTION ds_item ds_find_item(DS_GLOBAL const ds_sample *sample, DS_GLOBAL co
     const size_t offset = (size_t)DS_ITEM * n_elements, model_offset = has_variance ? 2 * offset : offset;
     ds_item item;
     item.sample = sample + offset;
-    item.noise = noise + offset;
+    item.noise = noise ? noise + offset : noise;
     item.model_output = model_output + model_offset;
-    item.unconditional = unconditional + model_offset;
+    item.unconditional = unconditional ? unconditional + model_offset : unconditional;
     return item;
 }
 

@@ -4,7 +4,9 @@
  * Runs Sources/DeviceKernels/device_kernels.h on an OpenCL device: batches with a request for every scheduler, each from another tick
  * on, until all have ended.
  *
- *     device_opencl FOLDER      the folder with device_table.h and device_kernels.h
+ *     device_opencl FOLDER [quick]
+ *
+ * FOLDER has device_table.h and device_kernels.h. `quick` leaves out the large sizes.
  *
  * Every step is compared. Where the kernels promise the bits of ds_session_step, a session takes the same steps. Elsewhere the rows of the
  * device table are summed in float64, beside the kernels' error bounds. Prints a line for each combination of types and sums, and fails at
@@ -226,8 +228,8 @@ static const char *const overrides[] = {
 
 /* Schedulers of models that learn their variance; the first is DeepFloyd IF's. */
 static const char *const learned[] = {
-    "{\"_class_name\": \"DDPMScheduler\", \"beta_schedule\": \"squaredcos_cap_v2\", \"variance_type\": \"learned_range\","
-    " \"thresholding\": true, \"dynamic_thresholding_ratio\": 0.95, \"sample_max_value\": 1.5, \"clip_sample\": true}",
+    ("{\"_class_name\": \"DDPMScheduler\", \"beta_schedule\": \"squaredcos_cap_v2\", \"variance_type\": \"learned_range\","
+     " \"thresholding\": true, \"dynamic_thresholding_ratio\": 0.95, \"sample_max_value\": 1.5, \"clip_sample\": true}"),
     "{\"_class_name\": \"DDPMScheduler\", \"variance_type\": \"learned_range\", \"clip_sample\": false}",
     "{\"_class_name\": \"DDPMScheduler\", \"variance_type\": \"learned\"}",
     "{\"_class_name\": \"DPMSolverMultistepScheduler\", \"variance_type\": \"learned_range\"}",
@@ -267,7 +269,7 @@ static void add_request(batch *b, const char *json, const char *more) {
     }
     r->tick = b->n_items * 5 % 7;
     r->first_record = b->n_records;
-    r->guidance = b->n_items % 4 == 1 ? 1 : 0.3f + 0.7f * (float)(b->n_items % 13); /* below 1, too, where 1 - scale is rounded */
+    r->guidance = b->n_items % 4 == 1 ? 1 : 0.1f + 0.7f * (float)(b->n_items % 13); /* below 1, too, where 1 - scale is rounded */
     check(ds_scheduler_device_table(r->scheduler, b->n_records, NULL, 0, &length));
     b->table = realloc(b->table, b->record_bytes + length);
     if (!b->table) fail("no memory for the table");
@@ -671,7 +673,8 @@ int main(int argc, char **argv) {
         {.sample = DS_FLOAT32, .model_output = DS_BFLOAT16, .model_input = DS_BFLOAT16, .has_float64_sums = true},
     };
     static batch batches[N_VARIANTS];
-    if (argc != 2) fail("usage: device_opencl FOLDER");
+    const bool is_quick = argc == 3 && strcmp(argv[2], "quick") == 0;
+    if (argc != 2 && !is_quick) fail("usage: device_opencl FOLDER [quick]");
     char *table = read_file(argv[1], "device_table.h"), *kernels = read_file(argv[1], "device_kernels.h");
     if (ds_version() / 10000 != DS_VERSION_MAJOR) fail("the library has version %u, the header %d", ds_version(), DS_VERSION);
     open_device();
@@ -685,7 +688,7 @@ int main(int argc, char **argv) {
         tally t = {0};
         compile(b, table, kernels);
         for (int v = 0; v < N_VARIANTS; v++)
-            for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) run(b, &batches[v], sizes[s], &t);
+            for (size_t s = 0; s < (is_quick ? 4 : sizeof sizes / sizeof *sizes); s++) run(b, &batches[v], sizes[s], &t);
         if (t.n_beyond > t.n_elements / 100) fail("%zu of %zu elements are out of range", t.n_beyond, t.n_elements);
         printf("%s with %s, %s sums: %zu steps, %zu tensors equal, %zu steps within the bound", type_names[b->sample],
                type_names[b->model_output], b->has_float64_sums ? "float64" : "float32", t.n_steps, t.n_equal, t.n_bounded);
