@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Steps by the kernels of ``_triton_kernels`` on torch's tensors: what is known on the host of a launch.
+
+Triton is imported when the first step asks for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+from collections.abc import Sequence
+from ctypes import byref, c_size_t, create_string_buffer
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import _library
+from ._handles import Plan
+from ._library import check, library
+
+RECORD_BYTES = 1024
+TYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+"""The element types of the kernels."""
+DEVICES = {"cuda", "xpu"}
+"""The devices that Triton compiles for."""
+SUMS = "float32", "float64"
+
+X, E, U, V, Z, SLOT, Y, STORE, REPORT, INPUT, TENSORS = 0, 1, 2, 3, 4, 5, 11, 12, 14, 15, 16
+"""The places of tensors in a launch."""
+_REPORT_TERMS, _PREDICTION_TERMS = 0x3FF << 30, 7 << 40
+_PREDICTION_USES = 0x8020080200
+"""The bits of `Features.uses` for coefficients of the report, of p's tensors, and of p."""
+
+RECORD = np.dtype(
+    [
+        *((name, "<f8") for name in ("timestep", "input_scale", "clamp_range", "threshold_ratio", "threshold_maximum")),
+        *((name, "<f8") for name in ("noise_offset", "noise_slope")),
+        *((name, "<i4") for name in ("next", "clamp", "noise_factor", "n_noise_draws", "evaluation", "reads_noise")),
+        *(("reads", "<i4", 6), ("stores", "<i4", 2), ("uses_prediction", "<i4"), ("reserved", "<i4", 3)),
+        *(("prediction", "<f8", 4), ("outputs", "<f8", (4, 10))),
+        *(("prediction_parts", "<f4", (4, 2)), ("output_parts", "<f4", (4, 10, 2)), ("padding", "<i4", 48)),
+    ]
+)
+"""``ds_device_row``."""
+
+
+@functools.cache
+def has_triton() -> bool:
+    """Whether Triton is installed."""
+    return importlib.util.find_spec("triton") is not None
+
+
+@functools.cache
+def kernels() -> Any:
+    """The module of the kernels. Raises UnsupportedError where Triton isn't installed."""
+    if not has_triton():
+        raise _library.UnsupportedError("steps on devices need Triton, which isn't installed: pip install triton")
+    from . import _triton_kernels
+
+    return _triton_kernels
+
+
+@functools.cache
+def is_interpreted() -> bool:
+    """Whether Triton interprets kernels on the host, as TRITON_INTERPRET=1 says."""
+    from triton import knobs
+
+    return bool(knobs.runtime.interpret)
+
+
+# ---- Records
+
+
+class Features(NamedTuple):
+    """What any of some records may need of a kernel."""
+
+    uses: int
+    """Bit 10 k + i: output k has a coefficient of term i; bit 40 + i: p has. Terms are x, e, z, six slots and p."""
+    reads: int
+    """The most slots that a record reads."""
+    slots: int
+    """One more than the greatest number of a slot."""
+    clamps: int
+    """Bit 1: a range; bit 2: a dynamic threshold."""
+    scales_noise: bool
+    draws_noise: bool
+    scales_inputs: bool
+
+    @classmethod
+    def of(cls, records: Any) -> Features:
+        """Those of an array of records."""
+        outputs = (records["outputs"] != 0).any(axis=0).ravel()
+        prediction = (records["prediction"] != 0).any(axis=0)[:3]
+        bits = np.concatenate([outputs, prediction])
+        clamps = {int(clamp) for clamp in records["clamp"]} - {0}
+        return cls(
+            uses=sum(1 << place for place in np.flatnonzero(bits).tolist()),
+            reads=int((records["reads"] >= 0).sum(axis=1).max()),
+            slots=1 + int(max(records["reads"].max(), records["stores"].max())),
+            clamps=sum(1 << clamp for clamp in clamps),
+            scales_noise=bool((records["noise_factor"] != 0).any()),
+            draws_noise=bool((records["reads_noise"] != 0).any()),
+            scales_inputs=bool((records["input_scale"] != 1).any()),
+        )
+
+    def united(self, other: Features) -> Features:
+        """Those of both."""
+        return Features(
+            uses=self.uses | other.uses,
+            reads=max(self.reads, other.reads),
+            slots=max(self.slots, other.slots),
+            clamps=self.clamps | other.clamps,
+            scales_noise=self.scales_noise or other.scales_noise,
+            draws_noise=self.draws_noise or other.draws_noise,
+            scales_inputs=self.scales_inputs or other.scales_inputs,
+        )
+
+    def uses_of(self, has_report: bool) -> int:
+        """The bits of a step with or without a report."""
+        uses = self.uses if has_report else self.uses & ~_REPORT_TERMS
+        return uses if uses & _PREDICTION_USES else uses & ~_PREDICTION_TERMS
+
+
+def table_of(plan: Plan, first_record: int) -> Any:
+    """All records of a plan, to follow as many in a table."""
+    length = c_size_t()
+    status = library.ds_scheduler_device_table(plan.value, first_record, None, 0, byref(length))
+    if status not in (_library.OK, _library.BUFFER_TOO_SMALL):
+        raise _library.error(status)
+    buffer = create_string_buffer(length.value)
+    check(library.ds_scheduler_device_table(plan.value, first_record, buffer, length.value, byref(length)))
+    return np.frombuffer(buffer.raw, RECORD)
+
+
+def record_of(plan: Plan, row: _library.Row) -> Any:
+    """The record of a row, with slots of the caller's."""
+    buffer = create_string_buffer(RECORD_BYTES)
+    check(library.ds_scheduler_device_row(plan.value, byref(row), buffer))
+    return np.frombuffer(buffer.raw, RECORD)
+
+
+def uploaded(records: Any, device: torch.device) -> Tensor:
+    """Records on a device, [records, 128] doubles."""
+    doubles = np.ascontiguousarray(records).view(np.float64).reshape(-1, RECORD_BYTES // 8)
+    return torch.from_numpy(doubles.copy()).to(device, non_blocking=True)
+
+
+# ---- Launches
+
+
+def kind_of_sums(sums: str, types: set[torch.dtype], scales_noise: bool) -> int:
+    """The kernels' number of a kind of sums, for tensors of these types."""
+    module = kernels()
+    if torch.float64 in types:
+        kind = module.DOUBLE
+    elif sums == "float32":
+        kind = module.TWO_PARTS
+    else:
+        # As the host's steps: half types alone are summed in float32.
+        kind = module.SINGLE if torch.float32 not in types and not scales_noise else module.SHORTENED
+    return int(kind)
+
+
+def arranged(
+    tensors: Sequence[Tensor | None], shape: Sequence[int], in_order: bool
+) -> tuple[tuple[int, ...], tuple[int, ...] | None, tuple[Any, ...]]:
+    """The places of elements in tensors [items, ...]: the strides of items, the sizes of the axes, and the strides of these.
+
+    Axes that all tensors have one after the other in memory are joined; the sizes are None where one axis without gaps is left. The
+    last axis comes first.
+
+    in_order  whether elements have to be counted as they are indexed, rather than as they lie in memory
+    """
+    given = [tensor for tensor in tensors if tensor is not None]
+    strides = [tuple(tensor.stride()) for tensor in given]
+    axes = [axis for axis in range(1, len(shape)) if shape[axis] != 1]
+    if not in_order:
+        axes.sort(key=lambda axis: -strides[0][axis])  # Stable, so axes that are repeated keep their order.
+    joined: list[tuple[int, list[int]]] = []
+    for axis in reversed(axes):
+        own = [stride[axis] for stride in strides]
+        if joined:
+            size, inner = joined[-1]
+            if all(outer == size * each for outer, each in zip(own, inner)):
+                joined[-1] = size * shape[axis], inner
+                continue
+        joined.append((shape[axis], own))
+    items = iter(stride[0] for stride in strides)
+    item_strides = tuple(0 if tensor is None else next(items) for tensor in tensors)
+    if not joined or (len(joined) == 1 and all(stride == 1 for stride in joined[0][1])):
+        return item_strides, None, (None,) * len(tensors)
+    places = iter(range(len(given)))
+    by_tensor = tuple(
+        None if tensor is None else tuple(inner[place] for _, inner in joined)
+        for tensor, place in ((tensor, -1 if tensor is None else next(places)) for tensor in tensors)
+    )
+    return item_strides, tuple(size for size, _ in joined), by_tensor
+
+
+@functools.cache
+def greatest_blocks(device: torch.device) -> int:
+    """The most blocks of 256 threads that torch's random kernels launch on a device; elsewhere than on CUDA those of an A100."""
+    if device.type != "cuda":
+        return 108 * 8
+    properties = torch.cuda.get_device_properties(device)
+    return int(properties.multi_processor_count * (properties.max_threads_per_multi_processor // 256))
+
+
+class Workspace:
+    """What the search for dynamic thresholds needs, zero before and after each step."""
+
+    def __init__(self, items: int, device: torch.device) -> None:
+        words = kernels().BINS // 2
+        memory = torch.zeros(items * (words + 6), dtype=torch.int64, device=device)
+        parts = memory.split([items * words, items * 4, items, items])
+        self.histograms, self.counters = parts[0].view(torch.int32), parts[3].view(torch.int32)
+        self.states, self.thresholds = parts[1], parts[2].view(torch.float64)
+
+
+class Launch:
+    """The launches of steps whose tensors have the same types, sizes and strides."""
+
+    def __init__(
+        self,
+        tensors: Sequence[Tensor | None],
+        shape: Sequence[int],
+        features: Features,
+        sums: str,
+        *,
+        is_batch: bool,
+        draws: torch.dtype | None = None,
+        slot_stride: int = 0,
+    ) -> None:
+        """
+        tensors   of a step, in the order of `step_kernel`, expanded to `shape`, [items, ...]
+        is_batch  whether the features are those of several records
+        draws     the type that noise drawn on the way is rounded to; None: it isn't drawn
+        """
+        module, device = kernels(), next(tensor.device for tensor in tensors if tensor is not None)
+        self.items, self.n = int(shape[0]), int(np.prod(shape[1:], dtype=np.int64))
+        self.slot_stride, self.greatest_blocks = slot_stride, greatest_blocks(device)
+        self.item_strides, self.sizes, self.strides = arranged(tensors, shape, draws is not None)
+        self.uses = features.uses_of(tensors[REPORT] is not None)
+        uses_prediction = bool(self.uses & _PREDICTION_USES)
+        types = {tensor.dtype for tensor in tensors if tensor is not None} | ({draws} if draws else set())
+        kind = kind_of_sums(sums, types, features.scales_noise)
+        is_large = max(1, self.n + self._reach()) >= 2**31 - 65536
+        block = 512 if self.n < 2**18 else 1024
+        if is_interpreted():
+            block = min(max(16, 1 << (self.n - 1).bit_length()), 2**16)
+        self.grid = max(1, -(-self.n // block)), self.items
+        common = {"EXACT": not is_batch, "SUMS": kind, "LARGE": is_large, "BLOCK": block, "num_warps": 4, "enable_fp_fusion": False}
+        self.options = {
+            **common,
+            "USES": self.uses,
+            "READS": features.reads,
+            "CLAMPS": features.clamps if uses_prediction else 0,
+            "SCALES_NOISE": features.scales_noise,
+            "NOISE_TYPE": _triton_type(draws or torch.float32),
+            "CUDA": device.type == "cuda" and torch.version.hip is None,
+        }
+        self.levels: list[dict[str, Any]] = []
+        if features.clamps & 4 and uses_prediction:
+            count = 4 if kind == module.DOUBLE else 2
+            self.levels = [
+                {**common, "USES": self.uses, "SHIFT": 16 * (count - 1 - level), "IS_FIRST": level == 0, "CHUNK": 4096}
+                for level in range(count)
+            ]
+
+    def _reach(self) -> int:
+        """The greatest offset of an element in its item."""
+        if self.sizes is None:
+            return 0
+        reaches = [sum(abs(s) * (size - 1) for s, size in zip(each, self.sizes)) for each in self.strides if each is not None]
+        return max(reaches, default=0)
+
+    def __call__(
+        self,
+        table: Tensor,
+        tensors: tuple[Tensor | None, ...],
+        state: tuple[Tensor | None, ...],
+        workspace: Workspace | None,
+        scale: Tensor | None,
+    ) -> None:
+        """Steps.
+
+        scale  of the guidance, one or [items]
+
+        state  the numbers of the items' records, counters, timesteps, input scales, seeds and offsets; None: there are none
+        """
+        if self.items == 0:
+            return
+        module, rows = kernels(), state[0]
+        scale_stride = 0 if scale is None or scale.ndim == 0 else scale.stride(0)
+        thresholds = None
+        if workspace is not None and self.levels:
+            thresholds = workspace.thresholds
+            for level in self.levels:
+                module.threshold_kernel[self.grid](
+                    table, rows, workspace.counters, workspace.states, workspace.histograms, thresholds, scale,
+                    scale_stride, tensors, self.item_strides, self.sizes, self.strides, self.n, **level,
+                )  # fmt: skip
+        module.step_kernel[self.grid](
+            table, *state, thresholds, scale, scale_stride, tensors, self.item_strides, self.sizes, self.strides,
+            self.slot_stride, self.n, self.greatest_blocks, **self.options,
+        )  # fmt: skip
+
+
+def _triton_type(dtype: torch.dtype) -> Any:
+    from triton import language
+
+    names = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32", torch.float64: "float64"}
+    return getattr(language, names[dtype])
+
+
+def on(device: torch.device) -> Any:
+    """A context in which launches are on a device."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
