@@ -20,7 +20,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from diffusers.utils import logging
 from torch import Tensor
 
-from . import _library, _tensors
+from . import _launch, _library, _tensors
 from ._core import Core, Options, Ordered, Results, Stateless, parts
 from ._description import BrownianMotion, Description, Parameter, function
 from ._handles import Plan, StepRow
@@ -434,6 +434,11 @@ class DropIn(Core):
         if not is_beyond_reach(e, x, *slots):
             return super()._general_run(plan, row, e, x, noise, slots, out)
         dtype, common = self._types(e, x, noise)
+        if _launch.takes(e, x, *slots, *([] if noise is None else [noise])):
+            types = (dtype, common) if self.description.returns_report else (dtype,)
+            made = _launch.step_by_record(row, plan, e, x, noise, slots, types, _tensors.computing_type(common))
+            if made is not None:
+                return made
         by_number = dict(zip(row.reads, slots))
         results, stored = step_by_row(row.row, plan.properties, e, x, noise, by_number, self.description.returns_report)
         work = _tensors.computing_type(common)

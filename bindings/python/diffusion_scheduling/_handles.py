@@ -49,7 +49,7 @@ class StepRow:
 
     __slots__ = (
         *("row", "prepared", "draws", "reads", "sources", "depth"),
-        *("stores", "targets", "drops", "keeps", "changes", "is_push"),
+        *("stores", "targets", "drops", "keeps", "changes", "is_push", "on_devices"),
     )
 
     def __init__(self, row: Row) -> None:
@@ -76,6 +76,8 @@ class StepRow:
         """Whether what is remembered is one more tensor at the end of a list, and the count of these."""
         self.changes = False
         """Whether anything is remembered, or forgotten."""
+        self.on_devices: dict[Any, Any] = {}
+        """The row as kernels on devices read it, by device."""
 
     def prepare(self, plan: Plan) -> Any:
         """Prepares the row for steps with the plan's clamp."""

@@ -17,9 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import Parameter
 
 from . import _library
-from ._handles import Plan
+from ._handles import Plan, StepRow
 from ._library import check, library
 
 RECORD_BYTES = 1024
@@ -315,6 +317,89 @@ def _triton_type(dtype: torch.dtype) -> Any:
 
     names = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32", torch.float64: "float64"}
     return getattr(language, names[dtype])
+
+
+# ---- Steps of one row, with tensors of the caller's
+
+
+def takes(*tensors: Tensor) -> bool:
+    """Whether kernels can step these tensors: all are on one device that Triton compiles for, without gradients and transforms."""
+    device, has_gradients = tensors[0].device, torch.is_grad_enabled()
+    return (
+        device.type in DEVICES
+        and has_triton()
+        and not torch.compiler.is_compiling()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and forward_ad._current_level < 0
+        and all(
+            type(each) in (Tensor, Parameter)
+            and each.device == device
+            and each.dtype in TYPES
+            and each.layout is torch.strided
+            and not each.is_neg()
+            and not (has_gradients and each.requires_grad)
+            and not torch._C._functorch.is_functorch_wrapped_tensor(each)
+            for each in tensors
+        )
+    )
+
+
+MOST_LAUNCHES = 1024
+_launches: dict[Any, Launch] = {}
+"""Those of steps of one row, by everything that they depend on."""
+
+
+def step_by_record(
+    row: StepRow,
+    plan: Plan,
+    model_output: Tensor,
+    sample: Tensor,
+    noise: Tensor | None,
+    slots: Sequence[Tensor],
+    result_types: Sequence[torch.dtype],
+    stored_type: torch.dtype,
+) -> tuple[tuple[Tensor, ...], list[Tensor]] | None:
+    """The next sample and, if there is a type for it, the report; and the tensors that the row stores. None: an input is missing.
+
+    slots  the tensors that the row reads, in the order of ``row.reads``
+    """
+    device = sample.device
+    held = row.on_devices.get(device)
+    if held is None:
+        record = record_of(plan, row.row)
+        held = row.on_devices[device] = uploaded(record, device), Features.of(record)
+    record, features = held
+    e, x, variance, axis = model_output, sample, None, 1 if sample.ndim > 1 else 0
+    if plan.properties.learns_variance and e.ndim == x.ndim and e.shape[axis] == 2 * x.shape[axis]:
+        e, variance = e.chunk(2, axis)
+    if e.shape != x.shape:
+        e, x = torch.broadcast_tensors(e, x)
+    if (features.draws_noise and noise is None) or (features.scales_noise and variance is None):
+        return None
+    noise = noise if features.draws_noise else None
+    read = [each if each.shape == x.shape else each.expand(x.shape) for each in slots]
+    noise = noise if noise is None or noise.shape == x.shape else noise.expand(x.shape)
+    results = tuple(torch.empty_like(x, dtype=dtype) for dtype in result_types)
+    stored = [torch.empty_like(x, dtype=stored_type) for _ in row.stores]
+    tensors: list[Tensor | None] = [None] * TENSORS
+    tensors[X], tensors[E], tensors[Z], tensors[Y] = x, e, noise, results[0]
+    tensors[V] = variance if features.scales_noise else None
+    tensors[SLOT : SLOT + len(read)] = read
+    tensors[STORE : STORE + len(stored)] = stored
+    tensors[REPORT] = results[1] if len(results) > 1 else None
+    key = features, device, tuple(None if each is None else (each.shape, each.stride(), each.dtype) for each in tensors)
+    launch = _launches.get(key)
+    if launch is None:
+        # Only thresholds tell items apart.
+        whole = features.clamps & 4 == 0 or x.ndim < 2
+        shaped = [each if each is None or not whole else each[None] for each in tensors]
+        if len(_launches) >= MOST_LAUNCHES:
+            _launches.clear()
+        launch = _launches[key] = Launch(shaped, (1, *x.shape) if whole else x.shape, features, SUMS[0], is_batch=False)
+    with on(device):
+        workspace = Workspace(launch.items, device) if launch.levels else None
+        launch(record, tuple(tensors), (None,) * 6, workspace, None)
+    return results, stored
 
 
 def on(device: torch.device) -> Any:
