@@ -212,6 +212,13 @@ def greatest_blocks(device: torch.device) -> int:
     return int(properties.multi_processor_count * (properties.max_threads_per_multi_processor // 256))
 
 
+def block_size(n: int) -> int:
+    """The number of elements of an item that a block of 128 threads takes; all, where kernels are interpreted."""
+    if is_interpreted():
+        return min(max(16, 1 << (n - 1).bit_length()), 2**16)
+    return 512 if n < 2**18 else 1024
+
+
 class Workspace:
     """What the search for dynamic thresholds needs, zero before and after each step."""
 
@@ -251,9 +258,7 @@ class Launch:
         types = {tensor.dtype for tensor in tensors if tensor is not None} | ({draws} if draws else set())
         kind = kind_of_sums(sums, types, features.scales_noise)
         is_large = max(1, self.n + self._reach()) >= 2**31 - 65536
-        block = 512 if self.n < 2**18 else 1024
-        if is_interpreted():
-            block = min(max(16, 1 << (self.n - 1).bit_length()), 2**16)
+        block = block_size(self.n)
         self.grid = max(1, -(-self.n // block)), self.items
         common = {"EXACT": not is_batch, "SUMS": kind, "LARGE": is_large, "BLOCK": block, "num_warps": 4, "enable_fp_fusion": False}
         self.options = {

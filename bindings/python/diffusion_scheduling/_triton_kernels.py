@@ -30,6 +30,7 @@ BINS = 65536
 """The number of a histogram's bins."""
 _BINS = tl.constexpr(BINS)
 _GREATEST_KEY = tl.constexpr(2**63 - 1)
+_IS_INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 
 
 # ---- Records
@@ -175,6 +176,16 @@ def _as_prediction(p, SUMS: tl.constexpr):
 
 
 @triton.jit
+def _narrowed(t, TYPE: tl.constexpr):
+    """Floats rounded to a type, to nearest even. Triton's interpreter would cut them off for bfloat16."""
+    if _IS_INTERPRETED and TYPE == tl.bfloat16:
+        bits = t.to(tl.int32, bitcast=True)
+        near = (bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000
+        t = tl.where(t == t, near, bits | 0x400000).to(tl.float32, bitcast=True)
+    return t.to(TYPE)
+
+
+@triton.jit
 def _rounded(t, TYPE: tl.constexpr):
     """Numbers rounded once to a type."""
     if t.dtype == tl.float64 and (TYPE == tl.float16 or TYPE == tl.bfloat16):
@@ -184,7 +195,9 @@ def _rounded(t, TYPE: tl.constexpr):
         bits = near.to(tl.int32, bitcast=True)
         bits = tl.where(tl.abs(back) > tl.abs(t), bits - 1, bits)
         odd = tl.where(back == t, bits, bits | 1)
-        return odd.to(tl.float32, bitcast=True).to(TYPE)
+        return _narrowed(odd.to(tl.float32, bitcast=True), TYPE)
+    elif TYPE == tl.bfloat16:
+        return _narrowed(t, TYPE)
     else:
         return t.to(TYPE)
 
@@ -295,7 +308,7 @@ def _drawn(seeds, offsets, item, record, index, n, max_blocks, TYPE: tl.constexp
     draws = tl.load(_integers(record) + 17)
     rounds = _rounds(n, max_blocks)
     offset = tl.load(offsets + item) + 4 * rounds * tl.maximum(draws - 1, 0)
-    return _wide(_normals(tl.load(seeds + item), offset, index, n, max_blocks, CUDA).to(TYPE), SUMS)
+    return _wide(_rounded(_normals(tl.load(seeds + item), offset, index, n, max_blocks, CUDA), TYPE), SUMS)
 
 
 @triton.jit

@@ -6,9 +6,12 @@ import os
 import random
 from pathlib import Path
 
-import diffusion_scheduling as ds
-import numpy as np
-import pytest
+# Before anything imports Triton: the kernels' tests interpret them on the host.
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
+import diffusion_scheduling as ds  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
 
 CLASSES = [cls for cls in map(ds.schedulers.__dict__.get, ds.schedulers.__all__) if hasattr(cls, "description")]
 STATELESS = [cls for cls in CLASSES if cls.description.is_stateless]
