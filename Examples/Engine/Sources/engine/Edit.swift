@@ -62,7 +62,7 @@ struct Edit: ParsableCommand {
 
         var scheduler = setup.scheduler
         try scheduler.setTimesteps(steps)
-        let plan = try scheduler.plan(.count(steps))
+        let plan = scheduler.plan!
         let begins = strengths.map { plan.beginIndex(strength: $0) }
         let progress = ProgressBar(total: begins.reduce(0) { $0 + (plan.stepCount - $1) * labels.count })
         defer { progress.finish() }
@@ -73,8 +73,8 @@ struct Edit: ParsableCommand {
                 start = try scheduler.addNoise(noise.normals(images.count), to: images, timesteps: timesteps)
             }
             return try setup.pipeline.run(
-                setup.scheduler.plan(.count(steps)), beginIndex: begin, from: start, labels: labels, guidance: guidance,
-                noise: &noise, progress: progress, activity: "editing")
+                plan, beginIndex: begin, from: start, labels: labels, guidance: guidance, noise: &noise, progress: progress,
+                activity: "editing")
         }
         progress.finish()
 

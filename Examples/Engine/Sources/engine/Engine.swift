@@ -90,6 +90,13 @@ struct Setup {
 
     var folder: ModelFolder { pipeline.folder }
 
+    /// A plan, which all runs of so many steps share, and the time that making it takes.
+    func makePlan(_ steps: Int) throws -> (plan: SamplingPlan, time: Duration) {
+        let clock = ContinuousClock(), began = clock.now
+        let plan = try scheduler.plan(.count(steps))
+        return (plan, clock.now - began)
+    }
+
     func check(classes: [Int]) throws {
         if let wrong = classes.first(where: { !(0..<folder.classCount).contains($0) }) {
             throw EngineError("--classes has \(wrong), but the model's classes are from 0 to \(folder.classCount - 1)")
@@ -150,8 +157,7 @@ extension Pipeline.Times {
     var shares: String {
         let network = network / total, scheduler = scheduler / total
         return String(
-            format: "network %.2f %%, scheduler %.3f %%, rest %.2f %%", 100 * network, 100 * scheduler,
-            100 * (1 - network - scheduler))
+            format: "network %.2f %%, scheduler %.3f %%, rest %.2f %%", 100 * network, 100 * scheduler, 100 * (rest / total))
     }
 }
 

@@ -110,4 +110,5 @@ struct Invert: ParsableCommand {
 
 extension String {
     func padded(to width: Int) -> String { self + String(repeating: " ", count: max(width - count, 0)) }
+    func leftPadded(to width: Int) -> String { String(repeating: " ", count: max(width - count, 0)) + self }
 }

@@ -115,28 +115,56 @@ struct Measure: ParsableCommand {
 
     private static func printTimes(_ setup: Setup, steps: Int) throws {
         let guidance = Guidance(scale: 2)
-        print("Time for \(steps) steps with guidance, which has two rows of the network for each sample; medians of some runs.")
-        print("A run makes its plan once. The steps contain the scaling of the network's inputs, and the guidance.\n")
-        print("batch  network ms  plan ms  steps ms    network     plan    steps     rest")
+        print("Time for \(steps) steps with guidance, which has two rows of the network for each sample; medians of some runs. The")
+        print("scheduler's is that of the steps, with the copies of the network's inputs and the guidance; runs share their plan.")
+        print("With plan: the scheduler's share in a run that makes its plan. With passes: its share if each tensor operation of")
+        print("the steps made a pass over memory, as diffusers' do.\n")
+        print("batch  network ms  steps ms  plan ms  passes ms    network  scheduler     rest  with plan  with passes")
+        var greatestShare: Double?
         for count in [1, 2, 4, 8, 16, 32, 64] {
             let labels = (0..<count).map { $0 % setup.folder.classCount }
-            var runs: [Pipeline.Times] = []
-            let clock = ContinuousClock(), began = clock.now
-            while runs.count < 3 || (runs.count < 100 && clock.now - began < .milliseconds(500)) {
+            var runs: [Pipeline.Times] = [], planTimes: [Duration] = [], passTimes: [Duration] = []
+            func run(_ plan: SamplingPlan, beside passes: PassPerOperation?) throws {
                 var noise = TorchCPUNoise(seed: setup.seed)
-                let starts = noise.normals(count * setup.folder.elementCount)
-                _ = try setup.pipeline.run(
-                    setup.scheduler.plan(.count(steps)), from: starts, labels: labels, guidance: guidance, noise: &noise)
-                runs.append(setup.pipeline.times)
+                let scale = Float(plan.initNoiseSigma)
+                let starts = noise.normals(count * setup.folder.elementCount).map { $0 * scale }
+                _ = try setup.pipeline.run(plan, from: starts, labels: labels, guidance: guidance, noise: &noise, beside: passes)
             }
+            let clock = ContinuousClock(), began = clock.now
             // The first run also warms up.
-            runs = runs.dropFirst().sorted { $0.total < $1.total }
-            let run = runs[runs.count / 2], rest = run.total - run.network - run.scheduler
-            let times = [run.network, run.plan, run.steps].map { $0 / .milliseconds(1) }
-            let shares = [run.network, run.plan, run.steps, rest].map { 100 * ($0 / run.total) }
+            while runs.count < 3 || (runs.count < 100 && clock.now - began < .seconds(1)) {
+                let (plan, planTime) = try setup.makePlan(steps)
+                planTimes.append(planTime)
+                try run(plan, beside: nil)
+                runs.append(setup.pipeline.times)
+                if let passes = PassPerOperation(setup.scheduler, plan, guidance) {
+                    try run(plan, beside: passes)
+                    passTimes.append(passes.time)
+                    greatestShare = max(greatestShare ?? 0, passes.greatestShare)
+                }
+            }
+            func median(_ durations: [Duration]) -> Duration? {
+                durations.isEmpty ? nil : durations.dropFirst().sorted()[(durations.count - 1) / 2]
+            }
+            let network = median(runs.map(\.network))!, taken = median(runs.map(\.scheduler))!, rest = median(runs.map(\.rest))!
+            let plan = median(planTimes)!, passes = median(passTimes), others = network + rest
+            func column(_ value: Double?, _ format: String, width: Int) -> String {
+                (value.map { String(format: format, $0) } ?? "-").leftPadded(to: width)
+            }
+            func share(_ value: Double?, width: Int) -> String { column(value.map { 100 * $0 }, "%.3f %%", width: width) }
             print(
-                String(format: "%5d  %10.2f  %7.4f  %8.4f", count, times[0], times[1], times[2])
-                    + String(format: "  %7.3f %%  %5.3f %%  %5.3f %%  %5.3f %%", shares[0], shares[1], shares[2], shares[3]))
+                column(Double(count), "%.0f", width: 5) + column(network / .milliseconds(1), "%.2f", width: 12)
+                    + column(taken / .milliseconds(1), "%.4f", width: 10) + column(plan / .milliseconds(1), "%.4f", width: 9)
+                    + column(passes.map { $0 / .milliseconds(1) }, "%.4f", width: 11)
+                    + share(network / (others + taken), width: 11) + share(taken / (others + taken), width: 11)
+                    + share(rest / (others + taken), width: 9) + share((taken + plan) / (others + taken + plan), width: 11)
+                    + share(passes.map { $0 / (others + $0) }, width: 13))
+        }
+        if let greatestShare {
+            let share = String(format: "%.0f %%", 100 * greatestShare)
+            print("\nThe passes' samples are the library's: they differ by at most \(share) of float32's bound.")
+        } else {
+            print("\nPasses are written for DPM-Solver++ of order 2 and predicted noise alone, as the model's own scheduler is.")
         }
     }
 }

@@ -13,11 +13,14 @@ final class Pipeline {
     /// By the number of rows.
     private var networks: [Int: Network] = [:]
 
-    /// A run's time. Outside of the three parts are the loop itself, noise and labels.
+    /// A run's time. Outside of the network and the scheduler are the loop itself, noise and labels.
     struct Times {
-        var network = Duration.zero, plan = Duration.zero, steps = Duration.zero, total = Duration.zero
+        var network = Duration.zero, scheduler = Duration.zero, total = Duration.zero
 
-        var scheduler: Duration { plan + steps }
+        var rest: Duration { total - network - scheduler }
+
+        /// The times of a run that makes its plan.
+        func adding(plan: Duration) -> Times { Times(network: network, scheduler: scheduler + plan, total: total + plan) }
     }
     private(set) var times = Times()
 
@@ -40,28 +43,27 @@ final class Pipeline {
     /// Takes samples from a step of the plan to its end.
     ///
     /// - Parameters:
-    ///   - plan: making it counts as the scheduler's time.
     ///   - beginIndex: the first step of the run.
     ///   - starts: the samples at that step, one after the other.
     ///   - labels: a class for each sample; the network's last label for any class.
     ///   - guidance: nil: the network runs with the labels alone.
     ///   - noise: for the steps that draw some.
+    ///   - passes: takes each step of one guided batch just before the library does, which then finds its tensors in cache.
     func run(
-        _ plan: @autoclosure () throws -> SamplingPlan, beginIndex: Int = 0, from starts: [Float], labels: [Int],
-        guidance: Guidance? = nil, noise: inout TorchCPUNoise, progress: ProgressBar? = nil, activity: String = ""
+        _ plan: SamplingPlan, beginIndex: Int = 0, from starts: [Float], labels: [Int],
+        guidance: Guidance? = nil, noise: inout TorchCPUNoise, beside passes: PassPerOperation? = nil,
+        progress: ProgressBar? = nil, activity: String = ""
     ) throws -> [Float] {
         try prepare(labels.count, isGuided: guidance != nil)
         times = Times()
         let clock = ContinuousClock(), began = clock.now
-        let plan = try plan()
-        times.plan = clock.now - began
         var samples: [Float] = []
         for start in stride(from: 0, to: labels.count, by: Self.batchSize) {
             let items = start..<min(start + Self.batchSize, labels.count), size = folder.elementCount
             samples += try runBatch(
                 SamplingSession(plan: plan, beginIndex: beginIndex),
                 from: Array(starts[items.lowerBound * size..<items.upperBound * size]), labels: labels[items], guidance: guidance,
-                noise: &noise
+                noise: &noise, beside: passes
             ) {
                 progress?.advance(by: items.count, doing: activity)
             }
@@ -72,7 +74,7 @@ final class Pipeline {
 
     private func runBatch(
         _ session: SamplingSession, from start: [Float], labels: ArraySlice<Int>, guidance: Guidance?, noise: inout TorchCPUNoise,
-        afterEachStep: () -> Void
+        beside passes: PassPerOperation?, afterEachStep: () -> Void
     ) throws -> [Float] {
         let clock = ContinuousClock(), count = labels.count
         let network = try network(rows: guidance == nil ? count : 2 * count)
@@ -90,7 +92,15 @@ final class Pipeline {
             let told = clock.now
             try network.infer()
             let inferred = clock.now
-            let output = network.output.span, half = output.count / 2
+            let half = network.output.count / 2
+            if let passes {
+                let halves = [network.output[..<half], network.output[half...]].map { Tensor(viewing: .init(rebasing: $0)) }
+                sample.withUnsafeBufferPointer {
+                    passes.step(sample: Tensor(viewing: $0), conditional: halves[0], unconditional: halves[1])
+                }
+            }
+            let ready = clock.now
+            let output = network.output.span
             var span = sample.mutableSpan
             if let guidance {
                 try session.step(
@@ -99,8 +109,9 @@ final class Pipeline {
             } else {
                 try session.step(modelOutput: output, sample: &span, noise: stepNoise?.span, batchSize: count)
             }
-            times.steps += (scaled - began) + (clock.now - inferred)
+            times.scheduler += (scaled - began) + (clock.now - ready)
             times.network += inferred - told
+            try passes?.check(sample)
             afterEachStep()
         }
         return sample

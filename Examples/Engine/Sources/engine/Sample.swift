@@ -36,7 +36,7 @@ struct Sample: ParsableCommand {
         try setup.check(classes: classes)
         let classes = classes.isEmpty ? Array(0..<setup.folder.classCount) : classes
         let labels = classes.flatMap { Array(repeating: $0, count: count) }
-        let plan = try setup.scheduler.plan(.count(steps))
+        let (plan, planTime) = try setup.makePlan(steps)
         let progress = ProgressBar(total: labels.count * plan.stepCount)
         defer { progress.finish() }
 
@@ -45,13 +45,11 @@ struct Sample: ParsableCommand {
         let scale = Float(plan.initNoiseSigma)
         let starts = noise.normals(labels.count * setup.folder.elementCount).map { $0 * scale }
         let samples = try setup.pipeline.run(
-            setup.scheduler.plan(.count(steps)), from: starts, labels: labels, guidance: guidance, noise: &noise,
-            progress: progress,
-            activity: "sampling")
+            plan, from: starts, labels: labels, guidance: guidance, noise: &noise, progress: progress, activity: "sampling")
         progress.finish()
 
         let manner = "\(steps) steps, \(guidance?.name ?? "no guidance"), seed \(setup.seed)"
-        print("\(labels.count) pictures: \(manner); \(setup.pipeline.times.shares)")
+        print("\(labels.count) pictures: \(manner); \(setup.pipeline.times.adding(plan: planTime).shares)")
         let pictures = setup.pictures(samples)
         let sheet = SampleSheet(
             title: "A trained network's samples of each class", notes: ["\(setup.scheduler.name): \(manner)."], remarkTitle: "",
