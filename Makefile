@@ -230,13 +230,15 @@ python-test: python
 	cd bindings/python && $(CURDIR)/out/python/bin/python -m mypy && $(CURDIR)/out/python/bin/python -m pytest
 
 # CONFORMANCE_COUNT configurations, drawn from CONFORMANCE_SEED if it is given. If DIFFUSERS_SOURCE names a checkout of diffusers,
-# its own tests run as well. The pipelines of optimum-intel run with the older diffusers that it allows.
+# its own tests run as well. The pipelines of optimum-intel and optimum-onnx run with the older versions that these allow.
 CONFORMANCE_COUNT ?= 5000
-conformance: python out/reference/bin/python out/optimum/bin/python
+conformance: python out/reference/bin/python out/optimum/bin/python out/optimum-onnx/bin/python
 	cd bindings/python && $(CURDIR)/out/reference/bin/python -m pytest
 	cd bindings/python && $(CURDIR)/out/reference/bin/python -m conformance --count $(CONFORMANCE_COUNT) \
 		$(if $(CONFORMANCE_SEED),--seed $(CONFORMANCE_SEED)) --out $(CURDIR)/out/conformance
-	cd bindings/python && $(CURDIR)/out/optimum/bin/python -m conformance --only runtimes --out $(CURDIR)/out/conformance/runtimes
+	cd bindings/python && for runtime in optimum optimum-onnx; do \
+		$(CURDIR)/out/$$runtime/bin/python -m conformance --only runtimes --out $(CURDIR)/out/conformance/$$runtime || exit; \
+	done
 
 # The environment gets the wheel, like the machines of a cluster.
 ray: python out/ray/bin/ray
@@ -288,11 +290,17 @@ environment_on_reference = { python3 -m venv $(1) && \
 out/reference/bin/python: | deps
 	$(call environment,out/reference,$(REFERENCE))
 
-# optimum-intel doesn't allow the reference's version of diffusers. Its environment takes only torch from the reference's.
+# optimum-intel and optimum-onnx allow neither the reference's version of diffusers nor each other's of transformers. Their environments
+# take only torch from the reference's.
 OPTIMUM = 'optimum-intel[diffusers]==2.2.0' optimum==2.3.0 diffusers==0.39.0 transformers==5.5.4 huggingface_hub==1.21.0 \
 	openvino==2026.4.1 openvino_tokenizers==2026.4.1.0 nncf==3.4.0 torchvision==0.29.2 $(TORCH)
 out/optimum/bin/python: | out/reference/bin/python
 	$(call environment_on_reference,out/optimum,$(OPTIMUM))
+
+OPTIMUM_ONNX = 'optimum-onnx[onnxruntime]==0.1.0' optimum==2.1.0 diffusers==0.39.0 transformers==4.57.6 huggingface_hub==0.36.2 \
+	onnxruntime==1.32.0 $(ONNX) $(TORCH)
+out/optimum-onnx/bin/python: | out/reference/bin/python
+	$(call environment_on_reference,out/optimum-onnx,$(OPTIMUM_ONNX))
 
 out/ray/bin/ray: | deps
 	$(call environment,out/ray,$(RAY))

@@ -150,10 +150,10 @@ def main() -> int:
         found = runtimes.check()
         report["runtimes"] = found
         if found is None:
-            say("\npipelines of optimum-intel: skipped, optimum-intel isn't installed for this Python")
+            say("\npipelines of other runtimes: skipped, neither optimum-intel nor optimum-onnx is installed for this Python")
         else:
             failed |= not all(record["passed"] for record in found)
-            say("\npipelines of optimum-intel, differences of pictures in [0, 1]\n" + table(found))
+            say("\npipelines of other runtimes, differences of pictures in [0, 1]\n" + table(found))
 
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "report.json").write_text(json.dumps(report, indent=2, default=str) + "\n")

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Part (d): pipelines of optimum-intel, whose networks OpenVINO runs, with the original scheduler and with the drop-in.
+"""Part (d): pipelines of optimum-intel and optimum-onnx, whose networks OpenVINO and ONNX Runtime run, with the original scheduler
+and with the drop-in.
 
-A small Stable Diffusion of random weights is exported, and loaded as each of its pipelines.
+A small Stable Diffusion of random weights is exported, and loaded as each of its pipelines. The two packages want different
+versions of transformers, so that each has an environment of its own.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
 import tempfile
 import warnings
@@ -41,9 +44,21 @@ from .pipelines import (
     unet,
 )
 
-PACKAGE = "optimum.intel"
-PRECISION = {"INFERENCE_PRECISION_HINT": "f32"}
-"""Processors with bfloat16 would run the networks in that by default, whose rounding hides the schedulers'."""
+
+class Runtime(NamedTuple):
+    name: str
+    module: str
+    prefix: str
+    """Of its pipelines' names."""
+    options: dict[str, Any]
+    """For loading its pipelines."""
+
+
+RUNTIMES = [
+    # Processors with bfloat16 would run the networks in that by default, whose rounding hides the schedulers'.
+    Runtime("optimum-intel", "optimum.intel", "OV", {"ov_config": {"INFERENCE_PRECISION_HINT": "f32"}}),
+    Runtime("optimum-onnx", "optimum.onnxruntime", "ORT", {}),
+]
 
 
 class Case(NamedTuple):
@@ -53,7 +68,7 @@ class Case(NamedTuple):
     config: dict[str, Any]
 
 
-TEXT, IMAGE, INPAINT = "OVStableDiffusionPipeline", "OVStableDiffusionImg2ImgPipeline", "OVStableDiffusionInpaintPipeline"
+TEXT, IMAGE, INPAINT = "StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"
 CASES = [
     Case("text to image, DEIS", TEXT, DEIS, LATENT),
     Case("text to image, DPM-Solver++", TEXT, DPM, LATENT),
@@ -73,10 +88,13 @@ CASES = [
 def save_model(folder: Path) -> None:
     """Writes the pipeline as diffusers does. Its tokenizer knows two words."""
     tokens = ["<|startoftext|>", "<|endoftext|>", "c", "a", "t</w>", "a</w>", "cat</w>"]
-    words = {token: number for number, token in enumerate(tokens)}
+    words = folder / "words"
+    words.mkdir(parents=True)
+    (words / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
+    (words / "merges.txt").write_text("#version: 0.2\n")
     torch.manual_seed(2)
     encoder = transformers.CLIPTextConfig(
-        vocab_size=len(words),
+        vocab_size=len(tokens),
         hidden_size=16,
         intermediate_size=16,
         num_hidden_layers=1,
@@ -89,13 +107,13 @@ def save_model(folder: Path) -> None:
     diffusers.StableDiffusionPipeline(
         vae=autoencoder(),
         text_encoder=transformers.CLIPTextModel(encoder).eval(),
-        tokenizer=transformers.CLIPTokenizer(vocab=words, merges=[], model_max_length=16),
+        tokenizer=transformers.CLIPTokenizer.from_pretrained(words, model_max_length=16),
         unet=unet(),
         scheduler=diffusers.DDIMScheduler(**UNCLIPPED),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
-    ).save_pretrained(folder)
+    ).save_pretrained(folder / "torch")
 
 
 def picture_of(pipe: Any, kind: str, scheduler: Any) -> np.ndarray:
@@ -112,29 +130,38 @@ def picture_of(pipe: Any, kind: str, scheduler: Any) -> np.ndarray:
     return run(pipe, options)
 
 
-def check() -> list[dict[str, Any]] | None:
-    """A record of each case, as those of `pipelines.check`; None where optimum-intel isn't installed."""
+def is_installed(module: str) -> bool:
     try:
-        if importlib.util.find_spec(PACKAGE) is None:
-            return None
+        return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:
-        return None
-    from optimum import intel
+        return False
+
+
+def check() -> list[dict[str, Any]] | None:
+    """A record of each case, as those of `pipelines.check`, with the runtimes that are installed; None where there are none."""
+    runtimes = [runtime for runtime in RUNTIMES if is_installed(runtime.module)]
+    return [record for runtime in runtimes for record in check_runtime(runtime)] or None
+
+
+def check_runtime(runtime: Runtime) -> list[dict[str, Any]]:
+    library = importlib.import_module(runtime.module)
 
     torch.set_num_threads(2)
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     diffusers.utils.logging.set_verbosity(50)
-    for library in (diffusers, transformers):
-        library.utils.logging.disable_progress_bar()
+    for noisy in (diffusers, transformers):
+        noisy.utils.logging.disable_progress_bar()
     results = []
     with tempfile.TemporaryDirectory() as folder:
-        source, exported = Path(folder) / "torch", Path(folder) / "openvino"
-        save_model(source)
-        getattr(intel, TEXT).from_pretrained(source, export=True, ov_config=PRECISION).save_pretrained(exported)
-        pipes = {kind: getattr(intel, kind).from_pretrained(exported, ov_config=PRECISION) for kind in (TEXT, IMAGE, INPAINT)}
+        save_model(Path(folder))
+        # optimum-onnx doesn't take the Path of a model to export.
+        source, exported = f"{folder}/torch", f"{folder}/exported"
+        classes = {kind: getattr(library, runtime.prefix + kind) for kind in (TEXT, IMAGE, INPAINT)}
+        classes[TEXT].from_pretrained(source, export=True, **runtime.options).save_pretrained(exported)
+        pipes = {kind: pipeline.from_pretrained(exported, **runtime.options) for kind, pipeline in classes.items()}
         for label, kind, name, config in CASES:
-            record: dict[str, Any] = {"pipeline": label, "scheduler": name}
+            record: dict[str, Any] = {"runtime": runtime.name, "pipeline": label, "scheduler": name}
             try:
                 original = getattr(diffusers, name)(**config)
                 drop_in = getattr(drop_ins, name).from_config(original.config)
