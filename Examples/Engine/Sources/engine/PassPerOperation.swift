@@ -86,8 +86,8 @@ final class PassPerOperation {
     func check(_ samples: [Float]) throws {
         let difference = samples.withUnsafeBufferPointer { (Tensor(viewing: $0) - result!).greatestMagnitude }
         guard difference <= bound else {
-            throw EngineError(
-                "step \(index) with a pass per tensor operation is \(difference) from the library's, but must be within \(bound)")
+            let numbers = String(format: "%.2g from the library's, but must be within %.2g", difference, bound)
+            throw EngineError("the sample after step \(index), with a pass per tensor operation, is \(numbers)")
         }
         greatestShare = max(greatestShare, difference / bound)
     }
