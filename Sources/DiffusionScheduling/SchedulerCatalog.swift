@@ -32,6 +32,7 @@ public enum SchedulerCatalog {
         IPNDMScheduler.self,
         KDPM2AncestralDiscreteScheduler.self,
         KDPM2DiscreteScheduler.self,
+        KarrasVeScheduler.self,
         LCMScheduler.self,
         LMSDiscreteScheduler.self,
         LTXEulerAncestralRFScheduler.self,
@@ -55,8 +56,6 @@ public enum SchedulerCatalog {
                 + "CMStochasticIterativeScheduler",
             "DiscreteDDIMScheduler": tokens,
             "EntropyBoundScheduler": tokens,
-            "KarrasVeScheduler":
-                "it adds noise before the model is asked, and rows run after that; HeunDiscreteScheduler takes its steps without noise",
             "PiflowScheduler": "its model gives several predictions for each element of the sample, and rows read one",
             "RFD4ProteinaScheduler": "its steps multiply by a mask, and rows multiply tensors by numbers",
             "RePaintScheduler": "its steps blend two samples by a mask, and rows multiply tensors by numbers",

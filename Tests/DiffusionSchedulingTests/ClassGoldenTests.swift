@@ -12,9 +12,8 @@ import Testing
         "cogvideox_ddim", "cogvideox_dpm", "consistency_models", "cosine_dpmsolver", "ddim_parallel", "ddpm",
         "ddpm_parallel", "ddpm_wuerstchen", "dpmsolver_sde", "dpmsolver_singlestep", "edm_dpmsolver", "edm_euler",
         "euler", "euler_ancestral", "flow_map_euler", "flow_match_euler", "flow_match_heun", "flow_match_lcm", "helios",
-        "helios_dmd", "heun", "ipndm", "kdpm2", "kdpm2_ancestral", "lcm", "lms", "ltx_euler_ancestral", "minimax_h3", "pndm",
-        "sasolver", "scm", "tcd",
-        "unclip", "unipc",
+        "helios_dmd", "heun", "ipndm", "karras_ve", "kdpm2", "kdpm2_ancestral", "lcm", "lms", "ltx_euler_ancestral",
+        "minimax_h3", "pndm", "sasolver", "scm", "tcd", "unclip", "unipc",
     ]
 
     /// The files whose class isn't in the catalogue yet.
@@ -68,7 +67,8 @@ import Testing
             let inherited =
                 record.isSpaced ? max(relative(plan.sigmas[0], sigmas[0]), relative(plan.sigmas[last], sigmas[last])) : 0
             let ends =
-                record.isLogarithmic ? Tolerance.luSigma : record.isInterpolated ? Tolerance.interpolatedSigma : Tolerance.sigma
+                record.isLogarithmic
+                ? Tolerance.luSigma : record.isInterpolated || record.isPower ? Tolerance.interpolatedSigma : Tolerance.sigma
             #expect(inherited <= ends, "\(place), the ends of the grid")
             for (i, (ours, theirs)) in zip(plan.sigmas, sigmas).enumerated() where i < plan.stepCount || !record.isCut {
                 if record.loose.contains(i), plan.timesteps[i] != record.timesteps[i] { continue }
@@ -144,7 +144,7 @@ import Testing
             "\(file): float32 loops nearer to the exact result than diffusers': \(nearer) of \(total), with \(mean) of their error")
         let isShort = [
             "cogvideox_ddim", "edm_euler", "euler", "euler_ancestral", "flow_map_euler", "flow_match_euler", "flow_match_heun",
-            "flow_match_lcm", "helios_dmd", "heun", "kdpm2", "kdpm2_ancestral", "lms", "minimax_h3",
+            "flow_match_lcm", "helios_dmd", "heun", "karras_ve", "kdpm2", "kdpm2_ancestral", "lms", "minimax_h3",
         ].contains(file)
         #expect(Double(nearer) >= (isShort ? Tolerance.nearerShareOfShortSums : Tolerance.nearerShare) * Double(total))
         #expect(mean < 1, "the geometric mean of our error over diffusers'")
@@ -184,13 +184,13 @@ import Testing
         guard let sigmas = record.sigmas?.prefix(plan.stepCount + 1),
             plan.sigmas != Array(sigmas) || plan.timesteps != record.timesteps
         else { return (plan, Tolerance.loop) }
-        let grid = TimestepGrid(timesteps: record.timesteps, sigmas: Array(sigmas), process: plan.grid.process)
+        let grid = TimestepGrid(timesteps: record.timesteps, exactSigmas: Array(sigmas), process: plan.grid.process)
         if let definition = scheduler.configuration as? any VarianceExplodingDefinition {
             return (try self.plan(definition, on: grid, record), Tolerance.loop)
         }
         let configuration = scheduler.configuration
         if configuration is any SigmaGridConfiguration || configuration is CMStochasticIterativeConfiguration
-            || configuration is any EDMDefinition || configuration is IPNDMConfiguration
+            || configuration is any EDMDefinition || configuration is IPNDMConfiguration || configuration is KarrasVeConfiguration
         {
             return (try scheduler.plan(on: grid, optionValues: record.optionValues), Tolerance.loop)
         }
@@ -359,6 +359,9 @@ struct ClassRecord: Decodable {
     /// Whether levels lie between training levels.
     var isInterpolated: Bool { timesteps.contains { $0 != $0.rounded() } && sigmasData != nil }
 
+    /// Whether levels are float32 powers by torch, which may be off in their last bit, times a number.
+    var isPower: Bool { className == "KarrasVeScheduler" }
+
     /// Whether levels come from float32 logarithms.
     var isLogarithmic: Bool { configText.contains("\"interpolation_type\": \"log_linear\"") }
 
@@ -384,6 +387,7 @@ struct ClassRecord: Decodable {
             // 250 times the logarithm of a power, whose base is ρ roundings off, and both functions' roundings.
             return 250 * 0x1p-52 * (4 * abs(configuration.rho) + 4) + timestep.ulp
         }
+        if isPower { return Tolerance.interpolatedSigma * timestep }
         // torch divides by mu's weight in two roundings, then interpolates between the ends of a stage.
         if wideSigmasData != nil, arguments["mu"] != nil { return 4 * max(timestep, 1).ulp }
         // EDM's timesteps are logarithms, or angles, of their own levels.

@@ -76,9 +76,11 @@ import Testing
         let scheduler = try SchedulerCatalog.makeScheduler(
             contentsOf: Self.folder.appending(path: "stable-diffusion-2-1-flax").path)
         #expect((scheduler as? DDIMScheduler)?.configuration.predictionType == .vPrediction)
+        let flax = #"{"_class_name": "FlaxKarrasVeScheduler", "s_churn": 40}"#
+        #expect((try SchedulerCatalog.makeScheduler(json: flax) as? KarrasVeScheduler)?.configuration.sChurn == 40)
         #expect(
-            "\(try #require(fault { _ = try SchedulerCatalog.makeScheduler(json: #"{"_class_name": "FlaxKarrasVeScheduler"}"#) }))"
-                .hasPrefix("scheduler KarrasVeScheduler is not supported: it adds noise"))
+            "\(try #require(fault { _ = try SchedulerCatalog.makeScheduler(json: #"{"_class_name": "FlaxScoreSdeVeScheduler"}"#) }))"
+                .hasPrefix("scheduler ScoreSdeVeScheduler is not supported: its corrector"))
     }
 
     /// A run of a small latent with a model whose outputs are of order 1.

@@ -48,6 +48,7 @@ import Testing
     @Test func flowMatchLCM() throws { try runs(FlowMatchLCMScheduler.self, "flow LCM", RandomConfigurations.flowMatchLCM) }
     @Test func helios() throws { try runs(HeliosScheduler.self, "Helios", RandomConfigurations.helios) }
     @Test func heliosDMD() throws { try runs(HeliosDMDScheduler.self, "Helios DMD", RandomConfigurations.heliosDMD) }
+    @Test func karrasVe() throws { try runs(KarrasVeScheduler.self, "Karras VE", RandomConfigurations.karrasVe) }
     @Test func miniMaxH3() throws { try runs(MiniMaxH3Scheduler.self, "MiniMax-H3", RandomConfigurations.miniMaxH3) }
     @Test func kdpm2() throws { try runs(KDPM2DiscreteScheduler.self, "KDPM2", RandomConfigurations.kdpm2) }
 

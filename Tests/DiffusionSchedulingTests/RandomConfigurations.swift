@@ -264,6 +264,19 @@ enum RandomConfigurations {
         return c
     }
 
+    /// Levels whose ratio float32 holds, and some whose ratio it doesn't.
+    static func karrasVe(_ generator: inout SeededGenerator) -> KarrasVeConfiguration {
+        var c = KarrasVeConfiguration()
+        c.sigmaMax = exponential(.random(in: -3...6, using: &generator))
+        c.sigmaMin = c.sigmaMax * exponential(.random(in: -12...0, using: &generator))
+        if Int.random(in: 0..<20, using: &generator) == 0 { c.sigmaMin = 1e-18 }
+        c.sNoise = [0, 0.9, 1, 1.007].randomElement(using: &generator)!
+        c.sChurn = [0, 1, 20, 80, .infinity].randomElement(using: &generator)!
+        c.sMin = [0, 0.05, 1].randomElement(using: &generator)!
+        c.sMax = [5, 50, .infinity].randomElement(using: &generator)!
+        return c
+    }
+
     /// The shifts include ones at which float32 merges levels, or makes levels near 1 rise again.
     static func miniMaxH3(_ generator: inout SeededGenerator) -> MiniMaxH3Configuration {
         var c = MiniMaxH3Configuration()

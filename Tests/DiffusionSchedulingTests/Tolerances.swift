@@ -34,10 +34,10 @@ enum Tolerance {
     /// The share of loops in which our float32 must be nearer to the exact result than diffusers' float32.
     static let nearerShare = 0.9
 
-    /// The share for Euler, EDM's Euler, Heun, their flow-matching twins, KDPM2, LMS and CogVideoX's DDIM. diffusers computes their
-    /// float32 steps as short sums that don't cancel, with float64 scalars in the last two, so the stored sample's rounding is most
-    /// of both errors. A simulation of Euler with exact sums, rounding only the stored sample, the model's input and its output, is
-    /// nearer in 36 of 54 loops.
+    /// The share for Euler, EDM's Euler, Heun, their flow-matching twins, Karras' stochastic Heun, KDPM2, LMS and CogVideoX's DDIM.
+    /// diffusers computes their float32 steps as short sums that don't cancel, with float64 scalars in the last two, so the stored
+    /// sample's rounding is most of both errors. A simulation of Euler with exact sums, rounding only the stored sample, the model's
+    /// input and its output, is nearer in 36 of 54 loops.
     static let nearerShareOfShortSums = 0.6
 
     /// Absolute, for I_x(a, b): a product of powers and Γ functions and a continued fraction of some thirty steps, each with a

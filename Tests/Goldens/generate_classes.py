@@ -78,6 +78,9 @@ Record fields
 Steps get further arguments, as in the pipelines: UnCLIP's the next timestep, DDPMWuerstchen's a timestep for each batch item,
 CogVideoXDPM's the previous step's prediction and timestep.
 
+KarrasVe's evaluations lie between the calls of its pipeline. ``timesteps`` are the levels that its model is asked at,
+``sigmas_float64`` the unrounded levels, and ``init_noise_sigma`` includes the first step's noise.
+
 The header lists the reasons for drawing configurations anew, each with its count; digits in messages are replaced by #.
 """
 
@@ -319,6 +322,10 @@ def request_any_n(rng, config):
 
 def request_two_levels_or_more(rng, config):
     return {"n": max(2, draw_count(rng, 1000))}
+
+
+def request_two_to_fifty(rng, config):
+    return {"n": min(max(2, draw_count(rng, 1000)), 50)}
 
 
 def apply_grid(rng, config, hidden, own_ends):
@@ -594,6 +601,7 @@ SHIPPED = {
         ),
         Run({**SD_BETAS, "steps_offset": 1}, {"n": 20}, {"skip_prk_steps": True}, model="Stable Diffusion 1.5 with Heun"),
     ],
+    "karras_ve": [],
     "kdpm2": [Run({**SD_BETAS, "steps_offset": 1}, {"n": 20}, {"skip_prk_steps": True}, model="Stable Diffusion 1.5 with KDPM2")],
     "kdpm2_ancestral": [
         Run({**SD_BETAS, "steps_offset": 1}, {"n": 20}, {"skip_prk_steps": True}, model="Stable Diffusion 1.5 with KDPM2")
@@ -854,6 +862,16 @@ EDGES = {
         Run({"timestep_spacing": "leading", "steps_offset": 20}, {"n": 100}),
     ],
     "heun": [Run({}, {"n": 10}), Run({}, {"n": 1}), Run({"timestep_spacing": "trailing"}, {"n": 61})],
+    "karras_ve": [
+        *(Run({}, {"n": n}) for n in (4, 50)),
+        Run({"sigma_max": 10.0}, {"n": 2}),
+        # Noise before the first step, in none, and in all.
+        Run({"s_max": 1e6}, {"n": 20}),
+        Run({"s_churn": 0.0}, {"n": 20}),
+        Run({"s_min": 0.0, "s_max": 1e6, "s_churn": 4.0}, {"n": 20}),
+        Run({"s_noise": 0.0}, {"n": 6}),
+        Run({"sigma_min": 1.0, "sigma_max": 1.0}, {"n": 4}),
+    ],
     "kdpm2": [Run({}, {"n": 10}), Run({}, {"n": 1}), Run({"timestep_spacing": "trailing"}, {"n": 61})],
     "kdpm2_ancestral": [Run({}, {"n": 10}), Run({}, {"n": 1}), Run({"timestep_spacing": "trailing"}, {"n": 61})],
     "dpmsolver_sde": [
@@ -1040,6 +1058,63 @@ WITH_END = (diffusers.SCMScheduler, diffusers.DDPMWuerstchenScheduler)
 """The classes whose lists of timesteps end with the last step's target."""
 
 
+class KarrasVeScheduler(diffusers.KarrasVeScheduler):
+    """The original by evaluations of the model: `step` makes the calls of its pipeline that lie between two of them.
+
+    The pipeline adds noise to the sample before the first evaluation of a step. Here the step before does so, at its end, and the
+    first one draws that noise without adding it: a run begins with as much noise as if it had been added.
+    """
+
+    def set_timesteps(self, num_inference_steps):
+        super().set_timesteps(num_inference_steps)
+        levels, raised, told = self.schedule.double().flip(0), [], []
+        for level in self.schedule.flip(0):
+            raised.append(self.raised_level(level.double()))
+            told.append(self.raised_level(level))
+        pairs = zip(levels[1:], raised[1:]), zip(levels[1:], told[1:])
+        rest, told_rest = ([float(each) for pair in between for each in pair] for between in pairs)
+        self.sigmas = torch.tensor([float(raised[0]), *rest, 0.0], dtype=torch.float64)
+        self.timesteps = torch.tensor([float(told[0]), *told_rest])
+        added = (raised[0] ** 2 - levels[0] ** 2) ** 0.5 * self.config.s_noise
+        self.init_noise_sigma = math.hypot(self.config.sigma_max, float(added))
+        self.place = 0
+
+    def raised_level(self, level):
+        with unittest.mock.patch.object(home_of(self), "randn_tensor", lambda shape, **arguments: torch.zeros(shape)):
+            return self.add_noise_to_input(torch.zeros(1), level)[1]
+
+    def step(self, model_output, timestep, sample, return_dict=True, generator=None):
+        index, dtype = self.place, torch.promote_types(sample.dtype, torch.float32)
+        self.place += 1
+        level, target = self.sigmas[index : index + 2].to(dtype)
+        if index % 2 == 0:
+            if index == 0:
+                self.raised = level
+                self.add_noise_to_input(sample, level, generator)
+            self.start = sample
+            result = super().step(model_output, self.raised, target, sample)
+            self.derivative, next_sample = result.derivative, result.prev_sample
+        else:
+            result = self.step_correct(model_output, self.raised, level, self.start, sample, self.derivative)
+            next_sample, self.raised = self.add_noise_to_input(result.prev_sample, level, generator)
+        results = next_sample, result.pred_original_sample
+        return CogVideoXOutput(*results) if return_dict else results
+
+
+EVALUATED = {"KarrasVeScheduler": KarrasVeScheduler}
+"""The classes whose originals are called otherwise than by evaluations."""
+
+
+def original(name):
+    """diffusers' class of a name, with `step` for each evaluation."""
+    return EVALUATED.get(name) or getattr(diffusers, name)
+
+
+def home_of(scheduler):
+    """The module of the scheduler's class in diffusers."""
+    return next(sys.modules[each.__module__] for each in type(scheduler).__mro__ if each.__module__.startswith("diffusers."))
+
+
 def evaluation_count(scheduler):
     return len(scheduler.timesteps) - isinstance(scheduler, WITH_END)
 
@@ -1185,7 +1260,7 @@ def run_reference(scheduler, begin, initial, options, dtype):
         draws[-1] += 1
         return as_tensor(noise_values(index), dtype or standard).reshape(shape)
 
-    module = sys.modules[type(scheduler).__module__]
+    module = home_of(scheduler)
     wide = dtype == torch.float64
     standard = dtype
     # The wide run replaces float32 in the module's conversions of samples.
@@ -1272,7 +1347,7 @@ def loose_timesteps(scheduler, request):
         return convert(sigma, log_sigmas)
 
     scheduler._sigma_to_t = recorded_conversion
-    with unittest.mock.patch.object(sys.modules[type(scheduler).__module__], "torch", recorder):
+    with unittest.mock.patch.object(home_of(scheduler), "torch", recorder):
         prepare(scheduler, request, 0)
     rounds = config.use_karras_sigmas and not config.get("use_flow_sigmas")
     values, timesteps = raw or recorder.arrays[-1].tolist(), scheduler.timesteps.tolist()
@@ -1533,6 +1608,19 @@ class LMSLoop(ExplodingLoop):
                 polynomial = [(s - other * c) / (node - other) for s, c in zip([mpf(0), *polynomial], [*polynomial, mpf(0)])]
             weights.append(sum(c * h ** (k + 1) / (k + 1) for k, c in enumerate(polynomial)))
         return mixed((mpf(1), x), *zip(weights, self.derivatives)), p, 0
+
+
+class KarrasVeLoop(Loop):
+    """Levels are those that steps raise theirs to and those that they lead to, in turn."""
+
+    def step(self, i, x, output):
+        level, target = self.sigmas[i], self.sigmas[i + 1]
+        p = mixed((mpf(1), x), (level, output))
+        if i % 2 == 0:
+            self.half = mixed((mpf(1), x), ((level - target) / 2, output))
+            return mixed((mpf(1), x), (level - target, output)), p, int(i == 0)
+        rise = mpf(self.config["s_noise"]) * mpmath.sqrt(target**2 - level**2)
+        return mixed((mpf(1), self.half), ((self.sigmas[i - 1] - level) / 2, output), (rise, noise_exact(i))), p, 1
 
 
 class FlowLoop(Loop):
@@ -2351,6 +2439,23 @@ CLASSES = {
         stride=2,
         settled={**GRID_FLAGS, "beta_schedule": (*SCHEDULES, "exp")},
     ),
+    "karras_ve": Family(
+        "KarrasVeScheduler",
+        KarrasVeLoop,
+        {
+            "sigma_min": {0.02: 50, 0.1: 30, 0.002: 20},
+            "sigma_max": {100.0: 50, 10.0: 30, 3.0: 20},
+            "s_noise": {1.007: 50, 1.0: 25, 0.9: 25},
+            "s_churn": {80.0: 35, 5.0: 35, 1.0: 15, 0.0: 15},
+            "s_min": {0.05: 60, 0.0: 20, 1.0: 20},
+            "s_max": {50.0: 60, 5.0: 15, 1e6: 25},
+        },
+        {request_two_to_fifty: 100},
+        has_noise_table=False,
+        # The class has no add_noise.
+        late=0,
+        count=24,
+    ),
     "kdpm2": Family(
         "KDPM2DiscreteScheduler",
         KDPM2Loop,
@@ -2783,7 +2888,7 @@ def draw_run(rng, family):
 
 
 def make_record(rng, family, run):
-    scheduler = build(getattr(diffusers, family.name), run.config, run.hidden)
+    scheduler = build(original(family.name), run.config, run.hidden)
     prepare(scheduler, run.request, 0)
     timesteps = [number(t) for t in scheduler.timesteps[: evaluation_count(scheduler)]]
     products = issubclass(family.loop, ProductLoop)

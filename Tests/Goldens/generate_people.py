@@ -37,7 +37,7 @@ import diffusers
 import numpy as np
 import torch
 from generate import WideTorch, packed
-from generate_classes import step_arguments, take_ratios, widen
+from generate_classes import home_of, original, step_arguments, take_ratios, widen
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "bindings/python/tests"))
 
@@ -73,6 +73,7 @@ CLASSES = [
     "IPNDMScheduler",
     "KDPM2AncestralDiscreteScheduler",
     "KDPM2DiscreteScheduler",
+    "KarrasVeScheduler",
     "LCMScheduler",
     "LMSDiscreteScheduler",
     "LTXEulerAncestralRFScheduler",
@@ -99,7 +100,7 @@ def step(scheduler, x, t):
         widen(scheduler)
         # LCM computes float32 scalars for a tensor, but doubles for an integer.
         t = t if t.is_floating_point() else int(t)
-    with unittest.mock.patch.object(sys.modules[type(scheduler).__module__], "torch", WideTorch() if is_wide else torch):
+    with unittest.mock.patch.object(home_of(scheduler), "torch", WideTorch() if is_wide else torch):
         model_input = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
         told = t.repeat(len(x)) if isinstance(scheduler, diffusers.DDPMWuerstchenScheduler) else t
         return people.take_step(scheduler, people.model(model_input), told, x, return_dict=False, **arguments)[0]
@@ -107,7 +108,7 @@ def step(scheduler, x, t):
 
 def case(name, label, act):
     x = people.cast(torch.from_numpy(people.sample(act.items)), act.type)
-    final = people.perform(act, people.make(getattr(diffusers, name), **act.config), x, step)
+    final = people.perform(act, people.make(original(name), **act.config), x, step)
     assert torch.isfinite(final).all(), (name, label)
     return {
         "class": name,
@@ -129,10 +130,7 @@ def main():
     people.replace_trees()
     people.begin_at_first_stages()
     cases = [
-        case(name, label, act)
-        for name in CLASSES
-        for label, act in people.ACTS.items()
-        if act.applies(people.make(getattr(diffusers, name)))
+        case(name, label, act) for name in CLASSES for label, act in people.ACTS.items() if act.applies(people.make(original(name)))
     ]
     versions = {"diffusers": diffusers.__version__, "torch": torch.__version__, "numpy": np.__version__}
     lines = ",\n".join(json.dumps(each, separators=(",", ":")) for each in cases)

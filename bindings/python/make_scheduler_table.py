@@ -59,6 +59,7 @@ SOURCES = {
     "IPNDMScheduler": Source("4", "Zhang and Chen 2022, 2204.13902"),
     "KDPM2AncestralDiscreteScheduler": Source("2", "Lu et al. 2022, 2206.00927"),
     "KDPM2DiscreteScheduler": Source("2", "Lu et al. 2022, 2206.00927"),
+    "KarrasVeScheduler": Source("2", "Karras et al. 2022, 2206.00364"),
     "LCMScheduler": Source("1", "Luo et al. 2023, 2310.04378"),
     "LMSDiscreteScheduler": Source("1 to 7", "Karras et al. 2022, 2206.00364"),
     "LTXEulerAncestralRFScheduler": Source("1", "HaCohen et al. 2024, 2501.00103"),

@@ -84,10 +84,11 @@ def stubs() -> dict[Path, str]:
     outputs = [output_class(report) for report in _schedulers.OUTPUTS]
     names = [each.__name__ for each in _schedulers.OUTPUTS.values()]
     arrays = HEAD + IMPORTS + "\n".join([*outputs, *map(array_class, DESCRIPTIONS.values())])
-    classes = "".join(f"class {name}(diffusers.{name}): ...\n" for name in DESCRIPTIONS)
+    dropped_in = [name for name, description in DESCRIPTIONS.items() if description.other_calls is None]
+    classes = "".join(f"class {name}(diffusers.{name}): ...\n" for name in dropped_in)
     return {
         PACKAGE / "schedulers.pyi": f"{arrays}\n__all__ = {[*names, *DESCRIPTIONS]!r}\n",
-        PACKAGE / "diffusers.pyi": f"{DROP_INS}{classes}\n{MAKE}\n__all__ = {[*DESCRIPTIONS]!r}\n",
+        PACKAGE / "diffusers.pyi": f"{DROP_INS}{classes}\n{MAKE}\n__all__ = {dropped_in!r}\n",
     }
 
 

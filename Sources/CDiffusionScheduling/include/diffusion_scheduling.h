@@ -209,6 +209,8 @@ const char *ds_supported_class_name(size_t index);
  *     step_arguments           arguments of diffusers' `step` for values that other classes hold or draw themselves: `noise`,
  *                              `step_index` (the index in the run), and lists of the arguments for its `timesteps` and `sigmas`;
  *                              null: none
+ *     other_calls              the calls by which diffusers' pipelines step, in half a sentence, if they don't call `step` at a
+ *                              timestep of the run; null: they do
  *     has_velocity             whether ds_scheduler_get_velocity works
  *     adds_noise_at_training_levels   whether ds_scheduler_add_noise takes training timesteps even after timesteps have been set
  *

@@ -19,11 +19,11 @@ public struct EDMPreconditioning: Sendable {
         return Combination(sample: share * share, modelOutput: sign * sigma * share)
     }
 
-    /// Euler's step (τ/ς) x + (1 − τ/ς) p, with p put in its place:
+    /// Euler's step (τ/ς) x + (1 − τ/ς) p, with p substituted:
     ///
     ///     (ςτ + σ_d²)/(ς² + σ_d²) x ± (ς − τ) σ_d/√(ς² + σ_d²) e
     ///
-    /// A level without noise has no direction to leave it in: no step leads away from there.
+    /// A level without noise has no derivative, so no step leaves it.
     func step(from sigma: Double, to target: Double) -> Combination {
         if sigma == 0 { return Combination(.sample) }
         let length = hypotenuse(sigma, sigmaData), share = sigmaData / length

@@ -104,6 +104,10 @@ public protocol SchedulerDefinition: SchedulerConfiguration {
     /// Arguments of diffusers' `step` for values that other classes hold themselves; nil: none.
     static var stepArguments: StepArguments? { get }
 
+    /// The calls by which diffusers' pipelines step, where these aren't `step` at a timestep of the run, in half a sentence; nil: they are.
+    /// diffusers' object has no drop-in then.
+    static var otherCalls: String? { get }
+
     /// The noise level of a training timestep.
     func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel
 
@@ -250,6 +254,7 @@ extension SchedulerDefinition {
     public static var isStateless: Bool { false }
     public static var batchStep: BatchStep? { nil }
     public static var stepArguments: StepArguments? { nil }
+    public static var otherCalls: String? { nil }
     public static var addsNoiseAtTrainingLevels: Bool { isStateless }
     public static var attributes: StepAttributes { StepAttributes() }
     public var namedLevels: SigmaSchedule? { nil }

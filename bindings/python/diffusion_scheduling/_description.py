@@ -102,6 +102,8 @@ class Description(NamedTuple):
     is_stateless: bool
     batch_step: BatchStep | None
     step_arguments: StepArguments | None
+    other_calls: str | None
+    """The calls by which the originals' pipelines step, where these aren't ``step`` at a timestep; None: they are."""
     has_velocity: bool
     adds_noise_at_training_levels: bool
 

@@ -788,6 +788,31 @@ def _output_class(original: type[Any]) -> type[Any]:
     return own[0] if own else SchedulerOutput
 
 
+class _StandIn(type):
+    """The class of stand-ins: making an object, or asking for a method of a class, says why there is no drop-in."""
+
+    _reason: str
+
+    def __call__(cls, *arguments: Any, **named: Any) -> Any:
+        raise _library.UnsupportedError(cls._reason)
+
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(f"type object {cls.__name__!r} has no attribute {name!r}")
+        raise _library.UnsupportedError(cls._reason)
+
+
+def make_stand_in(description: Description, module: str) -> type[Any]:
+    """What stands in the place of a drop-in where pipelines call the original otherwise than by ``step`` at a timestep."""
+    name = description.class_name
+    reason = (
+        f"{name} has no drop-in: {description.other_calls}. Keep diffusers.{name} in the pipeline, or take the steps with "
+        f"diffusion_scheduling.{name}"
+    )
+    documentation = f"Stands for a drop-in of ``diffusers.{name}``, which has none."
+    return _StandIn(name, (), {"__doc__": documentation, "__module__": module, "_reason": reason})
+
+
 def make_class(original: type[Any], description: Description, module: str) -> type[Any]:
     """The drop-in for an original, with the signatures of its ``step`` and ``set_timesteps``."""
     output, attributes = _output_class(original), description.attributes

@@ -8,7 +8,8 @@
 Each class derives from the original of its name, so that pipelines accept it, and takes from it what has to do with
 configurations: the constructor, loading, saving and the hub. Timesteps, noise levels, conversions, steps and noise addition
 are the library's. There is one for each class that both the library and the installed diffusers have; where that needs a package
-that isn't installed, such as torchsde, diffusers' stand-in for its class, which says so when it is used.
+that isn't installed, such as torchsde, diffusers' stand-in for its class, which says so when it is used. Where pipelines call other
+methods of a class than ``step``, a stand-in of ours says so.
 
 Tensors in the host's memory are read and written where they are. Tensors on other devices, and those that need gradients, go
 through the same plan with torch's own operations; what a step needs to know is known on the host, so nothing is read back but the
@@ -24,11 +25,13 @@ import diffusers
 from diffusers.utils import DummyObject
 
 from ._description import DESCRIPTIONS, Description
-from ._drop_ins import make_class
+from ._drop_ins import make_class, make_stand_in
 from ._handles import Plan
 
 
 def _class_of(original: type[Any], description: Description) -> type[Any]:
+    if description.other_calls is not None:
+        return make_stand_in(description, __name__)
     return original if isinstance(original, DummyObject) else make_class(original, description, __name__)
 
 
@@ -37,8 +40,8 @@ _made = {
 }
 globals().update(_made)
 
-# Classes only: `import *` gives the names that diffusers has.
-__all__ = [*_made]
+# Classes only: `import *` gives the names that diffusers has, but for those with a stand-in of ours.
+__all__ = [name for name in _made if DESCRIPTIONS[name].other_calls is None]
 
 
 def make_scheduler(name: str, model: Any = None, **kwargs: Any) -> Any:
