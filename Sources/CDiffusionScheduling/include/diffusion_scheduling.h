@@ -66,6 +66,7 @@ extern "C" {
 
 /* ---- Version */
 
+/* The version of this header, as semantic versioning numbers it; DS_VERSION is the whole as one number. */
 #define DS_VERSION_MAJOR 0
 #define DS_VERSION_MINOR 1
 #define DS_VERSION_PATCH 0
@@ -143,13 +144,19 @@ typedef enum ds_element_type {
 /* Bytes of one element; 0 for an unknown type. */
 size_t ds_element_size(ds_element_type type);
 
-enum { DS_MAX_RANK = 64 };
+/* A limit of tensors. */
+enum {
+    DS_MAX_RANK = 64, /* the most axes */
+};
 
 /*
  * A contiguous tensor in the caller's memory. Functions read the struct during the call and keep no reference to it. Input tensors
  * are never written to, although `data` isn't const.
  *
- * shape  [rank], each at least 0; may be NULL if rank is 0, which means one element
+ * data          the address of the first element; NULL is allowed if there are none
+ * element_type  the type of every element
+ * rank          the number of axes, at most DS_MAX_RANK
+ * shape         [rank], each at least 0; may be NULL if rank is 0, which means one element
  */
 typedef struct ds_tensor {
     void *data;
@@ -160,6 +167,7 @@ typedef struct ds_tensor {
 
 /* ---- Schedulers: making */
 
+/* A configuration and, once timesteps have been set, a plan. */
 typedef struct ds_scheduler {
     uint64_t handle; /* 0: none */
 } ds_scheduler;
@@ -345,17 +353,17 @@ typedef enum ds_process {
 
 /* The properties that all steps of a plan share. */
 typedef struct ds_plan_properties {
-    size_t n_steps; /* evaluations of the model, one for each timestep */
-    size_t n_slots; /* slots that the rows store and read, at most DS_MAX_SLOTS */
-    size_t warm_up; /* ages of at least this have the same row, see ds_scheduler_row */
-    double init_noise_sigma;
-    ds_clamp clamp;
+    size_t n_steps;           /* evaluations of the model, one for each timestep */
+    size_t n_slots;           /* slots that the rows store and read, at most DS_MAX_SLOTS */
+    size_t warm_up;           /* ages of at least this have the same row, see ds_scheduler_row */
+    double init_noise_sigma;  /* the standard deviation of the noise that a run starts with */
+    ds_clamp clamp;           /* of every prediction */
     double clamp_range;       /* for DS_CLAMP_RANGE, else 0 */
     double threshold_ratio;   /* for DS_CLAMP_THRESHOLD, else 0 */
     double threshold_maximum; /* for DS_CLAMP_THRESHOLD, else 0 */
     bool learns_variance;     /* the model output may also hold a variance, see ds_session_step */
     bool is_stochastic;       /* diffusers draws noise for at least one step, see n_noise_draws of ds_row */
-    ds_process process;
+    ds_process process;       /* of the noise levels */
 } ds_plan_properties;
 
 /* Errors of this function and of the following, down to ds_scheduler_plan_json: DS_INVALID_HANDLE, DS_NULL_POINTER,
@@ -380,10 +388,11 @@ ds_status ds_scheduler_noise_rates(ds_scheduler scheduler, double *buffer, size_
 /* The input scale of each step, [n_steps]: the model's input is input_scale * sample. */
 ds_status ds_scheduler_input_scales(ds_scheduler scheduler, double *buffer, size_t capacity, size_t *count);
 
+/* Sizes of arrays. */
 enum {
-    DS_MAX_SLOTS = 6,
-    DS_MAX_STORES = 2,
-    DS_PREPARED_ROW_WORDS = 160,
+    DS_MAX_SLOTS = 6,            /* the most slots of a plan */
+    DS_MAX_STORES = 2,           /* the most stores of a row */
+    DS_PREPARED_ROW_WORDS = 160, /* the words of a ds_prepared_row */
 };
 
 /* The coefficients of a sum of tensors. A tensor with coefficient 0 isn't read. */
@@ -405,8 +414,8 @@ typedef enum ds_noise_factor {
 
 /* The contents of a slot after a step. */
 typedef struct ds_store {
-    size_t slot; /* from 0 on */
-    ds_combination value;
+    size_t slot;          /* from 0 on */
+    ds_combination value; /* its contents after the step */
 } ds_store;
 
 /*
@@ -420,17 +429,17 @@ typedef struct ds_store {
  * f z takes the place of z if there is a noise_factor.
  */
 typedef struct ds_row {
-    size_t n_reads;
-    size_t reads[DS_MAX_SLOTS]; /* the slots that the row reads, in the order of summation; others follow by their numbers */
-    ds_combination prediction;
-    ds_combination next_sample;
-    size_t n_stores;
-    ds_store stores[DS_MAX_STORES];
-    ds_combination report;
+    size_t n_reads;                 /* the number of slots that the row reads */
+    size_t reads[DS_MAX_SLOTS];     /* these, in the order of summation; others follow by their numbers */
+    ds_combination prediction;      /* p before the clamp; reads neither slots nor p */
+    ds_combination next_sample;     /* the sample after the step */
+    size_t n_stores;                /* the number of slots that the row stores */
+    ds_store stores[DS_MAX_STORES]; /* these, in ascending order of their slots */
+    ds_combination report;          /* p, except for schedulers that report something else */
     size_t n_noise_draws; /* tensors of noise that diffusers draws for the step, whether it reads them or not; the last is read */
-    ds_noise_factor noise_factor;
-    double noise_offset; /* for DS_NOISE_FACTOR_EXPONENTIAL, else 0 */
-    double noise_slope;  /* for DS_NOISE_FACTOR_EXPONENTIAL, else 0 */
+    ds_noise_factor noise_factor; /* of each element of z */
+    double noise_offset;          /* for DS_NOISE_FACTOR_EXPONENTIAL, else 0 */
+    double noise_slope;           /* for DS_NOISE_FACTOR_EXPONENTIAL, else 0 */
 } ds_row;
 
 /*
@@ -468,6 +477,7 @@ ds_status ds_scheduler_device_table(ds_scheduler scheduler, size_t first_record,
 
 /* ---- Sessions */
 
+/* One request on its way through a plan. */
 typedef struct ds_session {
     uint64_t handle; /* 0: none */
 } ds_session;
@@ -765,6 +775,7 @@ ds_status ds_rescale_noise_cfg(const ds_tensor *guided, const ds_tensor *conditi
 
 /* ---- Noise: standard normal numbers that match torch's and NumPy's for the same seeds and calls */
 
+/* A seeded generator of standard normal numbers. */
 typedef struct ds_noise {
     uint64_t handle; /* 0: none */
 } ds_noise;

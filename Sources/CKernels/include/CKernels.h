@@ -102,14 +102,15 @@ typedef enum dsk_input {
     DSK_NOISE = 3,          /* z  */
     DSK_SLOT_1 = 4,         /* s1; s2 ... s6 follow */
     DSK_VARIANCE = 10,      /* v  */
-    DSK_INPUT_COUNT = 11,
-    DSK_PREDICTION = 11, /* p: computed, without a tensor */
-    DSK_TERM_COUNT = 12,
+    DSK_INPUT_COUNT = 11,   /* the number of tensors */
+    DSK_PREDICTION = 11,    /* p: computed, without a tensor */
+    DSK_TERM_COUNT = 12,    /* the number of coefficients of an output */
 } dsk_input;
 
+/* Sizes of arrays. */
 enum {
     DSK_PREDICTION_INPUT_COUNT = 4, /* p is a combination of x, e, e2 and z */
-    DSK_OUTPUT_COUNT = 3,
+    DSK_OUTPUT_COUNT = 3,           /* the most outputs of a row */
 };
 
 /* T, the clamp of the prediction. */
@@ -128,19 +129,20 @@ typedef enum dsk_noise_factor {
 
 /* The scalars of one step. */
 typedef struct dsk_row {
-    double prediction[DSK_PREDICTION_INPUT_COUNT];
-    double outputs[DSK_OUTPUT_COUNT][DSK_TERM_COUNT];
-    dsk_clamp clamp;
-    double clamp_range;               /* > 0; only read for DSK_CLAMP_RANGE; rounded to p's type, like thresholds */
-    double threshold_ratio;           /* in [0, 1]; like threshold_maximum, only read for DSK_CLAMP_THRESHOLD */
-    double threshold_maximum;         /* > 0 */
-    dsk_noise_factor noise_factor;    /* DSK_NOISE_FACTOR_NONE where p reads noise */
-    double noise_offset, noise_slope; /* finite; only read for DSK_NOISE_FACTOR_EXPONENTIAL */
+    double prediction[DSK_PREDICTION_INPUT_COUNT];    /* p's coefficients, by dsk_input */
+    double outputs[DSK_OUTPUT_COUNT][DSK_TERM_COUNT]; /* each output's, by dsk_input; the last one is p's */
+    dsk_clamp clamp;                                  /* T */
+    double clamp_range;                               /* > 0; only read for DSK_CLAMP_RANGE; rounded to p's type, like thresholds */
+    double threshold_ratio;                           /* in [0, 1]; like threshold_maximum, only read for DSK_CLAMP_THRESHOLD */
+    double threshold_maximum;                         /* > 0 */
+    dsk_noise_factor noise_factor;                    /* DSK_NOISE_FACTOR_NONE where p reads noise */
+    double noise_offset;                              /* a: finite; like noise_slope, only read for DSK_NOISE_FACTOR_EXPONENTIAL */
+    double noise_slope;                               /* b: finite */
 } dsk_row;
 
 /*
  * The work of a step that writes some of a row's outputs: sums first, then at most one copy of an input or of p. A part of
- * dsk_prepared_row.
+ * dsk_prepared_row. Its members are for the library alone.
  */
 typedef struct dsk_form {
     uint16_t read_inputs; /* all inputs that are read: bit i for dsk_input i */
@@ -182,6 +184,7 @@ dsk_status dsk_prepare_row(const dsk_row *row, dsk_prepared_row *prepared);
 /*
  * One item of a step: a whole tensor, or one batch item if items have their own coefficients or thresholds.
  *
+ * row           the scalars, prepared; items may share them.
  * inputs        [DSK_INPUT_COUNT] addresses of n_elements elements each; NULL is allowed if all coefficients of the tensor are
  *               zero, for v also if no output needs a factor.
  * input_types   [DSK_INPUT_COUNT] their element types; only read for tensors that are read.
@@ -190,6 +193,7 @@ dsk_status dsk_prepare_row(const dsk_row *row, dsk_prepared_row *prepared);
  *               input in any other way, nor another output. Inputs that aren't read don't count.
  *               An item's outputs may not overlap the inputs or outputs of another item of the call; that isn't checked.
  * output_types  [DSK_OUTPUT_COUNT] the outputs' element types; only read for outputs that aren't NULL.
+ * n_elements    the number of elements of each tensor; 0 is allowed.
  * threshold     s, > 0 or NaN; only read for DSK_CLAMP_THRESHOLD; dsk_find_thresholds writes it.
  * workspace     for DSK_CLAMP_THRESHOLD: scratch memory of dsk_find_thresholds, dsk_threshold_workspace_size(n_elements) bytes with
  *               a double's alignment. Each item needs its own. Its contents need not be kept.
@@ -265,9 +269,11 @@ dsk_status dsk_scale(dsk_element_type type, const void *sample, double factor, s
 
 /* Means, population variances (divided by the number of elements) and the covariance of two tensors. */
 typedef struct dsk_moments {
-    double mean_a, mean_b;
-    double variance_a, variance_b;
-    double covariance;
+    double mean_a;     /* of the first tensor */
+    double mean_b;     /* of the second */
+    double variance_a; /* of the first tensor, divided by the number of elements */
+    double variance_b; /* of the second */
+    double covariance; /* of the pair, divided likewise */
 } dsk_moments;
 
 /*
@@ -308,6 +314,7 @@ typedef struct dsk_limits {
     size_t streaming_bytes;
 } dsk_limits;
 
+/* The sizes that this build has. */
 dsk_limits dsk_get_limits(void);
 
 /*
@@ -346,9 +353,13 @@ typedef struct dsk_environment {
     uint64_t changed; /* 0: nothing was changed */
 } dsk_environment;
 
+/* Switches the calling thread to the default environment, and returns what dsk_end_default_environment needs. */
 dsk_environment dsk_begin_default_environment(void);
+
+/* Restores the calling thread's environment. */
 void dsk_end_default_environment(dsk_environment host);
 
+/* The version of this header, as semantic versioning numbers it. */
 #define DSK_VERSION_MAJOR 0
 #define DSK_VERSION_MINOR 1
 #define DSK_VERSION_PATCH 0
@@ -364,7 +375,10 @@ unsigned dsk_version(void);
  * have the same bits on every instruction set and for any number of threads.
  */
 
-enum { DSK_MT19937_WORD_COUNT = 624 };
+/* The size of a Mersenne twister. */
+enum {
+    DSK_MT19937_WORD_COUNT = 624, /* words of 32 bits */
+};
 
 /* MT19937, the Mersenne twister (Matsumoto & Nishimura 1998, doi:10.1145/272991.272995). */
 typedef struct dsk_mt19937 {
@@ -380,11 +394,12 @@ uint32_t dsk_mt19937_next(dsk_mt19937 *generator);
 
 /* A twister and the spare normal of its last pair: torch's CPU generator, and NumPy's RandomState. */
 typedef struct dsk_normal_generator {
-    dsk_mt19937 words;
+    dsk_mt19937 words;  /* the twister */
     uint32_t has_spare; /* 0 or 1 */
-    double spare;
+    double spare;       /* the second normal of the last pair, if has_spare is 1 */
 } dsk_normal_generator;
 
+/* Seeds the twister as dsk_mt19937_seed does, and drops the spare. */
 void dsk_normal_generator_seed(dsk_normal_generator *generator, uint32_t seed);
 
 /*
