@@ -19,6 +19,7 @@ class Configuration(dict[str, Any]):
             raise AttributeError(f"the configuration has no {name!r}") from None
 
     def _refuse(self, *arguments: Any, **keywords: Any) -> NoReturn:
+        """Refuses to change the configuration, with a TypeError."""
         raise TypeError("a configuration can't be changed: make another scheduler with from_config(config, key=value)")
 
     __setitem__ = __delitem__ = __setattr__ = __delattr__ = __ior__ = _refuse

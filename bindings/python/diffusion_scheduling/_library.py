@@ -41,6 +41,7 @@ class SchedulerError(Exception):
     """
 
     status: int
+    """The number of the C library's ``ds_status``."""
 
 
 class InvalidValueError(SchedulerError, ValueError):
