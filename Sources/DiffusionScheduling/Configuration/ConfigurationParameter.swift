@@ -8,7 +8,9 @@ public protocol ConfigurationValue: Sendable, Equatable {
     static var keywords: [String]? { get }
     /// The allowed values, for error messages: "true or false".
     static var allowedValues: String { get }
+    /// The value of a JSON value; nil where the type doesn't allow it.
     init?(json: JSONValue)
+    /// The value as JSON.
     var json: JSONValue { get }
 }
 
@@ -26,8 +28,9 @@ public struct ConfigurationParameter<Configuration>: Sendable {
     public let overrideName: String?
     /// A sentence on the key's effect.
     public let summary: String
-    /// The type of the value, and the words that it may be.
+    /// Python's name of the value's type.
     public let typeName: String
+    /// The words that the value may be; nil where it isn't one of words.
     public let keywords: [String]?
     /// The number that diffusers adds to a step's timestep if the option is left out; nil if it has another default.
     public let timestepOffset: Int?
@@ -35,6 +38,14 @@ public struct ConfigurationParameter<Configuration>: Sendable {
     let read: @Sendable (_ name: String, JSONValue, inout Configuration) throws(SchedulerError) -> Void
     let write: @Sendable (Configuration) -> JSONValue
 
+    /// A parameter whose value is that of a property.
+    ///
+    /// - Parameters:
+    ///   - key: diffusers' name in `scheduler_config.json`.
+    ///   - overrideName: a second name that overrides may use.
+    ///   - path: the property.
+    ///   - summary: a sentence on the key's effect.
+    ///   - timestepOffset: the number that diffusers adds to a step's timestep where the option is left out.
     public init<Value: ConfigurationValue>(
         _ key: String, overrideName: String? = nil, _ path: WritableKeyPath<Configuration, Value> & Sendable,
         _ summary: String = "", timestepOffset: Int? = nil
@@ -168,10 +179,12 @@ extension ConfigurationKeyword {
     public static var allowedValues: String {
         (allCases.map(\.rawValue) + aliases.keys.sorted()).joined(separator: ", ")
     }
+    /// The value of its word, or of a word that diffusers takes for it.
     public init?(json: JSONValue) {
         guard case .string(let word) = json, let value = Self(rawValue: word) ?? Self.aliases[word] else { return nil }
         self = value
     }
+    /// The value's word.
     public var json: JSONValue { .string(rawValue) }
 }
 

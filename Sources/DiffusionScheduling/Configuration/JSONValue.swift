@@ -4,11 +4,17 @@
 ///
 /// Numbers keep their spelling, so that reading and writing a file leaves them unchanged.
 public enum JSONValue: Sendable, Equatable {
+    /// `null`.
     case null
+    /// `true` or `false`.
     case bool(Bool)
+    /// A number, as it is spelt.
     case number(literal: String)
+    /// A string, without its quotation marks and escapes.
     case string(String)
+    /// The elements of an array.
     case array([JSONValue])
+    /// The members of an object; of two with one name, the last.
     case object([String: JSONValue])
 }
 
@@ -36,6 +42,7 @@ extension JSONValue: ExpressibleByBooleanLiteral, ExpressibleByIntegerLiteral, E
         }
     }
 
+    /// A whole number.
     public init(_ value: Int) { self = .number(literal: String(value)) }
 
     /// A member of an object; nil where there is none.

@@ -67,7 +67,9 @@ extension ZeroTerminalSNRConfiguration {
 extension NoiseSchedule {
     /// Builds the tables of a configuration.
     ///
-    /// - Parameter floorsSignal: whether ς is computed from ᾱ = 2⁻²⁴ where it wouldn't be finite; for schedulers that step in ᾱ.
+    /// - Parameters:
+    ///   - configuration: the keys of a training's variances.
+    ///   - floorsSignal: whether ς is computed from ᾱ = 2⁻²⁴ where it wouldn't be finite; for schedulers that step in ᾱ.
     /// - Throws: `invalidValue` if ᾱ becomes so small that ς isn't finite in float32.
     /// - Complexity: O(T).
     public init(

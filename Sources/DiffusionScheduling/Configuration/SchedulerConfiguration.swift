@@ -17,6 +17,7 @@ public protocol SchedulerConfiguration: Sendable, Equatable, Codable {
     static var className: String { get }
     /// The schedulers whose configurations this one can be made from, by diffusers' names.
     static var compatibleClassNames: [String] { get }
+    /// The keys, in the order of diffusers' constructor.
     static var parameters: [ConfigurationParameter<Self>] { get }
     /// The keys of other schedulers that have an effect on this one.
     static var effectiveKeys: [String] { get }
@@ -34,6 +35,7 @@ public struct ConfigurationOrigin: Sendable, Equatable {
     /// The keys that the scheduler has no parameter for, with their values.
     public var otherKeys: [String: JSONValue] = [:]
 
+    /// The origin of a configuration that was made from nothing.
     public init() {}
 
     public static func == (a: ConfigurationOrigin, b: ConfigurationOrigin) -> Bool { a.otherKeys == b.otherKeys }

@@ -169,6 +169,7 @@ public protocol LuLambdasConfiguration: SigmaGridConfiguration {
 public protocol DynamicShiftingConfiguration: SchedulerConfiguration {
     /// Whether `mu` may be given.
     var useDynamicShifting: Bool { get set }
+    /// The form of `mu`.
     var timeShiftType: TimeShiftType { get set }
 }
 

@@ -21,14 +21,19 @@ public struct Combination: Sendable, Equatable {
     /// The most slots that a row may read.
     public static let maximumSlotCount = 6
 
+    /// The coefficient of x.
     public var sample: Double
+    /// The coefficient of e.
     public var modelOutput: Double
+    /// The coefficient of z.
     public var noise: Double
+    /// The coefficient of p.
     public var prediction: Double
     /// The coefficients of the slots by number. Inline rather than in an array, so that combinations and rows are copied without
     /// counting references.
     public var slots: InlineArray<6, Double>
 
+    /// A sum without slots.
     public init(sample: Double = 0, modelOutput: Double = 0, noise: Double = 0, prediction: Double = 0) {
         self.sample = sample
         self.modelOutput = modelOutput
@@ -37,6 +42,8 @@ public struct Combination: Sendable, Equatable {
         slots = .init(repeating: 0)
     }
 
+    /// A sum of tensors and slots.
+    ///
     /// - Precondition: at most ``maximumSlotCount`` slots; further slots have the coefficient 0.
     public init(
         sample: Double = 0, modelOutput: Double = 0, noise: Double = 0, prediction: Double = 0, slots: [Double]
@@ -45,6 +52,9 @@ public struct Combination: Sendable, Equatable {
         for (slot, coefficient) in slots.enumerated() { self.slots[slot] = coefficient }
     }
 
+    /// The coefficient of a stream.
+    ///
+    /// - Precondition: a slot is less than ``maximumSlotCount``.
     public subscript(stream: Stream) -> Double {
         get {
             switch stream {
@@ -99,6 +109,7 @@ public struct Combination: Sendable, Equatable {
 
     // MARK: Arithmetic
 
+    /// The sum of two combinations, coefficient by coefficient.
     public static func + (a: Combination, b: Combination) -> Combination {
         var sum = Combination(
             sample: a.sample + b.sample, modelOutput: a.modelOutput + b.modelOutput, noise: a.noise + b.noise,
@@ -107,6 +118,7 @@ public struct Combination: Sendable, Equatable {
         return sum
     }
 
+    /// A multiple of a combination.
     public static func * (factor: Double, a: Combination) -> Combination {
         var product = Combination(
             sample: factor * a.sample, modelOutput: factor * a.modelOutput, noise: factor * a.noise,

@@ -17,6 +17,7 @@ public struct Guidance: Sendable, Hashable {
     /// Values other than 0 take one more pass over both outputs. An item with a constant e stays unchanged.
     public var rescale: Double
 
+    /// Guidance by g, rescaled by φ.
     public init(scale: Double, rescale: Double = 0) {
         self.scale = scale
         self.rescale = rescale

@@ -19,9 +19,12 @@ public struct PlanRow: Sendable, Equatable {
 
     /// A slot and its contents after the row. A row may read the slot that it stores.
     public struct Store: Sendable, Equatable {
+        /// The slot's number, from 0.
         public var slot: Int
+        /// Its contents after the row.
         public var value: Combination
 
+        /// A store of a combination.
         public init(slot: Int, value: Combination) {
             self.slot = slot
             self.value = value
@@ -42,6 +45,7 @@ public struct PlanRow: Sendable, Equatable {
     /// The factor of each element of the noise.
     public var noiseFactor: NoiseFactor
 
+    /// A row; without a `drawCount`, it draws once if it reads noise.
     public init(
         prediction: Combination, nextSample: Combination, stores: [Store] = [], report: Combination? = nil, drawCount: Int? = nil,
         noiseFactor: NoiseFactor = .none
@@ -145,6 +149,7 @@ extension PlanRow {
 
 /// The clamp of the predicted clean sample.
 public enum PredictionClamp: Sendable, Equatable {
+    /// Nothing.
     case none
     /// Clamps to [−limit, limit].
     case range(Double)

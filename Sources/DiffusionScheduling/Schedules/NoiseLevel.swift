@@ -12,16 +12,18 @@ public enum NoiseProcess: String, Sendable, CaseIterable {
 
 /// One noise level: a sample there is `signalRate` · data + `noiseRate` · noise.
 public struct NoiseLevel: Sendable, Equatable {
+    /// The meaning of ς.
     public let process: NoiseProcess
     /// ς as the grid has it: the ratio of noise to signal, or for flow matching the share of noise.
     public let sigma: Double
-    /// A
+    /// A: the factor of the data.
     public let signalRate: Double
-    /// S
+    /// S: the factor of the noise.
     public let noiseRate: Double
     /// ρ = S/A; infinite for a flow level of 1.
     public let noiseToSignal: Double
 
+    /// The level ς of a process.
     public init(sigma: Double, process: NoiseProcess) {
         self.process = process
         self.sigma = sigma

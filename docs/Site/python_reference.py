@@ -1,0 +1,128 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+
+"""Renders the Python reference with pdoc, and checks that every public name has a sentence.
+
+    DIFFUSION_SCHEDULING_LIBRARY=… PYTHONPATH=bindings/python python3 docs/Site/python_reference.py FOLDER
+
+The classes on arrays are made of the library's descriptions, so the package is imported, with the library that the variable names.
+The drop-ins are made of diffusers' classes as well, which take torch. Their page needs neither: it is made of the module's text and
+the names in the library's descriptions. Prints a sentence for each fault, and fails if there is one.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+import types
+import warnings
+from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
+
+import diffusion_scheduling
+import diffusion_scheduling.schedulers as schedulers
+import pdoc
+import pdoc.doc
+import pdoc.render
+from diffusion_scheduling import _core, _noise, _schedulers
+from diffusion_scheduling._description import DESCRIPTIONS
+
+PACKAGE = Path(diffusion_scheduling.__file__).parent
+MODULES = [
+    "diffusion_scheduling",
+    *(f"diffusion_scheduling.{name}" for name in ("schedulers", "samplers", "serving", "guidance", "diffusers")),
+]
+BASES = [_schedulers.ArrayScheduler, _schedulers.StatelessScheduler, _schedulers.OrderedScheduler]
+
+
+def add_bases() -> None:
+    """Shows, beside the classes, what they inherit: the package keeps the bases to itself."""
+    for base in BASES:
+        setattr(schedulers, base.__name__, base)
+        for parent in base.__mro__:
+            if parent.__module__ == _core.__name__:  # Shared with the drop-ins.
+                for name in vars(parent).keys() - vars(base).keys():
+                    if not name.startswith("_"):
+                        setattr(base, name, vars(parent)[name])
+    schedulers.__all__[:0] = [base.__name__ for base in BASES]
+    package = diffusion_scheduling
+    package.__all__ = [name for name in package.__all__ if name not in schedulers.__all__]  # Once is enough.
+
+
+def name_types() -> None:
+    """Tells in which module the annotations of the methods that are compiled from text have their names."""
+    for name in DESCRIPTIONS:
+        for method in vars(getattr(schedulers, name)).values():
+            if isinstance(method, types.FunctionType):
+                method.__module__ = schedulers.__name__
+    named = {name: getattr(_schedulers, name) for name in ("Any", "Array", "Sequence")}
+    vars(schedulers).update(named, Tensor=_schedulers.Array, Generator=_noise.Generator, SchedulerMixin=_schedulers.ArrayScheduler)
+
+
+def drop_ins() -> types.ModuleType:
+    """A module like ``diffusion_scheduling.diffusers``, which needs neither diffusers nor torch."""
+    path = PACKAGE / "diffusers.py"
+    tree = ast.parse(path.read_text("utf-8"))
+    module = types.ModuleType("diffusion_scheduling.diffusers", ast.get_docstring(tree))
+    module.__spec__ = ModuleSpec(module.__name__, None)
+    functions = [each for each in tree.body if isinstance(each, ast.FunctionDef) and not each.name.startswith("_")]
+    scope: dict[str, Any] = {"Any": Any, "__name__": module.__name__}
+    exec(compile(ast.Module(functions, []), str(path), "exec"), scope)  # Their bodies aren't run.
+    for each in functions:
+        setattr(module, each.name, scope[each.name])
+    for name in DESCRIPTIONS:
+        text = (
+            f"The drop-in for ``diffusers.{name}``, with its constructor, arguments and results. "
+            f"`diffusion_scheduling.schedulers.{name}` explains the parameters and the options of a run."
+        )
+        setattr(module, name, type(name, (), {"__doc__": text, "__module__": module.__name__}))
+    module.__dict__["Any"] = Any
+    module.__dict__["__all__"] = [*DESCRIPTIONS, *(each.name for each in functions)]
+    return module
+
+
+def public(member: pdoc.doc.Doc[Any]) -> Iterator[pdoc.doc.Doc[Any]]:
+    """A member and its members, as far as the reference shows them."""
+    yield member
+    if isinstance(member, pdoc.doc.Class):
+        for each in member.own_members:
+            if not each.name.startswith("_"):
+                yield from public(each)
+
+
+def undocumented() -> list[str]:
+    found = []
+    for name in MODULES:
+        module = pdoc.doc.Module(sys.modules[name])
+        if not module.docstring:
+            found.append(name)
+        for member in module.members.values():
+            if not member.name.startswith("_") and not isinstance(member, pdoc.doc.Module):
+                found += [each.fullname for each in public(member) if not each.docstring.strip()]
+    return found
+
+
+def main() -> int:
+    add_bases()
+    name_types()
+    sys.modules["diffusion_scheduling.diffusers"] = diffusion_scheduling.diffusers = drop_ins()  # type: ignore[attr-defined]
+    pdoc.render.configure(
+        docformat="markdown", show_source=False, search=True, footer_text=f"diffusion-scheduling {diffusion_scheduling.__version__}"
+    )
+    with warnings.catch_warnings(record=True) as caught:  # Annotations that pdoc can't read.
+        warnings.simplefilter("always")
+        pdoc.pdoc(*MODULES, output_directory=Path(sys.argv[1]))
+    complaints = sorted({str(each.message).splitlines()[0] for each in caught})
+    for complaint in complaints:
+        print(complaint, file=sys.stderr)
+    faults = undocumented()
+    for name in faults:
+        print(f"{name} has no docstring", file=sys.stderr)
+    print(f"python_reference: {len(MODULES)} modules, {len(faults)} names without a sentence")
+    return 1 if faults or complaints else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
