@@ -18,6 +18,7 @@
 public struct NumPyNoise: NormalSource {
     private var generator: NormalGenerator
 
+    /// The source that `numpy.random.RandomState(seed)` is.
     public init(seed: UInt32) {
         generator = NormalGenerator(seed: seed)
     }

@@ -22,6 +22,7 @@
 public struct TorchCPUNoise: NormalSource {
     private var generator: NormalGenerator
 
+    /// The source that `torch.manual_seed(seed)` makes.
     public init(seed: UInt64) {
         generator = NormalGenerator(seed: UInt32(truncatingIfNeeded: seed))
     }
@@ -38,8 +39,9 @@ public struct TorchCPUNoise: NormalSource {
 
     /// Overwrites `values` with the next numbers.
     ///
-    /// - Parameter maximumThreads: 0: as many as the OpenMP runtime would use; 1: stay on the caller's thread. The numbers don't
-    ///   depend on it.
+    /// - Parameters:
+    ///   - values: the memory to fill.
+    ///   - maximumThreads: 0: as many as the OpenMP runtime would use; 1: stay on the caller's thread. The numbers don't depend on it.
     public mutating func fill(_ values: inout MutableSpan<Float>, maximumThreads: Int) {
         makeUnique()
         generator.fillAsTorch(&values, maximumThreads: maximumThreads)

@@ -28,12 +28,17 @@
 ///
 /// - Complexity: O(count); 3 to 10 ms for a million numbers on one thread, shared among threads.
 public struct TorchCUDANoise: NormalSource, Equatable {
+    /// The seed, as `torch.cuda.manual_seed` takes it.
     public let seed: UInt64
     /// The distance that the counters have moved, as in `Generator.get_offset()`. A multiple of 4.
     public private(set) var offset: UInt64
+    /// The device whose tensors the numbers are those of.
     public let device: CUDADevice
 
+    /// The source that `torch.cuda.manual_seed(seed)` makes.
+    ///
     /// - Parameters:
+    ///   - seed: the seed.
     ///   - offset: a multiple of 4, to continue from a generator's place.
     ///   - device: only matters for tensors of more than about 100,000 elements.
     /// - Precondition: `offset` is a multiple of 4.
@@ -51,8 +56,9 @@ public struct TorchCUDANoise: NormalSource, Equatable {
 
     /// Overwrites `values` with the next numbers.
     ///
-    /// - Parameter maximumThreads: 0: as many as the OpenMP runtime would use; 1: stay on the caller's thread. The numbers don't
-    ///   depend on it.
+    /// - Parameters:
+    ///   - values: the memory to fill.
+    ///   - maximumThreads: 0: as many as the OpenMP runtime would use; 1: stay on the caller's thread. The numbers don't depend on it.
     /// - Precondition: at most 2²⁹ elements: torch cuts larger tensors into several launches.
     public mutating func fill(_ values: inout MutableSpan<Float>, maximumThreads: Int) {
         precondition(
@@ -80,9 +86,13 @@ extension TorchCUDANoise: Codable {
 ///
 /// torch reports them: `p = torch.cuda.get_device_properties(0)`, `p.multi_processor_count`, `p.max_threads_per_multi_processor`.
 public struct CUDADevice: Sendable, Equatable {
+    /// The number of multiprocessors.
     public let multiprocessorCount: Int
+    /// The most threads that a multiprocessor holds.
     public let threadsPerMultiprocessor: Int
 
+    /// A device with these properties.
+    ///
     /// - Precondition: `multiprocessorCount` ≥ 1 and `threadsPerMultiprocessor` ≥ 256, both at most 65,535.
     public init(multiprocessorCount: Int, threadsPerMultiprocessor: Int) {
         precondition(
@@ -95,9 +105,11 @@ public struct CUDADevice: Sendable, Equatable {
     /// The most blocks of 256 threads that torch launches.
     public var maximumBlocks: Int { multiprocessorCount * (threadsPerMultiprocessor / 256) }
 
+    /// The A100.
     public static let a100 = CUDADevice(multiprocessorCount: 108, threadsPerMultiprocessor: 2048)
     /// The SXM model; the PCIe one has 114 multiprocessors.
     public static let h100 = CUDADevice(multiprocessorCount: 132, threadsPerMultiprocessor: 2048)
+    /// The GeForce RTX 4090.
     public static let rtx4090 = CUDADevice(multiprocessorCount: 128, threadsPerMultiprocessor: 1536)
 
     private static func isPossible(_ multiprocessorCount: Int, _ threadsPerMultiprocessor: Int) -> Bool {

@@ -78,8 +78,15 @@ public struct SamplingPlan: Sendable, Equatable {
     /// Makes a plan of rows.
     ///
     /// - Parameters:
+    ///   - grid: the timesteps and noise levels.
+    ///   - initNoiseSigma: the standard deviation of the noise that a run starts with.
     ///   - inputScales: one for each timestep; empty: 1 each.
+    ///   - clamp: of every prediction.
+    ///   - slotCount: the number of slots that rows store and read.
+    ///   - warmUp: the age from which on rows don't depend on it.
     ///   - steps: as the property; empty: a step for each evaluation.
+    ///   - reportName: diffusers' name of the report.
+    ///   - modelLearnsVariance: whether the model output may hold a variance.
     ///   - rows: for each timestep of the grid min(i, warmUp) + 1 rows, by age.
     /// - Throws: `invalidValue` if the rows aren't such a table, or read a slot that no earlier row has stored;
     ///   `unrepresentablePlan` if a coefficient isn't finite.

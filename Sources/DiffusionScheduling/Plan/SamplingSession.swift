@@ -15,6 +15,7 @@
 /// Different sessions may step on different threads at once, also on the same plan; one session steps on one thread at a time,
 /// as Swift's exclusivity demands anyway.
 public struct SamplingSession: Sendable {
+    /// The plan, which all sessions with the same steps share.
     public let plan: SamplingPlan
     /// The index of the next step, from 0; the plan's number of steps after the last one.
     public internal(set) var stepIndex: Int
@@ -84,6 +85,7 @@ public struct SamplingSession: Sendable {
     /// - Parameters:
     ///   - modelOutput: the model's output, with as many elements as the sample; twice as many if it also predicts the variance.
     ///     Its element type may differ from the sample's, and from step to step: it is converted on the way.
+    ///   - sample: the sample; the first step decides the number of elements for all of them.
     ///   - noise: standard normal numbers, as many as the sample has elements; for stochastic steps only.
     ///   - batchSize: the batch items that the sample consists of; they matter for thresholding.
     /// - Throws: `stepPastEnd`, `wrongElementCount`, `wrongElementType`, `missingNoise`, `outOfMemory`; nothing has changed then.
@@ -102,7 +104,12 @@ public struct SamplingSession: Sendable {
     /// The scaling costs no pass over memory, unless the step stores two slots, as UniPC's do. The input is scaled before it is rounded,
     /// so it may differ in the last bit from a scaled sample.
     ///
-    /// - Parameter nextModelInput: as many elements as the sample, in separate memory.
+    /// - Parameters:
+    ///   - modelOutput: as for `step(modelOutput:sample:noise:batchSize:)`.
+    ///   - sample: the sample.
+    ///   - nextModelInput: as many elements as the sample, in separate memory.
+    ///   - noise: standard normal numbers, for stochastic steps only.
+    ///   - batchSize: the number of batch items.
     /// - Throws: as `step(modelOutput:sample:noise:batchSize:)`.
     @inlinable
     public mutating func step<Element: TensorElement, Output: TensorElement>(
@@ -148,6 +155,10 @@ public struct SamplingSession: Sendable {
     /// - Parameters:
     ///   - conditional: e_c, the model's output under the condition; counts and types as for `modelOutput` above.
     ///   - unconditional: e_u, the model's output without it, like `conditional`.
+    ///   - guidance: the scale, and the rescaling.
+    ///   - sample: the sample.
+    ///   - noise: standard normal numbers, for stochastic steps only.
+    ///   - batchSize: the number of batch items; they matter for rescaling and thresholding.
     /// - Throws: also `invalidValue` for a guidance out of range; nothing has changed then.
     /// - Complexity: O(elements), one pass over memory; two where the guidance is rescaled.
     @inlinable
@@ -176,8 +187,12 @@ public struct SamplingSession: Sendable {
     /// Takes the next step in place and keeps the model output's memory if the step stores the model output unchanged: DEIS and
     /// DPM-Solver with predicted noise and without a clamp write one tensor less. Other steps copy.
     ///
-    /// - Parameter modelOutput: after the call, memory of the same size for the next output, with unspecified contents: the same
-    ///   memory, or the slot's former memory. If the call throws, it is unchanged.
+    /// - Parameters:
+    ///   - modelOutput: after the call, memory of the same size for the next output, with unspecified contents: the same
+    ///     memory, or the slot's former memory. If the call throws, it is unchanged.
+    ///   - sample: the sample.
+    ///   - noise: standard normal numbers, for stochastic steps only.
+    ///   - batchSize: the number of batch items.
     /// - Throws: as `step(modelOutput:sample:noise:batchSize:)`.
     @inlinable
     public mutating func step<Element: TensorElement, Output: TensorElement>(

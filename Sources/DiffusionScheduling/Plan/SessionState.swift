@@ -38,7 +38,9 @@ extension SamplingSession {
 
     /// Continues from a saved state, with the same bits as if the session had never been saved.
     ///
-    /// - Parameter plan: the plan of that session, or one that equals it to the last bit.
+    /// - Parameters:
+    ///   - plan: the plan of that session, or one that equals it to the last bit.
+    ///   - bytes: the state, as ``savedState()`` wrote it.
     /// - Throws: `damagedState`, `foreignState` if the plan is another one, `outOfMemory`.
     /// - Complexity: O(elements).
     public init(plan: SamplingPlan, restoring bytes: [UInt8]) throws(SchedulerError) {
