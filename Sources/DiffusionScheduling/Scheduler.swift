@@ -18,6 +18,7 @@
 /// Tensors are contiguous arrays of a `TensorElement`; batch items lie one after the other, and no other part of the shape
 /// matters. A scheduler is a value: each concurrent request steps its own copy.
 public protocol Scheduler: Sendable {
+    /// The type of the configuration.
     associatedtype Configuration: SchedulerConfiguration
 
     /// The scheduler's configuration.
@@ -39,6 +40,8 @@ public protocol Scheduler: Sendable {
     ///
     /// - Parameters:
     ///   - modelOutput: the model's output, with as many elements as the sample.
+    ///   - timestep: the timestep that the model was told.
+    ///   - sample: the sample.
     ///   - noise: standard normal numbers, one for each element of the sample; only stochastic steps need them.
     ///   - batchSize: the number of batch items in the sample.
     mutating func step<Element: TensorElement>(
@@ -59,6 +62,7 @@ public struct SchedulerOutput<Element: TensorElement>: Sendable, Equatable {
     /// The clean sample x₀ predicted at this step, after thresholding; nil if it wasn't requested.
     public var predOriginalSample: [Element]?
 
+    /// The result of a step that ended with these samples.
     public init(prevSample: [Element], predOriginalSample: [Element]? = nil) {
         self.prevSample = prevSample
         self.predOriginalSample = predOriginalSample

@@ -12,6 +12,7 @@
 public struct TensorBuffer<Element: TensorElement>: ~Copyable, @unchecked Sendable {
     // Unchecked, because the memory has one owner.
 
+    /// The number of elements.
     public let count: Int
     @usableFromInline var address: UnsafeMutableRawPointer
 

@@ -11,7 +11,10 @@ public protocol TensorElement: BitwiseCopyable, Sendable, Equatable {
 
 /// The names of the element types.
 public enum ElementType: String, Sendable, Codable, CaseIterable {
-    case float32, float64
+    /// IEEE 754's binary32: 8 bits of exponent, 23 of fraction.
+    case float32
+    /// IEEE 754's binary64: 11 bits of exponent, 52 of fraction.
+    case float64
     /// IEEE 754's binary16: 5 bits of exponent, 10 of fraction.
     case float16
     /// The upper half of a `Float`: 8 bits of exponent, 7 of fraction.
@@ -51,6 +54,7 @@ public struct BFloat16: TensorElement, CustomStringConvertible {
     /// The upper 16 bits of the `Float` of the same value.
     public var bitPattern: UInt16
 
+    /// The number of a bit pattern.
     public init(bitPattern: UInt16) { self.bitPattern = bitPattern }
 
     /// Rounds to the nearest number, ties to even; too large numbers become infinite. A NaN stays a NaN and becomes quiet.
