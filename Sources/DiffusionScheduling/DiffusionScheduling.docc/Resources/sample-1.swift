@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import DiffusionScheduling
+
+func sample(asking model: ([Float], Double) -> [Float]) throws -> [Float] {
+    let configuration = """
+        {"_class_name": "DEISMultistepScheduler", "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+        """
+    let scheduler = try SchedulerCatalog.makeScheduler(json: configuration)
+    return scheduler.sigmas.map { Float($0) }
+}

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import DiffusionScheduling
+
+func sample(asking model: ([Float], Double) -> [Float]) throws -> [Float] {
+    let configuration = """
+        {"_class_name": "DEISMultistepScheduler", "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+        """
+    var scheduler = try SchedulerCatalog.makeScheduler(json: configuration)
+    try scheduler.setTimesteps(20)
+    var noise = TorchCPUNoise(seed: 42)
+    let sample = noise.normals(4 * 64 * 64).map { $0 * Float(scheduler.initNoiseSigma) }
+    return sample
+}

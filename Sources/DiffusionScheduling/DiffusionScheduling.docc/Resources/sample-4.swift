@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import DiffusionScheduling
+
+func sample(asking model: ([Float], Double) -> [Float]) throws -> [Float] {
+    let configuration = """
+        {"_class_name": "DEISMultistepScheduler", "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+        """
+    var scheduler = try SchedulerCatalog.makeScheduler(json: configuration)
+    try scheduler.setTimesteps(20)
+    var noise = TorchCPUNoise(seed: 42)
+    var sample = noise.normals(4 * 64 * 64).map { $0 * Float(scheduler.initNoiseSigma) }
+    for timestep in scheduler.timesteps {
+        let input = try scheduler.scaleModelInput(sample, timestep: timestep)
+        try scheduler.step(modelOutput: model(input, timestep), timestep: timestep, sample: &sample)
+    }
+    return sample
+}
