@@ -21,14 +21,17 @@ public struct CMStochasticIterativeConfiguration: SchedulerDefinition {
     public static let returnsReport = false
     public static let timestepType: TimestepElementType? = .float64
 
+    /// The number of noise levels that the model was trained with.
     public var numTrainTimesteps = 40
     /// ε: the level at which the consistency function is the sample.
     public var sigmaMin = 0.002
+    /// The greatest level.
     public var sigmaMax = 80.0
     /// σ_d: the standard deviation of the data.
     public var sigmaData = 0.5
     /// The factor of the noise that steps add.
     public var sNoise = 1.0
+    /// ρ: the exponent of Karras' spacing of levels.
     public var rho = 7.0
     /// Whether f is clipped to [−1, 1].
     public var clipDenoised = true

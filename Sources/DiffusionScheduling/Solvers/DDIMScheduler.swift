@@ -80,6 +80,7 @@ public struct DDIMConfiguration: DDIMFamilyConfiguration, ThresholdingConfigurat
 
         public init() {}
 
+        /// These options.
         public init(eta: Double, useClippedModelOutput: Bool = false) {
             self.eta = eta
             self.useClippedModelOutput = useClippedModelOutput
@@ -256,6 +257,7 @@ public enum PreviousTimestepRule: String, ConfigurationKeyword {
 }
 
 extension DefinedScheduler where Definition == DDIMConfiguration {
+    /// The clamp of predicted clean samples.
     public var clamp: PredictionClamp { configuration.predictionClamp }
 
     /// Compiles a plan, for sessions: steps in the run's order.
@@ -270,6 +272,8 @@ extension DefinedScheduler where Definition == DDIMConfiguration {
     /// - Parameters:
     ///   - timestep: the timestep that the step starts at, in 0…T − 1.
     ///   - previous: the timestep that it leads to; nil: the level before timestep 0, which `setAlphaToOne` chooses.
+    ///   - eta: η in [0, 1].
+    ///   - useClippedModelOutput: whether the noise is computed again from the clipped clean sample.
     /// - Throws: `unknownTimestep`, and `invalidValue` for η outside [0, 1].
     /// - Complexity: O(1).
     public func row(
@@ -285,6 +289,9 @@ extension DefinedScheduler where Definition == DDIMConfiguration {
     /// Takes the step from a timestep in place.
     ///
     /// - Parameters:
+    ///   - modelOutput: the model's output, with as many elements as the sample.
+    ///   - timestep: the timestep that the model was told.
+    ///   - sample: the sample.
     ///   - eta: η in [0, 1]; above 0 the step needs noise.
     ///   - useClippedModelOutput: whether the noise is computed anew from the clipped clean sample.
     ///   - noise: standard normal numbers, one for each element of the sample.
@@ -311,6 +318,7 @@ extension DefinedScheduler where Definition == DDIMConfiguration {
 }
 
 extension DefinedScheduler where Definition == DDIMInverseConfiguration {
+    /// The clamp of predicted clean samples.
     public var clamp: PredictionClamp { configuration.clipping }
 
     /// The scalars of the step that leads to a training timestep in a run of `stepCount` steps.

@@ -122,6 +122,7 @@ public struct DDPMConfiguration:
 }
 
 extension DefinedScheduler where Definition == DDPMConfiguration {
+    /// The clamp of predicted clean samples.
     public var clamp: PredictionClamp { configuration.predictionClamp }
 
     /// The scalars of a step between any two training timesteps, on demand.

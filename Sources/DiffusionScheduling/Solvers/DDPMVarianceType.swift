@@ -4,9 +4,11 @@
 public enum DDPMVarianceType: String, ConfigurationKeyword {
     /// (1 − ᾱ_u)/(1 − ᾱ_t) β, at least 10⁻²⁰: right for data that is a point.
     case fixedSmall = "fixed_small"
+    /// The variance of ``fixedSmall``, which diffusers computes by its logarithm.
     case fixedSmallLog = "fixed_small_log"
     /// β: right for data that is normal.
     case fixedLarge = "fixed_large"
+    /// β, likewise.
     case fixedLargeLog = "fixed_large_log"
     /// The model predicts the variance of each element besides its output.
     case learned

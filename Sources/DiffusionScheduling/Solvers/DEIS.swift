@@ -13,10 +13,12 @@
 ///
 /// with the rows r of the method's table and the outputs εₖ since s, so nothing but outputs is remembered.
 public struct DEISSolver: MultistepSolver {
+    /// The quantity that the model predicts.
     public var predictionType: PredictionType
+    /// The outputs that a step combines.
     public var method: Method
 
-    /// The outputs that a step combines.
+    /// The choices of outputs.
     public enum Method: Sendable {
         /// Outputs of the steps before, interpolated in a variable.
         case adamsBashforth(InterpolationVariable)
@@ -24,6 +26,7 @@ public struct DEISSolver: MultistepSolver {
         case rungeKutta(RungeKuttaTable)
     }
 
+    /// A solver of a method; by default that of diffusers.
     public init(predictionType: PredictionType, method: Method = .adamsBashforth(.logRatio)) {
         self.predictionType = predictionType
         self.method = method

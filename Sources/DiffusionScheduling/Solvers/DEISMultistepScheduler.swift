@@ -37,7 +37,9 @@ public struct DEISMultistepConfiguration: MultistepDefinition, SigmaGridConfigur
     public var thresholding = false
     public var dynamicThresholdingRatio = 0.995
     public var sampleMaxValue = 1.0
+    /// The algorithm, of which there is one.
     public var algorithmType = DEISAlgorithmType.deis
+    /// The interpolation, of which there is one.
     public var solverType = DEISSolverType.logrho
     /// Whether the last steps of a run of fewer than 15 use lower orders, which keeps short runs stable.
     public var lowerOrderFinal = true
@@ -50,6 +52,7 @@ public struct DEISMultistepConfiguration: MultistepDefinition, SigmaGridConfigur
     public var timestepSpacing = TimestepSpacing.linspace
     public var stepsOffset = 0
     public var useDynamicShifting = false
+    /// The form of `mu`.
     public var timeShiftType = TimeShiftType.exponential
     /// The noise level after the last step. nil, diffusers' way: the least level of the training where the levels are the
     /// timesteps', and else the last level again, so that the last step does nothing. diffusers has no such key, so it is
@@ -152,6 +155,7 @@ public struct DEISMultistepConfiguration: MultistepDefinition, SigmaGridConfigur
 
 /// The algorithm of DEIS; diffusers accepts DPM-Solver's names for it.
 public enum DEISAlgorithmType: String, ConfigurationKeyword {
+    /// DEIS.
     case deis
     public static let aliases: [String: Self] = ["dpmsolver": .deis, "dpmsolver++": .deis]
 }

@@ -22,10 +22,14 @@
 ///
 /// where A and S without an index are those at t. `midpoint` has w₁ = w₀/2 in order 2. The inverse is the same with h < 0.
 public struct DPMSolver: MultistepSolver {
+    /// The integral.
     public var algorithmType: DPMSolverAlgorithmType
+    /// The weights of the slope in order 2.
     public var solverType: DPMSolverType
+    /// The quantity that the model predicts.
     public var predictionType: PredictionType
 
+    /// A solver of an integral.
     public init(algorithmType: DPMSolverAlgorithmType, solverType: DPMSolverType, predictionType: PredictionType) {
         self.algorithmType = algorithmType
         self.solverType = solverType

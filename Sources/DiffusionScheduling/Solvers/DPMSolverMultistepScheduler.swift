@@ -70,6 +70,7 @@ public struct DPMSolverMultistepConfiguration: DPMSolverConfiguration, DynamicSh
     public var stepsOffset = 0
     public var rescaleBetasZeroSNR = false
     public var useDynamicShifting = false
+    /// The form of `mu`.
     public var timeShiftType = TimeShiftType.exponential
 
     public var origin = ConfigurationOrigin()
@@ -228,6 +229,7 @@ public enum DPMSolverAlgorithmType: String, ConfigurationKeyword {
 
     /// Whether the solver extrapolates the predicted clean sample rather than the predicted noise.
     public var predictsCleanSample: Bool { self == .dpmsolverPlusPlus || self == .sdeDPMSolverPlusPlus }
+    /// Whether steps add noise.
     public var isStochastic: Bool { self == .sdeDPMSolver || self == .sdeDPMSolverPlusPlus }
     /// The algorithm with the same prediction and without noise.
     public var deterministicTwin: Self { predictsCleanSample ? .dpmsolverPlusPlus : .dpmsolver }
@@ -235,6 +237,9 @@ public enum DPMSolverAlgorithmType: String, ConfigurationKeyword {
 
 /// The weight of the model output's slope in a step of order 2.
 public enum DPMSolverType: String, ConfigurationKeyword {
-    case midpoint, heun
+    /// w₁ = w₀/2 in the table of ``DPMSolver``.
+    case midpoint
+    /// w₁ as the table of ``DPMSolver`` has it.
+    case heun
     public static let aliases: [String: Self] = ["logrho": .midpoint, "bh1": .midpoint, "bh2": .midpoint]
 }

@@ -33,7 +33,9 @@ public struct DPMSolverSinglestepConfiguration: SchedulerDefinition, PredictionT
     public var thresholding = false
     public var dynamicThresholdingRatio = 0.995
     public var sampleMaxValue = 1.0
+    /// The integral.
     public var algorithmType = DPMSolverAlgorithmType.dpmsolverPlusPlus
+    /// The weights of the slope in order 2.
     public var solverType = DPMSolverType.midpoint
     /// Whether the last step is of order 1 where it would complete a block. A last step to no noise always is.
     public var lowerOrderFinal = false
@@ -43,10 +45,12 @@ public struct DPMSolverSinglestepConfiguration: SchedulerDefinition, PredictionT
     public var sigmaSchedule: SigmaSchedule?
     public var useFlowSigmas = false
     public var flowShift = 1.0
+    /// The noise level after the last step.
     public var finalSigmasType = FinalSigmasType.zero
     public var lambdaMinClipped = -Double.infinity
     public var varianceType: String?
     public var useDynamicShifting = false
+    /// The form of `mu`.
     public var timeShiftType = TimeShiftType.exponential
 
     public var timestepSpacing: TimestepSpacing { .linspace }

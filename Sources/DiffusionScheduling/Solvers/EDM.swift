@@ -119,6 +119,7 @@ extension EDMDefinition {
             process: .varianceExploding)
     }
 
+    /// The level of a timestep, tabulated or computed.
     public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
         let sigma = noise.tabulatedSigma(atTimestep: timestep) ?? Self.sigma(atTimestep: timestep)
         return NoiseLevel(sigma: sigma, process: .varianceExploding)

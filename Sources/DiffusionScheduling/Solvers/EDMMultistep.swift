@@ -29,6 +29,7 @@ extension EDMMultistepDefinition {
         ]
     }
 
+    /// The solver: EDM's preconditioning around DPM-Solver's integral.
     public var solver: EDMSolver {
         EDMSolver(
             preconditioning: preconditioning,
@@ -39,6 +40,7 @@ extension EDMMultistepDefinition {
     public var initNoiseSigma: Double { startingNoise }
     public func inputScale(at level: NoiseLevel) -> Double { preconditioning.inputScale(at: level.sigma) }
 
+    /// The grid of a number of steps; other requests are refused.
     public func grid(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> TimestepGrid {
         try request.requireNoMu()
         guard case .count(let count, _) = request else {

@@ -35,7 +35,9 @@ public struct EulerDiscreteConfiguration: VarianceExplodingDefinition, SigmaSpac
     public var betaEnd = 0.02
     public var betaSchedule = BetaSchedule.linear
     public var trainedBetas: [Double]?
+    /// The quantity that the model predicts.
     public var predictionType = EulerPredictionType.epsilon
+    /// The curve of noise levels between those of the training.
     public var interpolationType = SigmaInterpolationType.linear
     public var useKarrasSigmas = false
     public var useExponentialSigmas = false
@@ -44,9 +46,11 @@ public struct EulerDiscreteConfiguration: VarianceExplodingDefinition, SigmaSpac
     public var sigmaMin: Double?
     public var sigmaMax: Double?
     public var timestepSpacing = TimestepSpacing.linspace
+    /// The quantity that a model of `v_prediction` is told: the training timestep, or ln ς/4.
     public var timestepType = TimestepType.discrete
     public var stepsOffset = 0
     public var rescaleBetasZeroSNR = false
+    /// The noise level after the last step.
     public var finalSigmasType = FinalSigmasType.zero
 
     public var origin = ConfigurationOrigin()
@@ -147,10 +151,13 @@ public struct EulerDiscreteConfiguration: VarianceExplodingDefinition, SigmaSpac
 
 /// The meaning of an Euler model's output.
 public enum EulerPredictionType: String, ConfigurationKeyword {
+    /// The noise.
     case epsilon
+    /// The clean sample.
     case sample
     /// diffusers' old word for `sample`.
     case originalSample = "original_sample"
+    /// The velocity A noise − S data.
     case vPrediction = "v_prediction"
 
     var meaning: PredictionType {

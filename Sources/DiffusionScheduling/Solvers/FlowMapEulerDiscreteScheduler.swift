@@ -56,6 +56,7 @@ public struct FlowMapEulerDiscreteConfiguration: SchedulerDefinition {
         public var rTimestep: Double?
 
         public init() {}
+        /// The options of a step to a timestep.
         public init(rTimestep: Double?) { self.rTimestep = rTimestep }
 
         public static var parameters: [ConfigurationParameter<Self>] {

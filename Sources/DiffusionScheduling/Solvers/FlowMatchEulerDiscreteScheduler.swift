@@ -45,6 +45,7 @@ public struct FlowMatchEulerDiscreteConfiguration: ShiftedFlowDefinition {
     public var useBetaSigmas = false
     public var sigmaSchedule: SigmaSchedule?
     public var timeShiftType = FlowTimeShiftType.exponential
+    /// Whether each step replaces the noise in the sample by fresh noise.
     public var stochasticSampling = false
 
     public var origin = ConfigurationOrigin()

@@ -31,9 +31,13 @@ public struct HeliosConfiguration: SchedulerDefinition {
 
     /// κ: pushes the training's levels towards more noise; > 0.
     public var shift = 1.0
+    /// The number of stages of the pyramid.
     public var stages = 3
+    /// The shares of the training at which stages begin, and the last one ends: one more than there are stages.
     public var stageRange = [0, 1.0 / 3, 2.0 / 3, 1]
+    /// γ: the bound of the correlation of the noise that is added between stages.
     public var gamma = 1.0 / 3
+    /// The solver of a run.
     public var schedulerType = HeliosSchedulerType.unipc
     /// The solver of `unipc`, with the training's length and the shift of a run.
     public var solver: UniPCMultistepConfiguration
@@ -97,6 +101,7 @@ public struct HeliosConfiguration: SchedulerDefinition {
         public var isAmplifyFirstChunk = false
 
         public init() {}
+        /// The options of a run of a stage.
         public init(stageIndex: Int?, isAmplifyFirstChunk: Bool = false) {
             self.stageIndex = stageIndex
             self.isAmplifyFirstChunk = isAmplifyFirstChunk

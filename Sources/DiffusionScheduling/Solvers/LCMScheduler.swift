@@ -89,6 +89,7 @@ public struct LCMConfiguration:
 
         public init() {}
 
+        /// These options.
         public init(originalInferenceSteps: Int? = nil, strength: Double = 1) {
             self.originalInferenceSteps = originalInferenceSteps
             self.strength = strength
@@ -161,6 +162,7 @@ public struct LCMConfiguration:
 }
 
 extension DefinedScheduler where Definition == LCMConfiguration {
+    /// The clamp of predicted clean samples.
     public var clamp: PredictionClamp { configuration.predictionClamp }
 
     /// Compiles a plan; the scheduler itself doesn't change.

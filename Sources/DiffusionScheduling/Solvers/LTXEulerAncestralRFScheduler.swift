@@ -28,6 +28,7 @@ public struct LTXEulerAncestralRFConfiguration: SchedulerDefinition {
     public static let compatibleClassNames = ["FlowMatchEulerDiscreteScheduler", "LTXEulerAncestralRFScheduler"]
     public static let effectiveKeys = FlowMatchEulerDiscreteConfiguration.parameters.map(\.key) + ["sigma_min", "sigma_max"]
 
+    /// The number of noise levels that the model was trained with.
     public var numTrainTimesteps = 1000
     /// η: the share of the ancestral noise; 0 takes Euler's steps.
     public var eta = 1.0

@@ -4,7 +4,9 @@
 ///
 /// A conforming definition chooses the solver, the grid and the orders; the plan follows.
 public protocol MultistepDefinition: SchedulerDefinition, PredictionTypeConfiguration {
+    /// The type of the solver.
     associatedtype Solver: MultistepSolver
+    /// The solver that the configuration chooses.
     var solver: Solver { get throws(SchedulerError) }
     /// The most model outputs that a step combines.
     var highestSolverOrder: Int { get }
@@ -14,6 +16,7 @@ public protocol MultistepDefinition: SchedulerDefinition, PredictionTypeConfigur
     var modelLearnsVariance: Bool { get }
     /// The clamp of predicted clean samples.
     var clamp: PredictionClamp { get }
+    /// The timesteps and noise levels of a run.
     func grid(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> TimestepGrid
     /// The highest order that a step may have.
     func highestOrder(atStep index: Int, of stepCount: Int) -> Int
@@ -33,16 +36,20 @@ public protocol MultistepScheduler: PlannedScheduler {
     /// The row whose next sample is an update from converted outputs at a step of the plan. Its model output is the step's
     /// converted output, and slot k the one of k + 1 steps before.
     ///
-    /// - Parameter order: the number of converted outputs that the update combines, from 1 to 3 and at most `index` + 1.
+    /// - Parameters:
+    ///   - order: the number of converted outputs that the update combines, from 1 to 3 and at most `index` + 1.
+    ///   - index: the step, from 0.
     /// - Throws: as `conversion(ofStep:)`; `unsupportedOperation` where a step has several evaluations.
     func update(order: Int, ofStep index: Int) throws(SchedulerError) -> PlanRow
 }
 
 extension DefinedScheduler: MultistepScheduler where Definition: MultistepDefinition {
+    /// The solver that the configuration chooses.
     public var solver: Definition.Solver { get throws(SchedulerError) { try configuration.solver } }
 
     /// The most model outputs that a step combines.
     public var solverOrder: Int { configuration.highestSolverOrder }
+    /// Whether the model output holds a predicted variance besides the prediction.
     public var modelLearnsVariance: Bool { configuration.modelLearnsVariance }
 
     /// The timesteps and noise levels of a run.

@@ -35,10 +35,14 @@ extension PredictionType {
 /// A step of a multistep solver as a combination of the sample x, the converted model outputs m₀ (the newest), m₁, m₂ and noise:
 /// x' = a x + Σ bₖ mₖ + c z.
 public struct MultistepUpdate: Sendable, Equatable {
+    /// a: the coefficient of x.
     public var sample: Double
+    /// b: the coefficients of the outputs, newest first.
     public var outputs: [Double]
+    /// c: the coefficient of z.
     public var noise: Double
 
+    /// An update with these coefficients.
     public init(sample: Double, outputs: [Double], noise: Double = 0) {
         self.sample = sample
         self.outputs = outputs

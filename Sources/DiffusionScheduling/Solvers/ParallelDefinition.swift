@@ -16,7 +16,11 @@ public typealias DDPMParallelScheduler = DefinedScheduler<ParallelDefinition<DDP
 public protocol SteppingWithoutNoise: TrainingTimestepDefinition, VelocityDefinition {
     /// The row of the step between two timesteps, without its noise.
     ///
-    /// - Parameter target: the timestep that the step leads to; nil: the clean sample.
+    /// - Parameters:
+    ///   - timestep: the timestep that the step starts at.
+    ///   - target: the timestep that the step leads to; nil: the clean sample.
+    ///   - options: the options of the run.
+    ///   - noise: the noise levels of the training.
     func rowWithoutNoise(
         from timestep: Double, to target: Double?, options: Options, noise: NoiseSchedule
     ) throws(SchedulerError) -> PlanRow
@@ -40,6 +44,7 @@ public struct ParallelDefinition<Base: SteppingWithoutNoise>: VelocityDefinition
 
     public init() {}
 
+    /// A parameter of the scheduler that takes one step after the other.
     public subscript<Value>(dynamicMember path: WritableKeyPath<Base, Value>) -> Value {
         get { base[keyPath: path] }
         set { base[keyPath: path] = newValue }
@@ -53,6 +58,7 @@ public struct ParallelDefinition<Base: SteppingWithoutNoise>: VelocityDefinition
 
     /// The options of the sequential scheduler, and one more.
     public struct Options: RunOptions {
+        /// The options of the scheduler that takes one step after the other.
         public var base = Base.Options()
         /// Whether a step leads ⌊T/n⌋ timesteps down, below timestep 0 to the clean sample, and leaves its noise out.
         public var withoutNoise = false

@@ -19,6 +19,7 @@ public struct RungeKuttaTable: Sendable {
         rows = tables[order - 1]
     }
 
+    /// The number of evaluations, which is the order.
     public var order: Int { rows.count }
 
     /// The share of the step after which each evaluation is made.

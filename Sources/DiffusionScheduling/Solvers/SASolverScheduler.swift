@@ -37,7 +37,9 @@ public struct SASolverConfiguration: SchedulerDefinition, PredictionTypeConfigur
     public var thresholding = false
     public var dynamicThresholdingRatio = 0.995
     public var sampleMaxValue = 1.0
+    /// The prediction that the solver extrapolates.
     public var algorithmType = SASolverAlgorithmType.dataPrediction
+    /// Whether the orders fall to 1 towards the last step.
     public var lowerOrderFinal = true
     public var useKarrasSigmas = false
     public var useExponentialSigmas = false
@@ -147,5 +149,8 @@ public struct SASolverConfiguration: SchedulerDefinition, PredictionTypeConfigur
 
 /// The prediction that SA-Solver extrapolates.
 public enum SASolverAlgorithmType: String, ConfigurationKeyword {
-    case dataPrediction = "data_prediction", noisePrediction = "noise_prediction"
+    /// The predicted clean sample.
+    case dataPrediction = "data_prediction"
+    /// The predicted noise.
+    case noisePrediction = "noise_prediction"
 }

@@ -32,7 +32,9 @@ public struct SCMConfiguration: SchedulerDefinition {
         case trigflow
     }
 
+    /// The greatest number of steps of a run.
     public var numTrainTimesteps = 1000
+    /// The quantity that the model predicts.
     public var predictionType = Prediction.trigflow
     /// σ_d: the standard deviation of the data.
     public var sigmaData = 0.5
@@ -67,6 +69,7 @@ public struct SCMConfiguration: SchedulerDefinition {
 
         public init() {}
 
+        /// These options.
         public init(maxTimesteps: Double? = 1.5708, intermediateTimesteps: Double?) {
             self.maxTimesteps = maxTimesteps
             self.intermediateTimesteps = intermediateTimesteps

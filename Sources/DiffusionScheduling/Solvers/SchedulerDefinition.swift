@@ -33,14 +33,20 @@ public protocol SchedulerDefinition: SchedulerConfiguration {
 
     /// The row of the step at a training timestep, in or out of the plan, in a run with the plan's number of steps.
     ///
-    /// Only for schedulers whose steps depend on nothing but their arguments: those with ``isStateless``.
+    /// Only for schedulers whose steps depend on nothing but their arguments: those with ``SchedulerDefinition/isStateless``.
     func row(
         at timestep: Double, of plan: SamplingPlan, options: Options, noise: NoiseSchedule
     ) throws(SchedulerError) -> PlanRow
 
-    /// The row of the step at a training timestep for callers who keep ``attributes`` themselves: see ``StepAttributes/timestep``.
+    /// The row of the step at a training timestep for callers who keep ``SchedulerDefinition/attributes`` themselves: see
+    /// ``StepAttributes/timestep``.
     ///
-    /// - Parameter before: the timestep of the step before; nil: the step is the first one, and reads no attributes.
+    /// - Parameters:
+    ///   - timestep: where the step begins.
+    ///   - before: the timestep of the step before; nil: the step is the first one, and reads no attributes.
+    ///   - plan: the run's plan.
+    ///   - options: those of the step.
+    ///   - noise: the noise levels of the training.
     func row(
         at timestep: Double, after before: Double?, of plan: SamplingPlan, options: Options, noise: NoiseSchedule
     ) throws(SchedulerError) -> PlanRow
@@ -127,6 +133,7 @@ public struct StepAttributes: Sendable, Equatable {
     /// callers keep them, and the step's report becomes the last one. nil: the object keeps them.
     public var timestep: String?
 
+    /// The attributes of these names.
     public init(tensors: [String] = [], history: String? = nil, age: String? = nil, timestep: String? = nil) {
         self.tensors = tensors
         self.history = history
@@ -223,17 +230,26 @@ public enum NoiseType: String, Sendable {
     case promoted
     /// The type that holds the model output's type and float32.
     case atLeastFloat32 = "at_least_float32"
+    /// float32, whatever the others are.
     case float32
 }
 
 /// The element type of timesteps in diffusers.
 public enum TimestepElementType: String, Sendable {
-    case int64, float32, float64
+    /// Whole numbers of 64 bits.
+    case int64
+    /// float32 numbers.
+    case float32
+    /// float64 numbers.
+    case float64
 }
 
 /// The element type of noise levels in diffusers.
 public enum SigmaElementType: String, Sendable {
-    case float32, float64
+    /// float32 numbers.
+    case float32
+    /// float64 numbers.
+    case float64
 }
 
 /// A scheduler that computes the velocity v = A noise − S sample, which models of `vPrediction` are trained on.
@@ -265,6 +281,7 @@ extension SchedulerDefinition {
         return plan.row(at: index, age: age).renumbering(reads: { (index - 1 - $0 + ring) % ring }, stores: { _ in 0 })
     }
 
+    /// The levels of the name over the training's.
     public func sigmas(
         count: Int, of schedule: SigmaSchedule, mu: Double?, noise: NoiseSchedule
     ) throws(SchedulerError) -> [Double] {
@@ -287,6 +304,7 @@ extension SchedulerDefinition {
         throw .unsupportedOperation("step with attributes of the caller's", className: Self.className)
     }
 
+    /// The level between those of the training, by interpolation.
     public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
         NoiseLevel(sigma: noise.sigma(atTimestep: timestep), process: noise.process)
     }
@@ -298,7 +316,9 @@ extension SchedulerDefinition where Self: NoiseScheduleConfiguration {
 
 /// Options of a run: a struct of values with defaults, and their table.
 public protocol RunOptions: Sendable, Equatable {
+    /// The options of a run that is told none.
     init()
+    /// The options by their names.
     static var parameters: [ConfigurationParameter<Self>] { get }
     /// Checks values and their combination.
     func validate() throws(SchedulerError)
@@ -341,6 +361,7 @@ extension RunOptions {
 /// }
 /// ```
 public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedScheduler {
+    /// The definition's values.
     public typealias Configuration = Definition
 
     public static var schedulerDescription: JSONValue { Definition.schedulerDescription }
@@ -352,6 +373,8 @@ public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedSchedule
     public let noiseSchedule: NoiseSchedule
     public var session: SamplingSession?
 
+    /// The scheduler of a configuration.
+    ///
     /// - Throws: `invalidValue` and `conflictingKeys` for a configuration that isn't valid.
     public init(_ configuration: Definition = .init()) throws(SchedulerError) {
         try configuration.validate()
@@ -434,7 +457,11 @@ public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedSchedule
         return try configuration.row(at: timestep, of: session!.plan, options: options, noise: noiseSchedule)
     }
 
-    /// - Parameter optionValues: the options, and the timestep of the step before if callers keep the attributes.
+    /// The row of the step at a training timestep, with options by name.
+    ///
+    /// - Parameters:
+    ///   - timestep: the timestep that the step starts at.
+    ///   - optionValues: the options, and the timestep of the step before if callers keep the attributes.
     public func row(at timestep: Double, optionValues: [String: JSONValue]) throws(SchedulerError) -> PlanRow {
         guard let name = Definition.attributes.timestep else {
             return try row(at: timestep, options: optionValues.isEmpty ? .init() : Definition.Options(values: optionValues))
@@ -450,7 +477,10 @@ public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedSchedule
     /// The row of the step at a training timestep, in or out of the plan, for callers who keep the attributes themselves: the slots stand
     /// for the tensors among them.
     ///
-    /// - Parameter before: the timestep of the step before; nil: the step is the first one, and reads no attributes.
+    /// - Parameters:
+    ///   - timestep: the timestep that the step starts at.
+    ///   - before: the timestep of the step before; nil: the step is the first one, and reads no attributes.
+    ///   - options: the options of the step.
     /// - Throws: `unsupportedOperation` if the scheduler keeps its attributes; `timestepsNotSet`, `unknownTimestep`,
     ///   `invalidValue`.
     public func row(
@@ -497,6 +527,9 @@ public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedSchedule
     /// but their arguments.
     ///
     /// - Parameters:
+    ///   - modelOutput: the model's output, with as many elements as the sample.
+    ///   - timestep: the timestep that the model got.
+    ///   - sample: the sample.
     ///   - options: the options of this step.
     ///   - noise: standard normal numbers, one for each element of the sample; only stochastic steps need them.
     ///   - batchSize: the number of batch items that the sample consists of; they matter for thresholding.

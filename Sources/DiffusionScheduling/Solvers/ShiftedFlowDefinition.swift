@@ -7,12 +7,15 @@ public protocol ShiftedFlowDefinition: FlowMatchDefinition, SigmaSpacingConfigur
     var baseShift: Double? { get set }
     /// mu at ``maxImageSeqLen``.
     var maxShift: Double? { get set }
+    /// The number of image tokens that ``baseShift`` belongs to.
     var baseImageSeqLen: Int { get set }
+    /// The number of image tokens that ``maxShift`` belongs to.
     var maxImageSeqLen: Int { get set }
     /// Whether levels ascend from 0 to 1.
     var invertSigmas: Bool { get set }
     /// The level that the last step begins at.
     var shiftTerminal: Double? { get set }
+    /// The form of mu.
     var timeShiftType: FlowTimeShiftType { get set }
 
     /// The row of a step from one level to another.
@@ -62,12 +65,14 @@ extension ShiftedFlowDefinition {
         return Double(imageSequenceLength) * slope + (baseShift - slope * Double(baseImageSeqLen))
     }
 
+    /// The plan on the grid of a request.
     public func plan(
         _ request: TimestepRequest, options: NoRunOptions, noise: NoiseSchedule
     ) throws(SchedulerError) -> SamplingPlan {
         try plan(on: grid(request, noise: noise), options: options)
     }
 
+    /// The plan of the rows between a grid's levels.
     public func plan(on grid: TimestepGrid, options: NoRunOptions) throws(SchedulerError) -> SamplingPlan {
         let rows = zip(grid.sigmas, grid.sigmas.dropFirst()).map { [row(from: $0, to: $1)] }
         return try SamplingPlan(grid: grid, initNoiseSigma: grid.process == .flow ? 1 : grid.sigmas[0], rows: rows)

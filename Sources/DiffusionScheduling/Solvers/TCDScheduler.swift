@@ -27,16 +27,24 @@ public struct TCDConfiguration: TrainingTimestepDefinition, ZeroTerminalSNRConfi
     public var trainedBetas: [Double]?
     /// The number of timesteps that the model was distilled at; a run takes some of them.
     public var originalInferenceSteps = 50
-    /// Unused, and so are the keys below that say so: nothing is clamped, and no step leads below timestep 0.
+    /// Unused: nothing is clipped.
     public var clipSample = false
+    /// Unused: nothing is clipped.
     public var clipSampleRange = 1.0
+    /// Unused: no step leads below timestep 0.
     public var setAlphaToOne = true
+    /// Unused: the timesteps are those of the distillation.
     public var stepsOffset = 0
     public var predictionType = PredictionType.epsilon
+    /// Unused: nothing is thresholded.
     public var thresholding = false
+    /// Unused: nothing is thresholded.
     public var dynamicThresholdingRatio = 0.995
+    /// Unused: nothing is thresholded.
     public var sampleMaxValue = 1.0
+    /// Unused: the timesteps are those of the distillation.
     public var timestepSpacing = TimestepSpacing.leading
+    /// Unused: the model has no boundary condition.
     public var timestepScaling = 10.0
     public var rescaleBetasZeroSNR = false
 

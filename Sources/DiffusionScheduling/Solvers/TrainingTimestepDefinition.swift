@@ -12,6 +12,7 @@ extension TrainingTimestepDefinition {
     /// The tables. Steps are made of ᾱ, so a level may be without signal: its ς is computed from ᾱ = 2⁻²⁴.
     public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule { try NoiseSchedule(self, floorsSignal: true) }
 
+    /// The level of a whole training timestep.
     public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
         NoiseLevel(alphaCumprod: try noise.alphaCumprod(atTimestep: timestep))
     }

@@ -32,6 +32,7 @@ public struct UnCLIPConfiguration: TrainingTimestepDefinition, ClippingConfigura
     }
 
     public var numTrainTimesteps = 1000
+    /// The variance of the noise that a step adds.
     public var varianceType = Variance.fixedSmallLog
     public var clipSample = true
     public var clipSampleRange = 1.0
@@ -73,6 +74,7 @@ public struct UnCLIPConfiguration: TrainingTimestepDefinition, ClippingConfigura
         public var prevTimestep: Int?
 
         public init() {}
+        /// The options of a step to a timestep.
         public init(prevTimestep: Int?) { self.prevTimestep = prevTimestep }
 
         public static var parameters: [ConfigurationParameter<Self>] {

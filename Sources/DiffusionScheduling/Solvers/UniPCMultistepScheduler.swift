@@ -38,15 +38,21 @@ public struct UniPCMultistepConfiguration: SchedulerDefinition, PredictionTypeCo
     public var betaEnd = 0.02
     public var betaSchedule = BetaSchedule.linear
     public var trainedBetas: [Double]?
+    /// The number of model outputs that a step combines.
     public var solverOrder = 2
     public var predictionType = PredictionType.epsilon
     public var thresholding = false
     public var dynamicThresholdingRatio = 0.995
     public var sampleMaxValue = 1.0
+    /// Whether the solver extrapolates the predicted clean sample rather than the predicted noise.
     public var predictX0 = true
+    /// B(h).
     public var solverType = UniPCSolverType.bh2
+    /// Whether the orders fall to 1 towards the last step.
     public var lowerOrderFinal = true
+    /// The steps that aren't corrected, from 0.
     public var disableCorrector: [Int] = []
+    /// A scheduler in the place of the predictor; none is supported.
     public var solverP: UniPCForeignPredictor?
     public var useKarrasSigmas = false
     public var useExponentialSigmas = false
@@ -56,12 +62,16 @@ public struct UniPCMultistepConfiguration: SchedulerDefinition, PredictionTypeCo
     public var flowShift = 1.0
     public var timestepSpacing = TimestepSpacing.linspace
     public var stepsOffset = 0
+    /// The noise level after the last step.
     public var finalSigmasType = FinalSigmasType.zero
     public var rescaleBetasZeroSNR = false
+    /// Whether a run may bring its own shift, mu.
     public var useDynamicShifting = false
+    /// The form of mu.
     public var timeShiftType = FlowTimeShiftType.exponential
     public var sigmaMin: Double?
     public var sigmaMax: Double?
+    /// The level that the last step begins at, to which the others are stretched; nil: no stretching.
     public var shiftTerminal: Double?
 
     public var origin = ConfigurationOrigin()
@@ -210,6 +220,8 @@ public enum UniPCSolverType: String, ConfigurationKeyword {
 public enum UniPCForeignPredictor: ConfigurationValue {
     public static var typeName: String { "SchedulerMixin" }
     public static var allowedValues: String { "left out, as another scheduler can't stand in for the predictor here" }
+    /// No value of JSON is one.
     public init?(json: JSONValue) { return nil }
+    /// `null`.
     public var json: JSONValue { .null }
 }
