@@ -16,7 +16,7 @@ ONNX = onnx==1.23.2
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 
-.PHONY: help deps variant-deps install-tool install-library format check-format check-docs check-folders demo server engine check-engine train tool check-tool check test sanitize variants coverage fuzz lib install genai python python-test check-wheel conformance ray rust opencl bench bench-compare goldens clean
+.PHONY: help deps variant-deps install-tool install-library format check-format check-docs check-folders docs docs-pictures demo server engine check-engine train tool check-tool check test sanitize variants coverage fuzz lib install genai python python-test check-wheel conformance ray rust opencl bench bench-compare goldens clean
 
 help:
 	@echo "make demo     sample handwritten digits, draw and measure; pictures in out/demo"
@@ -27,6 +27,8 @@ help:
 	@echo "make test     run all tests"
 	@echo "make check-docs  check the documents' links, commands and paths, and that all places have one version"
 	@echo "make check-folders  check which folder of the Swift library names which"
+	@echo "make docs     build the reference for Swift, C and Python and all documents as a site, check its links: out/docs"
+	@echo "make docs-pictures  take the site's pictures in Chromium, wide and narrow: out/docs-pictures"
 	@echo "make format   format all sources; make check-format: list what would change"
 	@echo "make sanitize run the tests under sanitizers and for aarch64; make variants: in every build, half an hour"
 	@echo "make coverage tabulate the lines that tests reach; ARGUMENTS=--lines lists the others"
@@ -49,7 +51,7 @@ help:
 
 # Targets that make Python environments. Debian and Ubuntu package the module for environments separately; other Pythons include it.
 VENV_PACKAGE = $(shell python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv)
-check genai python python-test check-wheel conformance ray bench-compare goldens format check-format engine check-engine train opencl: PACKAGES += $(VENV_PACKAGE)
+check docs genai python python-test check-wheel conformance ray bench-compare goldens format check-format engine check-engine train opencl: PACKAGES += $(VENV_PACKAGE)
 
 # Installs missing packages, and asks for rights only to install one.
 deps:
@@ -80,6 +82,17 @@ train: out/train/bin/python
 # Links, commands and paths of the documents, and the version number.
 check-docs:
 	python3 Tests/check-docs.py
+
+# One static site. DOCS_BASE is the path that it will be served at: DOCS_BASE=/DiffusionScheduling for https://host/DiffusionScheduling/.
+# DocC's pages need a server, such as python3 -m http.server -d out/docs.
+docs: PACKAGES += doxygen
+docs: deps out/site/bin/pdoc
+	SWIFT=$(SWIFT) docs/Site/build.sh out/site/bin/python out/docs $(DOCS_BASE)
+
+docs-pictures: PACKAGES += chromium fonts-dejavu-core
+docs-pictures: deps
+	@[ -f out/docs/index.html ] || { echo "docs-pictures: there is no site in out/docs, make docs builds it"; exit 1; }
+	docs/Site/pictures.sh out/docs out/docs-pictures
 
 # Folders of the Swift library may name each other in one direction only.
 check-folders:
@@ -318,6 +331,11 @@ out/format/bin/ruff: | deps
 
 out/nvrtc/bin/python: | deps
 	$(call environment,out/nvrtc,--no-deps $(NVRTC))
+
+# The reference is written with these versions.
+SITE = pdoc==16.0.0 markdown-it-py==4.3.0 pygments==2.21.0 numpy==2.4.6
+out/site/bin/pdoc: | deps
+	$(call environment,out/site,$(SITE))
 
 out/genai/bin/python: | deps
 	$(call environment,out/genai,$(GENAI))

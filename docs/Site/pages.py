@@ -168,7 +168,7 @@ def start(site: Path) -> str:
 is compiled once into a plan, a table of scalars. One fused kernel executes any row of it.</p>
 <h2>Reference</h2>
 <ul class="references">{references}</ul>
-<p>Begin with the <a href="swift/tutorials/diffusionscheduling/">tutorial</a>, or look a class up among
+<p>Begin with the <a href="swift/tutorials/diffusionscheduling-tutorials/">tutorial</a>, or look a class up among
 <a href="{shown_at("docs/SCHEDULERS.md")}">all schedulers</a>.</p>
 <div class="groups">{documents}</div>""",
         0,

@@ -13,6 +13,7 @@ the names in the library's descriptions. Prints a sentence for each fault, and f
 from __future__ import annotations
 
 import ast
+import re
 import sys
 import types
 import warnings
@@ -92,6 +93,23 @@ def public(member: pdoc.doc.Doc[Any]) -> Iterator[pdoc.doc.Doc[Any]]:
                 yield from public(each)
 
 
+def lead_to_bases(folder: Path) -> None:
+    """Leads links to inherited members to the bases, which have them: pdoc supposes them on the class that a text names."""
+    page = folder / "diffusion_scheduling/schedulers.html"
+    text = page.read_text("utf-8")
+    anchors = set(re.findall(r'id="([^"]*)"', text))
+
+    def led(match: re.Match[str]) -> str:
+        found = (f"{base.__name__}.{match[2]}" for base in BASES)
+        return (
+            match[0]
+            if f"{match[1]}.{match[2]}" in anchors
+            else f'href="#{next((each for each in found if each in anchors), match[1])}"'
+        )
+
+    page.write_text(re.sub(r'href="#(\w+)\.(\w+)"', led, text), "utf-8")
+
+
 def undocumented() -> list[str]:
     found = []
     for name in MODULES:
@@ -105,6 +123,7 @@ def undocumented() -> list[str]:
 
 
 def main() -> int:
+    folder = Path(sys.argv[1])
     add_bases()
     name_types()
     sys.modules["diffusion_scheduling.diffusers"] = diffusion_scheduling.diffusers = drop_ins()  # type: ignore[attr-defined]
@@ -113,7 +132,8 @@ def main() -> int:
     )
     with warnings.catch_warnings(record=True) as caught:  # Annotations that pdoc can't read.
         warnings.simplefilter("always")
-        pdoc.pdoc(*MODULES, output_directory=Path(sys.argv[1]))
+        pdoc.pdoc(*MODULES, output_directory=folder)
+    lead_to_bases(folder)
     complaints = sorted({str(each.message).splitlines()[0] for each in caught})
     for complaint in complaints:
         print(complaint, file=sys.stderr)
