@@ -10,6 +10,7 @@
 - Paths of the repository exist: those in the code of documents, and the documents that source files name.
 - The version number equals diffusion_scheduling.h's everywhere, and the release's date is the same everywhere.
 - README.md has at most 160 lines.
+- Swift code in the DocC catalogue's articles is code of Tests/DiffusionSchedulingTests/Articles, where it compiles and runs.
 
 Prints a sentence for each fault, and fails if there is one. Needs Python 3.8 and git.
 """
@@ -25,6 +26,7 @@ from urllib.parse import unquote, urlsplit
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = "Sources/CDiffusionScheduling/include/diffusion_scheduling.h"
 README_LINES = 160
+ARTICLE_TESTS = "Tests/DiffusionSchedulingTests/Articles"
 
 FENCE = re.compile(r"^ *(```+|~~~+)")
 CODE = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")
@@ -116,6 +118,8 @@ def check_links(repository: Repository) -> None:
     for name, document in repository.documents.items():
         for number, link in document.links():
             place = f"{name}:{number}"
+            if link.startswith("doc:"):  # DocC checks these: make docs.
+                continue
             if re.match(r"[a-z][a-z0-9+.-]*:", link):
                 parts = urlsplit(link)
                 if parts.scheme != "https" or not re.fullmatch(r"[\w-]+(\.[\w-]+)+", parts.netloc):
@@ -251,9 +255,27 @@ def check_length(repository: Repository) -> None:
         repository.fault("README.md", f"there are {count} lines: allowed are {README_LINES}")
 
 
+# ---- The articles' code
+
+
+def check_articles(repository: Repository) -> None:
+    code = [
+        repository.text(name) for name in sorted(repository.files) if name.startswith(ARTICLE_TESTS) and name.endswith(".swift")
+    ]
+    articles = [name for name in repository.documents if re.search(r"\.docc/Articles/[^/]*\.md$", name)]
+    if not code or not articles:
+        repository.fault(ARTICLE_TESTS, "there is no code, or there are no articles, to compare")
+    for name in articles:
+        text = repository.text(name)
+        for block in re.finditer(r"^```swift\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+            if not any(block[1] in each for each in code):
+                number = text.count("\n", 0, block.start()) + 1
+                repository.fault(f"{name}:{number}", f"the code isn't part of any file in {ARTICLE_TESTS}")
+
+
 def main() -> int:
     repository = Repository()
-    for check in (check_links, check_commands, check_paths, check_version, check_length):
+    for check in (check_links, check_commands, check_paths, check_version, check_length, check_articles):
         check(repository)
     for fault in repository.faults:
         print(fault, file=sys.stderr)

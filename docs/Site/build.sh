@@ -36,7 +36,7 @@ for file in Sources/DiffusionScheduling/DiffusionScheduling.docc/Resources/*.swi
     "$toolchain/swiftc" -typecheck -warnings-as-errors -I "$modules" -I Sources/CKernels/include "$file"
 done
 "$toolchain/docc" convert Sources/DiffusionScheduling/DiffusionScheduling.docc --additional-symbol-graph-dir "$work/symbols" \
-    --fallback-bundle-identifier DiffusionScheduling --transform-for-static-hosting --hosting-base-path "${base:+$base/}swift" \
+    --fallback-bundle-identifier DiffusionScheduling --fallback-default-module-kind Library --transform-for-static-hosting --hosting-base-path "${base:+$base/}swift" \
     --warnings-as-errors --output-path "$site/swift"
 
 echo "-- C"

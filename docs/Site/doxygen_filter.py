@@ -36,6 +36,24 @@ def declared(code: str) -> set[str]:
     return {*functions, *types, *enumerators}
 
 
+def rows_of(lines: list[str]) -> list[tuple[str, list[str]]] | None:
+    """Aligned names and texts; None for lines of another kind."""
+    first = TERM.match(lines[0])
+    if first is None or lines[0][0] == " ":
+        return None
+    column = first.start(2)
+    rows: list[tuple[str, list[str]]] = []
+    for line in lines:
+        term = TERM.match(line)
+        if term and not line.startswith(" ") and term.start(2) == column:
+            rows.append((term[1], [term[2]]))
+        elif line.startswith(" " * column):
+            rows[-1][1].append(line.strip())
+        else:
+            return None
+    return rows
+
+
 class Header:
     """A header's text, and the names that its comments may link to."""
 
@@ -62,29 +80,13 @@ class Header:
 
     @staticmethod
     def plain(text: str) -> str:
-        return re.sub(r"([@\\#%$])", r"\\\1", html.escape(text, quote=False))
+        escaped = re.sub(r"([@\\#%$])", r"\\\1", html.escape(text, quote=False))
+        return escaped.replace("et al. ", "et al.&nbsp;")  # A full stop and a space would end the brief description.
 
     def link(self, name: re.Match[str]) -> str:
         """A link to a name, or to a struct's member."""
         target = f"{name[1]}::{name[2]}" if name[2] else name[1]
         return f"@link {target} {name[0]}\\endlink" if name[1] in self.names else name[0]
-
-    def rows(self, lines: list[str]) -> list[tuple[str, list[str]]] | None:
-        """Aligned names and texts; None for lines of another kind."""
-        first = TERM.match(lines[0])
-        if first is None or lines[0][0] == " ":
-            return None
-        column = first.start(2)
-        rows: list[tuple[str, list[str]]] = []
-        for line in lines:
-            term = TERM.match(line)
-            if term and not line.startswith(" ") and term.start(2) == column:
-                rows.append((term[1], [term[2]]))
-            elif line.startswith(" " * column):
-                rows[-1][1].append(line.strip())
-            else:
-                return None
-        return rows
 
     def definitions(self, rows: list[tuple[str, list[str]]]) -> str:
         shown = (f"<dt>{self.prose(term)}</dt><dd>{self.prose(' '.join(text))}</dd>" for term, text in rows)
@@ -93,7 +95,7 @@ class Header:
     def paragraph(self, lines: list[str]) -> str:
         if all(line.startswith("  ") for line in lines):
             return "@verbatim\n" + textwrap.dedent("\n".join(lines)) + "\n@endverbatim"
-        rows = self.rows(lines)
+        rows = rows_of(lines)
         if rows:
             return self.definitions(rows)
         # Errors and complexity stand for themselves; a table in the middle of a paragraph stays as it is.
@@ -162,7 +164,7 @@ class Header:
             return f"/** {self.body(comment)} */"
         shown = []
         for paragraph in self.paragraphs(comment):
-            rows = self.rows(paragraph)
+            rows = rows_of(paragraph)
             if rows:
                 self.members[struct[1]] = {name: self.prose(" ".join(text)) for term, text in rows for name in term.split(", ")}
             else:

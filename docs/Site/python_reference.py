@@ -24,11 +24,14 @@ from typing import Any
 
 import diffusion_scheduling
 import diffusion_scheduling.schedulers as schedulers
+import jinja2
+import numpy
 import pdoc
 import pdoc.doc
 import pdoc.render
 from diffusion_scheduling import _core, _noise, _schedulers
 from diffusion_scheduling._description import DESCRIPTIONS
+from doxygen_filter import rows_of
 
 PACKAGE = Path(diffusion_scheduling.__file__).parent
 MODULES = [
@@ -58,8 +61,12 @@ def name_types() -> None:
         for method in vars(getattr(schedulers, name)).values():
             if isinstance(method, types.FunctionType):
                 method.__module__ = schedulers.__name__
+    array = numpy.ndarray  # In short; the sources say the element type, too, which is any.
+    for module in (_schedulers, _noise, *(sys.modules[name] for name in MODULES if name in sys.modules)):
+        if "Array" in vars(module):
+            module.Array = array  # type: ignore[attr-defined]
     named = {name: getattr(_schedulers, name) for name in ("Any", "Array", "Sequence")}
-    vars(schedulers).update(named, Tensor=_schedulers.Array, Generator=_noise.Generator, SchedulerMixin=_schedulers.ArrayScheduler)
+    vars(schedulers).update(named, Tensor=array, Generator=_noise.Generator, SchedulerMixin=_schedulers.ArrayScheduler)
 
 
 def drop_ins() -> types.ModuleType:
@@ -110,6 +117,15 @@ def lead_to_bases(folder: Path) -> None:
     page.write_text(re.sub(r'href="#(\w+)\.(\w+)"', led, text), "utf-8")
 
 
+def with_lists(docstring: str) -> str:
+    """A docstring whose aligned names and texts are a list in Markdown, as in the C headers."""
+    paragraphs = []
+    for paragraph in docstring.split("\n\n"):
+        rows = rows_of(paragraph.split("\n"))
+        paragraphs.append("\n".join(f"- **{term}**: {' '.join(text)}" for term, text in rows) if rows else paragraph)
+    return "\n\n".join(paragraphs)
+
+
 def undocumented() -> list[str]:
     found = []
     for name in MODULES:
@@ -127,8 +143,14 @@ def main() -> int:
     add_bases()
     name_types()
     sys.modules["diffusion_scheduling.diffusers"] = diffusion_scheduling.diffusers = drop_ins()  # type: ignore[attr-defined]
+    shown = pdoc.render.env.filters["to_markdown"]
+    pdoc.render.env.filters["to_markdown"] = jinja2.pass_context(lambda context, text: shown(context, with_lists(text)))
     pdoc.render.configure(
-        docformat="markdown", show_source=False, search=True, footer_text=f"diffusion-scheduling {diffusion_scheduling.__version__}"
+        template_directory=Path(__file__).parent / "pdoc",
+        docformat="markdown",
+        show_source=False,
+        search=True,
+        footer_text=f"diffusion-scheduling {diffusion_scheduling.__version__}",
     )
     with warnings.catch_warnings(record=True) as caught:  # Annotations that pdoc can't read.
         warnings.simplefilter("always")
