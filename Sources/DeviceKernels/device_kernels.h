@@ -61,6 +61,7 @@ typedef ushort ds_u16;
 typedef uint ds_u32;
 typedef ulong ds_u64;
 #define DS_KERNEL kernel void
+/* Inlined, because pocl 3.1 shares a group's local memory with other groups where a function that isn't inlined names it. */
 #define DS_FUNCTION static inline __attribute__((always_inline))
 #define DS_GLOBAL global
 #define DS_LOCAL local  /* of what a pointer points to */
@@ -319,7 +320,7 @@ DS_FUNCTION ds_real ds_exponential(ds_coefficient offset, ds_coefficient slope, 
     return DS_MULTIPLY_DOUBLE(DS_MULTIPLY_DOUBLE(DS_ADD_DOUBLE(p, 1.0), ds_power(half_n)), ds_power(other));
 }
 
-/* The rank of the quantile among n numbers: the whole part, and returns the fraction. */
+/* The rank of the quantile among n numbers: stores its whole part, returns its fraction. */
 DS_FUNCTION ds_real ds_find_rank(ds_real ratio, ds_u32 n, ds_u32 *rank) {
     const double exact = DS_MULTIPLY_DOUBLE(ds_round_p(ratio), (double)(n - 1));
     *rank = (ds_u32)exact;
@@ -372,7 +373,7 @@ DS_FUNCTION int ds_is_zero(ds_coefficient c) { return c.high == 0; }
 DS_FUNCTION ds_coefficient ds_shorten(ds_coefficient c, int single) { return single ? ds_make_pair(DS_ADD(c.high, c.low), 0) : c; }
 DS_FUNCTION ds_sum ds_begin(int has_terms) { return ds_make_pair(has_terms ? -0.0f : 0.0f, 0); }
 
-/* `high` sums rounded products, `low` what the roundings have lost. */
+/* `high` sums rounded products, `low` the rounding errors of products and sums. */
 DS_FUNCTION ds_sum ds_add(ds_sum sum, ds_coefficient c, ds_real x, int single) {
     const float product = DS_MULTIPLY(c.high, x);
     if (single) return ds_make_pair(DS_ADD(sum.high, product), 0);
@@ -457,13 +458,13 @@ DS_FUNCTION void ds_share_row(DS_GLOBAL const ds_device_row *record, DS_GLOBAL c
     DS_BARRIER();
 }
 
-/* What p is made of, from an item's first element on. */
+/* The inputs of p, each at an item's first element. */
 typedef struct ds_item {
     DS_GLOBAL const ds_sample *sample, *noise;
     DS_GLOBAL const ds_model_output *model_output, *unconditional;
 } ds_item;
 
-/* Where model outputs have variances, those of an item have twice the elements. */
+/* The inputs of the group's item. An item of the model output has twice the elements if it has variances. */
 DS_FUNCTION ds_item ds_find_item(DS_GLOBAL const ds_sample *sample, DS_GLOBAL const ds_sample *noise,
                                  DS_GLOBAL const ds_model_output *model_output, DS_GLOBAL const ds_model_output *unconditional,
                                  ds_u32 n_elements, int has_variance) {
@@ -507,7 +508,7 @@ DS_FUNCTION void ds_predict(DS_LOCAL const ds_shared_row *row, ds_real (*inputs)
 /* Whether packs of tensors, given by their addresses' bits, may be read and written as vectors. */
 DS_FUNCTION int ds_is_whole(ds_u32 n_elements, size_t addresses) { return n_elements % DS_PACK == 0 && addresses % 16 == 0; }
 
-/* Executes what follows for each of the thread's packs: at element i, with n elements. */
+/* A loop over the thread's packs: each begins at element i, and n elements are left there. */
 #define DS_EACH_PACK(n_elements)                                                                                      \
     for (size_t i = ((size_t)DS_BLOCK * DS_THREADS + DS_THREAD) * DS_PACK, n; n = (n_elements) - i, i < (n_elements); \
          i += (size_t)DS_BLOCKS * DS_THREADS * DS_PACK)
@@ -531,7 +532,7 @@ DS_FUNCTION int ds_arrives_last(DS_GLOBAL ds_u32 *counter, DS_LOCAL ds_u32 *is_l
     return *is_last != 0;
 }
 
-/* Writes what the model is told at a record. */
+/* Writes a record's timestep and input scale for the model. */
 DS_FUNCTION void ds_tell_model(DS_GLOBAL const ds_device_row *record, DS_GLOBAL DS_TIMESTEP *timesteps,
                                DS_GLOBAL float *input_scales) {
     if (timesteps) timesteps[DS_ITEM] = (DS_TIMESTEP)DS_RECORD_NUMBER(record->timestep);

@@ -3,7 +3,7 @@
 /*
  * The functions of OpenCL that Tests/c/device_opencl.c calls, for a device that is this processor running CUDA C++: programs are compiled
  * with stand-ins for CUDA's keywords and functions, as C++, and blocks of one thread run one after the other. So the test reaches the CUDA
- * side of device_kernels.h without a GPU, and sanitizers see every access. It can't show what only many threads show.
+ * side of device_kernels.h without a GPU, and sanitizers see every access. Races between threads don't show.
  *
  * The environment names the compiler, CLANG, and a folder for programs, CUDA_ON_HOST.
  */
