@@ -16,7 +16,7 @@ ONNX = onnx==1.23.2
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 
-.PHONY: help deps variant-deps install-tool install-library format check-format check-docs check-folders docs docs-pictures demo server engine check-engine train tool check-tool check test sanitize variants coverage fuzz lib install genai python python-test check-wheel conformance ray rust opencl bench bench-compare goldens clean
+.PHONY: help deps variant-deps install-tool install-library format check-format check-docs check-folders docs docs-pictures demo server engine check-engine train tool check-tool check test sanitize variants coverage fuzz lib install genai python python-test check-wheel conformance ray rust opencl bench bench-compare bench-device goldens clean
 
 help:
 	@echo "make demo     sample handwritten digits, draw and measure; pictures in out/demo"
@@ -46,12 +46,13 @@ help:
 	@echo "make ray      serve requests with Ray actors, kill two, and check each picture; ARGUMENTS=--help lists options"
 	@echo "make bench    measure steps and plans against bare loops: table, out/bench.json"
 	@echo "make bench-compare   measure against diffusers, torch.compile and NumPy; charts in out/bench (downloads torch)"
+	@echo "make bench-device    check and measure steps on a GPU; ARGUMENTS=--rehearse needs none (downloads torch)"
 	@echo "make goldens  record the golden vectors again from diffusers (needs Python; downloads torch)"
 	@echo "make clean    remove everything that these targets made"
 
 # Targets that make Python environments. Debian and Ubuntu package the module for environments separately; other Pythons include it.
 VENV_PACKAGE = $(shell python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv)
-check docs genai python python-test check-wheel conformance ray bench-compare goldens format check-format engine check-engine train opencl: PACKAGES += $(VENV_PACKAGE)
+check docs genai python python-test check-wheel conformance ray bench-compare bench-device goldens format check-format engine check-engine train opencl: PACKAGES += $(VENV_PACKAGE)
 
 # Installs missing packages, and asks for rights only to install one.
 deps:
@@ -282,6 +283,10 @@ bench-compare: lib out/reference/bin/python
 	@out/reference/bin/python -c 'import matplotlib' 2>/dev/null || out/reference/bin/pip install -q matplotlib
 	DIFFUSION_SCHEDULING_LIBRARY=out/lib/$(LIBRARY) out/reference/bin/python benchmarks/compare.py $(ARGUMENTS)
 	out/reference/bin/python benchmarks/plot.py
+
+# Without a GPU the program says so, and fails.
+bench-device: lib out/reference/bin/python
+	DIFFUSION_SCHEDULING_LIBRARY=out/lib/$(LIBRARY) out/reference/bin/python benchmarks/device.py $(ARGUMENTS)
 
 goldens: out/reference/bin/python
 	out/reference/bin/python Tests/Goldens/generate.py
