@@ -11,9 +11,9 @@ are the library's. There is one for each class that both the library and the ins
 that isn't installed, such as torchsde, diffusers' stand-in for its class, which says so when it is used. Where pipelines call other
 methods of a class than ``step``, a stand-in of ours says so.
 
-Tensors in the host's memory are read and written where they are. Tensors on other devices, and those that need gradients, go
-through the same plan with torch's own operations; what a step needs to know is known on the host, so nothing is read back but the
-timesteps of items or tokens that have their own.
+Tensors in the host's memory are read and written where they are. Tensors on CUDA and XPU are stepped by one launch of a Triton
+kernel if Triton is installed. Other tensors, and those that need gradients, go through the same plan with torch's own operations.
+The host knows all that a step needs to know, so nothing is read back but the timesteps of items or tokens that have their own.
 
 Threads may take steps with one stateless scheduler at once, one whose steps depend on nothing but their arguments. The others count
 the steps of a run, which is one thread's at a time.

@@ -2,6 +2,7 @@
 
 """The kernels of devices, interpreted on the host, against the library's steps there and against sums in float64."""
 
+import contextlib
 import inspect
 import itertools
 import math
@@ -495,6 +496,30 @@ def test_bad_calls_say_what_is_allowed():
         with pytest.raises(ds.InvalidValueError, match=text):
             call()
     assert batch.rows.tolist() == [0, 0]
+
+
+def test_the_pages_lines_step_two_requests(monkeypatch):
+    """Those of docs/DEVICES.md, with a graph that calls the step."""
+    page = (ROOT / "docs/DEVICES.md").read_text()
+    lines = page.split("```python\n", 1)[1].split("```", 1)[0]
+    scope = {"device": "cpu", "model": lambda x, t: torch.tanh(x) * (t < 2000).view(-1, 1, 1, 1)}
+
+    class Graph:
+        def replay(self):
+            scope["step"]()
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: contextlib.nullcontext())
+    torch.manual_seed(0)
+    exec(lines, scope)
+    torch.manual_seed(0)
+    starts = torch.randn(2, 4, 64, 64)
+    for place, number, scheduler, begin in ((0, 0, scope["fast"], 0), (5, 1, scope["fine"], 12)):
+        session, x = ds.Session(scheduler, begin), starts[number].numpy()
+        while session.timestep is not None:
+            x = session.step(np.tanh(x), x)
+        assert np.allclose(scope["sample"][place], x, rtol=0, atol=1e-3)
+    assert scope["batch"].rows.tolist() == [0] * 8 and not scope["sample"][[1, 2, 3, 4, 6, 7]].any()
 
 
 # ---- Drop-ins
