@@ -45,7 +45,7 @@ from pathlib import Path
 from typing import Any
 
 if "--rehearse" in sys.argv:
-    os.environ["TRITON_INTERPRET"] = "1"  # Before Triton is imported.
+    os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when it is imported.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import diffusers
@@ -62,7 +62,7 @@ from diffusion_scheduling.torch import DeviceBatch, PlanTable  # noqa: E402
 
 STEPS = 20
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
-    # With v_prediction a solver has to compute what it remembers.
+    # Solvers have to compute what they remember if the model predicts v.
     "DEIS 3": ("DEISMultistepScheduler", {"solver_order": 3, "prediction_type": "v_prediction"}),
     "UniPC 2": ("UniPCMultistepScheduler", {"solver_order": 2, "prediction_type": "v_prediction"}),
     "Euler": ("EulerDiscreteScheduler", {"prediction_type": "v_prediction"}),
@@ -240,7 +240,7 @@ def check_synchronisation(machine: Machine) -> str:
 
 
 def check_noise(machine: Machine) -> list[dict[str, Any]]:
-    """Of each size how many numbers of the kernel differ from torch.randn's, and the greatest difference."""
+    """The number of the kernel's numbers that differ from torch.randn's, and the greatest difference, by size."""
     scheduler = ds.EulerAncestralDiscreteScheduler()
     scheduler.set_timesteps(4)
     table = PlanTable([scheduler], machine.device)
@@ -300,7 +300,7 @@ def expression(scheduler: Any, index: int) -> tuple[Callable[..., Any], int, int
 
 
 def times(machine: Machine, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, Any]:
-    """Of all contestants, in microseconds."""
+    """The times of all contestants, in microseconds."""
     class_name, options = SCHEDULERS[name]
     device, index = machine.device, STEPS // 2
     x, e = normal(shape, 4, device, dtype), normal(shape, 5, device, dtype)

@@ -78,7 +78,7 @@ def is_interpreted() -> bool:
 
 
 class Features(NamedTuple):
-    """What any of some records may need of a kernel."""
+    """The features that records need of a kernel, of any of them."""
 
     uses: int
     """Bit 10 k + i: output k has a coefficient of term i; bit 40 + i: p has. Terms are x, e, z, six slots and p."""
@@ -94,7 +94,7 @@ class Features(NamedTuple):
 
     @classmethod
     def of(cls, records: Any) -> Features:
-        """Those of an array of records."""
+        """The features of an array of records."""
         outputs = (records["outputs"] != 0).any(axis=0).ravel()
         prediction = (records["prediction"] != 0).any(axis=0)[:3]
         bits = np.concatenate([outputs, prediction])
@@ -110,7 +110,7 @@ class Features(NamedTuple):
         )
 
     def united(self, other: Features) -> Features:
-        """Those of both."""
+        """The features of both."""
         return Features(
             uses=self.uses | other.uses,
             reads=max(self.reads, other.reads),
@@ -162,7 +162,7 @@ def kind_of_sums(sums: str, types: set[torch.dtype], scales_noise: bool) -> int:
     elif sums == "float32":
         kind = module.TWO_PARTS
     else:
-        # As the host's steps: half types alone are summed in float32.
+        # Half types alone are summed in float32, as by steps on the host.
         kind = module.SINGLE if torch.float32 not in types and not scales_noise else module.SHORTENED
     return int(kind)
 
@@ -220,7 +220,7 @@ def block_size(n: int) -> int:
 
 
 class Workspace:
-    """What the search for dynamic thresholds needs, zero before and after each step."""
+    """Memory of the search for dynamic thresholds, zero before and after each step."""
 
     def __init__(self, items: int, device: torch.device) -> None:
         words = kernels().BINS // 2
@@ -351,7 +351,7 @@ def takes(*tensors: Tensor) -> bool:
 
 MOST_LAUNCHES = 1024
 _launches: dict[Any, Launch] = {}
-"""Those of steps of one row, by everything that they depend on."""
+"""Launches of steps of one row, by everything that they depend on."""
 
 
 def step_by_record(
@@ -409,4 +409,4 @@ def step_by_record(
 
 def on(device: torch.device) -> Any:
     """A context in which launches are on a device."""
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+    return getattr(torch, device.type).device(device) if device.type in ("cuda", "xpu") else contextlib.nullcontext()

@@ -75,7 +75,7 @@ def _coefficient(
         if SUMS == _TWO_PARTS:
             high, low = _in_parts(c)
         elif SUMS == _SHORTENED:
-            # To 29 bits, to nearest even: a product with a float is then exact.
+            # A coefficient of 29 bits, rounded to nearest even, has exact products with floats.
             bits = c.to(tl.int64, bitcast=True)
             rounded = (bits + 0x7FFFFF + ((bits >> 24) & 1)) & -0x1000000
             is_finite = ((bits >> 52) & 0x7FF) != 0x7FF
@@ -189,7 +189,7 @@ def _narrowed(t, TYPE: tl.constexpr):
 def _rounded(t, TYPE: tl.constexpr):
     """Numbers rounded once to a type."""
     if t.dtype == tl.float64 and (TYPE == tl.float16 or TYPE == tl.bfloat16):
-        # To odd first: the last bit tells the second rounding on which side of a tie the number is.
+        # The first rounding is to odd: the last bit tells the second one on which side of a tie the number is.
         near = t.to(tl.float32)
         back = near.to(tl.float64)
         bits = near.to(tl.int32, bitcast=True)
@@ -293,7 +293,7 @@ def _normals(seed, offset, index, n, max_blocks, CUDA: tl.constexpr):
     v = tl.fma(second, 1.4629180792671596e-09, 7.314590396335798e-10)  # 2 pi times these, from float32's 2 pi
     is_sine = (part & 1) == 0
     if CUDA:
-        # By cuRAND's instructions, for its bits.
+        # cuRAND's instructions give its bits.
         radius = libdevice.sqrt_rn(-2.0 * libdevice.log(u))
         wave = tl.where(is_sine, libdevice.fast_sinf(v), libdevice.fast_cosf(v))
     else:

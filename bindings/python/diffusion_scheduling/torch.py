@@ -33,7 +33,7 @@ from ._handles import Plan
 from ._launch import Features, Launch, Workspace
 
 MOST_SCALES = 64
-"""How many numbers for the guidance a batch keeps on its device."""
+"""The most guidance scales, given as numbers, that a batch keeps on its device."""
 
 
 class _Entry:
@@ -68,7 +68,7 @@ class PlanTable:
         if not schedulers:
             raise _library.InvalidValueError("schedulers is empty, but must have at least one scheduler")
         self.device = torch.empty(0, device=device).device
-        """With its number."""
+        """The device, with its number."""
         _launch.kernels()
         if self.device.type not in _launch.DEVICES and not (self.device.type == "cpu" and _launch.is_interpreted()):
             raise _library.InvalidValueError(f"device is {self.device.type}, but must be {' or '.join(sorted(_launch.DEVICES))}")
@@ -80,7 +80,7 @@ class PlanTable:
             made.append(entry.records)
         joined = np.concatenate(made)
         self.features = Features.of(joined)
-        """What the kernels are compiled for."""
+        """The features that the kernels are compiled with."""
         count = len(joined) if capacity is None else capacity
         if count < len(joined):
             raise _library.InvalidValueError(f"capacity is {count}, but must be at least {len(joined)}, the schedulers' records")
@@ -308,19 +308,30 @@ class DeviceBatch:
 
     def _check(self, tensors: Sequence[Tensor | None], model_output: Tensor) -> None:
         """Refuses tensors that kernels can't read."""
-        names = {1: "model_output", 0: "sample", 2: "unconditional", 4: "noise", 11: "out", 14: "report", 15: "model_input"}
+        names = {
+            _launch.E: "model_output",
+            _launch.X: "sample",
+            _launch.U: "unconditional",
+            _launch.Z: "noise",
+            _launch.Y: "out",
+            _launch.REPORT: "report",
+            _launch.INPUT: "model_input",
+        }
         for place, name in names.items():
             tensor = tensors[place]
             if tensor is None:
                 continue
             if tensor.shape != self.shape:
-                found = list(model_output.shape) if place == 1 else list(tensor.shape)
+                found = list(model_output.shape) if place == _launch.E else list(tensor.shape)
                 raise _library.InvalidValueError(f"{name} has the shape {found}, but must have {list(self.shape)}")
             if tensor.dtype not in _launch.TYPES:
                 raise _library.InvalidValueError(f"{name} has the type {tensor.dtype}, but must have a floating-point type")
             if tensor.device != self.table.device:
                 raise _library.InvalidValueError(f"{name} is on {tensor.device}, but must be on {self.table.device}")
-        if self.table.features.scales_noise and tensors[3] is None:
+            repeated = any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape))
+            if repeated and place >= _launch.Y:
+                raise _library.InvalidValueError(f"{name} repeats elements along an axis, but must have memory for each")
+        if self.table.features.scales_noise and tensors[_launch.V] is None:
             raise _library.InvalidValueError(
                 f"model_output has the shape {list(model_output.shape)}, but must have twice as many on axis 1: "
                 "the prediction and its variance"

@@ -6,7 +6,7 @@ import os
 import random
 from pathlib import Path
 
-# Before anything imports Triton: the kernels' tests interpret them on the host.
+# Triton reads the variable when it is imported. Tests interpret its kernels on the host.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import diffusion_scheduling as ds  # noqa: E402

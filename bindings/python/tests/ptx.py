@@ -70,7 +70,7 @@ def main():
         for pointer, vector in (("*fp32", "v4.b32"), ("*bf16", "v2.b32")):
             record = _launch.record_of(plan, plan.row(5, 5))
             reads, stores = int((record["reads"] >= 0).sum()), int((record["stores"] >= 0).sum())
-            # Of every row here x is read, and e.
+            # Every row here reads x and e.
             own = [pointer, pointer, None, None, None, *[pointer] * reads, *[None] * (6 - reads), pointer]
             own += [*[pointer] * stores, *[None] * (2 - stores), None, None]
             batch = [pointer, pointer, None, None, None, pointer, *[None] * 5, pointer, *[None] * 4]

@@ -61,7 +61,7 @@ def patched_once(monkeypatch):
         return
 
     class Scope:
-        """Of a launch; the interpreter doesn't end those of calls in it."""
+        """The replacements of a launch. The interpreter doesn't undo those of calls in it."""
 
         def __init__(self, scope):
             self.scope = scope
@@ -180,7 +180,7 @@ def test_mixed_types_have_the_hosts_bits(model, sample):
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("scales", [[7.3, 1.0, 0.0], [1.1, -2.0, 3.0]])
 def test_guided_steps_have_the_hosts_bits(dtype, scales):
-    """What a scale of 1 makes 0 isn't read."""
+    """A tensor whose coefficient a scale of 1 makes 0 isn't read."""
     pair = Pair([scheduler(), scheduler(ds.DDIMScheduler)], [(0, 0), (1, 1), (0, 2)], (6, 11), dtype)
     x = normal((3, 6, 11), 5, dtype)
     for number in range(4):
@@ -196,7 +196,7 @@ def test_guided_steps_have_the_hosts_bits(dtype, scales):
 @pytest.mark.parametrize("cls", ["DDIMScheduler", "DDPMScheduler", "DEISMultistepScheduler", "DPMSolverMultistepScheduler"])
 @pytest.mark.parametrize("clamp", [{"clip_sample": True, "clip_sample_range": 0.7}, {"thresholding": True, "clip_sample": False}])
 def test_clamped_steps_have_the_hosts_bits(dtype, cls, clamp):
-    """Beside an item without a clamp; the same workspace serves all steps."""
+    """An item has no clamp. One workspace serves all steps."""
     own = scheduler(getattr(ds, cls), 4, **clamp, dynamic_thresholding_ratio=0.93, sample_max_value=2.5)
     pair = Pair([own, scheduler(ds.EulerDiscreteScheduler)], [(0, 0), (1, 0), (0, 1), None], (3, 37), dtype)
     run(pair, 2 * normal((4, 3, 37), 7, dtype), 3)
@@ -327,7 +327,7 @@ def test_blocks_of_an_item_go_on_together(monkeypatch):
 
 
 def magnitudes(record, tensors):
-    """Of each output of a record, and of p: the sum of its terms' magnitudes, the number of terms, and the coefficient of p."""
+    """The sum of terms' magnitudes, the number of terms and the coefficient of p of each output; the first two of p."""
     places = ["x", "e", "z", *(("slot", int(slot)) for slot in record["reads"])]
     columns = [None if place not in tensors else tensors[place].double().abs() for place in places]
 
@@ -342,7 +342,7 @@ def magnitudes(record, tensors):
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
 def test_sums_in_two_parts_are_within_their_bound(cls, dtype):
-    """Of every class, in a run of its own, against sums in float64 with the plan's coefficients.
+    """Sums in float64 with the plan's coefficients are the oracle; every class has a run of its own.
 
     With u half a unit in the last place of 1, in float32, a sum of n terms whose magnitudes have the sum S is within 2 n u S: each
     term has two products and two sums, or two fused ones, and the coefficient's two parts are within 2^-48. The error of p comes
@@ -387,7 +387,7 @@ def exact(record, output, tensors, p):
 
 
 def test_sums_in_two_parts_of_guided_clamped_and_learned_steps_are_near_the_hosts():
-    """Within 2^-19 of the greatest number: thresholds and factors of noise are continuous functions of their sums."""
+    """Thresholds and factors of noise are continuous functions of sums, so steps are within 2^-19 of the greatest number."""
     clamp = {"thresholding": True, "clip_sample": False, "variance_type": "learned_range"}
     own = scheduler(ds.DDPMScheduler, 4, **clamp), scheduler(ds.DDPMScheduler, 4, variance_type="learned")
     pair = Pair(own, [(0, 0), (1, 0), (0, 1)], (2, 40), sums="float32")
@@ -490,6 +490,7 @@ def test_bad_calls_say_what_is_allowed():
         lambda: batch.step(x, x[..., :2]): r"sample has the shape \[2, 3, 2\], but must have \[2, 3, 4\]",
         lambda: batch.step(x.int(), x): "model_output has the type torch.int32, but must have a floating-point type",
         lambda: batch.step(x.to("meta"), x): "model_output is on meta, but must be on cpu",
+        lambda: batch.step(x, x, out=x[:1].expand(2, 3, 4)): "out repeats elements along an axis, but must have memory for each",
         lambda: batch.step(x, x, unconditional=x): "unconditional and guidance_scale must both be given, or neither",
         lambda: batch.step(x, x, unconditional=x, guidance_scale=torch.ones(3)): r"\[3\], but must have \[2\]",
     }.items():
@@ -499,7 +500,7 @@ def test_bad_calls_say_what_is_allowed():
 
 
 def test_the_pages_lines_step_two_requests(monkeypatch):
-    """Those of docs/DEVICES.md, with a graph that calls the step."""
+    """The lines of docs/DEVICES.md, with a graph that calls the step."""
     page = (ROOT / "docs/DEVICES.md").read_text()
     lines = page.split("```python\n", 1)[1].split("```", 1)[0]
     scope = {"device": "cpu", "model": lambda x, t: torch.tanh(x) * (t < 2000).view(-1, 1, 1, 1)}
@@ -570,7 +571,7 @@ SKIPPED = {
 
 @pytest.mark.parametrize("cls", [cls for cls in CLASSES if cls.__name__ not in SKIPPED], ids=lambda cls: cls.__name__)
 def test_drop_ins_step_by_the_kernel(drop_ins, monkeypatch, cls):
-    """As by torch's operations, to a few units in the last place of the greatest terms, with the same types and strides."""
+    """Results agree with torch's operations in types, and to a few units in the last place of the greatest terms."""
     made = getattr(drop_ins, cls.__name__)
     for dtype in (torch.float32, torch.bfloat16):
         expected = drop_in_run(made(), False, monkeypatch, dtype)
