@@ -81,7 +81,7 @@ class Header:
     @staticmethod
     def plain(text: str) -> str:
         escaped = re.sub(r"([@\\#%$])", r"\\\1", html.escape(text, quote=False))
-        return escaped.replace("et al. ", "et al.&nbsp;")  # A full stop and a space would end the brief description.
+        return re.sub(r"et al\.\s", "et al.&nbsp;", escaped)  # A full stop and a space would end the brief description.
 
     def link(self, name: re.Match[str]) -> str:
         """A link to a name, or to a struct's member."""

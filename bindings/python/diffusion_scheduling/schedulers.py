@@ -7,8 +7,8 @@
     for t in scheduler.timesteps:
         x = scheduler.step(model(x, t), t, x).prev_sample
 
-The classes are made of the library's descriptions. What the parameters mean is diffusers' documentation's to say; where results
-differ on purpose, the README says so.
+The classes are made of the library's descriptions. Their parameters are diffusers'; docs/DIFFERENCES.md lists where results
+differ, and why.
 """
 
 from ._description import DESCRIPTIONS
