@@ -29,7 +29,7 @@ target=$("$swift" -print-target-info | "$python" -c 'import json, sys; print(jso
 toolchain=$(dirname "$(readlink -f "$(command -v "$swift")")")
 "$toolchain/swift-symbolgraph-extract" -module-name DiffusionScheduling -target "$target" -I "$modules" -I Sources/CKernels/include \
     -minimum-access-level public -output-dir "$work/symbols"
-# Of what the library adds to Swift's own types, nothing is public but their conformances.
+# The library adds nothing but conformances to Swift's own types.
 rm -f "$work"/symbols/*@*
 "$python" docs/Site/check_comments.py "$work/symbols/DiffusionScheduling.symbols.json"
 for file in Sources/DiffusionScheduling/DiffusionScheduling.docc/Resources/*.swift; do

@@ -23,7 +23,7 @@ def main() -> int:
     symbols = json.loads(Path(sys.argv[1]).read_text("utf-8"))["symbols"]
     faults = []
     for symbol in symbols:
-        # Those without a place are the compiler's, and synthesized ones have their comments where they are declared.
+        # Symbols without a place are the compiler's, and synthesized ones have their comments where they are declared.
         if "location" not in symbol or "::SYNTHESIZED::" in symbol["identifier"]["precise"]:
             continue
         if not any(line["text"].strip() for line in symbol.get("docComment", {}).get("lines", [])):

@@ -61,7 +61,7 @@ def name_types() -> None:
         for method in vars(getattr(schedulers, name)).values():
             if isinstance(method, types.FunctionType):
                 method.__module__ = schedulers.__name__
-    array = numpy.ndarray  # In short; the sources say the element type, too, which is any.
+    array = numpy.ndarray  # The sources also say the element type, which is any.
     for module in (_schedulers, _noise, *(sys.modules[name] for name in MODULES if name in sys.modules)):
         if "Array" in vars(module):
             module.Array = array  # type: ignore[attr-defined]

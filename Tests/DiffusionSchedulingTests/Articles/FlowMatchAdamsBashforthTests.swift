@@ -6,7 +6,7 @@ import Testing
 
 /// The scheduler of the article "Add a scheduler".
 @Suite struct FlowMatchAdamsBashforthTests {
-    /// With equal steps the weights are the book's, 3/2 and −1/2.
+    /// Equal steps have the book's weights, 3/2 and −1/2.
     @Test func equalStepsHaveTheBooksWeights() throws {
         let grid = TimestepGrid(timesteps: [1000, 750, 500, 250], sigmas: [1, 0.75, 0.5, 0.25, 0], process: .flow)
         let plan = try FlowMatchAdamsBashforthScheduler().plan(on: grid)
