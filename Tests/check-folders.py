@@ -72,7 +72,8 @@ def code_of(path):
     return "".join(out)
 
 
-files = {path: code_of(path) for path in sorted(sources.rglob("*.swift"))}
+# A DocC catalogue holds examples, which are no part of the library.
+files = {path: code_of(path) for path in sorted(sources.rglob("*.swift")) if not any(".docc" in each for each in path.parts)}
 
 
 def folder_of(path):
