@@ -4,12 +4,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from . import _library, _memory
@@ -69,9 +69,13 @@ def broadcast(first: Tensor, second: Tensor) -> Sequence[Tensor]:
 
 def layout(*tensors: Tensor) -> bool:
     """Whether all are pictures with their channels last, which are contiguous with the batch first in another order of axes."""
-    # A variance beside the prediction has to lie behind it, on axis 1.
-    return len({tensor.shape for tensor in tensors}) == 1 and all(
-        tensor.ndim == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
+    # A variance beside the prediction has to lie behind it, on axis 1. Shapes of torch.compile's tensors can't be hashed.
+    shape = tensors[0].shape
+    return all(
+        tensor.shape == shape
+        and tensor.ndim == 4
+        and not tensor.is_contiguous()
+        and tensor.is_contiguous(memory_format=torch.channels_last)
         for tensor in tensors
     )
 
@@ -97,12 +101,19 @@ def deliver(dtype: torch.dtype, target: Tensor, channels_last: bool | None = Non
     return (target.permute(0, 3, 1, 2) if channels_last else target).to(dtype)
 
 
+@functools.cache
+def _randn_tensor() -> Callable[..., Tensor]:
+    """diffusers' function of this name. Nothing else here needs diffusers."""
+    from diffusers.utils.torch_utils import randn_tensor
+
+    return randn_tensor
+
+
 def draw(generator: Any, model_output: Tensor, sample: Tensor, like: Sequence[Tensor], *, widens: bool) -> Tensor:
     """A step's noise, of the type that holds all of `like`, and float32 if it `widens`; float32 if these are none."""
     dtype = common_type(*like) if like else torch.float32
     dtype = at_least_float32(dtype) if widens else dtype
-    noise: Tensor = randn_tensor(sample.shape, generator=generator, device=model_output.device, dtype=dtype)
-    return noise
+    return _randn_tensor()(sample.shape, generator=generator, device=model_output.device, dtype=dtype)
 
 
 def kept(tensor: Tensor) -> Tensor:
