@@ -1,0 +1,435 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""A plan's steps as one operator of torch: a function of tensors for torch.compile, autograd and vmap.
+
+``diffusion_scheduling::step`` takes the key of a plan, the place of a row in it, and tensors. It returns the next sample and the
+row's stores. It writes to no argument, and no result shares memory with one. The library takes steps on the host; `_on_device`
+takes them elsewhere.
+
+An autocast region changes nothing: the types of the results follow from those of the tensors, as they do in the drop-ins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import threading
+import weakref
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import _handles, _library, _tensors
+from ._configuration import Configuration
+from ._core import Core
+from ._handles import StepRow
+from ._library import Combination, Row
+
+SCHEMA = (
+    "(str plan, int index, int age, Tensor model_output, Tensor sample, Tensor? noise, Tensor? unconditional, "
+    "float guidance_scale, Tensor[] slots) -> Tensor[]"
+)
+"""The operator's arguments and results. `slots` are those that the row reads, in its order."""
+
+
+class Arguments(NamedTuple):
+    """The operator's arguments behind the place of the row."""
+
+    model_output: Tensor
+    sample: Tensor
+    noise: Tensor | None
+    unconditional: Tensor | None
+    guidance_scale: float
+    slots: Sequence[Tensor]
+
+    @property
+    def tensors(self) -> list[Tensor | None]:
+        return [self.model_output, self.sample, self.noise, self.unconditional, *self.slots]
+
+    def of(self, tensors: Sequence[Any]) -> Arguments:
+        """Arguments with other tensors, in the order of `tensors`."""
+        e, x, z, u, *slots = tensors
+        return Arguments(e, x, z, u, self.guidance_scale, slots)
+
+
+class Places(NamedTuple):
+    """Slots of a row, for callers who hold what the slots hold."""
+
+    reads: tuple[int, ...]
+    """The slots that the operator takes, in this order."""
+    stores: tuple[int, ...]
+    """The slots that the results behind the next sample belong to."""
+    keeps: tuple[int, ...]
+    """The slots that hold the step's own sample from then on. The operator doesn't copy it."""
+    reads_noise: bool
+
+
+class TakenRow(StepRow):
+    """A row of a plan as the operator takes it."""
+
+    __slots__ = "combinations", "guided", "is_affine", "places"
+
+    def __init__(self, row: Row, clamp: int) -> None:
+        super().__init__(row)
+        keeps = self.without_samples()
+        self.combinations: list[Combination] = [row.next_sample, *row.stored.values()]
+        """Those of the results."""
+        uses_prediction = any(each.prediction for each in self.combinations)
+        reads_noise = any(each.noise for each in self.combinations) or (uses_prediction and row.prediction.noise != 0)
+        self.places = Places(tuple(self.reads), tuple(self.stores), tuple(keeps), reads_noise)
+        self.is_affine = row.noise_factor == _library.NOISE_FACTOR_NONE and not (uses_prediction and clamp != _library.CLAMP_NONE)
+        """Whether the results are sums of the arguments with constant coefficients."""
+        self.guided: tuple[float, StepRow | None] | None = None
+        """The last guidance scale, and its `guided_row`."""
+
+    def transposed(self, stream: str | int, factor: float, gradients: Sequence[Tensor | None]) -> Tensor | None:
+        """The gradient of an argument of an affine row, in float32 or float64; None where no result with a gradient reads it.
+
+        stream     the argument's member of combinations, or its slot
+        factor     what its elements are multiplied by before they are combined
+        gradients  those of the results
+        """
+        total: Tensor | None = None
+        for combination, gradient in zip(self.combinations, gradients):
+            if isinstance(stream, int):
+                coefficient = combination.slots[stream]
+            else:
+                coefficient = getattr(combination, stream) + combination.prediction * getattr(self.row.prediction, stream)
+            coefficient *= factor
+            if gradient is None or coefficient == 0:
+                continue
+            wide = gradient.to(_tensors.at_least_float32(gradient.dtype))
+            total = wide * coefficient if total is None else total.add(wide, alpha=coefficient)
+        return total
+
+
+def guided_row(row: Row, reads_noise: bool, scale: float) -> StepRow | None:
+    """A row that takes the unconditional output in the place of noise, and the noise, where it reads any, as its first slot.
+
+    Its sums have the order and the coefficients of the library's guided steps. None: there is no such row, because the noise is
+    scaled by a variance or needed for the prediction, or because all slots are in use.
+    """
+    used = {*row.read, *row.stored}
+    free = [slot for slot in range(_library.MAX_SLOTS) if slot not in used]
+    if row.noise_factor != _library.NOISE_FACTOR_NONE or row.prediction.noise != 0 or (reads_noise and not free):
+        return None
+    made = Row.from_buffer_copy(row)
+    if reads_noise:
+        made.n_reads = row.n_reads + 1
+        made.reads[: made.n_reads] = [free[0], *row.read]
+    stored = [made.stores[place].value for place in range(made.n_stores)]
+    for combination in (made.prediction, made.next_sample, made.report, *stored):
+        if reads_noise:
+            combination.slots[free[0]] = combination.noise
+        combination.noise = (1 - scale) * combination.model_output
+        combination.model_output = scale * combination.model_output
+    return StepRow(made)
+
+
+class Steps(Core):
+    """The steps of a plan: what the operator finds by the plan's key."""
+
+    _tensors = _tensors
+
+    def __init__(self, plan: _handles.Plan) -> None:
+        # The drop-ins' rules: a step whose caller keeps what steps remember counts as stateless.
+        is_stateless = plan.description.is_stateless or plan.description.attributes.timestep is not None
+        self.description = plan.description._replace(returns_report=False, is_stateless=is_stateless)  # type: ignore[misc]
+        self.config = Configuration(plan.config)
+        self._adopt_plan(plan)
+        clamp, ages = plan.properties.clamp, plan.properties.warm_up + 1
+        self.rows = [
+            [TakenRow(plan.row(index, age), clamp) for age in range(min(index + 1, ages))] for index in range(len(plan.timesteps))
+        ]
+        """The rows of each evaluation, by age."""
+
+    def row(self, index: int, age: int) -> TakenRow:
+        """The row of a step. Raises InvalidValueError where there is none."""
+        check_place(index, age, len(self.rows))
+        rows = self.rows[index]
+        return rows[min(age, len(rows) - 1)]
+
+    # ---- Arguments
+
+    def shape(self, e: Tensor, x: Tensor) -> Sequence[int]:
+        """The shape of a step's results."""
+        shape: Sequence[int] = x.shape
+        if e.shape == shape:
+            return shape
+        if self._plan.properties.learns_variance:
+            both = [extent * (1 + (axis == _axis(x))) for axis, extent in enumerate(shape)]
+            if list(e.shape) != both:
+                raise _library.InvalidValueError(
+                    f"model_output has the shape {list(e.shape)}, but must have {list(shape)}, or {both} with a variance"
+                )
+            return shape
+        try:
+            shape = self._matched(self._plan, e, x)[1].shape
+        except RuntimeError:
+            raise _library.InvalidValueError(
+                f"model_output has the shape {list(e.shape)}, but must be broadcastable with sample, {list(shape)}"
+            ) from None
+        return shape
+
+    def checked(self, row: TakenRow, given: Arguments) -> Sequence[int]:
+        """The shape of a step's results. Raises InvalidValueError for arguments that don't fit the row."""
+        e, u, scale = given.model_output, given.unconditional, given.guidance_scale
+        shape = self.shape(e, given.sample)
+        if len(given.slots) != len(row.reads):
+            raise _library.InvalidValueError(
+                f"the number of slots is {len(given.slots)}, but must be {len(row.reads)}: those that the row reads"
+            )
+        if given.noise is None and row.places.reads_noise:
+            raise _library.InvalidValueError("the step is stochastic, but noise is missing")
+        if u is not None and (u.shape != e.shape or u.dtype != e.dtype):
+            raise _library.InvalidValueError(f"unconditional is {_form(u)}, but must be like model_output, which is {_form(e)}")
+        if u is not None and not math.isfinite(scale):
+            raise _library.InvalidValueError(f"guidance_scale is {scale}, but must be finite")
+        for place, each in enumerate((given.noise, *given.slots)):
+            if each is not None and each.shape != shape and not _expands(each.shape, shape):
+                name = f"slot {row.reads[place - 1]}" if place else "noise"
+                raise _library.InvalidValueError(f"{name} has the shape {list(each.shape)}, but must have {list(shape)}")
+        return shape
+
+    def types(self, given: Arguments) -> tuple[torch.dtype, torch.dtype]:
+        """The type of the next sample, and that of stores."""
+        dtype, common = self._types(given.model_output, given.sample, given.noise)
+        return dtype, _tensors.computing_type(common)
+
+    def is_channels_last(self, given: Arguments) -> bool:
+        """Whether results are stored with their channels last."""
+        return _tensors.layout(given.model_output, given.sample)
+
+    # ---- Results
+
+    def by_library(self, row: TakenRow, given: Arguments) -> list[Tensor]:
+        """The results on the host."""
+        e, x, z, u, scale, slots = given
+        if u is None:
+            results, stored = self._run(self._plan, row, e, x, z, slots, None)
+            return [*results, *stored]
+        dtype, work = self.types(given)
+        guided = row.guided
+        if guided is None or guided[0] != scale:
+            guided = row.guided = scale, guided_row(row.row, row.places.reads_noise, scale)
+        if guided[1] is not None:
+            slots = [z, *slots] if z is not None and row.places.reads_noise else slots
+            results, stored = self._run(self._plan, guided[1], e, x, self._prediction(u, x).to(work), slots, None)
+        else:
+            results, stored = self._run(self._plan, row, self._guided(given), x, z, slots, None)
+        return [*(each.to(dtype) for each in results), *(each.to(work) for each in stored)]
+
+    def by_operations(self, row: TakenRow, given: Arguments) -> list[Tensor]:
+        """The results by torch's operations. Gradients flow through them."""
+        dtype, work = self.types(given)
+        e = given.model_output if given.unconditional is None else self._guided(given)
+        held = dict(zip(row.reads, given.slots))
+        results, stored = _tensors.step_by_row(row.row, self._plan.properties, e, given.sample, given.noise, held, False)
+        return [*(each.to(dtype) for each in results), *(each.to(work) for each in stored)]
+
+    def _guided(self, given: Arguments) -> Tensor:
+        """The guided output of a model, in float32 or float64. Its variance, if there is one, is that of the conditional output."""
+        e, x, scale = given.model_output, given.sample, given.guidance_scale
+        work = _tensors.at_least_float32(_tensors.common_type(e, x))
+        pair = (self._prediction(each, x).to(work) for each in (e, given.unconditional))
+        guided = torch.add(next(pair) * scale, next(pair), alpha=1 - scale)
+        return guided if guided.shape == e.shape else torch.cat([guided, e.chunk(2, _axis(x))[1].to(work)], _axis(x))
+
+    def _prediction(self, e: Any, x: Tensor) -> Tensor:
+        """A model output without its variance."""
+        has_variance = self._plan.properties.learns_variance and e.shape != x.shape
+        return e.chunk(2, _axis(x))[0] if has_variance else e
+
+
+def _axis(x: Tensor) -> int:
+    """The axis on which a variance lies behind the prediction."""
+    return 1 if x.ndim > 1 else 0
+
+
+def _form(tensor: Tensor) -> str:
+    """Type and shape of a tensor, for messages."""
+    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+
+
+def _expands(shape: Sequence[int], target: Sequence[int]) -> bool:
+    """Whether a tensor can be expanded to a shape."""
+    return len(shape) <= len(target) and all(own in (1, extent) for own, extent in zip(shape[::-1], target[::-1]))
+
+
+def check_place(index: int, age: int, count: int) -> None:
+    """Raises InvalidValueError where a plan of `count` evaluations has no such row."""
+    if not 0 <= index < count:
+        raise _library.InvalidValueError(f"index is {index}, but must be from 0 to {count - 1}")
+    if age < 0:
+        raise _library.InvalidValueError(f"age is {age}, but must be at least 0")
+
+
+# ---- Plans by their keys
+
+_alive: weakref.WeakValueDictionary[str, Steps] = weakref.WeakValueDictionary()
+_adding = threading.Lock()
+
+
+def added(plan: _handles.Plan) -> tuple[str, Steps]:
+    """The key of a plan, and its steps. The operator finds them as long as the caller keeps them.
+
+    The key is a hash of the configuration and of all coefficients. Equal plans have one key, in every process, so a loop is
+    compiled once for all of them.
+    """
+    key = hashlib.sha256(f"{plan.config_text}\n{plan.text}".encode()).hexdigest()[:32]
+    with _adding:
+        steps = _alive.get(key)
+        if steps is None:
+            steps = _alive[key] = Steps(plan)
+    return key, steps
+
+
+def _found(plan: str, index: int, age: int) -> tuple[Steps, TakenRow]:
+    """The steps of the plan with a key, and a row of it."""
+    steps = _alive.get(plan)
+    if steps is None:
+        raise _library.InvalidValueError(
+            f"plan is {plan!r}, but must be the key of a Plan that exists: keep the Plan, or make it again of an equal scheduler"
+        )
+    return steps, steps.row(index, age)
+
+
+# ---- The operator
+
+
+def _on_device(plan: str, index: int, age: int, *arguments: Any) -> list[Tensor]:
+    """The step on devices that the library can't reach.
+
+    A device's own kernel belongs in the place of `by_operations`. Results have the shape of `checked`, the types of `types` and the
+    order of axes of `is_channels_last`; they share no memory with an argument.
+    """
+    steps, row = _found(plan, index, age)
+    given = Arguments(*arguments)
+    shape = steps.checked(row, given)
+    order = torch.channels_last if steps.is_channels_last(given) else torch.contiguous_format
+    return [each.expand(shape).contiguous(memory_format=order) for each in steps.by_operations(row, given)]
+
+
+def _on_host(plan: str, index: int, age: int, *arguments: Any) -> list[Tensor]:
+    """The step in the host's memory."""
+    steps, row = _found(plan, index, age)
+    given = Arguments(*arguments)
+    steps.checked(row, given)
+    return steps.by_library(row, given)
+
+
+def _like(plan: str, index: int, age: int, *arguments: Any) -> list[Tensor]:
+    """Uninitialised tensors like the results."""
+    steps, row = _found(plan, index, age)
+    given = Arguments(*arguments)
+    shape = steps.checked(row, given)
+    order = torch.channels_last if steps.is_channels_last(given) else torch.contiguous_format
+    dtype, work = steps.types(given)
+    kinds = [dtype, *[work] * len(row.stores)]
+    return [torch.empty(shape, dtype=kind, device=given.sample.device, memory_format=order) for kind in kinds]
+
+
+# ---- Gradients
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Sequence[Tensor]) -> None:
+    """Keeps what the backward pass needs: the forms of an affine row's arguments, of others the arguments.
+
+    The plan lives as long as the graph does.
+    """
+    ctx.steps, ctx.row = _found(*inputs[:3])
+    given = Arguments(*inputs[3:])
+    ctx.set_materialize_grads(False)
+    if ctx.row.is_affine:
+        ctx.forms = given.of([None if each is None else (each.shape, each.dtype) for each in given.tensors])
+    else:
+        ctx.given = given.of([None] * len(given.tensors))
+        ctx.save_for_backward(*given.tensors)
+
+
+def _backward(ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[Any, ...]:
+    needed = Arguments(*ctx.needs_input_grad[3:])
+    own = _affine_gradients if ctx.row.is_affine else _recomputed_gradients
+    made = own(ctx, needed, gradients)
+    return None, None, None, *made[:4], None, made[4:]
+
+
+def _affine_gradients(ctx: Any, needed: Arguments, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """The gradients of the arguments: those of the results, combined with the transposed coefficients."""
+    row, forms = ctx.row, ctx.forms
+    scale = 1.0 if forms.unconditional is None else forms.guidance_scale
+    streams = [("model_output", scale), ("sample", 1.0), ("noise", 1.0), ("model_output", 1 - scale)]
+    streams += [(slot, 1.0) for slot in row.reads]
+    made: list[Tensor | None] = []
+    for (stream, factor), form, is_needed in zip(streams, forms.tensors, needed.tensors):
+        gradient = row.transposed(stream, factor, gradients) if is_needed else None
+        if gradient is not None:
+            shape, dtype = form
+            if stream == "model_output" and shape != gradient.shape and ctx.steps._plan.properties.learns_variance:
+                # The row passes over the variance.
+                gradient = torch.cat([gradient, torch.zeros_like(gradient)], _axis(gradient))
+            gradient = gradient.sum_to_size(shape).to(dtype)
+        made.append(gradient)
+    return made
+
+
+def _recomputed_gradients(ctx: Any, needed: Arguments, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """The gradients of the arguments: autograd's, through torch's operations."""
+    saved, flags = list(ctx.saved_tensors), [bool(each) for each in needed.tensors]
+    is_differentiated = torch.is_grad_enabled()  # Gradients of these gradients may be asked for.
+    with torch.enable_grad():
+        if not is_differentiated:
+            saved = [each if each is None else each.detach().requires_grad_(flag) for each, flag in zip(saved, flags)]
+        given = ctx.given.of(saved)
+        shape = ctx.steps.checked(ctx.row, given)
+        results = [each.expand(shape) for each in ctx.steps.by_operations(ctx.row, given)]
+    pairs = [pair for pair in zip(results, gradients) if pair[0].requires_grad and pair[1] is not None]
+    if not pairs:
+        return [None] * len(saved)
+    sources = [each for each, flag in zip(saved, flags) if flag]
+    roots, seeds = zip(*pairs)
+    found = iter(torch.autograd.grad(roots, sources, seeds, create_graph=is_differentiated, allow_unused=True))
+    return [next(found) if flag else None for flag in flags]
+
+
+# ---- Batches
+
+
+def _batched(info: Any, in_dims: tuple[Any, ...], plan: str, index: int, age: int, *arguments: Any) -> tuple[Any, Any]:
+    """vmap's rule: the steps of all batches as one of more items."""
+    steps, _ = _found(plan, index, age)
+    given, dims = Arguments(*arguments), Arguments(*in_dims[3:])
+    size = info.batch_size
+
+    def moved(tensor: Tensor | None, dim: int | None) -> Any:
+        if tensor is None:
+            return None
+        return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+
+    e, x, *others = (moved(*each) for each in zip(given.tensors, dims.tensors))
+    items = (each.new_empty(each.shape[1:], device="meta") for each in (e, x))
+    shape = steps.shape(*items)
+    has_variance = steps._plan.properties.learns_variance
+
+    def joined(tensor: Any, shape: Sequence[int]) -> Any:
+        if tensor is None:
+            return None
+        own = tensor.shape[1:]
+        tensor = tensor.reshape(size, *[1] * (len(shape) - len(own)), *own).expand(size, *shape)
+        # A tensor of rank 0 or 1 is one item.
+        return tensor.flatten(0, 1) if len(shape) > 1 else tensor.reshape(size, -1)
+
+    outputs = e.shape[1:] if has_variance else shape
+    u, *kept = others[1], others[0], *others[2:]
+    e, u, x, z, *slots = (*(joined(each, outputs) for each in (e, u)), *(joined(each, shape) for each in (x, *kept)))
+    results = step(plan, index, age, *given.of([e, x, z, u, *slots]))
+    return [each.reshape(size, *shape) for each in results], [0] * len(results)
+
+
+step = torch.library.custom_op("diffusion_scheduling::step", _on_device, mutates_args=(), schema=SCHEMA)
+step.register_kernel("cpu", _on_host)
+step.register_fake(_like)
+step.register_autograd(_backward, setup_context=_keep)
+step.register_vmap(_batched)
