@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import _handles, _library, _tensors
+from . import _handles, _launch, _library, _tensors
 from ._configuration import Configuration
 from ._core import Core
 from ._handles import StepRow
@@ -206,20 +206,34 @@ class Steps(Core):
 
     def by_library(self, row: TakenRow, given: Arguments) -> list[Tensor]:
         """The results on the host."""
-        e, x, z, u, scale, slots = given
-        if u is None:
-            results, stored = self._run(self._plan, row, e, x, z, slots, None)
+        taken, e, z, slots = self._single(row, given)
+        results, stored = self._run(self._plan, taken, e, given.sample, z, slots, None)
+        if given.unconditional is None:
             return [*results, *stored]
         dtype, work = self.types(given)
+        return [*(each.to(dtype) for each in results), *(each.to(work) for each in stored)]
+
+    def by_kernel(self, row: TakenRow, given: Arguments) -> list[Tensor] | None:
+        """The results by one launch on the tensors' device; None where no kernel takes these tensors."""
+        taken, e, z, slots = self._single(row, given)
+        x, (dtype, work) = given.sample, self.types(given)
+        if not _launch.takes(e, x, *slots, *([] if z is None else [z])):
+            return None
+        made = _launch.step_by_record(taken, self._plan, e, x, z, slots, (dtype,), work)
+        return None if made is None else [*made[0], *made[1]]
+
+    def _single(self, row: TakenRow, given: Arguments) -> tuple[StepRow, Tensor, Tensor | None, Sequence[Tensor]]:
+        """A step of one pass: its row, and in its terms model output, noise, and the slots that it reads."""
+        e, x, z, u, scale, slots = given
+        if u is None:
+            return row, e, z, slots
         guided = row.guided
         if guided is None or guided[0] != scale:
             guided = row.guided = scale, guided_row(row.row, row.places.reads_noise, scale)
-        if guided[1] is not None:
-            slots = [z, *slots] if z is not None and row.places.reads_noise else slots
-            results, stored = self._run(self._plan, guided[1], e, x, self._prediction(u, x).to(work), slots, None)
-        else:
-            results, stored = self._run(self._plan, row, self._guided(given), x, z, slots, None)
-        return [*(each.to(dtype) for each in results), *(each.to(work) for each in stored)]
+        if guided[1] is None:
+            return row, self._guided(given), z, slots
+        slots = [z, *slots] if z is not None and row.places.reads_noise else slots
+        return guided[1], e, self._prediction(u, x).to(self.types(given)[1]), slots
 
     def by_operations(self, row: TakenRow, given: Arguments) -> list[Tensor]:
         """The results by torch's operations. Gradients flow through them."""
@@ -300,16 +314,19 @@ def _found(plan: str, index: int, age: int) -> tuple[Steps, TakenRow]:
 
 
 def _on_device(plan: str, index: int, age: int, *arguments: Any) -> list[Tensor]:
-    """The step on devices that the library can't reach.
+    """The step on devices that the library can't reach: by a kernel where there is one, else by torch's operations.
 
-    A device's own kernel belongs in the place of `by_operations`. Results have the shape of `checked`, the types of `types` and the
-    order of axes of `is_channels_last`; they share no memory with an argument.
+    Results have the shape of `checked`, the types of `types` and the order of axes of `is_channels_last`; they share no memory with
+    an argument.
     """
     steps, row = _found(plan, index, age)
     given = Arguments(*arguments)
     shape = steps.checked(row, given)
     order = torch.channels_last if steps.is_channels_last(given) else torch.contiguous_format
-    return [each.expand(shape).contiguous(memory_format=order) for each in steps.by_operations(row, given)]
+    results = steps.by_kernel(row, given)
+    if results is None:
+        results = steps.by_operations(row, given)
+    return [each.expand(shape).contiguous(memory_format=order) for each in results]
 
 
 def _on_host(plan: str, index: int, age: int, *arguments: Any) -> list[Tensor]:

@@ -592,6 +592,24 @@ def test_drop_ins_keep_strides_and_thresholds(drop_ins, monkeypatch):
     assert found[0].is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize("name", ["DEISMultistepScheduler", "EulerAncestralDiscreteScheduler", "DDIMScheduler"])
+def test_the_operator_steps_by_the_kernel(drop_ins, name, guided):
+    """Results on a device agree with those on the host in types, and to a few units in the last place of the greatest terms."""
+    from diffusion_scheduling import _operators
+
+    key, steps = _operators.added(scheduler(getattr(ds, name), 4)._ready())
+    x, e, u, z = (normal((2, 3, 5), seed) for seed in range(4))
+    held = {slot: normal((2, 3, 5), 9 + slot) for slot in range(_library.MAX_SLOTS)}
+    row = steps.row(2, 2)
+    given = e, x, z if row.places.reads_noise else None, u if guided else None, 7.5, [held[slot] for slot in row.reads]
+    assert steps.by_kernel(row, _operators.Arguments(*given)) is not None
+    expected, found = (step(key, 2, 2, *given) for step in (_operators._on_host, _operators._on_device))
+    assert len(expected) == len(found)
+    for a, b in zip(expected, found):
+        assert a.dtype == b.dtype and a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=2.0**-16 * float(a.abs().max()))
+
+
 def test_drop_ins_leave_gradients_and_transforms_to_torch(drop_ins):
     x = normal((2, 3))
     assert _launch.takes(x, x.half()) and not _launch.takes(x, x.int()) and not _launch.takes(x, x.to_sparse())
