@@ -30,6 +30,8 @@ ROOT = Path(__file__).resolve().parents[3]
 OPERATOR = torch.ops.diffusion_scheduling.step.default
 SHAPE = (2, 3, 4, 4)
 NAMES = [cls.__name__ for cls in CLASSES]
+DRAWN = [cls.__name__ for cls in CLASSES if cls.description.brownian_motion is None and cls.description.other_calls is None]
+"""Classes with a drop-in whose steps draw their noise from a generator."""
 LOOPS = ["EulerDiscreteScheduler", "DEISMultistepScheduler", "UniPCMultistepScheduler", "DPMSolverSDEScheduler", "DDIMScheduler"]
 """Classes without and with slots, stores of two tensors, noise, and a clamp."""
 GRADIENTS = {
@@ -142,7 +144,7 @@ def test_runs_are_those_of_sessions(name, is_guided, dtype):
             assert scheduler.description.result_type == "at_least_float32" and x.dtype == torch.float32
             assert np.allclose(x.numpy(), expected, rtol=2.0**-10, atol=2.0**-24)
             x = torch.from_numpy(expected)
-        assert np.array_equal(x.numpy(), expected), index
+        assert np.array_equal(x.numpy(), expected, equal_nan=True), index  # Levels of 10,000 overflow float16.
 
 
 @pytest.mark.parametrize("begin", [1, 3])
@@ -180,7 +182,7 @@ PAIRS = [
 
 
 @pytest.mark.parametrize("model, x", PAIRS)
-@pytest.mark.parametrize("name", [name for name, cls in zip(NAMES, CLASSES) if not cls.description.samples_brownian_motion])
+@pytest.mark.parametrize("name", DRAWN)
 def test_types_are_those_of_the_drop_ins(name, model, x):
     drop_ins = pytest.importorskip("diffusion_scheduling.diffusers")
     scheduler = getattr(drop_ins, name)()
