@@ -156,7 +156,7 @@ fuzz: deps
 	SWIFT=$(SWIFT) fuzz/run.sh $(SECONDS) $(TARGETS)
 
 HEADER = Sources/CDiffusionScheduling/include/diffusion_scheduling.h
-# What engines need to compile the kernels for devices themselves.
+# Sources for engines that compile the kernels for devices themselves.
 DEVICE_HEADERS = Sources/DeviceKernels/include/device_table.h Sources/DeviceKernels/device_kernels.h
 LIBRARY = libdiffusion_scheduling.so
 STATIC_LIBRARY = libdiffusion_scheduling.a

@@ -40,7 +40,7 @@ import Testing
         #expect(abs(plan.initNoiseSigma - 7000.0.squareRoot()) <= 1e-10 && plan.sigmas[0] == 130)
     }
 
-    /// Where p is the data at every level, each step goes straight towards it, and the last one ends there.
+    /// A model that predicts the data at every level: each step goes straight towards the data, and the last one ends there.
     @Test func aPerfectModelEndsAtTheData() throws {
         var scheduler = try Self.make()
         try scheduler.setTimesteps(6)

@@ -1174,10 +1174,10 @@ def prepare(scheduler, request, begin):
         # These classes take arrays only.
         arguments["sigmas"] = np.array(arguments["sigmas"])
     if isinstance(scheduler, pyramids):
-        # This class needs their number, too.
+        # Pyramids need the number of levels, too.
         arguments.setdefault("num_inference_steps", len(arguments.get("sigmas", [])))
     if isinstance(scheduler, diffusers.EDMEulerScheduler) and "sigmas" in arguments:
-        # This one takes tensors.
+        # EDM Euler takes tensors.
         arguments["sigmas"] = torch.tensor(arguments["sigmas"], dtype=torch.float64)
     scheduler.set_timesteps(**arguments)
     take_ratios(scheduler)

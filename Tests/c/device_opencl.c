@@ -304,7 +304,7 @@ static void free_batch(batch *b) {
 
 /* ---- Comparing */
 
-/* What happened in a build's runs. */
+/* Outcomes of a build's runs. */
 typedef struct tally {
     size_t n_steps, n_equal, n_bounded;
     size_t n_elements, n_beyond; /* of outputs that were compared: all, and those that aren't finite or overflow */

@@ -31,7 +31,7 @@ from pygments.util import ClassNotFound
 ROOT = Path(__file__).resolve().parent.parent.parent
 HERE = Path(__file__).resolve().parent
 REPOSITORY = "https://github.com/diffusion-scheduling/diffusion-scheduling/blob/main/"
-# Of the Swift reference, which DocC renders, and of data.
+# Documents that DocC renders, and those of data.
 LEFT_OUT = re.compile(r"\.docc/|^Tests/|/Data/")
 
 GROUPS = {

@@ -49,7 +49,7 @@ class Runtime(NamedTuple):
     name: str
     module: str
     prefix: str
-    """Of its pipelines' names."""
+    """The prefix of its pipelines' names."""
     options: dict[str, Any]
     """For loading its pipelines."""
 

@@ -803,7 +803,7 @@ class _StandIn(type):
 
 
 def make_stand_in(description: Description, module: str) -> type[Any]:
-    """What stands in the place of a drop-in where pipelines call the original otherwise than by ``step`` at a timestep."""
+    """The stand-in for a drop-in if pipelines call the original by other methods than ``step`` at a timestep."""
     name = description.class_name
     reason = (
         f"{name} has no drop-in: {description.other_calls}. Keep diffusers.{name} in the pipeline, or take the steps with "

@@ -75,7 +75,7 @@ class TakenRow(StepRow):
         super().__init__(row)
         keeps = self.without_samples()
         self.combinations: list[Combination] = [row.next_sample, *row.stored.values()]
-        """Those of the results."""
+        """The results' combinations."""
         uses_prediction = any(each.prediction for each in self.combinations)
         reads_noise = any(each.noise for each in self.combinations) or (uses_prediction and row.prediction.noise != 0)
         self.places = Places(tuple(self.reads), tuple(self.stores), tuple(keeps), reads_noise)

@@ -54,7 +54,7 @@ class Plan:
     key: str
     """The plan's argument of the operator: equal for equal plans."""
     timesteps: tuple[float, ...]
-    """What the model is told at each step; whole numbers where all are whole."""
+    """The timestep that the model gets at each step; integers if all are whole numbers."""
     input_scales: tuple[float, ...]
     """The model's input at each step is the sample times this."""
     init_noise_sigma: float

@@ -21,7 +21,7 @@ final class PassPerOperation {
     private let guidanceScale: Float
     private let endsWithOrder1: Bool
     private var index = 0
-    /// Of the last step: its prediction, the greatest magnitude of the prediction's terms, its result, and the result's bound.
+    /// The last step's prediction, the greatest magnitude of the prediction's terms, the step's result, and the result's bound.
     private var prediction: Tensor?, magnitude = 0.0, result: Tensor?, bound = 0.0
     /// `torch.cat([latents] * 2)`.
     private var modelInput: Tensor?
@@ -132,7 +132,7 @@ final class Tensor {
 
 /// The numbers of a step, in diffusers' formulas.
 private struct Scalars<Real: Logarithmic> {
-    /// Of the level that the step begins at.
+    /// The rates of the level that the step begins at.
     let alpha, sigma: Real
     /// σ_t/σ_s, α_t (e⁻ʰ − 1) and 1/r₀.
     let ofSample, ofPrediction: Real
