@@ -39,6 +39,7 @@ GROUPS = {
         ("docs/SCHEDULERS.md", "All schedulers", "sources, orders, evaluations, noise; samplers by name; noise levels by name"),
         ("docs/DIFFERENCES.md", "Differences from diffusers", "where a class gives something else, and why"),
         ("docs/PLAN.md", "The plan's JSON", "a scheduler as a table of scalars, for any device"),
+        ("docs/DEVICES.md", "Devices", "a batch at mixed timesteps by one launch a step: Triton, CUDA, OpenCL"),
         ("docs/NOISE.md", "Noise", "the numbers of torch and NumPy from the same seeds"),
         ("docs/PERFORMANCE.md", "Performance", "measurements, and the commands that print them"),
     ],
@@ -55,6 +56,7 @@ GROUPS = {
     "The project": [
         ("README.md", "README", "the project in two pages"),
         ("Examples/README.md", "Examples", "programs to run"),
+        ("docs/ARCHITECTURE.md", "Architecture", "the way of a configuration, and of a tensor"),
         ("CONTRIBUTING.md", "Contributing", "building, testing, adding a scheduler"),
         ("SECURITY.md", "Security and limits", "input that may be hostile"),
         ("docs/VERSIONING.md", "Versions", "the promise of a version number"),
