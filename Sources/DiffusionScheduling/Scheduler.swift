@@ -85,8 +85,12 @@ extension Scheduler {
     public mutating func step<Element: TensorElement>(
         modelOutput: [Element], timestep: Double, sample: inout [Element], noise: [Element]? = nil, batchSize: Int = 1
     ) throws(SchedulerError) {
-        var span = sample.mutableSpan
-        try step(modelOutput: modelOutput.span, timestep: timestep, sample: &span, noise: noise?.span, batchSize: batchSize)
+        try modelOutput.withSpan { (modelOutput) throws(SchedulerError) in
+            try noise.withSpan { (noise) throws(SchedulerError) in
+                var span = sample.mutableSpan
+                try step(modelOutput: modelOutput, timestep: timestep, sample: &span, noise: noise, batchSize: batchSize)
+            }
+        }
     }
 
     /// Takes one step and returns the next sample.
@@ -103,8 +107,10 @@ extension Scheduler {
         _ noise: [Element], to sample: [Element], timesteps: [Double]
     ) throws(SchedulerError) -> [Element] {
         var noisy = sample
-        var span = noisy.mutableSpan
-        try addNoise(noise.span, to: &span, timesteps: timesteps)
+        try noise.withSpan { (noise) throws(SchedulerError) in
+            var span = noisy.mutableSpan
+            try addNoise(noise, to: &span, timesteps: timesteps)
+        }
         return noisy
     }
 }

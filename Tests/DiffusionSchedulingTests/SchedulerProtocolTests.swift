@@ -408,4 +408,24 @@ func sampleWithAny(from start: [Float], with scheduler: any Scheduler, steps: In
             }
         }
     }
+
+    /// Arrays that a caller writes as literals reach the step: optimised builds once dropped their stores, see `ArraySpans.swift`.
+    @Test func literalsReachTheStep() throws {
+        var scheduler = try makeDDIM(), session = SamplingSession(plan: try makeDDIM().plan(.count(3)))
+        try scheduler.setTimesteps(3)
+        var sample = [1.0], other = [1.0], variable: [Double] = []
+        for timestep in scheduler.timesteps {
+            let output = [0.5 * sample[0] + 0.25]
+            try session.step(modelOutput: [0.5 * other[0] + 0.25], sample: &other)
+            variable.append(output[0])
+            try scheduler.step(modelOutput: output, timestep: timestep, sample: &sample)
+        }
+        var expected = [1.0], alone = SamplingSession(plan: try makeDDIM().plan(.count(3)))
+        for output in variable {
+            let copy = [Double](repeating: output, count: 1)
+            expected = try alone.step(modelOutput: copy, sample: expected).prevSample
+        }
+        #expect(sample == expected && other == expected)
+    }
+
 }

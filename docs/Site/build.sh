@@ -27,13 +27,14 @@ echo "-- Swift"
 modules=$("$swift" build --show-bin-path)/Modules
 target=$("$swift" -print-target-info | "$python" -c 'import json, sys; print(json.load(sys.stdin)["target"]["unversionedTriple"])')
 toolchain=$(dirname "$(readlink -f "$(command -v "$swift")")")
-"$toolchain/swift-symbolgraph-extract" -module-name DiffusionScheduling -target "$target" -I "$modules" -I Sources/CKernels/include \
+"$toolchain/swift-symbolgraph-extract" -module-name DiffusionScheduling -target "$target" -I "$modules" \
+    -I Sources/CKernels/include -I Sources/DeviceKernels/include \
     -minimum-access-level public -output-dir "$work/symbols"
 # The library adds nothing but conformances to Swift's own types.
 rm -f "$work"/symbols/*@*
 "$python" docs/Site/check_comments.py "$work/symbols/DiffusionScheduling.symbols.json"
 for file in Sources/DiffusionScheduling/DiffusionScheduling.docc/Resources/*.swift; do
-    "$toolchain/swiftc" -typecheck -warnings-as-errors -I "$modules" -I Sources/CKernels/include "$file"
+    "$toolchain/swiftc" -typecheck -warnings-as-errors -I "$modules" -I Sources/CKernels/include -I Sources/DeviceKernels/include "$file"
 done
 "$toolchain/docc" convert Sources/DiffusionScheduling/DiffusionScheduling.docc --additional-symbol-graph-dir "$work/symbols" \
     --fallback-bundle-identifier DiffusionScheduling --fallback-default-module-kind Library --transform-for-static-hosting --hosting-base-path "${base:+$base/}swift" \

@@ -134,8 +134,12 @@ public struct SamplingSession: Sendable {
     public mutating func step<Element: TensorElement>(
         modelOutput: [Element], sample: inout [Element], noise: [Element]? = nil, batchSize: Int = 1
     ) throws(SchedulerError) {
-        var span = sample.mutableSpan
-        try step(modelOutput: modelOutput.span, sample: &span, noise: noise?.span, batchSize: batchSize)
+        try modelOutput.withSpan { (modelOutput) throws(SchedulerError) in
+            try noise.withSpan { (noise) throws(SchedulerError) in
+                var span = sample.mutableSpan
+                try step(modelOutput: modelOutput, sample: &span, noise: noise, batchSize: batchSize)
+            }
+        }
     }
 
     /// Takes the next step and returns the next sample, and the predicted clean sample on request.
@@ -178,10 +182,16 @@ public struct SamplingSession: Sendable {
         conditional: [Element], unconditional: [Element], guidance: Guidance, sample: inout [Element], noise: [Element]? = nil,
         batchSize: Int = 1
     ) throws(SchedulerError) {
-        var span = sample.mutableSpan
-        try step(
-            conditional: conditional.span, unconditional: unconditional.span, guidance: guidance, sample: &span, noise: noise?.span,
-            batchSize: batchSize)
+        try conditional.withSpan { (conditional) throws(SchedulerError) in
+            try unconditional.withSpan { (unconditional) throws(SchedulerError) in
+                try noise.withSpan { (noise) throws(SchedulerError) in
+                    var span = sample.mutableSpan
+                    try step(
+                        conditional: conditional, unconditional: unconditional, guidance: guidance, sample: &span, noise: noise,
+                        batchSize: batchSize)
+                }
+            }
+        }
     }
 
     /// Takes the next step in place and keeps the model output's memory if the step stores the model output unchanged: DEIS and

@@ -54,10 +54,16 @@ extension SamplingSession {
         guidance: [Guidance?] = [],
         sample: inout [Element], noise: [Element]? = nil, maximumThreads: Int = 0
     ) throws(SchedulerError) {
-        var span = sample.mutableSpan
-        try step(
-            rows: &sessions, modelOutput: modelOutput.span, unconditional: unconditional?.span, guidance: guidance, sample: &span,
-            noise: noise?.span, maximumThreads: maximumThreads)
+        try modelOutput.withSpan { (modelOutput) throws(SchedulerError) in
+            try unconditional.withSpan { (unconditional) throws(SchedulerError) in
+                try noise.withSpan { (noise) throws(SchedulerError) in
+                    var span = sample.mutableSpan
+                    try step(
+                        rows: &sessions, modelOutput: modelOutput, unconditional: unconditional, guidance: guidance, sample: &span,
+                        noise: noise, maximumThreads: maximumThreads)
+                }
+            }
+        }
     }
 }
 

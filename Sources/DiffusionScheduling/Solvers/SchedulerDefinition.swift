@@ -567,9 +567,11 @@ extension DefinedScheduler where Definition: VelocityDefinition {
         sample: [Element], noise: [Element], timesteps: [Double]
     ) throws(SchedulerError) -> [Element] {
         var velocity = sample
-        var span = velocity.mutableSpan
-        try combine(
-            noise.span, with: &span, timesteps: timesteps, sampleRate: { -$0.noiseRate }, noiseRate: { $0.signalRate })
+        try noise.withSpan { (noise) throws(SchedulerError) in
+            var span = velocity.mutableSpan
+            try combine(
+                noise, with: &span, timesteps: timesteps, sampleRate: { -$0.noiseRate }, noiseRate: { $0.signalRate })
+        }
         return velocity
     }
 }
