@@ -123,6 +123,8 @@ class Document:
         markdown = MarkdownIt("commonmark", {"html": False, "highlight": coloured}).enable("table")
         self.tokens = markdown.parse((ROOT / name).read_text("utf-8"))
         self.title = name
+        self.pictures: list[str] = []
+        """Paths in the repository."""
         self._walk(self.tokens)
         self.body = markdown.renderer.render(self.tokens, markdown.options, {})
 
@@ -137,6 +139,8 @@ class Document:
             for child in token.children or []:
                 if child.type == "link_open":
                     child.attrSet("href", self.resolved(str(child.attrGet("href"))))
+                elif child.type == "image":
+                    self.pictures.append(posixpath.join(posixpath.dirname(self.name), str(child.attrGet("src"))))
 
     def resolved(self, link: str) -> str:
         """A link of the document as one of its page."""
@@ -187,6 +191,8 @@ def main() -> int:
         path, document = site / shown_at(name), Document(name, names)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(page(document.title, document.body, shown_at(name).count("/"), is_wide="<table>" in document.body), "utf-8")
+        for picture in document.pictures:
+            shutil.copy(ROOT / picture, site / shown_at(picture))
     (site / "index.html").write_text(start(site), "utf-8")
     shutil.copy(HERE / "style.css", site / "style.css")
     print(f"pages: {len(names)} documents")

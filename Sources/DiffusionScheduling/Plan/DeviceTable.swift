@@ -31,7 +31,9 @@ extension SamplingPlan {
 
     /// The number of an evaluation's record in the plan's own table.
     ///
-    /// - Parameter age: the number of evaluations since the run began; 0 where a run begins.
+    /// - Parameters:
+    ///   - evaluation: the evaluation, from 0.
+    ///   - age: the number of evaluations since the run began; 0 for its first one.
     /// - Precondition: `evaluation` is in the plan, and `age` is from 0 to `evaluation`.
     public func deviceRecord(ofEvaluation evaluation: Int, age: Int = 0) -> Int {
         let full = min(evaluation, warmUp)

@@ -27,12 +27,12 @@ public struct KarrasVeConfiguration: SchedulerDefinition {
     public static let otherCalls: String? =
         "its pipeline adds noise by add_noise_to_input, and steps by step and step_correct with noise levels of its own"
 
-    public var sigmaMin = 0.02
-    public var sigmaMax = 100.0
-    public var sNoise = 1.007
-    public var sChurn = 80.0
-    public var sMin = 0.05
-    public var sMax = 50.0
+    /// The roots of the least and of the greatest noise level.
+    public var sigmaMin = 0.02, sigmaMax = 100.0
+    /// The standard deviation of the added noise, and the noise added in all, spread over the steps.
+    public var sNoise = 1.007, sChurn = 80.0
+    /// The noise levels between which noise is added.
+    public var sMin = 0.05, sMax = 50.0
 
     public var origin = ConfigurationOrigin()
 
