@@ -278,7 +278,7 @@ bench: deps
 	$(SWIFT) run -c release --package-path benchmarks bench $(ARGUMENTS)
 
 # The compiler and headers that torch.compile needs.
-bench-compare: PACKAGES += g++ python3-dev
+bench-compare conformance: PACKAGES += g++ python3-dev
 bench-compare: lib out/reference/bin/python
 	@out/reference/bin/python -c 'import matplotlib' 2>/dev/null || out/reference/bin/pip install -q matplotlib
 	DIFFUSION_SCHEDULING_LIBRARY=out/lib/$(LIBRARY) out/reference/bin/python benchmarks/compare.py $(ARGUMENTS)

@@ -8,10 +8,8 @@ import io
 import os
 import pickle
 import re
-import shutil
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import diffusion_scheduling as ds
@@ -291,10 +289,6 @@ def test_shapes_may_be_dynamic():
     assert torch.equal(compiled(normal(), 3.0), step(normal(), 3.0))
 
 
-HEADERS = Path(sysconfig.get_path("include"), "Python.h")
-
-
-@pytest.mark.skipif(not (shutil.which("g++") and HEADERS.exists()), reason="torch's compiler needs g++ and Python's headers")
 def test_inductor_compiles_a_loop():
     torch._dynamo.reset()
     plan, _ = planned("UniPCMultistepScheduler", 3)
@@ -555,7 +549,6 @@ def test_no_need_of_diffusers():
     subprocess.run([sys.executable, "-c", program], env=environment, check=True)
 
 
-@pytest.mark.skipif(not (ROOT / "docs/PYTHON.md").exists(), reason="the repository isn't there")
 def test_the_documented_loop(tmp_path, monkeypatch):
     """The lines of docs/PYTHON.md, without the compilation to machine code."""
     torch._dynamo.reset()

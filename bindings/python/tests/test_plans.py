@@ -23,8 +23,6 @@ ROW, OPTIONAL = {"prediction", "next_sample"}, {"stores", "report", "noise_draws
 SLOTS = {f"slot_{slot}" for slot in range(6)}
 STREAMS = {"sample", "model_output", "noise", "prediction"} | SLOTS
 
-pytestmark = pytest.mark.skipif(not (ROOT / "docs/PLAN.md").exists(), reason="the repository isn't there")
-
 
 def plan_of(scheduler, steps=5):
     scheduler.set_timesteps(steps)
