@@ -361,6 +361,47 @@ def _record_of(table, rows, item):
     return record
 
 
+@triton.jit
+def _begun(
+    record,
+    guidance_scale,
+    scale_stride,
+    tensors,
+    item_strides,
+    sizes,
+    strides,
+    item,
+    index,
+    inside,
+    USES: tl.constexpr,
+    EXACT: tl.constexpr,
+    SUMS: tl.constexpr,
+):
+    """The sums of the four outputs and of p with the terms of the sample and of the model outputs, which come first."""
+    IS_GUIDED: tl.constexpr = guidance_scale is not None
+    # Guidance may make a coefficient 0.
+    IS_READ: tl.constexpr = EXACT and not IS_GUIDED
+    conditional, unconditional = _factors(guidance_scale, scale_stride, item)
+    none = _wide(tl.full(index.shape, -0.0, tl.float32), SUMS)
+    sums = none, none, none, none, none  # A sum begins with -0, which changes no number.
+    if USES & 0x10040100401 != 0:
+        column = _column(record, 0, USES, 1.0, False, SUMS)
+        mask = _read(inside, column, EXACT)
+        t = _load(tensors[0], item * item_strides[0] + _place(index, sizes, strides[0]), mask, SUMS)
+        sums = _add(sums, t, column, 0, USES, EXACT, SUMS)
+    if USES & 0x20080200802 != 0:
+        column = _column(record, 1, USES, conditional, IS_GUIDED, SUMS)
+        mask = _read(inside, column, IS_READ)
+        t = _load(tensors[1], item * item_strides[1] + _place(index, sizes, strides[1]), mask, SUMS)
+        sums = _add(sums, t, column, 1, USES, IS_READ, SUMS)
+        if IS_GUIDED:
+            column = _column(record, 1, USES, unconditional, True, SUMS)
+            mask = _read(inside, column, False)
+            t = _load(tensors[2], item * item_strides[2] + _place(index, sizes, strides[2]), mask, SUMS)
+            sums = _add(sums, t, column, 1, USES, False, SUMS)
+    return sums
+
+
 # ---- Kernels
 
 
@@ -413,32 +454,15 @@ def step_kernel(
     index = block * BLOCK + tl.arange(0, BLOCK)
     inside = index < n
     IS_BATCH: tl.constexpr = rows is not None
-    IS_GUIDED: tl.constexpr = guidance_scale is not None
-    conditional, unconditional = _factors(guidance_scale, scale_stride, item)
 
-    none = _wide(tl.full([BLOCK], -0.0, tl.float32), SUMS)
-    sums = none, none, none, none, none  # A sum begins with -0, which changes no number.
-    if USES & 0x10040100401 != 0:
-        column = _column(record, 0, USES, 1.0, False, SUMS)
-        mask = _read(inside, column, EXACT)
-        t = _load(tensors[0], item * item_strides[0] + _place(index, sizes, strides[0]), mask, SUMS)
-        sums = _add(sums, t, column, 0, USES, EXACT, SUMS)
-    if USES & 0x20080200802 != 0:
-        column = _column(record, 1, USES, conditional, IS_GUIDED, SUMS)
-        # Guidance may make a coefficient 0.
-        mask = _read(inside, column, EXACT and not IS_GUIDED)
-        t = _load(tensors[1], item * item_strides[1] + _place(index, sizes, strides[1]), mask, SUMS)
-        sums = _add(sums, t, column, 1, USES, EXACT and not IS_GUIDED, SUMS)
-        if IS_GUIDED:
-            column = _column(record, 1, USES, unconditional, True, SUMS)
-            mask = _read(inside, column, False)
-            t = _load(tensors[2], item * item_strides[2] + _place(index, sizes, strides[2]), mask, SUMS)
-            sums = _add(sums, t, column, 1, USES, False, SUMS)
+    sums = _begun(
+        record, guidance_scale, scale_stride, tensors, item_strides, sizes, strides, item, index, inside, USES, EXACT, SUMS
+    )
     if USES & 0x40100401004 != 0:
         column = _column(record, 2, USES, 1.0, False, SUMS)
         mask = _read(inside, column, EXACT)
         if tensors[4] is None:
-            t = none
+            t = _wide(tl.zeros([BLOCK], tl.float32), SUMS)
             if _greatest(column) != 0:
                 t = _drawn(seeds, offsets, item, record, index, n, max_blocks, NOISE_TYPE, SUMS, CUDA)
         else:
@@ -552,27 +576,10 @@ def threshold_kernel(
         block = block.to(tl.int64)
     index = block * BLOCK + tl.arange(0, BLOCK)
     inside = _where(index < n, is_active.to(tl.int32))
-    IS_GUIDED: tl.constexpr = guidance_scale is not None
-    conditional, unconditional = _factors(guidance_scale, scale_stride, item)
     PREDICTION: tl.constexpr = USES & (7 << 40)
-
-    none = _wide(tl.full([BLOCK], -0.0, tl.float32), SUMS)
-    sums = none, none, none, none, none
-    if PREDICTION & (1 << 40):
-        column = _column(record, 0, PREDICTION, 1.0, False, SUMS)
-        mask = _read(inside, column, EXACT)
-        t = _load(tensors[0], item * item_strides[0] + _place(index, sizes, strides[0]), mask, SUMS)
-        sums = _add(sums, t, column, 0, PREDICTION, EXACT, SUMS)
-    if PREDICTION & (2 << 40):
-        column = _column(record, 1, PREDICTION, conditional, IS_GUIDED, SUMS)
-        mask = _read(inside, column, EXACT and not IS_GUIDED)
-        t = _load(tensors[1], item * item_strides[1] + _place(index, sizes, strides[1]), mask, SUMS)
-        sums = _add(sums, t, column, 1, PREDICTION, EXACT and not IS_GUIDED, SUMS)
-        if IS_GUIDED:
-            column = _column(record, 1, PREDICTION, unconditional, True, SUMS)
-            mask = _read(inside, column, False)
-            t = _load(tensors[2], item * item_strides[2] + _place(index, sizes, strides[2]), mask, SUMS)
-            sums = _add(sums, t, column, 1, PREDICTION, False, SUMS)
+    sums = _begun(
+        record, guidance_scale, scale_stride, tensors, item_strides, sizes, strides, item, index, inside, PREDICTION, EXACT, SUMS
+    )
     p = tl.abs(_as_prediction(sums[4], SUMS))
     if SUMS == _DOUBLE:
         key = p.to(tl.int64, bitcast=True)
