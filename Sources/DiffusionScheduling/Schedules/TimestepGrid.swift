@@ -84,6 +84,19 @@ public enum TimestepRequest: Sendable, Equatable {
     func requireNoMu() throws(SchedulerError) {
         if let mu { throw .invalidValue(key: "mu", value: "\(mu)", allowed: "left out: this scheduler has no dynamic shifting") }
     }
+
+    /// The number of steps, for schedulers that take nothing else.
+    ///
+    /// - Throws: `invalidValue` for `mu`, lists, and a number that no plan may have.
+    func onlyCount() throws(SchedulerError) -> Int {
+        try requireNoMu()
+        guard case .count(let count, _) = self else {
+            throw .invalidValue(
+                key: "timesteps or sigmas", value: "given", allowed: "left out: this scheduler takes a number of steps")
+        }
+        try requireStepCount(count)
+        return count
+    }
 }
 
 /// Refuses a number of steps that no plan may have.

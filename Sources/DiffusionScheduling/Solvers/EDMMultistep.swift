@@ -42,12 +42,7 @@ extension EDMMultistepDefinition {
 
     /// The grid of a number of steps; other requests are refused.
     public func grid(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> TimestepGrid {
-        try request.requireNoMu()
-        guard case .count(let count, _) = request else {
-            throw .invalidValue(key: "timesteps or sigmas", value: "given", allowed: "left out: this scheduler chooses them itself")
-        }
-        try requireStepCount(count)
-        return grid(levels(count: count), final: finalSigmasType == .zero ? 0 : sigmaMin)
+        grid(levels(count: try request.onlyCount()), final: finalSigmasType == .zero ? 0 : sigmaMin)
     }
 
     public func highestOrder(atStep index: Int, of stepCount: Int) -> Int {

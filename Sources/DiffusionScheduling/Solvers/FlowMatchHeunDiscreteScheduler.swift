@@ -43,12 +43,7 @@ public struct FlowMatchHeunDiscreteConfiguration: FlowMatchDefinition {
     public func plan(
         _ request: TimestepRequest, options: Options, noise: NoiseSchedule
     ) throws(SchedulerError) -> SamplingPlan {
-        try request.requireNoMu()
-        guard case .count(let count, _) = request else {
-            throw .invalidValue(
-                key: "timesteps or sigmas", value: "given", allowed: "left out: this scheduler takes a number of steps")
-        }
-        try requireStepCount(count)
+        let count = try request.onlyCount()
         // Levels are shifted twice, as in diffusers: their ends already are. A float32 shift of 1 may be off by its rounding.
         let sigmas = FlowShift.constant(shift).levels(evenLevels(count: count, noise: noise), terminal: nil).map {
             min(max(Float($0), 0), 1)

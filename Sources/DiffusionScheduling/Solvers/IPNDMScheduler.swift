@@ -71,12 +71,7 @@ public struct IPNDMConfiguration: SchedulerDefinition {
     public func plan(
         _ request: TimestepRequest, options: NoRunOptions, noise: NoiseSchedule
     ) throws(SchedulerError) -> SamplingPlan {
-        try request.requireNoMu()
-        guard case .count(let count, _) = request else {
-            throw .invalidValue(
-                key: "timesteps or sigmas", value: "given", allowed: "left out: this scheduler takes a number of steps")
-        }
-        try requireStepCount(count)
+        let count = try request.onlyCount()
         let sigmas = (trainedBetas?.map { Float($0) } ?? Self.sineBetas(count: count)).map(Self.ratio)
         let grid = TimestepGrid(
             timesteps: sigmas.dropLast().map { Double(Self.timestep($0)) }, sigmas: sigmas.map(Double.init), process: noise.process)

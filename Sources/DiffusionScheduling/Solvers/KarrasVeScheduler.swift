@@ -73,12 +73,7 @@ public struct KarrasVeConfiguration: SchedulerDefinition {
     public func plan(
         _ request: TimestepRequest, options: NoRunOptions, noise: NoiseSchedule
     ) throws(SchedulerError) -> SamplingPlan {
-        try request.requireNoMu()
-        guard case .count(let count, _) = request else {
-            throw .invalidValue(
-                key: "timesteps or sigmas", value: "given", allowed: "left out: this scheduler takes a number of steps")
-        }
-        try requireStepCount(count)
+        let count = try request.onlyCount()
         let levels = levels(count: count), gammas = levels.map { churn.churn(at: $0, stepCount: count) }
         func all(_ raised: [Double]) -> [Double] { raised.prefix(1) + zip(levels, raised).dropFirst().flatMap { [$0, $1] } }
         // The model is told the levels of float32 arithmetic.

@@ -37,12 +37,7 @@ public struct FlowMatchAdamsBashforthConfiguration: FlowMatchDefinition {
     public func plan(
         _ request: TimestepRequest, options: NoRunOptions, noise: NoiseSchedule
     ) throws(SchedulerError) -> SamplingPlan {
-        try request.requireNoMu()
-        guard case .count(let count, _) = request else {
-            throw .invalidValue(
-                key: "timesteps or sigmas", value: "given", allowed: "left out: this scheduler takes a number of steps")
-        }
-        try requireStepCount(count)
+        let count = try request.onlyCount()
         let levels = linspace(1, 1 / Double(numTrainTimesteps), count: count)
         let sigmas = FlowShift.levels(levels, shiftedBy: shift)
         let timesteps = sigmas.map { $0 * Double(numTrainTimesteps) }
