@@ -7,12 +7,14 @@
 
 The classes on arrays are made of the library's descriptions, so the package is imported, with the library that the variable names.
 The drop-ins are made of diffusers' classes as well, which take torch. Their page needs neither: it is made of the module's text and
-the names in the library's descriptions. Prints a sentence for each fault, and fails if there is one.
+the names in the library's descriptions. The modules on tensors are imported with a stand-in for torch. Prints a sentence for each
+fault, and fails if there is one.
 """
 
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import sys
 import types
@@ -36,7 +38,10 @@ from doxygen_filter import rows_of
 PACKAGE = Path(diffusion_scheduling.__file__).parent
 MODULES = [
     "diffusion_scheduling",
-    *(f"diffusion_scheduling.{name}" for name in ("schedulers", "samplers", "serving", "guidance", "diffusers")),
+    *(
+        f"diffusion_scheduling.{name}"
+        for name in ("schedulers", "samplers", "serving", "guidance", "diffusers", "torch", "operators")
+    ),
 ]
 BASES = [_schedulers.ArrayScheduler, _schedulers.StatelessScheduler, _schedulers.OrderedScheduler]
 
@@ -91,6 +96,38 @@ def drop_ins() -> types.ModuleType:
     return module
 
 
+class StandIn:
+    """A name of torch's, and those below it. Types, which annotations combine, are classes."""
+
+    TYPES = "Tensor", "dtype", "device", "memory_format"
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        found = type(name, (), {"__module__": self.path}) if name in self.TYPES else StandIn(f"{self.path}.{name}")
+        setattr(self, name, found)
+        return found
+
+    def __call__(self, *arguments: Any, **named: Any) -> StandIn:
+        return self
+
+    def __repr__(self) -> str:
+        return self.path
+
+
+def import_modules_on_tensors() -> None:
+    """Imports the modules that take torch, without it."""
+    torch = StandIn("torch")
+    stand_ins: dict[str, Any] = {"torch": torch, "torch.autograd": torch.autograd, "torch.nn": torch.nn}
+    sys.modules.update(stand_ins)
+    for name in ("torch", "operators"):
+        importlib.import_module(f"diffusion_scheduling.{name}")
+    vars(sys.modules["diffusion_scheduling.operators"])["Tensor"] = torch.Tensor  # Its sources import the type for checkers alone.
+
+
 def public(member: pdoc.doc.Doc[Any]) -> Iterator[pdoc.doc.Doc[Any]]:
     """A member and its members, as far as the reference shows them."""
     yield member
@@ -141,6 +178,7 @@ def undocumented() -> list[str]:
 def main() -> int:
     folder = Path(sys.argv[1])
     add_bases()
+    import_modules_on_tensors()
     name_types()
     sys.modules["diffusion_scheduling.diffusers"] = diffusion_scheduling.diffusers = drop_ins()  # type: ignore[attr-defined]
     shown = pdoc.render.env.filters["to_markdown"]
