@@ -18,8 +18,8 @@
             x, slots = plan.step(index, model_output, x, slots)
         return x
 
-A step is one operator, ``torch.ops.diffusion_scheduling.step``: by the library on the host, by torch's operations on other devices.
-Gradients flow through it, also through gradients. It needs torch, but not diffusers.
+A step is one operator, ``torch.ops.diffusion_scheduling.step``. The library takes it on the host, a kernel on devices that Triton
+compiles for, and torch's operations elsewhere. Gradients flow through it, also through gradients. It needs torch, not diffusers.
 """
 
 from __future__ import annotations

@@ -41,7 +41,6 @@ class _Entry:
 
     def __init__(self, plan: Plan, first: int, records: Any) -> None:
         self.plan, self.first, self.records = plan, first, records
-        self.warm_up = int(plan.properties.warm_up)
         self.count = len(plan.timesteps)
 
     @functools.cached_property
@@ -52,8 +51,7 @@ class _Entry:
 
     def place(self, index: int) -> int:
         """The place among this plan's records of evaluation `index` of a run that begins with it."""
-        w = self.warm_up
-        return 1 + (index * (index + 1) // 2 if index <= w else w * (w + 1) // 2 + (index - w) * (w + 1))
+        return int(np.argmax(self.records["evaluation"] == index))  # That of the age 0, which comes first.
 
 
 class PlanTable:
@@ -180,6 +178,7 @@ class DeviceBatch:
             raise _library.InvalidValueError("shape is empty, but must begin with the number of items")
         self.table, self.shape, self.dtype, self.sums = table, torch.Size(shape), dtype, sums
         self.draws_noise = draws_noise and table.features.draws_noise
+        """Whether the kernel draws noise that isn't given."""
         device, n = table.device, self.shape[0]
         self.rows = torch.zeros(n, dtype=torch.int32, device=device)
         """[items] the numbers of the items' records; 0: the place is free."""
