@@ -6,7 +6,7 @@ SWIFT ?= swift
 PACKAGES = libomp-dev libcairo2-dev fonts-dejavu-core libopenblas-dev pkgconf gcc g++ valgrind locales
 # The reference versions that the goldens are made with; see Tests/Goldens.
 TORCH = torch==2.15.0
-REFERENCE = diffusers==0.42.1 $(TORCH) torchsde==0.2.6 transformers numpy scipy mpmath gmpy2 pytest
+REFERENCE = diffusers==0.42.1 $(TORCH) torchsde==0.2.6 transformers numpy scipy mpmath gmpy2 pytest coverage
 # The versions that Examples/Ray was tried with.
 RAY = ray==2.60.0 numpy==2.4.6 pytest==9.2.0
 # Examples/Engine runs its network with OpenVINO, and writes it with ONNX.
@@ -31,7 +31,7 @@ help:
 	@echo "make docs-pictures  take the site's pictures in Chromium, wide and narrow: out/docs-pictures"
 	@echo "make format   format all sources; make check-format: list what would change"
 	@echo "make sanitize run the tests under sanitizers and for aarch64; make variants: in every build, half an hour"
-	@echo "make coverage tabulate the lines that tests reach; ARGUMENTS=--lines lists the others"
+	@echo "make coverage tabulate the lines that tests miss (downloads torch); ARGUMENTS=--lines lists them"
 	@echo "make fuzz     run the fuzzers with sanitizers, SECONDS=60 each; findings in out/fuzz/findings"
 	@echo "make lib      build the C library, shared and static, which runs without Swift: out/lib, out/include"
 	@echo "make tool     build the command-line tool diffusion-scheduling: out/bin; make check-tool: build and test it"
@@ -52,7 +52,7 @@ help:
 
 # Targets that make Python environments. Debian and Ubuntu package the module for environments separately; other Pythons include it.
 VENV_PACKAGE = $(shell python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv)
-check docs genai python python-test check-wheel conformance ray bench-compare bench-device goldens format check-format engine check-engine train opencl: PACKAGES += $(VENV_PACKAGE)
+check docs genai python python-test coverage check-wheel conformance ray bench-compare bench-device goldens format check-format engine check-engine train opencl: PACKAGES += $(VENV_PACKAGE)
 
 # Installs missing packages, and asks for rights only to install one.
 deps:
@@ -148,7 +148,7 @@ variants: variant-deps
 variant-deps: PACKAGES += gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
 variant-deps: deps
 
-coverage: deps
+coverage: deps out/reference/bin/python
 	SWIFT=$(SWIFT) Tests/coverage.sh $(ARGUMENTS)
 
 SECONDS ?= 60
@@ -278,7 +278,7 @@ bench: deps
 	$(SWIFT) run -c release --package-path benchmarks bench $(ARGUMENTS)
 
 # The compiler and headers that torch.compile needs.
-bench-compare conformance: PACKAGES += g++ python3-dev
+bench-compare conformance coverage: PACKAGES += g++ python3-dev
 bench-compare: lib out/reference/bin/python
 	@out/reference/bin/python -c 'import matplotlib' 2>/dev/null || out/reference/bin/pip install -q matplotlib
 	DIFFUSION_SCHEDULING_LIBRARY=out/lib/$(LIBRARY) out/reference/bin/python benchmarks/compare.py $(ARGUMENTS)

@@ -182,6 +182,28 @@ func sampleWithAny(from start: [Float], with scheduler: any Scheduler, steps: In
         #expect(try ThirdPartyPlanned(from: NeighbourConfiguration()).plan(.count(2)) == scheduler.plan)
     }
 
+    @Test func whatAThirdPartyLeavesOutHasDefaults() throws {
+        let scheduler = try ThirdPartyPlanned(NeighbourConfiguration())
+        #expect(!ThirdPartyPlanned.hasVelocity && !ThirdPartyPlanned.countsEnd && ThirdPartyPlanned.sigmaList == .levels)
+        #expect(ThirdPartyPlanned.schedulerDescription == ["class_name": .string(NeighbourConfiguration.className)])
+        let karras = try SigmaSchedule.karras.sigmas(count: 4, of: scheduler.noiseSchedule)
+        #expect(try scheduler.sigmas(count: 4, of: .karras, mu: nil) == karras)
+        #expect(try scheduler.plan(.count(2), optionValues: [:]) == scheduler.plan(.count(2)))
+        #expect(throws: SchedulerError.invalidValue(key: "eta", value: "given", allowed: "left out: this scheduler has no options")) {
+            try scheduler.plan(.count(2), optionValues: ["eta": 1])
+        }
+        let name = NeighbourConfiguration.className
+        #expect(throws: SchedulerError.unsupportedOperation("step outside of a run", className: name)) {
+            try scheduler.row(at: 3, optionValues: [:])
+        }
+        #expect(throws: SchedulerError.unsupportedOperation("plan on noise levels of the caller's", className: name)) {
+            try scheduler.plan(on: TimestepGrid(timesteps: [1], sigmas: [1, 0], process: .variancePreserving), optionValues: [:])
+        }
+        #expect(throws: SchedulerError.unsupportedOperation("row over attributes", className: name)) {
+            try scheduler.attributeRow(at: 0, age: 0)
+        }
+    }
+
     // MARK: The built-in one
 
     @Test func theFactsOfAScheduler() throws {

@@ -65,7 +65,7 @@ struct KernelRow: BitwiseCopyable {
 }
 
 /// Slots in the order in which they were stored, the most recently stored one first.
-struct SlotOrder: Equatable {
+struct SlotOrder {
     private var slots: InlineArray<6, UInt8> = .init(repeating: 0)
     private(set) var count = 0
 
@@ -80,17 +80,6 @@ struct SlotOrder: Equatable {
             place -= 1
         }
         slots[0] = UInt8(slot)
-    }
-
-    /// Bit k for slot k.
-    var set: UInt8 {
-        var set: UInt8 = 0
-        for place in 0..<count { set |= 1 << slots[place] }
-        return set
-    }
-
-    static func == (a: SlotOrder, b: SlotOrder) -> Bool {
-        a.count == b.count && (0..<a.count).allSatisfy { a.slots[$0] == b.slots[$0] }
     }
 }
 

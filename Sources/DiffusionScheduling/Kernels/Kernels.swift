@@ -255,9 +255,6 @@ enum Kernels {
         return moments.map { ($0.variance_a, $0.variance_b) }
     }
 
-    /// The OpenMP runtime that provides the threads, as a sentence.
-    static var runtimeDescription: String { String(cString: dsk_runtime_description()) }
-
     /// The Swift layer checks the arguments of the kernels, so a status here is a fault of this library. The kernels have written nothing
     /// then.
     @inline(__always)

@@ -90,14 +90,8 @@ public struct PlanRow: Sendable, Equatable {
             drawCount: drawCount, noiseFactor: noiseFactor)
     }
 
-    /// Whether the row reads or stores a slot.
-    package func usesSlot(_ slot: Int) -> Bool { (readSet | storeSet) >> UInt8(slot) & 1 != 0 }
-
     /// Whether the row reads a slot.
     package func readsSlot(_ slot: Int) -> Bool { readSet >> UInt8(slot) & 1 != 0 }
-
-    /// Whether the row stores a slot.
-    package func storesSlot(_ slot: Int) -> Bool { storeSet >> UInt8(slot) & 1 != 0 }
 }
 
 // MARK: - Checks
