@@ -1,3 +1,3 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Conformance with live diffusers: see ``__main__``."""
+"""Compares the Python classes with an installed diffusers: see ``__main__``."""

@@ -2,8 +2,12 @@
 
 """Compares the Python classes with diffusers: ``make conformance``.
 
-(a) random configurations of all classes, (b) diffusers' own tests, (c) whole pipelines, (d) pipelines of other runtimes; see the
-files of those names, and ``classes``. Writes ``report.json`` and ``report.txt``, and fails if anything is off.
+(a)  random configurations of all classes: ``configurations`` and ``classes``
+(b)  diffusers' own tests: ``upstream``
+(c)  whole pipelines: ``pipelines``
+(d)  pipelines of other runtimes: ``runtimes``
+
+Writes ``report.json`` and ``report.txt``. The exit status is 1 if a part fails.
 """
 
 from __future__ import annotations
@@ -35,7 +39,7 @@ PARTS = ["configurations", "upstream", "pipelines", "runtimes"]
 
 
 def check_configurations(count: int, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """A row for each class, and the configurations that are off."""
+    """Returns a row of figures for each class, and the configurations with faults."""
     outcomes: list[configurations.Outcome] = []
     started = time.monotonic()
     context = multiprocessing.get_context("spawn")
@@ -82,7 +86,7 @@ def share(part: int, whole: int) -> float:
 
 
 def table(rows: list[dict[str, Any]], *, turned: bool = False) -> str:
-    """Rows of equal keys as lines, or turned, as columns."""
+    """Formats each row as a line or, if turned, as a column."""
     keys = list(dict.fromkeys(key for row in rows for key in row))
     cells = [keys, *([text_of(row.get(key, "")) for key in keys] for row in rows)]
     if turned:
@@ -97,10 +101,10 @@ def text_of(value: Any) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="conformance", description=__doc__)
-    parser.add_argument("--count", type=int, default=5000, help="number of random configurations")
-    parser.add_argument("--seed", type=int, help="seed of the configurations; by default random and printed")
-    parser.add_argument("--out", type=Path, default=Path("out/conformance"), help="folder for the report")
-    parser.add_argument("--only", nargs="+", choices=PARTS, help="parts to run")
+    parser.add_argument("--count", type=int, default=5000, help="number of random configurations; default %(default)s")
+    parser.add_argument("--seed", type=int, help="seed of the configurations; random by default; the report names it")
+    parser.add_argument("--out", type=Path, default=Path("out/conformance"), help="folder for the report; default %(default)s")
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="parts to run; default all")
     arguments = parser.parse_args()
     seed = random.randrange(2**31) if arguments.seed is None else arguments.seed
     parts = arguments.only or PARTS
@@ -134,8 +138,8 @@ def main() -> int:
         else:
             failed |= bool(result["lost"]) or not result["passed_by_originals"]
             say(
-                f"\ndiffusers' own tests: {result['tests']}, of which {result['passed_by_originals']} pass on the originals, and "
-                f"{len(result['lost'])} of those don't on the drop-ins"
+                f"\ndiffusers' own tests: {result['tests']}; {result['passed_by_originals']} pass on the originals; "
+                f"{len(result['lost'])} pass on the originals but not on the drop-ins"
             )
             for test in result["lost"]:
                 say(f"lost: {test}")

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Part (a): random configurations against live diffusers, here of the classes of ``generate.py``. ``classes`` has the others.
+"""Part (a): compares random configurations with live diffusers, here for the classes of ``generate.py``; ``classes`` has the rest.
 
-Each configuration is drawn as those of the golden vectors are, from a seed of its own. Then
+Each configuration has its own seed and is drawn like those of the golden vectors. The checks:
 
-* timesteps have to be equal; off by one only where the reference's own unrounded value lies within 1e-3 of a point where
-  rounding jumps (``loose_timesteps`` of the goldens' script);
-* noise levels have to agree to 1.2e-7: half a unit of float32 for our root, and one for torch's, which isn't correctly rounded.
-  Grids between the ends of a table inherit what the root of an end is off by;
-* each float32 step has to be within the bound of its roundings from 50-digit arithmetic on the same inputs;
-* loops in float64 have to end where diffusers' end that were widened to float64, within its own error;
-* the drop-in has to give the same bits as the class for NumPy.
+* Timesteps are equal. They may be off by one if the reference's own unrounded value lies within 1e-3 of a rounding boundary
+  (``loose_timesteps`` of the goldens' script).
+* Noise levels agree to 1.2e-7: half a unit of float32 for our root, and one unit for torch's, which isn't correctly rounded.
+  Grids between the ends of a table inherit the error of the ends' roots.
+* Each float32 step is within the bound of its roundings from 50-digit arithmetic on the same inputs.
+* Loops in float64 end within 1e-9 of the exact recurrence. diffusers' loops, widened to float64, end within their own error of it.
+* The drop-in has the same bits as the class for NumPy.
 
-So that levels which differ in the last bit don't count twice, the reference steps on our levels.
+The reference steps on our levels, so that a difference in a level's last bit isn't counted again in the steps.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ from mpmath import mpf
 from .goldens import generate
 
 SIGMA = 1.2e-7
-"""Relative: half a unit in the last place of float32 for our root of a noise level, and one, 2^-23, for torch's."""
+"""The relative bound of a noise level: half a float32 unit in the last place for our root, and one unit, 2^-23, for torch's."""
 LU_SIGMA = 2.0**-21 + SIGMA
-"""Relative, for the ends of the lu grid: a unit in the last place of a float32 logarithm between 4 and 8, and the root."""
+"""The relative bound of the lu grid's ends: one unit in the last place of a float32 logarithm between 4 and 8, plus the root's."""
 ROUNDOFF = 2.0**-24
 LOOP = 1e-9
-"""Relative to max(1, |x|), for loops in float64 against exact ones: 1,000 steps of relative coefficient errors of 1e-13."""
+"""The bound of float64 loops against exact ones, relative to max(1, |x|): 1,000 steps with relative coefficient errors of 1e-13."""
 CANCELLATION = 1e-3
-"""Relative to max(1, |x|), for diffusers' own DEIS of order 3 in float64, which differences antiderivatives."""
+"""The bound of diffusers' own DEIS of order 3 in float64, relative to max(1, |x|). It subtracts antiderivatives, which cancel."""
 LONGEST = 60
-"""Of longer runs the first so many steps are taken."""
+"""The most steps taken; longer runs stop there."""
 
 
 @dataclass
 class Outcome:
-    """What one configuration gave."""
+    """The results of one configuration."""
 
     name: str
     index: int
@@ -59,7 +59,7 @@ class Outcome:
     loose_timesteps: int = 0
     other_grid: bool = False
     other_end: bool = False
-    """Whether the original adds noise after the last step, and ours on purpose doesn't."""
+    """Whether the original adds noise after the last step. Ours doesn't, on purpose."""
     refused: bool = False
     """Whether ours refuses the configuration on purpose."""
     steps: int = 0
@@ -70,15 +70,16 @@ class Outcome:
     worst_share_of_bound: float = 0.0
     redraws: int = 0
     limit: int = LONGEST
-    """How many steps were compared at most."""
+    """The most steps that were compared."""
     config: dict[str, Any] = field(default_factory=dict)
 
 
 def step_bound(terms: int, magnitude: np.ndarray) -> np.ndarray:
-    """How far a float32 step may be off.
+    """Returns the error bound of a float32 step.
 
-    Of t terms each coefficient and each product is rounded (u), and up to t - 1 sums are: (t + 1) u of the sum of the terms'
-    magnitudes, to first order; 1.01 covers the rest. A result may be denormal, hence the last summand.
+    With t terms, each coefficient and each product is rounded once (u), and so are up to t - 1 sums. To first order the error is
+    (t + 1) u times the sum of the terms' magnitudes; the factor 1.01 covers the higher orders. The last summand covers denormal
+    results.
     """
     return 1.01 * (terms + 1) * ROUNDOFF * magnitude + 2.0**-149
 
@@ -98,7 +99,7 @@ class ExactMultistep:
         self.index = 0
 
     def step(self, x: list[Any], e: list[Any], z: list[float]) -> tuple[list[Any], np.ndarray]:
-        """The next sample, and the bound of a float32 step from here."""
+        """Returns the next sample, and the bound of a float32 step from the same inputs."""
         i, config = self.index, self.config
         converted = generate.convert_exact(config, x, e, self.sigmas[i])
         self.history = [converted, *self.history][:3]
@@ -112,11 +113,11 @@ class ExactMultistep:
         for weight, m in zip(b, self.magnitudes):
             magnitude = magnitude + float(abs(weight)) * m
         self.index += 1
-        # Each remembered output has two terms of its own.
+        # Each remembered output is a sum of two terms.
         return result, step_bound(2 + 2 * order, magnitude)
 
     def conversion_magnitude(self, x: np.ndarray, e: np.ndarray) -> np.ndarray:
-        """The sum of the magnitudes of the terms of a converted output."""
+        """Returns the sum of the magnitudes of a converted output's terms."""
         config, sigma = self.config, self.sigmas[self.index]
         A, S = (float(v) for v in generate.amplitudes(sigma, config["use_flow_sigmas"]))
         x, e, prediction = np.abs(x), np.abs(e), config["prediction_type"]
@@ -179,8 +180,8 @@ def rms(values: list[float], exact: list[Any]) -> float:
 
 
 def has_another_grid(config: dict[str, Any], name: str) -> bool:
-    """Whether ours differs on purpose: the original's inverse denoises on flow sigmas, or where another scheduler's sigma_min or
-    sigma_max came along."""
+    """Whether our grid differs on purpose. The original's inverse denoises on flow sigmas, and on other grids if the configuration
+    has another scheduler's sigma_min or sigma_max."""
     grids = [key for key in ("karras", "exponential", "beta") if config.get(f"use_{key}_sigmas")]
     if "Inverse" not in name or not (grids or config.get("use_flow_sigmas")):
         return False
@@ -188,7 +189,7 @@ def has_another_grid(config: dict[str, Any], name: str) -> bool:
 
 
 def is_undefined(reference: Any, timesteps: list[int]) -> bool:
-    """Whether a step asks for the clean sample of pure noise, which the original divides by zero for and ours floors."""
+    """Whether a step predicts a clean sample from pure noise. The original divides by zero there; ours floors the divisor."""
     return (
         isinstance(reference, diffusers.DDIMScheduler)
         and reference.config.prediction_type == "epsilon"
@@ -197,7 +198,7 @@ def is_undefined(reference: Any, timesteps: list[int]) -> bool:
 
 
 def draw(key: str, seed: int, index: int) -> tuple[Any, ...]:
-    """A configuration that the reference has an answer for, with the reference itself."""
+    """Draws until the reference can run the configuration. Returns the reference too."""
     name, _, drawing, _ = generate.FILES[key]
     rng = random.Random(f"{seed}/{key}/{index}")
     redraws = 0
@@ -229,7 +230,7 @@ def reference_loop(
     dtype: torch.dtype,
     limit: int = LONGEST,
 ) -> list[float]:
-    """Where the reference's loop stands after at most `limit` steps; on our noise levels where `ours` is given."""
+    """Returns the reference's sample after at most `limit` steps; on our noise levels if `ours` is given."""
     reference = generate.build(getattr(diffusers, name), config, hidden)
     timesteps = generate.configure(reference, n, extra["mu"])
     if ours is not None:
@@ -256,7 +257,7 @@ def on_levels_of(reference: Any, ours: Any) -> None:
         reference.sigmas = torch.from_numpy(ours.sigmas)
         reference.timesteps = torch.from_numpy(ours.timesteps)
         reference.num_inference_steps = len(ours.timesteps)
-        # Where timesteps repeat, looking the first one up would begin at the second.
+        # A repeated first timestep would be looked up at its second place.
         reference._step_index = 0
 
 
@@ -265,14 +266,14 @@ def with_variance(e: np.ndarray, learned: bool) -> np.ndarray:
 
 
 def model(x: np.ndarray, t: float, train_steps: int) -> np.ndarray:
-    """The test problem's model, rounded to the type of the sample."""
+    """The test problem's model. Its output is rounded to the sample's type."""
     wide = x.astype(np.float64)
     answer: np.ndarray = (0.8 * wide / (1 + 0.25 * wide * wide) + 0.3 * (t / train_steps) - 0.1).astype(x.dtype)
     return answer
 
 
 def prepare_process() -> None:
-    """Makes a process of the pool quiet, and lets it use one core."""
+    """Silences a process of the pool and limits it to one core."""
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     np.seterr(all="ignore")
@@ -286,7 +287,7 @@ def check(key: str, seed: int, index: int) -> Outcome:
     outcome = Outcome(name, index, seed, n, redraws=redraws, config={**config, **hidden, **extra})
     try:
         compare(outcome, name, config, hidden, n, extra, reference, timesteps)
-    except Exception as error:  # A configuration that raises is off; the others still count.
+    except Exception as error:  # A configuration that raises is a fault; the others still count.
         outcome.faults.append(f"{type(error).__name__}: {error}")
     return outcome
 
@@ -315,14 +316,14 @@ def compare(
     else:
         exact = ExactMultistep(full, ours.sigmas.tolist())
         if full["algorithm_type"].startswith("sde") and ours.sigmas[-1] > ours.sigmas[-2]:
-            # The end of a lu grid may have been rounded below the least level of the table. The last step would lead up to that
-            # then, with a noise of imaginary deviation.
+            # Rounding may put the end of a lu grid below the table's least level. The last step would then lead up to that level,
+            # and its noise would have an imaginary deviation.
             outcome.limit = min(LONGEST, n - 1)
     compare_steps(outcome, name, config, hidden, n, extra, ours, exact)
 
 
 def compare_grids(outcome: Outcome, reference: Any, ours: Any, n: int, timesteps: list[int]) -> None:
-    """Timesteps and noise levels."""
+    """Compares timesteps and noise levels."""
     is_ddim = not hasattr(reference, "sigmas")
     loose = [] if is_ddim else generate.loose_timesteps(reference, n, timesteps)
     mine = ours.timesteps.tolist()
@@ -352,7 +353,7 @@ def compare_grids(outcome: Outcome, reference: Any, ours: Any, n: int, timesteps
         outcome.faults.append(f"the ends of the grid are off by {inherited:.2e}")
     for i, (a, b) in enumerate(zip(own, theirs)):
         if i < n and mine[i] != timesteps[i]:
-            continue  # A timestep on the edge may be the neighbour, and then so is its level on a plain grid.
+            continue  # A timestep at a rounding boundary may be its neighbour. On a plain grid its level is then the neighbour's.
         if relative(a, b) > SIGMA + inherited:
             outcome.faults.append(f"sigma {i} is {a}, reference {b}")
 
@@ -367,7 +368,7 @@ def compare_steps(
     ours: Any,
     exact: Any,
 ) -> None:
-    """Single steps from the same inputs, and loops."""
+    """Compares single steps from the same inputs, then loops."""
     is_ddim = "DDIM" in name
     full, run = ours.config, ours.timesteps.tolist()
     learned = full.get("variance_type") is not None
@@ -384,7 +385,7 @@ def compare_steps(
         drop_in.set_begin_index(0)
     elif not is_ddim:
         drop_in._step_index = 0
-    # On a grid of ours the drop-in leaves out repeated timesteps, as the original does.
+    # On a grid that differs on purpose, the drop-in leaves out repeated timesteps, as the original does.
     is_comparable = drop_in.timesteps.tolist() == run
     if not is_comparable and not outcome.other_grid:
         outcome.faults.append("the drop-in has other timesteps")
@@ -431,7 +432,7 @@ def compare_loops(
     exact: Any,
     final: np.ndarray,
 ) -> None:
-    """Where loops in float64 and float32 end; `final` is where ours in float32 has ended."""
+    """Compares the ends of loops in float64 and float32. `final` is the end of our float32 loop."""
     full, run = ours.config, ours.timesteps.tolist()
     learned, train_steps = full.get("variance_type") is not None, full["num_train_timesteps"]
     exact.restart()

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The scripts that record the golden vectors. They draw the configurations and have the exact recurrences."""
+"""Imports the scripts that record the golden vectors: they draw configurations and contain the exact recurrences."""
 
 import sys
 from pathlib import Path
 
-# The second script imports the first one by its name.
+# generate_classes imports generate by its name.
 sys.path.append(str(Path(__file__).resolve().parents[3] / "Tests" / "Goldens"))
 
 import generate  # noqa: E402

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Takes diffusers' own scheduler code out of use, so that what passes has passed without it."""
+"""Disables diffusers' own scheduler code, so that a passing check proves the drop-ins don't call it."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def _refuse(name: str) -> Any:
 
 @contextlib.contextmanager
 def disabled() -> Iterator[int]:
-    """Makes the originals' methods raise: steps, conversions, updates and noise. Yields how many there are.
+    """Makes the originals' methods for steps, conversions, updates and noise raise. Yields the number of disabled methods.
 
-    Their ``set_timesteps`` runs: the drop-ins take attributes from it that have no counterpart in a plan, but neither timesteps nor
-    noise levels.
+    The originals' ``set_timesteps`` still works. Drop-ins take attributes without a counterpart in a plan from it, but no timesteps
+    and no noise levels.
     """
     with contextlib.ExitStack() as stack:
         count = 0
         for name in drop_ins.__all__:
             ancestors = getattr(drop_ins, name).__mro__[1:]
             (base,) = [ancestor for ancestor in ancestors if ancestor.__name__ == name]
-            # Constructors are the originals'.
+            # Drop-ins run the original's constructor, so the methods it calls stay enabled.
             made_with = inspect.getsource(base.__init__)
             for method in list(vars(base)):
                 if f"self.{method}(" in made_with:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Part (d): pipelines of optimum-intel and optimum-onnx, whose networks OpenVINO and ONNX Runtime run, with the original scheduler
-and with the drop-in.
+"""Part (d): pipelines of optimum-intel (on OpenVINO) and optimum-onnx (on ONNX Runtime), with the original scheduler and with the
+drop-in.
 
-A small Stable Diffusion of random weights is exported, and loaded as each of its pipelines. The two packages want different
-versions of transformers, so that each has an environment of its own.
+A small Stable Diffusion with random weights is exported, then loaded into each kind of pipeline. The two packages need different
+versions of transformers, so each has its own environment.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ class Runtime(NamedTuple):
     name: str
     module: str
     prefix: str
-    """The prefix of its pipelines' names."""
+    """The prefix of the pipelines' class names."""
     options: dict[str, Any]
-    """For loading its pipelines."""
+    """Options for loading the pipelines."""
 
 
 RUNTIMES = [
-    # Processors with bfloat16 would run the networks in that by default, whose rounding hides the schedulers'.
+    # OpenVINO defaults to bfloat16 on processors that have it. Its rounding would hide the schedulers' differences.
     Runtime("optimum-intel", "optimum.intel", "OV", {"ov_config": {"INFERENCE_PRECISION_HINT": "f32"}}),
     Runtime("optimum-onnx", "optimum.onnxruntime", "ORT", {}),
 ]
@@ -86,7 +86,7 @@ CASES = [
 
 
 def save_model(folder: Path) -> None:
-    """Writes the pipeline as diffusers does. Its tokenizer knows two words."""
+    """Writes the pipeline in diffusers' format. The tokenizer knows two words."""
     tokens = ["<|startoftext|>", "<|endoftext|>", "c", "a", "t</w>", "a</w>", "cat</w>"]
     words = folder / "words"
     words.mkdir(parents=True)
@@ -138,7 +138,7 @@ def is_installed(module: str) -> bool:
 
 
 def check() -> list[dict[str, Any]] | None:
-    """A record of each case, as those of `pipelines.check`, with the runtimes that are installed; None where there are none."""
+    """Returns records like `pipelines.check`'s for every case on every installed runtime, or None if no runtime is installed."""
     runtimes = [runtime for runtime in RUNTIMES if is_installed(runtime.module)]
     return [record for runtime in runtimes for record in check_runtime(runtime)] or None
 
@@ -155,7 +155,7 @@ def check_runtime(runtime: Runtime) -> list[dict[str, Any]]:
     results = []
     with tempfile.TemporaryDirectory() as folder:
         save_model(Path(folder))
-        # optimum-onnx doesn't take the Path of a model to export.
+        # optimum-onnx exports a model from a str, not from a Path.
         source, exported = f"{folder}/torch", f"{folder}/exported"
         classes = {kind: getattr(library, runtime.prefix + kind) for kind in (TEXT, IMAGE, INPAINT)}
         classes[TEXT].from_pretrained(source, export=True, **runtime.options).save_pretrained(exported)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Part (b): diffusers' own ``tests/schedulers``, from a checkout, unmodified, on the originals and on the drop-ins."""
+"""Part (b): runs diffusers' own ``tests/schedulers`` from an unmodified checkout, on the originals and on the drop-ins."""
 
 from __future__ import annotations
 
@@ -20,25 +20,26 @@ NAMES = """
     lms pndm sasolver tcd unclip unipc
 """.split()
 FILES = [*(f"test_scheduler_{name}.py" for name in NAMES), "test_schedulers.py"]
-"""Those of the classes that the library has, or is going to have: the others are run on the originals both times."""
+"""The tests of the library's classes, and the tests that all schedulers share. A class without a drop-in is the original in both
+runs."""
 
 BEYOND = {
     "tests.schedulers.test_scheduler_ipndm.IPNDMSchedulerTest.test_full_loop_no_noise": (
-        "runs twice without planning anew, where the original extrapolates from the first run's end and divides by 1e-8: 2540529"
+        "runs twice without planning again; the original extrapolates from the first run's end and divides by 1e-8: 2540529"
     ),
     "tests.schedulers.test_scheduler_ddpm.DDPMSchedulerTest.test_full_loop_with_noise": (
-        "expects 387.9466 within 0.01, where the original in float64 ends at 387.9676: its float32 cancels in 1 - alpha"
+        "expects 387.9466 within 0.01; the original in float64 ends at 387.9676, since its float32 cancels in 1 - alpha"
     ),
-    "tests.schedulers.test_scheduler_ddpm_parallel.DDPMParallelSchedulerTest.test_full_loop_with_noise": "as the one of DDPM",
+    "tests.schedulers.test_scheduler_ddpm_parallel.DDPMParallelSchedulerTest.test_full_loop_with_noise": "as DDPM's test",
     "tests.schedulers.test_scheduler_lms.LMSDiscreteSchedulerTest.test_full_loop_with_noise": (
-        "begins at the ninth step, where the original takes the first weight of order 4 with one derivative; ours is of order 1"
+        "begins at the ninth step with one derivative; the original uses the first weight of order 4, ours a step of order 1"
     ),
 }
-"""Tests that the originals pass by their own errors, with what shows it."""
+"""Tests that pass only with the originals' own errors, and the evidence."""
 
 
 def run() -> dict[str, Any] | None:
-    """The numbers of tests, and those that pass on the originals alone; None where there is no checkout."""
+    """Returns the numbers of tests and the tests that pass on only one side, or None if ``VARIABLE`` names no checkout."""
     source = os.environ.get(VARIABLE)
     if not source:
         return None
@@ -51,7 +52,7 @@ def run() -> dict[str, Any] | None:
 
 
 def outcomes(source: Path, *, drop_ins: bool) -> dict[str, str]:
-    """What became of each test."""
+    """Returns each test's outcome: passed, failure, error or skipped."""
     package = Path(__file__).resolve().parents[1]
     environment = dict(os.environ, PYTHONPATH=str(package), HF_HUB_OFFLINE="1", PYTHONDONTWRITEBYTECODE="1")
     environment.pop("DIFFUSION_SCHEDULING_DROP_INS", None)
@@ -63,7 +64,7 @@ def outcomes(source: Path, *, drop_ins: bool) -> dict[str, str]:
         command += [f"--junitxml={report}", *(f"tests/schedulers/{name}" for name in FILES)]
         result = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True)
         if not report.exists():
-            raise RuntimeError(f"pytest has not run:\n{result.stdout}\n{result.stderr}")
+            raise RuntimeError(f"pytest wrote no report:\n{result.stdout}\n{result.stderr}")
         cases = xml.etree.ElementTree.parse(report).iter("testcase")
         found: dict[str, str] = {}
         for case in cases:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""A pytest plugin that runs diffusers' own tests on the drop-ins, if DIFFUSION_SCHEDULING_DROP_INS is set, or on the originals."""
+"""A pytest plugin that runs diffusers' own tests on the drop-ins if DIFFUSION_SCHEDULING_DROP_INS is set, else on the originals."""
 
 import os
 
-# Before the checkout's conftest puts its own sources first: both runs use the release that is installed.
+# Imported before the checkout's conftest puts its own sources first on the path: both runs use the installed release.
 import diffusers
 
 if os.environ.get("DIFFUSION_SCHEDULING_DROP_INS"):
