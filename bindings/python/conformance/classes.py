@@ -2,15 +2,14 @@
 
 """Part (a) for the classes of ``generate_classes.py``.
 
-The checks are those of ``configurations``, with these additions:
+The checks are those of ``configurations`` and these:
 
-* each evaluation has to draw as many noise tensors as the reference's, and the drop-in has to leave a generator in the state that
-  the original leaves it in;
-* the scaled model input and the second output of a step have bounds of their own;
-* runs may begin late, with our ``add_noise``.
+* Each evaluation draws as many noise tensors as the reference's, and the drop-in leaves a generator in the original's state.
+* The scaled model input and a step's second output have their own bounds.
+* Some runs begin at a later step, from a sample noised by our ``add_noise``.
 
-The reference steps on our noise levels and timesteps here too. Ours differs on purpose in the cases of `is_cut`,
-`adds_noise_at_the_end`, `adds_noise_otherwise` and `refused_key`.
+The reference steps on our noise levels and timesteps here too. Our deliberate differences are `is_cut`, `adds_noise_at_the_end`,
+`adds_noise_otherwise`, `refused_key` and `leaves_the_training`.
 """
 
 from __future__ import annotations
@@ -45,24 +44,25 @@ VARIANCE_EXPLODING = (
     "DPMSolverSDEScheduler",
 )
 SHIFTED = ("FlowMatchEulerDiscreteScheduler", "FlowMatchLCMScheduler", "LTXEulerAncestralRFScheduler")
-"""The classes of flow matching whose levels may be shifted and spaced in several ways."""
+"""The flow-matching classes with several ways to shift and space their levels."""
 
 NO_BEGIN = ("PNDMScheduler", "LMSDiscreteScheduler")
-"""PNDM's original counts its calls from wherever a run begins, LMS's its steps from where the plan does; so runs begin there."""
+"""The classes whose runs always begin with the plan. PNDM's original counts calls from wherever a run begins. LMS's counts steps
+from the plan's start."""
 
 WIDE_TABLE = 1e-13
-"""The relative bound of float64 signal variances: see `compare_grids`."""
+"""The relative bound of float64 signal variances; `compare_grids` gives the reason."""
 
 TREE = "BrownianTreeNoiseSampler"
-"""The Brownian motion that some originals draw noise from. Ours reads normal numbers that it is given."""
+"""The Brownian motion from which some originals draw noise. Our classes take normal numbers from the caller."""
 
 Bounded = tuple[np.ndarray, np.ndarray]
-"""A value in float64, and how far its float32 counterpart may be off."""
+"""A value in float64, and the error bound of its float32 counterpart."""
 
 
 @dataclass
 class Case:
-    """A drawn run, and the reference that has planned it."""
+    """A drawn run, and the reference that planned it."""
 
     key: str
     run: Any
@@ -84,70 +84,70 @@ class Case:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Those of set_timesteps."""
+        """The arguments of ``set_timesteps``."""
         return {"num_inference_steps" if key == "n" else key: value for key, value in self.run.request.items()}
 
     @property
     def has_drop_in(self) -> bool:
-        """Whether there is a drop-in: not where the original is called otherwise than by evaluations."""
+        """Whether the class has a drop-in. Originals whose pipelines call other methods than ``step`` have none."""
         return self.name in drop_ins.__all__
 
     @property
     def learns_variance(self) -> bool:
-        """Whether the model predicts a variance as well."""
+        """Whether the model also predicts a variance."""
         learns: bool = generate_classes.learns_variance(self.reference.config)
         return learns
 
     @property
     def train_steps(self) -> int:
-        """The number that the model divides timesteps by."""
+        """The divisor of timesteps in the test problem's model."""
         steps: int = generate_classes.train_steps_of(self.reference)
         return steps
 
     @property
     def options(self) -> dict[str, Any]:
-        """Those of a step. The original's flow-matching Euler takes the churn's four and ignores them; ours doesn't take them."""
+        """The options of a step. The original's flow-matching Euler accepts four churn options and ignores them; ours has none."""
         return {} if self.name == "FlowMatchEulerDiscreteScheduler" else self.run.options
 
     def prepared(self, scheduler: Any) -> Any:
-        """The scheduler at the start of the run."""
+        """Moves a scheduler to the start of the run, and returns it."""
         generate_classes.prepare(scheduler, self.run.request, self.begin)
         return scheduler
 
     def built(self, module: Any) -> Any:
-        """The class of a module with the drawn configuration, at the start of the run."""
+        """A scheduler of the module's class with the drawn configuration, at the start of the run."""
         return self.prepared(generate.build(getattr(module, self.name), self.run.config, self.run.hidden))
 
-    # ---- Where ours differs on purpose
+    # ---- Deliberate differences
 
     @property
     def is_cut(self) -> bool:
-        """Whether NumPy's ``arange`` gave one timestep more than were asked for, -1. Ours leaves it out."""
+        """Whether NumPy's ``arange`` returned one timestep too many, -1. Ours leaves it out."""
         n, timesteps = self.run.request.get("n"), self.reference.timesteps.tolist()
         return n is not None and timesteps[-1] == -1 and len(timesteps) in (n + 1, 2 * n + 1)
 
     @property
     def count(self) -> int:
-        """Our number of evaluations. Heun and KDPM2 take two for the timestep -1."""
+        """Our number of evaluations: without those of the timestep -1, which are two for Heun and KDPM2."""
         count: int = generate_classes.evaluation_count(self.reference)
         return count - self.is_cut * self.family.stride
 
     @property
     def adds_noise_at_the_end(self) -> bool:
-        """Whether the original adds noise after the last step: LCM with timesteps and a strength. Ours never does."""
+        """Whether the original adds noise after the last step: LCM with timesteps and a strength below 1. Ours never does."""
         request = self.run.request
         return self.name == "LCMScheduler" and "timesteps" in request and request.get("strength", 1) < 1
 
     @property
     def adds_noise_otherwise(self) -> bool:
-        """Whether flow levels lie above 1. The original's ``scale_noise`` takes a level for a share of noise; ours adds noise of
-        that deviation, as to a variance-exploding process."""
+        """Whether flow levels exceed 1. The original's ``scale_noise`` mixes in a level's share of noise; ours adds noise of that
+        deviation, as in a variance-exploding process."""
         return self.name in SHIFTED and bool(self.reference.sigmas.max() > 1)
 
     @property
     def refused_key(self) -> str | None:
-        """The key that ours refuses and the original accepts: inverted flow levels above 1, and UniPC's levels in a request where
-        the configuration spaces them otherwise."""
+        """The key that ours refuses and the original accepts: sigma_max above 1 with inverted flow levels, or sigmas in a request
+        if UniPC's configuration spaces them. None: ours accepts all."""
         config, request = self.config, self.run.request
         is_spaced = any(config.get(f"use_{grid}_sigmas") for grid in ("karras", "exponential", "beta"))
         if self.name in SHIFTED:
@@ -156,18 +156,18 @@ class Case:
 
     @property
     def leaves_the_training(self) -> bool:
-        """Whether an offset moves timesteps beyond those of the training. The original fails only in a run that reaches them; ours
-        refuses the offset."""
+        """Whether steps_offset moves timesteps past the training's. The original fails only when a run reaches one; ours refuses
+        the offset."""
         config = self.config
         return bool(config.get("steps_offset")) and bool(max(self.reference.timesteps) >= config["num_train_timesteps"])
 
     @property
     def extrapolates_noise(self) -> bool:
-        """Whether the solver extrapolates the predicted noise, where it could the clean sample."""
+        """Whether the solver extrapolates the predicted noise instead of the clean sample."""
         config = self.config
         return not config.get("predict_x0", True) or config.get("algorithm_type") in ("dpmsolver", "noise_prediction")
 
-    # ---- What the reference's own float32 arithmetic allows
+    # ---- Bounds for the reference's own float32 arithmetic
 
     @property
     def is_logarithmic(self) -> bool:
@@ -175,50 +175,52 @@ class Case:
 
     @property
     def is_spaced(self) -> bool:
-        """Whether the levels are spread between two of the training's."""
+        """Whether the levels are spaced between two of the training's."""
         grids = ("karras", "exponential", "beta")
         return self.is_logarithmic or any(self.config.get(f"use_{grid}_sigmas") for grid in grids)
 
     @property
     def level_tolerance(self) -> float:
-        """Relative, before what a grid inherits from its ends. Interpolated levels add a rounding of ours and one of theirs."""
+        """The relative bound of a level, without the error that a grid inherits from its ends. Interpolated levels add one rounding
+        of ours and one of theirs."""
         if self.name == "KarrasVeScheduler":
-            return 2 * SIGMA  # A float32 power by torch, which may be off in its last bit, and a product.
+            return 2 * SIGMA  # torch's float32 power may be off in its last bit; a product follows.
         if self.is_logarithmic:
             return LU_SIGMA
         return 2 * SIGMA if any(t != round(t) for t in self.reference.timesteps.tolist()) else SIGMA
 
     def steepness(self, level: float) -> float:
-        """The relative error of a level over that of the numbers that it is made of.
+        """The ratio of a level's relative error to that of its inputs.
 
-        IPNDM's levels are β/√(1 − β²), whose derivative by β, relative, is 1 + ς². torch's sine is one unit in the last place off,
-        and so β two and a half; 1 − β² adds half a unit of β, and the root one of its own.
+        IPNDM's levels are β/√(1 − β²). The relative derivative by β is 1 + ς². torch's sine is one unit in the last place off, so β
+        is off by two and a half; 1 − β² adds half a unit of β, and the root one unit.
         """
         return 4 * (1 + level * level) if self.name == "IPNDMScheduler" else 1
 
     def timestep_tolerance(self, i: int, timestep: float) -> float:
-        """The bound of timestep i where it is looked up at a level: four units in the last place of float32 logarithms.
+        """The bound of timestep i; 0 if it is exact.
 
-        NumPy and torch don't round these logarithms correctly, and torch doesn't round the roots in them correctly. A flow's
-        timestep is its level times a number, and EDM's a quarter of a logarithm or an angle of its own level. Where levels are
-        spread out, timesteps may be off by as much.
+        A timestep looked up at a level may be off by four units in the last place of a float32 logarithm. NumPy and torch don't
+        round these logarithms correctly, and torch doesn't round the roots in them correctly. A flow's timestep is its level times
+        a constant. EDM's is a quarter of its level's logarithm, or an angle of its level. Timesteps of spaced flow levels are off
+        by as much as the levels.
         """
         config = self.config
         if self.name in SHIFTED and self.is_spaced:
             return self.level_tolerance * timestep + unit(timestep)
         if self.name == "IPNDMScheduler":
-            # An angle. Its derivative by ς is 1/(1 + ς²).
+            # The timestep is an angle. Its derivative by ς is 1/(1 + ς²).
             return 4 * SIGMA * min(math.tan(min(timestep, 0.9999) * math.pi / 2), 1e3) + 4 * unit(timestep)
         if self.name == "CMStochasticIterativeScheduler":
-            # 250 times the logarithm of a power that is `rho` roundings of its base off, and both functions' roundings.
+            # 250 times the logarithm of a power: the power is off by `rho` roundings of its base, and both functions round.
             return 250 * 2.0**-52 * (4 * abs(config["rho"]) + 4) + math.ulp(timestep)
         if "mu" in self.run.request and (self.reference.timesteps.dtype == torch.float64 or config.get("stages") == 1):
-            # torch divides the weight of mu in two roundings, in float32 where a pyramid has a single stage.
+            # torch rounds the weight of mu twice, in float32 if a pyramid has a single stage.
             return 4 * (unit(timestep) if config.get("stages") == 1 else math.ulp(max(timestep, 1.0)))
         if issubclass(self.family.loop, generate_classes.EDMLoop):
             return 4 * unit(max(abs(timestep), 0.25))
         if self.name == "KarrasVeScheduler":
-            return self.level_tolerance * timestep  # A level.
+            return self.level_tolerance * timestep  # The timestep is a level.
         if self.name not in VARIANCE_EXPLODING:
             return 0
         if config.get("timestep_type") == "continuous" and config["prediction_type"] == "v_prediction":
@@ -229,17 +231,17 @@ class Case:
         alphas = self.reference.alphas_cumprod.double().numpy()
         lower = min(int(timestep), len(alphas) - 2)
         low, high = (0.5 * math.log((1 - a) / a) for a in alphas[lower : lower + 2])
-        # Between the levels of a step, the two products of the interpolation and their sum are rounded to float32 as well.
+        # Between the levels of a step, the interpolation's two products and their sum are rounded to float32 as well.
         own = min(4 * unit(max(abs(low), abs(high), 1)) / abs(high - low), 1) + (2 if is_between else 1) * unit(timestep)
         return own + self.lost_timestep(i, abs(high - low)) if is_between and hasattr(self.reference, "sigmas_up") else own
 
     def lost_timestep(self, i: int, slope: float) -> float:
-        """The error of a second evaluation's timestep by the ancestral KDPM2's float32 roots.
+        """The error of a second evaluation's timestep from the ancestral KDPM2's float32 roots.
 
-        The square of the level below the next level t is t² less the square of the noise that leads back up. With r the ratio of t
-        to the level of the step it is r² t², and off by some 6 float32 roundings of t², its root by 3/r², and the logarithm of the
-        level in the middle by 1.5/r². The slope of the logarithms changes on the way there: twice as much is allowed. Where it is
-        more than a fifth, no digit is left.
+        A step goes down to a level d below the next level t, and noise leads back up to t. So d² is t² less the noise's square, and
+        equals r² t² with r the ratio of t to the step's level. d² is off by some 6 float32 roundings of t². The relative error of d
+        is then 3/r² roundings, and that of the middle level's logarithm 1.5/r². The bound is twice that, because the slope of the
+        logarithms changes on the way. Above a fifth, no digit is left.
         """
         levels = self.reference.sigmas.double().tolist()
         lost = 3 * 2.0**-24 * (levels[i - 1] / levels[i]) ** 2 if levels[i] else math.inf
@@ -252,7 +254,7 @@ def unit(value: float) -> float:
 
 
 def draw(key: str, seed: int, index: int) -> Case:
-    """A run that the reference has an answer for."""
+    """Draws until the reference can take the run."""
     family = CLASSES[key]
     rng = random.Random(f"{seed}/{key}/{index}")
     redraws = 0
@@ -273,7 +275,7 @@ def draw(key: str, seed: int, index: int) -> Case:
 
 
 def check_defined(case: Case) -> None:
-    """Raises Redraw if a level isn't a number, or a step asks for the clean sample of pure noise."""
+    """Raises Redraw if a level isn't finite, a training timestep is negative, or a step predicts a clean sample from pure noise."""
     reference, config, timesteps = case.reference, case.config, case.reference.timesteps.tolist()
     if not issubclass(case.family.loop, generate_classes.ProductLoop):
         if hasattr(reference, "sigmas") and not (
@@ -289,7 +291,7 @@ def check_defined(case: Case) -> None:
 
 
 def start_of(case: Case, reference: Any) -> list[float]:
-    """What a run starts with, rounded to float32: the roundings of the start aren't the steps'."""
+    """The first sample of a run, rounded to float32 so that this rounding isn't counted as the steps'."""
     if case.begin:
         wide = copy.deepcopy(reference)
         generate_classes.widen(wide)
@@ -300,7 +302,7 @@ def start_of(case: Case, reference: Any) -> list[float]:
 
 
 def reference_loop(case: Case, reference: Any, start: list[float], dtype: torch.dtype) -> tuple[Any, ...]:
-    """Where the reference's loop ends, its last report, and the noise tensors drawn by each evaluation."""
+    """The reference's last sample, its last report, and the number of noise tensors drawn by each evaluation."""
     copied = copy.deepcopy(reference)
     if dtype == torch.float64:
         generate_classes.widen(copied)
@@ -312,10 +314,10 @@ def on_levels_of(case: Case, ours: Any) -> Any:
     """A reference that steps on our noise levels and timesteps."""
     reference = copy.deepcopy(case.reference)
     if hasattr(reference, "sigmas"):
-        # Euler's log_linear levels have one that is never reached, and KDPM2's two. The churn's share depends on their number.
+        # Euler's log_linear list ends with one unreached level, KDPM2's lists with two. The churn's share depends on the length.
         unreached = max(len(reference.sigmas) - len(reference.timesteps) - 1, 0)
         levels = np.append(ours.sigmas, np.zeros(unreached, np.float32))
-        # LTX's have none for the timestep at which a run on the caller's levels ends.
+        # LTX's list has no level for the last timestep of a run on the caller's levels.
         reference.sigmas = torch.from_numpy(levels[: len(reference.sigmas)])
         reference.timesteps = torch.from_numpy(ours.timesteps).to(reference.timesteps.dtype)
         generate_classes.follow_ratios(reference)
@@ -329,7 +331,7 @@ def draws_from_tree(reference: Any) -> bool:
 
 
 def overlaps(description: Any) -> bool:
-    """Whether the two evaluations of a step read increments of one motion that depend on one another."""
+    """Whether a step's two evaluations read dependent increments of one motion."""
     motion = description.brownian_motion
     return motion is not None and motion.overlaps
 
@@ -342,7 +344,7 @@ def check(key: str, seed: int, index: int) -> Outcome:
     outcome.config = {**run.config, **run.hidden, **run.request, **run.options, "begin": case.begin}
     try:
         compare(outcome, case)
-    except Exception as error:  # A configuration that raises is off; the others still count.
+    except Exception as error:  # A configuration that raises is a fault; the others still count.
         outcome.faults.append(f"{type(error).__name__}: {error}")
     return outcome
 
@@ -373,14 +375,14 @@ def compare(outcome: Outcome, case: Case) -> None:
 
 
 def begin_run(case: Case, ours: Any) -> None:
-    """Plans the run and goes to its start."""
+    """Plans the run, and moves to its start."""
     ours.set_timesteps(**case.arguments, **case.options)
     if hasattr(ours, "set_begin_index"):
         ours.set_begin_index(case.begin)
 
 
 def compare_grids(outcome: Outcome, case: Case, ours: Any) -> None:
-    """Timesteps and noise levels."""
+    """Compares timesteps and noise levels."""
     reference = case.reference
     mine, timesteps = ours.timesteps.tolist(), reference.timesteps.tolist()
     count = case.count
@@ -399,7 +401,7 @@ def compare_grids(outcome: Outcome, case: Case, ours: Any) -> None:
         outcome.faults.append(f"init_noise_sigma is {ours.init_noise_sigma}, reference {float(factor)}")
     if hasattr(reference, "alphas_cumprod"):
         own, theirs = ours.alphas_cumprod, reference.alphas_cumprod.numpy()
-        # torch doesn't round float64 roots correctly either; their errors grow where the table is stretched to end at 0.
+        # torch doesn't round float64 roots correctly either. Stretching the table to end at 0 enlarges their errors.
         is_wide = theirs.dtype == np.float64
         if not (np.allclose(own, theirs, rtol=WIDE_TABLE, atol=0) if is_wide else np.array_equal(own, theirs)):
             outcome.faults.append("alphas_cumprod has other bits")
@@ -419,7 +421,7 @@ def compare_grids(outcome: Outcome, case: Case, ours: Any) -> None:
 
 
 def compare_start(outcome: Outcome, case: Case, ours: Any, reference: Any) -> None:
-    """The start of a run that begins late, by our ``add_noise`` in float64."""
+    """Compares our ``add_noise`` in float64 with the exact start of a run that begins at a later step."""
     if not case.begin or case.adds_noise_otherwise:
         return
     exact = generate.floats(case.family.loop(reference, case.begin, case.run.options).start())
@@ -431,30 +433,30 @@ def compare_start(outcome: Outcome, case: Case, ours: Any, reference: Any) -> No
 
 
 class Bound:
-    """How far float32 steps may be off: the roundings of the sums that our rows describe.
+    """The error bounds of float32 steps, from the roundings in the sums of our rows.
 
-    A sum inherits the errors of its terms times their coefficients, and adds `step_bound`. Slots keep their bounds between steps.
-    The coefficients are ours; loops in float64 compare them with the exact ones.
+    A sum inherits its terms' errors times their coefficients, and adds `step_bound`. Slots keep their bounds between steps. The
+    coefficients are ours; loops in float64 compare them with the exact ones.
 
-    The rows are those over diffusers' attributes, which the classes run where these remember tensors: what an attribute holds is
-    diffusers' to say, and one that is multiplied by a large number rounds more than a slot of the plan's.
+    A class that remembers tensors in diffusers' attributes runs rows over these attributes. diffusers defines their content, and an
+    attribute with a large coefficient adds a larger rounding error than a slot of the plan.
     """
 
     def __init__(self, ours: Any) -> None:
         self.ours = ours
         self.slots: dict[int, Bounded] = {}
         self.magnitudes: list[np.ndarray] = []
-        """The sums of the magnitudes of each step's terms, and at least the sample's."""
+        """For each step and element, the largest of its sums of terms' magnitudes, and at least the sample's magnitude."""
         description = ours.description
         attributes = description.attributes
         self.reads_attributes = bool(attributes.tensors or attributes.history) and not (
             overlaps(description) or attributes.timestep
         )
         self.newest = len(attributes.tensors) if attributes.history else None
-        """The slot of the newest element of a list."""
+        """The slot of a list's newest element; None without a list."""
 
     def row(self, index: int, age: int) -> Any:
-        """The row that a step runs."""
+        """The row of a step."""
         if not self.reads_attributes:
             return self.ours.row(index, age)
         plan = self.ours._plan
@@ -470,14 +472,14 @@ class Bound:
         (_, next_sample), (_, report) = self.sum(row.next_sample, terms), self.sum(row.report, terms)
         values = {slot: self.sum(stored, terms) for slot, stored in row.stored.items()}
         if self.reads_attributes and self.newest in values:
-            # The others move back by one, of which no row reads more than there are slots.
+            # The older elements move back by one slot. No row reads elements past the last slot.
             moved = {slot + (slot >= self.newest): value for slot, value in self.slots.items()}
             self.slots = {slot: value for slot, value in moved.items() if slot < len(row.next_sample.slots)}
         self.slots = {**self.slots, **values}
         return next_sample, report
 
     def noise_factor(self, row: Any) -> tuple[float, float]:
-        """The factor of a row's noise at the model's variance, and the relative rounding error of noise times it."""
+        """The factor of a row's noise at the model's variance, and the relative rounding error of their product."""
         if row.noise_factor == _library.NOISE_FACTOR_NONE:
             return 1.0, 0.0
         v = generate.VARIANCE
@@ -497,10 +499,10 @@ class Bound:
         return value, step_bound(len(parts), magnitude) + 1.01 * inherited
 
     def clamped(self, value: np.ndarray, error: np.ndarray) -> Bounded:
-        """A prediction after the plan's clamp.
+        """A prediction after the plan's clamp, with its bound.
 
-        Clamping to a fixed range adds nothing. A threshold s is off by d: as much as the item's elements, and four roundings of the
-        interpolation between two of them. Both the clamped value, which is at most s, and its divisor are off then: 2 d / s.
+        A fixed range adds no error. A threshold s is off by d: the largest error of the item's elements, plus four roundings of the
+        interpolation between two of them. The clamped value, at most s, and its divisor s are each off by d. This adds 2 d / s.
         """
         properties = self.ours.plan_properties
         if properties.clamp == _library.CLAMP_RANGE:
@@ -516,7 +518,7 @@ class Bound:
 
 
 class Noise:
-    """Stands for ``randn_tensor``: draws from the generator, but returns the noise of the test problem."""
+    """Replaces ``randn_tensor``: draws from the generator, but returns the test problem's noise."""
 
     index = 0
 
@@ -526,12 +528,12 @@ class Noise:
 
 
 def compare_batch_step(outcome: Outcome, case: Case, reference: Any, start: list[float]) -> None:
-    """Batch items at timesteps of their own, in float64, where the original has a method for them."""
+    """Compares a step of batch items at different timesteps, in float64, if the original has a method for it."""
     if getattr(diffusion_scheduling, case.name).description.batch_step is None:
         return
     drop_in, wide = case.built(drop_ins), copy.deepcopy(reference)
     generate_classes.widen(wide)
-    wide.num_inference_steps = len(wide.timesteps)  # The original doesn't count timesteps that it is given.
+    wide.num_inference_steps = len(wide.timesteps)  # The original leaves it unset for custom timesteps.
     x = torch.tensor(start, dtype=torch.float64).reshape(generate.SHAPE)
     at = random.Random(outcome.index).choices(range(len(wide.timesteps)), k=len(x))
     e = with_variance(model(x.numpy(), float(wide.timesteps[at[0]]), case.train_steps), case.learns_variance)
@@ -544,7 +546,7 @@ def compare_batch_step(outcome: Outcome, case: Case, reference: Any, start: list
 
 
 def accepted(method: Any, **arguments: Any) -> dict[str, Any]:
-    """The arguments that a method has."""
+    """The arguments that a method accepts."""
     known = inspect.signature(method).parameters
     return {name: value for name, value in arguments.items() if name in known}
 
@@ -552,10 +554,10 @@ def accepted(method: Any, **arguments: Any) -> dict[str, Any]:
 def compare_steps(
     outcome: Outcome, case: Case, ours: Any, reference: Any, start: list[float]
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Compares single float32 steps from the same inputs. Returns where our loop ends, and the magnitudes of each step's terms."""
+    """Compares single float32 steps from the same inputs. Returns our last sample, and the magnitudes of each step's terms."""
     drop_in, followed = case.built(drop_ins) if case.has_drop_in else None, copy.deepcopy(reference)
     if hasattr(drop_in, "_step_index") and not hasattr(drop_in, "set_begin_index"):
-        # Where timesteps repeat, looking the first one up would begin at the second.
+        # A repeated first timestep would be looked up at its second place.
         drop_in._step_index = 0
     if drop_in is not None and drop_in.timesteps.tolist() != reference.timesteps.tolist():
         outcome.faults.append("the drop-in has other timesteps")
@@ -635,10 +637,11 @@ def take_steps(
 
 
 def noise_share_error(ours: Any, i: int) -> np.ndarray:
-    """The bound of the motion's noise over a whole step, which is put together of its two parts in float32.
+    """The bound of the motion's noise over a whole step, a float32 sum of two parts.
 
-    The shares' squares are differences of levels over the whole one. The levels come from float32 logarithms, of at most 10, and
-    are off by 10 roundings each, the root of a share by half of their sum over the lesser difference. Products and sum add three.
+    A part's coefficient is the root of its share: its difference of levels divided by the whole step's. The levels come from
+    float32 logarithms of at most 10, so each is off by 10 roundings. The root of a share is off by half their sum over the smaller
+    difference. Two products and a sum add three roundings.
     """
     source, target = ours.sigmas[i - 1 : i + 1].astype(float)
     parts = ours.row(i - 1, 0).stored[0].noise, ours.row(i, 0).next_sample.noise
@@ -651,7 +654,7 @@ def noise_share_error(ours: Any, i: int) -> np.ndarray:
 def compare_inputs(
     outcome: Outcome, i: int, exact: Any, drop_in: Any, followed: Any, x: np.ndarray, scaled: np.ndarray, timestep: Any
 ) -> None:
-    """The model's input: a rounded product with a rounded factor."""
+    """Compares the model's input, a rounded product with a rounded factor."""
     true = exact.model_input(i, [generate.mpf(v) for v in x.ravel().tolist()])
     error = np.abs([float(float(v) - w) for v, w in zip(scaled.ravel(), true)])
     if not np.all(error <= step_bound(1, np.abs(generate.floats(true)))):
@@ -663,11 +666,11 @@ def compare_inputs(
 
 
 def rounded_end(case: Case, reference: Any, start: list[float], magnitudes: list[np.ndarray]) -> list[float]:
-    """Where the exact loop ends if each evaluation is off by ten float64 roundings of its terms, with signs that alternate.
+    """The end of the exact loop if each evaluation is off by ten float64 roundings of its terms, with alternating signs.
 
-    A solver that extrapolates noise keeps the quotient of two signal rates of the sample, which is 20,291 where a run starts at
-    that level. Both classes of Heun's method divide the difference of the sample and its prediction by a level. Our rows fold the
-    noise estimate in, so their terms are smaller.
+    A solver that extrapolates noise multiplies the sample by a quotient of two signal rates. A run that starts at the level 20,291
+    has a quotient of 20,291. HeunDiscrete and KarrasVe divide the difference of the sample and its prediction by a level. Our rows
+    fold the noise estimate in, so their terms are smaller.
     """
     loop = case.family.loop(reference, case.begin, case.run.options)
     x = [generate.mpf(v) for v in start]
@@ -689,10 +692,10 @@ def rounded_end(case: Case, reference: Any, start: list[float], magnitudes: list
 def compare_loops(
     outcome: Outcome, case: Case, ours: Any, reference: Any, start: list[float], final: np.ndarray, magnitudes: list[np.ndarray]
 ) -> None:
-    """Where loops in float64 and float32 end.
+    """Compares the ends of loops in float64 and float32.
 
-    final       where ours in float32 has ended
-    magnitudes  of each step's terms
+    final       the end of our float32 loop
+    magnitudes  the magnitudes of each step's terms
     """
     exact, exact_report, exact_draws = case.family.loop(reference, case.begin, case.run.options).run(start)
     double, double_report, draws = reference_loop(case, reference, start, torch.float64)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Part (c): whole pipelines with small networks of random weights, with the original scheduler and with the drop-in."""
+"""Part (c): runs whole pipelines on small networks with random weights, with the original scheduler and with the drop-in."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ import transformers
 from .originals import disabled
 
 TOLERANCE = 1e-4
-"""Largest difference that passes, of pictures in [0, 1]. Steps differ by some 1e-7, which the networks enlarge: few layers, with
-weights of order 1."""
+"""The largest difference that passes, for pictures in [0, 1]. Steps differ by some 1e-7. The networks have few layers and weights
+of order 1, and enlarge that."""
 DRAWS = 4
-"""Numbers drawn from the generator after a run: they count as part of the picture."""
+"""The count of numbers drawn from the generator after a run and compared with the picture."""
 
 
 # ---- Networks and their inputs
 
 
 def network(kind: str, seed: int = 0, **config: Any) -> Any:
-    """A network of a class of diffusers, with random weights."""
+    """A network of a diffusers class, with random weights."""
     torch.manual_seed(seed)
     return getattr(diffusers, kind)(**config).eval()
 
@@ -86,7 +86,7 @@ def picture(seed: int, size: int = 16) -> torch.Tensor:
 
 
 def prompt(width: int = 16, *, guidance_scale: float = 5.0, pooled: bool = False) -> dict[str, Any]:
-    """Arguments in place of a text: embeddings of a prompt and of a negative one."""
+    """The arguments of a pipeline instead of a text: embeddings of a prompt and of a negative prompt."""
     found = dict(prompt_embeds=embeddings(2, 1, 7, width), negative_prompt_embeds=embeddings(3, 1, 7, width))
     if pooled:
         found |= dict(pooled_prompt_embeds=embeddings(6, 1, width), negative_pooled_prompt_embeds=embeddings(7, 1, width))
@@ -97,14 +97,14 @@ def prompt(width: int = 16, *, guidance_scale: float = 5.0, pooled: bool = False
 
 
 def make(kind: str, scheduler: Any, **parts: Any) -> Any:
-    """A pipeline of a class of diffusers, without text encoders."""
+    """A pipeline of a diffusers class, without text encoders."""
     cls = getattr(diffusers, kind)
     encoders = {name: None for name in inspect.signature(cls).parameters if name.startswith(("text_encoder", "tokenizer"))}
     return cls(**{**encoders, **parts}, scheduler=scheduler)
 
 
 def run(pipe: Any, options: dict[str, Any], **defaults: Any) -> np.ndarray:
-    """A pipeline's pictures or frames, flat, and `DRAWS` numbers that its generator draws next."""
+    """A pipeline's pictures or frames, flattened, followed by the next `DRAWS` numbers of its generator."""
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(11)
     result: np.ndarray = np.asarray(pipe(**{**defaults, **options}, generator=generator, output_type="np")[0])
@@ -152,7 +152,7 @@ def consistency_image_to_image(scheduler: Any, **options: Any) -> np.ndarray:
 
 
 def stable_diffusion_xl(kind: str, scheduler: Any) -> Any:
-    # Besides the time: six numbers about the picture's size, of 8 channels each, and the pooled prompt, of 16.
+    # Added to the time: six numbers about the picture's size, with 8 channels each, and the pooled prompt, with 16.
     added: dict[str, Any] = dict(
         addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + 16
     )
@@ -169,7 +169,7 @@ def xl_image_to_image(scheduler: Any, **options: Any) -> np.ndarray:
 
 
 def xl_base_and_refiner(scheduler: Any, **options: Any) -> np.ndarray:
-    """A run that one pipeline begins and another one ends, with the same scheduler."""
+    """A run that one pipeline begins and another ends, with the same scheduler."""
     base = stable_diffusion_xl("StableDiffusionXLPipeline", scheduler)
     base.set_progress_bar_config(disable=True)
     start = dict(denoising_end=0.6, output_type="latent", generator=torch.Generator().manual_seed(10))
@@ -306,7 +306,7 @@ def video(scheduler: Any, **options: Any) -> np.ndarray:
 
 def ddim(scheduler: Any, **options: Any) -> np.ndarray:
     pipe = make("DDIMPipeline", scheduler, unet=pixel_unet())
-    # This pipeline makes a scheduler of its own from the configuration of the one that it is given.
+    # The pipeline's constructor makes its own scheduler from the given scheduler's configuration.
     pipe.scheduler = scheduler
     return run(pipe, options, num_inference_steps=10, batch_size=2)
 
@@ -342,11 +342,11 @@ class Case(NamedTuple):
     scheduler: str
     config: dict[str, Any] = {}
     options: dict[str, Any] = {}
-    """Arguments of the pipeline's call, in place of those above or besides them."""
+    """Arguments of the pipeline's call. They override the function's own."""
 
 
 def ltx(scheduler: Any, *, strength: float, **options: Any) -> np.ndarray:
-    """A video that begins with a picture: its tokens have timesteps of their own."""
+    """A video that begins with a picture, whose tokens have their own timesteps."""
     once, straight = (1, 1, 1, 1, 1), (False, False, False, False)
     vae = network(
         "AutoencoderKLLTXVideo",
@@ -385,7 +385,7 @@ PNDM, EULER, ANCESTRAL = "PNDMScheduler", "EulerDiscreteScheduler", "EulerAncest
 HEUN, UNIPC, DDPM, LCM = "HeunDiscreteScheduler", "UniPCMultistepScheduler", "DDPMScheduler", "LCMScheduler"
 FLOW_EULER = "FlowMatchEulerDiscreteScheduler"
 
-# Configurations as published models have them.
+# Configurations of published models.
 LATENT: dict[str, Any] = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
 UNCLIPPED: dict[str, Any] = dict(**LATENT, clip_sample=False)
 LATENT_DDIM: dict[str, Any] = dict(**UNCLIPPED, set_alpha_to_one=False)
@@ -431,7 +431,7 @@ CASES = [
     Case("image to image, DEIS", image_to_image, DEIS, LATENT),
     Case("image to image, DPM-Solver++", image_to_image, DPM, LATENT),
     Case("image to image, DDIM", image_to_image, DDIM, UNCLIPPED),
-    # A PNDM run from a later step differs on purpose: see PNDMScheduler.swift.
+    # A PNDM run that begins at a later step differs on purpose: docs/DIFFERENCES.md.
     Case("image to image, PNDM, all steps", image_to_image, PNDM, LATENT_PNDM, {"strength": 1.0}),
     Case("image to image, Euler", image_to_image, EULER, LEADING),
     Case("image to image, Heun", image_to_image, HEUN, LEADING),
@@ -468,7 +468,7 @@ CASES = [
 
 
 def check() -> list[dict[str, Any]]:
-    """A record of each case: the largest difference between its pictures, or an error."""
+    """A record for each case: the largest difference between its pictures, or an error."""
     torch.set_num_threads(2)
     warnings.filterwarnings("ignore")
     diffusers.utils.logging.set_verbosity(50)
@@ -477,7 +477,7 @@ def check() -> list[dict[str, Any]]:
         record: dict[str, Any] = {"pipeline": label, "scheduler": name}
         try:
             original = getattr(diffusers, name)(**config)
-            # Before the run, in which pipelines change configurations.
+            # Made before the run, because pipelines change configurations.
             drop_in = getattr(drop_ins, name).from_config(original.config)
             expected = pipeline(original, **options)
             with disabled():
