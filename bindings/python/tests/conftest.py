@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the tests share."""
+"""Fixtures and functions that the tests share."""
 
 import os
 import random
 from pathlib import Path
 
-# Triton reads the variable when it is imported. Tests interpret its kernels on the host.
+# Tests interpret Triton's kernels on the host. Triton reads the variable at import.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import diffusion_scheduling as ds  # noqa: E402
@@ -17,13 +17,13 @@ CLASSES = [cls for cls in map(ds.schedulers.__dict__.get, ds.schedulers.__all__)
 STATELESS = [cls for cls in CLASSES if cls.description.is_stateless]
 ORDERED = [cls for cls in CLASSES if not cls.description.is_stateless]
 PARTED = [cls for cls in CLASSES if hasattr(cls, "convert_model_output")]
-"""The classes whose parts of a step diffusers documents."""
+"""The classes with documented parts of a step, such as ``convert_model_output``."""
 
 
 BUILT = pytest.mark.skipif(
     not (Path(ds.__file__).parent / "include").is_dir(), reason="make python hasn't put the library's files into the package"
 )
-"""For tests of what ``make python`` makes beside the sources."""
+"""Marks tests of the files that ``make python`` adds to the package."""
 
 
 @pytest.fixture(params=CLASSES, ids=lambda cls: cls.__name__)
@@ -33,7 +33,7 @@ def cls(request):
 
 @pytest.fixture(scope="session")
 def seed():
-    """As in the Swift tests: fixed, unless the variable holds another number, or ``random`` for another one in every run."""
+    """The seed of random inputs, as in the Swift tests. DIFFUSION_SCHEDULING_TEST_SEED may hold another number, or ``random``."""
     text = os.environ.get("DIFFUSION_SCHEDULING_TEST_SEED", "20240607")
     return random.randrange(10**9) if text == "random" else int(text)
 
@@ -45,19 +45,19 @@ def rng(seed):
 
 
 def noise(x):
-    """Numbers for the steps that need noise."""
+    """Fixed numbers that stand for noise."""
     return np.cos(np.arange(np.size(x))).reshape(np.shape(x)).astype(np.float32)
 
 
 def step(scheduler, x, t, given=None, **arguments):
-    """A step with a model that isn't linear, returned as a tuple. `given` has the values of `x` in another form."""
+    """A step with a nonlinear model, returned as a tuple. `given` has the values of `x` in another memory layout."""
     e = np.tanh(scheduler.scale_model_input(x, t))
     arguments = {"variance_noise": None if "generator" in arguments else noise(x), "return_dict": False, **arguments}
     return scheduler.step(e, t, x if given is None else given, **arguments)
 
 
 def loop(scheduler, x, steps=6, **arguments):
-    """A run; returns all samples."""
+    """The samples of a run, the first one included."""
     scheduler.set_timesteps(steps)
     samples = [x]
     for t in scheduler.timesteps:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Things that people do with a scheduler besides stepping it, for diffusers' classes on tensors and for ours on arrays."""
+"""Acts: uses of a scheduler beyond plain stepping, for diffusers' classes on tensors and for ours on arrays."""
 
 import copy
 import functools
@@ -22,33 +22,34 @@ CONFIG = {
 }
 TREE = "BrownianTreeNoiseSampler"
 HIGHEST_ORDER = {"CosineDPMSolverMultistepScheduler": 2}
-"""The solver orders of the classes that have no third one."""
+"""The highest solver orders of the classes without order 3."""
 END = 1 - 2.0**-11
-"""The signal variance that is assigned for the level before timestep 0; float32 holds it."""
+"""The signal variance assigned to the level before timestep 0. float32 holds it exactly."""
 WITH_END = "DDPMWuerstchenScheduler", "SCMScheduler"
-"""The classes whose lists of timesteps end, in diffusers, with the one that the last step leads to."""
+"""The classes whose timesteps, in diffusers, include the last step's target."""
 UNSHORTENED = "CogVideoXDPMScheduler", "LCMScheduler", "PNDMScheduler", "SCMScheduler", "TCDScheduler"
-"""The classes that refuse other timesteps than the planned ones."""
+"""The classes that refuse timesteps other than the planned ones."""
 
 
 def make(cls, **config):
-    """The scheduler with the keys that its class has."""
+    """A scheduler with the keys of ``CONFIG`` and `config` that its class has."""
     known = [key for key in inspect.signature(cls).parameters if (cls.__name__, key) != ("UnCLIPScheduler", "beta_schedule")]
     return cls(**{key: value for key, value in {**CONFIG, **config}.items() if key in known})
 
 
 def sample(items):
-    """The float64 sample that runs begin with, [items, 2, 2, 2], as NumPy's array."""
+    """The first sample of a run: a float64 NumPy array, [items, 2, 2, 2]."""
     return (((37 * np.arange(np.prod(SHAPE)) + 11) % 128) / 32 - 2).reshape(SHAPE)[:items]
 
 
 def model(x):
-    """The model's answer, in the type of its input."""
+    """The test problem's model. Its output has the type of its input."""
     return 0.8 * x / (1 + 0.25 * x * x) - 0.1
 
 
 def take_step(scheduler, e, t, x, **arguments):
-    """A step. Of a class whose callers keep what steps remember, an object here has it in attributes of these names."""
+    """A step. Some originals pass remembered values to ``step`` as arguments. Here the scheduler keeps them in attributes of the
+    arguments' names."""
     steps = [each.step for each in type(scheduler).__mro__ if "step" in vars(each)]
     if any("dmd_noisy_tensor" in inspect.signature(each).parameters for each in steps) and not hasattr(scheduler, "description"):
         return take_video_step(scheduler, e, t, x, **arguments)
@@ -63,7 +64,7 @@ def take_step(scheduler, e, t, x, **arguments):
 
 
 def take_video_step(scheduler, e, t, x, generator=None, **arguments):
-    """A step of an original that is handed noise and tables, and turns all tensors into ones of five dimensions."""
+    """A step of an original that takes noise and tables as arguments. Its tensors have five dimensions, so they are reshaped."""
     torch = sys.modules["torch"]
     noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
     table = scheduler.timesteps
@@ -78,15 +79,15 @@ def take_video_step(scheduler, e, t, x, generator=None, **arguments):
 
 
 def cast(x, name):
-    """The array or tensor in the type of this name."""
+    """The array or tensor, converted to the type of the name."""
     return x.astype(name) if isinstance(x, np.ndarray) else x.to(getattr(sys.modules["torch"], name))
 
 
 class Motion:
-    """Stands for the Brownian motion from which some of diffusers' classes draw noise.
+    """Replaces the Brownian motion from which some of diffusers' classes draw noise.
 
-    Its increments over the steps of a run are independent. Here a generator of the seed gives them, or torch's own. An increment
-    that begins where the one before began, and goes further, consists of that one and a new one.
+    The increments over the steps of a run are independent. A generator with the seed draws them; torch's own if the seed is None.
+    An increment that begins where the previous one began, and goes further, combines the previous one with a new one.
     """
 
     def __init__(self, x, sigma_min, sigma_max, seed=None):
@@ -105,14 +106,14 @@ class Motion:
 
 
 def replace_trees():
-    """Makes diffusers' classes draw noise that others can draw, too."""
+    """Makes diffusers' classes draw their noise from ``Motion``, which other classes can reproduce."""
     for name, module in list(sys.modules.items()):
         if name.startswith("diffusers.schedulers.") and TREE in vars(module):
             setattr(module, TREE, Motion)
 
 
 def begin_at_first_stages():
-    """Makes diffusers' classes whose runs need a stage take the first one where none is named, as ours do."""
+    """Makes diffusers' classes with stages plan the first stage if the caller names none, as ours do."""
     for module in [module for name, module in sys.modules.items() if name.startswith("diffusers.schedulers.")]:
         for cls in [each for each in vars(module).values() if "set_timesteps" in getattr(each, "__dict__", {})]:
             if takes("stage_index")(cls) and not hasattr(cls.set_timesteps, "__wrapped__"):
@@ -128,13 +129,13 @@ def with_a_stage(set_timesteps):
 
 
 def forget_noise(scheduler):
-    """Makes a scheduler of diffusers' that keeps a source of noise, of one shape and type, take a new one."""
+    """Makes one of diffusers' schedulers drop its source of noise, which has a fixed shape and type."""
     if "noise_sampler" in vars(scheduler):
         scheduler.noise_sampler = None
 
 
 def change_noise(scheduler, change):
-    """Changes the tensors of a scheduler's source of noise as the scheduler's own are changed."""
+    """Applies `change` to the tensors of a scheduler's source of noise."""
     motion = vars(scheduler).get("noise_sampler")
     if motion is not None:
         motion.x = change(motion.x)
@@ -144,7 +145,7 @@ def change_noise(scheduler, change):
 
 
 def flattened(table):
-    """A table of signal variances that falls more steeply."""
+    """A more steeply falling table of signal variances."""
     return table / (3 - 2 * table)
 
 
@@ -152,8 +153,8 @@ def flattened(table):
 
 
 def run(scheduler, x, step, each):
-    """Steps to the end. ``each(scheduler, index, x, step)`` comes before a step and returns the scheduler and the sample."""
-    # Arrays of NumPy's classes have no end.
+    """Steps to the end. ``each(scheduler, index, x, step)`` is called before a step, and returns the scheduler and the sample."""
+    # The timesteps of NumPy's classes don't include the last step's target.
     has_end = type(scheduler).__name__ in WITH_END and not isinstance(scheduler.timesteps, np.ndarray)
     for index, t in enumerate(scheduler.timesteps[:-1] if has_end else scheduler.timesteps):
         if each is not None:
@@ -174,7 +175,7 @@ def edit(scheduler):
 
 
 def other_prediction(scheduler):
-    """A type of prediction that the class knows and doesn't have by default."""
+    """A prediction type of the class other than its default."""
     return "sample" if type(scheduler).__name__ == "UnCLIPScheduler" else "v_prediction"
 
 
@@ -206,7 +207,7 @@ def assign_number_of_steps(scheduler):
 def assign_end(name):
     def before(scheduler):
         table = scheduler.alphas_cumprod
-        setattr(scheduler, name, END * table[0] / table[0])  # Of the table's kind: a tensor or NumPy's number.
+        setattr(scheduler, name, END * table[0] / table[0])  # A tensor or a NumPy number, like the table's elements.
 
     return before
 
@@ -236,7 +237,7 @@ def through_dictionary(scheduler, index, x, step):
 
 
 def rearranged(items):
-    """Half-way the batch becomes one of these items; the scheduler's remembered tensors follow, in attributes and in lists."""
+    """Halfway, selects these items of the batch, and of the tensors that the scheduler remembers in attributes and in lists."""
 
     def changed(value):
         return value[items] if getattr(value, "ndim", 0) == 4 else value
@@ -262,15 +263,15 @@ def half_begun(scheduler, index, x, step):
 
 
 class Act(NamedTuple):
-    """A run with changes to the scheduler on its way."""
+    """A run, and the changes made to the scheduler during it."""
 
     applies: Callable[[Any], bool]
-    """Selects the originals that have the attributes of the act."""
+    """Selects the originals that the act applies to."""
     before: Callable[[Any], None] | None = None
     after: Callable[[Any], None] | None = None
     """Changes to the scheduler before and after planning."""
     each: Callable[..., Any] | None = None
-    """A change before each step; see ``run``."""
+    """A change before each step, called by ``run``."""
     plan: dict[str, Any] = {"num_inference_steps": 6}
     config: dict[str, Any] = {}
     items: int = 1
@@ -300,7 +301,7 @@ ACTS = {
     "config registered anew": Act(
         lambda scheduler: scheduler.config.get("prediction_type", "trigflow") != "trigflow", after=register
     ),
-    # UnCLIP's original has a table of its own for steps between neighbouring timesteps: docs/DIFFERENCES.md.
+    # UnCLIP's original has another table for steps between neighbouring timesteps: docs/DIFFERENCES.md.
     "alphas_cumprod replaced before planning": Act(
         lambda scheduler: has("alphas_cumprod")(scheduler) and type(scheduler).__name__ != "UnCLIPScheduler",
         before=replace_signal_variances,
@@ -311,7 +312,7 @@ ACTS = {
         finish=noisy,
     ),
     "sigmas replaced": Act(has("sigmas"), after=replace_noise_levels),
-    # If steps have two evaluations, a run on fewer timesteps would begin at an evaluation that belongs to the step before.
+    # If steps have two evaluations, the shortened run would begin at the second evaluation of a step.
     "timesteps shortened": Act(
         lambda scheduler: getattr(scheduler, "order", 1) == 1 and type(scheduler).__name__ not in UNSHORTENED,
         after=shorten_timesteps,
@@ -322,7 +323,7 @@ ACTS = {
     "_step_index set": Act(has("step_index"), each=set_index),
     "copy": Act(any_class, each=copied(copy.copy)),
     "deepcopy": Act(any_class, each=copied(copy.deepcopy)),
-    # The original keeps a function of its own, which can't be pickled.
+    # SASolver's original keeps a local function, which can't be pickled.
     "pickle": Act(
         lambda scheduler: "tau_func" not in scheduler.config, each=copied(lambda scheduler: pickle.loads(pickle.dumps(scheduler)))
     ),
@@ -359,11 +360,11 @@ PLANS = {
     ("DDPMWuerstchenScheduler", "timesteps"): {"timesteps": [1, 0.8, 0.5, 0.3, 0.1, 0]},
     ("CMStochasticIterativeScheduler", "timesteps"): {"timesteps": [35, 27, 16, 9, 3, 0]},
 }
-"""The plans of some classes in the place of an act's, by its first argument."""
+"""Some classes' plans in place of an act's, by the class and the act's first argument."""
 
 
 def perform(act, scheduler, x, step):
-    """The sample that an act ends with; ``step(scheduler, x, t)`` takes a step of the library's."""
+    """The last sample of an act. ``step(scheduler, x, t)`` takes one step."""
     if act.before is not None:
         act.before(scheduler)
     scheduler.set_timesteps(**PLANS.get((type(scheduler).__name__, next(iter(act.plan))), act.plan))

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Compiles kernels for sm_90, without a device, and counts their loads and stores; test_torch.py runs it as a program."""
+"""Compiles kernels for sm_90 without a device, and counts their loads and stores. test_torch.py runs this file as a program."""
 
 import re
 import sys
@@ -18,11 +18,11 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 BLOCK = 512
-"""Four elements of each of 128 threads: a stream of float32 is one load of 16 bytes, one of bfloat16 one of 8."""
+"""Four elements for each of 128 threads. A thread loads 16 bytes of a float32 stream at once, and 8 bytes of a bfloat16 stream."""
 
 
 def compiled(features, tensors, is_batch):
-    """The PTX of a step; `tensors` are the pointers' types, None where there is none."""
+    """The PTX of a step. `tensors` are the pointers' types; None for an absent tensor."""
     names = kernels.step_kernel.arg_names
     signature = {
         "table": "*fp64",
@@ -82,7 +82,7 @@ def main():
                 print(text)
                 assert loads == {vector: 2 + reads} and stored == {vector: 1 + stores}, text
                 assert not re.search(r"\bcall", ptx), text
-                # All other memory is scalars: the record's coefficients, and a batch's state.
+                # All other loads are scalars: the record's coefficients and a batch's state.
                 scalars = len(re.findall(r"\bld\.global[\w.:]*\.b(?:32|64)", ptx)) - sum(loads.values())
                 assert scalars <= 2 * int(features.uses_of(False)).bit_count() + 8, f"{text}, {scalars} scalars"
 

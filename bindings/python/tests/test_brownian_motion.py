@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The drop-ins with the noise of their originals' Brownian motions, which torchsde makes."""
+"""Drop-ins with noise from their originals' Brownian motions, made by torchsde."""
 
 import copy
 import importlib.util
@@ -27,7 +27,7 @@ X = torch.randn((3, 4, 8, 8), generator=torch.Generator().manual_seed(3))
 
 @pytest.fixture(autouse=True)
 def trees(monkeypatch):
-    """Puts the original's motion back where another module of these tests has replaced it."""
+    """Restores the original's motion, which another test module may have replaced."""
     module = sys.modules[getattr(diffusers, NAME).__module__]
     spec = importlib.util.find_spec(module.__name__)
     anew = importlib.util.module_from_spec(spec)
@@ -51,7 +51,7 @@ def final(library, *, count=8, split=None, **config):
 @pytest.mark.parametrize("config", [{}, {"use_karras_sigmas": True, "prediction_type": "v_prediction"}])
 def test_seeds_give_the_originals_pictures(seed, config):
     expected, found = (final(library, noise_sampler_seed=seed, **config) for library in (diffusers, drop_ins))
-    # Some steps of float32, with a model that doesn't stretch differences.
+    # A few float32 steps, with a model that doesn't enlarge differences.
     assert torch.allclose(expected, found, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
 
 
@@ -76,7 +76,7 @@ def final_cosine(library, seeds, dtype=torch.float32, **config):
 @pytest.mark.parametrize("config", [{}, {"sigma_min": 0.02, "sigma_max": 80.0, "solver_order": 1}])
 def test_generators_seeds_give_the_originals_pictures(seeds, config):
     expected, found = (final_cosine(library, seeds, **config) for library in (diffusers, drop_ins))
-    # Eight steps of float32, and of float16 with 2^-11, each rounded in two or three places.
+    # Eight steps in float32, then in float16 with a unit of 2^-11. Each step rounds two or three times.
     assert torch.allclose(expected, found, rtol=1e-5, atol=1e-5)
     expected, found = (final_cosine(library, seeds, torch.float16, **config) for library in (diffusers, drop_ins))
     assert expected.dtype == found.dtype and torch.allclose(expected, found, rtol=0, atol=24 * 2**-11 * X.abs().max().item())
@@ -105,7 +105,7 @@ def test_a_source_of_the_callers_is_asked_as_the_original_asks_it():
 
 
 def test_numpys_class_needs_no_motion_and_has_its_law():
-    """Both noises of a step are standard normal, with the correlation of their intervals."""
+    """Both noises of a step are standard normal. Their correlation is that of their intervals."""
     scheduler, rng = ds.DPMSolverSDEScheduler(), np.random.default_rng(8)
     scheduler.set_timesteps(6)
     zeros, (source, target) = np.zeros((1, 1, 256, 256)), scheduler.sigmas[:2].astype(float)
@@ -119,7 +119,7 @@ def test_numpys_class_needs_no_motion_and_has_its_law():
     second = (parts[1] - (1 - ratio**2) * parts[0]) / (target * np.sqrt(1 - ratio**2))
     found = np.mean(first * first), np.mean(second * second), np.mean(first * second)
     expected = 1, 1, np.sqrt((source - middle) / (source - target))
-    # Five standard deviations of a mean of 65,536 products, whose variance is at most 2.
+    # Five standard deviations of a mean of 65,536 products, each with a variance of at most 2.
     assert np.allclose(found, expected, rtol=0, atol=5 * np.sqrt(2 / x.size))
 
 
