@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Whole runs against the recorded ones of diffusers: Tests/Goldens/generate_classes.py describes the records and their problem."""
+"""Whole runs against recorded runs of diffusers. Tests/Goldens/generate_classes.py describes the records and the test problem."""
 
 import base64
 import json
@@ -14,8 +14,8 @@ FOLDER = Path(__file__).resolve().parents[3] / "Tests/Goldens"
 SHAPE = (2, 3, 2, 2)
 J = np.arange(np.prod(SHAPE)).reshape(SHAPE)
 TOLERANCE = 1e-4
-"""Relative to max(1, |x|), besides ten times what diffusers' own float32 run is off by: the records' levels are float32 numbers by
-torch, some of which differ from ours in their last bit."""
+"""The bound of a last sample, relative to max(1, |x|). Ten times the error of diffusers' own float32 run is added. The records'
+levels are torch's float32 numbers, some of which differ from ours in the last bit."""
 
 
 def records():
@@ -41,9 +41,9 @@ def numbers(record, name):
 
 
 def finish(scheduler, record, convert=lambda array: array):
-    """The last sample of a run, for NumPy's classes or, by `convert`, for others'."""
+    """The last sample of a run. `convert` makes arrays of another library from NumPy's."""
     scheduler.set_timesteps(**request_of(record))
-    # The model is told the reference's timesteps: those between KDPM2's ancestral levels have lost digits there.
+    # The model gets the reference's timesteps. Between ancestral KDPM2's levels they have lost digits.
     timesteps, begin = record["timesteps"][: len(scheduler.timesteps)], record["begin_index"]
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(begin)
@@ -63,8 +63,8 @@ def finish(scheduler, record, convert=lambda array: array):
 
 
 def differs_on_purpose(record, config):
-    """LCM's last step never adds noise here; sigma_max of another scheduler isn't taken where levels are inverted; and PNDM takes
-    each step once, also where a run begins late."""
+    """Whether the run differs on purpose. Our LCM adds no noise after the last step, our PNDM takes each step once in a run that
+    begins at a later step, and inverted levels refuse a sigma_max above 1."""
     request = record["request"].keys()
     return (
         {"timesteps", "strength"} <= request
@@ -74,8 +74,7 @@ def differs_on_purpose(record, config):
 
 
 def is_another_run(scheduler, record):
-    """Whether a timestep has been rounded to the neighbour, where torch's own unrounded value lies at the edge; or diffusers has
-    more than were asked for."""
+    """Whether a timestep is rounded to a neighbour of the record's, or diffusers has more timesteps than requested."""
     scheduler.set_timesteps(**request_of(record))
     if len(scheduler.timesteps) < len(record["timesteps"]):
         return True

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The drop-ins whose callers keep what steps remember, and pass it to them."""
+"""Drop-ins whose callers keep the values that steps remember, and pass them to the next step."""
 
 import threading
 
@@ -72,7 +72,7 @@ def test_noise_has_the_type_of_the_sample(name):
         generator = torch.Generator().manual_seed(5)
         results.append(make(library, name).step(torch.tanh(X), OLD, 700, 800, x, generator=generator)[0])
     assert results[0].dtype == results[1].dtype == torch.float32
-    # The original rounds the sample's share and the noise's to bfloat16, some units of 2⁻⁹ each. Other noise would be off by 0.5.
+    # The original rounds the terms of sample and noise to bfloat16, some units of 2⁻⁹ each. Other noise would be off by 0.5.
     assert torch.allclose(*results, atol=2e-2)
 
 

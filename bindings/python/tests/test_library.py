@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The mirror of the header: functions, statuses and structs."""
+"""The binding's functions, statuses and structs against the header, and the paths for compilers."""
 
 import ctypes
 import re

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The drop-ins whose originals' lists of timesteps end with the one that the last step leads to, against these."""
+"""Drop-ins against originals whose timesteps include the last step's target."""
 
 import copy
 import pickle
@@ -16,7 +16,7 @@ ALL = [name for name in drop_ins.__all__ if getattr(drop_ins, name).description.
 STATELESS = [name for name in ALL if getattr(drop_ins, name).description.is_stateless]
 X = torch.randn((2, 3, 4, 4), generator=torch.Generator().manual_seed(3))
 EVEN = {"SCMScheduler": {"intermediate_timesteps": None}}
-"""The arguments that ``set_timesteps`` needs besides a number of steps."""
+"""Arguments that ``set_timesteps`` needs besides the number of steps."""
 LISTS = {
     "SCMScheduler": {
         **{"num_inference_steps": 3, "timesteps": [1.5, 1.0, 0.5, 0.1]},
@@ -31,7 +31,7 @@ def plan(scheduler, steps=6):
 
 
 def step(scheduler, x, t, model=torch.tanh, seed=7, **arguments):
-    """A step, returned as a tuple, with the timestep as pipelines give it."""
+    """A step, returned as a tuple. Its timestep has the shape that pipelines pass."""
     told = t.expand(x.shape[0]) if type(scheduler).__name__ in STATELESS else t
     generator = torch.Generator(x.device if x.device.type != "meta" else "cpu").manual_seed(seed)
     return scheduler.step(model(x), told, x, generator=generator, return_dict=False, **arguments)
@@ -115,7 +115,7 @@ def test_the_items_of_a_batch_are_at_one_timestep(name):
     plan(drop_in)
     with pytest.raises(NotImplementedError, match="same for all batch items"):
         drop_in.step(X, torch.tensor([0.5, 0.25]), X)
-    # Noise is added at any time, of each item.
+    # add_noise takes a time for each item.
     noisy = [each.add_noise(X, X.flip(1), torch.tensor([0.25, 0.9])) for each in pair(name)]
     assert torch.allclose(*noisy, atol=1e-6)
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Classes whose originals are called otherwise than by ``step`` at a timestep: against their pipeline's own calls."""
+"""Classes whose originals' pipelines call other methods than ``step`` at a timestep: runs against these calls."""
 
 import inspect
 
@@ -19,12 +19,12 @@ SHAPE = (2, 3, 4, 4)
 
 
 def model(x, level):
-    """An answer of the kind that the original's steps take: the direction to the data, the other way round."""
+    """The test problem's model. Its output points to the data, as the original's steps expect."""
     return (0.5 * np.tanh(x / (1 + level)) - x) / (1 + level * level) ** 0.5
 
 
 def pipeline(original, steps, seed):
-    """The loop of diffusers' KarrasVePipeline, without its network's scaling."""
+    """The loop of diffusers' KarrasVePipeline, without the scaling of the network's input and output."""
     generator = torch.Generator().manual_seed(seed)
     sample = torch.randn(SHAPE, generator=generator) * original.init_noise_sigma
     original.set_timesteps(steps)

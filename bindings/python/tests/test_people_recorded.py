@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""NumPy's classes in people's hands against runs of diffusers' classes that Tests/Goldens/generate_people.py recorded."""
+"""The acts of people.py on the classes for NumPy, against diffusers' results recorded by Tests/Goldens/generate_people.py."""
 
 import base64
 import json
@@ -17,12 +17,12 @@ CASES = json.loads(FILE.read_text())["cases"]
 
 
 def replaced_table(scheduler):
-    """Keys that flatten a scheduler's table of signal variances. The variance before timestep 0 stays."""
+    """The keys that flatten a scheduler's table of signal variances and keep the variance before timestep 0."""
     table = scheduler.alphas_cumprod.astype(np.float64)
     flat = flattened(scheduler.alphas_cumprod).astype(np.float64)
     name = "initial_alpha_cumprod" if hasattr(scheduler, "initial_alpha_cumprod") else "final_alpha_cumprod"
     kept = {} if scheduler.config.get("set_alpha_to_one", True) else {name: table[0]}
-    # The table has been shifted already.
+    # The table already includes the shift.
     shift = {"snr_shift_scale": 1.0} if "snr_shift_scale" in scheduler.config else {}
     return {"trained_betas": 1 - flat / np.concatenate([[1], flat[:-1]]), **kept, **shift}
 
@@ -40,7 +40,7 @@ REFUSED = {
     "alphas_cumprod replaced before planning": (AttributeError, "alphas_cumprod", replaced_table),
     "alphas_cumprod replaced before add_noise": (AttributeError, "alphas_cumprod", replaced_table),
 }
-"""Acts that NumPy's classes refuse: the error, a word of its message, and the keys that ``from_config`` takes instead."""
+"""The acts that the classes for NumPy refuse: the error, a word of its message, and the keys for ``from_config`` instead."""
 
 COUNTED = (
     "CogVideoXDDIMScheduler",
@@ -52,13 +52,13 @@ COUNTED = (
     "PNDMScheduler",
     "TCDScheduler",
 )
-"""The classes whose original steps on with an assigned number of steps."""
+"""The classes whose originals use an assigned number of steps in the next step."""
 
 ROUNDED = ("LTXEulerAncestralRFScheduler",)
-"""The classes that draw float32 noise whatever the types. The recorded runs in float64 draw float64 noise."""
+"""The classes that always draw float32 noise. The recorded float64 runs draw float64 noise."""
 
 UNENDED = "LCMScheduler", "TCDScheduler"
-"""The classes of which no step leads before timestep 0."""
+"""The classes without a step to the level before timestep 0."""
 
 
 def step(scheduler, x, t):
@@ -67,24 +67,24 @@ def step(scheduler, x, t):
 
 
 def check(case, found):
-    """Asserts that a sample is the recorded one, relative to max(1, |x|)."""
+    """Asserts that a sample is the recorded one within a tolerance relative to max(1, |x|)."""
     expected = np.frombuffer(base64.b64decode(case["final"]), "<f8")
     if ACTS[case["act"]].type == "float16":
-        tolerance = 1e-2  # Ten units of float16: both round three steps to it.
+        tolerance = 1e-2  # Ten units of float16. Both sides round three steps to float16.
     elif case["act"].startswith("alphas_cumprod replaced"):
-        tolerance = 2e-5  # The table is multiplied up again in float32.
+        tolerance = 2e-5  # The replaced table is multiplied again from float32 factors.
     elif getattr(ds, case["class"]).description.result_type == "at_least_float32" or case["class"] in ROUNDED:
-        tolerance = 1e-7  # The original's noise is float32, and rounded once more.
+        tolerance = 1e-7  # One side's noise is float32: SCM's original draws it, and so does our LTX.
     elif getattr(ds, case["class"]).description.adds_noise_at_training_levels and case["class"] != "SASolverScheduler":
-        tolerance = 1e-12  # Both step in float64 from the same float32 table.
+        tolerance = 1e-12  # Both sides step in float64 from equal float32 tables.
     elif case["class"] == "IPNDMScheduler":
-        tolerance = 5e-6  # torch's sine may be off in its last bit, and levels by ten times as much.
+        tolerance = 5e-6  # torch's sine may be off in its last bit. The levels' error is ten times larger.
     elif case["class"] == "SASolverScheduler":
-        # A step with noise keeps the square of a quotient of levels, which doubles their last bits of 1.2e-7.
+        # A step with noise squares a quotient of levels. That doubles their error of 1.2e-7.
         tolerance = 2.4e-7
     else:
-        tolerance = 2e-8  # Some noise levels differ in their last bit, by torch's float32 root.
-    # These originals stay in half precision: docs/DIFFERENCES.md.
+        tolerance = 2e-8  # torch's float32 root makes some noise levels differ in their last bit.
+    # These originals keep returning half precision: docs/DIFFERENCES.md.
     stay = "HeliosScheduler", "SASolverScheduler", "UniPCMultistepScheduler"
     assert found.dtype == case["type"] or (case["class"] in stay and case["type"] == "float16")
     assert np.max(np.abs(found.ravel() - expected) / np.maximum(1, np.abs(expected))) <= tolerance

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The coded form of plans: its members are those of docs/PLAN.md, and the examples that run it agree with the library."""
+"""The JSON of plans: its members match docs/PLAN.md, and the examples that run it agree with the library."""
 
 import json
 import os
@@ -62,7 +62,7 @@ SCHEDULERS = [
 
 @pytest.mark.parametrize("make", SCHEDULERS)
 def test_the_documented_program_agrees_with_the_library(make):
-    """The lines of docs/PLAN.md, as a stranger copies them."""
+    """Runs the lines of docs/PLAN.md as a reader would copy them."""
     page = (ROOT / "docs/PLAN.md").read_text()
     (lines,) = re.findall(r"```python\n(.*?)```", page, re.S)
     program = {}
