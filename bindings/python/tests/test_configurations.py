@@ -234,7 +234,7 @@ def test_classes_and_outputs_are_importable_by_name(kind):
 def test_made_files_are_up_to_date(name):
     script = Path(__file__).resolve().parents[1] / name
     if not script.exists():
-        pytest.skip("the repository isn't there")
+        pytest.skip("the script is only in the repository")
     environment = os.environ | {"PYTHONPATH": str(Path(ds.__file__).parents[1])}
     run = subprocess.run([sys.executable, script, "--check"], env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The drop-ins against diffusers' own classes, whose methods are made to raise while the drop-ins work."""
+"""The drop-ins against diffusers' own classes. Some tests disable the originals' methods while a drop-in runs."""
 
 import copy
 import inspect
@@ -20,7 +20,7 @@ from conformance.originals import disabled  # noqa: E402
 from diffusion_scheduling import _core, _drop_ins, _library, _memory  # noqa: E402
 from people import HIGHEST_ORDER, begin_at_first_stages, replace_trees, take_step  # noqa: E402
 
-# test_lists_with_end.py tests the classes whose lists of timesteps end with one that no step begins at.
+# test_lists_with_end.py tests the classes whose timesteps include the last step's target.
 ALL = [name for name in drop_ins.__all__ if not getattr(drop_ins, name).description.lists_end]
 for each in ALL:
     getattr(diffusers, each)  # Imports its module.
@@ -31,19 +31,19 @@ ORDERED = [name for name in ALL if name not in STATELESS]
 PARTED = [name for name in ALL if hasattr(getattr(ds, name), "convert_model_output")]
 SHAPE = (2, 3, 4, 4)
 ANGLE = {"IPNDMScheduler": 5e-6}
-"""The bound of timesteps that come from torch's sine, whose last bit may be off. Four units of β in the last place, 2⁻²³, are
-as many of ς in the angle; runs of at most 7 steps have ς up to 9."""
+"""The bound of timesteps computed with torch's sine, whose last bit may be off. An error of four units of β in the last place,
+2⁻²³, is ς times larger in the angle, and runs of at most 7 steps have ς up to 9."""
 
 
 def timestep_distance(original):
-    """The bound of timesteps: four units in the last place of float32 logarithms, where they are looked up at levels between those
-    of the steps."""
+    """The bound of timesteps. Timesteps looked up at levels between those of the steps may be off by four units in the last place
+    of a float32 logarithm."""
     is_between = hasattr(original, "sigmas_interpol") or hasattr(original, "mid_point_sigma")
     return 1e-3 if is_between else ANGLE.get(type(original).__name__, 0)
 
 
 def make(name, **config):
-    """The original and the drop-in, with those of the values that the class knows."""
+    """The original and the drop-in, with the values of `config` that the class accepts."""
     original = getattr(diffusers, name)
     words = {each.key: each.words for each in getattr(drop_ins, name).description.parameters}
     config = {"noise_sampler_seed": 3, **config}
@@ -61,7 +61,7 @@ def scaled(scheduler, x, t):
 
 
 def step(scheduler, x, t, given=None, model=torch.tanh, **arguments):
-    """A step, returned as a tuple. `given` has the values of `x` in another form."""
+    """A step, returned as a tuple. `given` has the values of `x` in another memory layout."""
     if "generator" in inspect.signature(scheduler.step).parameters and "variance_noise" not in arguments:
         arguments.setdefault("generator", torch.Generator().manual_seed(7))
     e = model(scaled(scheduler, x, t))
@@ -86,7 +86,7 @@ def test_signatures_are_the_originals(name):
 
 
 def test_samplers_of_a_pipeline_have_names(caplog):
-    """A pipeline's scheduler or its configuration is a model for a name."""
+    """A sampler's name takes a pipeline's scheduler, or its configuration, as the model."""
     original = diffusers.EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
     for model in (original, original.config, drop_ins.EulerDiscreteScheduler.from_config(original.config)):
         if model is original.config:
@@ -99,13 +99,13 @@ def test_samplers_of_a_pipeline_have_names(caplog):
         assert (
             torch.allclose(scheduler.sigmas, theirs.sigmas, rtol=1e-6) and scheduler.timesteps.tolist() == theirs.timesteps.tolist()
         )
-    # Levels that diffusers has no key for.
+    # diffusers has no key for these levels.
     ancestral = drop_ins.make_scheduler("euler_ancestral sgm_uniform", original)
     ancestral.set_timesteps(4)
     table = original.sigmas.flip(0)[1:]
     expected = [float(torch.exp(torch.lerp(table[t].log(), table[t + 1].log(), part))) for t, part in ((249, 0.75), (499, 0.5))]
     assert ancestral.sigmas[2:4].tolist() == pytest.approx(expected[::-1], rel=1e-5)
-    # diffusers reads the file, too, and hasn't warned of the key.
+    # diffusers reads the configuration too, and doesn't warn of our key.
     assert type(original.from_config(ancestral.config)) is type(original)
     assert ancestral.config.diffusion_scheduling_sigma_schedule == "sgm_uniform"
     assert not [
@@ -120,7 +120,7 @@ def test_tuples_and_outputs_are_the_originals(name):
         scheduler.set_timesteps(4)
         x, t = sample(), scheduler.timesteps[0]
         output = take_step(scheduler, scaled(scheduler, x, t), t, x)
-        # One class returns tuples unless it is told not to, and one what its next steps remember, too.
+        # One class returns tuples by default, and one also returns the values that its next steps need.
         kinds = len(output) if isinstance(output, tuple) else [key for key in output if key not in ("last_sample", "this_order")]
         found.append((type(output), kinds))
     assert found[0] == found[1]
@@ -133,12 +133,12 @@ def test_runs_are_the_originals(name):
     with disabled():
         found = run(drop_in, sample())
     assert isinstance(drop_in, getattr(diffusers, name))
-    # EDM's timesteps are functions of noise levels, which torch doesn't round correctly.
+    # EDM's timesteps are functions of noise levels. torch doesn't round these functions correctly.
     tolerance = 2.0**-22 if hasattr(original, "precondition_noise") else 0
     assert torch.allclose(original.timesteps, drop_in.timesteps, rtol=tolerance, atol=timestep_distance(original))
     assert original.timesteps.dtype == drop_in.timesteps.dtype
     assert drop_in.num_inference_steps == original.num_inference_steps
-    # The original's float32 scalars cancel: by reference, its loops are off by up to some 2e-5.
+    # The original's float32 scalars cancel: its loops are off by up to some 2e-5.
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(expected, found))
     assert drop_in.config == original.config
 
@@ -155,8 +155,7 @@ def test_types_are_the_originals(name, model, x):
     samples = getattr(sample(), x)()
     for scheduler in (original, drop_in):
         scheduler.set_timesteps(5)
-    # The first evaluation of a run has to be the first of its plan if timesteps repeat, if steps have two evaluations, and if the
-    # first steps have weights of their own.
+    # A run must begin with its plan if timesteps repeat, if steps have two evaluations, or if the first steps have special weights.
     begins = getattr(original, "order", 1) > 1 or hasattr(original, "get_lms_coefficient")
     t = original.timesteps[int(not begins and len(set(original.timesteps.tolist())) == len(original.timesteps))]
     expected, found = (step(s, samples, t, model=lambda x: getattr(torch.tanh(x), model)())[0] for s in (original, drop_in))
@@ -290,9 +289,9 @@ def test_learned_variances(name, variance_type):
             return scheduler.step(output, t, x, generator=torch.Generator().manual_seed(index), **options).prev_sample
 
         expected, found = step(original), step(drop_in)
-        # The original's coefficients are of float32, and at the first timestep the signal is 5e-5 of the noise.
+        # The original's coefficients are float32, and at the first timestep the signal is 5e-5 of the noise.
         assert torch.allclose(found, expected, rtol=1e-3, atol=1e-3), f"step {index}"
-        # By torch's operations, and half by half.
+        # The step by torch's operations, then the step with a half-precision model output.
         by_torch = step(drop_in, x=x.clone().requires_grad_())
         assert torch.allclose(by_torch, found, rtol=1e-5, atol=1e-6), f"step {index}"
         narrow = step(drop_in, output=output.bfloat16(), x=x)
@@ -334,7 +333,7 @@ def test_no_copy_is_made_of_tensors_on_the_host(monkeypatch):
 
     monkeypatch.setattr(_core, "_row_step", recorded)
     monkeypatch.setattr(_library, "unchecked", lambda name: recorded)
-    # The first step goes the general way, the others the quick one.
+    # The first step takes the general path, the others the quick path.
     for t in drop_in.timesteps[:3]:
         expected.append((e.data_ptr(), x.data_ptr()))
         x = drop_in.step(e, t, x).prev_sample
@@ -539,7 +538,7 @@ STAGES = [
 
 @pytest.mark.parametrize(("config", "asked"), STAGES)
 def test_stages_are_the_originals(config, asked):
-    """A pyramid's pipeline goes from stage to stage on one scheduler, and reads what the constructor makes of the stages."""
+    """A pyramid's pipeline plans stage after stage on one scheduler, and reads the constructor's attributes of the stages."""
     original, drop_in = make("HeliosScheduler", **config)
     for name in ("start_sigmas", "ori_start_sigmas", "end_sigmas", "timestep_ratios", "sigma_min", "sigma_max"):
         assert getattr(original, name) == getattr(drop_in, name)
@@ -559,7 +558,7 @@ def test_stages_are_the_originals(config, asked):
 
 @pytest.mark.parametrize("first", [True, False])
 def test_distilled_stages_are_the_originals(first):
-    """A pipeline hands a step the noise that its stage began with, and the scheduler's own tables; also a generator."""
+    """A pipeline passes the noise at the stage's begin, the scheduler's own tables and a generator to each step."""
     original, drop_in = make("HeliosDMDScheduler")
     x = y = sample().unsqueeze(2)
     for stage in range(3):
@@ -648,7 +647,7 @@ def test_copies_go_their_own_way_from_where_the_original_stands(name, make_copy)
     make_copy(getattr(drop_ins, name)()).set_timesteps(4)
 
 
-# ---- Other devices, for which the plan is run with torch's operations
+# ---- Other devices, where torch's operations run the plan
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -667,14 +666,14 @@ def test_the_plan_by_torchs_operations_gives_the_same(name, thresholding, monkey
 
 @pytest.mark.parametrize("name", ALL)
 def test_nothing_is_read_back_from_a_device(name):
-    """On the meta device, which has no numbers: what reads one fails."""
+    """Runs on the meta device. Its tensors have no values, so reading one fails."""
     _, drop_in = make(name)
     drop_in.set_timesteps(5, device="meta")
     if hasattr(drop_in, "set_begin_index"):
         drop_in.set_begin_index(0)
     x = torch.empty(SHAPE, device="meta", dtype=torch.float16)
-    # Steps of DDIM may begin outside of the plan, too; the others take what they don't know for the last step. Between noise levels
-    # there is no next one.
+    # DDIM's steps may also begin at timesteps outside the plan; the other classes take an unknown timestep for the last one. A
+    # stateless class with noise levels has no next level for it.
     outside = [517, 3] if name in STATELESS and not hasattr(drop_in, "sigmas") else []
     for t in [*drop_in.timesteps, *outside]:
         x = take_step(drop_in, scaled(drop_in, x, t), t, x, return_dict=False)[0]
@@ -717,7 +716,7 @@ def test_steps_outside_of_the_plan_are_the_originals(name, arguments, timestep):
 
 
 class Elsewhere(torch.Tensor):
-    """A tensor that says it isn't on the host."""
+    """A tensor that claims not to be on the host."""
 
     is_cpu = False
 
@@ -739,14 +738,14 @@ def test_tensors_on_the_host_stay_there_whatever_the_default_device_is(name, sha
     expected = run(drop_in, x, 5)
     with torch.device("meta"):
         found = run(drop_in, x, 5)
-        # One class's add_noise is handed levels.
+        # One class's add_noise takes levels as arguments.
         noises = hasattr(drop_in, "add_noise") and "sigmas" not in inspect.signature(drop_in.add_noise).parameters
         noisy = drop_in.add_noise(x, x, drop_in.timesteps[:1]) if noises else x
     assert drop_in.timesteps.is_cpu and noisy.is_cpu
     assert all(torch.equal(a, b) for a, b in zip(expected, found))
 
 
-# ---- The quick way of a step, which takes tensors as the step before had them
+# ---- The quick path of a step, for tensors of the previous step's form
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -875,7 +874,7 @@ def test_steps_without_a_plan_are_those_of_the_constructor_s_tables():
 @pytest.mark.parametrize("churn", [0.0, 4.0])
 @pytest.mark.parametrize("model", ["float32", "bfloat16"])
 def test_a_step_may_be_given_the_prediction_that_it_reports(churn, model):
-    """Cosmos 1.0's pipeline does that: it guides predicted clean samples."""
+    """Cosmos 1.0's pipeline passes a prediction, because it guides predicted clean samples."""
     found = []
     for scheduler in make("EDMEulerScheduler", final_sigmas_type="sigma_min"):
         scheduler.set_timesteps(sigmas=torch.linspace(0, 1, 6, dtype=torch.float64))
@@ -891,11 +890,11 @@ def test_a_step_may_be_given_the_prediction_that_it_reports(churn, model):
             )
             assert torch.equal(again, guided)
         found.append(x)
-    # The bound is one unit of bfloat16 in a model's output, whose input is a rounding away.
+    # The bound is one bfloat16 unit of a model's output, because the model's inputs differ by a rounding.
     assert torch.allclose(*found, rtol=0, atol=0.05 if model == "bfloat16" else 1e-5)
 
 
-# ---- Files and values that the originals fail at
+# ---- Attributes, and files and values at which the originals fail
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -905,7 +904,7 @@ def test_attributes_of_planning_are_the_originals(name):
         scheduler.set_timesteps(7)
     assert not {key for key in vars(original)} - set(dir(drop_in))
     for key, value in vars(original).items():
-        # Tables are rounded once where the original rounds each operation.
+        # Our tables are rounded once. The original rounds after each operation.
         if isinstance(value, torch.Tensor):
             distance = 1e-7 + (timestep_distance(original) if key == "timesteps" else ANGLE.get(name, 0))
             assert torch.allclose(getattr(drop_in, key), value, rtol=2e-7, atol=distance, equal_nan=True), key
@@ -932,7 +931,7 @@ def test_integer_tensors_become_floating_point_ones():
         scheduler.set_timesteps(10)
         found.append(scheduler.step(x, 500, x).prev_sample)
     assert found[1].dtype == found[0].dtype == torch.float32 and torch.allclose(*found, atol=1e-5)
-    # The original makes the rates integers.
+    # The original converts the rates to integers.
     assert scheduler.add_noise(x, torch.ones_like(x), torch.tensor([500])).dtype == torch.float32
 
 
@@ -943,7 +942,7 @@ def test_noise_at_timesteps_beyond_the_training_is_refused_in_words():
 
 
 def test_pndm_may_begin_where_its_timestep_repeats():
-    # As image to image does with 10 steps at a strength of 0.9.
+    # Image to image with 10 steps and a strength of 0.9 begins there.
     _, drop_in = make("PNDMScheduler", skip_prk_steps=True)
     drop_in.set_timesteps(10)
     x, expected = sample(), sample()
@@ -960,7 +959,7 @@ def test_planning_passes_over_the_keys_of_other_classes(name, recwarn):
     config = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0).config
     drop_in = getattr(drop_ins, name).from_config(config)
     drop_in.set_timesteps(4)
-    # diffusers warns where a key of the configuration is read as an attribute of the scheduler.
+    # diffusers warns if a key of the configuration is read as an attribute of the scheduler.
     assert not [warning for warning in recwarn if issubclass(warning.category, FutureWarning)]
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Sessions, guided steps, and steps of many sessions at once."""
+"""Sessions, guided steps, and batched steps of many sessions."""
 
 import copy
 import pickle

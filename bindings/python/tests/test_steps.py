@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Plans, steps and what is beside them, on NumPy arrays."""
+"""Plans, steps, noise, memory and threads of the classes for NumPy arrays."""
 
 import copy
 import gc
@@ -229,7 +229,7 @@ def test_the_row_at_any_timestep_is_that_of_the_step(x, eta):
         y = sum(a * b for a, b in zip((row.next_sample.sample, row.next_sample.model_output), (x, np.tanh(x))))
         y = y + row.next_sample.noise * z + row.next_sample.prediction * p
         assert np.allclose(clean, p, rtol=1e-5, atol=1e-5) and np.allclose(following, y, rtol=1e-5, atol=1e-5)
-        # The step from timestep 3 ends at the clean sample, without noise.
+        # The step from timestep 3 ends at the clean sample and adds no noise.
         assert bool(row.next_sample.noise) == (eta > 0 and t > 100)
     assert ddim.row(0, 0).next_sample.sample == ddim.row_at(900).next_sample.sample
     row, following = inverse.row_at(517).next_sample, inverse.step(np.tanh(x), 517, x).prev_sample
@@ -282,7 +282,7 @@ def test_runs_keep_their_order(kind, x):
     assert scheduler.step_index is None
     first, second, third, last = scheduler.timesteps[:4]
     if len(set(scheduler.timesteps)) < len(scheduler.timesteps) or len(scheduler.timesteps) > 4:
-        return  # The order of those that repeat is a matter of the class, and no run may begin at a step's second evaluation.
+        return  # Repeated timesteps have an order that depends on the class, and no run begins at a step's second evaluation.
     scheduler.step(x, second, x)
     assert scheduler.step_index == 2
     with pytest.raises(ds.TimestepError):
@@ -446,7 +446,7 @@ def test_the_parts_make_the_step(kind, x):
         assert np.allclose(parts, y, rtol=1e-11, atol=1e-11), index
 
 
-# ---- Beside the steps
+# ---- Added noise, scaled inputs and guidance
 
 
 def test_adding_noise(x, rng):
@@ -517,7 +517,7 @@ def test_recycled_memory_is_never_somebodys(rng):
     for held, copied, view in zip(kept, copies, views):
         assert np.array_equal(held, copied)
         assert np.array_equal(view, copied[0, 1:, ::7])
-    # Views alone hold the memory too.
+    # A view alone also holds the memory.
     del kept, held, sample
     gc.collect()
     for _ in loop_outputs(scheduler, x, 6):
@@ -614,7 +614,7 @@ def test_results_do_not_depend_on_threads(cls, rng):
     assert np.array_equal(loop(scheduler, x, 5)[-1], loop(cls(), x, 5)[-1])
 
 
-# ---- Tables of the caller's
+# ---- The caller's tables
 
 
 def test_tables_may_be_replaced_but_not_written_to(x):
@@ -635,7 +635,7 @@ def test_tables_may_be_replaced_but_not_written_to(x):
 
 
 def loop_on(scheduler, x):
-    """The sample at the end of a run on the present tables."""
+    """The last sample of a run on the current tables."""
     scheduler.set_begin_index(0)
     for t in scheduler.timesteps:
         x = scheduler.step(np.tanh(x), t, x).prev_sample
