@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Plans' steps as an operator of torch: their bits, torch.compile, gradients, and what else torch asks of an operator."""
+"""Plans' steps as a torch operator: bits, torch.compile, gradients, and torch's checks of operators."""
 
 import copy
 import gc
@@ -29,9 +29,9 @@ OPERATOR = torch.ops.diffusion_scheduling.step.default
 SHAPE = (2, 3, 4, 4)
 NAMES = [cls.__name__ for cls in CLASSES]
 DRAWN = [cls.__name__ for cls in CLASSES if cls.description.brownian_motion is None and cls.description.other_calls is None]
-"""Classes with a drop-in whose steps draw their noise from a generator."""
+"""The classes with a drop-in and without a Brownian motion: their steps draw noise, if any, from a generator."""
 LOOPS = ["EulerDiscreteScheduler", "DEISMultistepScheduler", "UniPCMultistepScheduler", "DPMSolverSDEScheduler", "DDIMScheduler"]
-"""Classes without and with slots, stores of two tensors, noise, and a clamp."""
+"""Classes with and without slots, with stores of two tensors, with noise, and with a clamp."""
 GRADIENTS = {
     "affine": ("DEISMultistepScheduler", {"solver_order": 3}),
     "affine, of the prediction": ("DPMSolverMultistepScheduler", {}),
@@ -44,7 +44,7 @@ GRADIENTS = {
     "learned range, clamped": ("DDPMScheduler", {"variance_type": "learned_range"}),
 }
 TOLERANCE = {"rtol": 1e-13, "atol": 1e-13}
-"""The bound of float64 gradients, which add up at most ten terms, in another order."""
+"""The bound of float64 gradients: sums of at most ten terms, added in different orders."""
 
 
 def planned(name, steps=6, **config):
@@ -58,7 +58,7 @@ def normal(*shape, seed=0, dtype=torch.float32):
 
 
 def loop(plan, model=torch.tanh, begin=0):
-    """A sampling loop, with its noise as arguments."""
+    """A sampling loop that takes its noise as an argument."""
 
     def sample(x, noise):
         slots = plan.empty_slots()
@@ -75,7 +75,7 @@ def noises(plan, dtype=torch.float32):
 
 
 def arguments(name, config, dtype=torch.float64, is_guided=False, index=None):
-    """The plan, the row and the operator's arguments of a step that has its full order, with gradients."""
+    """The plan, the row and the operator's arguments of a step at full order. The tensors require gradients."""
     plan, _ = planned(name, **config)
     index = len(plan.timesteps) // 2 if index is None else index
     row, count = plan._steps.row(index, index), iter(range(100))
@@ -87,7 +87,7 @@ def arguments(name, config, dtype=torch.float64, is_guided=False, index=None):
     e = made(2, 6, 2, 2) if has_variance else made()
     u = made(*e.shape) if is_guided else None
     if has_variance:
-        # Away from 0, where the root has no derivative.
+        # The variance stays away from 0, where the root has no derivative.
         e = torch.cat([e[:, :3], e[:, 3:].abs() + 0.1], 1).detach().requires_grad_()
     z = made() if row.places.reads_noise else None
     return plan, row, (plan.key, index, index, e, made(), z, u, 1.7 if is_guided else 1.0, [made() for _ in row.reads])
@@ -109,7 +109,7 @@ def function(given):
 
 
 def plain(plan, row, given):
-    """The formula of a step in torch's operations."""
+    """A step's formula in torch's operations."""
     e, x, z, u, scale, slots = given[3:]
     if u is not None:
         count = x.shape[1]
@@ -138,7 +138,7 @@ def test_runs_are_those_of_sessions(name, is_guided, dtype):
         expected = session.step(e.numpy(), x.numpy(), noise=z.numpy(), **theirs)
         x, slots = plan.step(index, e, x, slots, z, **named)
         if x.dtype != dtype:
-            # One class's results are at least float32; the session's are those, rounded once.
+            # One class's results are at least float32. The session's result is the plan's, rounded once.
             assert scheduler.description.result_type == "at_least_float32" and x.dtype == torch.float32
             assert np.allclose(x.numpy(), expected, rtol=2.0**-10, atol=2.0**-24)
             x = torch.from_numpy(expected)
@@ -158,7 +158,7 @@ def test_runs_may_begin_later(name, begin):
 
 
 def test_guided_steps_with_a_learned_variance():
-    """No row takes three tensors for the model's prediction and variance: the guided output is rounded before the step."""
+    """No row takes an unconditional output if a variance scales the noise, so the guided output is rounded before the step."""
     plan, scheduler = planned("DDPMScheduler", variance_type="learned_range")
     session, x = ds.Session(scheduler), normal()
     for index in range(len(plan.timesteps)):
@@ -188,7 +188,7 @@ def test_types_are_those_of_the_drop_ins(name, model, x):
     plan = Plan(scheduler)
     z = normal(seed=5, dtype=torch.promote_types(getattr(torch, model), getattr(torch, x)))
     scheduler._draw = lambda count, *others: z if count else None
-    # Drop-ins that keep other tensors than a session keep them rounded.
+    # Drop-ins that keep tensors in diffusers' attributes round them.
     is_exact = not scheduler.description.attributes.tensors
     epsilon = max(torch.finfo(getattr(torch, each)).eps for each in (model, x))
     sample, slots = getattr(normal(), x)(), plan.empty_slots()
@@ -217,7 +217,7 @@ def test_results_do_not_depend_on_the_form_of_the_tensors(name):
         found = loop(plan)(form(normal()), [form(each) for each in noises(plan)])
         assert torch.equal(found, expected)
     assert loop(plan)(forms[0](normal()), noises(plan)).is_contiguous(memory_format=torch.channels_last)
-    # A model may answer with one channel, and a tensor may have one dimension, or no element.
+    # A model's output may have one channel. A tensor may have one dimension, or be empty.
     x, e = normal(), normal(2, 1, 4, 4, seed=1)
     z = normal(seed=2)
     assert torch.equal(plan.step(0, e, x, noise=z)[0], plan.step(0, e.expand(SHAPE).contiguous(), x, noise=z)[0])
@@ -282,7 +282,7 @@ def test_shapes_may_be_dynamic():
             found, expected = compiled(x, 2.0), step(x, 2.0)
             assert torch.equal(found, expected) and found.stride() == expected.stride()
             counts.append(counter.frame_count)
-        # The compiler may learn from the second shape that the first one wasn't the only one.
+        # The compiler may compile again for the second shape, but not for the third.
         assert counts[2] == counts[1]
     last = normal().to(memory_format=torch.channels_last)
     assert torch.equal(compiled(last, 2.0), step(last, 2.0)) and compiled(last, 2.0).stride() == last.stride()
@@ -294,7 +294,7 @@ def test_inductor_compiles_a_loop():
     plan, _ = planned("UniPCMultistepScheduler", 3)
     x = normal()
     compiled = torch.compile(loop(plan, lambda x: x * 0.5), fullgraph=True)
-    # The model's product and sum may be fused; the steps may not.
+    # The compiler may fuse the model's product with its sum, but not the steps.
     assert torch.allclose(compiled(x, [None] * 3), loop(plan, lambda x: x * 0.5)(x, [None] * 3), rtol=1e-5, atol=1e-5)
 
 
@@ -335,7 +335,7 @@ def test_gradients_are_those_of_the_formula(name, is_guided):
     tensors, found, expected = flat(given), OPERATOR(*given), plain(plan, row, given)
     assert len(found) == len(expected)
     seeds = [normal(*each.shape, seed=50 + place, dtype=torch.float64) for place, each in enumerate(found)]
-    # Each result alone, and all together.
+    # Gradients of each result alone, then of all results together.
     for places in (*([place] for place in range(len(found))), range(len(found))):
         ours, theirs = (
             torch.autograd.grad(
@@ -401,7 +401,7 @@ def test_forward_mode_is_refused():
         torch.func.jvp(lambda x: plan.step(0, x, x)[0], (normal(),), (normal(),))
 
 
-# ---- What torch asks of operators
+# ---- torch's checks of operators
 
 
 @pytest.mark.parametrize("is_guided", [False, True], ids=["plain", "guided"])
@@ -410,7 +410,7 @@ def test_forward_mode_is_refused():
 def test_torch_accepts_the_operator(name, dtype, is_guided):
     plan, _, given = arguments(*GRADIENTS[name], dtype=dtype, is_guided=is_guided)
     if dtype == torch.bfloat16:
-        # Recomputed gradients are rounded elsewhere than those of a graph.
+        # bfloat16 gradients are left out: recomputed ones and a graph's are rounded at different places.
         given = tuple(each.detach() if isinstance(each, torch.Tensor) else each for each in given[:-1]) + (
             [each.detach() for each in given[-1]],
         )
@@ -420,7 +420,7 @@ def test_torch_accepts_the_operator(name, dtype, is_guided):
 @pytest.mark.parametrize("is_guided", [False, True], ids=["plain", "guided"])
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_steps_of_devices(name, is_guided):
-    """The step of other devices, taken on this one."""
+    """The step of other devices, run on the host."""
     plan, _, given = arguments(*GRADIENTS[name], dtype=torch.float32, is_guided=is_guided)
     expected = OPERATOR(*given)
     with _operators.step.set_kernel_enabled("cpu", enabled=False):
@@ -470,7 +470,7 @@ def test_contexts_change_nothing():
         assert torch.equal(plan.step(0, x.tanh(), x)[0], expected)
     meta, _ = plan.step(0, x.to("meta"), x.to("meta"))
     assert meta.device.type == "meta" and meta.shape == x.shape
-    # Nothing has been written to, and the slots of a step may be used again.
+    # Steps don't write to their arguments, so slots can be used again.
     first, _ = plan.step(1, x.tanh(), expected, slots)
     second, _ = plan.step(1, x.tanh(), expected, slots)
     assert torch.equal(first, second) and torch.equal(x, normal())
@@ -550,7 +550,7 @@ def test_no_need_of_diffusers():
 
 
 def test_the_documented_loop(tmp_path, monkeypatch):
-    """The lines of docs/PYTHON.md, without the compilation to machine code."""
+    """Runs the lines of docs/PYTHON.md, compiled without machine code."""
     torch._dynamo.reset()
     page = (ROOT / "docs/PYTHON.md").read_text()
     (section,) = re.findall(r"^## torch\.compile and gradients\n(.*?)^## ", page, re.S | re.M)

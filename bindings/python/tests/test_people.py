@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The drop-ins in people's hands: what they do with a scheduler besides stepping it, against the originals."""
+"""The drop-ins against the originals in uses beyond plain stepping: edits, copies, threads, subclasses, assigned tables."""
 
 import copy
 import inspect
@@ -25,7 +25,7 @@ import diffusion_scheduling as ds  # noqa: E402
 import diffusion_scheduling.diffusers as drop_ins  # noqa: E402
 from people import HIGHEST_ORDER, TREE, begin_at_first_stages, forget_noise, replace_trees, take_step  # noqa: E402
 
-# test_lists_with_end.py tests the classes whose lists of timesteps end with one that no step begins at.
+# test_lists_with_end.py tests the classes whose timesteps include the last step's target.
 ALL = [name for name in drop_ins.__all__ if not getattr(drop_ins, name).description.lists_end]
 for each in ALL:
     getattr(diffusers, each)  # Imports its module.
@@ -45,10 +45,10 @@ def draws_noise(name):
 DRAWING = [name for name in ALL if draws_noise(name)]
 TRAINED = [name for name in ALL if hasattr(getattr(diffusers, name)(), "alphas_cumprod")]
 PICKLED = [name for name in ALL if not hasattr(getattr(diffusers, name)(), "tau_func")]
-"""The classes that can be pickled: not where the original keeps a function of its own."""
+"""The classes that can be pickled. The others' originals keep a local function."""
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1, "skip_prk_steps": True}
 NO_VELOCITY = ("UnCLIPScheduler",)
-"""The classes whose models predict no velocity."""
+"""The classes without velocity prediction."""
 X = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(3))
 
 
@@ -66,7 +66,7 @@ def step(scheduler, x, t, **arguments):
 
 
 def run(scheduler, x=X, each=None):
-    """Steps to the end; ``each(scheduler, index, x)`` comes before every step and returns the scheduler and the sample."""
+    """Steps to the end. ``each(scheduler, index, x)`` is called before each step, and returns the scheduler and the sample."""
     torch.manual_seed(5)
     for index, t in enumerate(scheduler.timesteps):
         if each is not None:
@@ -76,7 +76,7 @@ def run(scheduler, x=X, each=None):
 
 
 def alike(expected, found, tolerance=2e-5):
-    """Asserts that two tensors are equal, relative to their size."""
+    """Asserts that two tensors are equal within `tolerance`, relative to max(1, the expected magnitude)."""
     assert expected.dtype == found.dtype and torch.isfinite(found).all()
     scale = max(expected.abs().max().item(), 1)
     assert (expected - found).abs().max().item() <= tolerance * scale
@@ -114,7 +114,7 @@ def test_a_configuration_may_be_registered_anew_after_planning(name):
 
 
 CONSTRUCTED = {"beta_end": 0.02, "beta_start": 0.002, "beta_schedule": "linear", "rescale_betas_zero_snr": True}
-"""Keys that the originals make their tables of."""
+"""Keys from which the originals' constructors make their tables."""
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -260,11 +260,11 @@ def test_copies_go_on_from_where_they_were_made(name, way):
 # ---- Processes and threads
 
 HALF = 5
-"""Evaluations before a run moves elsewhere. Heun's third step has begun then, and isn't finished."""
+"""The evaluations before a run moves to another process or thread. Heun's third step is then half done."""
 
 
 def first_half(scheduler, x=X):
-    """Plans, and takes the first steps; returns the sample that they end with."""
+    """Plans, takes the first steps and returns the sample."""
     scheduler.set_timesteps(8)
     torch.manual_seed(5)
     for t in scheduler.timesteps[:HALF]:
@@ -306,7 +306,7 @@ def in_child(method, work, *arguments):
 
 
 def finished(scheduler, x):
-    """The sample at the end of a run, as an array, which pipes carry by value."""
+    """The last sample of a run, as an array, because pipes carry arrays by value."""
     return second_half(scheduler, x).numpy()
 
 
@@ -333,7 +333,7 @@ def test_a_forked_process_leaves_large_tensors_of_its_parent_alone():
 
 @pytest.fixture(scope="module")
 def spawned():
-    """The ends of all classes' runs in one child process: it imports torch, which takes seconds."""
+    """The last samples of all classes' runs. One child process serves them all, because importing torch takes seconds."""
     begun = {name: make(drop_ins, name) for name in PICKLED}
     return in_child("spawn", all_finished, {name: (scheduler, first_half(scheduler)) for name, scheduler in begun.items()})
 
@@ -377,7 +377,7 @@ def test_threads_continue_copies_of_a_run_on_samples_of_their_own(name):
 
     if TREE not in vars(
         sys.modules[getattr(diffusers, name).__module__]
-    ):  # There the original takes nothing but a generator's seed.
+    ):  # The originals with a Brownian tree take only a generator's seed.
         agree(name, one_after_the_other)
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
@@ -392,7 +392,7 @@ def test_threads_continue_copies_of_a_run_on_samples_of_their_own(name):
 
 
 def guided(base):
-    """A subclass that changes the model output of a step, and its result."""
+    """A subclass that changes a step's model output and result."""
 
     class Guided(base):
         def step(self, model_output, timestep, sample, **kwargs):
@@ -404,12 +404,12 @@ def guided(base):
 
 
 def table(scheduler):
-    """The table that a scheduler without noise levels has in their place."""
+    """The table of a scheduler without noise levels."""
     return scheduler.alphas_cumprod if hasattr(scheduler, "alphas_cumprod") else scheduler.betas
 
 
 def reading(base):
-    """A subclass with a key of its own, whose steps depend on the attributes that the base keeps."""
+    """A subclass with an added key. Its steps depend on attributes of the base class."""
 
     class Reading(base):
         @diffusers.configuration_utils.register_to_config
@@ -532,7 +532,7 @@ def test_noise_levels_may_be_changed_after_planning(name, in_place):
 
 
 def derive_levels(scheduler):
-    """Gives the original KDPM2 the levels between those of its steps, which the drop-in derives whenever they are needed."""
+    """Sets the original KDPM2's levels between those of its steps. The drop-in derives them whenever it needs them."""
     start, end = scheduler.sigmas[::2], scheduler.sigmas[1::2]
     if hasattr(scheduler, "sigmas_up"):
         scheduler.sigmas_interpol[::2], scheduler.sigmas_down[::2] = end, end * end / start
@@ -646,7 +646,7 @@ def test_a_step_index_may_be_set_before_each_step(name):
 
 
 def rearranged(scheduler, change):
-    """Changes what the scheduler remembers, wherever it keeps it."""
+    """Applies `change` to the scheduler's remembered tensors, in attributes and in lists."""
     for key, value in list(vars(scheduler).items()):
         if isinstance(value, torch.Tensor) and value.ndim == 4:
             setattr(scheduler, key, change(value))
@@ -721,7 +721,7 @@ def test_other_state_is_what_the_original_shows():
         samples = [X, X]
         for scheduler in schedulers:
             scheduler.set_timesteps(5)
-        # After the last step the original keeps what nothing reads any more.
+        # After the last step, the original keeps values that no step reads.
         for t in schedulers[0].timesteps[:-1]:
             for index, scheduler in enumerate(schedulers):
                 torch.manual_seed(4)
@@ -800,7 +800,7 @@ def test_noise_is_added_under_vmap():
 
 
 def uses_in_pipelines():
-    """The attributes of schedulers that diffusers' own pipelines read, write or call, and how often."""
+    """The attributes of schedulers that diffusers' own pipelines use, with the number of uses."""
     folder = Path(diffusers.__file__).parent
     files = [folder / "training_utils.py", *(folder / "pipelines").rglob("*.py"), *(folder / "modular_pipelines").rglob("*.py")]
     return Counter(name for file in files for name in re.findall(r"\bscheduler\.([A-Za-z_]\w*)", file.read_text()))
@@ -818,7 +818,7 @@ def test_what_pipelines_use_is_there(name):
     print(f"{name}: {len(covered)} of {len(uses)} names, {sum(uses[use] for use in covered)} of {sum(uses.values())} uses")
 
 
-# ---- Errors in words
+# ---- Error messages
 
 
 def test_errors_name_what_is_wrong():

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The kernels of devices, interpreted on the host, against the library's steps there and against sums in float64."""
+"""The device kernels, interpreted on the host, against the library's host steps and against sums in float64."""
 
 import contextlib
 import inspect
@@ -28,7 +28,7 @@ if not _launch.is_interpreted():
 
 SINGLE = 2.0**-24
 UNITS = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8, torch.float32: SINGLE, torch.float64: 2.0**-53}
-"""Half a unit in the last place of 1."""
+"""Half a unit in the last place of 1, by type."""
 TYPES = {
     torch.float16: _library.FLOAT16,
     torch.bfloat16: _library.BFLOAT16,
@@ -40,7 +40,7 @@ SIZES = [1, 63, 64, 65, 16384, 16385]
 
 
 def scheduler(cls=ds.DEISMultistepScheduler, steps=5, **config):
-    """A scheduler of a class, with those of the values that it knows, whose timesteps are set."""
+    """A planned scheduler of the class, with the values of `config` that the class accepts."""
     known = {each.key for each in cls.description.parameters}
     made = cls(**{key: value for key, value in config.items() if key in known})
     made.set_timesteps(steps)
@@ -53,15 +53,15 @@ def normal(shape, seed=0, dtype=torch.float32):
 
 @pytest.fixture(autouse=True)
 def patched_once(monkeypatch):
-    """Makes the interpreter replace Triton's functions once a launch, rather than at each call of a function in it: steps are then
-    interpreted in a third of the time."""
+    """Makes the interpreter replace Triton's functions once per launch instead of at each function call. Interpreted steps then
+    take a third of the time."""
     interpreter = pytest.importorskip("triton.runtime.interpreter")
     own, seen = getattr(interpreter, "_patch_lang", None), set()
     if own is None:
         return
 
     class Scope:
-        """The replacements of a launch. The interpreter doesn't undo those of calls in it."""
+        """The replacements of a launch. Calls inside the launch make none, so only the launch restores them."""
 
         def __init__(self, scope):
             self.scope = scope
@@ -71,7 +71,7 @@ def patched_once(monkeypatch):
             self.scope.restore()
 
     def patch(function):
-        # A function's module says which of Triton's are replaced.
+        # The replaced functions depend on the module of the called function alone.
         module = id(function.__globals__)
         if module in seen:
             return None
@@ -89,7 +89,8 @@ def view(tensor):
 
 
 def host_step(sessions, e, x, z=None, u=None, scales=None, report=False):
-    """The next samples of sessions, None: free, and the reports; on the host by the library. All tensors are contiguous."""
+    """The next samples of sessions, and the reports on request, by the library on the host. None is a free place. All tensors
+    are contiguous."""
     y, p = torch.empty_like(x), torch.empty_like(x) if report else None
     handles = (c_uint64 * len(sessions))(*(0 if each is None else each.value for each in sessions))
     options = None if scales is None else (_library.Guidance * len(sessions))(*(_library.Guidance(s, 0) for s in scales))
@@ -103,16 +104,16 @@ def host_step(sessions, e, x, z=None, u=None, scales=None, report=False):
 
 
 def ended(sessions):
-    """Sessions without those that have taken all steps."""
+    """The sessions, with None in place of each finished one."""
     return [None if each is None or each.timestep is None else each for each in sessions]
 
 
 class Pair:
-    """A batch on the interpreted device, and the same requests as sessions on the host."""
+    """A batch on the interpreted device, and sessions on the host for the same requests."""
 
     def __init__(self, schedulers, starts, shape, dtype=torch.float32, **options):
         """
-        starts  of each item the number of its scheduler and its first evaluation; None: the place is free
+        starts  each item's scheduler, by number, and first evaluation; None: the place is free
         """
         self.table = PlanTable(schedulers, "cpu")
         options = {"draws_noise": False, "sums": "float64", **options}
@@ -124,7 +125,7 @@ class Pair:
             self.sessions.append(None if start is None else ds.Session(schedulers[start[0]], start[1]))
 
     def step(self, e, x, z=None, u=None, scales=None, **given):
-        """The next samples on the device and on the host."""
+        """Steps both. Returns the next samples of the device and of the host."""
         self.sessions = ended(self.sessions)
         told = [0.0 if each is None else each.timestep for each in self.sessions]
         assert self.batch.timesteps.tolist() == [float(np.float32(each)) for each in told]
@@ -137,14 +138,14 @@ class Pair:
 
 
 def equal(found, expected):
-    """Whether two tensors have the same values, NaN and signs of zeros included."""
+    """Whether two tensors have equal bits, except that any NaN equals any other."""
     kinds = {8: torch.int64, 4: torch.int32, 2: torch.int16}
     a, b = (each.contiguous().view(kinds[each.element_size()]) for each in (found, expected))
     return bool(((a == b) | (found.isnan() & expected.isnan())).all())
 
 
 def run(pair, x, steps, e_type=None, doubles=False, **given):
-    """Steps of both; asserts that all are equal."""
+    """Takes steps on both sides, and asserts equal results."""
     for number in range(steps):
         e = torch.tanh(pair.batch.model_input(x)).to(e_type or x.dtype)
         e = torch.cat([e, 0.5 * e.flip(0)], 1) if doubles else e
@@ -156,7 +157,7 @@ def run(pair, x, steps, e_type=None, doubles=False, **given):
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
 def test_every_class_has_the_hosts_bits(cls):
-    """Items of two plans and a free place, with 65 elements, in float32; then float16, and float64."""
+    """A batch with items of two plans and a free place, 65 elements each, in float32, float16 and float64."""
     first, second = scheduler(cls), scheduler(ds.UniPCMultistepScheduler, 4)
     begin = PlanTable([first], "cpu")._entries[0].starts[-2]
     for dtype, steps in ((torch.float32, 7), (torch.float16, 2), (torch.float64, 2)):
@@ -180,7 +181,7 @@ def test_mixed_types_have_the_hosts_bits(model, sample):
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("scales", [[7.3, 1.0, 0.0], [1.1, -2.0, 3.0]])
 def test_guided_steps_have_the_hosts_bits(dtype, scales):
-    """A tensor whose coefficient a scale of 1 makes 0 isn't read."""
+    """A scale of 1 makes the unconditional output's coefficient 0, so the step must not read that output."""
     pair = Pair([scheduler(), scheduler(ds.DDIMScheduler)], [(0, 0), (1, 1), (0, 2)], (6, 11), dtype)
     x = normal((3, 6, 11), 5, dtype)
     for number in range(4):
@@ -196,7 +197,7 @@ def test_guided_steps_have_the_hosts_bits(dtype, scales):
 @pytest.mark.parametrize("cls", ["DDIMScheduler", "DDPMScheduler", "DEISMultistepScheduler", "DPMSolverMultistepScheduler"])
 @pytest.mark.parametrize("clamp", [{"clip_sample": True, "clip_sample_range": 0.7}, {"thresholding": True, "clip_sample": False}])
 def test_clamped_steps_have_the_hosts_bits(dtype, cls, clamp):
-    """An item has no clamp. One workspace serves all steps."""
+    """One of the items has no clamp. One workspace serves all steps, and each step leaves it zeroed."""
     own = scheduler(getattr(ds, cls), 4, **clamp, dynamic_thresholding_ratio=0.93, sample_max_value=2.5)
     pair = Pair([own, scheduler(ds.EulerDiscreteScheduler)], [(0, 0), (1, 0), (0, 1), None], (3, 37), dtype)
     run(pair, 2 * normal((4, 3, 37), 7, dtype), 3)
@@ -207,7 +208,7 @@ def test_clamped_steps_have_the_hosts_bits(dtype, cls, clamp):
 @pytest.mark.parametrize("n", [1, 2, 64, 65, 16385])
 @pytest.mark.parametrize("ratio", [0.0, 0.5, 0.995, 1.0])
 def test_thresholds_are_exact_order_statistics(n, ratio):
-    """Numbers in one bin, in neighbouring bins and far from each other; equal ones; NaN and infinities."""
+    """The inputs lie in one histogram bin, in neighbouring bins or far apart; others are equal, NaN or infinite."""
     own = scheduler(ds.DDPMScheduler, 3, thresholding=True, clip_sample=False, prediction_type="sample",
                     dynamic_thresholding_ratio=ratio, sample_max_value=1e9)  # fmt: skip
     spread = torch.exp(20 * normal((n,), 1))
@@ -273,7 +274,7 @@ FORMS = {
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_strides_change_nothing(memory_format):
-    """Each tensor in each form, beside others that are contiguous, with clamps, stores and a report."""
+    """Each tensor in each form, with the other tensors contiguous, in steps with clamps, stores and a report."""
     own = scheduler(ds.DPMSolverMultistepScheduler, 4, algorithm_type="sde-dpmsolver++", thresholding=True)
     shape = (3, 5, 7)
     inputs = [normal((2, *shape), seed) for seed in range(3)]
@@ -293,13 +294,13 @@ def test_strides_change_nothing(memory_format):
             if name == "channels last" and place == 3:
                 sizes = _launch.arranged([*given, found[0]], (2, *shape), False)[1]
                 assert sizes is None, "tensors that all have their channels last need no places"
-    # A model's output may be one number for all channels.
+    # A model's output may have one channel, broadcast to all.
     narrow = inputs[0][:, :1].expand(2, *shape)
     assert torch.equal(results(narrow, *inputs[1:])[0], results(narrow.contiguous(), *inputs[1:])[0])
 
 
 def test_tensors_without_a_coefficient_are_not_read():
-    """The slots of a plan's first steps, and the noise of its last one, hold infinities and NaN."""
+    """Infinities and NaN in the slots before the first step, and in noise that a step doesn't use, must not reach the samples."""
     own = scheduler(ds.DEISMultistepScheduler, 4, solver_order=3), scheduler(ds.EulerAncestralDiscreteScheduler, 3)
     for sums in _launch.SUMS:
         pair = Pair(own, [(0, 0), (1, 0)], (33,), sums=sums)
@@ -315,7 +316,7 @@ def test_tensors_without_a_coefficient_are_not_read():
 
 
 def test_blocks_of_an_item_go_on_together(monkeypatch):
-    """Eight blocks an item: the last one of them moves the item on."""
+    """Each item has eight blocks. The last block to finish advances the item."""
     monkeypatch.setattr(_launch, "block_size", lambda n: 128)
     own = scheduler(ds.DEISMultistepScheduler, 3, thresholding=True), scheduler(ds.DDPMScheduler, 3)
     pair = Pair(own, [(0, 0), (1, 1), None], (1000,))
@@ -327,7 +328,7 @@ def test_blocks_of_an_item_go_on_together(monkeypatch):
 
 
 def magnitudes(record, tensors):
-    """The sum of terms' magnitudes, the number of terms and the coefficient of p of each output; the first two of p."""
+    """The sum of the terms' magnitudes, the number of terms and the coefficient of p, for each output; then p's sum and number."""
     places = ["x", "e", "z", *(("slot", int(slot)) for slot in record["reads"])]
     columns = [None if place not in tensors else tensors[place].double().abs() for place in places]
 
@@ -342,12 +343,11 @@ def magnitudes(record, tensors):
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
 def test_sums_in_two_parts_are_within_their_bound(cls, dtype):
-    """Sums in float64 with the plan's coefficients are the oracle; every class has a run of its own.
+    """Every class has its own run. The oracle is the sum in float64 with the plan's coefficients.
 
-    With u half a unit in the last place of 1, in float32, a sum of n terms whose magnitudes have the sum S is within 2 n u S: each
-    term has two products and two sums, or two fused ones, and the coefficient's two parts are within 2^-48. The error of p comes
-    through its coefficient, and the result is rounded once more for half types. Two units in the last place of a thousand are left
-    for products of these.
+    Let u be half a unit in the last place of 1 in float32, and S the sum of n terms' magnitudes. The sum is within 2 n u S: each
+    term takes two products and two sums, or two fused ones, and a coefficient's two parts are within 2^-48 of it. The error of p
+    is multiplied by the coefficient of p. Half types round the result once more. The factor 1.001 covers products of these errors.
     """
     own = scheduler(cls, 4)
     batch = DeviceBatch(table := PlanTable([own], "cpu"), (1, 65), dtype, draws_noise=False)
@@ -369,7 +369,7 @@ def test_sums_in_two_parts_are_within_their_bound(cls, dtype):
             magnitude, n, factor = sums[output]
             error = 2 * (n + 1) * unit * (magnitude + factor * p.abs()) + factor * 2 * n_p * unit * p_magnitude
             bound = (error + (UNITS[dtype] if dtype.itemsize == 2 else 0) * expected.abs()) * 1.001 + 2.0**-149
-            bound = bound + (2.0**-25 if dtype is torch.float16 else 0)  # Its least numbers are 2^-24 apart.
+            bound = bound + (2.0**-25 if dtype is torch.float16 else 0)  # Denormal float16 numbers are 2^-24 apart.
             assert bool(((result.double() - expected).abs() <= bound).all()), (number, output)
         x = found
 
@@ -387,7 +387,7 @@ def exact(record, output, tensors, p):
 
 
 def test_sums_in_two_parts_of_guided_clamped_and_learned_steps_are_near_the_hosts():
-    """Thresholds and factors of noise are continuous functions of sums, so steps are within 2^-19 of the greatest number."""
+    """Thresholds and noise factors are continuous functions of sums, so errors are within 2^-19 of the greatest number."""
     clamp = {"thresholding": True, "clip_sample": False, "variance_type": "learned_range"}
     own = scheduler(ds.DDPMScheduler, 4, **clamp), scheduler(ds.DDPMScheduler, 4, variance_type="learned")
     pair = Pair(own, [(0, 0), (1, 0), (0, 1)], (2, 40), sums="float32")
@@ -404,7 +404,7 @@ def test_sums_in_two_parts_of_guided_clamped_and_learned_steps_are_near_the_host
 
 @pytest.mark.parametrize("n, blocks", [(1, 864), (64, 864), (1000, 864), (3000, 1), (5000, 2)])
 def test_drawn_noise_is_that_of_torch_on_cuda(monkeypatch, n, blocks):
-    """Each item's own, by its seed and offset, also where one thread draws several numbers; the offset moves on as torch's."""
+    """Each item draws by its own seed and offset, and the offset advances like torch's, even if a thread draws several numbers."""
     monkeypatch.setattr(_launch, "greatest_blocks", lambda device: blocks)
     own = scheduler(ds.EulerAncestralDiscreteScheduler, 4)
     table = PlanTable([own], "cpu")
@@ -420,7 +420,7 @@ def test_drawn_noise_is_that_of_torch_on_cuda(monkeypatch, n, blocks):
     for number in range(2):
         z = torch.stack([torch.from_numpy(source.standard_normal((n,))) for source in sources])
         found, expected = drawn.step(x, x), given.step(x, x, noise=z)
-        # 2^-20 of a radius of at most 6.8, times the coefficient, which the greatest result tells.
+        # The bound is 2^-20 of a radius of at most 6.8, times the coefficient of noise, estimated from the greatest result.
         assert torch.allclose(found, expected, rtol=0, atol=2.0**-20 * 6.8 * float(expected.abs().max() / z.abs().max()))
         assert drawn.offsets.tolist() == [offset + 4 * rounds * (number + 1) for offset in offsets]
     with pytest.raises(ds.InvalidValueError, match="seed is missing: the plan draws noise"):
@@ -432,7 +432,7 @@ def test_drawn_noise_is_that_of_torch_on_cuda(monkeypatch, n, blocks):
 
 
 def test_drawn_noise_follows_the_order_of_elements():
-    """The numbers of torch.randn are counted as elements are indexed, wherever these lie."""
+    """The numbers of torch.randn follow the elements' indices, in any memory format."""
     table = PlanTable([scheduler(ds.EulerAncestralDiscreteScheduler, 4)], "cpu")
     results = []
     for memory_format in (torch.contiguous_format, torch.channels_last):
@@ -500,7 +500,7 @@ def test_bad_calls_say_what_is_allowed():
 
 
 def test_the_pages_lines_step_two_requests(monkeypatch):
-    """The lines of docs/DEVICES.md, with a graph that calls the step."""
+    """Runs the lines of docs/DEVICES.md, with a stand-in for the CUDA graph that calls the step."""
     page = (ROOT / "docs/DEVICES.md").read_text()
     lines = page.split("```python\n", 1)[1].split("```", 1)[0]
     scope = {"device": "cpu", "model": lambda x, t: torch.tanh(x) * (t < 2000).view(-1, 1, 1, 1)}
@@ -528,7 +528,7 @@ def test_the_pages_lines_step_two_requests(monkeypatch):
 
 @pytest.fixture
 def drop_ins(monkeypatch):
-    """The module, whose steps are the interpreted kernels'."""
+    """The drop-ins' module, with steps by the interpreted kernels."""
     pytest.importorskip("diffusers")
     import diffusion_scheduling.diffusers as module
     from diffusion_scheduling import _drop_ins
@@ -539,7 +539,7 @@ def drop_ins(monkeypatch):
 
 
 def drop_in_run(drop_in, kernel, monkeypatch, dtype, form=lambda t: t):
-    """The samples and reports of a run."""
+    """The samples and reports of a run, with or without the kernel."""
     calls, own = [], _launch.step_by_record
 
     def step_by_record(*arguments):
@@ -575,13 +575,13 @@ SKIPPED = {
     ids=lambda cls: cls.__name__,
 )
 def test_drop_ins_step_by_the_kernel(drop_ins, monkeypatch, cls):
-    """Results agree with torch's operations in types, and to a few units in the last place of the greatest terms."""
+    """Results have the types of torch's operations, and agree to a few units in the last place of the greatest terms."""
     made = getattr(drop_ins, cls.__name__)
     for dtype in (torch.float32, torch.bfloat16):
         expected = drop_in_run(made(), False, monkeypatch, dtype)
         found = drop_in_run(made(), True, monkeypatch, dtype)
         greatest = max(float(each.abs().max()) for each in expected)
-        # The sums of steps have terms up to some thousand times greater than their results.
+        # A step's terms can be some thousand times greater than its result.
         tolerance = greatest * (2.0**-12 if dtype is torch.float32 else 2.0**-3)
         for a, b in zip(found, expected):
             assert a.dtype == b.dtype and a.shape == b.shape
@@ -599,7 +599,7 @@ def test_drop_ins_keep_strides_and_thresholds(drop_ins, monkeypatch):
 @pytest.mark.parametrize("guided", [False, True])
 @pytest.mark.parametrize("name", ["DEISMultistepScheduler", "EulerAncestralDiscreteScheduler", "DDIMScheduler"])
 def test_the_operator_steps_by_the_kernel(drop_ins, name, guided):
-    """Results on a device agree with those on the host in types, and to a few units in the last place of the greatest terms."""
+    """Results on a device have the host's types, and agree to a few units in the last place of the greatest terms."""
     from diffusion_scheduling import _operators
 
     key, steps = _operators.added(scheduler(getattr(ds, name), 4)._ready())
@@ -636,7 +636,7 @@ def test_drop_ins_leave_gradients_and_transforms_to_torch(drop_ins):
 
 
 def test_compiled_code_has_the_streams_of_the_row_and_no_calls():
-    """PTX for sm_90, which needs no device. Another process compiles it: in this one kernels are interpreted."""
+    """Another process compiles PTX for sm_90, without a device. In this process kernels are interpreted."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     command = [sys.executable, str(Path(__file__).parent / "ptx.py")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
