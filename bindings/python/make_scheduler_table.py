@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 
-"""Writes docs/SCHEDULERS.md: a table of all classes, from their descriptions and from plans of ten steps.
+"""Writes docs/SCHEDULERS.md: a table of all classes, made from their descriptions and from plans of ten steps.
 
-``make python`` runs this. With ``--check``, says whether the page is as it would be written.
+``make python`` runs this script. With ``--check``, it writes nothing, and fails if the page is out of date.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ STEPS = 10
 
 
 class Source(NamedTuple):
-    """The facts that no description and no plan tells."""
+    """The facts of a class that are neither in its description nor in its plan."""
 
     order: str
     papers: str
-    """Their names and arXiv ids."""
+    """The papers' names and arXiv ids."""
 
 
 SOURCES = {
@@ -137,7 +137,7 @@ nearest.
 
 
 def papers(text: str) -> str:
-    """The papers with links: arXiv ids are the words that begin with a digit and have a point."""
+    """The papers with links. An arXiv id is a word that begins with a digit and contains a point."""
     words = text.split(", ")
     return ", ".join(f"[{word}](https://arxiv.org/abs/{word})" if "." in word and word[0].isdigit() else word for word in words)
 
@@ -169,7 +169,7 @@ def row(name: str, description: Description) -> str:
 
 
 def samplers() -> str:
-    """The rows of the names, those of one configuration together."""
+    """The rows of the samplers' names. Names of one configuration share a row."""
     rows: dict[str, list[str]] = {}
     for name in diffusion_scheduling.sampler_names():
         scheduler = diffusion_scheduling.make_scheduler(name)

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 
-"""Writes the types of the classes that are made at import, for type checkers and editors: ``schedulers.pyi`` and ``diffusers.pyi``.
+"""Writes ``schedulers.pyi`` and ``diffusers.pyi``, the types of the classes made at import, for type checkers and editors.
 
-``make python`` runs this, and the wheel contains the files. With ``--check``, says whether they are as they would be written.
+``make python`` runs this script, and the wheel contains the files. With ``--check``, it writes nothing, and fails if a file is out
+of date.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ MAKE = "def make_scheduler(name: str, model: Any = ..., **kwargs: Any) -> Any: .
 
 
 def annotation(text: str) -> str:
-    """A type of the library's as one of Python's; of another library's class nothing is known."""
+    """The Python annotation of a type in a description. A class of another library becomes Any."""
     words = text.replace("list[float]", "Sequence[float] | Array").split(" | ")
     return " | ".join("Any" if word.endswith("Mixin") else word for word in words)
 
@@ -80,7 +81,7 @@ def output_class(report: str | None) -> str:
 
 
 def stubs() -> dict[Path, str]:
-    """The texts by their paths."""
+    """The stub files' texts, by path."""
     outputs = [output_class(report) for report in _schedulers.OUTPUTS]
     names = [each.__name__ for each in _schedulers.OUTPUTS.values()]
     arrays = HEAD + IMPORTS + "\n".join([*outputs, *map(array_class, DESCRIPTIONS.values())])

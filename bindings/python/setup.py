@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The rest is in pyproject.toml. A wheel holds the library, which fits one platform, and runs on every Python there."""
+"""Tags the wheel for one platform and every Python 3: it contains the native library. pyproject.toml has all other settings."""
 
 from setuptools import Distribution, setup
 from setuptools.command.bdist_wheel import bdist_wheel

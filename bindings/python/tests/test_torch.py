@@ -61,7 +61,7 @@ def patched_once(monkeypatch):
         return
 
     class Scope:
-        """The replacements of a launch. Calls inside the launch make none, so only the launch restores them."""
+        """The replacements of a launch. The interpreter restores them, but not those made by calls inside the launch."""
 
         def __init__(self, scope):
             self.scope = scope
