@@ -1,27 +1,27 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 
-"""Times the steps and plans of this library against diffusers, torch.compile and NumPy, alternately in one process.
+"""Times this library's steps and plans against diffusers, torch.compile and NumPy, alternately in one process.
 
 Usage::
 
     compare.py [--filter REGEX] [--quick] [--out DIR]
 
-Every row is one scheduler at one size. In each round all contestants take a batch of steps, one after the other, beginning with
-another one each time. The lower deciles of the rounds are compared, because a machine's other load only adds time. The contestants:
+Every row is one scheduler at one size. In each round, every contestant takes a batch of steps in turn; the first contestant changes
+from round to round. Ratios compare lower deciles of the rounds, because a machine's other load only adds time. The contestants:
 
 library             ``scheduler.step(e, t, x)`` of ``diffusion_scheduling``, which returns a new array; for half types and guided
                     steps, ``step`` of ``diffusion_scheduling.diffusers`` on torch tensors
 library, in place   ``library`` with ``out=x``
 library, one thread ``library, in place`` with ``max_threads = 1``
 diffusers           ``scheduler.step(e, t, x)`` of diffusers, eager, on torch tensors; guided steps after a pipeline's arithmetic
-torch.compile       the step as one expression with ready scalars, written by hand and compiled: the best that an engine can do
-NumPy               the expression without compilation
+torch.compile       the step as one hand-written expression with ready scalars, compiled: the best that an engine can do
+NumPy               the same expression, not compiled
 
-All contestants first take the same steps, untimed, and are compared with the expression in float64.
+Before the timing, every contestant takes the same steps, and its result is compared with the expression in float64.
 
-Two more rows cover the library alone: a step of 64 elements through the C interface (in a compiled program), and steps between
-matrix products of torch, with the ratio of the 90th percentile to the median.
+Two more rows measure a step of 64 elements through the C interface (in a compiled program, the library alone), and steps between
+torch's matrix products, with the ratio of the 90th percentile to the median.
 
 Needs diffusers==0.42.1, torch, numpy and matplotlib, a C++ compiler for torch.compile, and the C library (``make lib``).
 """
@@ -44,13 +44,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 if "--quick" in sys.argv:
-    # Spinning threads cost a time slice per step if other programs want the cores; measurements run without this setting.
+    # A spinning thread costs a time slice per step if other programs need the cores. Measurements don't use this setting.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# diffusers' pipelines import transformers, which would print warnings.
+# Silences transformers, which diffusers' pipelines import.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-# torch comes first: it brings an OpenMP runtime, and the library takes the one already in the process.
+# torch is imported first, because it loads an OpenMP runtime, and the library uses the runtime already in the process.
 import diffusers
 import numpy as np
 import torch
@@ -63,7 +63,7 @@ from diffusion_scheduling import diffusers as replacements  # noqa: E402
 
 STEP_COUNT = 50
 WARM_STEPS = 3
-"""The number of steps after which all are alike, until the last one."""
+"""The number of steps before the solver reaches its full order. The steps after these cost the same, up to the last one."""
 
 SHAPES = {
     64: (1, 4, 4, 4),
@@ -79,7 +79,7 @@ SIZES = [64, 16_384, 65_536, 524_288, 3_145_728, 25_165_824]
 SMALLER_SIZES = SIZES[:-1]
 THRESHOLD_SIZES = [786_432, 3_145_728]
 FEW_SIZES = [65_536, 3_145_728]
-"""The sizes for cases that differ little from others."""
+"""The sizes for cases that differ little from other cases."""
 QUICK_SIZES = [65_536, 786_432]
 ONE_THREAD_SIZES = [65_536, 524_288]
 PRODUCT_SIZE = 262_144
@@ -87,7 +87,7 @@ PRODUCT_SIZE = 262_144
 
 @dataclass
 class Case:
-    """A scheduler whose steps are timed, with its name and arguments in both libraries."""
+    """A scheduler whose steps are timed: its name, and its class and arguments in both libraries."""
 
     name: str
     class_name: str
@@ -95,7 +95,7 @@ class Case:
     sizes: list[int] = field(default_factory=lambda: SIZES)
     element_type: torch.dtype = torch.float32
     guidance: tuple[float, float] | None = None
-    """The scale and the rescale of guided steps."""
+    """The guidance scale and the rescaling of guided steps; None for plain steps."""
 
     def ours(self) -> Any:
         """The library's scheduler for NumPy arrays."""
@@ -113,7 +113,7 @@ class Case:
         return str(self.arguments.get("algorithm_type")).startswith("sde")
 
 
-# A multistep solver with v_prediction must compute the tensor that it stores; storing the model output isn't enough.
+# With v_prediction, a multistep solver must compute the tensor it stores; it can't store the model output itself.
 V = {"prediction_type": "v_prediction"}
 CASES = [
     Case("DDIM", "DDIMScheduler", {"clip_sample": False}),
@@ -151,7 +151,7 @@ CASES = [
 
 
 class Contestant(Protocol):
-    """Takes the steps of a run, over and over."""
+    """A contestant takes the steps of a run, over and over."""
 
     name: str
 
@@ -159,22 +159,22 @@ class Contestant(Protocol):
         """Returns to the start of a run."""
 
     def step(self, index: int) -> None:
-        """Takes the step of that index, the one after the last."""
+        """Takes the step `index`, which follows the previous one."""
 
     def result(self) -> np.ndarray:
-        """The sample."""
+        """The current sample, in float64."""
 
 
 @dataclass
 class Data:
-    """The inputs of the steps, which cycle through several model outputs."""
+    """The inputs of the steps. Steps cycle through the model outputs."""
 
     start: Any
     outputs: list[Any]
     unconditional: list[Any]
-    """The unconditional outputs of guided steps; otherwise none."""
+    """The unconditional outputs of guided steps; empty for plain steps."""
     noise: Any
-    """The noise of stochastic steps, otherwise None."""
+    """The noise of stochastic steps; None for other steps."""
 
     @classmethod
     def random(cls, case: Case, size: int) -> Data:
@@ -192,7 +192,7 @@ class Data:
         )
 
     def arrays(self, dtype: Any) -> Data:
-        """Copies for NumPy."""
+        """Copies as NumPy arrays."""
 
         def array(tensor: torch.Tensor) -> np.ndarray:
             return tensor.to(torch.float64).numpy().astype(dtype)
@@ -215,7 +215,7 @@ class SchedulerContestant:
         self.name, self.scheduler, self.data = name, scheduler, data
         self.in_place, self.guide = in_place, guide
         self.options = {} if data.noise is None else {"variance_noise": data.noise}
-        # Multistep schedulers return to the start of their run without a new plan.
+        # This plan provides the timesteps. Each run plans again, untimed.
         scheduler.set_timesteps(STEP_COUNT)
         self.timesteps = list(scheduler.timesteps)
 
@@ -242,7 +242,7 @@ def wide(sample: Any) -> np.ndarray:
 
 
 def pipeline_guidance(guidance: tuple[float, float]) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Guidance as in the pipelines of diffusers."""
+    """Guidance with the arithmetic of diffusers' pipelines."""
     scale, rescale = guidance
     if not rescale:
         return lambda e, unconditional: unconditional + scale * (e - unconditional)
@@ -252,7 +252,7 @@ def pipeline_guidance(guidance: tuple[float, float]) -> Callable[[torch.Tensor, 
 
 
 def own_guidance(guidance: tuple[float, float]) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Guidance at the least cost in Python outside the library: one pass of torch, and the library's rescaling."""
+    """The cheapest guidance in Python outside the library: one pass of torch, then the library's rescaling."""
     scale, rescale = guidance
 
     def guide(e: torch.Tensor, unconditional: torch.Tensor) -> torch.Tensor:
@@ -278,12 +278,12 @@ class Row:
 
 
 class Expression:
-    """The update with ready scalars: a step with the solver compiled away.
+    """A step's update with ready scalars, without the solver.
 
-    e      = e_u + g (e_c - e_u)           of guided steps, possibly rescaled
-    p      = clamp(h x + i e)              of thresholded steps: the clamped prediction
+    e      = e_u + s (e_c - e_u)           in guided steps, possibly rescaled
+    p      = clamp(h x + i e)              in thresholded steps: the clamped prediction
     next   = a x + b e + n z + d p + sum_k c[k] m[k]
-    other  = f x + g e + j p               m[0] of the next step, or DDIM's second result: the predicted clean sample
+    other  = f x + g e + j p               m[0] of the next step, or DDIM's second result, the predicted clean sample
     """
 
     def __init__(self, case: Case) -> None:
@@ -299,7 +299,7 @@ class Expression:
             step, stored = row.next_sample, row.stored
             # The second result: the store or, without slots, DDIM's report.
             other = next(iter(stored.values())) if stored else row.prediction
-            # These solvers store in a ring: the slot stored by step index - 1 comes first.
+            # The solvers store into the slots in turn. The slot stored by step index - 1 comes first.
             slots = [step.slots[(index - 1 - k) % self.slot_count] for k in range(min(index, self.slot_count))]
             has_other = other.sample != 0 or other.model_output != 0 or other.prediction != 0
             prediction = row.prediction
@@ -339,13 +339,13 @@ class Expression:
 
 
 def deviation(tensor: Any) -> Any:
-    """The batch items' standard deviations, shaped for multiplication with the items."""
+    """The batch items' standard deviations, in a shape that broadcasts over the items."""
     axes = tuple(range(1, tensor.ndim))
     return tensor.std(axis=axes, keepdims=True) if isinstance(tensor, np.ndarray) else tensor.std(dim=axes, keepdim=True)
 
 
 def quantile(tensor: Any, ratio: float) -> Any:
-    """The batch items' quantiles, shaped for comparison with the items."""
+    """The batch items' quantiles, in a shape that broadcasts over the items."""
     items = tensor.reshape(tensor.shape[0], -1)
     if isinstance(tensor, np.ndarray):
         return np.quantile(items, ratio, axis=1).astype(tensor.dtype).reshape(-1, 1, 1, 1)
@@ -353,7 +353,7 @@ def quantile(tensor: Any, ratio: float) -> Any:
 
 
 class NumPyContestant:
-    """The expression in NumPy; in float64 it is the reference for the others."""
+    """The expression in NumPy. In float64 it is the reference of the other contestants."""
 
     def __init__(self, name: str, expression: Expression, data: Data) -> None:
         self.name, self.expression, self.data = name, expression, data
@@ -374,7 +374,7 @@ class NumPyContestant:
 
 
 class CompiledContestant:
-    """The expression fused by torch.compile, with the scalars in tensors, since numbers would be compiled in."""
+    """The expression fused by torch.compile. The scalars are tensors, because numbers would be compiled in."""
 
     name = "torch.compile"
 
@@ -433,27 +433,27 @@ def contestants(case: Case, size: int) -> tuple[list[Contestant], Contestant]:
 
 
 def errors(case: Case, everyone: list[Contestant], reference: Contestant) -> tuple[dict[str, float], dict[str, str]]:
-    """The errors of all contestants against the expression in float64 after the first steps, in units of the element type at the
-    sample's magnitude; and the reason if torch couldn't compile the expression, which then takes no part."""
+    """The contestants' errors against the expression in float64 after the first steps, in units of the element type at the sample's
+    magnitude, and the reason of a failed compilation. The compiled contestant is then removed."""
     reasons: dict[str, str] = {}
     for each in [*everyone, reference]:
         try:
             each.begin()
             for index in range(WARM_STEPS + 1):
                 each.step(index)
-        except Exception as error:  # whatever torch's compiler has to say
+        except Exception as error:  # torch's compiler raises many types.
             if not isinstance(each, CompiledContestant):
                 raise
             reasons[each.name] = (str(error).strip() or type(error).__name__).splitlines()[0]
     everyone[:] = [each for each in everyone if each.name not in reasons]
     exact = reference.result()
     unit = float(torch.finfo(case.element_type).eps) * float(np.abs(exact).max())
-    # Single precision expressions may cancel at the noisiest steps, and guidance multiplies; a wrong result is off by millions.
+    # float32 expressions may cancel at the noisiest steps, and guidance enlarges errors. Wrong results are millions of units off.
     limit = 10_000 if case.element_type == torch.float32 else 50
     found = {each.name: float(np.abs(each.result() - exact).max()) / unit for each in everyone}
     for name, error in found.items():
         if not error < limit:
-            raise SystemExit(f"{case.name}: {name} is {error:.0f} units off: no figures from something that is wrong")
+            raise SystemExit(f"{case.name}: {name} is {error:.0f} units off: wrong results aren't timed")
     return found, reasons
 
 
@@ -461,23 +461,23 @@ def errors(case: Case, everyone: list[Contestant], reference: Contestant) -> tup
 
 
 class CoreCheck:
-    """Whether torch's threads have a processor core each: n of them should take little more than an n-th of one thread's time."""
+    """Checks that each of torch's n threads has its own processor core: n threads then take little more than 1/n of one's time."""
 
     LEAST_SHARE = 0.75
 
     def __init__(self) -> None:
         self.threads = torch.get_num_threads()
-        # The function is slow to compute and needs hardly any memory.
+        # 60,000 elements of a slow function: computing bounds the time, not memory.
         self.work = torch.rand(60_000) + 1
 
     def speed_up(self) -> float:
         if self.threads == 1:
             return 1.0
-        # The number of elements at which torch uses more threads depends on its version, so the number of threads is set.
+        # torch's threshold for using threads depends on its version, so the number of threads is set here.
         torch.set_num_threads(1)
         one = min(duration(lambda: torch.lgamma(self.work)) for _ in range(3))
         torch.set_num_threads(self.threads)
-        # Threads that take turns on a core are lucky now and then, so the median counts, not the best time.
+        # Threads that share a core are sometimes lucky, so the median counts, not the best time.
         everything = sorted(duration(lambda: torch.lgamma(self.work)) for _ in range(3))[1]
         return one / everything
 
@@ -500,12 +500,12 @@ class Effort:
 
 @dataclass
 class Timings:
-    """Seconds per step (or call) of each contestant, round by round."""
+    """Each contestant's seconds per step or call, round by round."""
 
     times: dict[str, list[float]]
     repeated_rounds: int = 0
     disturbed: bool = False
-    """Whether threads shared a core, or medians jumped, after all repetitions."""
+    """Whether threads still shared a core, or medians still jumped, after all repetitions."""
 
     def quantile(self, name: str, ratio: float) -> float:
         return float(np.quantile(self.times[name], ratio))
@@ -514,7 +514,7 @@ class Timings:
         return self.quantile(name, 0.1)
 
     def jumps(self) -> bool:
-        """Whether a contestant's median is far above its low end, as torch's is on shared cores."""
+        """Whether a contestant's median is more than twice its lower decile, as torch's is on shared cores."""
         return any(self.quantile(name, 0.5) > 2 * self.decile(name) for name in self.times)
 
     def summary(self, name: str) -> dict[str, float]:
@@ -528,7 +528,7 @@ class Timings:
 
 
 def alternate(batches: dict[str, Callable[[], float]], effort: Effort, check: CoreCheck) -> Timings:
-    """Repeats a disturbed measurement, at most twice."""
+    """Measures, and repeats a disturbed measurement at most twice."""
     repeated = 0
     for attempt in range(3):
         timings = alternate_once(batches, effort, check)
@@ -541,7 +541,7 @@ def alternate(batches: dict[str, Callable[[], float]], effort: Effort, check: Co
 
 
 def alternate_once(batches: dict[str, Callable[[], float]], effort: Effort, check: CoreCheck) -> Timings:
-    """Calls each batch once per round, which returns its seconds per step; rounds that begin on a shared core are repeated."""
+    """Calls each batch once per round for its seconds per step. A round waits while threads share cores, up to a limit."""
     names = list(batches)
     timings = Timings({name: [] for name in names})
     rounds, begin = 0, time.perf_counter()
@@ -560,7 +560,7 @@ def alternate_once(batches: dict[str, Callable[[], float]], effort: Effort, chec
 
 
 class StepBatch:
-    """A batch of steps of one contestant, as long as the clock's resolution requires."""
+    """A batch of one contestant's steps, long enough for the clock's resolution."""
 
     SECONDS = 50e-6
 
@@ -581,7 +581,7 @@ class StepBatch:
         self.next += 1
 
     def __call__(self) -> float:
-        # One more step, untimed, brings the tensors back into the caches after the other contestants' turns.
+        # An untimed step brings the tensors back into the caches after the other contestants' turns.
         if self.next + self.count + 1 >= STEP_COUNT:
             self.restart()
         self.take()
@@ -596,7 +596,7 @@ def compare_steps(case: Case, size: int, effort: Effort, check: CoreCheck) -> di
     found, reasons = errors(case, everyone, reference)
     del reference
     if size > 1_000_000:
-        # Steps are long enough that fewer rounds suffice.
+        # Long steps need fewer rounds.
         effort = Effort(effort.seconds, min(effort.least_rounds, 9), effort.most_rounds)
     timings = alternate({each.name: StepBatch(each) for each in everyone}, effort, check)
     return row({"kind": "step", "scheduler": case.name, "elements": size, "leftOut": reasons}, timings, found)
@@ -623,10 +623,10 @@ def compare_plans(name: str, class_name: str, grid: str, effort: Effort, check: 
 
 
 def between_products(effort: Effort, check: CoreCheck) -> dict[str, Any]:
-    """Steps in a process whose other threads are torch's: each follows a matrix product, which leaves them to the step.
+    """Times steps in a process with torch's threads. Each step follows a matrix product, which leaves the threads to the step.
 
     A second OpenMP runtime would compete for the cores, and some steps would take many times the median. The machine's other load
-    does so as well, so the calmest of several series counts.
+    has the same effect, so the calmest of several series counts.
     """
     case = Case("DEIS 3", "DEISMultistepScheduler", {"solver_order": 3, **V})
     data = Data.random(case, PRODUCT_SIZE)
@@ -662,7 +662,7 @@ def between_products(effort: Effort, check: CoreCheck) -> dict[str, Any]:
 
 
 def through_c(quick: bool) -> dict[str, Any]:
-    """The step of 64 elements through the C interface, timed by the tests' program: order 3, in place, one thread."""
+    """Times the step of 64 elements through the C interface with the tests' program: order 3, in place, one thread."""
     library = Path(os.environ["DIFFUSION_SCHEDULING_LIBRARY"]).resolve()
     source = ROOT / "Tests" / "c" / "abi_step_time.c"
     with tempfile.TemporaryDirectory() as folder:
@@ -718,7 +718,7 @@ def header() -> str:
 
 
 def line(result: dict[str, Any]) -> str:
-    """Medians, and ratios of lower deciles; ~ after repeated rounds, ! if repeating didn't help (see Timings.disturbed)."""
+    """A row as text: medians, and ratios of lower deciles. ~ marks repeated rounds, ! a measurement that stayed disturbed."""
     cells = []
     for name in COLUMNS:
         found = result["contestants"].get(name)
@@ -733,7 +733,7 @@ def line(result: dict[str, Any]) -> str:
 
 
 def goals(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The table of the library's goals, and this run's result for each line: the worst of its rows."""
+    """The table of the library's goals, each with this run's result: the worst of its rows."""
     found: list[dict[str, Any]] = []
 
     def rows(rival: str, wanted: Callable[[dict[str, Any]], Any], ours: str = "library") -> list[tuple[float, str]]:
@@ -767,7 +767,7 @@ def goals(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return lambda each: each["kind"] == "step" and re.fullmatch(names, each["scheduler"]) and least <= each["elements"] <= most
 
     third, first = r"(DEIS|DPM-Solver\+\+) 3", r"(DEIS|DPM-Solver\+\+) 1|DDIM"
-    # Plain steps in float32: half types, thresholds and guidance have separate lines or none.
+    # Plain steps in float32. Half types, thresholds and guidance have other goals, or none.
     plain = r"(?!.*(thresholded|float16|guided|rescaled)).*"
     compiled = rows("torch.compile", steps(plain, 0, math.inf))
     mean = [(math.exp(sum(math.log(ratio) for ratio, _ in compiled) / len(compiled)), "all rows")] if compiled else []
@@ -836,13 +836,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     names = "'DEIS 3/65536', 'plan/DEIS/karras', 'products/', 'C/'"
     parser.add_argument("--filter", default="", help=f"measure the rows whose names match this regular expression: {names}")
-    parser.add_argument("--quick", action="store_true", help="a few rounds, without a filter only two sizes: a smoke test")
-    parser.add_argument("--out", default="out/bench", type=Path, help="the folder for compare.json")
+    parser.add_argument("--quick", action="store_true", help="a smoke test: a few rounds, and only two sizes if there is no filter")
+    parser.add_argument("--out", default="out/bench", type=Path, help="the folder for compare.json; default %(default)s")
     arguments = parser.parse_args()
     wants = re.compile(arguments.filter, re.IGNORECASE).search
     effort = Effort(0.05, 3, 5) if arguments.quick else Effort(2, 15, 400)
 
-    # torch.compile counts the compilations of one function, and each case and size needs one.
+    # torch.compile limits the compilations of one function. Each case and size needs one.
     torch._dynamo.config.cache_size_limit = 1000
     torch.set_grad_enabled(False)
     check = CoreCheck()

@@ -1,31 +1,31 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 
-"""Checks and times the steps of ``diffusion_scheduling.torch`` on a GPU, in one go of less than 8 minutes.
+"""Checks and times the steps of ``diffusion_scheduling.torch`` on a GPU, in one run of less than 8 minutes.
 
 Usage::
 
     device.py [--out DIR] [--budget SECONDS] [--rehearse]
 
-Checks, each of which prints "ok" or what was found:
+The checks. Each prints "ok", or its findings:
 
 bits            steps with "float64" sums have the bits of the library's steps on the host
-graph           a captured step, replayed over whole runs, has the bits of the same steps launched one by one
+graph           a captured step, replayed over whole runs, has the bits of single launches
 synchronisation no step waits for the device: torch.cuda.set_sync_debug_mode("error")
 noise           noise drawn in the kernel has the bits of torch.randn on CUDA
 
-Times of a step in the midst of a run, for DEIS of order 3, UniPC of order 2 and Euler, at three sizes in float32 and bfloat16:
+The times of a step in the middle of a run, for DEIS of order 3, UniPC of order 2 and Euler, at three sizes in float32 and bfloat16:
 
 kernel          DeviceBatch.step in a captured graph
 drop-in         the drop-in's step, launched from Python
 diffusers       the original's step, eager
 torch.compile   the row's sums as one expression with ready scalars, compiled
-copy            a copy of as many bytes as the step reads and writes
+copy            a copy that moves the bytes that the step reads and writes
 
-Times of the device are medians of events around batches of launches; the host's are those until a call returns. Tables go to
-DIR/device.md and DIR/device.json. Without a GPU, nothing is measured and the exit status is 2.
+Device times are medians of events around batches of launches. Host times end when a call returns. Tables go to DIR/device.md and
+DIR/device.json. Without a GPU, nothing is measured, and the exit status is 2.
 
-``--rehearse`` runs all that needs no GPU with interpreted kernels and a few elements. Its times say nothing.
+``--rehearse`` runs interpreted kernels on a few elements, and leaves out what needs a GPU. Its times mean nothing.
 
 Needs torch with Triton, diffusers==0.42.1, and the C library (``make lib``).
 """
@@ -45,7 +45,7 @@ from pathlib import Path
 from typing import Any
 
 if "--rehearse" in sys.argv:
-    os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when it is imported.
+    os.environ["TRITON_INTERPRET"] = "1"  # Triton reads the variable at import.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import diffusers
@@ -62,7 +62,7 @@ from diffusion_scheduling.torch import DeviceBatch, PlanTable  # noqa: E402
 
 STEPS = 20
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
-    # Solvers have to compute what they remember if the model predicts v.
+    # With v prediction, solvers must compute the tensors they remember.
     "DEIS 3": ("DEISMultistepScheduler", {"solver_order": 3, "prediction_type": "v_prediction"}),
     "UniPC 2": ("UniPCMultistepScheduler", {"solver_order": 2, "prediction_type": "v_prediction"}),
     "Euler": ("EulerDiscreteScheduler", {"prediction_type": "v_prediction"}),
@@ -74,7 +74,7 @@ RANDN_SIZES = [1, 255, 4096, 65536, 262144, 1_000_003, 4_838_400]
 
 
 class Machine:
-    """The device, or its rehearsal."""
+    """The device, or the host in a rehearsal."""
 
     def __init__(self, rehearse: bool) -> None:
         self.rehearse = rehearse
@@ -89,7 +89,7 @@ class Machine:
             torch.cuda.synchronize()
 
     def captured(self, work: Callable[[], Any]) -> Callable[[], Any]:
-        """The work as one graph, which has been done three times before; the work itself in a rehearsal."""
+        """The work as one graph, after three runs of the work without a graph. In a rehearsal, the work itself."""
         if self.rehearse:
             return work
         stream = torch.cuda.Stream()
@@ -115,7 +115,7 @@ class Machine:
             torch.cuda.set_sync_debug_mode("default")
 
     def device_time(self, work: Callable[[], Any], batches: int = 12, seconds: float = 0.02) -> float:
-        """The median time of the work on the device, in microseconds, in batches that last about as long."""
+        """The work's median time on the device, in microseconds. A batch lasts about `seconds`."""
         for _ in range(3):
             work()
         self.synchronize()
@@ -137,7 +137,7 @@ class Machine:
         return begin.elapsed_time(end) * 1e3 / count
 
     def host_time(self, work: Callable[[], Any], batches: int = 12, count: int = 50) -> float:
-        """The median time until a call returns, in microseconds. The device's queue is empty before each batch."""
+        """The median time until a call returns, in microseconds. Each batch begins with an empty device queue."""
         if self.rehearse:
             batches = count = 1
         times = []
@@ -166,7 +166,7 @@ def ours(name: str, steps: int = STEPS, **more: Any) -> Any:
 
 
 def check_bits(machine: Machine) -> str:
-    """Rows of all schedulers at different steps, beside a free place."""
+    """Compares a batch with the host: items of all schedulers at different steps, and a free place."""
     schedulers = [ours(name, 6) for name in SCHEDULERS]
     extra = ds.DDPMScheduler(thresholding=True, clip_sample=False)
     extra.set_timesteps(6)
@@ -189,7 +189,7 @@ def check_bits(machine: Machine) -> str:
 
 
 def whole_run(machine: Machine, is_captured: bool) -> torch.Tensor:
-    """The samples at the end of runs that begin one after the other."""
+    """The last samples of runs that begin one after another."""
     schedulers = [ours(name, steps) for name, steps in zip(SCHEDULERS, (7, 9, 12))]
     ancestral = ds.EulerAncestralDiscreteScheduler()
     ancestral.set_timesteps(8)
@@ -240,7 +240,7 @@ def check_synchronisation(machine: Machine) -> str:
 
 
 def check_noise(machine: Machine) -> list[dict[str, Any]]:
-    """The number of the kernel's numbers that differ from torch.randn's, and the greatest difference, by size."""
+    """For each size, the count of the kernel's numbers that differ from torch.randn's, and the greatest difference."""
     scheduler = ds.EulerAncestralDiscreteScheduler()
     scheduler.set_timesteps(4)
     table = PlanTable([scheduler], machine.device)
@@ -249,10 +249,10 @@ def check_noise(machine: Machine) -> list[dict[str, Any]]:
     rows = []
     for n in [65] if machine.rehearse else RANDN_SIZES:
         generator = torch.Generator(machine.device).manual_seed(1234)
-        torch.randn(n, generator=generator, device=machine.device)  # So that the offset isn't 0.
+        torch.randn(n, generator=generator, device=machine.device)  # Makes the offset nonzero.
         offset = 0 if machine.rehearse else generator.get_offset()
         expected = torch.randn(n, generator=generator, device=machine.device)
-        # A step of zeros is the noise times one coefficient, so that steps with given noise tell whether numbers are equal.
+        # A step on zeros is the noise times one coefficient, so equal numbers give the result of a step with the expected noise.
         zeros = torch.zeros(1, n, device=machine.device)
         drawn, given = DeviceBatch(table, (1, n)), DeviceBatch(table, (1, n), draws_noise=False)
         drawn.begin(0, seed=1234, offset=offset)
@@ -274,12 +274,12 @@ def check_noise(machine: Machine) -> list[dict[str, Any]]:
 
 
 def expression(scheduler: Any, index: int) -> tuple[Callable[..., Any], int, int]:
-    """The sums of a row as an engine would write them: a function of x, e and slots, and the numbers of slots and of stores."""
+    """A row's sums as an engine would write them: a function of x, e and the slots. Also returns the counts of slots and stores."""
     records = _launch.table_of(scheduler._ready(), 0)
     warm_up = int(scheduler._ready().properties.warm_up)
     record = [each for each in records if each["evaluation"] == index][min(index, warm_up)]
     reads, stores = int((record["reads"] >= 0).sum()), int((record["stores"] >= 0).sum())
-    # A row's p without a clamp is a sum of x and e.
+    # Without a clamp, p is a sum of x and e, so its terms fold into the row's.
     rows = [row + np.concatenate([row[9] * record["prediction"][:3], np.zeros(7)]) for row in record["outputs"]]
     places = [0, *(1 + k for k in range(stores))]
     coefficients = [[float(c) for c in (*rows[place][:2], *rows[place][3 : 3 + reads])] for place in places]
@@ -300,7 +300,7 @@ def expression(scheduler: Any, index: int) -> tuple[Callable[..., Any], int, int
 
 
 def times(machine: Machine, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, Any]:
-    """The times of all contestants, in microseconds."""
+    """Returns the times of all contestants, in microseconds."""
     class_name, options = SCHEDULERS[name]
     device, index = machine.device, STEPS // 2
     x, e = normal(shape, 4, device, dtype), normal(shape, 5, device, dtype)
@@ -313,7 +313,7 @@ def times(machine: Machine, name: str, shape: tuple[int, ...], dtype: torch.dtyp
         "streams": 3 + reads + stores,
     }
 
-    # The records of the second half take turns: the step after the last one, of a free place, would be cheaper.
+    # The batch advances to the middle of the run, where steps have their full order.
     table = PlanTable([scheduler], device)
     batch = DeviceBatch(table, shape, dtype)
     out = torch.empty_like(x)
@@ -326,7 +326,7 @@ def times(machine: Machine, name: str, shape: tuple[int, ...], dtype: torch.dtyp
     def kernel() -> None:
         batch.step(e, x, out=out)
 
-    # A record that leads to itself, so that every replay is the same step.
+    # The record becomes its own successor, so every replay takes the same step. Steps past the run's end would be cheaper.
     table.records.view(torch.int32)[row, 14] = row
     captured = machine.captured(kernel)
     found["kernel"] = machine.device_time(captured)
@@ -337,7 +337,7 @@ def times(machine: Machine, name: str, shape: tuple[int, ...], dtype: torch.dtyp
     if machine.rehearse:
         step(x, e, *slots)
     else:
-        torch._dynamo.reset()  # All rows' sums are one function to it, of which it compiles eight at most.
+        torch._dynamo.reset()  # All rows' sums are one function to dynamo, which compiles a function at most eight times.
         compiled = machine.captured(lambda fast=torch.compile(step): fast(x, e, *slots))  # type: ignore[misc]
         found["torch.compile"] = machine.device_time(compiled)
 
@@ -353,7 +353,7 @@ def times(machine: Machine, name: str, shape: tuple[int, ...], dtype: torch.dtyp
         timesteps, number = list(stepped.timesteps), [0]
 
         def turn(stepped: Any = stepped, timesteps: list[Any] = timesteps, number: list[int] = number) -> None:
-            # Two steps before the last one, at the full order; then back, with what it remembers.
+            # Two steps before the last one, goes back to the middle. Its remembered tensors stay, so the order stays full.
             if number[0] == STEPS - 3:
                 number[0] = stepped._step_index = index
             stepped.step(e, timesteps[number[0]], x)
@@ -379,14 +379,14 @@ def table_of(rows: list[dict[str, Any]]) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--out", type=Path, default=ROOT / "out" / "bench", help="the folder of device.md and device.json")
-    parser.add_argument("--budget", type=float, default=440, metavar="SECONDS", help="no further size is begun after this; 440")
-    parser.add_argument("--rehearse", action="store_true", help="interpret the kernels on a few elements; no GPU is needed")
+    parser.add_argument("--out", type=Path, default=ROOT / "out" / "bench", help="the folder for device.md and device.json")
+    parser.add_argument("--budget", type=float, default=440, metavar="SECONDS", help="begin no size after this; 440 by default")
+    parser.add_argument("--rehearse", action="store_true", help="interpret the kernels on a few elements, without a GPU")
     arguments = parser.parse_args()
     if not arguments.rehearse and not torch.cuda.is_available():
-        print("device.py: torch finds no CUDA device, so nothing is measured; --rehearse runs what needs none", file=sys.stderr)
+        print("device.py: torch finds no CUDA device, so nothing is measured; --rehearse runs without one", file=sys.stderr)
         return 2
-    diffusers.utils.logging.set_verbosity_error()  # Steps here don't scale the model's input.
+    diffusers.utils.logging.set_verbosity_error()  # diffusers would warn of the missing scale_model_input calls.
     machine, begin = Machine(arguments.rehearse), time.monotonic()
     if arguments.rehearse:
         _launch.DEVICES.add("cpu")

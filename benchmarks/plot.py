@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 
-"""Draws what the benchmarks have measured: ``plot.py [--bench out/bench.json] [--out out/bench]``.
+"""Draws the benchmarks' results: ``plot.py [--bench out/bench.json] [--out out/bench]``.
 
-steps.svg    each scheduler's share of the bare loop's bandwidth over the size, from bench.json
-compare.svg  the others' times as multiples of this library's, from compare.json
+steps.svg    each scheduler's share of the bare loop's bandwidth, by size, from bench.json
+compare.svg  the rivals' times as multiples of this library's, by size, from compare.json
 
-A picture without its file is left out. Needs matplotlib.
+A picture whose file is missing is left out. Needs matplotlib.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ def style(axes: Any, sizes: list[int]) -> None:
 
 
 def draw_steps(results: dict[str, Any], path: Path) -> None:
-    """A column for each element type, a row for each number of threads, a line for each scheduler; steps in place."""
+    """Draws the steps in place: a column for each element type, a row for each number of threads, a line for each scheduler."""
     rows = [row for row in results["steps"] if row["form"] == "in place" and "comparison" not in row]
     if not rows:
-        print(f"left out: {path.name}, because no step in place was measured")
+        print(f"left out: {path.name}, because the results contain no step in place")
         return
     types = list(dict.fromkeys(row["elementType"] for row in rows))
     thread_counts = sorted({row["threads"] for row in rows})
@@ -79,8 +79,8 @@ def draw_steps(results: dict[str, Any], path: Path) -> None:
 
 
 def draw_comparison(results: dict[str, Any], path: Path) -> None:
-    """A panel for each rival; a line for each scheduler."""
-    # Rows in float32 have NumPy beside them.
+    """Draws a panel for each rival, with a line for each scheduler."""
+    # Only rows in float32 have NumPy as a contestant.
     rows = [row for row in results["rows"] if row["kind"] == "step" and "NumPy" in row["contestants"]]
     rivals = [name for name in ("diffusers", "torch.compile", "NumPy") if any(name in row["contestants"] for row in rows)]
     figure, panels = plt.subplots(1, len(rivals), figsize=(4.6 * len(rivals), 4.2), sharey=True, squeeze=False)
@@ -122,7 +122,7 @@ def save(figure: Any, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bench", default="out/bench.json", type=Path, help="the results of make bench")
-    parser.add_argument("--out", default="out/bench", type=Path, help="the folder with compare.json, for the charts")
+    parser.add_argument("--out", default="out/bench", type=Path, help="the folder of compare.json and the pictures")
     arguments = parser.parse_args()
     plt.rcParams.update({"figure.constrained_layout.use": True, "svg.hashsalt": "benchmarks", "font.size": 9})
     for source, draw, name in (

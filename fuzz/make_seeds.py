@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Makes the fuzzers' seeds that come from the library itself.
+"""Writes the fuzzers' seeds that the library itself produces: configurations, plans, sessions, noise sources, and random calls.
 
-Call: python3 fuzz/make_seeds.py out/lib/libdiffusion_scheduling.so
+Usage: python3 fuzz/make_seeds.py out/lib/libdiffusion_scheduling.so
 """
 
 import ctypes
@@ -80,7 +80,7 @@ for kind in range(3):
     saved = ctypes.create_string_buffer(length.value)
     check(library.ds_noise_save(noise, saved, length, None))
     (seeds / "session" / f"noise-{kind}").write_bytes(bytes([14]) + saved.raw)
-# Features that schedulers' plans don't have yet: two stores in a row, a report, two evaluations in a step, noise in a store.
+# A plan with features that the plans above lack: two stores in a row, a report, two evaluations in a step, noise in a store.
 rows = [
     {
         "prediction": {"sample": 1.5, "model_output": -0.5},
