@@ -20,8 +20,8 @@ NumPy               the same expression, not compiled
 
 Before the timing, every contestant takes the same steps, and its result is compared with the expression in float64.
 
-Two more rows measure a step of 64 elements through the C interface (in a compiled program, the library alone), and steps between
-torch's matrix products, with the ratio of the 90th percentile to the median.
+Two more rows: this library's step of 64 elements through the C interface, in a compiled program; and steps between torch's matrix
+products, with the ratio of the 90th percentile to the median.
 
 Needs diffusers==0.42.1, torch, numpy and matplotlib, a C++ compiler for torch.compile, and the C library (``make lib``).
 """

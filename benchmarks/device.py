@@ -7,7 +7,7 @@ Usage::
 
     device.py [--out DIR] [--budget SECONDS] [--rehearse]
 
-The checks. Each prints "ok", or its findings:
+The checks, each printing "ok" or its findings:
 
 bits            steps with "float64" sums have the bits of the library's steps on the host
 graph           a captured step, replayed over whole runs, has the bits of single launches
@@ -20,7 +20,7 @@ kernel          DeviceBatch.step in a captured graph
 drop-in         the drop-in's step, launched from Python
 diffusers       the original's step, eager
 torch.compile   the row's sums as one expression with ready scalars, compiled
-copy            a copy that moves the bytes that the step reads and writes
+copy            a copy that reads and writes the step's number of bytes
 
 Device times are medians of events around batches of launches. Host times end when a call returns. Tables go to DIR/device.md and
 DIR/device.json. Without a GPU, nothing is measured, and the exit status is 2.
@@ -367,7 +367,7 @@ def times(machine: Machine, name: str, shape: tuple[int, ...], dtype: torch.dtyp
 
 
 def table_of(rows: list[dict[str, Any]]) -> list[str]:
-    """Rows as Markdown."""
+    """The rows as a Markdown table."""
     names = list(dict.fromkeys(name for row in rows for name in row))
 
     def text(value: Any) -> str:

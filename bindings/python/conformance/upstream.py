@@ -39,7 +39,7 @@ BEYOND = {
 
 
 def run() -> dict[str, Any] | None:
-    """Returns the numbers of tests and the tests that pass on only one side, or None if ``VARIABLE`` names no checkout."""
+    """Returns the counts of tests, and the tests that pass on one side only. None: ``VARIABLE`` names no checkout."""
     source = os.environ.get(VARIABLE)
     if not source:
         return None

@@ -231,7 +231,7 @@ def copied(way):
 def through_dictionary(scheduler, index, x, step):
     if index:
         state = copy.deepcopy(scheduler.__dict__)
-        step(scheduler, x, scheduler.timesteps[index])  # The state must not notice.
+        step(scheduler, x, scheduler.timesteps[index])  # The step must not change the copied state.
         scheduler.__dict__.update(state)
     return scheduler, x
 

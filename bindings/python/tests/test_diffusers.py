@@ -150,7 +150,7 @@ def test_runs_are_the_originals(name):
 )
 def test_types_are_the_originals(name, model, x):
     if drop_ins.__dict__[name].description.report in ("denoised", "pred_noised_sample") and model != x:
-        pytest.skip("the original draws noise of the type that holds both")
+        pytest.skip("the original draws noise of the promoted type")
     original, drop_in = make(name)
     samples = getattr(sample(), x)()
     for scheduler in (original, drop_in):
@@ -558,7 +558,7 @@ def test_stages_are_the_originals(config, asked):
 
 @pytest.mark.parametrize("first", [True, False])
 def test_distilled_stages_are_the_originals(first):
-    """A pipeline passes the noise at the stage's begin, the scheduler's own tables and a generator to each step."""
+    """A pipeline passes the noise from the start of the stage, the scheduler's own tables and a generator to each step."""
     original, drop_in = make("HeliosDMDScheduler")
     x = y = sample().unsqueeze(2)
     for stage in range(3):
@@ -683,7 +683,7 @@ def test_nothing_is_read_back_from_a_device(name):
 @pytest.mark.parametrize("name", ALL)
 def test_gradients_flow_through_steps(name):
     if name == "IPNDMScheduler":
-        pytest.skip("the original's first step divides by 1e-8, and so the roundings of its gradients")
+        pytest.skip("the original's first step divides by 1e-8, which enlarges the rounding errors of its gradients")
     original, drop_in = make(name)
     gradients = []
     for scheduler in (original, drop_in):

@@ -226,7 +226,7 @@ def test_values_of_another_kind_mean_what_they_mean_in_python(name, config):
 
 def through_dictionary(scheduler):
     state = copy.deepcopy(scheduler.__dict__)
-    step(scheduler, X, scheduler.timesteps[0])  # The state must not notice.
+    step(scheduler, X, scheduler.timesteps[0])  # The step must not change the copied state.
     scheduler.__dict__.update(state)
     return scheduler
 
@@ -282,7 +282,7 @@ def second_half(scheduler, x, **arguments):
 def answer(connection, work, arguments):
     """Sends a function's result, or the text of its error, from a child process."""
     try:
-        torch.set_num_threads(1)  # A forked child doesn't have the threads of torch's operations.
+        torch.set_num_threads(1)  # A forked child doesn't inherit torch's threads.
         connection.send((work(*arguments), None))
     except BaseException:
         connection.send((None, traceback.format_exc()))
@@ -377,7 +377,7 @@ def test_threads_continue_copies_of_a_run_on_samples_of_their_own(name):
 
     if TREE not in vars(
         sys.modules[getattr(diffusers, name).__module__]
-    ):  # The originals with a Brownian tree take only a generator's seed.
+    ):  # The originals with a Brownian tree use only a generator's seed.
         agree(name, one_after_the_other)
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
