@@ -74,36 +74,36 @@ SOURCES = {
 
 HEAD = f"""# The schedulers
 
-Each has diffusers' name, parameters and defaults. `make python` makes this page from the library itself; the numbers are those
-of a run of {STEPS} steps with the defaults.
+Each class has diffusers' name, parameters and defaults. `make python` writes this page from the library itself. The numbers are
+those of a run of {STEPS} steps with the defaults.
 
-- order: of the solver, by `solver_order` where it is a parameter
-- evaluations: of the model
-- noise: the tensors that a generator draws
+- order: the solver's order, or the range of `solver_order`
+- evaluations: the evaluations of the model
+- noise: the noise tensors drawn by a generator
 - slots: the tensors that a session keeps between steps, besides the sample
-- second output: what a step tells besides the next sample
-- options: what a run may be given besides its steps
+- second output: the output of a step besides the next sample
+- options: the options of a run besides its steps
 
-[{DIFFERENCES}]({DIFFERENCES.name}) lists where a class differs from diffusers', and why.
+[{DIFFERENCES}]({DIFFERENCES.name}) lists each class's differences from diffusers, and the reasons.
 
 | class | source | order | process | evaluations | noise | slots | second output | options |
 |---|---|---|---|---|---|---|---|---|
 """
 
 SCHEDULES = [
-    ("karras", "even in σ^1/7", "Karras et al. 2022, 2206.00364"),
-    ("exponential, polyexponential", "even in ln σ", "k-diffusion"),
-    ("vp", "even times of the continuous variance-preserving process", "Song et al. 2020, 2011.13456"),
+    ("karras", "evenly spaced in σ^1/7", "Karras et al. 2022, 2206.00364"),
+    ("exponential, polyexponential", "evenly spaced in ln σ", "k-diffusion"),
+    ("vp", "evenly spaced times of the continuous variance-preserving process", "Song et al. 2020, 2011.13456"),
     ("laplace", "quantiles of a Laplace distribution of ln σ", "Hang and Gu 2024, 2407.03297"),
-    ("kl_optimal", "even in arctan σ", "Sabour et al. 2024, 2404.14507"),
-    ("linear_quadratic", "a line, then a parabola", "Mochi 1, ComfyUI"),
+    ("kl_optimal", "evenly spaced in arctan σ", "Sabour et al. 2024, 2404.14507"),
+    ("linear_quadratic", "along a line, then a parabola", "Mochi 1, ComfyUI"),
     ("bong_tangent", "two arctangents", "RES4LYF"),
-    ("simple, normal, sgm_uniform, ddim_uniform", "even in the timestep, each with ends of its own", "ComfyUI"),
-    ("quadratic", "even in the timestep's root", "Zhang and Chen 2022, 2204.13902"),
-    ("beta, beta57", "quantiles of Beta(0.6, 0.6), Beta(0.5, 0.7) in the timestep", "Lee et al. 2024, 2407.12173, RES4LYF"),
+    ("simple, normal, sgm_uniform, ddim_uniform", "evenly spaced in the timestep, with different ends", "ComfyUI"),
+    ("quadratic", "evenly spaced in the timestep's root", "Zhang and Chen 2022, 2204.13902"),
+    ("beta, beta57", "timesteps at quantiles of Beta(0.6, 0.6), Beta(0.5, 0.7)", "Lee et al. 2024, 2407.12173, RES4LYF"),
     (
         "align_your_steps_sd15, align_your_steps_sdxl, align_your_steps_svd",
-        "optimised for one model with 10 steps; between these even in ln σ",
+        "optimised for one model with 10 steps; interpolated in ln σ for other numbers of steps",
         "Sabour et al. 2024, 2404.14507",
     ),
 ]
@@ -111,10 +111,11 @@ SCHEDULES = [
 FOOT = """
 ## Noise levels by name
 
-In Swift `setTimesteps(scheduler.request(20, .klOptimal))`, in Python `set_timesteps(20, sigma_schedule="kl_optimal")`, in C the
-member `sigma_schedule` of `ds_scheduler_set_timesteps`. A configuration's `diffusion_scheduling_sigma_schedule` names the levels
-of all its runs. Any scheduler takes them that takes noise levels of one's own, an inverse in its own order. For flow matching
-they are the levels before the shift. `vp` and `align_your_steps_*` are levels of their own models, which no flow has.
+A run takes a name in Swift with `setTimesteps(scheduler.request(20, .klOptimal))`, in Python with
+`set_timesteps(20, sigma_schedule="kl_optimal")`, and in C with the member `sigma_schedule` of `ds_scheduler_set_timesteps`. The key
+`diffusion_scheduling_sigma_schedule` of a configuration names the levels of all its runs. Every scheduler that takes custom noise
+levels takes the names; an inverse scheduler takes the levels in its own order. In flow matching, the levels are those before the
+shift. `vp` and `align_your_steps_*` are levels of particular models, none of which is a flow.
 
 | name | levels | source |
 |---|---|---|
@@ -124,12 +125,14 @@ they are the levels before the shift. `vp` and `align_your_steps_*` are levels o
 SAMPLERS = """
 ## Samplers by name
 
-AUTOMATIC1111's names, ComfyUI's, and those of DEIS' paper. In Swift `SchedulerCatalog.makeScheduler(named: "DPM++ 2M Karras", for:
-model)`, in Python `make_scheduler("DPM++ 2M Karras", model)`, in C `ds_scheduler_create_named`, at the command line
-`diffusion-scheduling plan "DPM++ 2M Karras" --model sdxl/scheduler`. The model's scheduler says what it was trained with; one of
-flow matching gets flow levels, Euler, Heun and LCM their flow-matching classes. The name of levels may follow: of the table above,
-as AUTOMATIC1111 spells them, or `automatic`, its default for the sampler. A name without a scheduler here is refused with the
-nearest.
+The names are AUTOMATIC1111's, ComfyUI's, and those of the DEIS paper. They are accepted in Swift by
+`SchedulerCatalog.makeScheduler(named: "DPM++ 2M Karras", for: model)`, in Python by `make_scheduler("DPM++ 2M Karras", model)`, in
+C by `ds_scheduler_create_named`, and at the command line by `diffusion-scheduling plan "DPM++ 2M Karras" --model sdxl/scheduler`.
+
+The model's scheduler says how the model was trained. A flow-matching model gets flow levels, and Euler, Heun and LCM become their
+flow-matching classes. The name of noise levels may follow the sampler's: a name of the table above, AUTOMATIC1111's spelling, or
+`automatic`, which is AUTOMATIC1111's default for the sampler. A name without a scheduler is refused, and the message gives the
+nearest name.
 
 | names | class | values |
 |---|---|---|
