@@ -59,6 +59,10 @@ configurations = [
     b'{"_class_name": "DPMSolverMultistepScheduler", "variance_type": "learned", "thresholding": true}',
     b'{"_class_name": "DPMSolverMultistepInverseScheduler", "solver_order": 2}',
     b'{"_class_name": "DEISMultistepScheduler", "solver_order": 1}',
+    b'{"_class_name": "HeunDiscreteScheduler"}',
+    b'{"_class_name": "UniPCMultistepScheduler", "solver_order": 3}',
+    b'{"_class_name": "SASolverScheduler"}',
+    b'{"_class_name": "PNDMScheduler", "skip_prk_steps": true}',
 ]
 for number, text in enumerate(configurations):
     handle = scheduler(text, 5)
@@ -72,14 +76,14 @@ for number, text in enumerate(configurations):
         check(library.ds_session_save(session, None, Size(0), ctypes.byref(length)))
         saved = ctypes.create_string_buffer(length.value)
         check(library.ds_session_save(session, saved, length, None))
-        (seeds / "session" / f"plan-{number}-from-{begin}-after-{steps}").write_bytes(bytes([number | 8]) + saved.raw)
+        (seeds / "session" / f"plan-{number}-from-{begin}-after-{steps}").write_bytes(bytes([number | 16]) + saved.raw)
 for kind in range(3):
     noise, length = Handle(), Size()
     check(library.ds_noise_create(kind, ctypes.c_uint64(7), ctypes.byref(noise)))
     check(library.ds_noise_save(noise, None, Size(0), ctypes.byref(length)))
     saved = ctypes.create_string_buffer(length.value)
     check(library.ds_noise_save(noise, saved, length, None))
-    (seeds / "session" / f"noise-{kind}").write_bytes(bytes([14]) + saved.raw)
+    (seeds / "session" / f"noise-{kind}").write_bytes(bytes([len(configurations) | 16]) + saved.raw)
 # A plan with features that the plans above lack: two stores in a row, a report, two evaluations in a step, noise in a store.
 rows = [
     {

@@ -172,6 +172,17 @@ static const char *text(void) {
          "\"use_dynamic_shifting\": true}"),
         "{\"_class_name\": \"DDIMScheduler\", \"num_train_timesteps\": 10}",
         "{\"_class_name\": \"DDIMScheduler\", \"rescale_betas_zero_snr\": true, \"timestep_spacing\": \"trailing\"}",
+        "{\"_class_name\": \"EulerDiscreteScheduler\", \"use_karras_sigmas\": true}",
+        "{\"_class_name\": \"HeunDiscreteScheduler\"}",
+        "{\"_class_name\": \"KDPM2AncestralDiscreteScheduler\"}",
+        "{\"_class_name\": \"UniPCMultistepScheduler\", \"solver_order\": 3}",
+        "{\"_class_name\": \"SASolverScheduler\"}",
+        "{\"_class_name\": \"PNDMScheduler\", \"skip_prk_steps\": true}",
+        "{\"_class_name\": \"DPMSolverSDEScheduler\"}",
+        "{\"_class_name\": \"DDPMScheduler\", \"variance_type\": \"learned_range\"}",
+        "{\"_class_name\": \"CogVideoXDPMScheduler\"}",
+        "{\"_class_name\": \"FlowMatchEulerDiscreteScheduler\", \"use_dynamic_shifting\": true}",
+        "{\"_class_name\": \"LCMScheduler\"}",
         "{\"solver_order\": 1}",
         "{",
         "",
@@ -302,7 +313,7 @@ static void call(void) {
     ds_row row;
     ds_status status = DS_OK;
     const uint8_t operation = byte();
-    switch (operation < 216 ? operation % 36 : 36 + operation % 5) {
+    switch (operation < 216 ? operation % 36 : 36 + operation % 6) {
     case 0:
     case 1: {
         ds_scheduler made = {0};
@@ -518,7 +529,7 @@ static void call(void) {
         size_t *told = byte() > 240 ? NULL : &size;
         memset(buffer, 0x5A, sizeof buffer);
         char *where = byte() > 240 ? NULL : buffer;
-        switch (byte() % 11) {
+        switch (byte() % 13) {
         case 0: status = ds_scheduler_class_name(scheduler, where, capacity, told); break;
         case 1: status = ds_scheduler_config_json(scheduler, where, capacity, told); break;
         case 2: status = ds_scheduler_unused_keys(scheduler, where, capacity, told); break;
@@ -530,6 +541,8 @@ static void call(void) {
         case 7: status = ds_scheduler_signal_rates(scheduler, numbers, count, told); break;
         case 8: status = ds_scheduler_noise_rates(scheduler, numbers, count, told); break;
         case 9: status = ds_scheduler_input_scales(scheduler, numbers, count, told); break;
+        case 11: status = ds_scheduler_defaulted_keys(scheduler, where, capacity, told); break;
+        case 12: status = ds_scheduler_init_noise_sigma(scheduler, told ? &single : NULL); break;
         }
         for (size_t i = capacity; i < sizeof buffer; i++) MUST(buffer[i] == 0x5A);
         break;
@@ -561,9 +574,10 @@ static void call(void) {
         size_t n_rows =
             with & 16 && places[0].tensor.rank >= 1 && places[0].tensor.rank <= DS_MAX_RANK ? (size_t)places[0].shape[0] : number();
         if (n_rows > 6) n_rows = 6;
-        status = ds_sessions_step(sessions, n_rows, places[0].pointer, with & 1 ? NULL : places[1].pointer,
-                                  with & 2 ? NULL : guidance, places[2].pointer, with & 4 ? NULL : places[3].pointer,
-                                  with & 8 ? places[2].pointer : places[4].pointer, NULL, with >> 5);
+        status =
+            ds_sessions_step(sessions, n_rows, places[0].pointer, with & 1 ? NULL : places[1].pointer, with & 2 ? NULL : guidance,
+                             places[2].pointer, with & 4 ? NULL : places[3].pointer,
+                             with & 8 ? places[2].pointer : places[4].pointer, byte() < 128 ? NULL : places[4].pointer, with >> 5);
         free_tensors(status);
         break;
     }
@@ -601,6 +615,25 @@ static void call(void) {
         status = ds_scheduler_row_at((ds_scheduler){handle()}, single, arguments(), byte() > 250 ? NULL : &row);
         if (status == DS_OK) check_row(&row);
         break;
+    case 41: {
+        const uint64_t from = handle();
+        uint64_t *slot = new_handle(), old = *slot, made = 0;
+        if (byte() < 200) {
+            ds_noise copy = {0};
+            status = ds_noise_copy((ds_noise){from}, &copy);
+            made = copy.handle;
+        } else { /* paths without a configuration */
+            ds_scheduler loaded = {0};
+            status = ds_scheduler_load(byte() < 128   ? NULL
+                                       : byte() < 128 ? "."
+                                                      : "\xff",
+                                       byte() < 128 ? NULL : text(), class_name(), byte() < 128 ? NULL : text(), &loaded);
+            MUST(status != DS_OK);
+        }
+        check_made(status, made, slot);
+        if (status == DS_OK && old) free_handle(old);
+        break;
+    }
     }
     check(status);
 }

@@ -8,7 +8,7 @@
 
 #include "fuzz.h"
 
-enum { N_PLANS = 6, SIGNATURE = 8, N_MOST = 64 };
+enum { N_PLANS = 10, SIGNATURE = 8, N_MOST = 64 };
 
 static ds_scheduler schedulers[N_PLANS];
 static uint8_t heads[N_PLANS][32]; /* of a session saved by each */
@@ -21,6 +21,10 @@ static void make_schedulers(void) {
         "{\"_class_name\": \"DPMSolverMultistepScheduler\", \"variance_type\": \"learned\", \"thresholding\": true}",
         "{\"_class_name\": \"DPMSolverMultistepInverseScheduler\", \"solver_order\": 2}",
         "{\"_class_name\": \"DEISMultistepScheduler\", \"solver_order\": 1}",
+        "{\"_class_name\": \"HeunDiscreteScheduler\"}",
+        "{\"_class_name\": \"UniPCMultistepScheduler\", \"solver_order\": 3}",
+        "{\"_class_name\": \"SASolverScheduler\"}",
+        "{\"_class_name\": \"PNDMScheduler\", \"skip_prk_steps\": true}",
     };
     for (int i = 0; i < N_PLANS; i++) {
         uint8_t bytes[256];
@@ -140,7 +144,7 @@ static void restore_noise(const uint8_t *bytes, size_t size) {
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (schedulers[0].handle == 0) make_schedulers();
     if (size == 0) return 0;
-    const unsigned plan = (data[0] & 7) % (N_PLANS + 1), mends = data[0] & 8;
+    const unsigned plan = (data[0] & 15) % (N_PLANS + 1), mends = data[0] & 16;
     const size_t count = size - 1;
     uint8_t *bytes = malloc(count ? count : 1);
     MUST(bytes);
