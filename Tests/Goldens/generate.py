@@ -3,17 +3,17 @@
 
 """Writes the golden vectors of the scheduler tests.
 
-Every record of the JSON files next to this script describes one complete sampling loop: a randomly drawn scheduler
-configuration and step count, the schedule the reference library builds for it, and the sample the loop ends with.
-Three results are kept for each loop:
+Each record of the JSON files beside this script describes one complete sampling loop: a randomly drawn scheduler
+configuration and step count, the schedule that the reference library builds, and the final sample. A record holds
+three results:
 
 * ``final_float32``: the reference library as shipped (float32 tables, scalars and samples);
 * ``final_float64``: the reference library with its float32 noise table widened to float64 and float64 samples, so
   that all remaining arithmetic is double precision (the DPM-Solver class still rounds the sample to float32);
-* ``final_exact``: the recurrence written out independently below and evaluated with 50 decimal digits, starting from
-  the same float32 noise table.
+* ``final_exact``: the recurrence written out independently below, evaluated with 50 decimal digits from the float32
+  noise table.
 
-The exact result measures an implementation's quality; the other two confirm that the recurrence is the reference's.
+Implementations are measured against the exact result; the other two confirm that the recurrence is the reference's.
 
 Usage::
 
@@ -41,23 +41,23 @@ Record fields
     scheduler class and the verbatim text of its saved configuration file. The text is kept as a string because it may
     contain a bare ``-Infinity``, which strict JSON readers refuse.
 ``given``
-    constructor arguments that the class replaced by another value in its configuration (only if there are any).
+    constructor arguments that the class replaced by other values in its configuration; absent if there are none.
 ``n``, ``mu``
     arguments of set_timesteps.
 ``timesteps``
     the integer timesteps.
 ``loose``
-    indices of timesteps whose unrounded value is within 1e-3 of a point where the conversion to an integer jumps: the last bit of a
-    transcendental function decides these.
+    indices of timesteps that the last bit of a transcendental function decides: their unrounded values lie within 1e-3 of a jump
+    in the conversion to integers.
 ``sigmas``
     base64 of little-endian float32: the noise table of the loop, one entry more than there are timesteps.
 ``alphas``, ``alphas_probe``
     DDIM classes only: the cumulative products, complete for short tables (base64 of little-endian float32), and a few
     of them by index.
 ``coefficients``
-    some steps as linear combinations. Multistep classes: x' = a x + sum_k b[k] m_k + c z, m_0 being the newest
+    some steps as linear combinations. Multistep classes: x' = a x + sum_k b[k] m_k + c z, where m_0 is the newest
     converted model output. DDIM classes: x' = a x + b e + c z with the noise estimate e, and for predictions other
-    than epsilon also x' = a_model x + b_model m + c z with the raw model output m; absent with clipping or
+    than epsilon also x' = a_model x + b_model m + c z with the raw model output m. Absent with clipping or
     thresholding.
 ``eta``, ``use_clipped_model_output``
     arguments of the DDIM step.
@@ -92,7 +92,7 @@ from mpmath import mp, mpf
 
 BATCH, CHANNELS, HEIGHT, WIDTH = SHAPE = (2, 3, 2, 2)
 VARIANCE = 0.5
-"""The variance of every element if the model has learned to predict it."""
+"""The variance that a model with a learned variance predicts for every element."""
 ITEM = CHANNELS * HEIGHT * WIDTH
 ELEMENTS = BATCH * ITEM
 
@@ -179,16 +179,16 @@ def draw_spacing(rng, config, spacings):
 
 
 def draw_grid(rng, config, grids):
-    """Chooses the noise grid and, where it fits, the keys that modify it.
+    """Chooses the noise grid and, for some grids, keys that modify it.
 
-    Returns the keys that aren't constructor parameters of the class: they arrive in another scheduler's configuration and still
-    move the ends of three of the grids.
+    Returns the keys that aren't constructor parameters of the class. They come from another scheduler's configuration, and move
+    the ends of three grids.
     """
     grid = pick(rng, grids)
     hidden = {}
     if grid == "lu":
         config["use_lu_lambdas"] = True
-        # Another flag next to this one is legal, and the behaviour includes which of them wins.
+        # One of the other flags beside this one is legal. The records show which flag diffusers follows.
         if rng.random() < 0.25:
             config[rng.choice(["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"])] = True
     elif grid == "flow":
@@ -200,7 +200,7 @@ def draw_grid(rng, config, grids):
             hidden["sigma_max"] = rng.choice([5.0, 14.6, 80.0, 0.95])
             dropped = rng.choice([None, None, "sigma_min", "sigma_max"])
             hidden.pop(dropped, None)
-            # Levels below 1 on these grids also make sense with the flow parameterisation of the amplitudes.
+            # With levels below 1, these grids also work with flow amplitudes.
             if hidden.get("sigma_max") == 0.95:
                 config["use_flow_sigmas"] = rng.random() < 0.5
     if config.get("use_flow_sigmas"):
@@ -219,7 +219,7 @@ def draw_shift(rng, config):
 def draw_prediction(rng, config, flow_allowed):
     kinds = {"epsilon": 40, "sample": 28, "v_prediction": 32}
     if flow_allowed:
-        # This prediction has a meaning only with the flow parameterisation, but the other grids accept it.
+        # Flow prediction is meaningful only with flow amplitudes, but the other grids accept it.
         kinds["flow_prediction"] = 75 if config.get("use_flow_sigmas") else 3
     config["prediction_type"] = pick(rng, kinds)
 
@@ -230,7 +230,7 @@ def draw_steps(rng, train_steps):
             n = pick(rng, {1: 1, 2: 2, 14: 3, 15: 3, 16: 2, train_steps - 1: 1.5, train_steps: 2})
         else:
             n = max(1, round(math.exp(rng.uniform(0, math.log(train_steps)))))
-        # Long loops add little to short ones and dominate file size and run time.
+        # Long loops test little more than short ones, but dominate file size and run time.
         if n <= 300 or rng.random() < 0.3:
             return n
 
@@ -260,7 +260,7 @@ deis_accuracy_runs = itertools.cycle(DEIS_ACCURACY_RUNS)
 
 
 def draw_dpm_parts(rng, config):
-    """Parameters that the forward and the inverse DPM-Solver share."""
+    """Draws the parameters that the forward and the inverse DPM-Solver share."""
     config["solver_order"] = pick(rng, {1: 15, 2: 45, 3: 40})
     config["solver_type"] = pick(rng, {"midpoint": 44, "heun": 41, "logrho": 5, "bh1": 5, "bh2": 5})
     config["lower_order_final"] = rng.random() < 0.6
@@ -271,7 +271,7 @@ def draw_dpm_parts(rng, config):
 
 
 def draw_variance(rng, config):
-    # The other predictions keep all channels of the model output and then fail on its shape.
+    # With other predictions, diffusers keeps the variance channels and fails on the shape.
     if config["prediction_type"] == "epsilon":
         config["variance_type"] = pick(rng, {None: 60, "learned": 20, "learned_range": 20})
 
@@ -283,7 +283,7 @@ def draw_dpmsolver(rng):
         rng, {"dpmsolver++": 36, "dpmsolver": 22, "sde-dpmsolver++": 22, "sde-dpmsolver": 15, "deis": 5}
     )
     if config["algorithm_type"] == "sde-dpmsolver" and config["solver_order"] == 3 and rng.random() < 0.9:
-        # The third-order update doesn't know this algorithm, so only loops of one or two steps succeed.
+        # diffusers' third-order update lacks this algorithm, so only loops of one or two steps succeed.
         config["solver_order"] = 2
     finals = ["zero", "sigma_min"] if config["algorithm_type"].endswith("++") else ["sigma_min"]
     config["final_sigmas_type"] = rng.choice(finals)
@@ -342,9 +342,9 @@ def correctly_rounded_root(tensor):
 def build(cls, config, hidden):
     """The scheduler, with tables that don't depend on the build of torch.
 
-    torch's float32 root is one unit off here and there, on some builds. An error in the last bit alone stays (the sigmas); but the
-    rescaling to a zero terminal signal-to-noise ratio subtracts two such roots, which magnifies the error a thousandfold near the
-    end of the table, so this table uses correctly rounded roots.
+    On some builds, torch's float32 square root is off by one in the last bit for some arguments. The sigmas keep this error. The
+    rescaling to a zero terminal signal-to-noise ratio subtracts two roots, and would magnify the error a thousandfold near the end
+    of the table, so it takes correctly rounded roots.
     """
     if config.get("rescale_betas_zero_snr"):
         with unittest.mock.patch.object(torch.Tensor, "sqrt", correctly_rounded_root):
@@ -368,7 +368,7 @@ def saved_text(scheduler):
 
 
 def configure(scheduler, n, mu):
-    """Calls set_timesteps, then checks that an ordinary loop from index 0 is well defined."""
+    """Calls set_timesteps and checks that a loop from index 0 is well defined. Returns the timesteps as integers."""
     if mu is None:
         scheduler.set_timesteps(n)
     else:
@@ -377,7 +377,7 @@ def configure(scheduler, n, mu):
     if len(timesteps) != n:
         raise Redraw("number of timesteps")
     if hasattr(scheduler, "set_begin_index"):
-        # Otherwise the index of the first step is searched by timestep, which fails if the first one occurs twice.
+        # Without a begin index, the first step looks its timestep up, which fails if the timestep occurs twice.
         scheduler.set_begin_index(0)
     elif hasattr(scheduler, "step_index"):
         if len(scheduler.sigmas) != n + 1:
@@ -394,14 +394,14 @@ def noise_table(scheduler):
 
 
 def unrounded_timesteps(scheduler, n):
-    """The timesteps of an alternative noise grid before they become integers, and whether they are then rounded.
+    """The timesteps of an alternative noise grid before conversion to integers, and whether the conversion rounds them.
 
-    None for the plain grid, whose timesteps come first and are integers from the start.
+    None for the plain grid, whose levels are computed from integer timesteps.
     """
     config = scheduler.config
     table = noise_table(scheduler)
     ends = table if isinstance(scheduler, diffusers.DPMSolverMultistepInverseScheduler) else np.flip(table).copy()
-    # One class keeps the fraction for this noise table and leaves it to the integer cast.
+    # DPMSolverMultistepScheduler doesn't round with this noise table: the integer cast cuts off fractions.
     rounds = not (isinstance(scheduler, diffusers.DPMSolverMultistepScheduler) and config.beta_schedule == "squaredcos_cap_v2")
     if config.use_karras_sigmas:
         grid = scheduler._convert_to_karras(in_sigmas=ends, num_inference_steps=n)
@@ -435,7 +435,7 @@ def loose_timesteps(scheduler, n, timesteps):
         if rounds:
             distance = abs(value - math.floor(value) - 0.5)
         elif value < 0.5:
-            # The value is never negative and truncation goes toward zero, so there is no jump at zero.
+            # Truncation toward zero doesn't jump at zero, and values are never negative.
             distance = 1.0
         else:
             distance = abs(value - round(value))
@@ -454,7 +454,7 @@ class WideTorch:
 
 
 def run_without_rounding(scheduler, timesteps):
-    """The float64 run without the sample's conversion to float32, for the check only."""
+    """The float64 run without the class's conversion of samples to float32. Only the check uses it."""
     with unittest.mock.patch.object(sys.modules[type(scheduler).__module__], "torch", WideTorch()):
         return run_multistep_reference(scheduler, timesteps, torch.float64)
 
@@ -518,7 +518,7 @@ def threshold_exact(x0, config):
         item = x0[start : start + ITEM]
         ordered = sorted(abs(v) for v in item)
         limit = ordered[below] + (rank - below) * (ordered[above] - ordered[below])
-        # The ceiling wins over the floor of one, so a ceiling below one is always the limit.
+        # A ceiling below one overrides the floor of one.
         limit = min(max(limit, mpf(1)), ceiling)
         out += [min(max(v, -limit), limit) / limit for v in item]
     return out
@@ -550,10 +550,10 @@ def convert_exact(config, x, output, sigma):
     if algorithm == "deis" or algorithm.endswith("++"):
         x0 = clean_sample(prediction, A, S, sigma, x, output)
         if prediction == "flow_prediction":
-            # DEIS takes the raw noise level here, which differs from S unless the flow amplitudes are in use.
+            # DEIS divides by the raw noise level, which equals S only with flow amplitudes.
             divisor = sigma
     else:
-        # The two routes to the noise differ for velocities with flow amplitudes, where A^2 + S^2 is not 1.
+        # For velocities with flow amplitudes, the noise by way of the clean sample would differ: A^2 + S^2 isn't 1.
         noise = noise_estimate(prediction, A, S, x, output)
         if not config["thresholding"]:
             return noise
@@ -566,7 +566,7 @@ def convert_exact(config, x, output, sigma):
 
 
 def choose_order(config, i, count, steps_done):
-    """Order of step i in a loop of `count` steps, of which `steps_done` have a stored model output."""
+    """The order of step i in a loop of `count` steps, after `steps_done` steps."""
     few = config["lower_order_final"] and count < 15
     last = i == count - 1 and (few or config.get("euler_at_final") or config.get("final_sigmas_type") == "zero")
     second_last = i == count - 2 and few
@@ -647,7 +647,7 @@ def multistep_coefficients(config, order, sigmas, i):
     """(a, b, c) of step i of a multistep loop."""
     source, target = sigmas[i], sigmas[i + 1]
     if target == source:
-        # Steps of length 0. Some terms of the formulas are 0 * infinity here; their limit is the identity.
+        # A step of length 0 is the identity, the limit of the formulas. Some of their terms are 0 * infinity.
         return mpf(1), [mpf(0)] * order, mpf(0)
     if target == 0:
         # At a final level without noise, the sample is the newest estimate of the clean sample.
@@ -727,8 +727,7 @@ def run_ddim_exact(config, alphas, timesteps, eta, use_clipped, inverse):
         variance = mpf(0)
         if eta:
             variance = eta * eta * (1 - target) / (1 - source) * (1 - source / target)
-        # The difference is exactly zero for eta = 1 without signal at the source, so it must not be taken from the square of a
-        # rounded root.
+        # For eta = 1 without signal at the source, the difference is exactly 0. The square of a rounded root would miss 0.
         keep, direction, c = mpmath.sqrt(target), mpmath.sqrt(1 - target - variance), mpmath.sqrt(variance)
         assert isinstance(direction, mpf)
         x = [keep * v + direction * w for v, w in zip(x0, e)]
@@ -761,7 +760,7 @@ def floats(values):
 
 
 def number(value):
-    """A JSON number; integers without a fraction keep the files short."""
+    """A JSON number. Whole numbers become integers, which keeps the files short."""
     value = float(value)
     return int(value) if value.is_integer() else value
 
@@ -852,9 +851,9 @@ def make_ddim_record(rng, name, draw):
 
 
 def finish_record(record, exact, wide, widest, single):
-    """Adds the results; also returns the distances of the reference's results from the exact one.
+    """Adds the results to a record. Returns it with the deviations of the reference's results from the exact one.
 
-    `widest` is `wide` except for the class that rounds samples to float32: the check uses it without this rounding.
+    `widest` equals `wide`, except for the class that rounds samples to float32: there it is the result without the rounding.
     """
     exact = floats(exact)
     record["final_exact"] = packed(exact, "<f8")
@@ -885,7 +884,7 @@ FILES = {
     "deis_accuracy": ("DEISMultistepScheduler", make_multistep_record, draw_deis_accuracy, len(DEIS_ACCURACY_RUNS)),
 }
 
-# Parameters with a continuum of values, or with values that have no meaning alone.
+# Parameters drawn from a continuum of values, or without a meaning of their own.
 UNCOUNTED = {"beta_start", "beta_end", "time_shift_type", "_class_name", "_diffusers_version", "_use_default_values"}
 STEP_BUCKETS = [(1, "1"), (4, "2-4"), (14, "5-14"), (50, "15-50"), (200, "51-200"), (999, "201-999"), (1000, "1000")]
 
@@ -912,7 +911,7 @@ def count_coverage(coverage, record, scheduler):
 
 
 def write_records(path, seed, started, coverage, redrawn, records):
-    """Writes a file of records with its provenance, and says so."""
+    """Writes a file of records with its provenance, and prints its size and the reasons for redrawn configurations."""
 
     def compact(value):
         return json.dumps(value, separators=(",", ":"), allow_nan=False)
@@ -934,19 +933,19 @@ def write_records(path, seed, started, coverage, redrawn, records):
 
 
 def spread(values):
-    """The median and the maximum of some gaps, and the number that aren't finite."""
+    """The median and the maximum of the values as text, with the number of those that aren't finite."""
     finite = [v for v in values if math.isfinite(v)]
     lost = f" ({len(values) - len(finite)} not finite)" if len(finite) < len(values) else ""
     return f"median {statistics.median(values):.1e} max {max(finite, default=math.nan):.1e}{lost}"
 
 
 def allowed_deviation(name, scheduler):
-    """The allowed distance of the double-precision reference from the exact result."""
+    """The greatest allowed deviation of the double-precision reference from the exact result."""
     config = scheduler.config
     if config.get("thresholding"):
         return 1e-6
     if name == "DEISMultistepScheduler" and config.solver_order == 3:
-        # The reference differences antiderivatives, and loses most of its digits when the nodes are close.
+        # The reference subtracts antiderivatives, and loses most digits if nodes are close.
         return 1e-3
     return 1e-7
 
@@ -974,7 +973,7 @@ def generate(key, seed, count, folder):
 
 
 def check(checks):
-    """Prints the agreement of the reference and the exact recurrence; returns the number of records beyond the limit."""
+    """Prints the deviations of the reference from the exact recurrence. Returns the number of records beyond the limit."""
     groups = {}
     for gaps, _, _, config in checks:
         label = f"order {config['solver_order']}" if "solver_order" in config else "all"
@@ -994,7 +993,7 @@ def check(checks):
 
 
 def main(description, files, seed, generate):
-    """The command line of a script that writes one file per key; the given function returns the number of faults in a file."""
+    """The command line of a script that writes one file per key of `files`. `generate` returns a file's number of faults."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--only", nargs="+", choices=list(files), default=list(files), help="files to write")
     parser.add_argument("--seed", type=int, default=seed)

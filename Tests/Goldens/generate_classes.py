@@ -4,13 +4,12 @@
 """Writes the golden vectors of scheduler classes, one JSON file per class.
 
 Each record describes one sampling loop: a scheduler configuration, the arguments of set_timesteps and of step, the schedule that
-diffusers builds, and the sample that the loop ends with. The first configurations of a file are fixed: models on the Hub ship them,
-or they are edges. The others are drawn at random from the class's table of values and weights. Three results are kept for each
-loop:
+diffusers builds, and the final sample. The first configurations of a file are fixed: those of models on the Hub, and edge cases.
+The others are drawn at random from the class's table of values and weights. A record holds three results:
 
 * ``final_float32``: diffusers as shipped (float32 tables, scalars and samples);
 * ``final_float64``: diffusers with its float32 tables widened to float64, float64 samples, and without its conversion
-  of samples to float32, so that all arithmetic of the step is double precision;
+  of samples to float32, so all arithmetic of the step is double precision;
 * ``final_exact``: the row formulas written out independently below, in 50-digit arithmetic on the same float32 tables.
 
 The generator fails if ``final_float64`` and ``final_exact`` differ by more than the limits in CLASSES.
@@ -25,8 +24,8 @@ Test problem
 ------------
 
 Shape, initial values x_j, model m(x, t) and noise z_j(i) are those of generate.py. i is the index in ``timesteps``, also in loops
-that begin late. The model sees the scaled sample of scale_model_input if the class has that method, and the entry of ``timesteps``,
-fractional or not. Noise is injected in place of diffusers' randn_tensor.
+that begin late. The model receives the entry of ``timesteps``, fractional or not, and the sample, scaled by scale_model_input if
+the class has that method. The noise is injected in place of diffusers' randn_tensor.
 
 A loop that begins at index 0 starts from ``init_noise_sigma`` times x_j (from x_j if the class has no such factor). A loop that
 begins at index k > 0 starts from ``initial``: add_noise (scale_noise for the flow class) of x_j with the noise z_j(number of
@@ -48,14 +47,14 @@ Record fields
     ``s_tmax``, ``s_noise``.
     FlowMatchEulerDiscreteScheduler accepts the last four and ignores them.
 ``timesteps``
-    the timesteps of all evaluations. float32 values are printed as the exact double. The lists of SCM and DDPMWuerstchen end with
-    one more timestep, which the last step leads to.
+    the timesteps of all evaluations. float32 values are printed as the exact double. The lists of SCM and DDPMWuerstchen are
+    without their last entry, the last step's target.
 ``loose``
     as in generate.py; empty for the classes that keep fractional timesteps.
 ``sigmas``
-    base64 of little-endian float32: the noise table of the loop as the reference holds it. It has one entry more than there are
-    timesteps, with two exceptions: Euler with log_linear interpolation has one more that is never reached, and LTX with the
-    caller's levels has no extra entry, since its last step returns its sample. Absent for classes without such a table.
+    base64 of little-endian float32: the reference's noise table for the loop. It has one entry more than there are timesteps,
+    with two exceptions. Euler with log_linear interpolation has another entry, which is never reached. LTX with the caller's
+    levels has no extra entry, since its last step returns its sample. Absent for classes without such a table.
 ``sigmas_float64``
     the table in float64, for classes that hold it in float64.
 ``alphas``, ``alphas_probe``
@@ -63,8 +62,8 @@ Record fields
 ``init_noise_sigma``
     the reference's float32 factor, printed as the exact double. Absent for the flow class, which has no factor.
 ``begin_index``
-    index of the first evaluation. Classes with set_begin_index get it through that method; the others get the tail of the timesteps
-    (so PNDM restarts its warm-up there).
+    index of the first evaluation. Classes with set_begin_index get it through that method. The others are stepped through the
+    tail of the timesteps, so PNDM restarts its warm-up there.
 ``initial``
     base64 of 24 little-endian float64 numbers: the start of a loop that begins late. Absent if begin_index is 0.
 ``draws``
@@ -75,13 +74,13 @@ Record fields
     like the final results, for the second output of the last evaluation: ``denoised`` for LCM, ``pred_noised_sample`` for TCD,
     ``pred_original_sample`` for the other classes that have one. Absent for classes without a second output.
 
-Steps get further arguments, as in the pipelines: UnCLIP's the next timestep, DDPMWuerstchen's a timestep for each batch item,
-CogVideoXDPM's the previous step's prediction and timestep.
+Some steps get further arguments, as in the pipelines: the next timestep (UnCLIP), a timestep for each batch item (DDPMWuerstchen),
+the previous step's prediction and timestep (CogVideoXDPM), or the step's index, noise and tables (HeliosDMD).
 
-KarrasVe's evaluations lie between the calls of its pipeline. ``timesteps`` are the levels that its model is asked at,
+KarrasVe runs by evaluations of the model, as the class below does. ``timesteps`` are the levels that the model receives,
 ``sigmas_float64`` the unrounded levels, and ``init_noise_sigma`` includes the first step's noise.
 
-The header lists the reasons for drawing configurations anew, each with its count; digits in messages are replaced by #.
+The header counts the redrawn configurations by reason; # replaces the digits in messages.
 """
 
 import copy
@@ -155,7 +154,7 @@ COUNTS = {(1, 1): 4, (2, 4): 18, (5, 14): 34, (15, 50): 36, (51, 200): 6, (201, 
 
 @dataclasses.dataclass
 class Run:
-    """One loop: the arguments of set_timesteps and step, and the evaluation that the loop begins at."""
+    """One loop: its configuration, the arguments of set_timesteps and step, and whether it begins late."""
 
     config: dict
     request: dict
@@ -187,7 +186,7 @@ def draw_levels(rng):
 
 
 def draw_flow_levels(rng):
-    """Custom noise levels of the flow kind: most pipelines' levels, or a linear and then quadratic descent."""
+    """Custom noise levels of the flow kind: those of most pipelines, or a parabola."""
     count = rng.randint(2, 28)
     if rng.random() < 0.7:
         return np.linspace(1.0, 1 / count, count).tolist()
@@ -211,7 +210,7 @@ def request_sigmas(rng, config):
 
 
 def request_ramp(rng, config):
-    """The positions between both ends that EDM's Euler accepts as sigmas."""
+    """Positions from 0 to 1 between the greatest and the least level, which EDM's Euler takes as sigmas."""
     count = rng.randint(1, 16)
     if rng.random() < 0.5:
         return {"sigmas": np.linspace(0, 1, count).tolist()}
@@ -223,13 +222,13 @@ def request_flow_sigmas(rng, config):
 
 
 def request_ltx_levels(rng, config):
-    """Levels and the final level, which both arguments' names accept."""
+    """Levels with the final one, under either argument's name: LTX takes both alike."""
     levels = [*draw_flow_levels(rng), pick(rng, {0.0: 70, 0.01: 30})]
     return {pick(rng, {"sigmas": 70, "timesteps": 30}): levels}
 
 
 def request_flow_both(rng, config):
-    """CogView4's request: integer timesteps, and levels that are shifted."""
+    """CogView4's request: integer timesteps, and their levels, which the scheduler shifts."""
     timesteps = draw_descending(rng, config["num_train_timesteps"] - 1, integers=True)
     timesteps = [t + 1 for t in timesteps]
     return {"timesteps": timesteps, "sigmas": [t / config["num_train_timesteps"] for t in timesteps]}
@@ -288,7 +287,7 @@ def request_levels_of_flow(rng, config):
 
 
 def request_stage(rng, config):
-    """A stage of a pyramid; or, with one stage only, levels below pure noise, by which the original divides."""
+    """A stage of a pyramid. With one stage only, levels below pure noise, where the original would divide by 0."""
     if config["stages"] > 1:
         return {"n": draw_count(rng, config["num_train_timesteps"]), "stage_index": rng.randrange(config["stages"])}
     levels = [0.999 * level for level in draw_flow_levels(rng)]
@@ -296,7 +295,7 @@ def request_stage(rng, config):
 
 
 def request_distilled_stage(rng, config):
-    """The number of steps of a distilled model, or more; also for an amplified first chunk."""
+    """Up to 40 steps, of a stage if there are several, and for some an amplified first chunk. With one stage, also levels."""
     if config["stages"] == 1 and rng.random() < 0.5:
         return {"sigmas": sorted(draw_flow_levels(rng) + [0.0005], reverse=True)}
     request = {"n": min(draw_count(rng, config["num_train_timesteps"]), 40)}
@@ -329,7 +328,10 @@ def request_two_to_fifty(rng, config):
 
 
 def apply_grid(rng, config, hidden, own_ends):
-    """Replaces the drawn grid by the flags that select it; the ends are hidden keys if the class has none."""
+    """Replaces the drawn grid with the flags that select it, and draws ends for some grids.
+
+    The ends are hidden keys if the class has no parameters for them.
+    """
     grid, ends = config.pop("grid"), {}
     for name in GRIDS:
         if name in grid:
@@ -351,7 +353,7 @@ def adjust_edm(rng, run):
         # Third order doesn't exist for these algorithms: the reference fails at the first such step.
         config["solver_order"] = min(config["solver_order"], 2)
     if config["final_sigmas_type"] == "sigma_min" and rng.random() < 0.5:
-        # Otherwise the last step leads from the least level to itself, and heun's weights and order 3 divide by its length.
+        # The last step leads from the least level to itself. In other orders, heun's weights and order 3 divide by its length, 0.
         config["euler_at_final"] = True
 
 
@@ -376,19 +378,19 @@ def adjust_flow(rng, run):
 def adjust_flow_lcm(rng, run):
     adjust_flow(rng, run)
     if "sigma_max" in run.hidden:
-        # Ours refuses levels above 1.
+        # The library refuses levels above 1.
         run.hidden["sigma_max"] = 0.95
 
 
 def adjust_ltx(rng, run):
-    """Draws the keys of another class that decide this one's spacing of levels."""
+    """Draws hidden keys: another class's parameters, which select the spacing of levels."""
     if "n" not in run.request or rng.random() < 0.3:
         return
     shifted = {name: pick(rng, values) for name, values in LTX_SPACING.items()}
     apply_grid(rng, shifted, run.hidden, own_ends=False)
     run.hidden.update(shifted)
     if "sigma_max" in run.hidden:
-        # Ours refuses levels above 1.
+        # The library refuses levels above 1.
         run.hidden["sigma_max"] = 0.95
     if shifted["use_dynamic_shifting"]:
         run.request["mu"] = round(rng.uniform(0.2, 1.9), 4)
@@ -405,9 +407,9 @@ def adjust_helios(rng, run):
     config["use_flow_sigmas"] |= config["stages"] == 1
     adjust_pyramid(rng, run)
     if config["prediction_type"] == "flow_prediction":
-        config["predict_x0"] = True  # The original refuses the noise.
+        config["predict_x0"] = True  # The original refuses flow predictions without it.
     if not config["use_flow_sigmas"]:
-        config["predict_x0"] = config["lower_order_final"] = True  # Else the last step isn't finite.
+        config["predict_x0"] = config["lower_order_final"] = True  # Otherwise the last step isn't finite.
         config["solver_type"] = "bh2"
 
 
@@ -453,7 +455,7 @@ def adjust_singlestep(rng, run):
         run.request = request_n(rng, config)
         config.pop("use_dynamic_shifting", None)
     if config["algorithm_type"] == "dpmsolver":
-        # This algorithm of the original can't end without noise, threshold, or use flow levels.
+        # In the original, this algorithm supports neither a final level of 0, nor thresholding, nor flow predictions.
         config.update(final_sigmas_type="sigma_min", thresholding=False)
         if config["prediction_type"] == "flow_prediction":
             config["prediction_type"] = "epsilon"
@@ -462,7 +464,10 @@ def adjust_singlestep(rng, run):
 
 
 class Table(list):
-    """A function of timesteps with these values from 0 on; the last one also applies beyond. A file holds it as a list."""
+    """A function of the timestep: its values from timestep 0 on. The last value applies to all later timesteps.
+
+    A file holds the function as a list.
+    """
 
     def __call__(self, timestep):
         return self[min(int(timestep), len(self) - 1)]
@@ -477,7 +482,7 @@ def adjust_sasolver(rng, run):
     elif config.get("beta_schedule") == "squaredcos_cap_v2" and rng.random() < 0.7:
         config["lambda_min_clipped"] = -5.1
     if config["algorithm_type"] == "noise_prediction":
-        # The original can't threshold or use flow levels here.
+        # In the original, this algorithm supports neither thresholding nor flow predictions.
         config["thresholding"] = False
         if config["prediction_type"] == "flow_prediction":
             config["prediction_type"] = "epsilon"
@@ -488,7 +493,7 @@ def adjust_sasolver(rng, run):
 
 def adjust_pndm(rng, run):
     if not run.config["skip_prk_steps"]:
-        # Runge-Kutta steps take the four noisiest timesteps. A late begin would leave them out of step.
+        # Runge-Kutta steps are for the four noisiest timesteps, which a late begin skips.
         run.late = False
         if rng.random() < 0.9:
             run.request["n"] = max(4, run.request["n"])
@@ -499,7 +504,7 @@ def adjust_ddpm(rng, run):
     if "trained_betas" not in config and rng.random() < 0.25:
         config["beta_schedule"] = rng.choice(["laplace", "sigmoid"])
     if config["variance_type"] == "fixed_large_log":
-        # The variance is the root of a negative number, except at timestep 0, which draws no noise.
+        # The noise's factor is the root of a negative number, except at timestep 0, which draws no noise.
         config.update(timestep_spacing="leading", steps_offset=0)
         run.request, run.late = rng.choice([{"n": 1}, {"timesteps": [0]}]), False
 
@@ -829,8 +834,7 @@ EDGES = {
     ],
     "consistency_models": [
         Run({}, {"n": 40}),
-        # The square of this level, rounded to float32, is less than the float32 of its float64 square: the result is NaN in
-        # float32.
+        # The float32 square of this level is less than its rounded float64 square, so the float32 result is NaN.
         Run({"sigma_min": 0.05}, {"n": 2}),
         Run({"sigma_min": 0.0, "clip_denoised": False}, {"n": 3}),
     ],
@@ -865,7 +869,7 @@ EDGES = {
     "karras_ve": [
         *(Run({}, {"n": n}) for n in (4, 50)),
         Run({"sigma_max": 10.0}, {"n": 2}),
-        # Noise before the first step, in none, and in all.
+        # Noise before the first step too, before none, and before all.
         Run({"s_max": 1e6}, {"n": 20}),
         Run({"s_churn": 0.0}, {"n": 20}),
         Run({"s_min": 0.0, "s_max": 1e6, "s_churn": 4.0}, {"n": 20}),
@@ -925,10 +929,10 @@ EDGES = {
     ],
     "minimax_h3": [
         Run({}, {"n": 2}),
-        # Float32 merges some of these levels near 1, then all but two of them.
+        # Float32 merges some of the first run's levels near 1, and all but two of the second's.
         Run({"shift": 2e6}, {"n": 40}),
         Run({"shift": 1e12}, {"n": 9}),
-        # A time of 1 before the end: the step adds nothing of the model output.
+        # A time that rounds to 1 before the end: its step ignores the model output.
         Run({}, {"sigmas": [0.9, 0.3, 1e-9, 0.0]}),
     ],
     "ltx_euler_ancestral": [
@@ -975,7 +979,7 @@ EDGES = {
         Run({}, {"n": 10}),
         # Epsilon without signal: clipping makes infinities finite.
         Run({"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}, {"n": 10}),
-        # The variance of the last step is 0, with a floor of 1e-20.
+        # The last step's variance is 0, raised to the floor of 1e-20.
         Run({}, {"timesteps": [900, 500, 100]}),
     ],
     "ddpm_parallel": [Run({}, {"n": 10})],
@@ -986,7 +990,7 @@ EDGES = {
     "edm_dpmsolver": [
         Run({"solver_order": 3}, {"n": 10}),
         Run({"algorithm_type": "sde-dpmsolver++", "thresholding": True}, {"n": 10}),
-        # The reference refuses the alias with a final level of 0.
+        # The reference refuses the alias deis with a final level of 0.
         Run(
             {
                 "sigma_schedule": "exponential",
@@ -1036,7 +1040,7 @@ EDGES = {
     ],
     "ipndm": [
         *(Run({}, {"n": n}) for n in (1, 2, 10)),
-        # The number of steps depends on the levels alone.
+        # The trained betas determine the number of steps.
         Run({"trained_betas": [0.95, 0.8, 0.6, 0.6, 0.3, 0.1]}, {"n": 20}),
     ],
     "tcd": [
@@ -1059,10 +1063,10 @@ WITH_END = (diffusers.SCMScheduler, diffusers.DDPMWuerstchenScheduler)
 
 
 class KarrasVeScheduler(diffusers.KarrasVeScheduler):
-    """The original by evaluations of the model: `step` makes the calls of its pipeline that lie between two of them.
+    """The original with a `step` per evaluation of the model: the calls that the pipeline makes between two evaluations.
 
-    The pipeline adds noise to the sample before the first evaluation of a step. Here the step before does so, at its end, and the
-    first one draws that noise without adding it: a run begins with as much noise as if it had been added.
+    The pipeline adds noise before the first evaluation of a step. Here, the preceding step adds it at its end. The run's first step
+    draws its noise without adding it, because init_noise_sigma includes it.
     """
 
     def set_timesteps(self, num_inference_steps):
@@ -1102,11 +1106,11 @@ class KarrasVeScheduler(diffusers.KarrasVeScheduler):
 
 
 EVALUATED = {"KarrasVeScheduler": KarrasVeScheduler}
-"""The classes whose originals are called otherwise than by evaluations."""
+"""Wrappers that take one evaluation per step, for originals that don't."""
 
 
 def original(name):
-    """diffusers' class of a name, with `step` for each evaluation."""
+    """diffusers' class of this name, or its wrapper with a `step` per evaluation."""
     return EVALUATED.get(name) or getattr(diffusers, name)
 
 
@@ -1130,9 +1134,9 @@ def learns_variance(config):
 
 
 def step_arguments(scheduler, index, report=None, dtype=torch.float32):
-    """Further arguments that pipelines give a step: UnCLIP's next timestep, or the previous step's timestep and report.
+    """Further arguments that pipelines pass to a step: its next or previous timestep, the previous report, noise and tables.
 
-    report  None at the beginning of a run
+    report  the second result of the previous step; None at the beginning of a run
     dtype   the element type of the step's noise
     """
     timesteps = scheduler.timesteps.tolist()
@@ -1148,10 +1152,10 @@ def step_arguments(scheduler, index, report=None, dtype=torch.float32):
 
 
 def take_step(scheduler, **arguments):
-    """A step's results as an object, also for a class that returns pairs in spite of its arguments."""
+    """A step's results as an object. Some classes return a pair despite return_dict=True."""
     is_video = isinstance(scheduler, diffusers.HeliosDMDScheduler)
     if is_video:
-        # HeliosDMD expands fewer dimensions to five.
+        # HeliosDMD takes tensors of five dimensions, and would broadcast others to five.
         arguments.update((name, arguments[name].unsqueeze(2)) for name in ("model_output", "sample", "dmd_noisy_tensor"))
     result = scheduler.step(**{"return_dict": True, **arguments})
     if is_video:
@@ -1160,7 +1164,7 @@ def take_step(scheduler, **arguments):
 
 
 def told_timestep(scheduler, index):
-    """The timestep as a step takes it: for DDPMWuerstchen, one for each batch item."""
+    """The timestep as `step` takes it: for DDPMWuerstchen, one for each batch item."""
     t = scheduler.timesteps[index]
     return t.repeat(BATCH) if isinstance(scheduler, diffusers.DDPMWuerstchenScheduler) else t
 
@@ -1199,16 +1203,16 @@ def widen(scheduler):
         derive_anew(scheduler)
     follow_ratios(scheduler)
     if isinstance(scheduler, diffusers.DDPMWuerstchenScheduler):
-        # _init_alpha_cumprod follows from s, like the signal variances that are divided by it.
+        # The signal variances, which are computed from the widened s, are divided by _init_alpha_cumprod.
         scheduler._init_alpha_cumprod = torch.cos(scheduler.s / (1 + scheduler.s) * torch.pi * 0.5) ** 2
     if isinstance(scheduler, diffusers.CMStochasticIterativeScheduler):
-        # The ends of float32 levels are float32 numbers, as in the float32 run: the last step adds no noise.
+        # With ends rounded to float32 like the levels, the last step adds no noise, as in the float32 run.
         ends = {key: float(np.float32(scheduler.config[key])) for key in ("sigma_min", "sigma_max")}
         scheduler.register_to_config(**ends)
 
 
 def derive_anew(scheduler):
-    """Makes the tables that KDPM2 derives from its current noise levels, repeated in the same way."""
+    """Derives KDPM2's further tables from its current noise levels, with entries repeated as in `sigmas`."""
     levels = torch.cat([scheduler.sigmas[:1], scheduler.sigmas[1:-1:2]])
 
     def doubled(table):
@@ -1224,13 +1228,13 @@ def derive_anew(scheduler):
 
 
 def take_ratios(scheduler):
-    """Replaces a scheduler's pairs of rates by their ratios, like other classes' sigmas; these hold the same information."""
+    """Gives IPNDM's scheduler `sigmas` like other classes': the ratios of its noise rates to its signal rates."""
     if type(scheduler) is diffusers.IPNDMScheduler:
         scheduler.sigmas = (scheduler.betas / scheduler.alphas).clamp(max=GREATEST_RATIO)
 
 
 def follow_ratios(scheduler):
-    """Derives a scheduler's pairs of rates, if it has any, from its ratios."""
+    """Derives the rates of IPNDM's scheduler from its `sigmas`."""
     if type(scheduler) is diffusers.IPNDMScheduler:
         ratios = scheduler.sigmas.double()
         is_pure, length = ratios >= GREATEST_RATIO, torch.sqrt(1 + ratios * ratios)
@@ -1239,7 +1243,7 @@ def follow_ratios(scheduler):
 
 
 def late_start(scheduler, begin):
-    """The start of image-to-image pipelines, in float64."""
+    """The start of a loop that begins late, made as image-to-image pipelines do, in float64."""
     clean = as_tensor(initial_values(), torch.float64)
     noise = as_tensor(noise_values(len(scheduler.timesteps)), torch.float64)
     times = scheduler.timesteps[begin].repeat(BATCH)
@@ -1263,7 +1267,7 @@ def run_reference(scheduler, begin, initial, options, dtype):
     module = home_of(scheduler)
     wide = dtype == torch.float64
     standard = dtype
-    # The wide run replaces float32 in the module's conversions of samples.
+    # In the wide run, the module's conversions of samples to float32 are to float64.
     patches = {"torch": WideTorch() if wide else torch}
     if hasattr(module, "randn_tensor"):
         patches["randn_tensor"] = injected_noise
@@ -1274,7 +1278,7 @@ def run_reference(scheduler, begin, initial, options, dtype):
     with unittest.mock.patch.multiple(module, **patches):
         for index in range(begin, evaluation_count(scheduler)):
             t = told_timestep(scheduler, index)
-            # LCM computes float32 scalars for a tensor, but doubles for an integer.
+            # LCM computes its scalars in float32 for a tensor, but in double precision for an integer.
             if wide and not t.is_floating_point():
                 t = int(t)
             scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
@@ -1287,7 +1291,7 @@ def run_reference(scheduler, begin, initial, options, dtype):
                 draws[-1] += index + 1 < evaluation_count(scheduler)
             result = take_step(scheduler, model_output=output, timestep=t, sample=x, **arguments)
             x = result.prev_sample
-            # Helios' steps also return the tensors that the next steps need.
+            # Helios's steps also return the tensors that the next steps need.
             others = result.keys() - {"prev_sample", "last_sample", "this_order"}
             report = result[others.pop()] if others else None
             for output in (x, report) if report is not None else (x,):
@@ -1300,8 +1304,8 @@ def run_reference(scheduler, begin, initial, options, dtype):
 class Motion:
     """A Brownian motion over the noise levels: its increments, divided by their standard deviations.
 
-    Increments over the steps of a run are independent normal numbers. An increment that begins where the one before began, and goes
-    further, consists of the earlier one and a new one.
+    The increments over a run's steps are independent normal numbers. An increment that begins where the preceding one began, and
+    leads further, is the sum of that one and a new one.
     """
 
     def __init__(self, draw):
@@ -1318,7 +1322,7 @@ class Motion:
 
 
 class RecordingTorch:
-    """The torch module; it remembers the arrays that tensors are made from."""
+    """The torch module, with a record of the arrays that from_numpy converts."""
 
     def __init__(self):
         self.arrays = []
@@ -1352,13 +1356,13 @@ def loose_timesteps(scheduler, request):
     rounds = config.use_karras_sigmas and not config.get("use_flow_sigmas")
     values, timesteps = raw or recorder.arrays[-1].tolist(), scheduler.timesteps.tolist()
     if pairs:
-        # The other half are timesteps between the steps, which stay fractional.
+        # The other timesteps lie between the steps, and stay fractional.
         values, timesteps = values[: len(timesteps) // 2 + 1], timesteps[::2]
     assert [round(v) if rounds else int(v) for v in values] == timesteps
     loose = []
     for index, value in enumerate(values):
         edge = math.floor(value) + 0.5 if rounds else round(value)
-        # Truncation goes toward zero, so it doesn't jump at zero.
+        # Truncation toward zero doesn't jump at zero.
         if abs(value - edge) < LOOSE_MARGIN and (rounds or edge):
             loose.append(2 * index if pairs else index)
     return loose
@@ -1370,7 +1374,7 @@ def loose_timesteps(scheduler, request):
 
 
 class Loop:
-    """A loop in 50-digit arithmetic. Subclasses advance it by one evaluation.
+    """A loop in 50-digit arithmetic. Subclasses define the step of one evaluation.
 
     `step` returns the next sample, the second output or None, and the number of noise tensors drawn.
     """
@@ -1385,7 +1389,7 @@ class Loop:
         self.alphas = [mpf(a) for a in scheduler.alphas_cumprod.tolist()] if hasattr(scheduler, "alphas_cumprod") else None
 
     def start(self):
-        """The result of add_noise for a loop that begins late."""
+        """The start of a loop that begins late: add_noise, by its formula."""
         keep, add = self.noising(self.begin)
         return [keep * mpf(v) + add * mpf(z) for v, z in zip(initial_values(), noise_values(len(self.timesteps)))]
 
@@ -1428,7 +1432,7 @@ def clamped(values, limit):
 
 
 class ExplodingLoop(Loop):
-    """Euler's kin: the sample is data plus sigma times noise, and the model sees it divided by its magnitude."""
+    """Euler and its relatives: the sample is data plus sigma times noise, and the model sees it divided by its magnitude."""
 
     def noising(self, i):
         return mpf(1), self.sigmas[i]
@@ -1483,7 +1487,7 @@ class HeunLoop(ExplodingLoop):
 
 class KDPM2Loop(ExplodingLoop):
     def level(self, i):
-        """The level of the model's input: second evaluations lie between their step's levels, and the table has them."""
+        """The level of the model's input. A step's second evaluation is at the geometric mean of the step's levels."""
         return self.sigmas[i] if i % 2 == 0 else mpmath.sqrt(self.sigmas[i - 1] * self.sigmas[i])
 
     def model_input(self, i, x):
@@ -1576,7 +1580,7 @@ class DPMSolverSDELoop(KDPM2Loop):
 
 class KDPM2AncestralLoop(ExplodingLoop):
     def step(self, i, x, output):
-        # The level in the middle of a step is the table's entry for the second evaluation.
+        # The second evaluation of a step is at the step's target level, entry i of the table.
         p = self.clean(x, output, self.sigmas[i])
         if i % 2 == 0:
             self.base = x
@@ -1611,7 +1615,7 @@ class LMSLoop(ExplodingLoop):
 
 
 class KarrasVeLoop(Loop):
-    """Levels are those that steps raise theirs to and those that they lead to, in turn."""
+    """Levels alternate: one that a step raises the sample to, and one that the step leads to."""
 
     def step(self, i, x, output):
         level, target = self.sigmas[i], self.sigmas[i + 1]
@@ -1660,7 +1664,7 @@ class FlowLCMLoop(FlowLoop):
 
 
 class HeliosDMDLoop(Loop):
-    """A step looks up its levels at the nearest timesteps, after cutting off fractions."""
+    """A step cuts off the fractions of its timesteps, and takes the levels of the nearest timesteps."""
 
     def step(self, i, x, output):
         def level(i):
@@ -1687,7 +1691,7 @@ class TimeLoop(Loop):
 class LTXLoop(Loop):
     def step(self, i, x, output):
         if i + 1 >= len(self.sigmas):
-            # The caller's levels have a timestep each, but the last one isn't stepped from.
+            # Each of the caller's levels has a timestep, but the step at the last one returns its sample.
             return x, None, 0
         source, target, eta = self.sigmas[i], self.sigmas[i + 1], mpf(self.config["eta"])
         if target < mpf(1e-8):
@@ -1745,7 +1749,7 @@ class IPNDMLoop(Loop):
         (signal, noise), (following_signal, following_noise) = self.rates(i), self.rates(i + 1)
         self.history = [mixed((noise, x), (signal, output)), *self.history][:4]
         if signal == 0:
-            # The sample is pure noise, with 0/1e-8 as its clean part.
+            # The sample is pure noise. The original computes its clean part as 0 / 1e-8.
             assert len(self.history) == 1
             return mixed((following_noise, x)), None, 0
         mean = mixed(*zip(self.WEIGHTS[len(self.history)], self.history))
@@ -1793,11 +1797,11 @@ class UniPCLoop(Loop):
         A, S = self.level(i + 1)
         A_source, S_source = self.level(i)
         if self.sigmas[i + 1] == 0:
-            # Steps here are of order 1, and their exponential integrator ends in the clean sample.
+            # The step to level 0 is of order 1, and its exponential integrator returns the clean sample.
             assert data and len(outputs) == 1
             return outputs[0]
         if self.sigmas[i + 1] == self.sigmas[i]:
-            # Steps of length 0. The reference allows them in orders 1 and 2.
+            # A step of length 0, which the reference allows in orders 1 and 2.
             return x
         origin = mpmath.log(A_source / S_source)
         h = mpmath.log(A / S) - origin
@@ -1809,7 +1813,7 @@ class UniPCLoop(Loop):
             nodes.append(h)
             vectors.append(newest)
         if len(vectors) == 2:
-            # The reference doesn't solve for the weight of the difference here, but takes one half.
+            # The reference gives the difference a weight of one half here, instead of solving for it.
             exponent = -h if data else h
             size = exponent if self.config["solver_type"] == "bh1" else mpmath.expm1(exponent)
             base = exponential_weights(nodes[:1], h, data)[0]
@@ -1832,7 +1836,7 @@ class UniPCLoop(Loop):
 
 
 class HeliosLoop(UniPCLoop):
-    """A stage of a pyramid. Runs of flow levels end at a noise rate of 1e-8 with the whole signal."""
+    """A stage of a pyramid. Runs on flow levels end with a noise rate of 1e-8 and a signal rate of 1."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -1851,7 +1855,7 @@ class HeliosLoop(UniPCLoop):
 
 
 class SinglestepLoop(Loop):
-    """DPM-Solver in blocks: the orders 1, 2, ... of a block's steps all lead from its start."""
+    """DPM-Solver in blocks. A block's steps have the orders 1, 2, ..., and all lead from the block's start."""
 
     def __init__(self, scheduler, *arguments):
         super().__init__(scheduler, *arguments)
@@ -1895,14 +1899,14 @@ class SinglestepLoop(Loop):
         A, S = self.level(i + 1)
         A_base, S_base = self.level(base)
         if S == 0:
-            # Steps here are of order 1.
+            # The step to level 0 is of order 1.
             assert order == 1 and algorithm != "dpmsolver"
             return self.outputs[0], None, drawn
         self.places = [mpmath.log(self.level(k)[0] / self.level(k)[1]) for k in range(base, i + 1)]
         h = self.way = mpmath.log(A / S) - self.places[0]
         noise = mpf(0)
         if h == 0:
-            # diffusers divides by h for every order but 1.
+            # diffusers divides by h in every order but 1.
             if order > 1:
                 raise Redraw("no way to go")
             return x, None, drawn
@@ -1914,7 +1918,7 @@ class SinglestepLoop(Loop):
             weights = [-S * grown, -S * (grown / h - 1), -S * ((grown - h) / h**2 - mpf(1) / 2)]
         else:
             keep, lost = S / S_base * mpmath.exp(-h), -mpmath.expm1(-2 * h)
-            # The last term's sign in diffusers differs from the integral's.
+            # In diffusers, the last term has the opposite sign of the integral's.
             weights = [A * lost, A * (1 - lost / (2 * h)), A * ((lost - 2 * h) / (4 * h**2) - mpf(1) / 2)]
             noise = S * mpmath.sqrt(lost)
         shares = []
@@ -1934,7 +1938,7 @@ class SASolverLoop(Loop):
         return amplitudes(self.sigmas[i], self.config["use_flow_sigmas"])
 
     def noising(self, i):
-        # The training's levels, whatever the run's.
+        # add_noise takes the training's levels, even if the run's differ.
         product = self.alphas[int(self.timesteps[i])]
         return mpmath.sqrt(product), mpmath.sqrt(1 - product)
 
@@ -2002,7 +2006,7 @@ class ProductLoop(Loop):
         signal, noise = mpmath.sqrt(product), mpmath.sqrt(1 - product)
         prediction = self.config["prediction_type"]
         if prediction == "epsilon" and product == 0:
-            # Infinities become finite only by clipping.
+            # Only clipping makes infinities finite.
             if self.config.get("thresholding") or not self.config["clip_sample"]:
                 raise Redraw("clean sample undefined without signal")
             p = [mpmath.sign(v - noise * m) * mpmath.inf for v, m in zip(x, output)]
@@ -2014,7 +2018,7 @@ class ProductLoop(Loop):
 
 
 def between(least, greatest):
-    """The deviation if the model places the variance between two by their logarithms."""
+    """The deviation for a variance that the model places between two variances, on a logarithmic scale."""
     place = (VARIANCE + 1) / 2
     return mpmath.exp((place * mpmath.log(greatest) + (1 - place) * mpmath.log(least)) / 2)
 
@@ -2033,7 +2037,7 @@ class DDPMLoop(ProductLoop):
             if self.config["variance_type"] == "fixed_large":
                 deviation = mpmath.sqrt(beta)
             elif self.config["variance_type"] == "fixed_large_log":
-                # diffusers takes the root of this logarithm, which exists only for beta = 1.
+                # diffusers takes the root of this logarithm, which is real only for beta = 1.
                 deviation = mpmath.sqrt(mpmath.log(beta))
             elif self.config["variance_type"] == "learned":
                 deviation = mpmath.sqrt(VARIANCE)
@@ -2056,7 +2060,7 @@ class LCMLoop(ProductLoop):
         denoised = mixed((k / mpmath.sqrt(square), p), (1 / (4 * square), x))
         if i == self.count - 1:
             return denoised, denoised, 0
-        # A schedule cut short by strength has no next timestep, and stays at its last level.
+        # At the end of a schedule that strength cut short there is no next timestep, and the level stays.
         target = self.alphas[self.timesteps[min(i + 1, len(self.timesteps) - 1)]]
         return mixed((mpmath.sqrt(target), denoised), (mpmath.sqrt(1 - target), noise_exact(i))), denoised, 1
 
@@ -2123,7 +2127,7 @@ class CogVideoXDPMLoop(CogVideoXLoop):
         drawn = 2 if second else 1
         if target == source:
             return x, p, drawn
-        # The square of the exponential of -h.
+        # exp(-2 h).
         kept = source * (1 - target) / ((1 - source) * target)
         share = mpmath.sqrt(target) * (1 - kept)
         terms = [(mpmath.sqrt(kept * (1 - target) / (1 - source)), x), (share, p)]
@@ -2144,12 +2148,12 @@ class PNDMLoop(ProductLoop):
         self.calls, self.history, self.base, self.sum = 0, [], None, None
 
     def transfer(self, source, target, x, output):
-        """Steps from the timestep `source` to `target` along a constant output."""
+        """A step from timestep `source` to timestep `target` with a constant output."""
         beyond = mpf(1) if self.config["set_alpha_to_one"] else self.alphas[0]
         a, b = self.alphas[source], self.alphas[target] if target >= 0 else beyond
         if self.config["prediction_type"] == "v_prediction":
             output = mixed((mpmath.sqrt(a), output), (mpmath.sqrt(1 - a), x))
-        # DDIM's deterministic step, written as clean sample and noise.
+        # DDIM's deterministic step, as a combination of the sample and the output.
         keep = mpmath.sqrt(b / a)
         return mixed((keep, x), (mpmath.sqrt(1 - b) - keep * mpmath.sqrt(1 - a), output))
 
@@ -2515,7 +2519,7 @@ CLASSES = {
         {request_n: 100},
         adjust_ends,
         {"order": {None: 60, 1: 10, 2: 15, 3: 15}},
-        # The original takes the order of an earlier run.
+        # After a late begin, the original takes the order of a run from the start.
         late=0,
         count=16,
         settled={**GRID_FLAGS, "beta_schedule": SCHEDULES},
@@ -2565,7 +2569,7 @@ CLASSES = {
         # The class has no add_noise.
         late=0,
         count=40,
-        # UniPC's limit applies.
+        # As for UniPC.
         limit=2e-9,
     ),
     "helios_dmd": Family(
@@ -2580,7 +2584,7 @@ CLASSES = {
         {request_distilled_stage: 100},
         adjust_pyramid,
         has_noise_table=False,
-        # The class has an add_noise that takes its tables as arguments.
+        # The class's add_noise takes tables as arguments.
         late=0,
         count=32,
     ),
@@ -2646,7 +2650,7 @@ CLASSES = {
         {request_n: 100},
         adjust_unipc,
         count=96,
-        # The terms of a step are thousands of times its result with predict_x0 off and a noisiest level of 20291.
+        # With predict_x0 off and a noisiest level of 20291, a step's terms are thousands of times its result.
         limit=2e-9,
         settled={
             **GRID_FLAGS,
@@ -2672,7 +2676,7 @@ CLASSES = {
         {request_n: 85, request_integer_timesteps: 15},
         adjust_singlestep,
         count=18,
-        # dpmsolver, like UniPC, has the sample's quotient of two signal rates.
+        # dpmsolver, like UniPC, multiplies the sample by a quotient of two signal rates.
         limit=2e-9,
     ),
     "sasolver": Family(
@@ -2693,7 +2697,7 @@ CLASSES = {
         {request_n: 100},
         adjust_sasolver,
         count=18,
-        # The reference integrates powers of lambda itself: for short steps of high orders, their sums cancel.
+        # The reference integrates powers of lambda, not of differences: in short steps of high orders, the sums cancel.
         limit=1e-6,
     ),
     "pndm": Family(
@@ -2733,7 +2737,7 @@ CLASSES = {
         {**{key: values for key, values in DDPM.items() if key != "variance_type"}, "set_alpha_to_one": {True: 60, False: 40}},
         {request_n: 100},
         options={"eta": {None: 40, 1.0: 30, 0.3: 30}, "use_clipped_model_output": {None: 60, True: 40}},
-        # If all noise is drawn anew, the remainder is the root of a difference of equal numbers.
+        # If a step draws all noise anew, the factor of the old noise is the root of a difference of equal numbers.
         limit=1e-7,
         count=40,
         settled={"beta_schedule": SCHEDULES},
@@ -2954,7 +2958,7 @@ def make_record(rng, family, run):
     return record, gaps, scheduler
 
 
-# Parameters with a continuum of values, or with values that have no meaning alone.
+# Parameters drawn from a continuum of values, or without a meaning of their own.
 UNCOUNTED = {"beta_start", "beta_end", "_class_name", "_diffusers_version", "_use_default_values"}
 
 
@@ -2982,7 +2986,7 @@ def count_coverage(coverage, record, scheduler):
 
 
 def missing_values(family, coverage):
-    """The listed values that aren't in any record."""
+    """The listed values that occur in no record, as text."""
     listed = {key: list(values) for key, values in {**family.parameters, **family.options, **family.settled}.items()}
     for key, values in listed.items():
         seen = set(coverage.get(key, {})) | set(coverage.get(f"{key} (given)", {}))
@@ -3027,7 +3031,7 @@ def generate(key, seed, count, folder):
 
 
 def check(family, checks):
-    """Prints the agreement of the reference and the exact evaluation; returns the number of records beyond the limit."""
+    """Prints the deviations of the reference from the exact evaluation. Returns the number of records beyond the limit."""
     for kind in ("float64", "report", "float32"):
         values = [gaps[kind] for gaps, _, _ in checks if kind in gaps]
         if values:

@@ -4,9 +4,9 @@
 """Writes ``deis_methods.json``: the coefficients of the paper's multistep methods, from 50-digit arithmetic.
 
 A step of tAB- or ρAB-DEIS (Zhang and Chen 2022, arXiv:2204.13902), or of diffusers' polynomials in ln ρ, is x' = a x + Σ_k b[k] ε_k
-with b[k] = A_t ∫ L_k(u(ρ)) dρ. The levels are diffusers' scheduler's. The integrals have closed forms for polynomials in ρ, and for
-polynomials in ln ρ times ρ (piece by piece if u is the timestep, which is linear in ln ρ between whole timesteps); flow matching
-takes mpmath's quadrature.
+with b[k] = A_t ∫ L_k(u(ρ)) dρ. diffusers' scheduler provides the levels. The integrals of polynomials in ρ and in ln ρ have closed
+forms. If u is the timestep, it is linear in ln ρ between whole timesteps, and the integrals are sums over these pieces. Flow
+matching takes mpmath's quadrature.
 
 Usage::
 
@@ -40,7 +40,7 @@ def polynomial_product(p, q):
 
 
 def exponential_moment(polynomial, start, end):
-    """∫ p(λ) e^λ dλ: e^λ (p − p' + p'' − …)."""
+    """∫ p(λ) e^λ dλ = e^λ (p − p' + p'' − …), from start to end. The polynomial's coefficients begin with the constant."""
     total, sign = mpf(0), 1
     while polynomial:
         for at, side in [(end, 1), (start, -1)]:
@@ -50,7 +50,7 @@ def exponential_moment(polynomial, start, end):
 
 
 def lagrange(k, nodes, value):
-    """The coefficients, lowest first, of L_k(u) for u = value[0] + value[1] λ."""
+    """The coefficients of L_k(u) as a polynomial in λ, lowest first, for u = value[0] + value[1] λ."""
     product = [mpf(1)]
     for m, node in enumerate(nodes):
         if m != k:
@@ -81,7 +81,7 @@ def weights(method, is_flow, table, ratios, target):
         return [mpmath.quad(lambda rho, k=k: basis(k, rho), pieces) for k in range(count)]
 
     def line(position):
-        """(value at λ = 0, slope) of the timestep on the piece that begins at a table entry."""
+        """The timestep as a line in λ, on the piece from a table entry to the next: its value at λ = 0, and its slope."""
         slope = 1 / (table[position + 1] - table[position])
         return position - table[position] * slope, slope
 

@@ -14,28 +14,28 @@ Contents
 --------
 
 ``torch_fills``, ``numpy_fills``
-    one call after seeding: ``seed``, ``count`` and the float32 result: ``sha256`` of its little-endian bytes, ``indices`` (all for
-    short results, a few for long ones) and ``values``, base64 of little-endian float32.
+    one call after seeding: ``seed``, ``count`` and the float32 result. Of the result: ``sha256`` of its little-endian bytes, and
+    its ``values`` at ``indices`` (all of a short result, a few of a long one), base64 of little-endian float32.
 ``torch_sequences``, ``numpy_sequences``
-    calls one after the other on one generator: ``type`` and ``count`` of each, the result (float64 ones complete, as base64 of
-    little-endian float64), and the generator's state after it: ``drawn`` words, ``words_sha256`` of the 624 little-endian
-    words, ``spare``, the normal that is left over (hexadecimal float, null for none).
+    successive calls on one generator: ``type`` and ``count`` of each, its result, and the generator's state after it. float64
+    results are complete, as base64 of little-endian float64. The state: the number of ``drawn`` words, ``words_sha256`` of the
+    624 little-endian words, and ``spare``, the normal that is left over (hexadecimal float, null for none).
 ``torch_states``
     Generator.get_state() of a generator in use, as words, position and spare normal, and its next results.
 ``torch_exhaustive``
-    all 2^24 values of one uniform while the other one is fixed, in blocks of 16: the sixteen draws of block b are 8 times ``first``
-    and 8 times ``second``, with null for 8 b ... 8 b + 7. ``sum`` is the sum of the results' bits x[i], and ``weighted`` the sum of
-    (2 i + 1) x[i], modulo 2^64. The fixed first draw makes the radius 1.
+    all 2^24 values of one uniform while the other one is fixed, in blocks of 16. The draws of block b are 8 times ``first`` and
+    8 times ``second``; null stands for the values 8 b ... 8 b + 7. ``sum`` is the sum of the results' bits x[i], and ``weighted``
+    the sum of (2 i + 1) x[i], modulo 2^64. The fixed first draw makes the radius 1.
 ``philox_known_answers``
-    counter, key and output: the lines "philox4x32 10" of tests/kat_vectors of Random123 1.14
-    (https://github.com/DEShawResearch/random123), which come with Salmon et al. 2011, doi:10.1145/2063384.2063405.
+    counter, key and output: the lines "philox4x32 10" of tests/kat_vectors in Random123 1.14
+    (https://github.com/DEShawResearch/random123), the code of Salmon et al. 2011, doi:10.1145/2063384.2063405.
 ``philox_words``
-    the words of torch's own Philox on the CPU (torch.func._random, subsequence 0) for a seed, from a block of four on.
+    the words of torch's own Philox on the CPU (torch.func._random, subsequence 0) for a seed, starting at a block of four words.
 ``cuda_published``
-    values of torch.randn on CUDA devices that others have published. Each entry: ``source``, ``device`` if it is known,
-    ``max_blocks`` (multiprocessors times threads per multiprocessor / 256; arbitrary for small tensors), ``seed``, ``earlier`` (the
-    element counts of the calls before), ``count``, ``indices``, ``values`` and ``digits``: the number of printed decimals, null for
-    a float32's full precision. ``mean`` and ``std`` if they aren't 0 and 1.
+    published values of torch.randn on CUDA devices. Each entry: ``source``, ``device`` if it is known, ``max_blocks``
+    (multiprocessors times threads per multiprocessor / 256; arbitrary for small tensors), ``seed``, ``earlier`` (the element counts
+    of preceding calls), ``count``, ``indices``, ``values``, ``digits`` (the number of printed decimals, null for a float32's full
+    precision), and ``mean`` and ``std`` if they aren't 0 and 1.
 """
 
 import argparse
@@ -81,10 +81,10 @@ def state_record(words, drawn, spare):
 
 
 def torch_state(generator):
-    """The words, the number of them drawn, and the spare normal, parsed from torch's bytes.
+    """The words, the number of drawn ones, and the spare normal, parsed from torch's bytes.
 
-    The layout: uint64 seed, int32 left, int32 seeded, uint64 next, uint64 state[624], three doubles of which the second is the
-    spare normal, int32 whether a spare normal is kept.
+    The layout: uint64 seed, int32 left, int32 seeded, uint64 next, uint64 state[624], three doubles, int32 flag. The second double
+    is the spare normal; the flag tells whether there is one.
     """
     data = generator.get_state().numpy().tobytes()
     left, _, following = struct.unpack_from("<iiQ", data, 8)
@@ -172,8 +172,8 @@ def untempered(draws):
 
 
 def torch_normals_of(draws):
-    """torch's results for given draws, in blocks of 16, through states whose words temper to the draws."""
-    run = 38 * 16  # a state that isn't used up holds 623 more words
+    """torch's results for given draws, in blocks of 16, from states whose words temper to the draws."""
+    run = 38 * 16  # A state has 623 words left after the first one.
     generator = torch.Generator().manual_seed(0)
     data = np.frombuffer(generator.get_state().numpy().tobytes(), np.uint8).copy()
     data[8:24] = np.frombuffer(struct.pack("<iiQ", 624, 1, 1), np.uint8)  # left, seeded, next
@@ -195,7 +195,7 @@ def torch_exhaustive():
         pair = (every, fixed) if varies_first else (fixed, every)
         values = torch_normals_of(np.concatenate([draws.reshape(-1, 8) for draws in pair], axis=1).reshape(-1))
         if varies_first:
-            cosines = values.reshape(-1, 16)[:, :8].reshape(-1)  # of 0: the radius itself
+            cosines = values.reshape(-1, 16)[:, :8].reshape(-1)  # The angle is 0, so they are the radii.
             unit_radius = int(np.nonzero(cosines == 1)[0][0])
         bits = values.view("<u4").astype(np.uint64)
         odd = 2 * np.arange(bits.size, dtype=np.uint64) + np.uint64(1)

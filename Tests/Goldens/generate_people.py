@@ -18,7 +18,7 @@ Case fields
     diffusers' class, and the name of the act.
 ``type``
     the type of diffusers' last sample. "half begun" runs diffusers as shipped, from float16 to float32. All other acts run in
-    float64: diffusers' float32 tables are widened before each step, and its samples aren't rounded to float32.
+    float64, with diffusers' float32 tables widened before each step, and without its rounding of samples to float32.
 ``final``
     base64 of the last sample's little-endian float64 numbers.
 
@@ -98,7 +98,7 @@ def step(scheduler, x, t):
         if getattr(scheduler, "betas", x).dtype == torch.float32:
             take_ratios(scheduler)
         widen(scheduler)
-        # LCM computes float32 scalars for a tensor, but doubles for an integer.
+        # LCM computes its scalars in float32 for a tensor, but in double precision for an integer.
         t = t if t.is_floating_point() else int(t)
     with unittest.mock.patch.object(home_of(scheduler), "torch", WideTorch() if is_wide else torch):
         model_input = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
@@ -126,7 +126,7 @@ def main():
     warnings.filterwarnings("ignore")
     diffusers.utils.logging.set_verbosity(logging.CRITICAL)
     for name in CLASSES:
-        getattr(diffusers, name)  # Imports its module.
+        getattr(diffusers, name)  # Imports the class's module.
     people.replace_trees()
     people.begin_at_first_stages()
     cases = [

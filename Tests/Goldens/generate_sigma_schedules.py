@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 
-"""Writes ``sigma_schedules.json``: noise levels by their names, evaluated with NumPy and SciPy from the published formulas.
+"""Writes ``sigma_schedules.json``: the noise levels of named schedules, evaluated with NumPy and SciPy from the published formulas.
 
-The file also holds the levels of two libraries that can be run: k-diffusion 0.1.1.post1, and the tables of diffusers 0.42.1.
+The file also holds levels computed by k-diffusion 0.1.1.post1, and tables of diffusers 0.42.1.
 
 Usage::
 
     out/reference/bin/pip download --no-deps -d out/reference k-diffusion==0.1.1.post1
     out/reference/bin/python Tests/Goldens/generate_sigma_schedules.py
 
-k-diffusion's wheel is read without installing it: its dependencies take gigabytes, and its levels need only torch.
+k-diffusion's wheel is imported without installing it: its dependencies take gigabytes, and the levels need only torch.
 """
 
 import importlib
@@ -105,7 +105,7 @@ def k_diffusion(table):
     wheel = Path(__file__).parents[2] / "out/reference/k_diffusion-0.1.1.post1-py3-none-any.whl"
     package = ModuleType("k_diffusion")
     package.__path__ = [f"{wheel}/k_diffusion"]
-    # The module's solvers import these.
+    # The module imports these for its solvers. The levels don't need them.
     sys.modules.update({"k_diffusion": package, "k_diffusion.utils": MagicMock(), "torchdiffeq": MagicMock()})
     sampling = importlib.import_module("k_diffusion.sampling")
     ends = table[0], table[-1]
