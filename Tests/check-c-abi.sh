@@ -5,7 +5,7 @@
 #     Tests/check-c-abi.sh
 #
 # Prints a line per check; ends with the number of failures, and fails if there are any.
-# CC and CXX name other compilers, SWIFT another Swift, PYTHON one that may import torch.
+# CC and CXX name other compilers, SWIFT another Swift, PYTHON an interpreter that may have torch.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -87,7 +87,7 @@ for compiler in "${compilers[@]}"; do
         "$compiler" -x c++ -std=c++17 "${warnings[@]}" -Wconversion -I"$prefix/include" -fsyntax-only "$work/header.cpp"
 done
 
-# ---- Programs, which know only the pkg-config file
+# ---- Programs that find the library with pkg-config
 
 # builds NAME COMPILER STANDARD SOURCE [FLAGS...]
 builds() {
@@ -98,8 +98,8 @@ builds() {
         $(pkg-config --libs diffusion_scheduling) -lm
 }
 
-# Swift's runtime keeps its caches until the process ends, by pointers that valgrind calls possible leaks; so only definite leaks
-# are errors. (OMP_NUM_THREADS=1, because libomp's own threads outlive the program.)
+# Swift's runtime keeps its caches until the process ends. valgrind reports some of them as possible leaks, so only definite and
+# indirect leaks are errors. OMP_NUM_THREADS is 1 because libomp's own threads outlive the program.
 under_valgrind() {
     OMP_NUM_THREADS=1 valgrind -q --error-exitcode=99 --leak-check=full --show-leak-kinds=definite,indirect \
         --errors-for-leak-kinds=definite,indirect "$@"
@@ -133,7 +133,7 @@ locale=()
 if command -v localedef >/dev/null && localedef -i de_DE -f UTF-8 "$work/de_DE.UTF-8" 2>/dev/null; then
     locale=(de_DE.UTF-8)
 else
-    echo "skip  there is no locale with a decimal comma to be had"
+    echo "skip  localedef can't make a locale with a decimal comma"
 fi
 # manners NAME [ENVIRONMENT...]
 manners() { env LOCPATH="$work" OMP_NUM_THREADS=4 "${@:2}" "$work/$1" "$library" "$work/copy.so" ${locale[@]+"${locale[@]}"}; }
@@ -169,13 +169,13 @@ shares_nothing_with_other_swift() {
     ! readelf -SW "$static" | grep -E ' (swift5_|\.swift1_)' || return
     readelf -gW "$static" | grep -F 'no section groups'
 }
-check "static: no symbol, section or group is one of another Swift runtime's" shares_nothing_with_other_swift
+check "static: shares no symbol, section or group with another Swift runtime" shares_nothing_with_other_swift
 
 # links_statically NAME COMPILER SOURCE [FLAGS...]
 links_statically() {
     "$2" -O2 "${@:4}" -I"$prefix/include" "$3" -o "$work/static-$1" "${static_libraries[@]}" -pthread
 }
-# prints_alike NAME PROGRAM: the statically linked program prints the bytes that the program prints with the shared library.
+# prints_alike NAME PROGRAM: passes if the statically linked program NAME prints the same bytes as PROGRAM.
 prints_alike() {
     ! ldd "$work/static-$1" | grep -E 'swift|diffusion|omp' || return
     env -u LD_LIBRARY_PATH "$work/static-$1" >"$work/static-output" || return
@@ -242,11 +242,11 @@ if(TARGET DiffusionScheduling::static)
   target_link_libraries(plug_in PRIVATE DiffusionScheduling::static)
 endif()
 END
-    # configures NAME [OPTIONS...]: without the variables that name the prefix.
+    # configures NAME [OPTIONS...]: runs CMake without the environment's variables that name the prefix.
     configures() {
         env -u LD_LIBRARY_PATH -u PKG_CONFIG_PATH cmake -S "$work/project" -B "$work/build-$1" -D CMAKE_C_COMPILER="$cc" "${@:2}"
     }
-    # with_cmake NAME [OPTIONS...]: both targets print the same bytes; the plug-in is never unloaded.
+    # with_cmake NAME [OPTIONS...]: passes if both programs print the same bytes, and the plug-in, unlike them, is never unloaded.
     with_cmake() {
         local program
         configures "$@" && cmake --build "$work/build-$1" || return
@@ -264,7 +264,7 @@ END
     check "CMake: the shared target is the installed library" uses_the_prefix prefix
     check "CMake: with DiffusionScheduling_DIR" with_cmake dir -D DiffusionScheduling_DIR="$prefix/lib/cmake/DiffusionScheduling"
     check "CMake: the component static is found" cmake_prefix component -D COMPONENTS=static
-    # refuses NAME SENTENCE [OPTIONS...]: CMake fails, and prints the sentence, which it breaks into lines.
+    # refuses NAME SENTENCE [OPTIONS...]: passes if CMake fails and prints the sentence, over any number of lines.
     refuses() {
         ! configures "$1" "${@:3}" >"$work/refusal" 2>&1 || return
         cat "$work/refusal"
@@ -287,7 +287,7 @@ else
     echo "skip  cmake isn't installed"
 fi
 
-# ---- Inputs of the fuzzers: their seeds, and former finds
+# ---- Inputs of the fuzzers: seeds and former findings
 
 replays() {
     local target=$1 directory

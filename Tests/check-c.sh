@@ -45,13 +45,13 @@ objects() {
 
 # ---- Sources and header
 
-# Optimising takes a minute and a half for both.
+# With -O3 the two compilers take a minute and a half.
 optimised=-O3
 [ "$mode" = quick ] && optimised=-O1
 check "clang compiles the sources without a warning" \
     objects clang "$clang" -std=c11 $optimised "${warnings[@]}" -Wconversion
 if [ "$mode" = quick ]; then
-    # gcc's intrinsics are macros without -O, and convert signs.
+    # Without -O, gcc's intrinsics are macros that convert signs.
     check "gcc reads the sources without a warning" \
         "$gcc" -std=c11 -O1 "${warnings[@]}" -Wconversion -I"$include" -fsyntax-only "$sources"/*.c
 else
@@ -74,7 +74,7 @@ done
 
 # ---- Symbols
 
-# Every external symbol that the objects define begins with the prefix; there is at least one.
+# Passes if the objects define dsk_step, and every external symbol that they define begins with dsk_.
 symbols_are_prefixed() {
     local symbols
     # Mach-O puts an underscore before every name.
@@ -112,7 +112,7 @@ fi
 
 # ---- The same bits from every build
 
-# Enough threads for every number that the program asks for; idle ones leave the cores to others.
+# 8 is the greatest number of threads that the program asks for. Idle threads leave the cores to others.
 export OMP_NUM_THREADS=8 OMP_WAIT_POLICY=passive OMP_DYNAMIC=false
 
 # built NAME COMPILER OBJECTS FLAGS...: links the program with the objects under that name.
@@ -129,7 +129,7 @@ runs() {
     env "${@:1:$#-1}" "$work/${!#}" >"$output"
 }
 
-# says NAME PATTERN...: the run printed a line for each pattern.
+# says NAME PATTERN...: passes if the run printed a line for each pattern.
 says() {
     local output=$work/$1.out pattern
     shift
@@ -138,7 +138,7 @@ says() {
     done
 }
 
-# The expected checksum, and only it, on at least a line for each of the five numbers of threads.
+# Passes if the run printed at least five checksums, one for each number of threads, and all are the expected one.
 checksums_agree() {
     local output=$work/$1.out
     [ "$(grep -c ' checksum ' "$output")" -ge 5 ] || { cat "$output"; return 1; }
@@ -148,7 +148,7 @@ checksums_agree() {
 system_libraries=(-lm)
 [ "$(uname -s)" = Linux ] && system_libraries+=(-ldl)
 
-# Makes every lookup of a runtime by the core fail.
+# Makes the core's lookups of a runtime fail.
 cat >"$work/hide.c" <<'END'
 #include <stddef.h>
 void *__wrap_dlopen(const char *name, int flags);
@@ -157,7 +157,7 @@ void *__wrap_dlopen(const char *name, int flags) { (void)name; (void)flags; retu
 void *__wrap_dlsym(void *library, const char *name) { (void)library; (void)name; return NULL; }
 END
 
-# The bits are the same in every floating-point environment of the host, which stays unchanged.
+# Passes if the bits are the same in every floating-point environment of the host, and the environment stays unchanged.
 environment_holds() {
     local name=environment-$1 compiler=$2 objects=$3
     shift 3
@@ -195,7 +195,7 @@ if [ "$(uname -s)" = Linux ]; then # --wrap is the GNU linker's
     check "none: says that calls stay on the caller's thread" says none "^runtime: none .*caller's thread" '^threads: 1$'
     bits_are_right none
 
-    # A runtime already in the process comes before one that could be loaded.
+    # A runtime already in the process takes precedence over one that could be loaded.
     for library in libgomp.so.1 libomp.so.5; do
         if LD_PRELOAD=$library /bin/true 2>&1 | grep -q .; then
             echo "skip  $library isn't installed"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Checks the kernels in Sources/DeviceKernels and Examples/OpenCL: on the OpenCL device that there is, and compiled for others.
+# Checks the kernels in Sources/DeviceKernels and Examples/OpenCL: on this machine's OpenCL device, and compiled for others.
 #
 #     Tests/check-device.sh NVRTC
 #
@@ -20,7 +20,7 @@ unset LD_LIBRARY_PATH OCL_ICD_VENDORS
 export POCL_CACHE_DIR=$work/pocl
 mkdir "$POCL_CACHE_DIR"
 
-# ---- The library as it is installed
+# ---- The installed library
 
 prefix=$work/prefix
 check "make install" make -s -C "$root" install-library PREFIX="$prefix"
@@ -33,7 +33,7 @@ check "make install installs table and kernels beside the header" installs_the_k
 check "CUDA: NVRTC compiles all types without a message, to PTX without calls" python3 "$root/Tests/compile-cuda.py" "$nvrtc"
 sed -n '1p; $p' "$work/log" | sed 's/^/      /'
 
-# without_doubles TYPE: compiles for an OpenCL device that has no float64 arithmetic, and fails where a double occurs.
+# without_doubles TYPE: compiles for an OpenCL device without float64 arithmetic, and fails if a double occurs.
 without_doubles() {
     "$clang" -x cl -cl-std=CL1.2 -target spir64 -Xclang -finclude-default-header -Xclang -cl-ext=-cl_khr_fp64 -Ucl_khr_fp64 \
         -Wall -Wextra -Wno-unused-function -Werror -O1 -S -emit-llvm -I"$kernels/include" -DDS_SAMPLE_TYPE="$1" \

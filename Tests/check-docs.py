@@ -39,7 +39,7 @@ DOCUMENT = re.compile(r"(?<![\w/.-])(?:[\w.-]+/)*[A-Z][A-Za-z_]*\.md\b")
 
 
 class Document:
-    """A Markdown file: its lines of prose without code, its code, and its headings."""
+    """A Markdown file: its prose without code, its code, and the anchors of its headings."""
 
     def __init__(self, text: str) -> None:
         self.prose: list[tuple[int, str]] = []
@@ -166,10 +166,10 @@ def check_commands(repository: Repository) -> None:
     targets = targets_of(makefile)
     for name, document in repository.documents.items():
         for number, line in document.code:
-            # The text behind a command in a table of commands isn't part of it.
+            # In a table of commands, two spaces or # separate a command from its explanation.
             for target in named_targets(re.split(r"\s{2,}|\s#", line.strip())[0]):
                 if target not in targets:
-                    repository.fault(f"{name}:{number}", f"make {target} is no command: the Makefile has no such target")
+                    repository.fault(f"{name}:{number}", f"make {target} isn't a command: the Makefile has no such target")
     for number, line in enumerate(makefile.splitlines(), 1):
         if line.startswith('\t@echo "make '):
             for target in re.findall(r"\bmake ([a-z][a-z-]*)", line):
@@ -211,10 +211,10 @@ def check_version(repository: Repository) -> None:
     def expect(name: str, pattern: str, expected: str = version, is_needed: bool = True) -> None:
         found = re.findall(pattern, repository.text(name), re.MULTILINE)
         if is_needed and not found:
-            repository.fault(name, f"there is no version {expected}, that of {HEADER}")
+            repository.fault(name, f"the version {expected} of {HEADER} is missing")
         for each in found:
             if each != expected:
-                repository.fault(name, f"the version is {each}, that of {HEADER} is {expected}")
+                repository.fault(name, f"the version is {each}, but {HEADER} has {expected}")
 
     project = repository.text("bindings/python/pyproject.toml")
     is_dynamic = re.search(r"^dynamic = .*\"version\"", project, re.MULTILINE) is not None
@@ -241,18 +241,18 @@ def check_version(repository: Repository) -> None:
         return
     newest, date = releases[0]
     if newest != version:
-        repository.fault("CHANGELOG.md", f"the newest version is {newest}, that of {HEADER} is {version}")
+        repository.fault("CHANGELOG.md", f"the newest version is {newest}, but {HEADER} has {version}")
     if not re.fullmatch(r"\d{4}-\d\d-\d\d", date):
-        repository.fault("CHANGELOG.md", f"version {newest} has no date: allowed is - year-month-day behind it")
+        repository.fault("CHANGELOG.md", f"version {newest} has no date: it must be followed by - year-month-day")
     cited = re.findall(r"^date-released: \"?(.*?)\"?$", repository.text("CITATION.cff"), re.MULTILINE)
     if cited != [date]:
-        repository.fault("CITATION.cff", f"date-released is {', '.join(cited) or 'missing'}, that in CHANGELOG.md is {date}")
+        repository.fault("CITATION.cff", f"date-released is {', '.join(cited) or 'missing'}, but CHANGELOG.md has {date}")
 
 
 def check_length(repository: Repository) -> None:
     count = len(repository.text("README.md").splitlines())
     if count > README_LINES:
-        repository.fault("README.md", f"there are {count} lines: allowed are {README_LINES}")
+        repository.fault("README.md", f"it has {count} lines, but may have {README_LINES} at most")
 
 
 # ---- The articles' code

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Runs the engine example that `make engine` built the way people type it, and compares its samples and sentences.
+# Runs the engine example, which `make engine` builds, with the arguments that people type, and compares its samples and messages.
 #
 #     Tests/check-engine.sh [ENGINE]
 #
@@ -30,7 +30,7 @@ expect() {
     fi
 }
 
-# holds TEXT: counts the last command's status as a check.
+# holds TEXT: counts the last command's status as a check. TEXT describes the failure.
 holds() {
     if [ $? = 0 ]; then passed=$((passed + 1)); else failed=$((failed + 1)) && echo "check-engine: $1"; fi
 }
@@ -42,7 +42,7 @@ sample() {
     expect 0 '^Wrote .*samples.png$' sample "$@" --samples "$work/$file.npy"
 }
 
-# difference FILE FILE: the root mean square of the differences. digits.bin provides the samples of as many digits.
+# difference FILE FILE: the root mean square of the differences. A second file digits.bin stands for the digits themselves.
 difference() {
     python3 - "$root/Examples/Demo/Sources/Digits/Data/digits.bin" "$@" <<'PYTHON'
 import sys
@@ -61,7 +61,7 @@ print((sum((a - b) ** 2 for a, b in zip(first, second)) / len(first)) ** 0.5)
 PYTHON
 }
 
-# below FIRST SECOND: whether the first number is less; false for NaN.
+# below FIRST SECOND: passes if the first number is less; fails for NaN.
 below() { python3 -c 'import sys; sys.exit(not float(sys.argv[1]) < float(sys.argv[2]))' "$1" "$2"; }
 
 # ---- Samples
@@ -118,7 +118,7 @@ holds "DPM-Solver's inversion has a greater error than 0.005"
 expect 0 '^the exact denoiser' measure
 below "$(awk '/^the network, no guidance/ { print $5 }' "$work/output")" 0.2
 holds "the Fréchet distance isn't less than 0.2"
-# column NUMBER: the greatest number in a column of the table of times, which has a row for each of seven batch sizes; else nan.
+# column NUMBER: the greatest number in a column of the table of times. Without a number in each of seven rows, one per batch size: nan.
 column() {
     awk -v c="$1" '
         /^ *[0-9]+ +[0-9.]+ / { rows++; if ($c !~ /^[0-9.]+$/) rows = 8; if ($c > greatest) greatest = $c }
@@ -153,7 +153,7 @@ expect 1 'is 2027.1.0, but must be 2026$' sample --openvino "$work/stub"
 stub 2026.0.0
 expect 1 "can't be opened: ov_version_free isn't in the library" sample --openvino "$work/stub"
 
-# broken: a copy of the model folder in $work/model, to be damaged.
+# broken: copies the model folder to $work/model, to be damaged.
 broken() { rm -rf "$work/model" && cp -r $model "$work/model"; }
 for file in model_index.json unet/model.onnx unet/config.json scheduler/scheduler_config.json; do
     broken

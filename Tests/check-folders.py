@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 
-"""Checks the references between the folders of Sources/DiffusionScheduling: `allowed` is the table.
+"""Checks the references between the folders of Sources/DiffusionScheduling against the table `allowed`.
 
     python3 Tests/check-folders.py
 
-A folder names another one if its code, outside of comments and texts, contains a type that the other declares at the top level.
-Prints every name that isn't allowed with its place; fails if there are any.
+A folder refers to another one if its code, outside comments and strings, names a type that the other declares at the top level.
+Prints each reference that isn't allowed with its place, and fails if there are any.
 """
 
 import pathlib
@@ -30,7 +30,7 @@ allowed = {
 above = {"Sampler.swift", "SamplerModel.swift", "SamplerNames.swift", "SchedulerCatalog.swift"}
 # The only folder that calls C.
 importer = "Kernels"
-# Wrappers of C without tensors; any code that computes scalars may name them.
+# Wrappers of C functions that take no tensors. Any code that computes scalars may name them.
 everywhere = {"FloatingPointEnvironment"}
 
 declaration = re.compile(
@@ -41,7 +41,7 @@ declaration = re.compile(
 
 
 def code_of(path):
-    """The file without comments and without the characters of texts, with its lines in place."""
+    """The file without its comments and the contents of its strings, with the same line numbers."""
     text, out, place, nesting = path.read_text(), [], 0, []
     while place < len(text):
         if nesting and nesting[-1] == '"' and text[place] == "\\" and text[place + 1 : place + 2] == "(":
@@ -72,7 +72,7 @@ def code_of(path):
     return "".join(out)
 
 
-# A DocC catalogue holds examples, which are no part of the library.
+# DocC catalogues hold examples, which aren't part of the library.
 files = {path: code_of(path) for path in sorted(sources.rglob("*.swift")) if not any(".docc" in each for each in path.parts)}
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Runs the command-line tool that `make tool` built the way people type it, and compares its output.
+# Runs the command-line tool, which `make tool` builds, with the arguments that people type, and compares its output.
 #
 #     Tests/check-tool.sh [TOOL]
 set -uo pipefail
@@ -30,7 +30,7 @@ expect() {
     fi
 }
 
-# holds TEXT: counts the last command's status as a check.
+# holds TEXT: counts the last command's status as a check. TEXT describes the failure.
 holds() {
     if [ $? = 0 ]; then passed=$((passed + 1)); else failed=$((failed + 1)) && echo "check-tool: $1"; fi
 }
@@ -46,10 +46,10 @@ expect 0 '^ +0 +1000 +1 ' plan flux --mu 1.15 --levels simple
 expect 0 '"evaluations"' plan sdxl --format json
 expect 0 '^ +11 .*0\.0291675' compare sdxl "DPM++ 2M Karras" deis:tab3 --steps 12 --output levels.svg
 head -c 200 levels.svg | grep -q '<svg '
-holds "levels.svg is no SVG file"
+holds "levels.svg isn't an SVG file"
 expect 0 'sdxl \(Euler\)' compare sdxl "euler kl_optimal" --steps 12 --output levels.png
 [ "$(head -c 4 levels.png | tail -c 3)" = PNG ]
-holds "levels.png is no PNG file"
+holds "levels.png isn't a PNG file"
 expect 0 '"use_karras_sigmas": true' convert sdxl "DPM++ 2M Karras"
 expect 0 '"flow_shift": 3' convert flux UniPC
 expect 0 '' convert flux UniPC --set use_dynamic_shifting=false --set flow_shift=2 --output tuned
@@ -60,7 +60,7 @@ expect 1 '^-: beta_start is 2\.0, but must be at least 0 and less than 1$' check
 expect 1 'malformed JSON at line 1, column 1' check - <<<'nonsense'
 expect 0 '' noise --seed 42 --shape 1 4 8 8 --output noise.npy
 [ "$(wc -c <noise.npy)" = $((128 + 4 * 256)) ] && [ "$(od -An -tf4 -j128 -N4 noise.npy | tr -d ' ')" = 1.9269153 ]
-holds "noise.npy hasn't the numbers of torch.manual_seed(42)"
+holds "noise.npy doesn't hold the numbers of torch.manual_seed(42)"
 expect 0 '^DPM\+\+ 2M, dpmpp_2m$' list samplers
 expect 0 '^align_your_steps_svd$' list
 # Refusals.

@@ -39,7 +39,7 @@ nothing_is_grafted() {
     ! find "$work/unpacked" -name '*.libs' -o -name '*omp*.so*' -o -name 'libswift*' | grep . || return
     [ "$(find "$work/unpacked" -name '*.so*' -exec sh -c 'head -c 4 "$1" | grep -q ELF' - {} \; -print | wc -l)" -eq 1 ]
 }
-check "the wheel holds one library, and none of others" nothing_is_grafted
+check "the wheel holds its own library, and no others" nothing_is_grafted
 has_the_licences() {
     local file
     for file in LICENSE NOTICE; do
@@ -95,7 +95,7 @@ np.testing.assert_allclose(scheduler.step(e, t, x).prev_sample, expected, rtol=1
 print(runtime_description())
 assert "alone" not in sys.argv or "caller's thread" in runtime_description(), runtime_description()
 END
-check "a step is DDIM's formula" bare python "$work/step.py"
+check "a step follows DDIM's formula" bare python "$work/step.py"
 
 readme_runs() {
     { echo 'def model(x, t): return 0.1 * x'; sed -n '/^```python/,/^```/ { /^```/d; p; }; /prev_sample/q' "$root/bindings/python/README.md"; } \
@@ -142,11 +142,11 @@ binary=$("$work/env/bin/python" -c 'import os, sys; print(os.path.realpath(sys.e
 if make_root >"$work/log" 2>&1; then
     check "a root without Swift and without OpenMP runtimes" \
         sh -c '! find "$1" -name "libswift*" -o -name "lib[gi]*omp*.so*" | grep .' - "$work/root"
-    check "a step in there is DDIM's formula, on the caller's thread" \
+    check "a step in that root follows DDIM's formula, on the caller's thread" \
         enter "$binary" /step.py alone
-    check "a C program runs in there" c_program_in_root
+    check "a C program runs in that root" c_program_in_root
 else
-    echo "skip  no root can be made here: $(tail -n 1 "$work/log")"
+    echo "skip  this machine can't make a root: $(tail -n 1 "$work/log")"
 fi
 
 # ---- C programs, against the installed wheel
@@ -167,7 +167,7 @@ uses_the_wheel() {
     [ "$(realpath "$loaded")" = "$(realpath "$library")" ] && "$1"
 }
 
-check "the library has its soname as its name" \
+check "the library's file name is its soname" \
     sh -c 'readelf -d "$1" | grep SONAME | grep -F "[$(basename "$1")]"' - "$library"
 check "cc with -I, -L and an rpath: builds" "$cc" -std=c11 "${warnings[@]}" -I"$include" "$sample" -o "$work/plain" \
     -L"$library_folder" -Wl,-rpath,"$library_folder" -ldiffusion_scheduling -lm

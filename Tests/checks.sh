@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# For scripts to source: a working folder, removed when they end, and counted checks.
+# Scripts source this file. It makes a working folder, which is removed when the script ends, and counts checks.
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -8,7 +8,7 @@ passed=0
 failed=0
 
 # check NAME COMMAND...: passes if the command succeeds; otherwise shows the end of its output. The command is part of a condition,
-# where bash doesn't stop at a failure by itself, so checked functions return at the first failure.
+# where bash ignores set -e, so checked functions return at the first failure.
 check() {
     local name=$1 start=$SECONDS
     shift

@@ -16,7 +16,8 @@ from pathlib import Path
 
 SOURCES = Path(__file__).resolve().parent.parent / "Sources" / "DeviceKernels"
 NAMES = ("float32", "float64", "float16", "bfloat16")
-# Types of samples and model outputs, and more macros: with both kinds of sums, but float64 tensors with those in float64 only.
+# Types of samples and model outputs, and further macros. CASES combines them with both kinds of sums, but float64 tensors only with
+# float64 sums.
 TYPES = [
     (0, 0, ""),
     (2, 2, ""),
@@ -49,7 +50,7 @@ class Compiler:
         return buffer.value.decode()
 
     def compile(self, source, options):
-        """Returns the PTX and what the compiler said."""
+        """Returns the PTX and the compiler's messages."""
         program = ctypes.c_void_p()
         error = self.call("nvrtcCreateProgram", ctypes.byref(program), source, b"device_kernels.cu", 0, None, None)
         if error:
@@ -63,7 +64,7 @@ class Compiler:
 
 
 def fault(ptx, messages, has_float64_sums):
-    """A sentence about what is wrong with a compilation, or None."""
+    """A sentence on the first fault of a compilation, or None."""
     if messages:
         return messages
     bodies = dict(re.findall(r"\.entry (\w+)\(.*?\)\s*(?:\.\w+[^\n]*\n)*\{(.*?)\n\}", ptx, re.S))

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 
-"""Draws comments of the sources at random, for a reader who judges how they read.
+"""Draws random comments from the sources, for a reader to judge their English.
 
     python3 Tests/draw-comments.py [SEED [COUNT]]
 

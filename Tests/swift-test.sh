@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Runs `swift test` with the given arguments. After failures, repeats the failed tests and the seeds that reproduce the run, which
-# would otherwise be far from the end of the output. SWIFT names another Swift.
+# Runs `swift test` with the given arguments. After failures, the output ends with the failed tests and the seeds that reproduce the
+# run. SWIFT names another Swift.
 set -uo pipefail
 
-# The tests may ask for more threads than there are cores: passive waiting leaves the cores to working threads.
+# The tests may ask for more threads than the machine has cores. Passive waiting leaves the cores to working threads.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 
 log=$(mktemp)

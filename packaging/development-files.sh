@@ -4,9 +4,9 @@
 #
 #     packaging/development-files.sh VERSION SONAME FOLDER [PREFIX LIBDIR]
 #
-# The files are written below FOLDER, which holds the library. PREFIX and LIBDIR are the paths that the files name. Without them the
-# files are relocatable: each finds <prefix>/lib and <prefix>/include from its own place, and pkg-config adds an rpath, because the
-# loader doesn't search such a folder.
+# The files go below FOLDER, which holds the library. They name the paths PREFIX and LIBDIR. Without these arguments the files are
+# relocatable: each finds <prefix>/lib and <prefix>/include from its own place, and pkg-config adds an rpath, because the loader
+# doesn't search the library's folder.
 set -euo pipefail
 templates=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
