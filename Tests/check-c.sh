@@ -112,7 +112,7 @@ fi
 
 # ---- The same bits from every build
 
-# 8 is the greatest number of threads that the program asks for. Idle threads leave the cores to others.
+# The program asks for at most 7 threads, or for the default, which is 8 here. Idle threads leave the cores to others.
 export OMP_NUM_THREADS=8 OMP_WAIT_POLICY=passive OMP_DYNAMIC=false
 
 # built NAME COMPILER OBJECTS FLAGS...: links the program with the objects under that name.

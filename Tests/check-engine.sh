@@ -118,7 +118,7 @@ holds "DPM-Solver's inversion has a greater error than 0.005"
 expect 0 '^the exact denoiser' measure
 below "$(awk '/^the network, no guidance/ { print $5 }' "$work/output")" 0.2
 holds "the Fréchet distance isn't less than 0.2"
-# column NUMBER: the greatest number in a column of the table of times. Without a number in each of seven rows, one per batch size: nan.
+# column NUMBER: the greatest number in a column of the table of times; nan unless each of seven batch sizes has a number there.
 column() {
     awk -v c="$1" '
         /^ *[0-9]+ +[0-9.]+ / { rows++; if ($c !~ /^[0-9.]+$/) rows = 8; if ($c > greatest) greatest = $c }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Builds the site of the documentation: SITE/swift (DocC), SITE/c (Doxygen), SITE/python (pdoc), and the documents.
-# A warning of any of these, a public symbol without a sentence and a dead link are errors.
+# Warnings of these tools, public symbols without a sentence and dead links are errors.
 #
 #     docs/Site/build.sh PYTHON SITE [BASE]
 #
@@ -21,8 +21,8 @@ rm -rf "$site" "$work"
 mkdir -p "$site" "$work/symbols" "$work/python/diffusion_scheduling"
 
 echo "-- Swift"
-# The toolchain has docc, and the library's debug build is the one that tests use. swift-docc-plugin would do the same from a repository
-# that has to be downloaded, for which the package would have to name a dependency.
+# The toolchain has docc, and the tests use the same debug build. swift-docc-plugin would do the same, but as a dependency that the
+# package would have to name and users to download.
 "$swift" build --product DiffusionSchedulingC
 modules=$("$swift" build --show-bin-path)/Modules
 target=$("$swift" -print-target-info | "$python" -c 'import json, sys; print(json.load(sys.stdin)["target"]["unversionedTriple"])')
@@ -30,7 +30,7 @@ toolchain=$(dirname "$(readlink -f "$(command -v "$swift")")")
 "$toolchain/swift-symbolgraph-extract" -module-name DiffusionScheduling -target "$target" -I "$modules" \
     -I Sources/CKernels/include -I Sources/DeviceKernels/include \
     -minimum-access-level public -output-dir "$work/symbols"
-# The library adds nothing but conformances to Swift's own types.
+# The library adds only conformances to Swift's own types.
 rm -f "$work"/symbols/*@*
 "$python" docs/Site/check_comments.py "$work/symbols/DiffusionScheduling.symbols.json"
 for file in Sources/DiffusionScheduling/DiffusionScheduling.docc/Resources/*.swift; do
@@ -50,7 +50,7 @@ echo "-- C"
 } | doxygen -
 
 echo "-- Python"
-# A copy, so that stubs and libraries that were built before make no difference.
+# A copy of the sources, without stubs and libraries of earlier builds.
 cp bindings/python/diffusion_scheduling/*.py "$work/python/diffusion_scheduling"
 DIFFUSION_SCHEDULING_LIBRARY=$modules/../libDiffusionSchedulingC.so PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$work/python \
     "$python" docs/Site/python_reference.py "$site/python"

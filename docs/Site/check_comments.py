@@ -5,8 +5,8 @@
 
     python3 docs/Site/check_comments.py SYMBOLS
 
-SYMBOLS is the symbol graph that the compiler makes. A requirement's comment counts for what implements it. Prints each symbol
-without a comment with its place, and fails if there is one.
+SYMBOLS is the compiler's symbol graph. The comment of a protocol's requirement also counts for its implementations. Prints each
+symbol without a comment with its place, and fails if there is one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def main() -> int:
     symbols = json.loads(Path(sys.argv[1]).read_text("utf-8"))["symbols"]
     faults = []
     for symbol in symbols:
-        # Symbols without a place are the compiler's, and synthesized ones have their comments where they are declared.
+        # Symbols without a place are the compiler's. Synthesized ones have comments where they are declared.
         if "location" not in symbol or "::SYNTHESIZED::" in symbol["identifier"]["precise"]:
             continue
         if not any(line["text"].strip() for line in symbol.get("docComment", {}).get("lines", [])):

@@ -5,9 +5,9 @@
 
     python3 docs/Site/check_links.py SITE [--base PATH]
 
-Every link of a page to the site leads to a file, and its fragment to an id on that page. A script draws DocC's pages from JSON: of
-these files, every reference and picture leads to a file. PATH is the address that the site is made for, by default /. Prints a
-sentence for each dead link and for each part of the site without pages, and fails if there is one.
+Each link of a page into the site must lead to a file, and its fragment to an id on that page. DocC's pages are JSON files, which a
+script draws: each of their references and pictures must lead to a file. PATH is the path that the site is made for, by default /.
+Prints a sentence for each dead link and for each part of the site without pages, and fails if there is one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PARTS = "swift/documentation", "swift/tutorials", "c", "python", "pages"
 
 
 class Page(HTMLParser):
-    """The links of a page, and what links may lead to on it."""
+    """The links of a page, and the anchors that links to it may name."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -54,7 +54,7 @@ class Site:
         self.page = cache(lambda path: Page(path.read_text("utf-8", "replace")))
 
     def target(self, source: Path, link: str) -> Path | None:
-        """The file that a link leads to; None for one that leaves the site."""
+        """The file that a link leads to; None for a link that leaves the site."""
         parts = urlsplit(link)
         if parts.scheme or parts.netloc:
             return None
@@ -103,7 +103,7 @@ class Site:
 
 
 def drawn_links(value: Any) -> Iterator[str]:
-    """The addresses in a page's JSON: of references, and of the files of pictures."""
+    """The addresses of references and pictures in a page's JSON."""
     if isinstance(value, dict):
         for key, each in value.items():
             if key == "url" and isinstance(each, str) and each:

@@ -5,12 +5,13 @@
 
     python3 docs/Site/doxygen_filter.py HEADER > FILTERED
 
-Doxygen runs it as its INPUT_FILTER. The headers keep plain comments, which read well in an editor. Their layout is the structure:
+The Doxyfile's FILTER_PATTERNS name this filter. The headers keep plain comments, which read well in an editor. Their layout gives
+the structure:
 
 - A comment before a declaration documents it and the declarations on the lines that follow without a blank line.
-- A comment behind a declaration, on its line, documents that declaration.
-- `/* ---- Title */` begins a section. A comment with a blank line after it belongs to the file.
-- In a comment, indented lines are preformatted, and `name    text` with aligned texts is a list of definitions.
+- A comment behind a declaration, on the same line, documents that declaration.
+- `/* ---- Title */` begins a section. A comment before a blank line belongs to the file.
+- In a comment, indented lines are preformatted, and lines `name    text` with aligned texts are a list of definitions.
 - Names of the header's functions, types and constants become links.
 """
 
@@ -37,7 +38,7 @@ def declared(code: str) -> set[str]:
 
 
 def rows_of(lines: list[str]) -> list[tuple[str, list[str]]] | None:
-    """Aligned names and texts; None for lines of another kind."""
+    """The names and texts of a list of definitions; None if the lines aren't one."""
     first = TERM.match(lines[0])
     if first is None or lines[0][0] == " ":
         return None
@@ -66,7 +67,7 @@ class Header:
     # ---- The text of a comment
 
     def prose(self, text: str) -> str:
-        """A paragraph: its characters mean themselves, its names are links."""
+        """A paragraph in Doxygen's markup: special characters are escaped, and names become links."""
         parts = []
         for index, part in enumerate(text.split("`")):
             linked, place = [], 0
@@ -98,7 +99,7 @@ class Header:
         rows = rows_of(lines)
         if rows:
             return self.definitions(rows)
-        # Errors and complexity stand for themselves; a table in the middle of a paragraph stays as it is.
+        # Errors and complexity get paragraphs of their own. A table in the middle of a paragraph stays preformatted.
         blocks: list[list[str]] = []
         kinds: list[bool] = []
         for line in lines:
@@ -114,7 +115,7 @@ class Header:
         return f"<b>{label[0]}</b>{text[label.end() :]}" if label else text
 
     def paragraphs(self, comment: str) -> list[list[str]]:
-        """A comment's lines without its frame, parted where they are empty."""
+        """A comment's lines without its frame, split into paragraphs at empty lines."""
         lines = [re.sub(r"^\s*\*(?: |$)", "", line).rstrip() for line in comment[2:-2].split("\n")]
         lines[0] = lines[0].lstrip()
         paragraphs: list[list[str]] = [[]]
@@ -147,18 +148,18 @@ class Header:
             elif line.strip():
                 out.append(f"/**< {self.body(comment)} */")
             elif line or "SPDX-License-Identifier" in comment:
-                out.append(comment)  # Indented, it speaks of several members.
+                out.append(comment)  # An indented comment is about several members, and stays plain.
             elif after.startswith(("\n\n", "\n#ifndef")):
                 out.append(f"/** @file\n{self.body(comment)}\n*/")
             else:
                 out.append(self.before_declaration(comment, after))
         rest = self.repeated(self.text[place:], out)
-        if in_section:  # It ends before the guards.
+        if in_section:  # The last section ends before the guards.
             rest = rest.replace("\n#ifdef __cplusplus\n}", "\n/** @} */\n#ifdef __cplusplus\n}", 1)
         return self.with_members("".join([*out, rest]))
 
     def before_declaration(self, comment: str, after: str) -> str:
-        """The documentation of a declaration. Definitions of a struct's members go to the members."""
+        """The documentation of a declaration. Definitions of a struct's members are kept for the members."""
         struct = re.match(r"\ntypedef struct (\w+) {", after)
         if struct is None:
             return f"/** {self.body(comment)} */"
@@ -175,7 +176,7 @@ class Header:
         return f"/** {text} */"
 
     def with_members(self, text: str) -> str:
-        """The header with the definitions of members behind these, and without the bodies that are the library's alone."""
+        """The header with each member's definition behind the member, and without the bodies that only the library uses."""
 
         def replaced(match: re.Match[str]) -> str:
             name, body = match[1], match[2]
@@ -191,7 +192,7 @@ class Header:
 
     @staticmethod
     def repeated(code: str, out: list[str]) -> str:
-        """Code whose later declarations, without a blank line between, have the comment of the first one."""
+        """The code with the last comment repeated before each declaration that follows the first one without a blank line."""
         if not out or not re.match(r"/\*\* (?!@(?:file|name|\}|\{))", out[-1]):
             return code
         declarations = re.match(r"\n(?:[a-z][^;{}]*;\n){2,}|\n(?:#define .*\n){2,}", code)

@@ -5,8 +5,8 @@
 
     python3 docs/Site/pages.py SITE
 
-Documents get the path that they have in the repository, in SITE/pages. A link to another document becomes a link to its page, and
-one to any other file a link to the repository on the web. Needs markdown-it-py and Pygments.
+A document's page has the document's path, below SITE/pages. Links to other documents become links to their pages, and links to
+other files become links to the repository on the web. Needs markdown-it-py and Pygments.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pygments.util import ClassNotFound
 ROOT = Path(__file__).resolve().parent.parent.parent
 HERE = Path(__file__).resolve().parent
 REPOSITORY = "https://github.com/diffusion-scheduling/diffusion-scheduling/blob/main/"
-# Documents that DocC renders, and those of data.
+# Documents without a page: those that DocC renders, and those of tests and data.
 LEFT_OUT = re.compile(r"\.docc/|^Tests/|/Data/")
 
 GROUPS = {
@@ -116,7 +116,7 @@ def coloured(code: str, language: str, _: str) -> str:
 
 
 class Document:
-    """A document of the repository, with the pages that there are."""
+    """A document of the repository as a page. `names` are the documents that have pages."""
 
     def __init__(self, name: str, names: set[str]) -> None:
         self.name, self.names = name, names
@@ -124,7 +124,7 @@ class Document:
         self.tokens = markdown.parse((ROOT / name).read_text("utf-8"))
         self.title = name
         self.pictures: list[str] = []
-        """Paths in the repository."""
+        """The pictures' paths in the repository."""
         self._walk(self.tokens)
         self.body = markdown.renderer.render(self.tokens, markdown.options, {})
 
@@ -143,7 +143,7 @@ class Document:
                     self.pictures.append(posixpath.join(posixpath.dirname(self.name), str(child.attrGet("src"))))
 
     def resolved(self, link: str) -> str:
-        """A link of the document as one of its page."""
+        """The address on the document's page for a link in the document."""
         if re.match(r"[a-z][a-z0-9+.-]*:|#", link):
             return link
         path, _, heading = unquote(link).partition("#")
@@ -159,7 +159,7 @@ def shown_at(name: str) -> str:
 
 
 def start(site: Path) -> str:
-    """The start page: what the library is, the references and the documents."""
+    """The start page: a description of the library, the references and the documents."""
     documents = "".join(
         f"<section><h2>{group}</h2><ul>"
         + "".join(f'<li><a href="{shown_at(name)}">{title}</a>: {text}</li>' for name, title, text in entries)

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Takes pictures of the site's pages in Chromium, 1,280 and 390 pixels wide, to be looked at.
+# Takes pictures of the site's pages in Chromium, 1,280 and 390 pixels wide, for people to look at.
 #
 #     docs/Site/pictures.sh SITE FOLDER
 #
-# Chromium has no window as narrow as a telephone, so narrow pages are shown in a frame. SITE is one that is made for a server's root.
+# Chromium's windows can't be as narrow as a phone, so narrow pages are shown in a frame. SITE must be built for a server's root.
 set -euo pipefail
 
 site=$1 folder=$2
@@ -22,7 +22,7 @@ for _ in $(seq 50); do
     sleep 0.1
 done
 
-# take NAME WIDTH ADDRESS: a picture of a page when its scripts have drawn it.
+# take NAME WIDTH ADDRESS: takes a picture of a page after its scripts have drawn it.
 take() {
     chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --virtual-time-budget=15000 --window-size="$2,1400" \
         --user-data-dir="$frames.profile" --screenshot="$folder/$1" "http://127.0.0.1:$port/$3" >/dev/null 2>&1

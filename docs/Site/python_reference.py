@@ -5,10 +5,9 @@
 
     DIFFUSION_SCHEDULING_LIBRARY=… PYTHONPATH=bindings/python python3 docs/Site/python_reference.py FOLDER
 
-The classes on arrays are made of the library's descriptions, so the package is imported, with the library that the variable names.
-The drop-ins are made of diffusers' classes as well, which take torch. Their page needs neither: it is made of the module's text and
-the names in the library's descriptions. The modules on tensors are imported with a stand-in for torch. Prints a sentence for each
-fault, and fails if there is one.
+The classes on arrays are made from the library's descriptions, so the package is imported with the library that the variable names.
+The drop-ins would need diffusers and torch, so their page is made from the module's source and the names in the descriptions. The
+modules on tensors are imported with a stand-in for torch. Prints a sentence for each fault, and fails if there is one.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ BASES = [_schedulers.ArrayScheduler, _schedulers.StatelessScheduler, _schedulers
 
 
 def add_bases() -> None:
-    """Shows, beside the classes, what they inherit: the package keeps the bases to itself."""
+    """Adds the classes' private bases to the reference, to show the inherited members."""
     for base in BASES:
         setattr(schedulers, base.__name__, base)
         for parent in base.__mro__:
@@ -57,16 +56,16 @@ def add_bases() -> None:
                         setattr(base, name, vars(parent)[name])
     schedulers.__all__[:0] = [base.__name__ for base in BASES]
     package = diffusion_scheduling
-    package.__all__ = [name for name in package.__all__ if name not in schedulers.__all__]  # Once is enough.
+    package.__all__ = [name for name in package.__all__ if name not in schedulers.__all__]  # Shown once, in `schedulers`.
 
 
 def name_types() -> None:
-    """Tells in which module the annotations of the methods that are compiled from text have their names."""
+    """Lets pdoc resolve annotations: sets the module of methods compiled from text, and adds the names that they use."""
     for name in DESCRIPTIONS:
         for method in vars(getattr(schedulers, name)).values():
             if isinstance(method, types.FunctionType):
                 method.__module__ = schedulers.__name__
-    array = numpy.ndarray  # The sources also say the element type, which is any.
+    array = numpy.ndarray  # Without the element type, which is Any in the sources.
     for module in (_schedulers, _noise, *(sys.modules[name] for name in MODULES if name in sys.modules)):
         if "Array" in vars(module):
             module.Array = array  # type: ignore[attr-defined]
@@ -75,7 +74,7 @@ def name_types() -> None:
 
 
 def drop_ins() -> types.ModuleType:
-    """A module like ``diffusion_scheduling.diffusers``, which needs neither diffusers nor torch."""
+    """A module like ``diffusion_scheduling.diffusers``, made without diffusers and torch."""
     path = PACKAGE / "diffusers.py"
     tree = ast.parse(path.read_text("utf-8"))
     module = types.ModuleType("diffusion_scheduling.diffusers", ast.get_docstring(tree))
@@ -97,7 +96,7 @@ def drop_ins() -> types.ModuleType:
 
 
 class StandIn:
-    """A name of torch's, and those below it. Types, which annotations combine, are classes."""
+    """A stand-in for torch or a name in it. Types are classes, because annotations combine them with |."""
 
     TYPES = "Tensor", "dtype", "device", "memory_format"
 
@@ -119,17 +118,17 @@ class StandIn:
 
 
 def import_modules_on_tensors() -> None:
-    """Imports the modules that take torch, without it."""
+    """Imports the modules on tensors with a stand-in for torch."""
     torch = StandIn("torch")
     stand_ins: dict[str, Any] = {"torch": torch, "torch.autograd": torch.autograd, "torch.nn": torch.nn}
     sys.modules.update(stand_ins)
     for name in ("torch", "operators"):
         importlib.import_module(f"diffusion_scheduling.{name}")
-    vars(sys.modules["diffusion_scheduling.operators"])["Tensor"] = torch.Tensor  # Its sources import the type for checkers alone.
+    vars(sys.modules["diffusion_scheduling.operators"])["Tensor"] = torch.Tensor  # Imported for type checkers only.
 
 
 def public(member: pdoc.doc.Doc[Any]) -> Iterator[pdoc.doc.Doc[Any]]:
-    """A member and its members, as far as the reference shows them."""
+    """A member and its public members, as the reference shows them."""
     yield member
     if isinstance(member, pdoc.doc.Class):
         for each in member.own_members:
@@ -138,7 +137,7 @@ def public(member: pdoc.doc.Doc[Any]) -> Iterator[pdoc.doc.Doc[Any]]:
 
 
 def lead_to_bases(folder: Path) -> None:
-    """Leads links to inherited members to the bases, which have them: pdoc supposes them on the class that a text names."""
+    """Redirects links to inherited members to the bases. pdoc links to the class that a docstring names."""
     page = folder / "diffusion_scheduling/schedulers.html"
     text = page.read_text("utf-8")
     anchors = set(re.findall(r'id="([^"]*)"', text))
@@ -155,7 +154,7 @@ def lead_to_bases(folder: Path) -> None:
 
 
 def with_lists(docstring: str) -> str:
-    """A docstring whose aligned names and texts are a list in Markdown, as in the C headers."""
+    """A docstring with its aligned names and texts, written as in the C headers, as a Markdown list."""
     paragraphs = []
     for paragraph in docstring.split("\n\n"):
         rows = rows_of(paragraph.split("\n"))
