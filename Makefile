@@ -4,15 +4,15 @@
 
 SWIFT ?= swift
 PACKAGES = libomp-dev libcairo2-dev fonts-dejavu-core libopenblas-dev pkgconf gcc g++ valgrind locales
-# The reference versions that the goldens are made with; see Tests/Goldens.
+# The versions of the reference that Tests/Goldens were made with.
 TORCH = torch==2.15.0
 REFERENCE = diffusers==0.42.1 $(TORCH) torchsde==0.2.6 transformers numpy scipy mpmath gmpy2 pytest coverage
-# The versions that Examples/Ray was tried with.
+# The versions that Examples/Ray was tested with.
 RAY = ray==2.60.0 numpy==2.4.6 pytest==9.2.0
 # Examples/Engine runs its network with OpenVINO, and writes it with ONNX.
 OPENVINO = openvino==2026.4.1
 ONNX = onnx==1.23.2
-# The prefix for make install of the C library; DESTDIR comes before it, for packagers.
+# make install installs below this prefix. Packagers set DESTDIR, a folder that comes before the prefix.
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 
@@ -25,9 +25,9 @@ help:
 	@echo "make train    train that network again (downloads torch)"
 	@echo "make check    run every suite with fewer random cases, in two minutes after the first build"
 	@echo "make test     run all tests"
-	@echo "make check-docs  check the documents' links, commands and paths, and that all places have one version"
-	@echo "make check-folders  check which folder of the Swift library names which"
-	@echo "make docs     build the reference for Swift, C and Python and all documents as a site, check its links: out/docs"
+	@echo "make check-docs  check the documents' links, commands and paths, and the version numbers"
+	@echo "make check-folders  check the references between the folders of the Swift library"
+	@echo "make docs     build a site with the reference for Swift, C and Python and all documents, check its links: out/docs"
 	@echo "make docs-pictures  take the site's pictures in Chromium, wide and narrow: out/docs-pictures"
 	@echo "make format   format all sources; make check-format: list what would change"
 	@echo "make sanitize run the tests under sanitizers and for aarch64; make variants: in every build, half an hour"
@@ -35,7 +35,7 @@ help:
 	@echo "make fuzz     run the fuzzers with sanitizers, SECONDS=60 each; findings in out/fuzz/findings"
 	@echo "make lib      build the C library, shared and static, which runs without Swift: out/lib, out/include"
 	@echo "make tool     build the command-line tool diffusion-scheduling: out/bin; make check-tool: build and test it"
-	@echo "make install  install the C library, and the tool where it is built, under PREFIX ($(PREFIX))"
+	@echo "make install  install the C library, and the tool if it is built, under PREFIX ($(PREFIX))"
 	@echo "make genai    sample with openvino.genai's pipeline and these schedulers, beside its own; pictures in out/genai-pictures"
 	@echo "make python   put the C library into bindings/python and build a wheel: out/wheels"
 	@echo "make python-test  test the Python package, without torch"
@@ -54,7 +54,7 @@ help:
 VENV_PACKAGE = $(shell python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv)
 check docs genai python python-test coverage check-wheel conformance ray bench-compare bench-device goldens format check-format engine check-engine train opencl: PACKAGES += $(VENV_PACKAGE)
 
-# Installs missing packages, and asks for rights only to install one.
+# Installs missing packages. Needs root's rights only if one is missing.
 deps:
 	@missing=; for p in $(sort $(PACKAGES)); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
 	if [ -n "$$missing" ]; then \
@@ -84,7 +84,7 @@ train: out/train/bin/python
 check-docs:
 	python3 Tests/check-docs.py
 
-# One static site. DOCS_BASE is the path that it will be served at: DOCS_BASE=/DiffusionScheduling for https://host/DiffusionScheduling/.
+# Builds a static site. DOCS_BASE is the path of its address: DOCS_BASE=/DiffusionScheduling for https://host/DiffusionScheduling/.
 # DocC's pages need a server, such as python3 -m http.server -d out/docs.
 docs: PACKAGES += doxygen
 docs: deps out/site/bin/pdoc
@@ -99,8 +99,8 @@ docs-pictures: deps
 check-folders:
 	python3 Tests/check-folders.py
 
-# Both builds are tested: people run the optimised one, and the one with checks finds their mistakes. The first draws all random
-# cases; the second, which takes ten times as long, draws a third of them.
+# Both builds are tested: the release build, which people run, and the debug build, whose checks find mistakes. The release build
+# draws all random cases. The debug build takes ten times as long, and draws a third of them.
 DEBUG = --build-tests -Xswiftc -warnings-as-errors
 RELEASE = -c release -Xswiftc -enable-testing
 test: PACKAGES += cmake
@@ -116,7 +116,7 @@ test: deps
 		"Swift tests, release: && Tests/swift-test.sh --skip-build $(RELEASE)" \
 		"consumer: Tests/check-consumer.sh"
 
-# Python tests the debug library, which the debug build makes: no edit needs another build.
+# Python tests the library of the debug build, so an edit doesn't need another build.
 check: deps out/python/bin/auditwheel
 	SWIFT=$(SWIFT) Tests/timed.sh "make check" \
 		"debug build: $(SWIFT) build $(DEBUG)" \
@@ -163,8 +163,8 @@ STATIC_LIBRARY = libdiffusion_scheduling.a
 VERSION = $(shell awk '/define DS_VERSION_(MAJOR|MINOR|PATCH)/ { v = v dot $$3; dot = "." } END { print v }' $(HEADER))
 SONAME = $(LIBRARY).$(firstword $(subst ., ,$(VERSION)))
 
-# Swift's own libraries are linked in, only the header's declarations are exported, and the library is never unloaded, since Swift's
-# runtime can't be. packaging/glibc.c explains the wrapped functions, packaging/static-library.sh the static library.
+# Swift's own libraries are linked in, and only the header's declarations are exported. The library is never unloaded, because
+# Swift's runtime can't be. packaging/glibc.c explains the wrapped functions, packaging/static-library.sh the static library.
 lib: deps
 	@mkdir -p out/lib out/include
 	@echo '{ global: ds_*; local: *; };' >out/lib/exports
@@ -181,7 +181,7 @@ lib: deps
 	ln -sf $(LIBRARY).$(VERSION) out/lib/$(SONAME)
 	ln -sf $(SONAME) out/lib/$(LIBRARY)
 
-# Swift's own libraries are linked in; cairo is a library of the system.
+# Swift's own libraries are linked in. cairo comes from the system.
 TOOL = out/bin/diffusion-scheduling
 tool: deps
 	@mkdir -p out/bin
@@ -214,7 +214,7 @@ install-library:
 	@# Programs find libraries in the loader's cache, which only root can renew.
 	@if [ -z "$(DESTDIR)" ] && [ "$$(id -u)" = 0 ]; then ldconfig; fi
 
-# The plug-in for openvino.genai was compared with this version.
+# The version that the plug-in for openvino.genai was compared with, and the packages that it needs.
 GENAI = openvino==2026.4.1 openvino_genai==2026.4.1.0 openvino_tokenizers==2026.4.1.0 transformers==5.24.0 tokenizers==0.23.3
 genai: lib out/genai/bin/python
 	Tests/check-genai.sh $(CURDIR)/out/genai/bin/python $(CURDIR)/out/genai-pictures
@@ -243,8 +243,9 @@ check-wheel: python out/python/bin/twine
 python-test: python
 	cd bindings/python && $(CURDIR)/out/python/bin/python -m mypy && $(CURDIR)/out/python/bin/python -m pytest
 
-# CONFORMANCE_COUNT configurations, drawn from CONFORMANCE_SEED if it is given. If DIFFUSERS_SOURCE names a checkout of diffusers,
-# its own tests run as well. The pipelines of optimum-intel and optimum-onnx run with the older versions that these allow.
+# Draws CONFORMANCE_COUNT configurations, with the seed CONFORMANCE_SEED if it is given. If DIFFUSERS_SOURCE names a checkout of
+# diffusers, diffusers' own tests run as well. The pipelines of optimum-intel and optimum-onnx run with the older versions of
+# diffusers that these packages allow.
 CONFORMANCE_COUNT ?= 5000
 conformance: python out/reference/bin/python out/optimum/bin/python out/optimum-onnx/bin/python
 	cd bindings/python && $(CURDIR)/out/reference/bin/python -m pytest
@@ -268,7 +269,7 @@ rust: PACKAGES += $(RUST_PACKAGES)
 rust: lib
 	Tests/check-rust.sh
 
-# A driver that runs OpenCL on the processor, and NVIDIA's compiler, which needs no device. Both build what is tested, nothing else.
+# A driver that runs OpenCL on the processor, and NVIDIA's compiler, which works without a device. Only these tests need them.
 NVRTC = nvidia-cuda-nvrtc==13.5.37
 opencl: PACKAGES += pocl-opencl-icd ocl-icd-opencl-dev opencl-headers
 opencl: lib out/nvrtc/bin/python
@@ -284,7 +285,7 @@ bench-compare: lib out/reference/bin/python
 	DIFFUSION_SCHEDULING_LIBRARY=out/lib/$(LIBRARY) out/reference/bin/python benchmarks/compare.py $(ARGUMENTS)
 	out/reference/bin/python benchmarks/plot.py
 
-# Without a GPU the program says so, and fails.
+# Fails with a message on a machine without a GPU.
 bench-device: lib out/reference/bin/python
 	DIFFUSION_SCHEDULING_LIBRARY=out/lib/$(LIBRARY) out/reference/bin/python benchmarks/device.py $(ARGUMENTS)
 
@@ -308,8 +309,8 @@ environment_on_reference = { python3 -m venv $(1) && \
 out/reference/bin/python: | deps
 	$(call environment,out/reference,$(REFERENCE))
 
-# optimum-intel and optimum-onnx allow neither the reference's version of diffusers nor each other's of transformers. Their environments
-# take only torch from the reference's.
+# optimum-intel and optimum-onnx allow neither the reference's version of diffusers nor each other's version of transformers. Their
+# environments take only torch from the reference's.
 OPTIMUM = 'optimum-intel[diffusers]==2.2.0' optimum==2.3.0 diffusers==0.39.0 transformers==5.5.4 huggingface_hub==1.21.0 \
 	openvino==2026.4.1 openvino_tokenizers==2026.4.1.0 nncf==3.4.0 torchvision==0.29.2 $(TORCH)
 out/optimum/bin/python: | out/reference/bin/python
@@ -323,7 +324,7 @@ out/optimum-onnx/bin/python: | out/reference/bin/python
 out/ray/bin/ray: | deps
 	$(call environment,out/ray,$(RAY))
 
-# OpenVINO's headers and libraries; no Python runs them.
+# OpenVINO's headers and libraries. Python doesn't run them.
 out/openvino/wheel: | deps
 	{ python3 -m venv out/openvino && out/openvino/bin/pip install -q --no-deps $(OPENVINO) && \
 		cd out/openvino && ln -s lib/python3*/site-packages/openvino wheel; } || { rm -rf $(CURDIR)/out/openvino; exit 1; }
@@ -337,7 +338,7 @@ out/format/bin/ruff: | deps
 out/nvrtc/bin/python: | deps
 	$(call environment,out/nvrtc,--no-deps $(NVRTC))
 
-# The reference is written with these versions.
+# The versions that build the site.
 SITE = pdoc==16.0.0 markdown-it-py==4.3.0 pygments==2.21.0 numpy==2.4.6
 out/site/bin/pdoc: | deps
 	$(call environment,out/site,$(SITE))

@@ -13,8 +13,8 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
     ],
     targets: [
-        // References and instruments of the measurements: bare loops, a compute loop, a count of allocations; independent of
-        // schedulers.
+        // Instruments of the measurements, independent of schedulers: bare loops for comparison, a compute loop, a count of
+        // allocations.
         .target(name: "CBareLoop"),
         .executableTarget(
             name: "bench",

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // OpenVINO's headers come from its wheel, which `make engine` puts into out/openvino. The library itself is opened at run time.
-// Debian packages that it needs: those of the demo, which it draws the data and the pictures from.
+// It needs the demo's Debian packages, for the digits and the pictures.
 
 import PackageDescription
 

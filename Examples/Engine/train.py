@@ -8,11 +8,11 @@ The network learns to predict the noise in the demo's digits (Ho et al. 2020, ar
 of diffusers' DDPMScheduler. One label in ten is replaced by the one for any class, for classifier-free guidance. An exponential
 moving average of the weights goes into the folder:
 
-    model_index.json                    which parts there are
+    model_index.json                    the parts of the model
     unet/model.onnx, unet/config.json   the network: sample, timestep, class_labels -> out_sample, for any batch size
     scheduler/scheduler_config.json     as diffusers writes it
     training.log                        losses, and the Frechet distance of samples that diffusers draws from the trained network
-    samples.npy                         one sample of each class, drawn by diffusers: what an engine should draw from the same seed
+    samples.npy                         one sample of each class, drawn by diffusers: an engine's should match from the same seed
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Log:
 
 
 def train(pictures: Tensor, labels: Tensor, steps: int, log: Log) -> DigitUNet:
-    """Trains a network and returns the one with the averaged weights."""
+    """Trains a network. Returns a copy with the averaged weights."""
     network, average = DigitUNet(CLASSES), DigitUNet(CLASSES)
     average.load_state_dict(network.state_dict())
     log(f"{sum(p.numel() for p in network.parameters())} parameters, {steps} steps of {BATCH} of {len(pictures)} pictures")
@@ -93,7 +93,7 @@ def train(pictures: Tensor, labels: Tensor, steps: int, log: Log) -> DigitUNet:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
-        # The average follows fast at first, when the weights are still far from good ones.
+        # The average follows the weights quickly at first, while they are still poor.
         decay = min(DECAY, (1 + step) / (10 + step))
         with torch.no_grad():
             for kept, current in zip(average.parameters(), network.parameters()):
@@ -110,7 +110,7 @@ def train(pictures: Tensor, labels: Tensor, steps: int, log: Log) -> DigitUNet:
 
 @torch.no_grad()
 def draw(network: DigitUNet, scheduler: DPMSolverMultistepScheduler, labels: Tensor, steps: int, guidance: float | None) -> Tensor:
-    """Samples of the labels' digits, one each, as diffusers takes them."""
+    """One sample for each label, drawn with diffusers' scheduler."""
     scheduler.set_timesteps(steps)
     sample = torch.randn(len(labels), 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0)) * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:
@@ -154,7 +154,7 @@ def export(network: DigitUNet, folder: Path, log: Log) -> None:
     arguments = (torch.zeros(2, 1, SIDE, SIDE), torch.zeros(2), torch.zeros(2, dtype=torch.int64))
     names = ["sample", "timestep", "class_labels"]
     with warnings.catch_warnings():
-        # The exporter that needs no further packages is the older one, and says so.
+        # The older exporter needs no further packages, but warns of its age.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             network,
@@ -198,7 +198,7 @@ def main() -> None:
     network = train(pictures, labels, options.steps, log)
     print(f"{time.monotonic() - begin:.0f} seconds")
     export(network, options.output / "unet", log)
-    # Schedulers that clip predictions to -1 ... 1 by default leave them alone here, so that all of them follow one equation.
+    # Some schedulers clip predictions to -1 ... 1 by default. Without clipping, all schedulers follow one equation.
     scheduler = DPMSolverMultistepScheduler.from_config({**NOISE, "clip_sample": False})
     scheduler.save_pretrained(options.output / "scheduler")
     index = {

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""A convolutional U-Net that predicts the noise in pictures of 8x8 pixels, told the timestep and a class."""
+"""A convolutional U-Net that predicts the noise in pictures of 8x8 pixels, given the timestep and a class."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 class DigitUNet(nn.Module):
     """Two resolutions, 8x8 and 4x4, with attention between the 4x4 pixels; 0.45 million parameters.
 
-    Class labels run from 0 to `class_count`. The last one stands for any class, which classifier-free guidance also asks for.
+    Class labels run from 0 to `class_count`. The last one stands for any class: classifier-free guidance needs its output, too.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class DigitUNet(nn.Module):
         nn.init.zeros_(self.leave[-1].weight)
 
     def forward(self, sample: Tensor, timestep: Tensor, class_labels: Tensor) -> Tensor:
-        """The predicted noise, [batch, 1, 8, 8], for as many timesteps and labels as pictures."""
+        """The predicted noise, [batch, 1, 8, 8]. Each picture has its own timestep and label."""
         angles = timestep[:, None].float() * self.frequencies
         condition = self.time(torch.cat([angles.sin(), angles.cos()], dim=1)) + self.classes(class_labels)
         fine = self.down(self.enter(sample), condition)
@@ -63,7 +63,7 @@ class ResidualBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention of one head between the pixels."""
+    """Single-head attention between the pixels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -5,9 +5,9 @@
 
     make_model.py FOLDER
 
-The networks are written with OpenVINO's operations: a text encoder, a denoiser of 4 channels and a decoder that enlarges eight
-times. The weights come from a fixed seed, so every machine makes the same model. The pictures show nothing; they depend on the
-prompt, the seed and the scheduler as those of a trained model do.
+The networks are written with OpenVINO's operations: a text encoder, a denoiser of 4 channels and a decoder that enlarges by a
+factor of eight. The weights come from a fixed seed, so every machine makes the same model. The pictures show nothing, but they
+depend on the prompt, the seed and the scheduler like a trained model's.
 """
 
 from __future__ import annotations

@@ -33,14 +33,16 @@ def model_output_with_variance(x, timestep):
 
 
 def compare(scheduler, samples, outputs, noises):
-    """Takes each step of a finished run natively, from the run's own sample, and compares the next sample.
+    """Takes each step of a finished run with the library, from the run's own sample, and compares the next sample.
 
-    samples  [steps + 1] of the run; outputs and noises [steps]; NumPy arrays
+    samples           the run's, [steps + 1], as NumPy arrays
+    outputs, noises   the run's, [steps]
 
-    Returns the largest difference, and the largest ratio of a difference to its bound. Two float32 sums may differ by their errors:
-    a sum of n terms is off by at most (n + 1) 2^-24 of the sum of their magnitudes (Higham 2002, section 3.1), one more for the
-    rounded coefficients, and slots hold such sums themselves. Clamping never increases a prediction's error. Dividing by a
-    threshold at most doubles it: the threshold is at least 1, and off by no more than the predictions whose quantile it is.
+    Returns the largest difference, and the largest ratio of a difference to its bound. Two float32 sums may differ by their errors.
+    A sum of n terms is off by at most (n + 1) 2^-24 of the sum of their magnitudes (Higham 2002, section 3.1), and by 2^-24 more
+    for the rounded coefficients. Slots hold sums with errors of their own. Clamping never increases a prediction's error. Dividing
+    by a threshold at most doubles it: a threshold is at least 1, and its error is at most that of the predictions whose quantile
+    it is.
     """
     u = 2.0**-24
     plan, session, slots = Plan(scheduler.plan_json), ds.Session(scheduler), {}
@@ -75,7 +77,7 @@ def compare(scheduler, samples, outputs, noises):
 
 
 def report(run):
-    """Runs all plans by `run(text, start, noises, model_output)`, which returns samples and outputs; prints the comparison."""
+    """Runs all plans with `run(text, start, noises, model_output)`, which returns samples and outputs. Prints the comparison."""
     generator = np.random.default_rng(0)
     failed = 0
     print("plan                         greatest difference  share of what is allowed")

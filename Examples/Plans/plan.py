@@ -25,7 +25,7 @@ class Plan:
 
 
 def combine(combination, streams):
-    """The sum of coefficient times tensor in the order of the streams, without terms whose coefficient is 0."""
+    """The sum of coefficients times tensors, in the order of the streams. Terms with a coefficient of 0 are skipped."""
     total = None
     for name, tensor in streams.items():
         if combination.get(name, 0) != 0:
@@ -36,7 +36,10 @@ def combine(combination, streams):
 
 
 def learned(row, model_output, sample, noise):
-    """The prediction in a model output, which may hold a variance behind it on axis 1, and the noise times its factors."""
+    """The prediction in a model output, and the noise times its factors.
+
+    The output may hold a variance, behind the prediction on axis 1.
+    """
     count = sample.shape[1]
     if model_output.shape[1] == count:
         return model_output, noise
@@ -61,7 +64,7 @@ def step(plan, index, age, sample, model_output, noise, slots, clamp):
     prediction = combine(row["prediction"], streams)
     streams["prediction"] = prediction if "none" in plan.clamp else clamp(prediction, plan.clamp)
     next_sample = combine(row["next_sample"], streams)
-    # All stores read the slots from before the step.
+    # All stores read the slots' values before the step.
     for slot, value in [(slot, combine(sums, streams)) for slot, sums in sorted(row.get("stores", {}).items())]:
         slots.pop(slot, None)
         slots[slot] = value

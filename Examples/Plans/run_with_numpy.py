@@ -22,7 +22,7 @@ def clamp(prediction, how):
 
 
 def run(text, start, noises, model_output):
-    """A whole run: an engine needs nothing more of a scheduler.
+    """A whole run. An engine needs no other scheduler code.
 
     Returns the samples at all noise levels and the model's outputs.
     """

@@ -8,8 +8,8 @@ The pool needs two attributes and a call:
     shape                                  a sample's shape
     network(inputs, timesteps, digits)     the predicted noise [n, *shape] of n inputs; each digit is a condition, or None
 
-A picture has the same bits in any company only if the network computes a row alike in any batch. This network evaluates row by row,
-in operations whose shapes don't depend on the batch.
+A picture's bits are independent of other requests only if the network computes a row alike in any batch. This network evaluates
+each row alone, with operations whose shapes don't depend on the batch.
 """
 
 import json
@@ -24,7 +24,7 @@ class DigitNetwork:
     """E[noise | input] for digits x = m + U c, c from a mixture of normal distributions around the images.
 
     Examples/Demo/Sources/Digits/DigitMixture.swift derives the formula. The weights are computed once, when the network is made,
-    and travel with it, because another machine's eigenvectors differ in the last bits.
+    and travel with it: another machine's eigenvectors would differ in the last bits.
     """
 
     shape = (8, 8)

@@ -2,8 +2,8 @@
 
 """A pool of rows: requests of any scheduler and number of steps join and leave at any time (continuous batching).
 
-A tick calls the model once for all rows, each at its own timestep, and steps all of them in one call of the library. A request's
-picture has the bits of the request run alone (see alone.py). A request leaves as a `Checkpoint`, and continues in any pool.
+A tick calls the model once for all rows, each at its own timestep, and steps all rows in one call of the library. A request's
+picture has the same bits as the request run alone (see alone.py). A request leaves as a `Checkpoint`, and continues in any pool.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A request before one of its steps: everything that determines its picture from there on, besides the model."""
+    """A request before one of its steps: everything, besides the model, that determines its picture from there on."""
 
     request: Request
     step: int
@@ -84,8 +84,8 @@ class RowPool:
     """Rows for requests, and one model that serves all of them.
 
     model  the network, see network.py
-    rows   the most requests at once
-    every  the number of steps of a request between its checkpoints
+    rows   the greatest number of requests at once
+    every  the number of steps between a request's checkpoints
     """
 
     def __init__(self, model: Any, rows: int, every: int) -> None:
@@ -100,8 +100,9 @@ class RowPool:
     def join(self, work: Request | Checkpoint) -> None:
         """Gives a row to a new request, or to one that began elsewhere.
 
-        Raises ValueError if no row is free, and the library's SchedulerError: for a sampler, a number of steps or a guidance that
-        isn't allowed, for damaged bytes, and for a session of another plan, which another version may have made.
+        Raises ValueError if the name is taken, no row is free, or the request has taken all of its steps. Raises SchedulerError if
+        the sampler, the number of steps or the guidance isn't allowed, or if the session's bytes are damaged or belong to another
+        plan, which another version of the library may have made.
         """
         request = work if isinstance(work, Request) else work.request
         names = [run and run.request.name for run in self.runs]
@@ -111,7 +112,7 @@ class RowPool:
             raise ValueError(f"{work.name} can't join: all {len(names)} rows are taken")
         scheduler = self._scheduler(request.sampler, request.steps)
         begun = start(scheduler, request, self.model.shape) if isinstance(work, Request) else work
-        # An empty step checks the guidance now: it must not fail the step of all rows.
+        # An empty step checks the guidance now, before it could fail the step of all rows.
         zero = np.zeros(1, np.float32)
         Session(scheduler).step(zero, zero, unconditional=zero, guidance=request.guidance, noise=zero)
         session = Session(scheduler).restore(begun.session)
@@ -122,7 +123,7 @@ class RowPool:
         self.runs[row] = Run(request, scheduler, session, begun.noise.copy())
 
     def leave(self, name: str) -> Checkpoint:
-        """Takes a request out of its row, to continue elsewhere. Raises KeyError."""
+        """Takes a request out of its row, to continue elsewhere. Raises KeyError if the pool doesn't have it."""
         for row, run in enumerate(self.runs):
             if run and run.request.name == name:
                 checkpoint = self._checkpoint(row, run)
@@ -131,7 +132,7 @@ class RowPool:
         raise KeyError(name)
 
     def tick(self, joining: Sequence[Request | Checkpoint] = ()) -> Reply:
-        """Lets requests join, then steps every row. A request that can't join is refused with a sentence."""
+        """Lets requests join, then steps every row. The reply has a sentence for each request that can't join."""
         reply = Reply({}, {}, [])
         for work in joining:
             try:

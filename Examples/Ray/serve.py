@@ -49,7 +49,7 @@ LOST = RayActorError, ObjectLostError
 # ---- Actors
 
 
-# The second thread runs `crash`, which strikes while a tick is at work.
+# The second thread runs `crash`, which strikes during a tick.
 @ray.remote(num_cpus=1, max_restarts=0, max_concurrency=2, scheduling_strategy="SPREAD")
 class Actor:
     """A process with a pool of rows and the network. `num_gpus=1` in place of `num_cpus=1` gives each a GPU."""
@@ -111,12 +111,12 @@ def serve(actors: list[Any], rows: int, arrivals: list[tuple[float, Request]], f
     """Serves requests until all are done.
 
     arrivals  the second at which each request comes, ascending
-    faults    a number of finished pictures, a name, and a function that then strikes the actor with the most requests
+    faults    each a number of finished pictures, a name, and a function that then strikes the actor with the most requests
 
     `held` is enough to replace an actor: it has the last checkpoint that the actor returned for each of its requests. The driver
-    owns these replies. Objects that an actor stores by ray.put belong to the actor and are lost with it.
+    owns these replies. Objects that an actor stores with ray.put belong to the actor, and are lost with it.
 
-    Raises NoActorsError when all are lost, RayError if a tick fails.
+    Raises NoActorsError if all actors are lost, and RayError if a tick fails.
     """
     outcome, coming, faults = Outcome(), deque(arrivals), deque(faults)
     waiting: deque[Request | Checkpoint] = deque()
@@ -197,7 +197,7 @@ def draw_requests(count: int, draw: random.Random) -> list[Request]:
 
 
 def differing(alone: dict[str, Any], pictures: dict[str, Any]) -> list[str]:
-    """The names of the requests whose pictures differ in any bit."""
+    """The names of the requests whose pictures differ from the same request run alone, in any bit."""
     return [name for name, picture in alone.items() if name not in pictures or pictures[name].tobytes() != picture.tobytes()]
 
 
@@ -234,7 +234,7 @@ def connect(given: argparse.Namespace, folder: str) -> None:
     else:
         host, _, port = given.address.rpartition(":")
         if host:
-            # Ray would retry for minutes.
+            # Ray would retry a wrong address for minutes.
             try:
                 socket.create_connection((host, port), START_SECONDS / 10).close()
             except OSError as error:
@@ -302,7 +302,7 @@ def run(given: argparse.Namespace, folder: str) -> int:
 
 
 def report(alone: dict[str, Any], outcomes: dict[str, Outcome]) -> int:
-    """Prints all faults, or that there are none. Returns the exit status."""
+    """Prints all faults, or one line if there are none. Returns the exit status."""
     faults = []
     for name, outcome in outcomes.items():
         faults += [f"{name}: {request} was refused: {why}" for request, why in outcome.refused.items()]

@@ -16,7 +16,7 @@ import numpy as np
 def guided(conditional, unconditional, guidance, all_sum):
     """The guided output of a part: e = e_u + g (e_c - e_u), rescaled to e_c's standard deviation in the whole item.
 
-    A session steps with it as with any other output. If `guidance.rescale` is 0 the parts share nothing, and a session's own
+    A session steps with this output as with any other. If `guidance.rescale` is 0, the parts share nothing, and a session's own
     guidance gives the same result.
     """
     c, u = np.asarray(conditional, np.float64), np.asarray(unconditional, np.float64)
@@ -33,8 +33,8 @@ def guided(conditional, unconditional, guidance, all_sum):
 def thresholded(prediction, clamp, count, all_gather):
     """The clamp of a part of a prediction, for `step` of Examples/Plans/plan.py: min(max(p, -s), s) / s.
 
-    s is the quantile of |p| over all `count` elements, from 1 to the maximum. A ratio of 0.995 needs only the greatest 0.5 % of all
-    values and one more, so a part sends no more than these.
+    s is the quantile of |p| over all `count` elements, from 1 to the maximum. For a ratio of 0.995, it depends only on the greatest
+    0.5 % of all values and one more, so each part sends at most this number of values.
     """
     if "dynamic_threshold" not in clamp:
         limit = clamp["range"]["limit"]
@@ -50,15 +50,15 @@ def thresholded(prediction, clamp, count, all_gather):
 
 
 def part_of_noise(source, count, start, stop, piece=2**16):
-    """Elements `start` to `stop` of the `count` numbers of one call, which moves the source past all of them.
+    """Elements `start` to `stop` of a call for `count` numbers. Moves the source past all `count`.
 
-    source  a torch_cpu or NumPy NoiseSource; other numbers are drawn and dropped, in pieces
-    piece   a multiple of 16: torch's generator makes blocks of 16
+    source  a torch_cpu or NumPy NoiseSource
+    piece   the count of numbers drawn at once, kept or not: a multiple of 16, because torch's generator makes blocks of 16
     """
     out = np.empty(stop - start, np.float32)
     position = 0
     while position < count:
-        # torch makes a last piece of fewer than 16 by another method.
+        # torch draws fewer than 16 numbers by another method, so they join the last piece.
         length = count - position if count - position < piece + 16 else piece
         numbers = source.standard_normal(length)
         begin, end = max(start, position), min(stop, position + length)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The pool without Ray: joining, leaving, saving, restoring, and rows in any company."""
+"""The pool without Ray: joining, leaving, saving, restoring, and rows beside any others."""
 
 import dataclasses
 import pickle
@@ -115,7 +115,7 @@ def test_damaged_and_foreign_sessions_are_refused(model):
     damaged = checkpoint.session[:40] + bytes([checkpoint.session[40] ^ 1]) + checkpoint.session[41:]
     with pytest.raises(StateError, match="checksum"):
         pool.join(dataclasses.replace(checkpoint, session=damaged))
-    # A library whose plan differs in a bit acts like a request for another plan.
+    # A library whose plan differs in a bit would act like a request for another plan.
     other = dataclasses.replace(checkpoint.request, steps=10)
     with pytest.raises(SchedulerError, match="must equal the saved session's in every bit"):
         pool.join(dataclasses.replace(checkpoint, request=other))

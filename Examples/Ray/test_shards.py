@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Latents in parts against whole ones."""
+"""Compares latents in parts with whole latents."""
 
 import sys
 import threading
@@ -19,7 +19,7 @@ PARTS = [slice(*ends) for ends in zip(CUTS, CUTS[1:], strict=False)]
 
 
 def on_devices(work):
-    """Runs work(part, all_gather) for each part on its own thread, and concatenates the results."""
+    """Runs work(part, all_gather) for each part on a thread of its own, and concatenates the results."""
     barrier, arrays, results = threading.Barrier(len(PARTS)), [None] * len(PARTS), [None] * len(PARTS)
 
     def device(number):
@@ -102,7 +102,7 @@ def test_a_threshold_shares_its_quantile(ratio):
             def clamp(prediction, how):
                 return thresholded(prediction, how, CUTS[-1], gather)
 
-            # The tensors have rank 2, since learned variances lie on axis 1.
+            # Rank 2, because learned variances lie on axis 1.
             made = step(plan, index, index, x[None, part], e[None, part], None, slots[part.start], clamp)[0]
             return made.astype(np.float32)
 
@@ -123,7 +123,7 @@ def test_parts_of_noise_are_those_of_one_call(make, count):
 
 
 def test_parts_of_cuda_noise_begin_at_an_offset():
-    # A device with one block of 256 threads, which make 1,024 numbers per round.
+    # A device with one block of 256 threads, which makes 1,024 numbers per round.
     def source(offset):
         return NoiseSource.torch_cuda(3, offset, multiprocessors=1, threads_per_multiprocessor=256)
 
