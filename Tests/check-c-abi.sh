@@ -133,7 +133,7 @@ locale=()
 if command -v localedef >/dev/null && localedef -i de_DE -f UTF-8 "$work/de_DE.UTF-8" 2>/dev/null; then
     locale=(de_DE.UTF-8)
 else
-    echo "skip  localedef can't make a locale with a decimal comma"
+    echo "skip  a locale with a decimal comma can't be made"
 fi
 # manners NAME [ENVIRONMENT...]
 manners() { env LOCPATH="$work" OMP_NUM_THREADS=4 "${@:2}" "$work/$1" "$library" "$work/copy.so" ${locale[@]+"${locale[@]}"}; }

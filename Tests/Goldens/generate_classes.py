@@ -1203,7 +1203,7 @@ def widen(scheduler):
         derive_anew(scheduler)
     follow_ratios(scheduler)
     if isinstance(scheduler, diffusers.DDPMWuerstchenScheduler):
-        # The signal variances, which are computed from the widened s, are divided by _init_alpha_cumprod.
+        # Steps compute the signal variances from the widened s, and divide them by this number.
         scheduler._init_alpha_cumprod = torch.cos(scheduler.s / (1 + scheduler.s) * torch.pi * 0.5) ** 2
     if isinstance(scheduler, diffusers.CMStochasticIterativeScheduler):
         # With ends rounded to float32 like the levels, the last step adds no noise, as in the float32 run.
