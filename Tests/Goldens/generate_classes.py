@@ -353,7 +353,7 @@ def adjust_edm(rng, run):
         # Third order doesn't exist for these algorithms: the reference fails at the first such step.
         config["solver_order"] = min(config["solver_order"], 2)
     if config["final_sigmas_type"] == "sigma_min" and rng.random() < 0.5:
-        # The last step leads from the least level to itself. In other orders, heun's weights and order 3 divide by its length, 0.
+        # The last step leads from the least level to itself: otherwise heun's weights and order 3 divide by its length, 0.
         config["euler_at_final"] = True
 
 
@@ -1305,7 +1305,7 @@ class Motion:
     """A Brownian motion over the noise levels: its increments, divided by their standard deviations.
 
     The increments over a run's steps are independent normal numbers. An increment that begins where the preceding one began, and
-    leads further, is the sum of that one and a new one.
+    leads further, is combined from that one and a new one.
     """
 
     def __init__(self, draw):
