@@ -58,13 +58,13 @@ public protocol Scheduler: Sendable {
 /// The result of a step.
 public struct SchedulerOutput<Element: TensorElement>: Sendable, Equatable {
     /// The sample after the step: xₜ₋₁ in diffusers' notation.
-    public var prevSample: [Element]
+    public var nextSample: [Element]
     /// The clean sample x₀ predicted at this step, after thresholding; nil if it wasn't requested.
     public var predOriginalSample: [Element]?
 
     /// The result of a step that ended with these samples.
-    public init(prevSample: [Element], predOriginalSample: [Element]? = nil) {
-        self.prevSample = prevSample
+    public init(nextSample: [Element], predOriginalSample: [Element]? = nil) {
+        self.nextSample = nextSample
         self.predOriginalSample = predOriginalSample
     }
 }
@@ -99,7 +99,7 @@ extension Scheduler {
     ) throws(SchedulerError) -> SchedulerOutput<Element> {
         var next = sample
         try step(modelOutput: modelOutput, timestep: timestep, sample: &next, noise: noise, batchSize: batchSize)
-        return SchedulerOutput(prevSample: next)
+        return SchedulerOutput(nextSample: next)
     }
 
     /// Clean samples with noise added: batch item i to the noise level of `timesteps[i]`.

@@ -328,8 +328,9 @@ public func ds_rescale_noise_cfg(
         try out.requireTypeAndShape(of: guided)
         try out.requireNoPartialOverlap(with: guided)
         try out.requireNoPartialOverlap(with: conditional)
+        let guidance = Guidance(scale: 1, rescale: guidance_rescale)
         let factors = try Arithmetic.variances(guided, conditional, maximumThreads: max_threads).map {
-            guidanceFactor(guidedVariance: $0.a, conditionalVariance: $0.b, guidanceRescale: guidance_rescale)
+            guidance.factor(guidedVariance: $0.a, conditionalVariance: $0.b)
         }
         try Arithmetic.combine(
             guided, factors, guided, Array(repeating: 0, count: factors.count), into: out, maximumThreads: max_threads)

@@ -453,7 +453,7 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
                 }
             }
         }
-        #expect(try session.step(modelOutput: output, sample: sample, batchSize: 2).prevSample == next)
+        #expect(try session.step(modelOutput: output, sample: sample, batchSize: 2).nextSample == next)
     }
 
     /// UniPC stores two slots, so its input takes a pass of its own.
@@ -641,7 +641,7 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
                     let noise = arguments == nil ? nil : t[2]
                     try call(rowStep(handle, &row, t[0], t[1], noise, nil, 0, nil, t[3], t[4], 0))
                 }
-                #expect(tensors[3] == expected.prevSample && tensors[4] == expected.predOriginalSample, "\(timestep)")
+                #expect(tensors[3] == expected.nextSample && tensors[4] == expected.predOriginalSample, "\(timestep)")
             }
         }
     }
@@ -649,7 +649,7 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
     @Test func guidance() throws {
         var guided = Self.tensor(1, count: 12) + [2, 2, 2, 2, 2, 2], conditional = Self.tensor(5, count: 18), out = guided
         var expected = guided
-        try rescaleNoiseCFG(&expected, conditional: conditional, guidanceRescale: 0.7, batchSize: 3)
+        try Guidance(scale: 1, rescale: 0.7).rescale(&expected, conditional: conditional, batchSize: 3)
         try withTensor(&guided, shape: [3, 6]) { g in
             try withTensor(&conditional, shape: [3, 6]) { c in
                 try withTensor(&out, shape: [3, 6]) { try call(ds_rescale_noise_cfg(g, c, 0.7, $0, 0)) }

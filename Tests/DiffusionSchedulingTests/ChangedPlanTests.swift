@@ -124,11 +124,11 @@ import Testing
             }
             let expected = oracle.step(modelOutput: e, sample: x, noise: z, batchSize: 2)
             let output = try session.step(modelOutput: e, sample: x, noise: z, batchSize: 2, predictingOriginalSample: true)
-            compare(output.prevSample, expected.nextSample, "\(name), step \(index), next sample")
+            compare(output.nextSample, expected.nextSample, "\(name), step \(index), next sample")
             compare(try #require(output.predOriginalSample), expected.report, "\(name), step \(index), report")
             // Keeps the sample at most 2 in magnitude, whatever the change has done to it.
-            let largest = output.prevSample.reduce(1) { max($0, abs($1)) }
-            x = output.prevSample.map { 2 * $0 / largest }
+            let largest = output.nextSample.reduce(1) { max($0, abs($1)) }
+            x = output.nextSample.map { 2 * $0 / largest }
         }
     }
 

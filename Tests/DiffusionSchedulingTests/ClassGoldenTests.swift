@@ -111,7 +111,7 @@ import Testing
                 let output = try session.step(
                     modelOutput: plan.withVariance(model(x)), sample: x, noise: noise, batchSize: GoldenProblem.batchSize,
                     predictingOriginalSample: true)
-                (x, report) = (output.prevSample, output.predOriginalSample ?? [])
+                (x, report) = (output.nextSample, output.predOriginalSample ?? [])
             }
             let deviation = x.deviation(from: record.finalExact)
             #expect(deviation <= allowed, "\(place): \(deviation) from the exact result")

@@ -37,7 +37,7 @@ import Testing
                     modelOutput: e, timestep: timestep, sample: x, eta: record.eta ?? 0,
                     useClippedModelOutput: record.useClippedModelOutput ?? false, noise: z,
                     batchSize: GoldenProblem.batchSize
-                ).prevSample
+                ).nextSample
             }
         }
     }
@@ -60,7 +60,7 @@ import Testing
         }
         @Test func loopsInFloat32AreNearerThanTheReferences() throws {
             try goldens.checkFloat32Loops { scheduler, _, timestep, e, x, _ in
-                try scheduler.step(modelOutput: e, timestep: timestep, sample: x, batchSize: GoldenProblem.batchSize).prevSample
+                try scheduler.step(modelOutput: e, timestep: timestep, sample: x, batchSize: GoldenProblem.batchSize).nextSample
             }
         }
     }
@@ -171,7 +171,7 @@ struct DDIMGoldens<S: PlannedScheduler> {
             for (i, timestep) in scheduler.timesteps.enumerated() {
                 let e = x.map { GoldenProblem.model($0, timestep: timestep, trainingCount: scheduler.count) }
                 let output = try step(&scheduler, record, i, timestep, e, x, GoldenProblem.noise(step: i))
-                (x, clean) = (output.prevSample, output.predOriginalSample ?? [])
+                (x, clean) = (output.nextSample, output.predOriginalSample ?? [])
             }
             let exact = GoldenRecord.numbers(Double.self, record.finalExact)
             let float64 = GoldenRecord.numbers(Double.self, record.finalFloat64)

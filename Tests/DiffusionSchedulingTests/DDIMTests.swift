@@ -54,7 +54,7 @@ import Testing
             for timestep in scheduler.timesteps {
                 x = try scheduler.step(
                     modelOutput: Self.modelOutput, timestep: timestep, sample: x, eta: eta, noise: Self.modelOutput
-                ).prevSample
+                ).nextSample
             }
             #expect(x.allFinite, "\(type), eta \(eta)")
         }
@@ -70,7 +70,7 @@ import Testing
         #expect(scheduler.sigmas.first == 0)
         var x = Self.sample
         for timestep in scheduler.timesteps {
-            x = try scheduler.step(modelOutput: Self.modelOutput, timestep: timestep, sample: x).prevSample
+            x = try scheduler.step(modelOutput: Self.modelOutput, timestep: timestep, sample: x).nextSample
         }
         #expect(x.allFinite, "\(type)")
     }
@@ -79,14 +79,14 @@ import Testing
         var scheduler = try makeDDIM()
         try scheduler.setTimesteps(20)
         let forwards = try scheduler.timesteps.map {
-            try scheduler.step(modelOutput: Self.modelOutput, timestep: $0, sample: Self.sample).prevSample
+            try scheduler.step(modelOutput: Self.modelOutput, timestep: $0, sample: Self.sample).nextSample
         }
         let backwards = try scheduler.timesteps.reversed().map {
-            try scheduler.step(modelOutput: Self.modelOutput, timestep: $0, sample: Self.sample).prevSample
+            try scheduler.step(modelOutput: Self.modelOutput, timestep: $0, sample: Self.sample).nextSample
         }
         #expect(forwards == backwards.reversed())
         // The call also works at a timestep outside the run.
-        #expect(try scheduler.step(modelOutput: Self.modelOutput, timestep: 333, sample: Self.sample).prevSample.allFinite)
+        #expect(try scheduler.step(modelOutput: Self.modelOutput, timestep: 333, sample: Self.sample).nextSample.allFinite)
     }
 
     @Test(arguments: [TimestepSpacing.linspace, .trailing]) func theScheduleRuleLeadsFromTimestepToTimestep(
@@ -123,26 +123,26 @@ import Testing
         let conditional: [Double] = (0..<40).map { Double(($0 * 37) % 11) / 5 - 1 }
         let guided: [Double] = (0..<40).map { 3 * Double(($0 * 53) % 13) / 6 - 2 }
         var rescaled = guided
-        try rescaleNoiseCFG(&rescaled, conditional: conditional, guidanceRescale: 1, batchSize: 2)
+        try Guidance(scale: 1, rescale: 1).rescale(&rescaled, conditional: conditional, batchSize: 2)
         for item in [0..<20, 20..<40] {
             #expect(abs(deviation(rescaled[item]) - deviation(conditional[item])) <= 1e-12)
         }
         var untouched = guided
-        try rescaleNoiseCFG(&untouched, conditional: conditional, guidanceRescale: 0, batchSize: 2)
+        try Guidance(scale: 1, rescale: 0).rescale(&untouched, conditional: conditional, batchSize: 2)
         #expect(untouched == guided)
         var half = guided
-        try rescaleNoiseCFG(&half, conditional: conditional, guidanceRescale: 0.5, batchSize: 2)
+        try Guidance(scale: 1, rescale: 0.5).rescale(&half, conditional: conditional, batchSize: 2)
         #expect(zip(half, zip(guided, rescaled)).allSatisfy { abs($0 - ($1.0 + $1.1) / 2) <= 1e-12 })
     }
 
     @Test func guidanceThatCannotBeRescaled() {
         var guided: [Float] = [1, 2, 3]
         #expect(
-            fault { try rescaleNoiseCFG(&guided, conditional: [1, 2], guidanceRescale: 0.7) }
+            fault { try Guidance(scale: 1, rescale: 0.7).rescale(&guided, conditional: [1, 2]) }
                 == .wrongElementCount(argument: "conditional", count: 2, expected: "3, like guided"))
         for batchSize in [2, 0, -1] {
             #expect(
-                fault { try rescaleNoiseCFG(&guided, conditional: [1, 2, 4], guidanceRescale: 0.7, batchSize: batchSize) }
+                fault { try Guidance(scale: 1, rescale: 0.7).rescale(&guided, conditional: [1, 2, 4], batchSize: batchSize) }
                     == .wrongElementCount(argument: "guided", count: 3, expected: "a multiple of the batch size \(batchSize)"))
         }
         #expect(guided == [1, 2, 3])

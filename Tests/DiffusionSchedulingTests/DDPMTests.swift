@@ -127,7 +127,7 @@ import Testing
         #expect(fault { _ = try scheduler.step(modelOutput: output, timestep: 500, sample: x, noise: noise) } != nil)
         // The last step draws and needs no noise.
         let last = try scheduler.step(modelOutput: output, timestep: 0, sample: x)
-        #expect(last.prevSample.count == 3)
+        #expect(last.nextSample.count == 3)
     }
 
     // MARK: Learned variances

@@ -21,7 +21,7 @@ import Testing
     @Test(
         arguments: [
             (
-                DPMSolverType.midpoint, [3.44296741, 6.13521004], 2.04108739,
+                DPMSolver.SolverType.midpoint, [3.44296741, 6.13521004], 2.04108739,
                 [0.909863921163426, 0.279657622322478, 0.0139400625233798]
             ),
             (.heun, [3.44296741, 6.13521004], 2.04108739, [0.909863921163426, 0.329947808584936, -0.0363501237390787]),
@@ -33,8 +33,8 @@ import Testing
                 .heun, [2.55469131, 4.70333433, 9.48892117], 1.46235704,
                 [0.830025754074928, 0.514493020923837, -0.138195294204471, 0.101179426728523]
             ),
-        ] as [(DPMSolverType, [Double], Double, [Double])])
-    func weightsAreTheReferences(_ type: DPMSolverType, _ outputs: [Double], _ target: Double, _ expected: [Double]) throws {
+        ] as [(DPMSolver.SolverType, [Double], Double, [Double])])
+    func weightsAreTheReferences(_ type: DPMSolver.SolverType, _ outputs: [Double], _ target: Double, _ expected: [Double]) throws {
         let solver = DPMSolver(algorithmType: .dpmsolverPlusPlus, solverType: type, predictionType: .epsilon)
         let update = try #require(solver.update(through: levels(outputs), to: levels([target])[0]))
         #expect(update.noise == 0)
@@ -84,8 +84,10 @@ import Testing
     }
 
     /// diffusers divides 0 by 0 in some of these runs.
-    @Test(arguments: [2, 3], DPMSolverType.allCases) func repeatedLevelsStayFinite(_ order: Int, _ type: DPMSolverType) throws {
-        for algorithm in [DPMSolverAlgorithmType.dpmsolver, .dpmsolverPlusPlus, .sdeDPMSolverPlusPlus] {
+    @Test(arguments: [2, 3], DPMSolver.SolverType.allCases) func repeatedLevelsStayFinite(
+        _ order: Int, _ type: DPMSolver.SolverType
+    ) throws {
+        for algorithm in [DPMSolver.AlgorithmType.dpmsolver, .dpmsolverPlusPlus, .sdeDPMSolverPlusPlus] {
             let scheduler = try make {
                 $0.solverOrder = order
                 $0.solverType = type
@@ -101,7 +103,7 @@ import Testing
     }
 
     @Test func levelsWithoutNoiseAreReachedByEveryAlgorithm() throws {
-        for algorithm in [DPMSolverAlgorithmType.dpmsolver, .dpmsolverPlusPlus, .sdeDPMSolverPlusPlus] {
+        for algorithm in [DPMSolver.AlgorithmType.dpmsolver, .dpmsolverPlusPlus, .sdeDPMSolverPlusPlus] {
             let plan = try make { $0.algorithmType = algorithm }.plan(.count(10))
             let last = plan.row(at: 9, age: 9)
             #expect(last.nextSample == last.prediction)

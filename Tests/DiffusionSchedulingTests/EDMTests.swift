@@ -109,7 +109,7 @@ import Testing
         let third = try Self.solver { ($0.algorithmType, $0.solverOrder) = (.sdeDPMSolverPlusPlus, 3) }
         #expect(third.solverOrder == 2)
         #expect(try third.plan(.count(20)).row(at: 19, age: 19).drawCount == 1)
-        for type in [DPMSolverAlgorithmType.dpmsolverPlusPlus, .sdeDPMSolverPlusPlus] {
+        for type in [DPMSolver.AlgorithmType.dpmsolverPlusPlus, .sdeDPMSolverPlusPlus] {
             var scheduler = try Self.solver {
                 ($0.algorithmType, $0.solverType, $0.finalSigmasType, $0.sigmaSchedule) = (type, .heun, .sigmaMin, .exponential)
             }

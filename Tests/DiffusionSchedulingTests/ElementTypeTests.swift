@@ -197,7 +197,7 @@ extension BFloat16: TestedElement {
             noise.map(\.widened), to: clean.map(\.widened), timesteps: Array(scheduler.timesteps[2...3]))
         for (a, b) in zip(noisy, exact) { #expect(abs(a.widened - b) <= 0x1p-8 * abs(b) + 0x1p-20) }
         var guided = clean
-        try rescaleNoiseCFG(&guided, conditional: noise.map { BFloat16(2 * Float($0)) }, guidanceRescale: 0.7, batchSize: 2)
+        try Guidance(scale: 1, rescale: 0.7).rescale(&guided, conditional: noise.map { BFloat16(2 * Float($0)) }, batchSize: 2)
         #expect(guided != clean)
     }
 }

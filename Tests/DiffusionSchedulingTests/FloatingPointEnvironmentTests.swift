@@ -82,7 +82,7 @@ import Testing
                 step = try multistep.conversion(ofStep: 0)
                 update = try multistep.update(order: 1, ofStep: 0)
             }
-            factor = guidanceFactor(guidedVariance: 0.3, conditionalVariance: 0.7, guidanceRescale: 0.7)
+            factor = Guidance(scale: 1, rescale: 0.7).factor(guidedVariance: 0.3, conditionalVariance: 0.7)
         }
     }
 

@@ -39,7 +39,7 @@ import Testing
         for timestep in scheduler.timesteps {
             let factor = Float(timestep) / Float(timestep + 1)
             let output = x.map { $0 * factor }
-            x = try scheduler.step(modelOutput: output, timestep: timestep, sample: x, batchSize: 4).prevSample
+            x = try scheduler.step(modelOutput: output, timestep: timestep, sample: x, batchSize: 4).nextSample
         }
         let mean = UpstreamTests.mean(x.map { Double($0) })
         #expect(abs(mean - 0.322188646) <= 1e-5, "\(mean)")

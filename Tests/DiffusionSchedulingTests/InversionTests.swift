@@ -52,9 +52,9 @@ import Testing
     /// direction: order 2 returns with the error of order 3. With twice the steps it doesn't cancel. Order 3 is diffusers' and has
     /// half of Lagrange's weight for the second difference: it is of second order, and so returns as order 2 does.
     @Test(
-        arguments: [DPMSolverAlgorithmType.dpmsolverPlusPlus, .dpmsolver],
+        arguments: [DPMSolver.AlgorithmType.dpmsolverPlusPlus, .dpmsolver],
         [(order: 1, stepsBack: 1, p: 1.0), (1, 2, 1), (2, 1, 3), (2, 2, 2), (3, 1, 3), (3, 2, 2)])
-    func errorFallsAtTheSolversOrder(_ algorithm: DPMSolverAlgorithmType, _ run: (order: Int, stepsBack: Int, p: Double)) throws {
+    func errorFallsAtTheSolversOrder(_ algorithm: DPMSolver.AlgorithmType, _ run: (order: Int, stepsBack: Int, p: Double)) throws {
         // Inversion and denoising on one grid of even steps in ln ρ. The runs begin with lower orders, on steps so short that their
         // errors don't show.
         func grid(_ n: Int, from start: Double, to end: Double) -> TimestepGrid {
@@ -127,7 +127,7 @@ import Testing
 
     @Test func stochasticConfigurationsAreInvertedWithoutNoise() throws {
         for (stochastic, twin) in [
-            (DPMSolverAlgorithmType.sdeDPMSolverPlusPlus, DPMSolverAlgorithmType.dpmsolverPlusPlus),
+            (DPMSolver.AlgorithmType.sdeDPMSolverPlusPlus, DPMSolver.AlgorithmType.dpmsolverPlusPlus),
             (.sdeDPMSolver, .dpmsolver),
         ] {
             var configuration = DPMSolverMultistepInverseConfiguration()
@@ -200,11 +200,11 @@ import Testing
             for timestep in inverse.timesteps {
                 // A step uses the model's output at the level where it starts.
                 let e = model(x, at: try forward.trainingLevel(atTimestep: max(timestep - stride, 0)))
-                x = try inverse.step(modelOutput: e, timestep: timestep, sample: x).prevSample
+                x = try inverse.step(modelOutput: e, timestep: timestep, sample: x).nextSample
             }
             for timestep in forward.timesteps {
                 let e = model(x, at: try forward.trainingLevel(atTimestep: timestep))
-                x = try forward.step(modelOutput: e, timestep: timestep, sample: x).prevSample
+                x = try forward.step(modelOutput: e, timestep: timestep, sample: x).nextSample
             }
             errors.append(x.rootMeanSquareError(from: Self.picture))
         }

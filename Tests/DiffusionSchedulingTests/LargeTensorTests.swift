@@ -70,7 +70,7 @@ import Testing
             try inPlace.step(modelOutput: outputs, sample: &y)
             let name: Comment = "\(type) × \(count), \(maximumThreads) threads, step \(small.stepIndex - 1)"
             #expect(repeats(y, x), name)
-            #expect(repeats(p.prevSample, x), name)
+            #expect(repeats(p.nextSample, x), name)
             if let prediction = p.predOriginalSample {
                 #expect(repeats(prediction, Array(prediction.prefix(24))) && prediction.allFiniteAtEnds, name)
             }

@@ -89,7 +89,7 @@ import Testing
             } else {
                 let output = try session.step(
                     modelOutput: e, sample: x, noise: noise, batchSize: batch, predictingOriginalSample: true)
-                x = output.prevSample
+                x = output.nextSample
                 all += (output.predOriginalSample ?? []).map { Double($0) }
             }
             all += x.map { Double($0) }

@@ -157,7 +157,7 @@ func sampleWithAny(from start: [Float], with scheduler: any Scheduler, steps: In
         var x: [Float] = [1, 2]
         try one.step(modelOutput: [0.5, 1], timestep: 3, sample: &x)
         let output: SchedulerOutput<Float> = try other.step(modelOutput: [0.5, 1], timestep: 3, sample: [1, 2])
-        #expect(output == SchedulerOutput(prevSample: x))
+        #expect(output == SchedulerOutput(nextSample: x))
         #expect(try one.addNoise([1, -1], to: [0, 0] as [Double], timesteps: [3]) == [10, -10])
     }
 
@@ -175,8 +175,8 @@ func sampleWithAny(from start: [Float], with scheduler: any Scheduler, steps: In
         // p = [1, −1, 0.25]
         let output = try scheduler.step(modelOutput: e, timestep: 2, sample: x, noise: z, predictingOriginalSample: true)
         #expect(output.predOriginalSample == [1, -1, 0.25])
-        #expect(output.prevSample == [6.0 / 4 + 0.5, 0, 1.0 / 4 - 1])
-        x = output.prevSample
+        #expect(output.nextSample == [6.0 / 4 + 0.5, 0, 1.0 / 4 - 1])
+        x = output.nextSample
         try scheduler.step(modelOutput: [0, 0, 0], timestep: 1, sample: &x)
         #expect(x == [(2.0 + 1) / 4, 0, (-0.75 - 0.75) / 4])
         #expect(try ThirdPartyPlanned(from: NeighbourConfiguration()).plan(.count(2)) == scheduler.plan)
@@ -189,7 +189,8 @@ func sampleWithAny(from start: [Float], with scheduler: any Scheduler, steps: In
         let karras = try SigmaSchedule.karras.sigmas(count: 4, of: scheduler.noiseSchedule)
         #expect(try scheduler.sigmas(count: 4, of: .karras, mu: nil) == karras)
         #expect(try scheduler.plan(.count(2), optionValues: [:]) == scheduler.plan(.count(2)))
-        #expect(throws: SchedulerError.invalidValue(key: "eta", value: "given", allowed: "left out: this scheduler has no options")) {
+        #expect(throws: SchedulerError.invalidValue(key: "eta", value: "given", allowed: "left out: this scheduler has no options"))
+        {
             try scheduler.plan(.count(2), optionValues: ["eta": 1])
         }
         let name = NeighbourConfiguration.className
@@ -247,9 +248,9 @@ func sampleWithAny(from start: [Float], with scheduler: any Scheduler, steps: In
                 var span = y.mutableSpan
                 try spans.step(modelOutput: e.span, timestep: timestep, sample: &span, batchSize: 2)
                 try inPlace.step(modelOutput: e, timestep: timestep, sample: &x, batchSize: 2)
-                #expect(bits(output.prevSample) == bits(x) && output.predOriginalSample == nil)
-                #expect(bits(predicted.prevSample) == bits(x), "asking for the prediction changes nothing")
-                #expect(bits(fromSession.prevSample) == bits(x))
+                #expect(bits(output.nextSample) == bits(x) && output.predOriginalSample == nil)
+                #expect(bits(predicted.nextSample) == bits(x), "asking for the prediction changes nothing")
+                #expect(bits(fromSession.nextSample) == bits(x))
                 #expect(bits(y) == bits(x))
             }
         }
@@ -266,7 +267,7 @@ func sampleWithAny(from start: [Float], with scheduler: any Scheduler, steps: In
         try scheduler.step(modelOutput: e, timestep: 999, sample: &x)
         #expect(bits(keptX) == bits(goldenStart) && bits(e) == bits(goldenStart))
         let copied = goldenStart.map { $0 + 0 }
-        #expect(bits(try apart.step(modelOutput: copied, timestep: 999, sample: goldenStart).prevSample) == bits(x))
+        #expect(bits(try apart.step(modelOutput: copied, timestep: 999, sample: goldenStart).nextSample) == bits(x))
     }
 
     /// p of each prediction type, computed here from its formula.
@@ -307,7 +308,7 @@ func sampleWithAny(from start: [Float], with scheduler: any Scheduler, steps: In
             // x/A cancels by up to the ratio of S e to A p.
             #expect(ours.deviation(from: p) <= 8 * 0x1p-53 * 8 / a, "step \(index)")
             if thresholding { #expect(ours.allSatisfy { abs($0) <= 1 }) }
-            x = output.prevSample
+            x = output.nextSample
         }
     }
 
@@ -393,7 +394,7 @@ func sampleWithAny(from start: [Float], with scheduler: any Scheduler, steps: In
                 try scheduler.step(modelOutput: [], timestep: timestep, sample: &x)
             } else {
                 let output = try scheduler.step(modelOutput: [], timestep: timestep, sample: x, predictingOriginalSample: true)
-                #expect(output == SchedulerOutput(prevSample: [], predOriginalSample: []))
+                #expect(output == SchedulerOutput(nextSample: [], predOriginalSample: []))
             }
         }
         #expect(scheduler.stepIndex == 5 && x.isEmpty)
@@ -445,7 +446,7 @@ func sampleWithAny(from start: [Float], with scheduler: any Scheduler, steps: In
         var expected = [1.0], alone = SamplingSession(plan: try makeDDIM().plan(.count(3)))
         for output in variable {
             let copy = [Double](repeating: output, count: 1)
-            expected = try alone.step(modelOutput: copy, sample: expected).prevSample
+            expected = try alone.step(modelOutput: copy, sample: expected).nextSample
         }
         #expect(sample == expected && other == expected)
     }

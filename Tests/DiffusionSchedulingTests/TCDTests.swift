@@ -45,7 +45,7 @@ import Testing
         for timestep in scheduler.timesteps {
             let factor = Float(timestep) / Float(timestep + 1)
             let output = x.map { $0 * factor }
-            x = try scheduler.step(modelOutput: output, timestep: timestep, sample: x, batchSize: 4).prevSample
+            x = try scheduler.step(modelOutput: output, timestep: timestep, sample: x, batchSize: 4).nextSample
         }
         let found = UpstreamTests.mean(x.map { Double($0) })
         #expect(abs(found - mean) <= 1e-6, "\(found)")

@@ -182,6 +182,6 @@ extension StepTensors {
             }
         }
         if let failure { throw failure }
-        return SchedulerOutput(prevSample: next, predOriginalSample: prediction)
+        return SchedulerOutput(nextSample: next, predOriginalSample: prediction)
     }
 }

@@ -28,17 +28,17 @@ public struct Guidance: Sendable, Hashable {
         try require("guidance rescale", rescale, "from 0 to 1", (0...1).contains(rescale))
     }
 
-    /// The factor of e, from the moments of the two outputs: φ σ(e_c)/σ(e) + (1 − φ).
+    /// The factor of e, from the moments of the two outputs.
     func factor(conditionalVariance: Double, unconditionalVariance: Double, covariance: Double) -> Double {
         let other = 1 - scale
         let variance = scale * scale * conditionalVariance + other * other * unconditionalVariance + 2 * scale * other * covariance
-        return guidanceFactor(guidedVariance: variance, conditionalVariance: conditionalVariance, guidanceRescale: rescale)
+        return factor(guidedVariance: variance, conditionalVariance: conditionalVariance)
     }
-}
 
-/// The factor of e, φ σ(e_c)/σ(e) + (1 − φ); 1 if e is constant.
-package func guidanceFactor(guidedVariance: Double, conditionalVariance: Double, guidanceRescale: Double) -> Double {
-    let host = FloatingPointEnvironment.begin()
-    defer { host.end() }
-    return guidedVariance > 0 ? guidanceRescale * (conditionalVariance / guidedVariance).squareRoot() + (1 - guidanceRescale) : 1
+    /// The factor of e, from its variance and the conditional output's: φ σ(e_c)/σ(e) + (1 − φ), and 1 if e is constant.
+    package func factor(guidedVariance: Double, conditionalVariance: Double) -> Double {
+        let host = FloatingPointEnvironment.begin()
+        defer { host.end() }
+        return guidedVariance > 0 ? rescale * (conditionalVariance / guidedVariance).squareRoot() + (1 - rescale) : 1
+    }
 }

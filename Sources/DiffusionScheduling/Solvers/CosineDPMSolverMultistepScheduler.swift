@@ -41,7 +41,7 @@ public struct CosineDPMSolverMultistepConfiguration: EDMMultistepDefinition {
     public var solverOrder = 2
     public var predictionType = PredictionType.vPrediction
     public var rho = 7.0
-    public var solverType = DPMSolverType.midpoint
+    public var solverType = DPMSolver.SolverType.midpoint
     public var lowerOrderFinal = true
     public var eulerAtFinal = false
     public var finalSigmasType = FinalSigmasType.zero
@@ -59,7 +59,7 @@ public struct CosineDPMSolverMultistepConfiguration: EDMMultistepDefinition {
         try require("solver_order", solverOrder, "1 or 2", (1...2).contains(solverOrder))
     }
 
-    public var integral: DPMSolverAlgorithmType { .sdeDPMSolverPlusPlus }
+    public var integral: DPMSolver.AlgorithmType { .sdeDPMSolverPlusPlus }
     public var clamp: PredictionClamp { .none }
 
     public static func timestep(atSigma sigma: Double) -> Double { Double(Float(arctangent(sigma)) / Float(Double.pi) * 2) }

@@ -7,7 +7,7 @@
 /// try scheduler.setTimesteps(50)
 /// for timestep in scheduler.timesteps {
 ///     let output = try scheduler.step(modelOutput: model(sample, timestep), timestep: timestep, sample: sample, eta: 0)
-///     sample = output.prevSample
+///     sample = output.nextSample
 /// }
 /// ```
 ///

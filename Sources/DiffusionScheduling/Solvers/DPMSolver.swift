@@ -23,14 +23,14 @@
 /// where A and S without an index are those at t. `midpoint` has w₁ = w₀/2 in order 2. The inverse is the same with h < 0.
 public struct DPMSolver: MultistepSolver {
     /// The integral.
-    public var algorithmType: DPMSolverAlgorithmType
+    public var algorithmType: AlgorithmType
     /// The weights of the slope in order 2.
-    public var solverType: DPMSolverType
+    public var solverType: SolverType
     /// The quantity that the model predicts.
     public var predictionType: PredictionType
 
     /// A solver of an integral.
-    public init(algorithmType: DPMSolverAlgorithmType, solverType: DPMSolverType, predictionType: PredictionType) {
+    public init(algorithmType: AlgorithmType, solverType: SolverType, predictionType: PredictionType) {
         self.algorithmType = algorithmType
         self.solverType = solverType
         self.predictionType = predictionType
@@ -169,5 +169,37 @@ public struct DPMSolver: MultistepSolver {
                 third = (second - 0.5) / x
             }
         }
+    }
+}
+
+extension DPMSolver {
+    /// The four integrals of the DPM-Solver family.
+    public enum AlgorithmType: String, ConfigurationKeyword {
+        /// The integral of the predicted noise (Lu et al. 2022, arXiv:2206.00927).
+        case dpmsolver
+        /// The integral of the predicted clean sample (Lu et al. 2022, arXiv:2211.01095).
+        case dpmsolverPlusPlus = "dpmsolver++"
+        /// The integral of the predicted noise, along the stochastic differential equation.
+        case sdeDPMSolver = "sde-dpmsolver"
+        /// The integral of the predicted clean sample, along the stochastic differential equation.
+        case sdeDPMSolverPlusPlus = "sde-dpmsolver++"
+
+        public static let aliases: [String: Self] = ["deis": .dpmsolverPlusPlus]
+
+        /// Whether the solver extrapolates the predicted clean sample rather than the predicted noise.
+        public var predictsCleanSample: Bool { self == .dpmsolverPlusPlus || self == .sdeDPMSolverPlusPlus }
+        /// Whether steps add noise.
+        public var isStochastic: Bool { self == .sdeDPMSolver || self == .sdeDPMSolverPlusPlus }
+        /// The algorithm with the same prediction and without noise.
+        public var deterministicTwin: Self { predictsCleanSample ? .dpmsolverPlusPlus : .dpmsolver }
+    }
+
+    /// The weight of the model output's slope in a step of order 2.
+    public enum SolverType: String, ConfigurationKeyword {
+        /// w₁ = w₀/2 in the table of ``DPMSolver``.
+        case midpoint
+        /// w₁ as the table of ``DPMSolver`` has it.
+        case heun
+        public static let aliases: [String: Self] = ["logrho": .midpoint, "bh1": .midpoint, "bh2": .midpoint]
     }
 }

@@ -51,8 +51,8 @@ public struct DPMSolverMultistepConfiguration: DPMSolverConfiguration, DynamicSh
     public var thresholding = false
     public var dynamicThresholdingRatio = 0.995
     public var sampleMaxValue = 1.0
-    public var algorithmType = DPMSolverAlgorithmType.dpmsolverPlusPlus
-    public var solverType = DPMSolverType.midpoint
+    public var algorithmType = DPMSolver.AlgorithmType.dpmsolverPlusPlus
+    public var solverType = DPMSolver.SolverType.midpoint
     public var lowerOrderFinal = true
     public var eulerAtFinal = false
     public var useKarrasSigmas = false
@@ -129,8 +129,8 @@ public struct DPMSolverMultistepInverseConfiguration: DPMSolverConfiguration {
     public var thresholding = false
     public var dynamicThresholdingRatio = 0.995
     public var sampleMaxValue = 1.0
-    public var algorithmType = DPMSolverAlgorithmType.dpmsolverPlusPlus
-    public var solverType = DPMSolverType.midpoint
+    public var algorithmType = DPMSolver.AlgorithmType.dpmsolverPlusPlus
+    public var solverType = DPMSolver.SolverType.midpoint
     public var lowerOrderFinal = true
     public var eulerAtFinal = false
     public var useKarrasSigmas = false
@@ -183,9 +183,9 @@ public protocol DPMSolverConfiguration: MultistepDefinition, SigmaGridConfigurat
     var solverOrder: Int { get set }
     var predictionType: PredictionType { get set }
     /// The integral that is approximated. `dpmsolver++` or `sde-dpmsolver++` of order 2 for guided sampling, as of latents.
-    var algorithmType: DPMSolverAlgorithmType { get set }
+    var algorithmType: DPMSolver.AlgorithmType { get set }
     /// The approximation of the integral in a step of order 2; `midpoint` is the better choice for most.
-    var solverType: DPMSolverType { get set }
+    var solverType: DPMSolver.SolverType { get set }
     /// Whether the last steps of a run of fewer than 15 use lower orders, which keeps short runs stable.
     var lowerOrderFinal: Bool { get set }
     /// Whether the last step is of order 1: steadier for many steps of a stochastic solver, at some cost in detail.
@@ -212,34 +212,4 @@ extension DPMSolverConfiguration {
         try require("solver_order", solverOrder, "1, 2 or 3", (1...3).contains(solverOrder))
         try validateLambdaClipping()
     }
-}
-
-/// The four integrals of the DPM-Solver family.
-public enum DPMSolverAlgorithmType: String, ConfigurationKeyword {
-    /// The integral of the predicted noise (Lu et al. 2022, arXiv:2206.00927).
-    case dpmsolver
-    /// The integral of the predicted clean sample (Lu et al. 2022, arXiv:2211.01095).
-    case dpmsolverPlusPlus = "dpmsolver++"
-    /// The integral of the predicted noise, along the stochastic differential equation.
-    case sdeDPMSolver = "sde-dpmsolver"
-    /// The integral of the predicted clean sample, along the stochastic differential equation.
-    case sdeDPMSolverPlusPlus = "sde-dpmsolver++"
-
-    public static let aliases: [String: Self] = ["deis": .dpmsolverPlusPlus]
-
-    /// Whether the solver extrapolates the predicted clean sample rather than the predicted noise.
-    public var predictsCleanSample: Bool { self == .dpmsolverPlusPlus || self == .sdeDPMSolverPlusPlus }
-    /// Whether steps add noise.
-    public var isStochastic: Bool { self == .sdeDPMSolver || self == .sdeDPMSolverPlusPlus }
-    /// The algorithm with the same prediction and without noise.
-    public var deterministicTwin: Self { predictsCleanSample ? .dpmsolverPlusPlus : .dpmsolver }
-}
-
-/// The weight of the model output's slope in a step of order 2.
-public enum DPMSolverType: String, ConfigurationKeyword {
-    /// w₁ = w₀/2 in the table of ``DPMSolver``.
-    case midpoint
-    /// w₁ as the table of ``DPMSolver`` has it.
-    case heun
-    public static let aliases: [String: Self] = ["logrho": .midpoint, "bh1": .midpoint, "bh2": .midpoint]
 }

@@ -34,9 +34,9 @@ public struct DPMSolverSinglestepConfiguration: SchedulerDefinition, PredictionT
     public var dynamicThresholdingRatio = 0.995
     public var sampleMaxValue = 1.0
     /// The integral.
-    public var algorithmType = DPMSolverAlgorithmType.dpmsolverPlusPlus
+    public var algorithmType = DPMSolver.AlgorithmType.dpmsolverPlusPlus
     /// The weights of the slope in order 2.
-    public var solverType = DPMSolverType.midpoint
+    public var solverType = DPMSolver.SolverType.midpoint
     /// Whether the last step is of order 1 where it would complete a block. A last step to no noise always is.
     public var lowerOrderFinal = false
     public var useKarrasSigmas = false
@@ -59,7 +59,7 @@ public struct DPMSolverSinglestepConfiguration: SchedulerDefinition, PredictionT
 
     public init() {}
 
-    private static let algorithmTypes = DPMSolverAlgorithmType.allCases.filter { $0 != .sdeDPMSolver }
+    private static let algorithmTypes = DPMSolver.AlgorithmType.allCases.filter { $0 != .sdeDPMSolver }
 
     public static var parameters: [ConfigurationParameter<Self>] {
         noiseScheduleParameters + [

@@ -28,7 +28,7 @@ public typealias EDMDPMSolverMultistepScheduler = DefinedScheduler<EDMDPMSolverM
 /// The parameters of `EDMDPMSolverMultistepScheduler`, with diffusers' defaults.
 public struct EDMDPMSolverMultistepConfiguration: EDMMultistepDefinition, ThresholdingConfiguration {
     public static let className = "EDMDPMSolverMultistepScheduler"
-    static let algorithmTypes = [DPMSolverAlgorithmType.dpmsolverPlusPlus, .sdeDPMSolverPlusPlus]
+    static let algorithmTypes = [DPMSolver.AlgorithmType.dpmsolverPlusPlus, .sdeDPMSolverPlusPlus]
 
     public var sigmaMin = 0.002
     public var sigmaMax = 80.0
@@ -42,8 +42,8 @@ public struct EDMDPMSolverMultistepConfiguration: EDMMultistepDefinition, Thresh
     public var dynamicThresholdingRatio = 0.995
     public var sampleMaxValue = 1.0
     /// `dpmsolver++` or `sde-dpmsolver++`.
-    public var algorithmType = DPMSolverAlgorithmType.dpmsolverPlusPlus
-    public var solverType = DPMSolverType.midpoint
+    public var algorithmType = DPMSolver.AlgorithmType.dpmsolverPlusPlus
+    public var solverType = DPMSolver.SolverType.midpoint
     public var lowerOrderFinal = true
     public var eulerAtFinal = false
     public var finalSigmasType = FinalSigmasType.zero
@@ -65,5 +65,5 @@ public struct EDMDPMSolverMultistepConfiguration: EDMMultistepDefinition, Thresh
         try require("algorithm_type", algorithmType, among: Self.algorithmTypes)
     }
 
-    public var integral: DPMSolverAlgorithmType { algorithmType }
+    public var integral: DPMSolver.AlgorithmType { algorithmType }
 }

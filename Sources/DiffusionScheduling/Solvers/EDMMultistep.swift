@@ -5,13 +5,13 @@ public protocol EDMMultistepDefinition: EDMDefinition, MultistepDefinition {
     /// The number of model outputs that a step combines.
     var solverOrder: Int { get set }
     /// The approximation of the integral in steps of order 2; `midpoint` is the better choice for most.
-    var solverType: DPMSolverType { get set }
+    var solverType: DPMSolver.SolverType { get set }
     /// Whether the last steps of a run of fewer than 15 use lower orders, which keeps short runs stable.
     var lowerOrderFinal: Bool { get set }
     /// Whether the last step is of order 1.
     var eulerAtFinal: Bool { get set }
     /// The integral that is approximated.
-    var integral: DPMSolverAlgorithmType { get }
+    var integral: DPMSolver.AlgorithmType { get }
 }
 
 extension EDMMultistepDefinition {

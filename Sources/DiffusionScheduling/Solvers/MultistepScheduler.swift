@@ -194,7 +194,7 @@ extension MultistepScheduler {
             plan: try SamplingPlan(
                 grid: grid, clamp: plan.clamp, modelLearnsVariance: plan.modelLearnsVariance,
                 rows: [[conversion]]))
-        return try session.step(modelOutput: modelOutput, sample: sample, batchSize: batchSize).prevSample
+        return try session.step(modelOutput: modelOutput, sample: sample, batchSize: batchSize).nextSample
     }
 
     /// The next sample by an update of order 1, from the converted output of the step that comes next.

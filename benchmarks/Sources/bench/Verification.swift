@@ -149,7 +149,7 @@ private struct ReturningSession<Element: BenchmarkElement> {
         let modelOutput = Array(data.modelOutput(step: session.stepIndex))
         let next = try session.step(
             modelOutput: modelOutput, sample: outputs[outputs.count - 1], noise: noise, batchSize: batchSize
-        ).prevSample
+        ).nextSample
         outputs.append(next)
         checksums.append(checksum(next))
         return next

@@ -92,7 +92,7 @@ private struct CheckedRun {
             let expected = evaluate(row, output, sample, noise)
             do {
                 let found = try step(&session, output, row, sample, noise)
-                compare(found.prevSample, expected.nextSample, "next sample of evaluation \(index)")
+                compare(found.nextSample, expected.nextSample, "next sample of evaluation \(index)")
                 compare(found.predOriginalSample!, expected.report, "report of evaluation \(index)")
             } catch {
                 fatalError("evaluation \(index): \(error)")
