@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Diffusion schedulers: the configuration files, noise levels and solvers of diffusers, with steps that pass over memory once.
+"""Diffusion schedulers with diffusers' configuration files, noise levels and solvers. Most steps are one pass over memory.
 
     import numpy as np
     from diffusion_scheduling import DEISMultistepScheduler
@@ -39,7 +39,7 @@ __version__ = "0.1.0"
 
 
 def runtime_description() -> str:
-    """Which OpenMP runtime carries the threads."""
+    """The OpenMP runtime that provides the threads, as a sentence."""
     text: bytes = _library.library.ds_runtime_description()
     return text.decode()
 

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""NumPy arrays as the tensors of the library: contiguous, of one shape and one element type."""
+"""NumPy arrays as the library's tensors: contiguous, with a common shape and element type.
+
+``_tensors`` has the same functions for torch.
+"""
 
 from __future__ import annotations
 
@@ -24,21 +27,24 @@ ELEMENT_TYPES: dict[np.dtype[Any], int] = {
     }.items()
     if number in _library.element_types()
 }
-"""The library's element types, by the types of the arrays that it takes as they are."""
+"""The library's element type for each array type that it takes without conversion."""
 
 as_given = np.asarray
 
 
 def address(array: Array) -> int:
-    """Where the elements of a contiguous array are; ``array.ctypes.data`` in a third of the time."""
+    """The address of a contiguous array's elements, in a third of the time that ``array.ctypes.data`` takes."""
     try:
         return addressof(c_char.from_buffer(array))
-    except (TypeError, ValueError, BufferError):  # It can't be written to, or has no elements.
+    except (TypeError, ValueError, BufferError):  # The array is read-only or empty.
         return array.ctypes.data
 
 
 def common_type(*arrays: Array) -> np.dtype[Any]:
-    """The type that NumPy and torch promote these to."""
+    """The type that NumPy and torch promote the arrays' types to.
+
+    Raises InvalidValueError unless all arrays are float16, float32 or float64.
+    """
     dtype = np.result_type(*(array.dtype for array in arrays))
     if dtype.itemsize > 8 or any(array.dtype.kind != "f" for array in arrays):
         raise _library.InvalidValueError(
@@ -48,12 +54,12 @@ def common_type(*arrays: Array) -> np.dtype[Any]:
 
 
 def at_least_float32(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The type that holds a type and float32."""
+    """The type that holds both `dtype` and float32."""
     return np.promote_types(dtype, np.float32)
 
 
 def computing_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The type that the library computes a result of `dtype` in."""
+    """The array type in which the library computes a result of type `dtype`."""
     return dtype if dtype in ELEMENT_TYPES else np.dtype(np.float32)
 
 
@@ -63,21 +69,24 @@ def as_tensor(array: Array) -> _library.Tensor:
 
 
 def broadcast(first: Array, second: Array) -> Sequence[Array]:
-    """The two in one shape."""
+    """Both arrays, broadcast to a common shape."""
     return np.broadcast_arrays(first, second)
 
 
 def layout(*arrays: Array) -> None:
-    """The order of axes that arrays are stored in: NumPy's are brought into the usual one."""
+    """The memory layout to keep: None, because arrays are always converted to C order."""
 
 
 def contiguous(array: Array, dtype: np.dtype[Any], layout: None = None, shape: tuple[int, ...] | None = None) -> Array:
-    """The array as the library can read it, broadcast to `shape` if one is given."""
+    """The array in C order with type `dtype`, broadcast to `shape` if one is given."""
     return np.asarray(array if shape is None else np.broadcast_to(array, shape), dtype, order="C")
 
 
 def result_arrays(shape: tuple[int, ...], dtype: np.dtype[Any], work: np.dtype[Any], out: Array | None) -> tuple[Array, Array]:
-    """The array to return, and the contiguous one of the computing type to write to: the same where possible."""
+    """The array to return, and a contiguous array of type `work` to write to. One array serves as both if possible.
+
+    Raises InvalidValueError if `out` has another shape or type, or is read-only.
+    """
     if out is None:
         result = _memory.empty(shape, dtype)
     elif out.shape == shape and out.dtype == dtype and out.flags.writeable:
@@ -90,7 +99,7 @@ def result_arrays(shape: tuple[int, ...], dtype: np.dtype[Any], work: np.dtype[A
 
 
 def deliver(result: Array, target: Array, layout: None = None) -> Array:
-    """The array to return, once the other one has been written to."""
+    """Returns `result`, with the contents of `target`, which the library has written."""
     if result is not target:
         np.copyto(result, target, casting="same_kind")
     return result
@@ -99,15 +108,15 @@ def deliver(result: Array, target: Array, layout: None = None) -> Array:
 def address_if(
     array: Array, shape: tuple[int, ...], dtype: np.dtype[Any], buffer: Any = c_char.from_buffer, addressof: Any = addressof
 ) -> int:
-    """Where the elements of an array are that the library takes as it is. Raises TypeError or another error for others."""
+    """The address of an array that the library takes without conversion. Raises TypeError or another error for any other array."""
     if array.dtype is dtype and array.shape == shape:
-        # Fails for arrays that aren't contiguous or can't be written to.
+        # Fails for arrays that aren't contiguous or are read-only.
         return addressof(buffer(array))  # type: ignore[no-any-return]
     raise TypeError
 
 
 def maker(like: Array) -> Callable[[Array], tuple[Array, int]]:
-    """A function that makes uninitialised contiguous arrays like its argument, which is like this one; and says where they are."""
+    """A function that makes an uninitialised contiguous array with the shape and type of `like`. It also returns the address."""
     shape, dtype, empty = like.shape, like.dtype, np.empty if like.nbytes < _memory.SMALLEST else _memory.empty
 
     def make(like: Array, buffer: Any = c_char.from_buffer, addressof: Any = addressof) -> tuple[Array, int]:
@@ -118,25 +127,25 @@ def maker(like: Array) -> Callable[[Array], tuple[Array, int]]:
 
 
 def counts_writes(value: Any) -> bool:
-    """Whether a value has a count of the writes to it: arrays have none."""
+    """Whether a value counts the writes to it. Arrays don't."""
     return False
 
 
 def draw(generator: Any, model_output: Array, sample: Array, like: Sequence[Array], *, widens: bool) -> Array:
-    """A step's noise, of the type that holds all of `like`, and float32 if it `widens`; float32 if these are none."""
+    """A step's noise. Its type holds the types of `like`, and float32 too if `widens`; without `like`, it is float32."""
     dtype = common_type(*map(np.asarray, like)) if like else np.dtype(np.float32)
     return _noise.draw(generator, np.shape(sample), at_least_float32(dtype) if widens else dtype)
 
 
 def kept(array: Array) -> Array:
-    """The array as a later step reads it, whatever becomes of its memory."""
+    """A copy for later steps, because the caller may overwrite the array."""
     return np.array(array)
 
 
 def place(array: Array) -> None:
-    """The device of an array."""
+    """The device of an array: None, which stands for the host."""
 
 
 def moved(array: Array, place: None) -> Array:
-    """The array on a device."""
+    """The array itself: all arrays are on the host."""
     return array

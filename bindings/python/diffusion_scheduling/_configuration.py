@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Configurations: the dictionary that ``scheduler.config`` is, and the text that the library reads."""
+"""Configurations: the dictionary ``scheduler.config``, and its JSON for the library."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 
 class Configuration(dict[str, Any]):
-    """A configuration: read by key or by attribute, never changed."""
+    """A read-only configuration, with values by key or by attribute."""
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -19,7 +19,7 @@ class Configuration(dict[str, Any]):
             raise AttributeError(f"the configuration has no {name!r}") from None
 
     def _refuse(self, *arguments: Any, **keywords: Any) -> NoReturn:
-        """Refuses to change the configuration, with a TypeError."""
+        """Raises TypeError: a configuration never changes."""
         raise TypeError("a configuration can't be changed: make another scheduler with from_config(config, key=value)")
 
     __setitem__ = __delitem__ = __setattr__ = __delattr__ = __ior__ = _refuse
@@ -30,7 +30,7 @@ class Configuration(dict[str, Any]):
 
 
 def _plain(value: Any) -> Any:
-    """The list or number of an array or a tensor; of other objects a text, which the library refuses in words."""
+    """An array or a tensor as a list or a number. Other objects become their repr, which the library's error then shows."""
     return value.tolist() if hasattr(value, "tolist") else repr(value)
 
 
@@ -38,9 +38,9 @@ TIMESTEPS = "num_train_timesteps"
 
 
 def text(values: Mapping[str, Any], count: int = 1000) -> str:
-    """The JSON of values, which may hold arrays, NumPy's numbers, infinities, and functions of timesteps.
+    """The values as JSON. A value may be an array, a NumPy number, an infinity or a function of the timestep.
 
-    A function is written as the list of its values at the timesteps of the training, `count` where the values don't say how many.
+    A function becomes the list of its results at the training timesteps: num_train_timesteps of `values`, or else `count`.
     """
     count = values.get(TIMESTEPS, count)
     members = {key: [float(value(t)) for t in range(count)] if callable(value) else value for key, value in values.items()}

@@ -2,7 +2,7 @@
 
 """Paths for C and C++ programs that link with the library in this package.
 
-Each function raises FileNotFoundError if the package lacks what it names.
+Each function raises FileNotFoundError if the folder or file is missing from the package.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def get_lib_dir() -> str:
 
 
 def get_library() -> str:
-    """The shared library itself, for ``dlopen`` and for build systems that link with a file.
+    """The path of the shared library, for ``dlopen`` and for build systems that link with a file.
 
-    ``DIFFUSION_SCHEDULING_LIBRARY`` doesn't change it: the variable names another library for Python only.
+    ``DIFFUSION_SCHEDULING_LIBRARY`` doesn't change this path: the variable selects another library for Python only.
     """
     return _existing(LIBRARY)
 

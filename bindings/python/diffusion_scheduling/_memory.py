@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Fresh arrays whose memory has been used before.
+"""Recycled memory for large arrays.
 
-The operating system hands out memory page by page, at the first touch, which for large tensors costs more than a step does.
-So memory of a large array that nobody can reach any more is kept for the next one of that size.
+The operating system maps fresh memory page by page, at the first touch. For large tensors, that takes longer than a step. So the
+memory of a large array that has become unreachable is kept for the next array of that size.
 
-What tells when that is: each array is made on a memory map of its own, through an object of which every view holds a
-reference, be it NumPy's, torch's or a memoryview. When the last view goes, so does the object, and only then does the map
-come back here. An array that somebody still holds is never touched.
+Each array has a separate memory map, with one base array over it. Every view refers to the base array, whether the view is NumPy's,
+torch's or a memoryview. When the last view is gone, the base array is deleted, and only then the map returns here. Memory that is
+still referenced is never reused.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ import numpy as np
 import numpy.typing as npt
 
 SMALLEST = 1 << 20
-"""Bytes from which on memory is kept; below, the allocator's own lists are as quick and the pages are warm."""
+"""The fewest bytes of an array whose memory is kept. For smaller ones, the allocator's lists are as quick, with warm pages."""
 
 KEPT = 8
-"""How many maps wait for an array at most. A loop alternates between two or three; more are for the other tensors of a step."""
+"""The most maps that wait for an array. A loop alternates between two or three; the others serve the other tensors of a step."""
 
 _waiting: deque[mmap.mmap] = deque(maxlen=KEPT)
 
 
 def _take(count: int) -> mmap.mmap | None:
-    """A waiting map of `count` bytes, which nobody else gets then: the one that was in use last, if possible."""
+    """Removes and returns a waiting map of `count` bytes, preferably the one that was in use last; None if there is none."""
     for _ in range(len(_waiting)):
-        # Another thread may have taken the last one in between; taking one is atomic.
+        # Another thread may take the last map in the meantime. A pop is atomic.
         try:
             memory = _waiting.pop()
         except IndexError:
@@ -44,17 +44,17 @@ def _take(count: int) -> mmap.mmap | None:
 
 
 def empty_bytes(count: int) -> npt.NDArray[np.uint8]:
-    """An array of `count` uninitialised bytes, at least one, at the start of a page."""
+    """An array of `count` uninitialised bytes that starts at a page boundary; `count` is at least 1."""
     # Private: a forked process must not share the memory with its parent.
     memory = _take(count) or mmap.mmap(-1, count, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     array: npt.NDArray[np.uint8] = np.frombuffer(memory, np.uint8)
-    # NumPy makes views refer to this array itself, however many lie between, and torch keeps the one that it was given.
+    # The base of a NumPy view is this array, also for a view of a view. torch keeps a reference to the array that it gets.
     weakref.finalize(array, _waiting.append, memory).atexit = False
     return array
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """An uninitialised contiguous array."""
+    """An uninitialised contiguous array, in recycled memory if it is large."""
     count = dtype.itemsize
     for extent in shape:
         count *= extent

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Seeded sources of standard normal numbers that agree, number by number, with those of torch and of NumPy."""
+"""Seeded sources of standard normal numbers that match torch's and NumPy's, number by number."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ TORCH_CPU, TORCH_CUDA, NUMPY = 0, 1, 2
 
 
 class NoiseSource(Handle):
-    """Standard normal numbers of a seed.
+    """A seeded generator of standard normal numbers.
 
-    One call of `standard_normal` stands for one call of ``torch.randn`` or ``RandomState.standard_normal`` of the same shape.
-    Make one with `torch_cpu`, `torch_cuda` or `numpy`.
+    One call of `standard_normal` corresponds to one call of ``torch.randn`` or ``RandomState.standard_normal`` with the same shape.
+    `torch_cpu`, `torch_cuda` and `numpy` make sources.
     """
 
     _free = staticmethod(library.ds_noise_free)
@@ -34,23 +34,28 @@ class NoiseSource(Handle):
 
     @classmethod
     def torch_cpu(cls, seed: int) -> NoiseSource:
-        """``torch.randn`` on a CPU after ``torch.manual_seed(seed)``, every bit; float32 and float64."""
+        """The numbers of ``torch.randn`` on a CPU after ``torch.manual_seed(seed)``, bit for bit; float32 and float64."""
         return cls._make(TORCH_CPU, seed)
 
     @classmethod
     def numpy(cls, seed: int) -> NoiseSource:
-        """``numpy.random.RandomState(seed).standard_normal``, every bit; `seed` is less than 2^32."""
+        """The numbers of ``numpy.random.RandomState(seed).standard_normal``, bit for bit; float32 is rounded from float64.
+
+        seed  below 2^32; another seed raises InvalidValueError
+        """
         return cls._make(NUMPY, seed)
 
     @classmethod
     def torch_cuda(
         cls, seed: int, offset: int = 0, multiprocessors: int | None = None, threads_per_multiprocessor: int = 2048
     ) -> NoiseSource:
-        """``torch.randn`` on CUDA, float32, within 2^-20 of the radius.
+        """The numbers of ``torch.randn`` on CUDA, float32, within 2^-20 of the radius.
 
         offset                      ``Generator.get_offset()``, a multiple of 4
-        multiprocessors             of the device; None: those of an A100
-        threads_per_multiprocessor  the most that one of them runs
+        multiprocessors             the device's number of multiprocessors; None: an A100's
+        threads_per_multiprocessor  the most threads that a multiprocessor runs
+
+        Raises InvalidValueError.
         """
         if multiprocessors is None:
             if offset == 0:
@@ -62,7 +67,10 @@ class NoiseSource(Handle):
     def standard_normal(
         self, size: int | Sequence[int] = (), dtype: npt.DTypeLike = np.float32, out: npt.NDArray[Any] | None = None
     ) -> npt.NDArray[Any]:
-        """The next numbers, as an array of shape `size` or in the contiguous array `out`."""
+        """The next numbers, in a new array of shape `size` or in the array `out`.
+
+        Raises InvalidValueError for a type that the source doesn't have, and unless `out` is contiguous and writeable.
+        """
         if out is None:
             out = np.empty(size, dtype)
         elif not out.flags.c_contiguous or not out.flags.writeable:
@@ -75,7 +83,7 @@ class NoiseSource(Handle):
         return out
 
     def copy(self) -> NoiseSource:
-        """A second source that gives the same numbers from here on."""
+        """A second source in the same state: it gives the same numbers from here on."""
         return type(self)(written(c_uint64, library.ds_noise_copy, self.value))
 
     def __reduce__(self) -> tuple[Any, tuple[bytes]]:
@@ -91,7 +99,7 @@ Generator = NoiseSource | np.random.Generator | np.random.RandomState
 
 
 def draw(generator: Generator | Sequence[Generator] | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Standard normal numbers, drawn as diffusers draws them: a list of generators draws each batch item from one of its own."""
+    """Standard normal numbers, drawn as in diffusers: from one generator, or from a list with a generator for each batch item."""
     if isinstance(generator, (list, tuple)):
         if len(generator) == 1:
             return draw(generator[0], shape, dtype)
