@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Steps through a configuration's plan, for tensors of any kind.
+"""The steps of a configuration's plan, for tensors of any kind.
 
-The operations on tensors are a module's: ``_arrays`` for NumPy, ``_tensors`` for torch. A class's description says which way of
-stepping it has: steps that depend on nothing but their arguments (`Stateless`), or steps of a run in their order (`Ordered`).
+A module provides the operations on tensors: ``_arrays`` for NumPy, ``_tensors`` for torch. A class's description selects its base.
+In `Stateless`, steps depend only on their arguments. In `Ordered`, the steps of a run are taken in order.
 
-All state is in attributes with diffusers' names: the tables, the step that comes next, and what earlier steps remember. A step
-reads them, runs one row of the plan on the caller's tensors, and writes them. Everything else that an object holds is a cache.
+All state is in attributes with diffusers' names: the tables, the index of the next step, and the tensors kept from earlier steps. A
+step reads these attributes, runs one row of the plan on the caller's tensors, and updates the attributes. All other attributes are
+caches.
 
-A step has a quick way, for tensors as the step before had them, and a general one, which brings the tensors into the library's
+A step has two paths. The quick path takes tensors like the previous step's. The general path converts tensors to the library's
 form.
 """
 
@@ -27,14 +28,14 @@ from ._library import Row, StepTensors, check, library
 Tensor = Any
 Options = tuple[Any, ...]
 Results = tuple[tuple[Tensor, ...], Sequence[Tensor]]
-"""A step's results, and the tensors that it stores."""
+"""A step's results, and the tensors that the step stores."""
 
 _row_step = _library.unchecked("ds_row_step")
 _SLOTS, _NO_SLOTS = c_size_t(_library.MAX_SLOTS), c_size_t(0)
 
 
 LONGEST_HISTORY = 4
-"""The length of a history whose scheduler has no order."""
+"""The greatest length of a history if the configuration has no solver_order."""
 
 
 def no_quick_step(*arguments: Any) -> None:
@@ -42,20 +43,20 @@ def no_quick_step(*arguments: Any) -> None:
 
 
 class Cache:
-    """Derived from a scheduler's attributes. A copy of the scheduler derives its own."""
+    """Values derived from a scheduler's attributes. A copy of the scheduler derives them again."""
 
     quick: Callable[..., Results | None] = staticmethod(no_quick_step)
-    """Takes steps of tensors such as the step before had."""
+    """The quick path, for tensors like those of the previous step."""
     seen: tuple[Any, ...] = ()
-    """The attributes that the plan follows from, as they were."""
+    """The watched attributes' values at the time of planning."""
     look: Callable[[dict[str, Any]], tuple[Any, ...]] = staticmethod(lambda state: (None,))
-    """Finds them."""
+    """Reads the watched attributes."""
     counted: Sequence[tuple[Any, int]] = ()
-    """Those that count the writes to them, with their counts as they were."""
+    """The values in `seen` that count the writes to them, with their counts at that time."""
 
     def __init__(self) -> None:
         self.plans: dict[Options, Plan] = {}
-        """The plan with the options of a step, where they aren't the plan's own."""
+        """The plans for steps whose options differ from the plan's own, by these options."""
 
     def __copy__(self) -> Cache:
         return Cache()
@@ -70,16 +71,16 @@ class Cache:
 def _quick_step(
     t: Any, tensors: StepTensors, threads: c_uint, sample: Tensor, model_output: Tensor, has_report: bool
 ) -> Callable[..., Results | None]:
-    """A function that takes steps of tensors like these, which the library takes as they are, by nothing but the call.
+    """A function that steps tensors like these, which the library takes without conversion. It only makes the call.
 
-    It has the arguments and the result of ``Core._run``. None: the tensors have another form, and nothing has been done.
+    Its arguments and results are those of ``Core._run``. It returns None, and has done nothing, for tensors of another form.
     """
     te, tx, tz, ty, tp = tensors.e, tensors.x, tensors.z, tensors.y, tensors.p
     view_e, view_x, view_z, view_y, view_p = tensors.views
     slot_views, store_views, slot_array, store_array = tensors.slots, tensors.stores, tensors.slot_array, tensors.store_array
     shape, dtype, model_shape, model_dtype = sample.shape, sample.dtype, model_output.shape, model_output.dtype
     find, new, function = t.address_if, t.maker(sample), _row_step
-    # Threads may step with one stateless scheduler at once: one that finds the structs in use takes the general way.
+    # Several threads may use one stateless scheduler at once. A thread that finds the structs in use takes the general path.
     unused = [tensors]
 
     def take(
@@ -119,34 +120,34 @@ def _quick_step(
 
 
 class Core:
-    """What all schedulers have in common. A binding adds how it plans, and how it finds the step at a timestep."""
+    """The base of all schedulers. A binding adds planning, and the lookup of the step at a timestep."""
 
     description: ClassVar[Description]
-    """What the library says about the class."""
+    """The library's description of the class."""
     _tensors: Any
-    """The module of the tensors' operations."""
+    """The module with the operations on tensors."""
 
     config: Any
     timesteps: Any
     _plan: Plan = None  # type: ignore[assignment]
-    """The last plan; None before the first one is asked for."""
+    """The last plan; None before the first one is made."""
     _cache: Cache = Cache()
     _threads = c_uint(0)
     _known_timesteps: Sequence[Any] = ()
     _step_index: int | None = None
     _begin_index: int | None = None
     _unset: Options = ()
-    """The options of a step for which the plan's hold."""
+    """The options of a step that leaves them all out. The plan's own options then apply."""
     _watched: ClassVar[Sequence[str]]
-    """The attributes that a plan follows from."""
+    """The names of the attributes that determine the plan."""
 
     # ---- Plans
 
     def _current(self) -> Plan:
-        """The plan of the attributes as they are."""
+        """The plan of the present attributes. Makes a new one if they have changed."""
         cache = self._cache
         try:
-            # Objects that are the same one count as equal at once; tables of several numbers are neither equal nor unequal.
+            # Tuples compare identical objects as equal. The comparison of two different tables raises an error.
             if cache.look(self.__dict__) == cache.seen:
                 for watched, version in cache.counted:
                     if watched._version != version:
@@ -159,42 +160,42 @@ class Core:
         return self._plan
 
     def _look(self) -> None:
-        """Remembers the attributes that the plan has been made for."""
+        """Remembers the attributes for which the plan has been made."""
         cache, names = self._cache, [name for name in self._watched if name in self.__dict__]
         cache.look, found = itemgetter(*names), [self.__dict__[name] for name in names]
         cache.seen = tuple(found)
         cache.counted = [(each, each._version) for each in found if self._tensors.counts_writes(each)]
 
     def _renew(self) -> None:
-        """Makes the plan of the attributes as they are."""
+        """Makes the plan of the present attributes."""
         raise NotImplementedError
 
     def _ready(self) -> Plan:
-        """The plan of the attributes as they are, once timesteps have been set."""
+        """The plan of the present attributes, or `_plan_without_timesteps` before timesteps have been set."""
         plan = self._current()
         return self._plan_without_timesteps() if plan.request is None else plan
 
     def _plan_without_timesteps(self) -> Plan:
-        """The plan of a scheduler whose timesteps nobody has set."""
+        """The plan for steps before timesteps have been set. Raises TimestepError, except in some drop-ins."""
         raise _library.TimestepError("no timesteps have been set: call set_timesteps first")
 
     def _adopt_plan(self, plan: Plan) -> None:
-        """Takes over a new plan."""
+        """Replaces the plan, and empties the cache."""
         self._plan = plan
         self._cache = Cache()
 
     def _given(self, options: Options) -> dict[str, Any]:
-        """Options by name; None stands for the plan's own."""
+        """The options by name, without those that are None: the plan's own apply there."""
         return {name: value for name, value in zip(self.description.option_names, options) if value is not None}
 
     def _next_index(self, timestep: Any) -> int | None:
-        """The step that comes next when a run is asked for a timestep; None if nothing is left to do there."""
+        """The index of the step to take at a timestep; None if the run has nothing to do there."""
         raise NotImplementedError
 
     # ---- Steps
 
     def _result_type(self, model_output: Tensor, sample: Tensor) -> Any:
-        """The type of a next sample."""
+        """The element type of the next sample."""
         t, rule = self._tensors, self.description.result_type
         if rule == "converted":
             config = self.config
@@ -208,7 +209,7 @@ class Core:
         return t.at_least_float32(common) if rule == "at_least_float32" else common
 
     def _types(self, e: Tensor, x: Tensor, noise: Tensor | None) -> tuple[Any, Any]:
-        """The type of a next sample, and the one that holds all that it is made of, which is the report's."""
+        """The element types of the next sample and of the report. The report's holds the types of the inputs."""
         if noise is not None and self.description.is_stateless and self.description.result_type == "promoted":
             common = self._tensors.common_type(self._tensors.as_given(noise), x, e)
             return common, common
@@ -216,7 +217,7 @@ class Core:
         return dtype, dtype if self.description.result_type == "at_least_float32" else common
 
     def _draw(self, count: int, generator: Any, noise: Tensor | None, model_output: Tensor, sample: Tensor) -> Tensor | None:
-        """The noise of a step that draws `count` tensors of it, of which it reads the last."""
+        """The noise of a step. `count` tensors are drawn, as in diffusers, and the step reads the last one."""
         if count == 0 or noise is not None:
             return noise if count else None
         rule = self.description.noise_type
@@ -234,7 +235,7 @@ class Core:
     def _run(
         self, plan: Plan, row: StepRow, e: Tensor, x: Tensor, noise: Tensor | None, slots: Sequence[Tensor], out: Tensor | None
     ) -> Results:
-        """Runs a row: the results of the step, and the tensors that the row stores.
+        """Runs a row. Returns the step's results, and the tensors that the row stores.
 
         slots  the tensors that the row reads, in the order of ``row.reads``
         """
@@ -248,14 +249,14 @@ class Core:
     def _general_run(
         self, plan: Plan, row: StepRow, e: Tensor, x: Tensor, noise: Tensor | None, slots: Sequence[Tensor], out: Tensor | None
     ) -> Results:
-        """`_run` for all tensors that the library can reach; makes the quick step for the next ones like these."""
+        """`_run` for all tensors that the library can reach. Prepares the quick path for later tensors like these."""
         t, has_report = self._tensors, self.description.returns_report
         dtype, common = self._types(e, x, noise)
         work, layout = t.computing_type(common), t.layout(e, x)
         model_type = e.dtype if e.dtype in t.ELEMENT_TYPES else work
         as_given = not layout and x.dtype == dtype == work and e.dtype == model_type
         e, x = self._matched(plan, e, x)
-        # Callers may have replaced remembered tensors: a wrong shape is refused here, before the library reads memory.
+        # Callers may have replaced the kept tensors. Wrong shapes fail here, before the library reads memory.
         z, *kept = (None if each is None else t.contiguous(each, work, layout, x.shape) for each in (noise, *slots))
         e, x = t.contiguous(e, model_type, layout), t.contiguous(x, work, layout)
         tensors = StepTensors(x.shape, t.ELEMENT_TYPES[work], e.shape, t.ELEMENT_TYPES[model_type])
@@ -283,7 +284,10 @@ class Core:
         return tuple(t.deliver(*each, layout) for each in results), [t.deliver(*each, layout) for each in stored]
 
     def _matched(self, plan: Plan, model_output: Tensor, sample: Tensor) -> Sequence[Tensor]:
-        """The two broadcast to one shape, unless the model output holds a variance besides."""
+        """Model output and sample, broadcast to a common shape unless the plan learns variances.
+
+        Raises InvalidValueError if the model output has an unexpected variance.
+        """
         if model_output.shape == sample.shape or plan.properties.learns_variance:
             return model_output, sample
         if len(sample.shape) > 1 and tuple(model_output.shape[:2]) == (sample.shape[0], 2 * sample.shape[1]):
@@ -294,7 +298,7 @@ class Core:
         pair: Sequence[Tensor] = self._tensors.broadcast(model_output, sample)
         return pair
 
-    # ---- Beside the steps
+    # ---- Other operations
 
     def _mix(
         self, first: Tensor, second: Tensor, first_rates: Sequence[float], second_rates: Sequence[float], out: Tensor | None = None
@@ -304,7 +308,7 @@ class Core:
         return self._combined(first, second, out, lambda x, y, to: library.ds_combine_noise(x, y, a, b, count, to, self._threads))
 
     def _combined(self, first: Tensor, second: Tensor, out: Tensor | None, function: Callable[..., int]) -> Tensor:
-        """The result of a function of the library that takes two tensors of one shape and one for the result."""
+        """The result of a library function that takes two tensors of one shape and a third for the result."""
         t = self._tensors
         a, b = t.as_given(first), t.as_given(second)
         dtype = t.common_type(a, b)
@@ -320,10 +324,10 @@ class Core:
 
 
 class Stateless(Core):
-    """Steps that depend on nothing but their arguments. Threads may take them at once, at any timestep of the training."""
+    """Steps that depend only on their arguments. Several threads may take them at once, at any training timesteps."""
 
     _number: Callable[..., float] = staticmethod(float)
-    """The number that a timestep is."""
+    """Converts a timestep to a number."""
 
     def _step(
         self,
@@ -336,9 +340,9 @@ class Stateless(Core):
         out: Tensor | None = None,
         slots: Sequence[Tensor] = (),
     ) -> tuple[Tensor, ...]:
-        """The next sample, and the report.
+        """The next sample, and the report if diffusers' step returns it.
 
-        slots  the tensors that callers keep
+        slots  the tensors that the caller keeps between steps
         """
         try:
             timestep = self._number(timestep)  # Floats are quicker to look up than NumPy's numbers.
@@ -359,35 +363,35 @@ class Stateless(Core):
 
 
 def _element(value: Any, place: int | None) -> Any:
-    """An attribute, or one of its elements; None where there isn't any."""
+    """A value, or its element at `place`, which counts from the end; None if there is no such element."""
     if place is None:
         return value
     return value[place] if -place <= len(value) else None
 
 
 class Ordered(Core):
-    """Steps of a run in their order. Attributes count them and keep what later steps read.
+    """The steps of a run, taken in order. Attributes count the steps, and keep the tensors that later steps read.
 
-    A run may begin at any step of the plan, which is how a picture is changed rather than made (image to image). It is one thread's
-    at a time; threads that sample at once have a scheduler each, a copy for instance.
+    A run may begin at any step of the plan, for example to change a picture (image-to-image). Only one thread at a time may use a
+    run: give each sampling thread a scheduler, for example a copy.
     """
 
     _counter: ClassVar[str] = ""
-    """The attribute that counts the steps that a run remembers; where there is none, the tensors of the list count."""
+    """The attribute that counts the steps that a run remembers; empty: `_age` counts them."""
     _history: ClassVar[str] = ""
-    """The attribute that holds a list of tensors."""
+    """The attribute with a list of kept tensors, newest last; empty: there is none."""
     _is_sampled: ClassVar[bool] = False
-    """Whether noise comes from one Brownian motion over the noise levels."""
+    """Whether the noise of a run comes from one Brownian motion over the noise levels."""
     _longest, _oldest = LONGEST_HISTORY, MOST_STEPS
-    """The greatest length of the list, and the greatest count."""
+    """The greatest length of the history, and the greatest count."""
 
     # ---- Attributes
 
     def _begin_run(self) -> None:
-        """Goes to before the first step, with nothing remembered."""
+        """Returns to the state before the first step: no step is remembered."""
         state, attributes = self.__dict__, self.description.attributes
         state["_step_index"] = state["_begin_index"] = None
-        # diffusers has a number in the place of a sum that is yet to begin.
+        # In diffusers' objects, a sum that has no terms yet is the number 0. It stays.
         state.update({name: None for name in attributes.tensors if not isinstance(state.get(name), int)})
         order = self.config.get("solver_order", 0)
         if attributes.history:
@@ -399,25 +403,25 @@ class Ordered(Core):
             state[attributes.age] = 0
 
     def _age(self, plan: Plan) -> int:
-        """The number of steps that a run remembers, where no attribute counts them."""
+        """The number of steps that a run remembers, if no attribute counts them."""
         if not self._history:
             return plan.properties.warm_up
         return sum(each is not None for each in self.__dict__[self._history])
 
     def _look_back(self, plan: Plan) -> None:
-        """Makes the history as long as a plan's rows reach back, where nothing else is in its slots."""
+        """Lengthens the history to the reach of a plan's rows, if the history has all of the slots."""
         if self._history and not self.description.attributes.tensors:
             self._longest = max(self._longest, plan.properties.n_slots + 1)
 
     def _remembered(self, plan: Plan, index: int) -> tuple[StepRow, Sequence[Tensor]]:
-        """The row of a step, and the tensors that it reads."""
+        """The row of a step, and the tensors that the row reads."""
         state, counter = self.__dict__, self._counter
         remembered = state[counter] if counter else self._age(plan)
         row = plan.attribute_rows.get((index, remembered, self._is_sampled))
         if row is not None:
             depth = row.depth
             if depth is not None:
-                # The usual case: all that is read are the newest elements of a list.
+                # The usual case: the row reads only the newest elements of the history.
                 slots = state[self._history][: -depth - 1 : -1] if depth else ()
                 if len(slots) == depth and not (slots and slots[-1] is None):
                     return row, slots
@@ -432,10 +436,10 @@ class Ordered(Core):
                 raise _library.InvalidValueError(
                     f"step {index} belongs to an evaluation of the model before it, so that no run may begin there"
                 )
-            age -= 1  # As many steps are remembered as there are tensors of them.
+            age -= 1  # A tensor of this age is missing: fewer steps are remembered.
 
     def _remember(self, row: StepRow, stored: Sequence[Tensor], sample: Tensor) -> None:
-        """Keeps what a step has stored, and the sample where later steps read that."""
+        """Keeps the tensors that a step has stored, and the step's sample if later steps read it."""
         state, counter = self.__dict__, self._counter
         for (name, place), tensor in zip(row.targets, stored):
             if place is None:
@@ -456,21 +460,21 @@ class Ordered(Core):
 
     @property
     def step_index(self) -> int | None:
-        """The step that comes next; None before the first one."""
+        """The index of the next step; None before the first step."""
         return self._step_index
 
     @property
     def begin_index(self) -> int | None:
-        """Where ``set_begin_index`` makes the run begin."""
+        """The index that ``set_begin_index`` has set; None: the timestep of the first step decides."""
         return self._begin_index
 
     def _plan_with(self, plan: Plan, options: Options) -> Plan:
-        """The plan with the options of a step, where they aren't the plan's own."""
+        """The plan, or one like it with a step's own options."""
         if options == self._unset:
             return plan
         plans = self._cache.plans
         if options not in plans:
-            # Attributes, unlike slots, hold tensors with a meaning of their own, which doesn't depend on the options.
+            # Unlike slots, the attributes' tensors mean the same whatever the options are, so both plans can read them.
             plans[options] = plan.again(self._given(options))
             self._look_back(plans[options])
         return plans[options]
@@ -497,13 +501,13 @@ class Ordered(Core):
             row, slots = self._remembered(plan, index)
             noise = self._draw(row.draws, generator, noise, model_output, sample) if row.draws else None
             if row.keeps:
-                sample = self._tensors.kept(sample)  # The step may be in place.
+                sample = self._tensors.kept(sample)  # The step may overwrite the sample.
             results, stored = self._run(plan, row, model_output, sample, noise, slots, out)
         except BaseException:
             self._step_index = before
             raise
         if row.is_push:
-            # The usual case of `_remember`.
+            # The usual case of `_remember`, inlined.
             state = self.__dict__
             held = state[self._history]
             held.append(stored[0])
@@ -527,14 +531,14 @@ class Ordered(Core):
         noise: Tensor | None,
         out: Tensor | None,
     ) -> Tensor:
-        """The conversion of a model output at the step that comes next (order 0), or its update of an order from converted ones."""
+        """A part of the next step: the converted model output (order 0), or an update of this order from converted outputs."""
         plan, t = self._ready(), self._tensors
         row = _library.written(Row, library.ds_scheduler_part_row, plan.value, self._step_index or self._begin_index or 0, order)
         if len(model_outputs) < order:
             raise _library.InvalidValueError(f"the number of model outputs is {len(model_outputs)}, but must be at least {order}")
         if sample is None and not arguments:
             raise _library.InvalidValueError("sample is missing: pass it by keyword, or after the model output")
-        # By keyword, or the last positional argument: diffusers once had timesteps before it.
+        # The sample is a keyword or the last positional argument. Older versions of diffusers have timesteps before it.
         x = t.as_given(arguments[-1] if sample is None else sample)
         newest, *older = (t.as_given(output) for output in reversed(model_outputs[-max(order, 1) :]))
         dtype = t.common_type(newest, *older, x)
@@ -553,8 +557,11 @@ class Ordered(Core):
 def convert_model_output(
     self: Any, model_output: Tensor, *args: Any, sample: Tensor | None = None, out: Tensor | None = None, **others: Any
 ) -> Tensor:
-    """The quantity that the solver extrapolates, from a model output at the step that comes next: the predicted noise, or the
-    predicted clean sample for algorithms whose names end in ++; thresholded if so configured."""
+    """Converts the next step's model output to the quantity that the solver extrapolates.
+
+    The quantity is the predicted clean sample for algorithms whose names end in ++, and else the predicted noise. The configuration
+    may threshold it.
+    """
     return self._part(0, [model_output], args, sample, None, out)
 
 
@@ -572,9 +579,9 @@ def _update(name: str, order: int) -> Callable[..., Tensor]:
 
     update.__name__ = update.__qualname__ = name
     counted = (
-        "the converted output of the step" if order == 1 else f"the last {order} converted outputs, the newest that of the step"
+        "the step's converted model output" if order == 1 else f"the last {order} converted model outputs, the step's own included"
     )
-    update.__doc__ = f"The next sample by an update of order {order}, from {counted} that comes next."
+    update.__doc__ = f"The next step's result by an update of order {order}, from {counted}."
     return update
 
 

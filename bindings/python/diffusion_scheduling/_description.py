@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The library's descriptions of its classes, and functions with the signatures that follow from them."""
+"""The library's descriptions of its classes, and methods with the described signatures."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ class Parameter(NamedTuple):
     """A key of a configuration, or an option of a run."""
 
     key: str
-    """The key in files, and the argument's name where diffusers knows it."""
+    """The key in files. It is also the argument's name, unless there is an `override_name`."""
     type: str
-    """Python's name of the type."""
+    """The type's name in Python."""
     default: Any
     summary: str
     words: list[str] | None = None
-    """The allowed values, where they are words."""
+    """The allowed words; None: other values are allowed too."""
     override_name: str | None = None
-    """The argument's name, where diffusers doesn't know the key."""
+    """The argument's name, if diffusers doesn't know the key."""
     timestep_offset: int | None = None
-    """The number that diffusers' step adds to its timestep where the option is left out; None where it doesn't."""
+    """If the option is left out, diffusers' step uses its timestep plus this number; None: `default`."""
 
     @property
     def name(self) -> str:
@@ -45,38 +45,38 @@ class Attributes(NamedTuple):
 
     tensors: list[str]
     history: str | None
-    """A list of tensors, the newest last."""
+    """The attribute with a list of tensors, newest last."""
     age: str | None
-    """The number of steps that the run remembers."""
+    """The attribute with the number of steps that the run remembers."""
     timestep: str | None
-    """The argument for the timestep of the step before, if callers keep the tensors and steps take them as arguments, too."""
+    """The argument for the previous step's timestep, if steps also take the kept tensors as arguments."""
 
 
 class BatchStep(NamedTuple):
-    """A method of the original's that steps batch items at timesteps of their own."""
+    """A method of the original that steps each batch item at a separate timestep."""
 
     name: str
     option: str
-    """The option that makes a step one of the method's."""
+    """The boolean option that selects the method's rows."""
 
 
 class BrownianMotion(NamedTuple):
-    """A motion over the noise levels whose increments are the noise of the original's steps."""
+    """A Brownian motion over the noise levels. Its increments are the noise of the original's steps."""
 
     seed: str | None
-    """The parameter that holds its seed; None: a generator's seed."""
+    """The parameter with the motion's seed; None: the generator's seed."""
     range: list[str]
-    """The parameters that hold its ends; empty: the least and the greatest level of the run."""
+    """The parameters with the motion's ends; empty: the least positive and the greatest level of the run."""
     overlaps: bool
-    """Whether a step of two evaluations reads the increment to its middle, and then that of the whole step."""
+    """Whether a step of two evaluations first reads the increment to its middle, and then the increment of the whole step."""
 
 
 class StepArguments(NamedTuple):
-    """Arguments by which the original's ``step`` is handed what most classes hold or draw themselves."""
+    """The names of arguments of the original's ``step`` for values that other classes hold or draw themselves."""
 
     noise: str
     step_index: str
-    """The place of the step in its run."""
+    """The argument for the step's index in its run."""
     timesteps: list[str]
     sigmas: list[str]
 
@@ -103,7 +103,7 @@ class Description(NamedTuple):
     batch_step: BatchStep | None
     step_arguments: StepArguments | None
     other_calls: str | None
-    """The calls by which the originals' pipelines step, where these aren't ``step`` at a timestep; None: they are."""
+    """The calls by which diffusers' pipelines step, if they don't call ``step`` at a timestep of the run; None: they do."""
     has_velocity: bool
     adds_noise_at_training_levels: bool
 
@@ -113,7 +113,7 @@ class Description(NamedTuple):
 
     @property
     def nullable_options(self) -> set[str]:
-        """The options for which None says something: it is allowed, and isn't the default."""
+        """The options for which None is a meaningful value: allowed, and not the default."""
         return {each.key for each in self.options if each.type.endswith("| None") and each.default is not None}
 
 
@@ -127,7 +127,7 @@ def _parameters(members: list[dict[str, Any]]) -> list[Parameter]:
 
 
 def describe(class_name: str) -> Description:
-    """The description of a class. Members that this version of the package doesn't know are passed over."""
+    """The description of a class, without the members that this version of the package doesn't know."""
     members = json.loads(_library.text_of(library.ds_class_description, class_name.encode()))
     known = {field: members[field] for field in Description._fields}
     lists = {name: _parameters(known[name]) for name in ("parameters", "options")}
@@ -141,7 +141,7 @@ def describe(class_name: str) -> Description:
 
 
 def _names(at: Callable[[int], bytes | None]) -> list[str]:
-    """The names that a function of the library gives by their places."""
+    """The names that a library function returns by index."""
     names: list[str] = []
     while name := at(len(names)):
         names.append(name.decode())
@@ -149,7 +149,7 @@ def _names(at: Callable[[int], bytes | None]) -> list[str]:
 
 
 def sampler_names() -> list[str]:
-    """The names of samplers that ``make_scheduler`` takes, besides those of classes: AUTOMATIC1111's, ComfyUI's, and others."""
+    """The sampler names that ``make_scheduler`` takes besides class names: AUTOMATIC1111's, ComfyUI's and others."""
     return _names(library.ds_sampler_name)
 
 
@@ -160,10 +160,10 @@ DESCRIPTIONS = {name: describe(name) for name in _names(library.ds_supported_cla
 def function(
     name: str, parameters: list[inspect.Parameter], body: str, documentation: str, returns: Any = inspect.Signature.empty
 ) -> Callable[..., Any]:
-    """A method with these parameters after ``self``, which returns the value of `body`, an expression in their names.
+    """Makes a method with these parameters after ``self``. It returns the value of `body`, an expression of the parameters.
 
-    It is compiled from its text, as the methods of data classes are: a function that takes ``*arguments`` and sorts them out takes
-    longer than a small step.
+    The method is compiled from text, like the methods of data classes. A method that took ``*arguments`` and sorted them out would
+    take longer than a small step.
     """
     defaults = {f"default_{each.name}": each.default for each in parameters if each.default is not each.empty}
     arguments = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
@@ -181,6 +181,6 @@ def function(
 
 
 class _Text(str):
-    """A text that a signature shows without quotation marks."""
+    """A string that a signature shows without quotation marks."""
 
     __repr__ = str.__str__
