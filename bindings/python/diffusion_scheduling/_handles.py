@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Owners of the library's handles: what a scheduler and a run through its plan are, without tensors.
+"""Owners of the library's handles: configurations and plans of runs, without tensors.
 
-An object frees its handle when it goes. The schedulers of NumPy and those of torch are built on these.
+An object frees its handle when it is deleted. The schedulers for NumPy and for torch are built on these classes.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from ._library import Combination, PlanProperties, PreparedRow, Row, check, libr
 P = TypeVar("P", bound="Plan")
 
 MOST_STEPS = 2**63
-"""Numbers from here on would arrive in C as others."""
+"""Step counts from here on are refused in Python: ctypes would wrap a number of more than 64 bits around."""
 
 MOST_PLANS = 32
-"""The greatest number of plans that are kept for other objects."""
+"""The most plans that are cached for other objects."""
 
 MOST_ROWS, MOST_OPTIONS = 1000, 100
-"""How many rows at any timesteps a plan keeps at most, and for how many options."""
+"""The most rows of `row_at` that a plan caches for each set of options, and the most sets of options."""
 
 
 class Handle:
-    """A handle of the library's, freed with this object."""
+    """A library handle that is freed with this object."""
 
     _free = staticmethod(library.ds_scheduler_free)
 
@@ -39,13 +39,13 @@ class Handle:
         self.value = value.value
 
     def __del__(self) -> None:
-        # A constructor that raised has left no handle; at the end of the process the function may be gone.
+        # There is no handle if the constructor raised. At the end of the process, the function may be gone.
         if "value" in self.__dict__ and self._free is not None:
             self._free(self.value)
 
 
 class StepRow:
-    """A row of a plan, and what a caller needs to know of it."""
+    """A row of a plan, and its effects on the caller's tensors."""
 
     __slots__ = (
         *("row", "prepared", "draws", "reads", "sources", "depth"),
@@ -55,29 +55,29 @@ class StepRow:
     def __init__(self, row: Row) -> None:
         self.row = row
         self.prepared: Any = None
-        """A reference to the row as the library runs it; None before the first step that does."""
+        """A reference to the prepared row; None before the first step by the library."""
         self.draws: int = row.n_noise_draws
         """The number of tensors of noise that the step draws."""
         self.reads: Sequence[int] = row.read
-        """The slots that the row reads, in the order in which they are summed."""
+        """The slots that the row reads, in the order of summation."""
         self.sources: Sequence[tuple[str, int | None]] = ()
-        """The attributes that hold these, and the place in a list."""
+        """For each slot in `reads`, the attribute that holds its tensor, and the index if the attribute is a list."""
         self.depth: int | None = None
-        """Their number, where they are nothing but the newest elements of a list."""
+        """The number of slots in `reads`, if these are exactly the newest elements of the history; else None."""
         self.stores: Sequence[int] = [row.stores[place].slot for place in range(row.n_stores)]
         """The slots that the row stores."""
         self.targets: Sequence[tuple[str, int | None]] = ()
-        """The attributes that hold these, or lists that they are put at the end of."""
+        """For each slot in `stores`, the attribute that receives its tensor. With an index, the tensor is appended to a list."""
         self.drops: Sequence[str] = ()
-        """The attributes whose tensors are of no use after the step."""
+        """The attributes whose tensors aren't needed after the step."""
         self.keeps: Sequence[str] = ()
-        """Those that hold the step's own sample from then on, which needs no store."""
+        """The attributes that hold the step's own sample afterwards. The row doesn't store it."""
         self.is_push = False
-        """Whether what is remembered is one more tensor at the end of a list, and the count of these."""
+        """Whether the step only appends one tensor to the history, and counts it."""
         self.changes = False
-        """Whether anything is remembered, or forgotten."""
+        """Whether the step changes any attribute."""
         self.on_devices: dict[Any, Any] = {}
-        """The row as kernels on devices read it, by device."""
+        """The row as a record for the kernels, and the record's features, by device."""
 
     def prepare(self, plan: Plan) -> Any:
         """Prepares the row for steps with the plan's clamp."""
@@ -87,7 +87,7 @@ class StepRow:
         return self.prepared
 
     def without_samples(self) -> list[int]:
-        """Takes the stores of the sample as it is out of the row; their slots."""
+        """Removes the stores of the unchanged sample from the row, and returns their slots."""
         row, places = self.row, range(self.row.n_stores)
         copies = [place for place in places if bytes(row.stores[place].value) == _SAMPLE]
         slots = [self.stores[place] for place in copies]
@@ -102,21 +102,21 @@ _SAMPLE = bytes(Combination(sample=1))
 
 
 class Plan(Handle):
-    """A configuration and, where there is a request, the plan of a run. It never changes: copies of a scheduler share it."""
+    """A configuration and, if there is a request, the plan of a run. It never changes, so copies of a scheduler share it."""
 
     request: tuple[int, dict[str, Any]] | None = None
-    """The number of steps, 0 where the arguments say it, and the arguments."""
+    """The number of steps (0 if the arguments determine it) and the arguments; None: no run is planned."""
 
     def __init__(self, value: c_uint64) -> None:
         super().__init__(value)
         self.rows_at: dict[tuple[Any, ...], dict[float, StepRow]] = {}
-        """The rows that `row_at` gave, by options and timestep."""
+        """The rows that `row_at` has made, by options and timestep."""
         self.attribute_rows: dict[tuple[int, int, bool], StepRow] = {}
-        """The rows that `attribute_row` gave, by its arguments."""
+        """The rows that `attribute_row` has made, by its arguments."""
 
     @classmethod
     def make(cls: type[P], values: Mapping[str, Any], class_name: str, overrides: Mapping[str, Any] | None = None) -> P:
-        """The scheduler of a class with these values; `overrides` replace some of them."""
+        """The configuration of a class with these values. `overrides` replace some of them."""
         raw = _configuration.text(values).encode()
         return cls._made(library.ds_scheduler_create, (raw, len(raw)), class_name, overrides)
 
@@ -128,20 +128,20 @@ class Plan(Handle):
         class_name: str | None,
         overrides: Mapping[str, Any] | None = None,
     ) -> P:
-        """The scheduler of a class, None: of that which it names, with the values of a file, or of the file in a folder."""
+        """The configuration in a file. `path` is the file or its folder. Without `class_name`, the file names the class."""
         where = os.fsencode(path), None if subfolder is None else os.fsencode(subfolder)
         return cls._made(library.ds_scheduler_load, where, class_name, overrides)
 
     @classmethod
     def named(cls: type[P], name: str, model: Any, overrides: Mapping[str, Any]) -> P:
-        """The scheduler of a sampler's name, for a model: see ``make_scheduler``."""
+        """The configuration for a sampler's name and a model; arguments as for ``make_scheduler``."""
         changes = _configuration.text(overrides).encode() if overrides else None
         base = None if model is None else cls._of_model(model)
         return cls(written(c_uint64, library.ds_scheduler_create_named, name.encode(), base.value if base else 0, changes))
 
     @classmethod
     def _of_model(cls: type[P], model: Any) -> P:
-        """The scheduler of a scheduler, of its configuration, or of its file."""
+        """The configuration of a model, given as its scheduler, as a mapping, or as a path."""
         if isinstance(model, (str, os.PathLike)):
             return cls.load(model, None, None)
         config = getattr(model, "config", model)
@@ -150,7 +150,7 @@ class Plan(Handle):
             raise _library.InvalidValueError(
                 f"model has the type {name} and no _class_name, but must be a scheduler, a configuration with it, or a path"
             )
-        # A scheduler's class counts, whatever its configuration was made from.
+        # A scheduler's own class decides, even if its configuration names another class.
         return cls.make(config, name if name in DESCRIPTIONS else config["_class_name"])
 
     @classmethod
@@ -164,9 +164,9 @@ class Plan(Handle):
     def of_run(
         cls, values: Mapping[str, Any] | str, class_name: str, count: int = 0, arguments: dict[str, Any] | None = None
     ) -> Plan:
-        """A run of `count` steps, 0 where the arguments say how many; they are diffusers' and the run's options.
+        """The plan of a run of `count` steps; 0: the arguments determine the number.
 
-        Without arguments nothing is planned.
+        arguments  diffusers' arguments of set_timesteps, and the options of the run; None: nothing is planned
         """
         if not 0 <= count < MOST_STEPS:
             raise _library.InvalidValueError(f"number of steps is {count}, but must be at least 1")
@@ -176,16 +176,16 @@ class Plan(Handle):
         return _planned(text, class_name, count, _configuration.text(arguments))
 
     def run(self, count: int, arguments: dict[str, Any]) -> Plan:
-        """A run with the same configuration."""
+        """The plan of another run with this configuration; arguments as for `of_run`."""
         return self.of_run(self.config_text, self.class_name, count, arguments)
 
     def again(self, arguments: dict[str, Any]) -> Plan:
-        """A run with the same configuration and request, with these arguments besides."""
+        """The plan of this run with additional arguments, which take precedence."""
         assert self.request is not None
         return self.run(self.request[0], {**self.request[1], **arguments})
 
     def on_levels(self, timesteps: list[float], levels: list[float]) -> Plan:
-        """A run with the same configuration and options on other noise levels, one more than timesteps."""
+        """The plan of a run with these timesteps and noise levels, and this plan's options. There is one more level."""
         assert self.request is not None
         options = {
             name: value for name, value in self.request[1].items() if name not in ("timesteps", "sigmas", "mu", "sigma_schedule")
@@ -213,18 +213,18 @@ class Plan(Handle):
 
     @functools.cached_property
     def config(self) -> dict[str, Any]:
-        """All parameters and the kept keys."""
+        """The values of all parameters, and the keys kept for other classes."""
         config: dict[str, Any] = json.loads(self.config_text)
         return config
 
     @functools.cached_property
     def config_text(self) -> str:
-        """The text of a scheduler_config.json."""
+        """The configuration as the text of a scheduler_config.json."""
         return _library.text_of(library.ds_scheduler_config_json, self.value)
 
     @property
     def defaulted_keys(self) -> list[str]:
-        """The parameters that nobody has set."""
+        """The parameters that haven't been set."""
         keys: list[str] = json.loads(_library.text_of(library.ds_scheduler_defaulted_keys, self.value))
         return keys
 
@@ -236,7 +236,7 @@ class Plan(Handle):
 
     @property
     def sampler_names(self) -> list[str]:
-        """The names of samplers that it has."""
+        """The sampler names that stand for this configuration."""
         names: list[str] = json.loads(_library.text_of(library.ds_scheduler_sampler_names, self.value))
         return names
 
@@ -263,7 +263,7 @@ class Plan(Handle):
 
     @functools.cached_property
     def listed_timesteps(self) -> list[float]:
-        """The timesteps as diffusers lists them: for some classes that which the last step leads to, too."""
+        """The timesteps as diffusers lists them. Some classes also list the timestep that the last step leads to."""
         if self.request is None or not self.description.lists_end:
             return self.timesteps
         return [*self.timesteps, float(json.loads(self.text)["end_timestep"])]
@@ -280,8 +280,10 @@ class Plan(Handle):
         return signal, noise
 
     def rates_at(self, timesteps: Sequence[float]) -> tuple[list[float], list[float]]:
-        """The signal rates and the noise rates that noise is added with at timesteps: what becomes of a 1 without noise, and of
-        the noise 1 without a signal."""
+        """The signal rates and the noise rates of ``add_noise`` at timesteps.
+
+        They are its results for the sample 1 with the noise 0, and for the sample 0 with the noise 1.
+        """
         count = len(timesteps)
         given, ones, zeros = _library.doubles(timesteps), _library.doubles([1.0] * count), _library.doubles([0.0] * count)
         results = []
@@ -295,7 +297,7 @@ class Plan(Handle):
 
     @functools.cached_property
     def training_rates(self) -> tuple[list[float], list[float]]:
-        """`rates_at` all timesteps of the training, where noise is added at those."""
+        """`rates_at` all training timesteps, for classes that add noise at these."""
         return self.rates_at(range(self.num_train_timesteps))
 
     @functools.cached_property
@@ -308,18 +310,18 @@ class Plan(Handle):
 
     @functools.cached_property
     def scales_inputs(self) -> bool:
-        """Whether an input scale isn't 1."""
+        """Whether any input scale differs from 1."""
         return any(scale != 1 for scale in self.input_scales)
 
     def row(self, index: int, age: int) -> Row:
-        """The scalars of step `index` in a run that has taken `age` steps before."""
+        """The scalars of step `index` in a run that has taken `age` steps before it."""
         return written(Row, library.ds_scheduler_row, self.value, index, age)
 
     def attribute_row(self, index: int, age: int, is_sampled: bool) -> StepRow:
-        """The row over the attributes that diffusers' objects keep.
+        """The row of step `index` with the attributes of diffusers' objects as slots.
 
-        is_sampled  whether noise comes from the original's Brownian motion. Where its increments overlap, rows that read
-                    independent noise are the plan's, and the attributes hold the contents of the plan's slots.
+        is_sampled  whether noise comes from the original's Brownian motion. If the motion's increments overlap, steps with
+                    independent noise need the plan's own row, and the attributes then hold the plan's slots.
         """
         motion = self.description.brownian_motion
         is_own = motion is not None and motion.overlaps and not is_sampled
@@ -348,10 +350,10 @@ class Plan(Handle):
         return found
 
     def row_at(self, timestep: float, options: tuple[Any, ...]) -> StepRow:
-        """The scalars of the step at any timestep of the training, where steps depend on nothing but their arguments.
+        """The row of the step at a training timestep, for classes whose steps depend only on their arguments.
 
-        options  those of the step, None where those of the run hold; where callers keep what steps remember, also the timestep of
-                 the step before, None for a first step
+        options  the step's options; None: the run's option. For classes whose callers keep the tensors between steps, the last
+                 element is the previous step's timestep; None: a first step.
         """
         known = self.description.options
         told = self.request[1] if self.request else {}
@@ -370,14 +372,14 @@ class Plan(Handle):
 
 @functools.lru_cache(maxsize=MOST_PLANS)
 def _planned(config_text: str, class_name: str, count: int, arguments_text: str | None) -> Plan:
-    """The plan of a run. Plans are kept, as many objects want the same one."""
+    """The plan of a run. Plans are cached, because many objects ask for equal ones."""
     raw = config_text.encode()
     plan = Plan._made(library.ds_scheduler_create, (raw, len(raw)), class_name, None)
     if arguments_text is None:
         return plan
     arguments = json.loads(arguments_text)
     if "levels" in arguments:
-        # These replace the levels of a plan, which says what they are levels of.
+        # Levels replace those of an existing plan, so a short run is planned first.
         shift = b'{"mu": 0}' if json.loads(config_text).get("use_dynamic_shifting") else None
         check(library.ds_scheduler_set_timesteps(plan.value, 4, shift))
     check(library.ds_scheduler_set_timesteps(plan.value, count, arguments_text.encode()))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The shared library: where it is, its structs and functions, and its errors as exceptions.
+"""The shared library: its path, its structs and functions, and its errors as exceptions.
 
-This file mirrors ``diffusion_scheduling.h``, which is the manual. Nothing else in the package declares a C function.
+This file mirrors ``diffusion_scheduling.h``, the manual of the C library. All C functions of the package are declared here.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ LIBRARY = Path(__file__).parent / "lib" / _NAMES.get(sys.platform, _NAMES["linux
 
 
 class SchedulerError(Exception):
-    """The library rejected a call; nothing has changed.
+    """The library rejected a call. Nothing has changed.
 
-    Each subclass is also a built-in exception: diffusers' own, where diffusers raises one.
+    Each subclass is also a built-in exception: the one that diffusers raises for the error, if it raises any.
     """
 
     status: int
-    """The number of the C library's ``ds_status``."""
+    """The number of the error's ``ds_status`` in the C library."""
 
 
 class InvalidValueError(SchedulerError, ValueError):
@@ -49,7 +49,7 @@ class InvalidValueError(SchedulerError, ValueError):
 
 
 class UnsupportedError(SchedulerError, NotImplementedError):
-    """The scheduler, or an operation of it, is not supported."""
+    """The scheduler, or one of its operations, isn't supported."""
 
 
 class FileAccessError(SchedulerError, OSError):
@@ -73,11 +73,11 @@ class StateError(SchedulerError, ValueError):
 
 
 class MemoryExhaustedError(SchedulerError, MemoryError):
-    """Not enough memory for a session's slots, or too many schedulers, sessions or noise sources."""
+    """Memory is missing for a session's slots, a table of plans is full, or too many objects of the library exist."""
 
 
 class KernelError(SchedulerError, RuntimeError):
-    """The kernels refused a call. That is a fault of the library."""
+    """The kernels refused a call, because of a fault in the library."""
 
 
 OK = 0
@@ -97,7 +97,7 @@ _STATUSES: dict[type[SchedulerError], list[int]] = {
     KernelError: [27],
 }
 EXCEPTIONS = {status: exception for exception, statuses in _STATUSES.items() for status in statuses}
-"""The exception of each ``ds_status`` but ``DS_OK``."""
+"""The exception for each ``ds_status`` except ``DS_OK``."""
 
 NAMES = {
     "NULL": "None",
@@ -110,7 +110,7 @@ NAMES = {
     "pred_original_sample": "out",
     "prev_sample": "out",
 }
-"""Python's names for C's, in messages."""
+"""Python's names for C's names in messages."""
 
 
 # ---- Structs
@@ -123,7 +123,7 @@ MAX_SLOTS, MAX_STORES, PREPARED_ROW_WORDS = 6, 2, 160
 
 
 class Tensor(ctypes.Structure):
-    """``ds_tensor``. Assigning `data` is all that a step does to it; the rest is set once for each shape."""
+    """``ds_tensor``. A step assigns only `data`; the other members are set once for each shape."""
 
     _fields_ = [("data", c_void_p), ("element_type", c_int), ("rank", c_size_t), ("shape", POINTER(c_int64))]
 
@@ -159,7 +159,7 @@ class Combination(ctypes.Structure):
 
 
 class Store(ctypes.Structure):
-    """``ds_store``: the number of a slot, and the combination that it holds after a step."""
+    """``ds_store``: the number of a slot, and its contents after a step as a combination."""
 
     _fields_ = [("slot", c_size_t), ("value", Combination)]
 
@@ -183,7 +183,7 @@ class Row(ctypes.Structure):
 
     @property
     def read(self) -> list[int]:
-        """The slots that the row reads, in the order in which they are summed."""
+        """The slots that the row reads, in the order of summation."""
         return list(self.reads[: self.n_reads])
 
     @property
@@ -206,7 +206,7 @@ class Guidance(ctypes.Structure):
 
 # ---- Functions
 
-# Handles are structs of one uint64, which every ABI that Python runs on with 64 bits passes as the uint64 itself.
+# A handle is a struct of one uint64. Every 64-bit ABI that Python supports passes the struct like its uint64.
 _HANDLE, _HANDLE_OUT = c_uint64, POINTER(c_uint64)
 _TENSOR, _DOUBLES, _SIZE_OUT = POINTER(Tensor), POINTER(c_double), POINTER(c_size_t)
 
@@ -269,7 +269,7 @@ _SIGNATURES: dict[str, list[Any]] = {
 
 
 def _load() -> ctypes.CDLL:
-    """Opens the library that ``DIFFUSION_SCHEDULING_LIBRARY`` names, else the one next to this file."""
+    """Opens the library at the path ``DIFFUSION_SCHEDULING_LIBRARY``, or else the library in this package."""
     given = os.environ.get("DIFFUSION_SCHEDULING_LIBRARY")
     path = Path(given) if given else LIBRARY
     if not path.exists():
@@ -296,53 +296,53 @@ library = _load()
 
 
 def unchecked(name: str) -> Callable[..., int]:
-    """The function without its argument types: ctypes then takes half a microsecond less for a call.
+    """The function without argument types, which saves half a microsecond per call in ctypes.
 
-    The arguments have to be ctypes objects of the right types or None; plain numbers would be passed as C ints.
+    The arguments must be None or ctypes objects of the right types: ctypes would pass plain numbers as C ints.
     """
     return library[name]
 
 
 def message(status: int, **names: str) -> str:
-    """The library's message for the last failure, in Python's names.
+    """The library's message for the last failure, with Python's names.
 
-    names  the names that this call's arguments have in Python, if they aren't those of NAMES
+    names  Python's names for this call's arguments, which take precedence over NAMES
     """
     text: str = (library.ds_error_message() or library.ds_status_message(status)).decode()
     if status == INACCESSIBLE_FILE:
-        return text  # The message of the system, with a path that may have any words.
+        return text  # The operating system's message. Its path may contain any words.
     known = {**NAMES, **names}
-    # What is in quotation marks comes from a configuration.
+    # Text in quotation marks comes from a configuration, and isn't renamed.
     return re.sub(r'"[^"]*"|\b[A-Za-z_]\w*', lambda word: known.get(word[0], word[0]), text)
 
 
 def error(status: int, **names: str) -> SchedulerError:
-    """The exception of a status that isn't ``DS_OK``, with the message of the last failure; `names` as for `message`."""
+    """The exception for a status other than ``DS_OK``, with the message of the last failure. `names` as for `message`."""
     exception = EXCEPTIONS.get(status, SchedulerError)(message(status, **names))
     exception.status = status
     return exception
 
 
 def check(status: int, **names: str) -> None:
-    """Raises the exception of a status that isn't ``DS_OK``; `names` as for `message`."""
+    """Raises the exception for a status other than ``DS_OK``. `names` as for `message`."""
     if status != OK:
         raise error(status, **names)
 
 
 def written(kind: type[C], function: Callable[..., int], *arguments: Any) -> C:
-    """The number, handle or struct that a function of the library writes through its last argument."""
+    """Calls a library function, and returns the number, handle or struct that it writes through its last argument."""
     value = kind()
     check(function(*arguments, byref(value)))
     return value
 
 
 def text_of(function: Callable[..., int], subject: int | bytes) -> str:
-    """The text that a function of the library writes about a handle, or about a class's name."""
+    """The text that a library function writes about a handle or a class name."""
     return bytes_of(function, subject, terminated=True).decode()
 
 
 def bytes_of(function: Callable[..., int], handle: int | bytes, *, terminated: bool = False) -> bytes:
-    """The bytes that a function of the library writes."""
+    """The bytes that a library function writes about a handle or a class name."""
     length = c_size_t()
     status = function(handle, None, 0, byref(length))
     if status not in (OK, BUFFER_TOO_SMALL):
@@ -353,7 +353,7 @@ def bytes_of(function: Callable[..., int], handle: int | bytes, *, terminated: b
 
 
 def doubles_of(function: Callable[..., int], handle: int) -> list[float]:
-    """The numbers that a function of the library fills a buffer with."""
+    """The numbers that a library function writes about a handle."""
     count = c_size_t()
     status = function(handle, None, 0, byref(count))
     if status not in (OK, BUFFER_TOO_SMALL):
@@ -364,12 +364,12 @@ def doubles_of(function: Callable[..., int], handle: int) -> list[float]:
 
 
 def doubles(values: Sequence[float]) -> ctypes.Array[c_double]:
-    """An array of doubles to hand over."""
+    """The values as a C array of doubles."""
     return (c_double * len(values))(*values)
 
 
 def element_types() -> set[int]:
-    """Which element types this library knows."""
+    """The element types that the loaded library supports."""
     return {number for number in (FLOAT32, FLOAT64, FLOAT16, BFLOAT16) if library.ds_element_size(number)}
 
 
@@ -379,9 +379,10 @@ def tensor(address: int, element_type: int, shape: Sequence[int]) -> Tensor:
 
 
 class StepTensors:
-    """The tensors of a step, with everything but their addresses set.
+    """The tensors of a step, complete except for their addresses.
 
-    sample_shape  of all but the model output, whose shape is `model_shape`; likewise the element types
+    sample_shape, element_type  of all tensors except the model output
+    model_shape, model_type     of the model output
     """
 
     def __init__(self, sample_shape: Sequence[int], element_type: int, model_shape: Sequence[int], model_type: int) -> None:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""torch's tensors as those of the library, and rows by torch's operations for tensors that the library can't reach."""
+"""torch's tensors as the library's, and torch's operations for rows of tensors that the library can't reach."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ELEMENT_TYPES: dict[torch.dtype, int] = {
     }.items()
     if number in _library.element_types()
 }
-"""The library's element types, by those of the tensors that it takes as they are."""
+"""The library's element type for each tensor type that it takes without conversion."""
 
 
 def as_given(tensor: Tensor) -> Tensor:
@@ -34,12 +34,12 @@ def as_given(tensor: Tensor) -> Tensor:
 
 
 def address(tensor: Tensor) -> int:
-    """Where the elements of a contiguous tensor are."""
+    """The address of a contiguous tensor's elements."""
     return tensor.data_ptr()
 
 
 def common_type(*tensors: Tensor) -> torch.dtype:
-    """The type that torch promotes these to together with a floating-point number."""
+    """The type that torch promotes the tensors' types to; its default type if they are integers or booleans."""
     dtype = tensors[0].dtype
     for tensor in tensors[1:]:
         dtype = torch.promote_types(dtype, tensor.dtype)
@@ -47,12 +47,12 @@ def common_type(*tensors: Tensor) -> torch.dtype:
 
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    """The type that holds a type and float32."""
+    """The type that holds both `dtype` and float32."""
     return torch.promote_types(dtype, torch.float32)
 
 
 def computing_type(dtype: torch.dtype) -> torch.dtype:
-    """The type that the library computes a result of `dtype` in."""
+    """The tensor type in which the library computes a result of type `dtype`."""
     return dtype if dtype in ELEMENT_TYPES else torch.float32
 
 
@@ -62,14 +62,15 @@ def as_tensor(tensor: Tensor) -> _library.Tensor:
 
 
 def broadcast(first: Tensor, second: Tensor) -> Sequence[Tensor]:
-    """The two in one shape."""
+    """Both tensors, broadcast to a common shape."""
     pair: Sequence[Tensor] = torch.broadcast_tensors(first, second)
     return pair
 
 
 def layout(*tensors: Tensor) -> bool:
-    """Whether all are pictures with their channels last, which are contiguous with the batch first in another order of axes."""
-    # A variance beside the prediction has to lie behind it, on axis 1. Shapes of torch.compile's tensors can't be hashed.
+    """Whether all tensors have one shape of four axes, and are stored with channels last."""
+    # A model output with a variance has another shape. The library needs the variance after the prediction, on axis 1.
+    # Shapes are compared one by one, because those of torch.compile's tensors can't be hashed.
     shape = tensors[0].shape
     return all(
         tensor.shape == shape
@@ -81,14 +82,14 @@ def layout(*tensors: Tensor) -> bool:
 
 
 def contiguous(tensor: Tensor, dtype: torch.dtype, channels_last: bool | None = None, shape: Sequence[int] | None = None) -> Tensor:
-    """The tensor as the library can read it, expanded to `shape` if one is given: the tensor itself where it is so."""
+    """The tensor on the host, contiguous and of type `dtype`, expanded to `shape` if one is given. Copies only if needed."""
     tensor = tensor if shape is None else tensor.expand(shape)
     tensor = tensor.permute(0, 2, 3, 1) if channels_last else tensor
     return tensor.detach().to("cpu", dtype).contiguous()
 
 
 def result_arrays(shape: Sequence[int], dtype: torch.dtype, work: torch.dtype, out: None) -> tuple[torch.dtype, Tensor]:
-    """The type of the tensor to return, and an uninitialised contiguous one on the host; a large one in memory used before."""
+    """The result's type, and an uninitialised contiguous tensor on the host to write to, in recycled memory if it is large."""
     count = math.prod(shape) * work.itemsize
     if count < _memory.SMALLEST:
         return dtype, torch.empty(shape, dtype=work, device="cpu")
@@ -97,27 +98,27 @@ def result_arrays(shape: Sequence[int], dtype: torch.dtype, work: torch.dtype, o
 
 
 def deliver(dtype: torch.dtype, target: Tensor, channels_last: bool | None = None) -> Tensor:
-    """The tensor to return, once the other one has been written to."""
+    """The result of type `dtype`, in the inputs' memory layout, from the tensor that the library has written."""
     return (target.permute(0, 3, 1, 2) if channels_last else target).to(dtype)
 
 
 @functools.cache
 def _randn_tensor() -> Callable[..., Tensor]:
-    """diffusers' function of this name. Nothing else here needs diffusers."""
+    """diffusers' ``randn_tensor``, imported at the first use. Nothing else in this module needs diffusers."""
     from diffusers.utils.torch_utils import randn_tensor
 
     return randn_tensor
 
 
 def draw(generator: Any, model_output: Tensor, sample: Tensor, like: Sequence[Tensor], *, widens: bool) -> Tensor:
-    """A step's noise, of the type that holds all of `like`, and float32 if it `widens`; float32 if these are none."""
+    """A step's noise. Its type holds the types of `like`, and float32 too if `widens`; without `like`, it is float32."""
     dtype = common_type(*like) if like else torch.float32
     dtype = at_least_float32(dtype) if widens else dtype
     return _randn_tensor()(sample.shape, generator=generator, device=model_output.device, dtype=dtype)
 
 
 def kept(tensor: Tensor) -> Tensor:
-    """The tensor as a later step reads it: diffusers' objects keep the caller's own."""
+    """The tensor itself: as in diffusers, later steps read the caller's tensor."""
     return tensor
 
 
@@ -127,12 +128,12 @@ def place(tensor: Tensor) -> torch.device:
 
 
 def moved(tensor: Tensor, place: torch.device) -> Tensor:
-    """The tensor on a device."""
+    """The tensor, moved to a device."""
     return tensor.to(place)
 
 
 def is_beyond_reach(*tensors: Tensor) -> bool:
-    """Whether the library can't work on these: they are on other devices, need gradients, or stand for others in a transform."""
+    """Whether the library can't reach one of the tensors: it isn't on the host, needs gradients, or is a torch.func wrapper."""
     return any(
         not each.is_cpu or (each.requires_grad and torch.is_grad_enabled()) or torch._C._functorch.is_functorch_wrapped_tensor(each)
         for each in tensors
@@ -140,7 +141,7 @@ def is_beyond_reach(*tensors: Tensor) -> bool:
 
 
 def address_if(tensor: Tensor, shape: torch.Size, dtype: torch.dtype) -> int:
-    """Where the elements of a tensor are that the library takes as it is. Raises TypeError for others."""
+    """The address of a tensor that the library takes without conversion. Raises TypeError for any other tensor."""
     if (
         tensor.dtype is dtype
         and tensor.shape == shape
@@ -153,7 +154,10 @@ def address_if(tensor: Tensor, shape: torch.Size, dtype: torch.dtype) -> int:
 
 
 def maker(like: Tensor) -> Callable[[Tensor], tuple[Tensor, int]]:
-    """A function that makes uninitialised contiguous tensors like its argument, which is like this one; and says where they are."""
+    """A function that makes an uninitialised contiguous tensor like its argument, and returns it with its address.
+
+    The function's argument must have the shape and type of `like`.
+    """
     shape, dtype, is_small, empty = like.shape, like.dtype, like.nbytes < _memory.SMALLEST, torch.empty_like
 
     def make(like: Tensor) -> tuple[Tensor, int]:
@@ -164,7 +168,7 @@ def maker(like: Tensor) -> Callable[[Tensor], tuple[Tensor, int]]:
 
 
 def counts_writes(value: Any) -> bool:
-    """Whether a value has a count of the writes to it. Tensors made in inference mode don't."""
+    """Whether a value counts the writes to it. Tensors made in inference mode don't."""
     return not value.is_inference() if isinstance(value, Tensor) else hasattr(value, "_version")
 
 
@@ -172,9 +176,9 @@ def counts_writes(value: Any) -> bool:
 
 
 def combine(combination: Combination, tensors: dict[str, Tensor | None], slots: dict[int, Tensor], order: Sequence[int]) -> Tensor:
-    """The sum of tensors with a combination's coefficients, in the order of summation of plans.
+    """The sum of tensors with a combination's coefficients, in the library's order of summation.
 
-    order  the slots that are read, in the order in which they are summed
+    order  the slots that the row reads, in the order of summation
     """
     terms = [(getattr(combination, name), tensors.get(name)) for name in ("sample", "model_output", "noise")]
     terms += [(combination.slots[slot], slots.get(slot)) for slot in order]
@@ -194,7 +198,7 @@ def combine(combination: Combination, tensors: dict[str, Tensor | None], slots: 
 
 
 def clamped(prediction: Tensor, properties: PlanProperties) -> Tensor:
-    """The predicted clean sample after the clamp of a plan."""
+    """The predicted clean sample after the plan's clamp."""
     if properties.clamp == _library.CLAMP_RANGE:
         return prediction.clamp(-properties.clamp_range, properties.clamp_range)
     if properties.clamp == _library.CLAMP_THRESHOLD:
@@ -206,7 +210,7 @@ def clamped(prediction: Tensor, properties: PlanProperties) -> Tensor:
 
 
 def noise_factor(row: Row, model_output: Tensor, variance: Tensor | None) -> Tensor:
-    """The factor of each element of a row's noise."""
+    """The factor of each element of a row's noise. Raises InvalidValueError if the model output has no variance."""
     if variance is None:
         count = model_output.numel()
         raise _library.InvalidValueError(
@@ -227,9 +231,11 @@ def step_by_row(
     slots: dict[int, Tensor],
     has_report: bool,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """The next sample and, if that is wanted, the report; and what the row stores, all in float32 or float64.
+    """Takes a step. Returns the next sample, with the report if `has_report`, and the tensors that the row stores.
 
-    slots  by their numbers
+    All results are float32 or float64.
+
+    slots  the tensors of the slots, by number
     """
     axis = 1 if sample.ndim > 1 else 0
     variance, work = None, torch.promote_types(common_type(model_output, sample), torch.float32)
