@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The schedulers for NumPy arrays: what all of them have in common, and how each is made of its description."""
+"""The schedulers for NumPy arrays: their bases, and the construction of each class from its description."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CONFIG_NAME = "scheduler_config.json"
 
 
 def read_only(name: str, get: Callable[[Any], Any], instead: str) -> Any:
-    """An attribute that refuses to be assigned, and says what to do instead."""
+    """An attribute that can't be assigned. The error says what to do instead."""
 
     def refuse(self: Any, value: Any) -> None:
         raise AttributeError(f"{name} can't be assigned: {instead}")
@@ -39,7 +39,7 @@ def read_only(name: str, get: Callable[[Any], Any], instead: str) -> Any:
 
 
 def whole_numbers(values: Sequence[float]) -> Array:
-    """Timesteps as int64, as diffusers has them; as float64 where one isn't a whole number."""
+    """Timesteps as int64, like diffusers'; as float64 if one isn't a whole number."""
     array = np.array(values, np.float64)
     integers = array.astype(np.int64)
     return integers if np.array_equal(integers, array) else array
@@ -48,31 +48,30 @@ def whole_numbers(values: Sequence[float]) -> Array:
 class ArrayScheduler(Core):
     """A configuration, a plan, and a run through it.
 
-    Tensors are NumPy arrays [batch, channels, ...] of float16, float32 or float64, contiguous or not; types may be mixed and
-    shapes broadcast. Where there is an argument ``out``, the result is written there, which may be the memory of an input, and
-    returned.
+    Tensors are NumPy arrays [batch, channels, ...] of float16, float32 or float64, contiguous or not. Their types may differ, and
+    their shapes are broadcast. An argument ``out`` receives the result, which is also returned; it may be the memory of an input.
     """
 
     config: Configuration = read_only("config", attrgetter("_config"), "make another scheduler with from_config(config, key=value)")
     """The configuration, by key or attribute."""
     timesteps: Array
-    """What the model is told at each step; before they have been set those of the training."""
+    """The timesteps that the model gets; the training timesteps before any have been set."""
     sigmas: Array
-    """The noise levels that the steps lead between, one more than timesteps, float32."""
+    """The noise levels: step i goes from sigmas[i] to sigmas[i + 1]. float32, or float64 if diffusers' are."""
     init_noise_sigma: float
     """The standard deviation of the noise that a run starts with."""
     num_inference_steps: int | None = read_only("num_inference_steps", attrgetter("_step_count"), "call set_timesteps")
-    """The number of steps that has been set."""
+    """The number of steps that has been set; None before."""
 
     _tensors = _arrays
     _watched = "timesteps", "sigmas"
     _output: ClassVar[type[tuple[Any, ...]]]
-    """What ``step`` returns."""
+    """The named tuple that ``step`` returns."""
 
     # ---- Configurations
 
     def _adopt(self, plan: Plan) -> None:
-        """Makes this the scheduler of a configuration, which the library has read."""
+        """Initializes the scheduler with a configuration that the library has read."""
         defaults = plan.defaulted_keys
         self._config = Configuration({**plan.config, **({"_use_default_values": defaults} if defaults else {})})
         self._threads = c_uint(0)
@@ -83,7 +82,7 @@ class ArrayScheduler(Core):
 
     @classmethod
     def _from(cls: type[S], make: Callable[..., Plan], source: Any, return_unused_kwargs: bool, others: Mapping[str, Any]) -> Any:
-        # Some keys have other names as arguments.
+        # Some keys have different names as arguments.
         names = {name for each in cls.description.parameters for name in (each.key, each.name)}
         overrides = {key: value for key, value in others.items() if key in names}
         scheduler = cls.__new__(cls)
@@ -95,13 +94,16 @@ class ArrayScheduler(Core):
 
     @classmethod
     def from_config(cls: type[S], config: Mapping[str, Any], return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
-        """Makes the scheduler from another one's configuration.
+        """Makes the scheduler from the configuration of any scheduler.
 
-        Keys that the class doesn't know are kept for the way back; keys that nobody had set get this class's defaults.
+        Keys that this class doesn't know are kept, to convert the configuration back. Keys that were never set get this class's
+        defaults.
 
-        config                a dictionary, or the ``config`` of any scheduler, also of diffusers'
-        kwargs                values that replace those of `config`; those that the class doesn't know are passed over
-        return_unused_kwargs  whether to return a pair, with what wasn't used of both
+        config                a dictionary, or the ``config`` of a scheduler, also of diffusers'
+        kwargs                values that replace those of `config`; keys that the class doesn't know are ignored
+        return_unused_kwargs  whether to return a pair: the scheduler, and the unused items of `config` and `kwargs`
+
+        Raises InvalidValueError, a ValueError.
         """
         if not isinstance(config, Mapping):
             raise _library.InvalidValueError(
@@ -117,17 +119,17 @@ class ArrayScheduler(Core):
         return_unused_kwargs: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """Makes the scheduler that a ``scheduler_config.json`` describes; nothing is downloaded.
+        """Makes the scheduler from a ``scheduler_config.json``. Nothing is downloaded.
 
-        pretrained_model_name_or_path  the file, or the folder with it, or with the subfolder with it
+        pretrained_model_name_or_path  the file, its folder, or the folder that contains `subfolder` with the file
         kwargs, return_unused_kwargs   see from_config
 
-        Raises FileAccessError, MalformedError (both are OSErrors).
+        Raises FileAccessError or MalformedError (both are OSErrors), or InvalidValueError.
         """
         return cls._from(Plan.load, (pretrained_model_name_or_path, subfolder), return_unused_kwargs, kwargs)
 
     def save_config(self, save_directory: str | os.PathLike[str]) -> None:
-        """Writes ``scheduler_config.json`` to a folder, which is made if there is none."""
+        """Writes ``scheduler_config.json`` to a folder. Makes the folder if it doesn't exist."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG_NAME).write_text(self._plan.config_text, "utf-8")
@@ -141,7 +143,7 @@ class ArrayScheduler(Core):
 
     @property
     def sampler_names(self) -> list[str]:
-        """The names that ``make_scheduler`` makes a scheduler like this one of: AUTOMATIC1111's first, then ComfyUI's."""
+        """The names from which ``make_scheduler`` makes a scheduler like this one: AUTOMATIC1111's first, then ComfyUI's."""
         return self._plan.sampler_names
 
     def __len__(self) -> int:
@@ -153,7 +155,7 @@ class ArrayScheduler(Core):
     # ---- Plans
 
     def _set_timesteps(self, num_inference_steps: int | None, arguments: dict[str, Any]) -> None:
-        """``set_timesteps``; arguments that are None count as left out."""
+        """``set_timesteps``. Arguments that are None count as left out, except the nullable options."""
         nullable = self.description.nullable_options
         arguments = {name: value for name, value in arguments.items() if value is not None or name in nullable}
         lists = [name for name in ("timesteps", "sigmas") if name in arguments]
@@ -169,14 +171,14 @@ class ArrayScheduler(Core):
     def _read_timesteps(self) -> None:
         self.timesteps = whole_numbers(self._plan.timesteps)
         self.sigmas = np.array(self._plan.sigmas, self.description.sigma_type)
-        # Arrays don't count the writes to them. Others may be put in their place.
+        # Arrays don't count the writes to them, so these can't be written to. Callers may assign others.
         self.timesteps.flags.writeable = self.sigmas.flags.writeable = False
         self.init_noise_sigma = self._plan.init_noise_sigma
         self._known_timesteps: list[float] = self.timesteps.tolist()
         self._look()
 
     def _renew(self) -> None:
-        """Plans the timesteps and noise levels that a caller has set as attributes, where steps follow from them."""
+        """Plans the timesteps and noise levels that a caller has assigned, if the steps depend on them."""
         plan, known, kind = self._plan, np.asarray(self.timesteps).tolist(), self.description.sigma_type
         levels = np.asarray(self.sigmas, kind)
         is_planned = known == plan.timesteps and np.array_equal(levels, np.array(plan.sigmas, kind))
@@ -196,14 +198,14 @@ class ArrayScheduler(Core):
 
     @property
     def alphas_cumprod(self) -> Array:
-        """The signal variances of the training, [num_train_timesteps], float32; float64 where diffusers computes in that."""
+        """The signal variances of the training, [num_train_timesteps]; float32, or float64 if diffusers computes them so."""
         table = np.array(self._plan.alphas_cumprod)
         rounded = table.astype(np.float32)
         return rounded if np.array_equal(rounded, table) else table
 
     @property
     def max_threads(self) -> int:
-        """The most threads that a call may use; 0: as many as the OpenMP runtime would. Results don't depend on it."""
+        """The most threads that a call may use; 0: as many as the OpenMP runtime would use. Results don't depend on this number."""
         return self._threads.value
 
     @max_threads.setter
@@ -211,38 +213,41 @@ class ArrayScheduler(Core):
         self._threads.value = count
 
     def row(self, index: int, age: int | None = None) -> Row:
-        """The scalars of step `index`, for engines whose tensors live elsewhere.
+        """The scalars of step `index`, for engines that keep their tensors elsewhere.
 
-        age  how many steps the run has taken before; None: as in a run from the start
+        age  the number of steps that the run has taken before this one; None: `index`, as in a run from the start
 
-        Raises InvalidValueError, a ValueError, where there is no such step.
+        Raises InvalidValueError if the plan has no such step, or TimestepError before timesteps are set (both are ValueErrors).
         """
         if index < 0 or (age is not None and age < 0):
-            raise _library.InvalidValueError(f"index = {index}, age = {age}: allowed is at least 0")
+            raise _library.InvalidValueError(f"index is {index} and age is {age}, but both must be at least 0")
         return self._current().row(index, index if age is None else age)
 
     @property
     def plan_properties(self) -> _library.PlanProperties:
-        """Properties of the whole plan."""
+        """The properties that all steps of the plan share."""
         return self._current().properties
 
     @property
     def plan_json(self) -> str:
-        """The whole plan as JSON."""
+        """The whole plan as JSON, which ``Session.from_plan`` reads."""
         return self._current().text
 
     def index_for_timestep(self, timestep: float) -> int:
-        """The first step at a timestep. Raises TimestepError, a ValueError."""
+        """The index of the first step at a timestep. Raises TimestepError, a ValueError."""
         self._current()
         try:
             return self._known_timesteps.index(timestep)
         except ValueError:
             raise _library.TimestepError(f"timestep is {timestep}, but must be one of {self._known_timesteps}") from None
 
-    # ---- Beside the steps
+    # ---- Other operations
 
     def scale_model_input(self, sample: Array, timestep: float | None = None) -> Array:
-        """The model's input at a timestep of the plan: most schedulers' models are asked with the sample as it is."""
+        """The model's input at a timestep of the plan: the sample times the input scale, which is 1 for most schedulers.
+
+        If all input scales are 1, the result is `sample` itself.
+        """
         if self._plan.request is None or not self._plan.scales_inputs:
             return sample
         return self._scaled(sample, self._ready().input_scales[self._next_index(timestep)])
@@ -255,11 +260,11 @@ class ArrayScheduler(Core):
     ) -> Array:
         """signal_rate * original_samples + noise_rate * noise, with the rates of each batch item's timestep.
 
-        timesteps  one for all, or [batch]: of the plan, or of the training where there is none. Stateless schedulers take those of
-                   the training. Where set_begin_index has been called, all items get the level of the step that comes next
-                   instead, as in diffusers.
+        timesteps  one for all items, or [batch]. They belong to the plan. Before timesteps are set, and always for schedulers that
+                   step between training timesteps, such as DDIM, they are training timesteps. For the other schedulers, after
+                   set_begin_index, all items get the noise level of the next step instead, as in diffusers.
 
-        Raises TimestepError, a ValueError, for a timestep that there isn't.
+        Raises TimestepError, a ValueError, for an unknown timestep.
         """
         if self._begin_index is None or self.description.adds_noise_at_training_levels:
             return self._noisy(library.ds_scheduler_add_noise, original_samples, noise, timesteps, out)
@@ -270,11 +275,11 @@ class ArrayScheduler(Core):
     def scale_noise(
         self, sample: Array, timestep: float | Sequence[float] | Array, noise: Array, *, out: Array | None = None
     ) -> Array:
-        """`add_noise` with the name and the order of arguments that diffusers' flow-matching schedulers have."""
+        """`add_noise` with the name and the argument order of diffusers' flow-matching schedulers."""
         return self.add_noise(sample, noise, timestep, out=out)
 
     def _noisy(self, function: Any, first: Array, second: Array, timesteps: Any, out: Array | None) -> Array:
-        """Two arrays combined with the rates of timesteps: one for all, or one for each batch item."""
+        """Two arrays, combined by a library function with the rates of timesteps: one for all, or one for each batch item."""
         plan, values = self._current(), _library.doubles(np.ravel(timesteps).tolist())
         made: Array = self._combined(
             first, second, out, lambda x, y, to: function(plan.value, x, y, values, len(values), to, self._threads)
@@ -283,17 +288,22 @@ class ArrayScheduler(Core):
 
 
 class StatelessScheduler(ArrayScheduler, Stateless):
-    """Steps may be taken at any timestep of the training, in any order, by many threads at once."""
+    """Steps depend only on their arguments. Many threads may take them at once, at any training timesteps, in any order."""
 
     def row_at(self, timestep: float, **options: Any) -> Row:
-        """The scalars of the step at any timestep of the training, for engines whose tensors live elsewhere."""
+        """The scalars of the step at a training timestep, for engines that keep their tensors elsewhere.
+
+        options  run options of this step, by name; others are those of the run
+
+        Raises TimestepError or InvalidValueError, which are ValueErrors.
+        """
         return self._ready().row_at(float(timestep), tuple(options.pop(name, None) for name in self.description.option_names)).row
 
 
 class OrderedScheduler(ArrayScheduler, Ordered):
-    """The steps of a run are taken in their order. A run may begin at any timestep of the plan: add noise, then step from there.
+    """The steps of a run are taken in order. A run may begin at any timestep of the plan: add noise, then step from there.
 
-    A run is one thread's at a time; threads that sample at once have a scheduler each, a copy for instance.
+    Only one thread at a time may use a run. Give each sampling thread a scheduler, for example a copy.
     """
 
     def _set_timesteps(self, num_inference_steps: int | None, arguments: dict[str, Any]) -> None:
@@ -301,9 +311,9 @@ class OrderedScheduler(ArrayScheduler, Ordered):
         self._begin_run()
 
     def set_begin_index(self, begin_index: int = 0) -> None:
-        """Makes the run begin at this step, whatever timestep its first step is given.
+        """Makes the run begin at step `begin_index`, whatever timestep its first step is given.
 
-        Raises ValueError where there is no such step.
+        Raises InvalidValueError, a ValueError, if the plan has no such step.
         """
         if self.num_inference_steps is None:
             raise _library.InvalidValueError("no timesteps have been set: call set_timesteps first")
@@ -324,7 +334,7 @@ class OrderedScheduler(ArrayScheduler, Ordered):
 
 
 FINAL = "diffusion_scheduling_final_alpha_cumprod"
-"""The key for the signal variance before timestep 0, where the class has it."""
+"""The key for the signal variance before timestep 0, in classes that have the key."""
 
 
 def final_alpha_cumprod(self: ArrayScheduler) -> Any:
@@ -341,7 +351,10 @@ def get_velocity(
     *,
     out: Array | None = None,
 ) -> Array:
-    """signal_rate * noise - noise_rate * sample, which models of v_prediction predict; timesteps as for ``add_noise``."""
+    """signal_rate * noise - noise_rate * sample, the training target of v_prediction models.
+
+    Timesteps and errors as for ``add_noise``.
+    """
     return self._noisy(library.ds_scheduler_get_velocity, sample, noise, timesteps, out)
 
 
@@ -349,26 +362,26 @@ def get_velocity(
 
 
 def _outputs(report: str | None) -> type[tuple[Any, ...]]:
-    """The class of what ``step`` returns."""
+    """The named tuple that ``step`` returns with this report."""
     name = "".join(word.capitalize() for word in (report or "scheduler").split("_")) + "Output"
     fields = ["prev_sample", *([report] if report else [])]
     made: type[tuple[Any, ...]] = collections.namedtuple(name, fields, module=MODULE)  # type: ignore[misc]
-    made.__doc__ = "What ``step`` returns: the next sample, the previous one on the way from data to noise" + (
+    made.__doc__ = "The results of ``step``: the next sample (the previous one on the way from data to noise, hence the name)" + (
         f", and {report}." if report else "."
     )
     return made
 
 
 MODULE = __name__.replace("._", ".")
-"""Where people find the classes."""
+"""The public module of the classes."""
 
 REPORTS = {each.report if each.returns_report else None for each in DESCRIPTIONS.values()}
 OUTPUTS = {report: _outputs(report) for report in sorted(REPORTS, key=str)}
-"""The classes of what ``step`` returns, by the name of the report."""
+"""The named tuples that ``step`` returns, by the name of the report."""
 
 
 def constructor_parameters(description: Description) -> list[Parameter]:
-    """Those of diffusers in their order, then by keyword those that diffusers doesn't know."""
+    """The constructor's parameters: diffusers' in their order, then the library's own, by keyword only."""
     return [
         Parameter(
             each.name, Parameter.KEYWORD_ONLY if each.override_name else Parameter.POSITIONAL_OR_KEYWORD, default=each.default,
@@ -379,7 +392,7 @@ def constructor_parameters(description: Description) -> list[Parameter]:
 
 
 def option_parameters(description: Description) -> list[Parameter]:
-    """Options of a run; None stands for what has been set, or for the default."""
+    """The parameters for the options of a run. None stands for the value that has been set, or for the default."""
     return [
         Parameter(each.key, Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=each.type.removesuffix(" | None") + " | None")
         for each in description.options
@@ -436,31 +449,31 @@ def _constructor(description: Description) -> Any:
 
 PLANNING = """Plans a run and goes to its start.
 
-num_inference_steps  so many steps, spaced as the configuration says
-timesteps            these instead, noisiest first (the other way round for an inverse)
-sigmas               these noise levels instead, likewise
+num_inference_steps  the number of steps, spaced as the configuration says
+timesteps            the timesteps of the steps instead, noisiest first (noisiest last for an inverse)
+sigmas               the noise levels of the steps instead, in the same order
 mu                   the exponent of dynamic shifting
-sigma_schedule       so many noise levels by the name that samplers know them by, such as kl_optimal: docs/SCHEDULERS.md lists them
-device               passed over: arrays are the host's
+sigma_schedule       the name of another spacing for the steps' noise levels, such as kl_optimal: docs/SCHEDULERS.md lists the names
+device               ignored: arrays are on the host
 {}
-Which of them a scheduler takes depends on it. Raises ValueError."""
+The scheduler's class decides which of the arguments it takes. Raises ValueError."""
 
 STEP = """Takes the step from the sample at a timestep to the next sample.
 
 timestep        {}
-{}generator       where noise comes from, if the step draws any: one or [batch]; None: anywhere
-variance_noise  that noise itself, shaped as the sample
+{}generator       the source of the noise, if the step draws noise: one, or [batch]; None: a source with a random seed
+variance_noise  the noise itself instead, shaped like the sample
 return_dict     False: returns a plain tuple
-out             where the next sample is written
+out             the array to write the next sample to
 
-Raises TimestepError, StepPastEndError (an IndexError), InvalidValueError."""
+Raises TimestepError, StepPastEndError (an IndexError) or InvalidValueError."""
 
 
 def make_class(description: Description) -> type[ArrayScheduler]:
-    """The scheduler of a description."""
+    """The scheduler class of a description."""
     names = description.option_names
     told = "".join(f"{each.text}\n" for each in description.options)
-    when = "of the training" if description.is_stateless else "of the plan; a run may begin at any, then they come in order"
+    when = "of the training" if description.is_stateless else "of the plan; a run may begin at any of them, and continues in order"
     arguments = f"model_output, timestep, sample, ({''.join(f'{name}, ' for name in names)}), generator, variance_noise, out"
     asked = "".join(f"{name!r}: {name}, " for name in ["timesteps", "sigmas", "mu", "sigma_schedule", *names])
     output = OUTPUTS[description.report if description.returns_report else None]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Schedulers by the names of samplers that people pass around."""
+"""Schedulers by sampler names, such as "DPM++ 2M Karras"."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ __all__ = ["make_scheduler", "sampler_names"]
 
 
 def make_scheduler(name: str, model: Any = None, **kwargs: Any) -> Any:
-    """Makes the scheduler of a sampler's name, for NumPy arrays.
+    """Makes the scheduler for a sampler's name, on NumPy arrays.
 
         scheduler = make_scheduler("DPM++ 2M Karras", "sdxl/scheduler")
 
-    name    one of ``sampler_names()`` or of a class, with the name of noise levels after it or without: "DPM++ 2M SDE Karras",
-            "euler_ancestral sgm_uniform", "deis:tab3". Case, spaces and punctuation don't matter. Without the name of levels, they
-            are the model's.
-    model   a scheduler of the model's, also of diffusers', its configuration, or the path of its file or folder, which say what the
-            model was trained with; None: diffusers' defaults
+    name    a name of ``sampler_names()`` or of a class, optionally followed by a name of noise levels: "DPM++ 2M SDE Karras",
+            "euler_ancestral sgm_uniform", "deis:tab3". Case, spaces and punctuation don't matter. Without a name of levels, the
+            model's configuration decides.
+    model   the model's scheduler (also diffusers'), its configuration, or the path of its file or folder; it tells how the model
+            was trained. None: diffusers' defaults
     kwargs  values that replace those of the configuration
 
-    Raises UnsupportedError for a name without a scheduler, or with one that doesn't know the model's training, InvalidValueError.
+    Raises UnsupportedError if no scheduler implements the sampler, or if its scheduler doesn't support the model's training.
+    Raises InvalidValueError, a ValueError, for other values that aren't allowed.
     """
     plan = Plan.named(name, model, kwargs)
     scheduler: Any = getattr(schedulers, plan.class_name).__new__(getattr(schedulers, plan.class_name))

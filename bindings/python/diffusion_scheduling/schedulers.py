@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The schedulers, under diffusers' names and with the parameters of its constructors, for NumPy arrays.
+"""The schedulers for NumPy arrays, with the class names and constructor parameters of diffusers.
 
     scheduler = DEISMultistepScheduler.from_pretrained("model", subfolder="scheduler")
     scheduler.set_timesteps(20)
     for t in scheduler.timesteps:
         x = scheduler.step(model(x, t), t, x).prev_sample
 
-The classes are made of the library's descriptions. Their parameters are diffusers'; docs/DIFFERENCES.md lists where results
-differ, and why.
+The classes are made from the library's descriptions. docs/DIFFERENCES.md lists the differences from diffusers' results, and their
+reasons.
 """
 
 from ._description import DESCRIPTIONS
