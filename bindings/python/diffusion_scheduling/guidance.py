@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Guidance that keeps the picture's contrast."""
+"""Rescaling of guided model outputs, which preserves the picture's contrast."""
 
 from __future__ import annotations
 
@@ -15,12 +15,18 @@ from ._library import check, library
 def rescale_noise_cfg(
     noise_cfg: Array, noise_pred_text: Array, guidance_rescale: float = 0.0, *, out: Array | None = None
 ) -> Array:
-    """The guided output, with the standard deviation of the conditional one to the share of `guidance_rescale`.
+    """Rescales each batch item of a guided model output, so that guidance doesn't change the picture's contrast.
 
-    Lin et al. 2023, arXiv:2305.08891, section 3.4; for each batch item.
+        out = factor * noise_cfg,  factor = r std(noise_pred_text) / std(noise_cfg) + (1 - r)
 
-    noise_cfg, noise_pred_text  [batch, ...], of one shape
-    guidance_rescale            in [0, 1]; the paper uses 0.7
+    Lin et al. 2023, arXiv:2305.08891, section 3.4.
+
+    noise_cfg         [batch, ...] the guided output
+    noise_pred_text   the conditional output, of the same shape
+    guidance_rescale  r in [0, 1]; the paper uses 0.7
+    out               the array to write the result to, which may be an input's memory; None: a new one
+
+    Raises InvalidValueError, a ValueError.
     """
     guided, conditional = np.asarray(noise_cfg), np.asarray(noise_pred_text)
     dtype = common_type(guided, conditional)

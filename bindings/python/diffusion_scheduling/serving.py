@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Serving: many requests, each a session on a plan, stepped one by one or many in one call.
+"""Serving: each request is a session on a plan. A call steps one session, or many.
 
     scheduler = DPMSolverMultistepScheduler.from_pretrained("model", subfolder="scheduler")
     scheduler.set_timesteps(20)
-    sessions = [Session(scheduler), None, Session(scheduler, begin_index=7)]   # a row of the batch each; None: the row is free
+    sessions = [Session(scheduler), None, Session(scheduler, begin_index=7)]   # one for each row of the batch; None: a free row
     timesteps = [0 if session is None else session.timestep for session in sessions]
     x = step_rows(sessions, model(x, timesteps), x)
 
-A session keeps the plan that the scheduler had when it was made. Different sessions may step on different threads at once; the
-library releases the interpreter's lock meanwhile.
+A session keeps the plan that its scheduler had at creation. Different sessions may step on different threads at once: the
+interpreter's lock is released during a call of the library.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from ._schedulers import ArrayScheduler
 
 
 class Guidance(NamedTuple):
-    """Guidance without a classifier: a step uses e = e_u + scale (e_c - e_u) of the outputs with and without the condition.
+    """Classifier-free guidance of a step, from the conditional model output e_c and the unconditional model output e_u.
 
-    Ho and Salimans 2022, arXiv:2207.12598, equation 6. With `rescale` in (0, 1] each batch item of e is scaled back to that share
-    to the standard deviation of e_c (Lin et al. 2023, arXiv:2305.08891, section 3.4).
+        e = e_u + scale (e_c - e_u),  then for each batch item  e <- rescale e std(e_c) / std(e) + (1 - rescale) e
+
+    Ho and Salimans 2022, arXiv:2207.12598, equation 6; Lin et al. 2023, arXiv:2305.08891, section 3.4. `rescale` is in [0, 1].
     """
 
     scale: float
@@ -39,7 +40,7 @@ class Guidance(NamedTuple):
 
 
 def _argument(name: str, array: Array, shape: tuple[int, ...] | None = None) -> Array:
-    """A contiguous array of a type that the library has, and of that shape if one is given."""
+    """The array, contiguous and of one of the library's types. Raises InvalidValueError if its shape isn't `shape`."""
     array = np.asarray(array)
     common_type(array)
     if shape is not None and array.shape != shape:
@@ -53,7 +54,7 @@ def _check_index(begin_index: int) -> None:
 
 
 class _Arguments:
-    """The tensors of a step, and what keeps their memory."""
+    """The tensors of a step, and the arrays that own their memory."""
 
     def __init__(
         self, model_output: Array, sample: Array, unconditional: Array | None, noise: Array | None, out: Array | None
@@ -75,12 +76,14 @@ class _Arguments:
 class Session(Handle):
     """One request on its way through a plan.
 
-    scheduler    one whose timesteps have been set; with the options of the run
-    begin_index  the first step to take; later ones than 0 are for image-to-image
+    scheduler    a scheduler whose timesteps and run options have been set
+    begin_index  the first step to take; above 0 for image-to-image
+
+    Raises TimestepError before timesteps are set, or InvalidValueError for begin_index (both are ValueErrors).
     """
 
     max_threads = 0
-    """The most threads that a step may use; 0: as many as the OpenMP runtime would."""
+    """The most threads that a step may use; 0: as many as the OpenMP runtime would use."""
     _free = staticmethod(library.ds_session_free)
 
     def __init__(self, scheduler: ArrayScheduler, begin_index: int = 0) -> None:
@@ -96,13 +99,16 @@ class Session(Handle):
 
     @classmethod
     def from_plan(cls, plan_json: str, begin_index: int = 0) -> Session:
-        """A session on the plan that a scheduler's ``plan_json`` described, here or elsewhere; for further ones ``copy`` it."""
+        """A session on the plan in a scheduler's ``plan_json``, from any process. To make more, ``copy`` it: copies share the plan.
+
+        Raises MalformedError or InvalidValueError, which are ValueErrors.
+        """
         _check_index(begin_index)
         text = plan_json.encode()
         return cls._of(written(c_uint64, library.ds_session_create_on_plan, text, len(text), begin_index))
 
     def copy(self) -> Session:
-        """A session that stands where this one does and goes its own way from there; the slots are shared until then."""
+        """A second session in the same state. The two are independent, and share the slots until one of them steps."""
         return self._of(written(c_uint64, library.ds_session_copy, self.value), self.max_threads)
 
     __copy__ = copy
@@ -114,17 +120,17 @@ class Session(Handle):
         raise TypeError("a session can't be pickled: save gives its state, and restore makes a session of that")
 
     def reset(self) -> None:
-        """Goes back to the first step and forgets everything else, for another request."""
+        """Returns to the first step and forgets everything else, for another request."""
         check(library.ds_session_reset(self.value))
 
     @property
     def step_index(self) -> int:
-        """The step that comes next, from 0; the number of steps after the last one."""
+        """The index of the next step, from 0. After the last step, the number of steps."""
         return written(c_size_t, library.ds_session_step_index, self.value).value
 
     @property
     def timestep(self) -> float | None:
-        """What the model is told at the next step; None after the last one."""
+        """The timestep that the model gets at the next step; None after the last step."""
         try:
             return written(c_double, library.ds_session_timestep, self.value).value
         except _library.StepPastEndError:
@@ -132,20 +138,20 @@ class Session(Handle):
 
     @property
     def needs_noise(self) -> bool:
-        """Whether the next step adds noise; not so after the last one."""
+        """Whether the next step adds noise; False after the last step."""
         try:
             return written(c_bool, library.ds_session_needs_noise, self.value).value
         except _library.StepPastEndError:
             return False
 
     def save(self) -> bytes:
-        """The state, to go on from in another process or on another machine: with a checksum, in the same form everywhere."""
+        """The session's state with a checksum, to continue in any process. The format is the same on every machine."""
         return _library.bytes_of(library.ds_session_save, self.value)
 
     def restore(self, state: bytes) -> Session:
-        """A session on this one's plan that stands where the saved one stood.
+        """A session in a saved state, on this session's plan.
 
-        Raises StateError for bytes that are damaged, or were saved with another plan.
+        Raises StateError, a ValueError, if the bytes are damaged or were saved with another plan.
         """
         return self._of(written(c_uint64, library.ds_session_restore_like, self.value, state, len(state)), self.max_threads)
 
@@ -161,12 +167,14 @@ class Session(Handle):
     ) -> Array:
         """Takes the next step and returns the next sample.
 
-        model_output   what the model said, of any of the types; under the condition, if the step is guided
-        sample         decides the type and shape of the result
-        unconditional  what the model said without the condition, where there is a guidance
-        noise          standard normal numbers, shaped as the sample, where ``needs_noise`` says so
+        model_output   the model's output, of any of the types; with the condition, if the step is guided
+        sample         sets the type and the shape of the result
+        unconditional  the model's output without the condition, if the step is guided
+        guidance       None: the step isn't guided
+        noise          standard normal numbers, shaped like the sample; needed if ``needs_noise``
+        out            the array to write the next sample to; None: a new one
 
-        Raises StepPastEndError (an IndexError), InvalidValueError; nothing has changed then.
+        Raises StepPastEndError (an IndexError) or InvalidValueError. After an error, nothing has changed.
         """
         arguments = _Arguments(model_output, sample, unconditional, noise, out)
         e, u, x, z, y = arguments.references
@@ -191,15 +199,15 @@ def step_rows(
 ) -> Array:
     """Takes the next step of many sessions at once: row i of the arrays belongs to ``sessions[i]``. Returns the next samples.
 
-    Every row becomes, bit for bit, what it becomes alone, whatever plans, steps and solvers stand beside it.
+    Every row gets the same bits as in a separate call, whatever the plans, steps and solvers of the other rows.
 
-    sessions             [rows], none twice; None where a row is free, which is then copied from the sample
-    model_output         [rows, ...]; in guided rows what the model said under the condition
-    unconditional        [rows, ...] what it said without, where a row is guided
-    guidance             [rows], None where a row isn't guided
+    sessions             [rows], each session at most once; None: a free row, which is copied from the sample
+    model_output         [rows, ...]; with the condition in guided rows
+    unconditional        [rows, ...] the model's output without the condition, read in guided rows
+    guidance             [rows]; None: the row isn't guided
     sample, noise        [rows, ...]; the noise is read in the rows that need it
 
-    Raises what ``Session.step`` raises, the message begins with the row; no session has changed then.
+    Raises the errors of ``Session.step``, with the row at the start of the message. After an error, no session has changed.
     """
     arguments = _Arguments(model_output, sample, unconditional, noise, out)
     count = len(sessions)
