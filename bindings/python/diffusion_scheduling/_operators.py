@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""A plan's steps as one operator of torch: a function of tensors for torch.compile, autograd and vmap.
+"""A plan's steps as one torch operator: a function of tensors for torch.compile, autograd and vmap.
 
-``diffusion_scheduling::step`` takes the key of a plan, the place of a row in it, and tensors. It returns the next sample and the
-row's stores. It writes to no argument, and no result shares memory with one. The library takes steps on the host; `_on_device`
-takes them elsewhere.
+``diffusion_scheduling::step`` takes the key of a plan, the index and the age of a row, and tensors. It returns the next sample and
+the row's stores. It doesn't write to its arguments, and its results share no memory with them. The library takes the steps on the
+host, and `_on_device` takes them elsewhere.
 
-An autocast region changes nothing: the types of the results follow from those of the tensors, as they do in the drop-ins.
+Autocast doesn't affect a step: the results' types follow from the tensors' types, as in the drop-ins.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ SCHEMA = (
     "(str plan, int index, int age, Tensor model_output, Tensor sample, Tensor? noise, Tensor? unconditional, "
     "float guidance_scale, Tensor[] slots) -> Tensor[]"
 )
-"""The operator's arguments and results. `slots` are those that the row reads, in its order."""
+"""The operator's arguments and results. `slots` are the slots that the row reads, in the row's order."""
 
 
 class Arguments(NamedTuple):
-    """The operator's arguments behind the place of the row."""
+    """The operator's arguments after `plan`, `index` and `age`."""
 
     model_output: Tensor
     sample: Tensor
@@ -49,25 +49,25 @@ class Arguments(NamedTuple):
         return [self.model_output, self.sample, self.noise, self.unconditional, *self.slots]
 
     def of(self, tensors: Sequence[Any]) -> Arguments:
-        """Arguments with other tensors, in the order of `tensors`."""
+        """These arguments with other tensors, in the order of the property `tensors`."""
         e, x, z, u, *slots = tensors
         return Arguments(e, x, z, u, self.guidance_scale, slots)
 
 
 class Places(NamedTuple):
-    """Slots of a row, for callers who hold what the slots hold."""
+    """The slots of a row, for callers that keep the slots' tensors."""
 
     reads: tuple[int, ...]
     """The slots that the operator takes, in this order."""
     stores: tuple[int, ...]
-    """The slots that the results behind the next sample belong to."""
+    """The slots of the results after the next sample, in this order."""
     keeps: tuple[int, ...]
-    """The slots that hold the step's own sample from then on. The operator doesn't copy it."""
+    """The slots that hold the step's own sample afterwards. The operator doesn't copy the sample."""
     reads_noise: bool
 
 
 class TakenRow(StepRow):
-    """A row of a plan as the operator takes it."""
+    """A row of a plan in the operator's form."""
 
     __slots__ = "combinations", "guided", "is_affine", "places"
 
@@ -85,11 +85,11 @@ class TakenRow(StepRow):
         """The last guidance scale, and its `guided_row`."""
 
     def transposed(self, stream: str | int, factor: float, gradients: Sequence[Tensor | None]) -> Tensor | None:
-        """The gradient of an argument of an affine row, in float32 or float64; None where no result with a gradient reads it.
+        """The gradient of an affine row's argument, in float32 or float64; None if no result with a gradient reads the argument.
 
         stream     the argument's member of combinations, or its slot
-        factor     what its elements are multiplied by before they are combined
-        gradients  those of the results
+        factor     the argument's factor before the combination
+        gradients  the gradients of the results
         """
         total: Tensor | None = None
         for combination, gradient in zip(self.combinations, gradients):
@@ -106,10 +106,10 @@ class TakenRow(StepRow):
 
 
 def guided_row(row: Row, reads_noise: bool, scale: float) -> StepRow | None:
-    """A row that takes the unconditional output in the place of noise, and the noise, where it reads any, as its first slot.
+    """A row for a guided step. It takes the unconditional output in place of the noise, and the noise, if any, as its first slot.
 
-    Its sums have the order and the coefficients of the library's guided steps. None: there is no such row, because the noise is
-    scaled by a variance or needed for the prediction, or because all slots are in use.
+    Its sums have the order and the coefficients of the library's guided steps. Returns None if a variance scales the noise, if the
+    prediction reads the noise, or if no slot is free for the noise.
     """
     used = {*row.read, *row.stored}
     free = [slot for slot in range(_library.MAX_SLOTS) if slot not in used]
@@ -129,12 +129,12 @@ def guided_row(row: Row, reads_noise: bool, scale: float) -> StepRow | None:
 
 
 class Steps(Core):
-    """The steps of a plan: what the operator finds by the plan's key."""
+    """The steps of a plan. The operator finds them by the plan's key."""
 
     _tensors = _tensors
 
     def __init__(self, plan: _handles.Plan) -> None:
-        # The drop-ins' rules: a step whose caller keeps what steps remember counts as stateless.
+        # As in the drop-ins, a class counts as stateless if its callers keep the tensors between steps.
         is_stateless = plan.description.is_stateless or plan.description.attributes.timestep is not None
         self.description = plan.description._replace(returns_report=False, is_stateless=is_stateless)  # type: ignore[misc]
         self.config = Configuration(plan.config)
@@ -146,7 +146,7 @@ class Steps(Core):
         """The rows of each evaluation, by age."""
 
     def row(self, index: int, age: int) -> TakenRow:
-        """The row of a step. Raises InvalidValueError where there is none."""
+        """The row of a step. Raises InvalidValueError if the plan has no such step."""
         check_place(index, age, len(self.rows))
         rows = self.rows[index]
         return rows[min(age, len(rows) - 1)]
@@ -194,18 +194,18 @@ class Steps(Core):
         return shape
 
     def types(self, given: Arguments) -> tuple[torch.dtype, torch.dtype]:
-        """The type of the next sample, and that of stores."""
+        """The element types of the next sample and of the stores."""
         dtype, common = self._types(given.model_output, given.sample, given.noise)
         return dtype, _tensors.computing_type(common)
 
     def is_channels_last(self, given: Arguments) -> bool:
-        """Whether results are stored with their channels last."""
+        """Whether the results are stored with channels last."""
         return _tensors.layout(given.model_output, given.sample)
 
     # ---- Results
 
     def by_library(self, row: TakenRow, given: Arguments) -> list[Tensor]:
-        """The results on the host."""
+        """The results by the library, on the host."""
         taken, e, z, slots = self._single(row, given)
         results, stored = self._run(self._plan, taken, e, given.sample, z, slots, None)
         if given.unconditional is None:
@@ -214,7 +214,7 @@ class Steps(Core):
         return [*(each.to(dtype) for each in results), *(each.to(work) for each in stored)]
 
     def by_kernel(self, row: TakenRow, given: Arguments) -> list[Tensor] | None:
-        """The results by one launch on the tensors' device; None where no kernel takes these tensors."""
+        """The results by a kernel on the tensors' device; None if the kernels can't take these tensors."""
         taken, e, z, slots = self._single(row, given)
         x, (dtype, work) = given.sample, self.types(given)
         if not _launch.takes(e, x, *slots, *([] if z is None else [z])):
@@ -223,7 +223,7 @@ class Steps(Core):
         return None if made is None else [*made[0], *made[1]]
 
     def _single(self, row: TakenRow, given: Arguments) -> tuple[StepRow, Tensor, Tensor | None, Sequence[Tensor]]:
-        """A step of one pass: its row, and in its terms model output, noise, and the slots that it reads."""
+        """The step as one row, guided or not: the row, and the tensors that it takes as model output, as noise and as slots."""
         e, x, z, u, scale, slots = given
         if u is None:
             return row, e, z, slots
@@ -244,7 +244,7 @@ class Steps(Core):
         return [*(each.to(dtype) for each in results), *(each.to(work) for each in stored)]
 
     def _guided(self, given: Arguments) -> Tensor:
-        """The guided output of a model, in float32 or float64. Its variance, if there is one, is that of the conditional output."""
+        """The guided model output, in float32 or float64. If there is a variance, it is the conditional output's."""
         e, x, scale = given.model_output, given.sample, given.guidance_scale
         work = _tensors.at_least_float32(_tensors.common_type(e, x))
         pair = (self._prediction(each, x).to(work) for each in (e, given.unconditional))
@@ -258,12 +258,12 @@ class Steps(Core):
 
 
 def _axis(x: Tensor) -> int:
-    """The axis on which a variance lies behind the prediction."""
+    """The axis on which a variance follows the prediction."""
     return 1 if x.ndim > 1 else 0
 
 
 def _form(tensor: Tensor) -> str:
-    """Type and shape of a tensor, for messages."""
+    """The type and the shape of a tensor, for messages."""
     return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
 
 
@@ -273,7 +273,7 @@ def _expands(shape: Sequence[int], target: Sequence[int]) -> bool:
 
 
 def check_place(index: int, age: int, count: int) -> None:
-    """Raises InvalidValueError where a plan of `count` evaluations has no such row."""
+    """Raises InvalidValueError if a plan of `count` evaluations has no such row."""
     if not 0 <= index < count:
         raise _library.InvalidValueError(f"index is {index}, but must be from 0 to {count - 1}")
     if age < 0:
@@ -287,9 +287,9 @@ _adding = threading.Lock()
 
 
 def added(plan: _handles.Plan) -> tuple[str, Steps]:
-    """The key of a plan, and its steps. The operator finds them as long as the caller keeps them.
+    """The key of a plan, and its steps. The operator finds the steps only while the caller keeps them.
 
-    The key is a hash of the configuration and of all coefficients. Equal plans have one key, in every process, so a loop is
+    The key is a hash of the configuration and of all coefficients. Equal plans have equal keys in every process, so a loop is
     compiled once for all of them.
     """
     key = hashlib.sha256(f"{plan.config_text}\n{plan.text}".encode()).hexdigest()[:32]
@@ -301,7 +301,7 @@ def added(plan: _handles.Plan) -> tuple[str, Steps]:
 
 
 def _found(plan: str, index: int, age: int) -> tuple[Steps, TakenRow]:
-    """The steps of the plan with a key, and a row of it."""
+    """The steps of the plan with this key, and one of the plan's rows."""
     steps = _alive.get(plan)
     if steps is None:
         raise _library.InvalidValueError(
@@ -314,10 +314,10 @@ def _found(plan: str, index: int, age: int) -> tuple[Steps, TakenRow]:
 
 
 def _on_device(plan: str, index: int, age: int, *arguments: Any) -> list[Tensor]:
-    """The step on devices that the library can't reach: by a kernel where there is one, else by torch's operations.
+    """The step on devices that the library can't reach: by a kernel if one takes the tensors, else by torch's operations.
 
-    Results have the shape of `checked`, the types of `types` and the order of axes of `is_channels_last`; they share no memory with
-    an argument.
+    The results have the shape of `checked`, the types of `types` and the memory layout of `is_channels_last`. They share no memory
+    with the arguments.
     """
     steps, row = _found(plan, index, age)
     given = Arguments(*arguments)
@@ -330,7 +330,7 @@ def _on_device(plan: str, index: int, age: int, *arguments: Any) -> list[Tensor]
 
 
 def _on_host(plan: str, index: int, age: int, *arguments: Any) -> list[Tensor]:
-    """The step in the host's memory."""
+    """The step on the host."""
     steps, row = _found(plan, index, age)
     given = Arguments(*arguments)
     steps.checked(row, given)
@@ -352,9 +352,9 @@ def _like(plan: str, index: int, age: int, *arguments: Any) -> list[Tensor]:
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Sequence[Tensor]) -> None:
-    """Keeps what the backward pass needs: the forms of an affine row's arguments, of others the arguments.
+    """Keeps the arguments for the backward pass. For an affine row, their shapes and types are enough.
 
-    The plan lives as long as the graph does.
+    The graph keeps the plan alive.
     """
     ctx.steps, ctx.row = _found(*inputs[:3])
     given = Arguments(*inputs[3:])
@@ -374,7 +374,7 @@ def _backward(ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[Any, ...]:
 
 
 def _affine_gradients(ctx: Any, needed: Arguments, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """The gradients of the arguments: those of the results, combined with the transposed coefficients."""
+    """The gradients of the arguments: the results' gradients, combined with the transposed coefficients."""
     row, forms = ctx.row, ctx.forms
     scale = 1.0 if forms.unconditional is None else forms.guidance_scale
     streams = [("model_output", scale), ("sample", 1.0), ("noise", 1.0), ("model_output", 1 - scale)]
@@ -385,7 +385,7 @@ def _affine_gradients(ctx: Any, needed: Arguments, gradients: Sequence[Tensor | 
         if gradient is not None:
             shape, dtype = form
             if stream == "model_output" and shape != gradient.shape and ctx.steps._plan.properties.learns_variance:
-                # The row passes over the variance.
+                # The row doesn't read the variance.
                 gradient = torch.cat([gradient, torch.zeros_like(gradient)], _axis(gradient))
             gradient = gradient.sum_to_size(shape).to(dtype)
         made.append(gradient)
@@ -393,9 +393,9 @@ def _affine_gradients(ctx: Any, needed: Arguments, gradients: Sequence[Tensor | 
 
 
 def _recomputed_gradients(ctx: Any, needed: Arguments, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """The gradients of the arguments: autograd's, through torch's operations."""
+    """The gradients of the arguments, by autograd through torch's operations."""
     saved, flags = list(ctx.saved_tensors), [bool(each) for each in needed.tensors]
-    is_differentiated = torch.is_grad_enabled()  # Gradients of these gradients may be asked for.
+    is_differentiated = torch.is_grad_enabled()  # The caller may want gradients of the gradients.
     with torch.enable_grad():
         if not is_differentiated:
             saved = [each if each is None else each.detach().requires_grad_(flag) for each, flag in zip(saved, flags)]
@@ -415,7 +415,7 @@ def _recomputed_gradients(ctx: Any, needed: Arguments, gradients: Sequence[Tenso
 
 
 def _batched(info: Any, in_dims: tuple[Any, ...], plan: str, index: int, age: int, *arguments: Any) -> tuple[Any, Any]:
-    """vmap's rule: the steps of all batches as one of more items."""
+    """The rule for vmap: the steps of all batches are one step of more items."""
     steps, _ = _found(plan, index, age)
     given, dims = Arguments(*arguments), Arguments(*in_dims[3:])
     size = info.batch_size

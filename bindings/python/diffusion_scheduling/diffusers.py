@@ -1,22 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Drop-in replacements for diffusers' schedulers: the same classes, with the work done by the library.
+"""Drop-in replacements for diffusers' schedulers: the same classes, computed by the library.
 
     from diffusion_scheduling.diffusers import DEISMultistepScheduler
     pipe.scheduler = DEISMultistepScheduler.from_config(pipe.scheduler.config)
 
-Each class derives from the original of its name, so that pipelines accept it, and takes from it what has to do with
-configurations: the constructor, loading, saving and the hub. Timesteps, noise levels, conversions, steps and noise addition
-are the library's. There is one for each class that both the library and the installed diffusers have; where that needs a package
-that isn't installed, such as torchsde, diffusers' stand-in for its class, which says so when it is used. Where pipelines call other
-methods of a class than ``step``, a stand-in of ours says so.
+Each class derives from the original with its name, so pipelines accept it. The original provides the constructor, loading, saving
+and the hub. The library provides timesteps, noise levels, conversions, steps and noise addition.
 
-Tensors in the host's memory are read and written where they are. Tensors on CUDA and XPU are stepped by one launch of a Triton
-kernel if Triton is installed. Other tensors, and those that need gradients, go through the same plan with torch's own operations.
-The host knows all that a step needs to know, so nothing is read back but the timesteps of items or tokens that have their own.
+There is a drop-in for each class that both the library and the installed diffusers have, with two exceptions. If a class needs a
+package that isn't installed, such as torchsde, its name here is diffusers' stand-in, which raises an error when it is used. If
+pipelines step a class by other calls than ``step`` at a timestep, its name here is a stand-in of this package, which raises
+UnsupportedError with the reason.
 
-Threads may take steps with one stateless scheduler at once, one whose steps depend on nothing but their arguments. The others count
-the steps of a run, which is one thread's at a time.
+The library reads and writes contiguous tensors in the host's memory directly. Tensors on CUDA and XPU step by a Triton kernel if
+Triton is installed. Other tensors, and tensors that need gradients, step through the same plan by torch's operations. A step at an
+element of the scheduler's own ``timesteps`` reads nothing back from the device. Other timesteps on a device, and separate timesteps
+of items or tokens, are read back.
+
+Several threads may use one stateless scheduler at once, because its steps depend only on their arguments. The other schedulers
+count the steps of a run, and only one thread at a time may use a run.
 """
 
 from typing import Any
@@ -40,14 +43,16 @@ _made = {
 }
 globals().update(_made)
 
-# Classes only: `import *` gives the names that diffusers has, but for those with a stand-in of ours.
+# `import *` gives the classes, except those with a stand-in of this package.
 __all__ = [name for name in _made if DESCRIPTIONS[name].other_calls is None]
 
 
 def make_scheduler(name: str, model: Any = None, **kwargs: Any) -> Any:
-    """Makes the drop-in of a sampler's name: see ``diffusion_scheduling.make_scheduler``.
+    """Makes the drop-in for a sampler's name.
 
-    pipe.scheduler = make_scheduler("DPM++ 2M Karras", pipe.scheduler)
+        pipe.scheduler = make_scheduler("DPM++ 2M Karras", pipe.scheduler)
+
+    Arguments and errors as for ``diffusion_scheduling.make_scheduler``.
     """
     plan = Plan.named(name, model, kwargs)
     return _made[plan.class_name].from_config(plan.config)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Steps for torch.compile and autograd: functions of tensors, where the classes have state.
+"""Steps for torch.compile and autograd: functions of tensors, without the state of the scheduler classes.
 
     import torch
     from diffusion_scheduling import DEISMultistepScheduler
@@ -18,8 +18,8 @@
             x, slots = plan.step(index, model_output, x, slots)
         return x
 
-A step is one operator, ``torch.ops.diffusion_scheduling.step``. The library takes it on the host, a kernel on devices that Triton
-compiles for, and torch's operations elsewhere. Gradients flow through it, also through gradients. It needs torch, not diffusers.
+A step is one operator, ``torch.ops.diffusion_scheduling.step``. The library runs it on the host, a Triton kernel on CUDA and XPU,
+and torch's operations elsewhere. Steps have gradients, and gradients of gradients. This module needs torch, but not diffusers.
 """
 
 from __future__ import annotations
@@ -42,21 +42,23 @@ if TYPE_CHECKING:
 
 
 class Plan:
-    """The plan that a scheduler has when this is made. It never changes: to a compiler its numbers are constants.
+    """A scheduler's plan at the time of construction. It never changes: a compiler sees its numbers as constants.
 
-    scheduler  one of this package's, on NumPy arrays or for diffusers, whose timesteps are set
-    options    options of the run that replace the scheduler's, such as ``eta``
+    scheduler  a scheduler of this package, on NumPy arrays or a drop-in, whose timesteps have been set
+    options    run options that replace the scheduler's, such as ``eta``
 
-    The operator finds a plan as long as a ``Plan`` of it exists. A process that loads an exported program makes a Plan of an equal
-    scheduler first.
+    The operator finds a plan only while a ``Plan`` of it exists. Before a process runs an exported program, it must make a Plan
+    from an equal scheduler.
+
+    Raises InvalidValueError for the arguments, or TimestepError before timesteps are set (both are ValueErrors).
     """
 
     key: str
-    """The plan's argument of the operator: equal for equal plans."""
+    """The operator's argument for the plan. Equal plans have equal keys."""
     timesteps: tuple[float, ...]
     """The timestep that the model gets at each step; integers if all are whole numbers."""
     input_scales: tuple[float, ...]
-    """The model's input at each step is the sample times this."""
+    """The input scale of each step: the model's input is the sample times this number."""
     init_noise_sigma: float
     """The standard deviation of the noise that a run starts with."""
     slot_count: int
@@ -101,7 +103,7 @@ class Plan:
         return [None] * self.slot_count
 
     def needs_noise(self, index: int, age: int | None = None) -> bool:
-        """Whether a step reads noise; arguments as for ``step``."""
+        """Whether a step reads noise. Arguments and errors as for ``step``."""
         return self._places_of(index, age).reads_noise
 
     def step(
@@ -116,19 +118,18 @@ class Plan:
         guidance_scale: float = 1.0,
         age: int | None = None,
     ) -> tuple[Tensor, list[Tensor | None]]:
-        """The next sample, and the slots after the step.
+        """Takes a step. Returns the next sample, and the slots after the step.
 
-        index           the step; a compiled function has code of its own for each
-        model_output    the model's output at ``timesteps[index]``; under the condition, if the step is guided
-        sample          decides the shape of the results, with broadcasting; the types are those of the scheduler's ``step``
-        slots           those that the step before returned; none before the first step
-        noise           standard normal numbers, shaped as the sample; read where ``needs_noise`` says so
-        unconditional   the model's output without the condition, of which the step makes
-                        unconditional + guidance_scale (model_output - unconditional); a variance is that of model_output
-        age             the number of steps that the run has taken before; None: `index`. Runs that begin at a later step than the
-                        first count their own.
+        index           the step; a compiled function has separate code for each index
+        model_output    the model's output at ``timesteps[index]``; with the condition, if the step is guided
+        sample          sets the shape of the results, with broadcasting; the results' types are those of the scheduler's ``step``
+        slots           the slots that the previous step returned; empty before the first step
+        noise           standard normal numbers, shaped like the sample; read if ``needs_noise``
+        unconditional   the model's output without the condition. The step then uses
+                        unconditional + guidance_scale (model_output - unconditional), with the variance of model_output.
+        age             the number of steps that the run has taken before this one; None: `index`, as in a run from the first step
 
-        Raises InvalidValueError, a ValueError.
+        Raises InvalidValueError, a ValueError, or UnsupportedError for tensors with forward-mode tangents.
         """
         places = self._places_of(index, age)
         held = list(slots) if len(slots) else self.empty_slots()
@@ -164,7 +165,7 @@ class Plan:
 
 
 def _has_tangents(tensors: Sequence[Tensor | None]) -> bool:
-    """Whether forward-mode derivatives are asked for, which torch would take for zero."""
+    """Whether a tensor has a forward-mode tangent. torch would take the derivative of the operator for zero."""
     return forward_ad._current_level >= 0 and any(
         each is not None and forward_ad.unpack_dual(each).tangent is not None for each in tensors
     )

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Steps of batches on devices, by one kernel launch each and without waiting for the device.
+"""Steps of batches on devices: one kernel launch per step, without waiting for the device.
 
     from diffusion_scheduling import DEISMultistepScheduler
     from diffusion_scheduling.torch import DeviceBatch, PlanTable
@@ -12,9 +12,10 @@
     for _ in range(20):
         sample = batch.step(model(batch.model_input(sample), batch.timesteps), sample, out=sample)
 
-The rows of plans are a table on the device. The place of each batch item in it is a number on the device, too, which a step reads
-and moves on: so each item has a plan and a timestep of its own, and a step that has been captured in a CUDA graph can be replayed
-for all steps of all requests. The kernels are Triton's; docs/DEVICES.md says what they promise.
+A table on the device has the rows of all plans as records. For each batch item, the device also has the number of the item's
+record. A step reads this number, and replaces it by the number of the next record. So each item has a separate plan and timestep,
+and one step captured in a CUDA graph can be replayed for all steps of all requests. The kernels are written in Triton;
+docs/DEVICES.md states their error bounds.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from ._handles import Plan
 from ._launch import Features, Launch, Workspace
 
 MOST_SCALES = 64
-"""The most guidance scales, given as numbers, that a batch keeps on its device."""
+"""The most guidance scales that a batch keeps on its device, of those given as numbers."""
 
 
 class _Entry:
@@ -45,28 +46,33 @@ class _Entry:
 
     @functools.cached_property
     def starts(self) -> list[int]:
-        """The evaluations that a run may begin with: the first ones of steps."""
+        """The evaluations at which a run may begin: the first evaluation of each step."""
         steps = [evaluation["step"] for evaluation in json.loads(self.plan.text)["evaluations"]]
         return [i for i, step in enumerate(steps) if i == 0 or step > steps[i - 1]]
 
     def place(self, index: int) -> int:
-        """The place among this plan's records of evaluation `index` of a run that begins with it."""
-        return int(np.argmax(self.records["evaluation"] == index))  # That of the age 0, which comes first.
+        """The index, among this plan's records, of the record for a run that begins at evaluation `index`."""
+        return int(np.argmax(self.records["evaluation"] == index))  # The record of age 0 comes first.
 
 
 class PlanTable:
-    """The rows of one or several plans, in the memory of a device.
+    """The rows of one or more plans, in a device's memory.
 
-    schedulers  schedulers whose timesteps have been set, of any classes; NumPy's or drop-ins. Their numbers in this list name them.
-    device      where the batches are
-    capacity    the number of records that there is room for; None: of these plans. A plan of n steps has about n times its order.
+    schedulers  schedulers of any classes whose timesteps have been set: on NumPy arrays, or drop-ins. The index in this list is the
+                plan's number.
+    device      the device of the batches
+    capacity    the most records that the table can hold; None: the number of these plans' records. A plan's number of records is
+                about its number of steps times its order.
+
+    Raises UnsupportedError if Triton isn't installed, InvalidValueError for the arguments, and TimestepError for a scheduler whose
+    timesteps haven't been set.
     """
 
     def __init__(self, schedulers: Sequence[Any], device: torch.device | str = "cuda", capacity: int | None = None) -> None:
         if not schedulers:
             raise _library.InvalidValueError("schedulers is empty, but must have at least one scheduler")
         self.device = torch.empty(0, device=device).device
-        """The device, with its number."""
+        """The device, with its index."""
         _launch.kernels()
         if self.device.type not in _launch.DEVICES and not (self.device.type == "cpu" and _launch.is_interpreted()):
             raise _library.InvalidValueError(f"device is {self.device.type}, but must be {' or '.join(sorted(_launch.DEVICES))}")
@@ -96,9 +102,10 @@ class PlanTable:
         return _Entry(plan, first, _launch.table_of(plan, first))
 
     def add(self, scheduler: Any) -> int:
-        """Appends the plan of one more scheduler, and returns its number. Captured graphs serve it, too.
+        """Appends the plan of one more scheduler, and returns the plan's number. Captured graphs serve this plan too.
 
-        Raises UnsupportedError where it needs what no scheduler of the constructor needed: the kernels have been compiled without.
+        Raises UnsupportedError if the plan needs a feature without which the kernels have been compiled, because no scheduler of
+        the constructor needed it. Raises MemoryExhaustedError if the table is full.
         """
         first = sum(len(entry.records) for entry in self._entries)
         entry = self._entry(scheduler, first)
@@ -127,7 +134,7 @@ class PlanTable:
         return self._entries[plan]
 
     def evaluations(self, plan: int = 0) -> int:
-        """The number of evaluations of the model in a run of a plan, which is that of steps."""
+        """The number of model evaluations in a run of a plan. Each evaluation takes one ``step`` of the batch."""
         return self._known(plan).count
 
     def init_noise_sigma(self, plan: int = 0) -> float:
@@ -135,7 +142,10 @@ class PlanTable:
         return self._known(plan).plan.init_noise_sigma
 
     def record(self, plan: int = 0, index: int = 0) -> int:
-        """The number of the record that a run begins with at evaluation `index`."""
+        """The number of the record for a run that begins at evaluation `index`.
+
+        Raises InvalidValueError if the plan has no such evaluation, or a run can't begin there.
+        """
         entry = self._known(plan)
         if not 0 <= index < entry.count:
             raise _library.InvalidValueError(f"index is {index}, but must be from 0 to {entry.count - 1}")
@@ -145,17 +155,19 @@ class PlanTable:
 
 
 class DeviceBatch:
-    """A batch of requests on a device, each at a step of its own.
+    """A batch of requests on a device, each at a separate step.
 
-    All that a step needs besides its arguments is in tensors here, which keep their addresses.
+    Besides its arguments, a step uses only tensors of this object and of its table. Their addresses never change.
 
     table            the plans
-    shape            of samples, [items, ...]
-    dtype            of slots, and of noise that the kernel draws: mostly the samples'
-    sums             "float32": with coefficients in two parts; "float64": with the bits of the library's steps on the host
+    shape            of the samples, [items, ...]
+    dtype            of the slots, and of the noise that the kernel draws; usually the samples' type
+    sums             "float32": sums with coefficients in two parts; "float64": the same bits as the library's steps on the host
     timestep_dtype   of `timesteps`
-    memory_format    of the slots: that of the samples, or steps take longer
-    draws_noise      whether steps that are given no noise draw it by the items' seeds
+    memory_format    of the slots; steps take longer if the samples have another format
+    draws_noise      whether steps without given noise draw noise from the items' seeds
+
+    Raises InvalidValueError, a ValueError.
     """
 
     def __init__(
@@ -181,16 +193,16 @@ class DeviceBatch:
         """Whether the kernel draws noise that isn't given."""
         device, n = table.device, self.shape[0]
         self.rows = torch.zeros(n, dtype=torch.int32, device=device)
-        """[items] the numbers of the items' records; 0: the place is free."""
+        """[items] the numbers of the items' records; 0: a free place."""
         self.timesteps = torch.zeros(n, dtype=timestep_dtype, device=device)
-        """[items] what the model is told; 0 in free places."""
+        """[items] the timesteps that the model gets; 0 in free places."""
         self.input_scales = torch.ones(n, dtype=torch.promote_types(dtype, torch.float32), device=device)
-        """[items] the factors of the model's inputs; 1 in free places."""
+        """[items] the factors from samples to model inputs; 1 in free places."""
         self.seeds, self.offsets = (torch.zeros(n, dtype=torch.int64, device=device) for _ in range(2))
-        """[items] of the items' generators, as torch's on CUDA have them."""
+        """[items] the seeds and offsets of the items' generators, as in torch's generators on CUDA."""
         slots = [torch.zeros(self.shape, dtype=dtype, device=device).to(memory_format=memory_format)]
         self.slots = slots[0].new_empty((max(1, table.features.slots), *self.shape))
-        """[slots, items, ...]"""
+        """[slots, items, ...] the tensors that rows store for later steps."""
         if slots[0].numel() and not slots[0].is_contiguous():
             size = slots[0].numel()
             self.slots = self.slots.as_strided(self.slots.shape, (size, *slots[0].stride()))
@@ -203,10 +215,12 @@ class DeviceBatch:
     def begin(self, item: int, plan: int = 0, index: int = 0, *, seed: int | None = None, offset: int = 0) -> None:
         """Begins a run at a place of the batch.
 
-        item          the place; a run there is forgotten
+        item          the place; a run that is there ends
         plan          the plan's number in the table
-        index         the first evaluation; later ones than 0 are for image-to-image
-        seed, offset  of a ``torch.Generator("cuda")`` that the run's noise is drawn from; `offset` is its ``get_offset()``
+        index         the first evaluation; above 0 for image-to-image
+        seed, offset  of the ``torch.Generator("cuda")`` that draws the run's noise; `offset` is its ``get_offset()``
+
+        Raises InvalidValueError, a ValueError.
         """
         self._check_item(item)
         record = self.table.record(plan, index)
@@ -223,7 +237,7 @@ class DeviceBatch:
             self.offsets[item].fill_(offset)
 
     def free(self, item: int) -> None:
-        """Frees a place of the batch: steps leave its sample as it is. A run that has ended is free already."""
+        """Frees a place of the batch: steps leave its sample unchanged. A run that ends frees its place itself."""
         self._check_item(item)
         self._set(item, 0, 0.0, 1.0)
 
@@ -237,7 +251,7 @@ class DeviceBatch:
         self.input_scales[item].fill_(scale)
 
     def model_input(self, sample: Tensor, out: Tensor | None = None) -> Tensor:
-        """The samples times the items' input scales; the sample itself where no plan has any but 1 and there is no `out`."""
+        """The samples times the items' input scales. Without `out`, and if all scales of all plans are 1, `sample` itself."""
         if out is None and not self.table.features.scales_inputs:
             return sample
         scaled = sample.to(self.input_scales.dtype) * self.input_scales.view(-1, *[1] * (sample.ndim - 1))
@@ -259,14 +273,16 @@ class DeviceBatch:
 
         All tensors are [items, ...], of any floating-point types and strides.
 
-        model_output    with the condition, if steps are guided; may have a variance behind the prediction on axis 1
-        sample          stays as it is in free places
+        model_output    the model's output; with the condition, if steps are guided; axis 1 may hold a variance after the prediction
+        sample          the items' samples; those in free places stay unchanged
         unconditional   the model's output without the condition
         guidance_scale  one number, or a tensor [items] on the device; an item with the scale 1 isn't guided
-        noise           standard normal numbers; None: drawn by the items' seeds, where a plan needs some
+        noise           standard normal numbers; None: drawn from the items' seeds, if a plan needs noise
         out             the tensor to write to and return, which may be `sample`; None: a new one like the sample
-        report          a tensor to write the predicted clean sample to, or what else the plan reports
-        model_input     a tensor to write the model's next input to, which is the next sample times the input scale
+        report          the tensor to write the plan's report to, usually the predicted clean sample
+        model_input     the tensor to write the model's next input to: the next sample times the next input scale
+
+        Raises InvalidValueError, a ValueError.
         """
         if (unconditional is None) != (guidance_scale is None):
             raise _library.InvalidValueError("unconditional and guidance_scale must both be given, or neither")
@@ -298,7 +314,7 @@ class DeviceBatch:
         """The tensors of a launch."""
         variance = None
         if e.ndim > 1 and len(self.shape) == e.ndim and e.shape[1] == 2 * self.shape[1]:
-            # The elements of an item lie one behind the other, on its first axis.
+            # An item's prediction and variance follow one another on axis 1.
             e, variance = e.chunk(2, 1)
             u = None if u is None else u.chunk(2, 1)[0]
         z = z if self.table.features.draws_noise else None
@@ -306,7 +322,7 @@ class DeviceBatch:
         return x, e, u, variance, z, self.slots[0], None, None, None, None, None, y, None, None, report, model_input
 
     def _check(self, tensors: Sequence[Tensor | None], model_output: Tensor) -> None:
-        """Refuses tensors that kernels can't read."""
+        """Raises InvalidValueError for tensors that the kernels can't read or write."""
         names = {
             _launch.E: "model_output",
             _launch.X: "sample",
@@ -337,7 +353,7 @@ class DeviceBatch:
             )
 
     def _scale(self, scale: Tensor | float) -> Tensor:
-        """The guidance's scale on the device: one, or [items]."""
+        """The guidance scale on the device: one number, or [items]."""
         if isinstance(scale, Tensor):
             if scale.device != self.table.device:
                 raise _library.InvalidValueError(f"guidance_scale is on {scale.device}, but must be on {self.table.device}")
