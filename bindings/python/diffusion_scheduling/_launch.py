@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Steps by the kernels of ``_triton_kernels`` on torch's tensors: what is known on the host of a launch.
+"""The host's side of the kernels in ``_triton_kernels``: launches of steps on torch's tensors.
 
-Triton is imported when the first step asks for it.
+Triton is imported at the first step that needs it.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ RECORD_BYTES = 1024
 TYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 """The element types of the kernels."""
 DEVICES = {"cuda", "xpu"}
-"""The devices that Triton compiles for."""
+"""The types of device that Triton compiles for."""
 SUMS = "float32", "float64"
 
 X, E, U, V, Z, SLOT, Y, STORE, REPORT, INPUT, TENSORS = 0, 1, 2, 3, 4, 5, 11, 12, 14, 15, 16
-"""The places of tensors in a launch."""
+"""The indices of the tensors in a launch, and their number. Six slots begin at SLOT, two stores at STORE."""
 _REPORT_TERMS, _PREDICTION_TERMS = 0x3FF << 30, 7 << 40
 _PREDICTION_USES = 0x8020080200
-"""The bits of `Features.uses` for coefficients of the report, of p's tensors, and of p."""
+"""The bits of `Features.uses` for the coefficients in the report, for the coefficients in p, and for the coefficients of p."""
 
 RECORD = np.dtype(
     [
@@ -47,7 +47,7 @@ RECORD = np.dtype(
         *(("prediction_parts", "<f4", (4, 2)), ("output_parts", "<f4", (4, 10, 2)), ("padding", "<i4", 48)),
     ]
 )
-"""``ds_device_row``."""
+"""``ds_device_row`` as a NumPy type."""
 
 
 @functools.cache
@@ -58,7 +58,7 @@ def has_triton() -> bool:
 
 @functools.cache
 def kernels() -> Any:
-    """The module of the kernels. Raises UnsupportedError where Triton isn't installed."""
+    """The module with the kernels. Raises UnsupportedError if Triton isn't installed."""
     if not has_triton():
         raise _library.UnsupportedError("steps on devices need Triton, which isn't installed: pip install triton")
     from . import _triton_kernels
@@ -68,7 +68,7 @@ def kernels() -> Any:
 
 @functools.cache
 def is_interpreted() -> bool:
-    """Whether Triton interprets kernels on the host, as TRITON_INTERPRET=1 says."""
+    """Whether Triton interprets kernels on the host, because of TRITON_INTERPRET=1."""
     from triton import knobs
 
     return bool(knobs.runtime.interpret)
@@ -78,23 +78,23 @@ def is_interpreted() -> bool:
 
 
 class Features(NamedTuple):
-    """The features that records need of a kernel, of any of them."""
+    """The features of a kernel that serves a set of records."""
 
     uses: int
-    """Bit 10 k + i: output k has a coefficient of term i; bit 40 + i: p has. Terms are x, e, z, six slots and p."""
+    """Bit 10 k + i: output k of a record has a coefficient for term i; bit 40 + i: p has one. Terms: x, e, z, six slots, p."""
     reads: int
     """The most slots that a record reads."""
     slots: int
-    """One more than the greatest number of a slot."""
+    """The highest slot number plus 1."""
     clamps: int
-    """Bit 1: a range; bit 2: a dynamic threshold."""
+    """Bit 1: a record clamps to a range; bit 2: to a dynamic threshold."""
     scales_noise: bool
     draws_noise: bool
     scales_inputs: bool
 
     @classmethod
     def of(cls, records: Any) -> Features:
-        """The features of an array of records."""
+        """The features for an array of records."""
         outputs = (records["outputs"] != 0).any(axis=0).ravel()
         prediction = (records["prediction"] != 0).any(axis=0)[:3]
         bits = np.concatenate([outputs, prediction])
@@ -110,7 +110,7 @@ class Features(NamedTuple):
         )
 
     def united(self, other: Features) -> Features:
-        """The features of both."""
+        """The features for the records of both."""
         return Features(
             uses=self.uses | other.uses,
             reads=max(self.reads, other.reads),
@@ -122,13 +122,13 @@ class Features(NamedTuple):
         )
 
     def uses_of(self, has_report: bool) -> int:
-        """The bits of a step with or without a report."""
+        """The bits of a step with or without a report. Without an output that reads p, p has none."""
         uses = self.uses if has_report else self.uses & ~_REPORT_TERMS
         return uses if uses & _PREDICTION_USES else uses & ~_PREDICTION_TERMS
 
 
 def table_of(plan: Plan, first_record: int) -> Any:
-    """All records of a plan, to follow as many in a table."""
+    """All records of a plan, for a table in which `first_record` records come before them."""
     length = c_size_t()
     status = library.ds_scheduler_device_table(plan.value, first_record, None, 0, byref(length))
     if status not in (_library.OK, _library.BUFFER_TOO_SMALL):
@@ -139,14 +139,14 @@ def table_of(plan: Plan, first_record: int) -> Any:
 
 
 def record_of(plan: Plan, row: _library.Row) -> Any:
-    """The record of a row, with slots of the caller's."""
+    """The record of a row whose slots are the caller's tensors."""
     buffer = create_string_buffer(RECORD_BYTES)
     check(library.ds_scheduler_device_row(plan.value, byref(row), buffer))
     return np.frombuffer(buffer.raw, RECORD)
 
 
 def uploaded(records: Any, device: torch.device) -> Tensor:
-    """Records on a device, [records, 128] doubles."""
+    """The records on a device, as [records, 128] doubles."""
     doubles = np.ascontiguousarray(records).view(np.float64).reshape(-1, RECORD_BYTES // 8)
     return torch.from_numpy(doubles.copy()).to(device, non_blocking=True)
 
@@ -155,14 +155,14 @@ def uploaded(records: Any, device: torch.device) -> Tensor:
 
 
 def kind_of_sums(sums: str, types: set[torch.dtype], scales_noise: bool) -> int:
-    """The kernels' number of a kind of sums, for tensors of these types."""
+    """The number of the kernels' kind of sums for tensors of these types."""
     module = kernels()
     if torch.float64 in types:
         kind = module.DOUBLE
     elif sums == "float32":
         kind = module.TWO_PARTS
     else:
-        # Half types alone are summed in float32, as by steps on the host.
+        # As on the host, sums are in float32 if all types are half types.
         kind = module.SINGLE if torch.float32 not in types and not scales_noise else module.SHORTENED
     return int(kind)
 
@@ -170,18 +170,18 @@ def kind_of_sums(sums: str, types: set[torch.dtype], scales_noise: bool) -> int:
 def arranged(
     tensors: Sequence[Tensor | None], shape: Sequence[int], in_order: bool
 ) -> tuple[tuple[int, ...], tuple[int, ...] | None, tuple[Any, ...]]:
-    """The places of elements in tensors [items, ...]: the strides of items, the sizes of the axes, and the strides of these.
+    """The memory layout of tensors [items, ...]: the items' strides, the sizes of the other axes, and these axes' strides.
 
-    Axes that all tensors have one after the other in memory are joined; the sizes are None where one axis without gaps is left. The
-    last axis comes first.
+    The last axis comes first. Neighbouring axes are joined if all tensors store them without a gap. The sizes are None if one axis
+    without gaps is left.
 
-    in_order  whether elements have to be counted as they are indexed, rather than as they lie in memory
+    in_order  whether elements are numbered by their indices, rather than by their order in memory
     """
     given = [tensor for tensor in tensors if tensor is not None]
     strides = [tuple(tensor.stride()) for tensor in given]
     axes = [axis for axis in range(1, len(shape)) if shape[axis] != 1]
     if not in_order:
-        axes.sort(key=lambda axis: -strides[0][axis])  # Stable, so axes that are repeated keep their order.
+        axes.sort(key=lambda axis: -strides[0][axis])  # Stable: axes with equal strides keep their order.
     joined: list[tuple[int, list[int]]] = []
     for axis in reversed(axes):
         own = [stride[axis] for stride in strides]
@@ -205,7 +205,7 @@ def arranged(
 
 @functools.cache
 def greatest_blocks(device: torch.device) -> int:
-    """The most blocks of 256 threads that torch's random kernels launch on a device; elsewhere than on CUDA those of an A100."""
+    """The most blocks of 256 threads that torch's random kernels launch on a CUDA device. For other devices, an A100's number."""
     if device.type != "cuda":
         return 108 * 8
     properties = torch.cuda.get_device_properties(device)
@@ -213,14 +213,14 @@ def greatest_blocks(device: torch.device) -> int:
 
 
 def block_size(n: int) -> int:
-    """The number of elements of an item that a block of 128 threads takes; all, where kernels are interpreted."""
+    """The elements of an item that one block of 128 threads takes. Interpreted blocks take all, up to 65,536."""
     if is_interpreted():
         return min(max(16, 1 << (n - 1).bit_length()), 2**16)
     return 512 if n < 2**18 else 1024
 
 
 class Workspace:
-    """Memory of the search for dynamic thresholds, zero before and after each step."""
+    """Memory of the search for dynamic thresholds. All of it except the thresholds is zero before and after each step."""
 
     def __init__(self, items: int, device: torch.device) -> None:
         words = kernels().BINS // 2
@@ -231,7 +231,7 @@ class Workspace:
 
 
 class Launch:
-    """The launches of steps whose tensors have the same types, sizes and strides."""
+    """The launches of a step, for tensors of given types, sizes and strides."""
 
     def __init__(
         self,
@@ -245,9 +245,9 @@ class Launch:
         slot_stride: int = 0,
     ) -> None:
         """
-        tensors   of a step, in the order of `step_kernel`, expanded to `shape`, [items, ...]
-        is_batch  whether the features are those of several records
-        draws     the type that noise drawn on the way is rounded to; None: it isn't drawn
+        tensors   the step's tensors in the order of `step_kernel`, expanded to `shape`, [items, ...]
+        is_batch  whether the features cover several records
+        draws     the type to which the kernel rounds the noise that it draws; None: it doesn't draw noise
         """
         module, device = kernels(), next(tensor.device for tensor in tensors if tensor is not None)
         self.items, self.n = int(shape[0]), int(np.prod(shape[1:], dtype=np.int64))
@@ -279,7 +279,7 @@ class Launch:
             ]
 
     def _reach(self) -> int:
-        """The greatest offset of an element in its item."""
+        """The greatest offset of an element within its item."""
         if self.sizes is None:
             return 0
         reaches = [sum(abs(s) * (size - 1) for s, size in zip(each, self.sizes)) for each in self.strides if each is not None]
@@ -293,11 +293,10 @@ class Launch:
         workspace: Workspace | None,
         scale: Tensor | None,
     ) -> None:
-        """Steps.
+        """Launches the kernels of a step.
 
-        scale  of the guidance, one or [items]
-
-        state  the numbers of the items' records, counters, timesteps, input scales, seeds and offsets; None: there are none
+        state  the items' record numbers, counters, timesteps, input scales, seeds and offsets; None: absent
+        scale  the guidance scale: one, or [items]; None: no guidance
         """
         if self.items == 0:
             return
@@ -328,7 +327,7 @@ def _triton_type(dtype: torch.dtype) -> Any:
 
 
 def takes(*tensors: Tensor) -> bool:
-    """Whether kernels can step these tensors: all are on one device that Triton compiles for, without gradients and transforms."""
+    """Whether the kernels can step these tensors: all on one device that Triton compiles for, without gradients or transforms."""
     device, has_gradients = tensors[0].device, torch.is_grad_enabled()
     return (
         device.type in DEVICES
@@ -351,7 +350,7 @@ def takes(*tensors: Tensor) -> bool:
 
 MOST_LAUNCHES = 1024
 _launches: dict[Any, Launch] = {}
-"""Launches of steps of one row, by everything that they depend on."""
+"""The launches of single rows, by features, device, and the tensors' shapes, strides and types."""
 
 
 def step_by_record(
@@ -364,9 +363,10 @@ def step_by_record(
     result_types: Sequence[torch.dtype],
     stored_type: torch.dtype,
 ) -> tuple[tuple[Tensor, ...], list[Tensor]] | None:
-    """The next sample and, if there is a type for it, the report; and the tensors that the row stores. None: an input is missing.
+    """Takes a step. Returns the results and the row's stores; None if noise or a variance is missing.
 
-    slots  the tensors that the row reads, in the order of ``row.reads``
+    slots         the tensors that the row reads, in the order of ``row.reads``
+    result_types  the type of the next sample and, if the report is wanted, the report's type
     """
     device = sample.device
     held = row.on_devices.get(device)
@@ -395,7 +395,7 @@ def step_by_record(
     key = features, device, tuple(None if each is None else (each.shape, each.stride(), each.dtype) for each in tensors)
     launch = _launches.get(key)
     if launch is None:
-        # Only thresholds tell items apart.
+        # Only thresholds depend on the items. Without them, all elements are one item.
         whole = features.clamps & 4 == 0 or x.ndim < 2
         shaped = [each if each is None or not whole else each[None] for each in tensors]
         if len(_launches) >= MOST_LAUNCHES:
@@ -408,5 +408,5 @@ def step_by_record(
 
 
 def on(device: torch.device) -> Any:
-    """A context in which launches are on a device."""
+    """A context that launches on a device."""
     return getattr(torch, device.type).device(device) if device.type in ("cuda", "xpu") else contextlib.nullcontext()

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Triton kernels that step by the records of a device table: see ``device_table.h`` for the records.
+"""Triton kernels that step by the records of a device table. ``device_table.h`` defines the records.
 
-One body serves two uses. A batch reads the number of each item's record from device memory and replaces it by the record's next
-one; a step of one record has tensors of the caller's as slots. Bits of `USES`, known when the kernel is compiled, say which
-coefficients any record may have. Those that a batch's record hasn't are 0: their tensors aren't read there.
+One body serves two uses. A batch reads the number of each item's record from device memory, and replaces it by the number of the
+next record. A step of one record has the caller's tensors as slots.
+
+The bits of `USES`, a constant of the compilation, name the coefficients that the records have. In a batch, a record may lack some
+of them: these coefficients are 0, and their tensors aren't read.
 """
 
 from __future__ import annotations
@@ -18,16 +20,16 @@ from triton.language.extra.cuda import libdevice
 RECORD_DOUBLES: Any = tl.constexpr(128)
 """The size of a record, in doubles."""
 FIRST_COEFFICIENT: Any = tl.constexpr(16)
-"""The place of the coefficients in a record, in doubles: 4 of p, then 10 of each output."""
+"""The offset of the coefficients in a record, in doubles: 4 for p, then 10 for each output."""
 FIRST_PART: Any = tl.constexpr(120)
-"""The place of their parts, in floats."""
+"""The offset of the coefficients' parts in a record, in floats."""
 
 TWO_PARTS, SHORTENED, DOUBLE, SINGLE = 0, 1, 2, 3
-"""The kinds of sums: in float32 with coefficients of two floats, in float64 with those of 29 bits, in float64, in float32."""
+"""The kinds of sums: float32 with coefficients of two floats, float64 with coefficients of 29 bits, float64, float32."""
 _TWO_PARTS, _SHORTENED, _DOUBLE, _SINGLE = (tl.constexpr(kind) for kind in (TWO_PARTS, SHORTENED, DOUBLE, SINGLE))
 
 BINS = 65536
-"""The number of a histogram's bins."""
+"""The number of a histogram's bins: one for each value of 16 bits."""
 _BINS = tl.constexpr(BINS)
 _GREATEST_KEY = tl.constexpr(2**63 - 1)
 _IS_INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
@@ -38,7 +40,7 @@ _IS_INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 
 @triton.jit
 def _floats(record):
-    """The record as floats."""
+    """The record as 32-bit floats."""
     return record.to(tl.pointer_type(tl.float32), bitcast=True)
 
 
@@ -50,7 +52,7 @@ def _integers(record):
 
 @triton.jit
 def _in_parts(c):
-    """A double as two floats."""
+    """A double as the sum of two floats."""
     high = c.to(tl.float32)
     return high, (c - high.to(tl.float64)).to(tl.float32)
 
@@ -59,7 +61,7 @@ def _in_parts(c):
 def _coefficient(
     record, PLACE: tl.constexpr, USES: tl.constexpr, BIT: tl.constexpr, factor, SCALES: tl.constexpr, SUMS: tl.constexpr
 ):
-    """A coefficient, times a factor if it `SCALES`, in two parts, of which only `TWO_PARTS` has a second one."""
+    """A coefficient in two parts, times a factor if `SCALES`. The second part is 0 except with `TWO_PARTS`."""
     zero = tl.full([], 0.0, tl.float64 if SUMS == _SHORTENED or SUMS == _DOUBLE else tl.float32)
     low = zero
     if (USES >> BIT) & 1 == 0:
@@ -75,7 +77,7 @@ def _coefficient(
         if SUMS == _TWO_PARTS:
             high, low = _in_parts(c)
         elif SUMS == _SHORTENED:
-            # A coefficient of 29 bits, rounded to nearest even, has exact products with floats.
+            # Coefficients are rounded to 29 bits, to nearest even, so their products with floats are exact.
             bits = c.to(tl.int64, bitcast=True)
             rounded = (bits + 0x7FFFFF + ((bits >> 24) & 1)) & -0x1000000
             is_finite = ((bits >> 52) & 0x7FF) != 0x7FF
@@ -89,7 +91,7 @@ def _coefficient(
 
 @triton.jit
 def _column(record, TERM: tl.constexpr, USES: tl.constexpr, factor, SCALES: tl.constexpr, SUMS: tl.constexpr):
-    """The coefficients of a tensor: of the four outputs, and of p."""
+    """The coefficients of a tensor in the four outputs and in p."""
     a, a_low = _coefficient(record, 4 + TERM, USES, TERM, factor, SCALES, SUMS)
     b, b_low = _coefficient(record, 14 + TERM, USES, 10 + TERM, factor, SCALES, SUMS)
     c, c_low = _coefficient(record, 24 + TERM, USES, 20 + TERM, factor, SCALES, SUMS)
@@ -104,20 +106,20 @@ def _column(record, TERM: tl.constexpr, USES: tl.constexpr, factor, SCALES: tl.c
 
 @triton.jit
 def _greatest(column):
-    """The greatest magnitude of coefficients of a tensor; 0 where it isn't read."""
+    """The greatest magnitude of a tensor's coefficients; 0 if the tensor isn't read."""
     outputs = tl.maximum(tl.maximum(tl.abs(column[0]), tl.abs(column[2])), tl.maximum(tl.abs(column[4]), tl.abs(column[6])))
     return tl.maximum(outputs, tl.abs(column[8]))
 
 
 @triton.jit
 def _where(inside, number):
-    """The mask where a number isn't 0, else one that is false."""
+    """The mask `inside` if a number isn't 0, else a false mask."""
     return inside & (tl.broadcast_to(number, inside.shape) != 0)
 
 
 @triton.jit
 def _read(inside, column, EXACT: tl.constexpr):
-    """The elements of a tensor that are read: none where it has no coefficient in the record."""
+    """The mask of a tensor's elements to read: false if the record has no coefficient for the tensor."""
     if EXACT:
         mask = inside
     else:
@@ -145,7 +147,7 @@ def _plus(total, t, high, low, USES: tl.constexpr, BIT: tl.constexpr, EXACT: tl.
 
 @triton.jit
 def _add(sums, t, column, TERM: tl.constexpr, USES: tl.constexpr, EXACT: tl.constexpr, SUMS: tl.constexpr):
-    """The sums of the four outputs and of p with a tensor's terms."""
+    """The sums of the four outputs and of p, with a tensor's terms added."""
     a = _plus(sums[0], t, column[0], column[1], USES, TERM, EXACT, SUMS)
     b = _plus(sums[1], t, column[2], column[3], USES, 10 + TERM, EXACT, SUMS)
     c = _plus(sums[2], t, column[4], column[5], USES, 20 + TERM, EXACT, SUMS)
@@ -159,7 +161,7 @@ def _add(sums, t, column, TERM: tl.constexpr, USES: tl.constexpr, EXACT: tl.cons
 
 @triton.jit
 def _wide(t, SUMS: tl.constexpr):
-    """Elements as sums take them, which is exact."""
+    """Elements in the type of the sums. The conversion is exact."""
     if SUMS == _SHORTENED or SUMS == _DOUBLE:
         return t.to(tl.float64)
     else:
@@ -168,7 +170,7 @@ def _wide(t, SUMS: tl.constexpr):
 
 @triton.jit
 def _as_prediction(p, SUMS: tl.constexpr):
-    """A sum as p's type, which is float64 only for tensors of that type."""
+    """A sum in p's type: float64 with `DOUBLE` sums, else float32."""
     if SUMS == _DOUBLE:
         return p
     else:
@@ -177,7 +179,7 @@ def _as_prediction(p, SUMS: tl.constexpr):
 
 @triton.jit
 def _narrowed(t, TYPE: tl.constexpr):
-    """Floats rounded to a type, to nearest even. Triton's interpreter would cut them off for bfloat16."""
+    """Floats rounded to a type, to nearest even. Triton's interpreter would truncate them to bfloat16."""
     if _IS_INTERPRETED and TYPE == tl.bfloat16:
         bits = t.to(tl.int32, bitcast=True)
         near = (bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000
@@ -189,7 +191,7 @@ def _narrowed(t, TYPE: tl.constexpr):
 def _rounded(t, TYPE: tl.constexpr):
     """Numbers rounded once to a type."""
     if t.dtype == tl.float64 and (TYPE == tl.float16 or TYPE == tl.bfloat16):
-        # The first rounding is to odd: the last bit tells the second one on which side of a tie the number is.
+        # The first rounding is to odd. Its last bit tells the second rounding on which side of a tie the number is.
         near = t.to(tl.float32)
         back = near.to(tl.float64)
         bits = near.to(tl.int32, bitcast=True)
@@ -202,12 +204,12 @@ def _rounded(t, TYPE: tl.constexpr):
         return t.to(TYPE)
 
 
-# ---- Places
+# ---- Addresses
 
 
 @triton.jit
 def _place(index, sizes, strides):
-    """The offset of the element with a number, counted with the last axis first. Without strides tensors are in that order."""
+    """The offset of element `index`, counted with the last axis fastest. Without strides, the offset is `index`."""
     if strides is None:
         offset = index
     else:
@@ -231,9 +233,9 @@ def _load(tensor, at, mask, SUMS: tl.constexpr):
 
 @triton.jit
 def _exponential(x):
-    """exp(x) in float64, by the same operations as the library's on the host: 2^n times a polynomial of degree 13."""
+    """exp(x) in float64: 2^n times a polynomial of degree 13. The library's exp on the host has the same operations."""
     bounded = tl.where(x < -746.0, -746.0, tl.where(x > 710.0, 710.0, x))
-    shift = 6755399441055744.0  # 1.5 * 2^52 rounds to an integer and leaves it in the last bits.
+    shift = 6755399441055744.0  # Adding 1.5 * 2^52 rounds to an integer, and leaves it in the last bits.
     n = (bounded * 1.4426950408889634 + shift) - shift
     half = n * 0.5 + shift
     other = n - (half - shift) + shift
@@ -258,7 +260,7 @@ def _exponential(x):
 
 @triton.jit
 def _scaled_noise(z, v, record, SUMS: tl.constexpr):
-    """Noise times the factors that the model's variance gives, where the record has such."""
+    """The noise times the record's factor, a function of the model's variance; the noise itself without a factor."""
     kind = tl.load(_integers(record) + 16)
     offset = tl.load(record + 5)
     slope = tl.load(record + 6)
@@ -278,7 +280,7 @@ def _scaled_noise(z, v, record, SUMS: tl.constexpr):
 
 @triton.jit
 def _normals(seed, offset, index, n, max_blocks, CUDA: tl.constexpr):
-    """Elements of ``torch.randn(n, device="cuda")`` of a generator at an offset; of a launch of at most `max_blocks` blocks."""
+    """Elements of ``torch.randn(n, device="cuda")`` from a generator at an offset, drawn by at most `max_blocks` blocks."""
     threads = tl.minimum((n + 255) // 256, max_blocks) * 256
     group = index // threads
     thread = index - group * threads
@@ -290,10 +292,10 @@ def _normals(seed, offset, index, n, max_blocks, CUDA: tl.constexpr):
     first = tl.where(part < 2, w0, w2).to(tl.float32)
     second = tl.where(part < 2, w1, w3).to(tl.float32)
     u = tl.fma(first, 2.3283064365386963e-10, 1.1641532182693481e-10)  # 2^-32, 2^-33
-    v = tl.fma(second, 1.4629180792671596e-09, 7.314590396335798e-10)  # 2 pi times these, from float32's 2 pi
+    v = tl.fma(second, 1.4629180792671596e-09, 7.314590396335798e-10)  # 2 pi times the constants above, with float32's 2 pi
     is_sine = (part & 1) == 0
     if CUDA:
-        # cuRAND's instructions give its bits.
+        # The instructions of cuRAND, for the same bits.
         radius = libdevice.sqrt_rn(-2.0 * libdevice.log(u))
         wave = tl.where(is_sine, libdevice.fast_sinf(v), libdevice.fast_cosf(v))
     else:
@@ -304,7 +306,7 @@ def _normals(seed, offset, index, n, max_blocks, CUDA: tl.constexpr):
 
 @triton.jit
 def _drawn(seeds, offsets, item, record, index, n, max_blocks, TYPE: tl.constexpr, SUMS: tl.constexpr, CUDA: tl.constexpr):
-    """The noise of an item's step: the last of the tensors that its generator draws, rounded to a type."""
+    """The noise of an item's step: the last tensor that the item's generator draws for the step, rounded to a type."""
     draws = tl.load(_integers(record) + 17)
     rounds = _rounds(n, max_blocks)
     offset = tl.load(offsets + item) + 4 * rounds * tl.maximum(draws - 1, 0)
@@ -313,7 +315,7 @@ def _drawn(seeds, offsets, item, record, index, n, max_blocks, TYPE: tl.constexp
 
 @triton.jit
 def _rounds(n, max_blocks):
-    """The number of counters that every thread takes for n normals."""
+    """The number of counters that each thread takes for n normal numbers."""
     threads = (tl.minimum((n + 255) // 256, max_blocks) * 256).to(tl.int64)
     return (n - 1) // (4 * threads) + 1
 
@@ -323,7 +325,7 @@ def _rounds(n, max_blocks):
 
 @triton.jit
 def _clamped(p, record, threshold, CLAMPS: tl.constexpr):
-    """p after the record's clamp; CLAMPS: bit 1 is set where one may be a range, bit 2 for a threshold."""
+    """p after the record's clamp. CLAMPS: bit 1 if a record's clamp may be a range, bit 2 if it may be a threshold."""
     if CLAMPS != 0:
         clamp = tl.load(_integers(record) + 15)
         limit = tl.load(record + 2)
@@ -343,7 +345,7 @@ def _clamped(p, record, threshold, CLAMPS: tl.constexpr):
 
 @triton.jit
 def _factors(scale, scale_stride, item):
-    """The factors of the model outputs with and without the condition."""
+    """The factors of the conditional and the unconditional model output."""
     if scale is None:
         conditional = tl.full([], 1.0, tl.float64)
     else:
@@ -353,7 +355,7 @@ def _factors(scale, scale_stride, item):
 
 @triton.jit
 def _record_of(table, rows, item):
-    """An item's record; without rows the first one of the table."""
+    """An item's record. Without rows, the table's first record."""
     if rows is None:
         record = table
     else:
@@ -377,13 +379,13 @@ def _begun(
     EXACT: tl.constexpr,
     SUMS: tl.constexpr,
 ):
-    """The sums of the four outputs and of p with the terms of the sample and of the model outputs, which come first."""
+    """The sums of the four outputs and of p over their first terms: the sample's and the model outputs'."""
     IS_GUIDED: tl.constexpr = guidance_scale is not None
     # Guidance may make a coefficient 0.
     IS_READ: tl.constexpr = EXACT and not IS_GUIDED
     conditional, unconditional = _factors(guidance_scale, scale_stride, item)
     none = _wide(tl.full(index.shape, -0.0, tl.float32), SUMS)
-    sums = none, none, none, none, none  # A sum begins with -0, which changes no number.
+    sums = none, none, none, none, none  # Sums begin with -0: adding it changes no number.
     if USES & 0x10040100401 != 0:
         column = _column(record, 0, USES, 1.0, False, SUMS)
         mask = _read(inside, column, EXACT)
@@ -435,15 +437,16 @@ def step_kernel(
     LARGE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """A step of batch items, [blocks of an item, items].
+    """A step of batch items, on a grid [blocks of an item, items].
 
-    guidance_scale, scale_stride  of items, None: steps aren't guided
-    tensors       x, e, e without condition, v, z, six slots, y, two stores, the report, the next model input; None: missing.
-                  In a batch the first slot is the tensor of all slots, and there are neither others nor stores.
-    item_strides  of these
-    sizes         of an item's axes, the last one first; None where all items lie in memory as they are counted
-    strides       of the tensors' axes, in this order
-    slot_stride   of the tensor of all slots
+    guidance_scale  [items] the guidance scales; None: steps aren't guided
+    scale_stride    the stride of the guidance scales; 0: one scale for all items
+    tensors         x, the conditional e, the unconditional e, v, z, six slots, y, two stores, the report, the next model input;
+                    None: absent. In a batch, the first slot is the tensor of all slots; the other slots and the stores are absent.
+    item_strides    the stride of the items in each tensor
+    sizes           the sizes of an item's axes, the last axis first; None: each item is contiguous, in the order of its elements
+    strides         the strides of an item's axes in each tensor, the last axis first
+    slot_stride     the stride of the slots in the tensor of all slots
     """
     n = tl.to_tensor(n)
     item = tl.program_id(1).to(tl.int64)
@@ -520,7 +523,7 @@ def step_kernel(
                 scaled = tl.fma(y.to(tl.float32), high, y.to(tl.float32) * low)
             at = item * item_strides[15] + _place(index, sizes, strides[15])
             tl.store(tensors[15] + at, _rounded(scaled, tensors[15].dtype.element_ty), mask=inside)
-        # The last block of an item to arrive here goes on to the next record: all others have read this one.
+        # An item's last block to arrive here moves the item to the next record. All its other blocks have read this one.
         tl.debug_barrier()
         arrived = tl.atomic_add(counters + item, 1, sem="acq_rel")
         if arrived == tl.num_programs(0) - 1:
@@ -557,15 +560,15 @@ def threshold_kernel(
     BLOCK: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """A level of the search for the quantile of |p| of batch items, [blocks of an item, items], by the radix of its keys.
+    """A level of a radix search for the quantile of |p| in batch items, on a grid [blocks of an item, items].
 
-    The key of |p| is its bits as an integer, which is ordered like the numbers. Each level counts the values of 16 bits from
-    `SHIFT` on, among the keys that begin as the quantile's, and the last block of an item finds the value of the quantile's
-    rank. It leaves histogram and state as the next step needs them, which is zero before the first level.
+    The key of |p| is its bits as an integer. Keys have the order of the numbers. Each level counts the values of the 16 bits from
+    `SHIFT` on, among the keys with the prefix of the quantile's key. An item's last block to arrive then finds the value at the
+    quantile's rank. It prepares histogram and state for the next level; after the last level, they are zero for the next step.
 
     histograms  [items, BINS]
-    states      [items, 4]: the first bits of the key, its rank among the keys that begin so, the distance of the least key that
-                begins with more from the greatest integer, and whether any p is a NaN
+    states      [items, 4]: the prefix of the quantile's key; the rank among the keys with this prefix; the greatest integer minus
+                the least key with a greater prefix; whether any p is a NaN
     """
     n = tl.to_tensor(n)
     item = tl.program_id(1).to(tl.int64)
@@ -619,7 +622,7 @@ def threshold_kernel(
                 rank = whole
             else:
                 rank = tl.load(state + 1)
-            # The bin of a rank is the number of bins up to which there are no more keys than that.
+            # The bin of a rank is the number of bins whose cumulative count is at most the rank.
             bin = tl.zeros([], tl.int64)
             next_bin = tl.zeros([], tl.int64)
             before = tl.zeros([], tl.int64)
@@ -650,7 +653,7 @@ def threshold_kernel(
                     second = following.to(tl.int32).to(tl.float32, bitcast=True).to(tl.float64)
                     quantile = (first + part * (second - first)).to(tl.float32).to(tl.float64)
                 greatest = tl.load(record + 4)
-                # A greatest threshold of at most 1 always holds. Comparisons with a NaN are false.
+                # A greatest threshold of at most 1 is always the threshold. Comparisons with a NaN are false.
                 limit = tl.where(quantile < 1.0, 1.0, quantile)
                 limit = tl.where((limit > greatest) | (greatest <= 1.0), greatest, limit)
                 limit = tl.where(tl.load(state + 3) != 0, float("nan"), limit)
