@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the drop-ins for diffusers' classes have in common, and how each is made of the original and the library's description."""
+"""The drop-ins for diffusers' classes: their bases, and their construction from the originals and the library's descriptions."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ ENDS = "final_alpha_cumprod", "initial_alpha_cumprod", "one"
 """The attributes that hold the signal variance before timestep 0."""
 
 TOKEN_TIMESTEPS = "per_token_timesteps"
-"""The argument of steps whose tokens have timesteps of their own."""
+"""The argument of ``step`` for tokens with separate timesteps."""
 
 TREE = "BrownianTreeNoiseSampler"
-"""The class of the originals' Brownian motions, in the modules of those that have one."""
+"""The name of the class of Brownian motions, in the modules of the originals that have one."""
 
 LARGEST = 1_000_000
-"""The library has no use for a number above; the originals may make a table of that length."""
+"""The library refuses greater numbers. The originals may make tables of that length."""
 
 
 def flat(timesteps: Any) -> Tensor:
-    """Timesteps as a tensor [n], where they are; numbers on the host."""
+    """Timesteps as a tensor [n]. A tensor stays on its device; numbers become a tensor on the host."""
     return (timesteps if isinstance(timesteps, Tensor) else torch.tensor(timesteps, device="cpu")).reshape(-1)
 
 
 @functools.cache
 def _warn_once(text: str) -> None:
-    logging.get_logger("diffusers.diffusion_scheduling").warning(text)  # As loud as diffusers is told to be.
+    logging.get_logger("diffusers.diffusion_scheduling").warning(text)  # diffusers' verbosity applies.
 
 
 class Configuration(FrozenDict):
-    """A configuration that counts how often an attribute has been set, which diffusers' own lets people do."""
+    """A configuration that counts the assignments to its attributes. diffusers' configurations allow such assignments."""
 
     _version = 0
 
@@ -60,7 +60,7 @@ class Configuration(FrozenDict):
 
 
 class DropIn(Core):
-    """What all drop-ins have in common. The original's class comes after it, and its constructor is used as it is."""
+    """The base of all drop-ins. The original's class is the second base of each, and its constructor makes the object."""
 
     num_inference_steps: int | None = None
     timesteps: Tensor
@@ -70,51 +70,51 @@ class DropIn(Core):
     dt: float | None
     _internal_dict: Any
     _shift: float
-    """The shift of flow matching, which set_shift changes while the configuration stays; other originals have none."""
+    """The shift of flow matching. set_shift changes it without changing the configuration. Other originals don't have it."""
     sigma_min: float
     sigma_max: float
 
     _tensors = _tensors
     _original: ClassVar[type[Any]]
     _output: ClassVar[type[Any]]
-    """What ``step`` returns."""
+    """The class of the results of ``step``."""
     _steps_unplanned = False
-    """Whether the original steps through all timesteps of the training where none have been set."""
+    """Whether the original steps through all training timesteps if none have been set."""
     _has_sigmas = False
     """Whether the original has noise levels besides its timesteps."""
     _spans_by_count = False
-    """Whether steps span as many timesteps as the number of steps says, rather than to the next timestep of a list."""
+    """Whether the number of steps determines the span of a step. Otherwise a step leads to the next timestep of the list."""
     _takes_counted_lists = False
-    """Whether the original takes a number of steps beside lists of that length."""
+    """Whether the original accepts a number of steps beside lists of that length."""
     _needs_count = False
-    """Whether the original can't be called without a number of steps, which it doesn't read beside a list."""
+    """Whether the original requires a number of steps, even beside a list, where it doesn't read the number."""
     _fixed: ClassVar[Sequence[str]]
     """The keys that only the original's constructor reads."""
     _kept: ClassVar[Mapping[str, str]]
-    """The attributes that its steps read in the place of such keys, with the keys."""
+    """The attributes that the original's steps read in place of such keys, with the keys."""
     _made: Mapping[str, Any] | None = None
-    """The configuration that the constructor ended with; None before that."""
+    """The configuration at the end of the constructor; None before."""
     _made_span: tuple[float, ...] = ()
-    """Flow matching's `_span` at that time."""
+    """`_span` at the end of the constructor."""
     _parts: ClassVar[Mapping[str, Any]]
-    """The methods that the original calls in its work, which isn't done in parts here; with ours of these names, or None."""
+    """The methods that the original's methods call and the drop-in's don't, with the drop-in's method of that name or None."""
     _request: tuple[int, dict[str, Any]] | None = None
     """The request of the present plan."""
     _trained: Tensor | None = None
-    """The signal variances that the constructor made, where it made any."""
+    """The signal variances that the constructor made; None: it made none."""
     _rounded_levels: Tensor | None = None
-    """The original's noise levels, which may differ from the plan's in their last bits."""
+    """The original's noise levels. Their last bits may differ from the plan's."""
     _unreached = 0
-    """The number of the original's levels beyond the one that a run ends at; no step reaches them. −1: the run ends with a timestep
-    that the original has no level for, where a step leads nowhere."""
+    """The number of the original's levels after a run's last level; no step reaches them. −1: the original has no level for the
+    run's last timestep, and a step there leads nowhere."""
     _own_timesteps: Tensor | None = None
-    """The timesteps that the plan's own are, which may be looked up without reading them."""
+    """The attribute `timesteps` while it holds the plan's timesteps. Its elements are looked up without reading them."""
 
     # ---- Configurations
 
     @classmethod
     def _dict_from_json_file(cls, json_file: str | os.PathLike[str]) -> Any:
-        """The original's reading of a file. Of one that it can't read the library says why, or what it holds."""
+        """Reads a file like the original. If the original can't, the library reads the file, or raises an error with the reason."""
         try:
             return super()._dict_from_json_file(json_file)  # type: ignore[misc]
         except (RecursionError, ValueError):
@@ -122,9 +122,9 @@ class DropIn(Core):
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
-        """``from_config`` of the original, which takes the library's own keys as well.
+        """``from_config`` of the original, which also takes the library's own keys.
 
-        It warns where the configuration is that of a class with another meaning.
+        It warns if the configuration belongs to an incompatible class.
         """
         own = {each.key: kwargs.pop(each.key) for each in cls.description.parameters if each.override_name and each.key in kwargs}
         if own and isinstance(config, Mapping):
@@ -143,7 +143,7 @@ class DropIn(Core):
 
     @classmethod
     def extract_init_dict(cls, config_dict: Mapping[str, Any], **kwargs: Any) -> Any:
-        """The original's, which would warn of the library's own keys."""
+        """``extract_init_dict`` of the original, without its warning about the library's own keys."""
         own = {each.key for each in cls.description.parameters if each.override_name}
         others = {key: value for key, value in config_dict.items() if key not in own}
         init, unused, hidden = super().extract_init_dict(others, **kwargs)  # type: ignore[misc]
@@ -154,8 +154,11 @@ class DropIn(Core):
         self._internal_dict = Configuration(self._internal_dict)
 
     def _values(self, *, reads_table: bool = True) -> dict[str, Any]:
-        """The configuration as it is now, which a caller may have changed, and the table of signal variances."""
-        # Values may have been set as attributes. Which keys nobody has set doesn't matter: all have values here.
+        """The present values of the configuration, with the caller's changes.
+
+        reads_table  whether the signal variances in `alphas_cumprod` count too
+        """
+        # Values may have been set as attributes. All parameters have values here, so the defaulted keys don't matter.
         config, state, made = self._internal_dict, self.__dict__, self._made or {}
         values = {key: getattr(config, key, value) for key, value in config.items() if not key.startswith("_")}
         values.update((key, made[key]) for key in self._fixed if key in made)
@@ -168,7 +171,7 @@ class DropIn(Core):
                 values[each.key] = int(values[each.key])
         variance = values.get("variance_type")
         if variance is not None and not str(variance).startswith(("fixed", "learned")):
-            values["variance_type"] = "fixed_small"  # As which the originals take any other word.
+            values["variance_type"] = "fixed_small"  # The originals treat any other word so.
         is_own = self._trained is None or (
             all(values[key] == made[key] for key in ("num_train_timesteps", "beta_schedule"))
             and torch.equal(self.alphas_cumprod.cpu(), self._trained)
@@ -181,9 +184,9 @@ class DropIn(Core):
             values[next(each.key for each in self.description.parameters if each.name == "trained_betas")] = betas
             values.pop("rescale_betas_zero_snr", None)
             if "snr_shift_scale" in values:
-                values["snr_shift_scale"] = 1.0  # The table has been shifted.
+                values["snr_shift_scale"] = 1.0  # The table is shifted already.
         elif values.get("beta_end", 0) >= 1 and values.get("trained_betas") is None:
-            # The original lets signal variances turn negative, at the end of a range that nothing is left of anyway.
+            # The original allows betas of 1 and more at the noisy end, where hardly any signal is left. They are limited here.
             values["trained_betas"] = self.betas.clamp(max=1 - 2.0**-24).tolist()
         for name in state.keys() & ENDS:
             final = float(state[name])
@@ -201,7 +204,7 @@ class DropIn(Core):
             attributes = vars(self._internal_dict)
             self._internal_dict = Configuration(self._internal_dict)
             self._internal_dict.__dict__.update(attributes)
-        # Noise levels that the constructor made of signal variances stay what they are.
+        # The constructor's noise levels don't follow later changes of the signal variances.
         values, name = self._values(reads_table=self._request is not None or not self._has_sigmas), self.description.class_name
         request, steps = self._request, self.num_inference_steps
         if self._spans_by_count and steps is not None and (request is None or request[0]):
@@ -229,26 +232,26 @@ class DropIn(Core):
         self._look()
 
     def _tables_of(self, plan: Plan) -> tuple[Tensor, Tensor]:
-        """The timesteps and the noise levels of a plan, as the original has them."""
+        """The timesteps and the noise levels of a plan, in the original's form."""
         name = self.description.timestep_type
         if name is None:
-            # Timesteps are fractional if the model's input is scaled, for flows, and without a table of the training.
+            # Timesteps are whole numbers for variance-preserving plans with a table of the training, and with use_flow_sigmas.
             is_trained = plan.properties.process == _library.VARIANCE_PRESERVING and "alphas_cumprod" in self.__dict__
             is_whole = is_trained or self.config.get("use_flow_sigmas")
             name = "int64" if is_whole else "float32"
-        # On the host unless a device is named, whatever torch's default device is: as the original.
+        # As in the original, tables are on the host unless a device is named, whatever torch's default device is.
         timesteps = torch.tensor(plan.listed_timesteps, dtype=torch.float64, device="cpu").to(getattr(torch, name))
         levels = (plan.sigmas + [0.0] * self._unreached)[: len(plan.sigmas) + self._unreached]
         return timesteps, torch.tensor(levels, dtype=getattr(torch, self.description.sigma_type), device="cpu")
 
     def _tables_differ(self, plan: Plan) -> bool:
-        """Whether a caller has put other tables in the place of those of the plan."""
+        """Whether a caller has replaced the plan's tables."""
         timesteps, sigmas = self._tables_of(plan)
         own = self.__dict__.get("sigmas")
         return not _are_equal(self.timesteps, timesteps) or (own is not None and not _are_equal(own, sigmas))
 
     def _plan_of_tables(self, plan: Plan) -> Plan:
-        """The plan of the tables that a caller has put in the place of those of another one."""
+        """The plan of the tables that have replaced those of `plan`."""
         known, levels = list(self._known_timesteps), self.__dict__.get("sigmas")
         if levels is None:
             return plan.run(0, {"timesteps": known})
@@ -259,16 +262,16 @@ class DropIn(Core):
         return plan.on_levels(known, levels.double().tolist()[: len(known) + 1])
 
     def _only_defaults(self, given: dict[str, tuple[Any, Any]]) -> None:
-        """Refuses arguments of the original's that the library has no use for, where they say something."""
+        """Raises UnsupportedError if an unsupported argument differs from its default and from the configuration."""
         for name, (value, default) in given.items():
             if value is not default and value != default and value != self.config.get(name, default):
                 raise _library.UnsupportedError(f"{name} is {value}, but must be left out: it isn't supported")
 
     def _only_its_own(self, timestep: Any, index: tuple[str, int], tables: dict[str, tuple[Tensor | None, str]]) -> None:
-        """Refuses tables other than the attributes that hold the run's, and beside tables the place of another step.
+        """Raises UnsupportedError for tables other than the run's. Beside tables, raises TimestepError for another step's index.
 
-        index   the argument's name, and the place
-        tables  arguments and the attributes' names, by the arguments'
+        index   the name and the value of the argument for the index
+        tables  the values of the arguments for tables and the attributes' names, by the arguments' names
         """
         for name, (table, attribute) in tables.items():
             own = getattr(self, attribute)
@@ -284,15 +287,15 @@ class DropIn(Core):
     def _set_timesteps(
         self, num_inference_steps: int | None, device: str | torch.device | None, arguments: dict[str, Any], given: dict[str, Any]
     ) -> None:
-        """``set_timesteps``; arguments that are None count as left out.
+        """``set_timesteps``. Arguments that are None count as left out, except the nullable options that the original has.
 
         given  the arguments by the original's names
         """
         told = self.description.nullable_options & given.keys()
         arguments = {name: value for name, value in arguments.items() if value is not None or name in told}
         lists = [name for name in ("timesteps", "sigmas") if name in arguments]
-        # Some classes may be given the number of their levels too, those whose lists have an end that of their steps, and UniPC a
-        # number that it doesn't read.
+        # Beside a list, some classes accept its number of levels, and classes that list the end accept the number of steps. Others
+        # require a number that they don't read.
         has_end = self.description.lists_end
         counted = {len(arguments[name]) - has_end for name in lists}
         is_counted = (self._takes_counted_lists or has_end) and counted == {num_inference_steps}
@@ -304,47 +307,47 @@ class DropIn(Core):
             arguments["mu"] = float(arguments["mu"])
         count = 0 if num_inference_steps is None else int(num_inference_steps)
         if count and "_shift" in self.__dict__ and self._span() != self._made_span:
-            # As in the original, set_shift's value shifts a range that the constructor's value has shifted before.
+            # As in the original, the value of set_shift shifts a range that the constructor's value has already shifted.
             evenly = torch.linspace(self.sigma_max, self.sigma_min, count, dtype=torch.float64, device="cpu")
             arguments["sigmas"] = evenly.tolist()
             count = 0
         try:
             plan = self._without_repetitions(Plan.of_run(self._values(), self.description.class_name, count, arguments))
         except _library.InvalidValueError:
-            # Originals whose constructors set timesteps can be made of what they can't step with.
+            # Originals whose constructors set timesteps accept configurations with which they can't step.
             if self._made is not None:
                 raise
             plan = None
         steps = None
         try:
-            # The original may fail on what the library can plan. It sets attributes that only it knows, such as prk_timesteps, and
-            # the configuration's flow_shift where mu is given.
+            # The original sets attributes that only it knows, such as prk_timesteps, and with mu the configuration's flow_shift. It
+            # may fail on a run that the library can plan.
             self._original.set_timesteps(self, **given)
             if self._has_sigmas:
                 is_ended = bool(self.sigmas[-1] == 0)
                 beyond = len(self.sigmas) - len(self.timesteps) - 1
                 self._unreached = beyond if is_ended or beyond < 0 else 0
                 self._rounded_levels = self.sigmas
-                # The original's number, which may count levels; a step of these classes doesn't read it.
+                # The original's number may count levels. A step of these classes doesn't read it.
                 steps = self.num_inference_steps if self.description.is_stateless else None
         except Exception as error:
             if plan is None and isinstance(error, ValueError):
-                raise  # Neither can plan it, and the original says why.
+                raise  # Neither can plan the run. The original's error says why.
         if plan is not None:
             if steps is None:
                 steps = min(count or len(plan.timesteps), len(plan.timesteps)) + min(self._unreached, 0)
             self._set_tables(plan, device, steps)
         elif self._has_sigmas:
-            self.__dict__.setdefault("sigmas", torch.zeros(0))  # Constructors move them.
+            self.__dict__.setdefault("sigmas", torch.zeros(0))  # The originals' constructors move sigmas to the host.
 
     def _span(self) -> tuple[float, ...]:
-        """The values that flow matching spaces its noise levels by; none where these always have the same ends."""
+        """The values that determine flow matching's range of noise levels; empty for originals without such a range."""
         if "sigma_min" not in self.__dict__:
             return ()
         return self._shift, self.sigma_min, self.sigma_max, self.config.num_train_timesteps
 
     def _set_tables(self, plan: Plan, device: str | torch.device | None, count: int | None) -> None:
-        """Makes a plan the present one, and its tables the attributes."""
+        """Adopts a plan, and sets the attributes to the plan's tables."""
         table, levels = self._tables_of(plan)
         if self._has_sigmas:
             self.sigmas = levels
@@ -355,13 +358,13 @@ class DropIn(Core):
         self._look()
 
     def _without_repetitions(self, plan: Plan) -> Plan:
-        """The plan of an inversion that doesn't ask the model at a timestep again.
+        """The plan without repeated timesteps, if it is an inversion's.
 
-        The original keeps the noise levels of the steps that it leaves out, and so ends some levels early.
+        The original keeps the noise levels of the steps that it leaves out, so its run ends some levels early.
         """
         known = self._tables_of(plan)[0].tolist()
         unique = list(dict.fromkeys(known))
-        # On the other grids timesteps aren't whole until they are cast, after the original has looked for repetitions.
+        # On the other grids, the original casts timesteps to whole numbers only after it has looked for repetitions.
         is_cast = any(self.config.get(f"use_{name}_sigmas") for name in ("exponential", "beta", "flow"))
         if len(unique) == len(known) or plan.sigmas[0] >= plan.sigmas[-1] or is_cast:
             return plan
@@ -380,7 +383,7 @@ class DropIn(Core):
         if plan.request is None:
             plan = Plan.of_run(self._values(), self.description.class_name, int(self.config.num_train_timesteps), {})
             if self._has_sigmas and len(self.sigmas) > len(self.timesteps) and self._tables_differ(plan):
-                # The constructor's tables are those of another run: EDM's Euler has a level more than there are training timesteps.
+                # The constructor's tables are of another run, for example with one level more than there are training timesteps.
                 self._known_timesteps, self._request = self.timesteps.tolist(), plan.request
                 plan = self._plan_of_tables(plan)
                 self._adopt_plan(plan)
@@ -390,11 +393,11 @@ class DropIn(Core):
         return plan
 
     def _value(self, timestep: Any) -> float:
-        """The number that a timestep is. One of this scheduler's own needn't be read back from a device."""
+        """A timestep as a number. An element of the scheduler's own timesteps isn't read back from its device."""
         if not isinstance(timestep, Tensor):
             return timestep
         if timestep.numel() > 1:
-            # A tensor has a timestep for each batch item. Expanded tensors repeat one element.
+            # The tensor has a timestep for each batch item. Expanded tensors repeat one element.
             if any(timestep.stride()) and bool((timestep != timestep[0]).any()):
                 raise _library.UnsupportedError(f"timestep is {timestep.tolist()}, but must be the same for all batch items")
             timestep = timestep[0]
@@ -410,11 +413,11 @@ class DropIn(Core):
         return self._known_timesteps[timestep.storage_offset()]
 
     def _whole(self, number: Any) -> int | None:
-        """A whole number that may be given as a tensor."""
+        """A whole number, or a tensor with one, as an int; None stays None."""
         return None if number is None else int(self._value(number))
 
     def _real(self, number: Any) -> float | None:
-        """A number that may be given as a tensor."""
+        """A number, or a tensor with one, as a float; None stays None."""
         return None if number is None else float(self._value(number))
 
     # ---- Steps
@@ -444,7 +447,7 @@ class DropIn(Core):
         work = _tensors.computing_type(common)
         return tuple(each.to(kind) for each, kind in zip(results, (dtype, common))), [each.to(work) for each in stored]
 
-    # ---- Beside the steps
+    # ---- Other operations
 
     def _mix(
         self, first: Tensor, second: Tensor, first_rates: Sequence[float], second_rates: Sequence[float], out: None = None
@@ -460,12 +463,15 @@ class DropIn(Core):
         return super()._mix(first, second, first_rates, second_rates)
 
     def _sum(self, first: Tensor, second: Tensor, first_rates: Tensor, second_rates: Tensor) -> Tensor:
-        """What `_mix` computes, by torch's operations."""
+        """`_mix` by torch's operations, with the rates as tensors."""
         a, b = (rates.reshape(-1, *[1] * (first.ndim - 1)) for rates in (first_rates, second_rates))
         return (a * first.to(a.dtype) + b * second.to(b.dtype)).to(_tensors.common_type(first, second))
 
     def _mix_at(self, sample: Tensor, noise: Tensor, timesteps: Any, *, is_velocity: bool) -> Tensor:
-        """Sample and noise with the rates of timesteps of the training; the velocity has them the other way round."""
+        """Sample and noise, mixed with the rates of training timesteps.
+
+        The mixture is signal_rate * sample + noise_rate * noise, or signal_rate * noise - noise_rate * sample if `is_velocity`.
+        """
         timesteps = flat(timesteps)
         if self.description.timestep_type not in (None, "int64"):
             signal, noisy = self._current().rates_at(timesteps.tolist())
@@ -480,7 +486,7 @@ class DropIn(Core):
                 if not -count <= index < count:
                     raise _library.TimestepError(f"timesteps contain {index}, but must be from 0 to {count - 1}")
             return self._mix(*pair, [signal[t] for t in indices], [sign * noisy[t] for t in indices])
-        # The rates are looked up where the timesteps are.
+        # The rates are looked up on the sample's device, so that no timestep is read back.
         work = torch.promote_types(_tensors.common_type(sample, noise), torch.float32)
         a, b = (torch.tensor(rates, dtype=work, device=sample.device)[timesteps.to(sample.device)] for rates in (signal, noisy))
         return self._sum(*pair, a, sign * b)
@@ -488,7 +494,7 @@ class DropIn(Core):
 
 @functools.lru_cache
 def _overridden(cls: Any) -> list[str]:
-    """The parts of the original's work that a class has in another form than its drop-in."""
+    """The methods in `_parts` that a class derived from a drop-in overrides."""
     ahead = cls.__mro__[: cls.__mro__.index(cls._original)]
     return [name for name, part in cls._parts.items() if any(vars(each).get(name, part) is not part for each in ahead)]
 
@@ -498,12 +504,12 @@ def _are_equal(own: Any, table: Tensor) -> bool:
 
 
 class StatelessDropIn(DropIn, Stateless):
-    """The drop-ins whose steps depend on nothing but their arguments."""
+    """The drop-ins whose steps depend only on their arguments."""
 
     def _number(self, timestep: Any) -> float:
         if self.description.timestep_type not in (None, "int64"):
             return float(self._value(timestep))
-        # Negative timesteps count from the training's end.
+        # Negative timesteps count from the end of the training.
         value = int(self._value(timestep))
         return float(value if value >= 0 else value + int(self.config.num_train_timesteps))
 
@@ -511,13 +517,14 @@ class StatelessDropIn(DropIn, Stateless):
         return plan if self._spans_by_count else super()._plan_of_tables(plan)
 
     def _batch_step(self, model_output: Tensor, timesteps: Any, sample: Tensor, options: Options) -> Tensor:
-        """The next samples of batch items at timesteps of their own, [batch] or [1], which are read back from their device.
+        """The next samples of batch items at separate timesteps, [batch] or [1]. The timesteps are read back from their device.
 
-        They are of the type that holds float32 too: the original's coefficients are tensors, one for each item.
+        The samples' type also holds float32: the original's coefficients are float32 tensors, with one element for each item.
         """
         plan, numbers = self._ready(), [float(t) for t in flat(timesteps).tolist()]
         if self.num_inference_steps not in (None, len(plan.timesteps)):
-            plan = plan.run(int(self.num_inference_steps), {})  # Someone has assigned the number that these steps span by.
+            # The caller has assigned another number, which determines the span of steps.
+            plan = plan.run(int(self.num_inference_steps), {})
         count = max(len(numbers), len(model_output), len(sample))
         e, x = (each.to(_tensors.at_least_float32(each.dtype)).expand(count, *each.shape[1:]) for each in (model_output, sample))
         if len(numbers) not in (1, count):
@@ -532,7 +539,7 @@ class StatelessDropIn(DropIn, Stateless):
 
 
 class CountedDropIn(StatelessDropIn):
-    """The stateless drop-ins that count their steps all the same, for those who look at the originals' attributes."""
+    """The stateless drop-ins that also count their steps, for callers that read the originals' attributes."""
 
     def _set_tables(self, plan: Plan, device: str | torch.device | None, count: int | None) -> None:
         super()._set_tables(plan, device, count)
@@ -542,7 +549,7 @@ class CountedDropIn(StatelessDropIn):
         results = super()._step(model_output, timestep, *others, **named)
         index = self._begin_index if self._step_index is None else self._step_index
         if index is None:
-            # Callers may have rounded a timestep of the run to float32. Runs that begin out of their plan are counted from 0.
+            # Callers may have rounded the timestep to float32. A run that begins outside its plan is counted from 0.
             value = self._number(timestep)
             known = (i for i, each in enumerate(self._known_timesteps) if math.isclose(each, value, rel_tol=2.0**-22))
             index = next(known, 0)
@@ -551,7 +558,7 @@ class CountedDropIn(StatelessDropIn):
 
 
 class OrderedDropIn(DropIn, Ordered):
-    """The drop-ins that count their steps, as the originals do, in the attributes that the originals have."""
+    """The drop-ins that count their steps in the originals' attributes."""
 
     order: int
     noise_sampler: Any
@@ -559,9 +566,9 @@ class OrderedDropIn(DropIn, Ordered):
     _takes_first: ClassVar[bool]
     """Whether the original begins at the first of several evaluations at one timestep."""
     _knows_timesteps: ClassVar[bool]
-    """Whether the original refuses a timestep that the run doesn't have."""
+    """Whether the original refuses a timestep that isn't in the run."""
     _repeated: float | None = None
-    """The timestep that a run has begun with, where the evaluation before has it too but no run can begin there."""
+    """The first timestep of a run, if the evaluation before also has this timestep, but can't begin a run."""
 
     def _set_tables(self, plan: Plan, device: str | torch.device | None, count: int | None) -> None:
         super()._set_tables(plan, device, count)
@@ -569,7 +576,7 @@ class OrderedDropIn(DropIn, Ordered):
 
     def _begin_run(self) -> None:
         state, history = self.__dict__, self._history
-        # The original's set_timesteps has made the list as long as it may become.
+        # The original's set_timesteps has made the list with its greatest length.
         length = len(state.get(history) or ())
         super()._begin_run()
         if history and length and not state[history]:
@@ -590,12 +597,12 @@ class OrderedDropIn(DropIn, Ordered):
         start = index - index % self.order
         source, target = levels[start], levels[start + 1]
         if source <= target:
-            # The originals divide by a deviation of 0 there, or recurse without an end. The noise of such a step vanishes.
+            # The originals divide by a deviation of 0 here, or recurse without end. The noise vanishes in such a step.
             return super()._draw(count, generator, noise, model_output, sample)
         if self.noise_sampler is None:
             self.noise_sampler = self._make_motion(motion, levels, generator, model_output, sample)
         if motion.overlaps:
-            # A step of two evaluations asks for the way to its middle first, and then for the whole one.
+            # The first evaluation of a step reads the increment to its middle, and the second the increment of the whole step.
             source, target, is_first = -source.log(), -target.log(), index == start
             if is_first:
                 target = source + (target - source) * 0.5
@@ -605,7 +612,7 @@ class OrderedDropIn(DropIn, Ordered):
         return increment
 
     def _motion_levels(self) -> Tensor:
-        """The levels with the original's roundings: a level's last bit changes an increment by a thousandth."""
+        """The levels with the original's rounding, because a level's last bit changes an increment by a thousandth."""
         levels, theirs = self.sigmas, self._rounded_levels
         if (
             theirs is not None
@@ -632,12 +639,12 @@ class OrderedDropIn(DropIn, Ordered):
     def _remember(self, row: StepRow, stored: Sequence[Tensor], sample: Tensor) -> None:
         super()._remember(row, stored, sample)
         if not self._counter and "dt" in self.__dict__:
-            # Tells, beside the tensors, that the next evaluation belongs to the step that has begun.
+            # Like the kept tensors, dt shows that the next evaluation belongs to the step that has begun.
             levels, index = self._plan.sigmas, self._step_index or 0
             self.dt = levels[index + 1] - levels[index] if row.keeps else None
 
     def index_for_timestep(self, timestep: Any, schedule_timesteps: Tensor | None = None) -> int:
-        """The step at a timestep, as leniently as the original looks it up: mostly of several the second, of none the last."""
+        """The index of the step at a timestep, as in the original: usually the second of several, and the last if there is none."""
         known = self._known_timesteps if schedule_timesteps is None else schedule_timesteps.tolist()
         value = self._value(timestep)
         indices = [index for index, candidate in enumerate(known) if candidate == value]
@@ -647,13 +654,13 @@ class OrderedDropIn(DropIn, Ordered):
         return indices[is_second] if indices else len(known) - 1
 
     def _init_step_index(self, timestep: Any) -> None:
-        """Goes to the step that a run begins with."""
+        """Goes to the step at which a run begins."""
         if self._begin_index is not None:
             self._step_index = self._begin_index
             return
         index, known = self.index_for_timestep(timestep), self._known_timesteps
         if index > 1 and known[index] == known[index - 1] and self.__dict__.get(self._history) == []:
-            # The run begins after an evaluation that its caller counts: PNDM's second one, which belongs to the first step.
+            # The run begins at the second evaluation with this timestep. A caller that counts the first one passes it twice.
             self._repeated = known[index]
         self._step_index = index
 
@@ -671,10 +678,10 @@ class OrderedDropIn(DropIn, Ordered):
         return index
 
     def _token_step(self, model_output: Tensor, timestep: Any, sample: Tensor, timesteps: Tensor, generator: Any) -> tuple[Tensor]:
-        """A step of tokens at timesteps of their own, [batch, tokens] or [batch, 1], which are read back from their device.
+        """A step of tokens at separate timesteps, [batch, tokens] or [batch, 1]. The timesteps are read back from their device.
 
-        Each goes to the greatest level of the run below its own. As in the original, the model output is the velocity towards the
-        data unless the step draws noise, and the result is of the type that holds float32 too.
+        Each token goes to the greatest noise level of the run below its own. As in the original, the model output is the velocity
+        towards the data unless the step draws noise, and the result's type also holds float32.
         """
         plan, index = self._ready(), self._next_index(timestep)
         draws = self._remembered(plan, index or 0)[0].draws
@@ -695,13 +702,13 @@ class OrderedDropIn(DropIn, Ordered):
         return (result,)
 
 
-# ---- Methods for the classes whose originals have them
+# ---- Methods that only some originals have
 
 
 def scale_model_input(self: Any, sample: Tensor, timestep: Any = None, *others: Any, **named: Any) -> Tensor:
-    """The model's input at a timestep: most schedulers' models are asked with the sample as it is.
+    """The model's input at a timestep: the sample times the input scale. If all input scales are 1, `sample` itself.
 
-    Most originals take any other arguments, such as a generator, and pass them over.
+    Like most originals, it ignores other arguments, such as a generator.
     """
     if self.num_inference_steps is None and not self._steps_unplanned:
         return sample
@@ -715,10 +722,9 @@ def scale_model_input(self: Any, sample: Tensor, timestep: Any = None, *others: 
 
 
 def add_noise(self: Any, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """The samples with as much noise as there is at the timesteps, [batch] or [1].
+    """signal_rate * original_samples + noise_rate * noise, with the rates at the timesteps, [batch] or [1].
 
-    Where ``set_begin_index`` has been called, at the step that comes next instead; not so for classes that add noise at timesteps
-    of the training.
+    After ``set_begin_index``, the next step's rates are used instead, except for classes that add noise at training timesteps.
     """
     if self.description.adds_noise_at_training_levels:
         mixed: Tensor = self._mix_at(original_samples, noise, timesteps, is_velocity=False)
@@ -740,12 +746,12 @@ def add_noise(self: Any, original_samples: Tensor, noise: Tensor, timesteps: Ten
 
 
 def scale_noise(self: Any, sample: Tensor, timestep: Tensor, noise: Tensor | None = None) -> Tensor:
-    """`add_noise` with the name and the order of arguments that flow-matching schedulers have."""
+    """`add_noise` with the name and the argument order of flow-matching schedulers."""
     return add_noise(self, sample, noise, timestep)
 
 
 def get_velocity(self: Any, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """signal_rate * noise - noise_rate * sample at timesteps of the training, [batch] or [1]."""
+    """signal_rate * noise - noise_rate * sample at training timesteps, [batch] or [1]."""
     velocity: Tensor = self._mix_at(sample, noise, timesteps, is_velocity=True)
     return velocity
 
@@ -755,23 +761,23 @@ def get_velocity(self: Any, sample: Tensor, noise: Tensor, timesteps: Tensor) ->
 
 def _constructor(original: type[Any], class_name: str, module: str) -> Any:
     def check(*args: Any, **kwargs: Any) -> None:
-        """Raises the library's error for values that it refuses."""
+        """Raises the library's error if it refuses the values."""
         given = inspect.signature(original).bind(*args, **kwargs).arguments
         Plan.make({key: value for key, value in given.items() if key != "kwargs"}, class_name)
 
     @functools.wraps(original.__init__)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         if any(isinstance(value, int) and value > LARGEST for value in (*args, *kwargs.values())):
-            check(*args, **kwargs)  # The original may make a table of so many elements.
+            check(*args, **kwargs)  # The original may make a table of that length.
         try:
             original.__init__(self, *args, **kwargs)
         except NotImplementedError:
-            check(*args, **kwargs)  # Its message names what is allowed.
+            check(*args, **kwargs)  # The library's message names the allowed values.
             raise
         if "alphas_cumprod" in self.__dict__:
             self._trained = self.alphas_cumprod.clone()
         if type(self).__module__ == module:
-            # Pipelines write the module's name to their files, which have to be read by diffusers alone.
+            # Pipelines write the module's name to their files, and diffusers must be able to read these without this package.
             self.__module__ = original.__module__
         if "_shift" in self.__dict__:
             self._made_span = self._span()
@@ -781,7 +787,7 @@ def _constructor(original: type[Any], class_name: str, module: str) -> Any:
 
 
 def _output_class(original: type[Any]) -> type[Any]:
-    """The class of what the original's ``step`` returns: the one of its module, if that has one."""
+    """The class of the results of the original's ``step``: its module's own class, or else diffusers' common one."""
     module = sys.modules[original.__module__]
     outputs = [each for name, each in vars(module).items() if name.endswith("Output")]
     own = [each for each in outputs if getattr(each, "__module__", None) == module.__name__]
@@ -789,7 +795,7 @@ def _output_class(original: type[Any]) -> type[Any]:
 
 
 class _StandIn(type):
-    """The class of stand-ins: making an object, or asking for a method of a class, says why there is no drop-in."""
+    """The metaclass of stand-ins. Making an object or looking up a method raises UnsupportedError, with the reason."""
 
     _reason: str
 
@@ -803,20 +809,20 @@ class _StandIn(type):
 
 
 def make_stand_in(description: Description, module: str) -> type[Any]:
-    """The stand-in for a drop-in if pipelines call the original by other methods than ``step`` at a timestep."""
+    """The stand-in for a class that pipelines step by other calls than ``step`` at a timestep."""
     name = description.class_name
     reason = (
         f"{name} has no drop-in: {description.other_calls}. Keep diffusers.{name} in the pipeline, or take the steps with "
         f"diffusion_scheduling.{name}"
     )
-    documentation = f"Stands for a drop-in of ``diffusers.{name}``, which has none."
+    documentation = f"A stand-in: ``diffusers.{name}`` has no drop-in."
     return _StandIn(name, (), {"__doc__": documentation, "__module__": module, "_reason": reason})
 
 
 def make_class(original: type[Any], description: Description, module: str) -> type[Any]:
     """The drop-in for an original, with the signatures of its ``step`` and ``set_timesteps``."""
     output, attributes = _output_class(original), description.attributes
-    # A step whose caller keeps what steps remember depends on nothing but its arguments.
+    # A step depends only on its arguments if its caller keeps the tensors between steps.
     is_stateless = description.is_stateless or attributes.timestep is not None
     description = description._replace(returns_report=description.report in output.__annotations__, is_stateless=is_stateless)
     names = description.option_names
@@ -824,10 +830,10 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
     def remade(name: str, known: set[str], body: str) -> Any:
         method = inspect.signature(getattr(original, name))
         parameters = [each for each in method.parameters.values() if each.name != "self"]
-        # Originals that take any keywords pass over those that they don't know.
+        # Originals that take any keywords ignore unknown ones.
         unknown = [each for each in parameters if each.name not in known and each.kind != each.VAR_KEYWORD]
         given = {each.name for each in parameters}
-        # Arguments that the original doesn't have are None.
+        # Arguments that the original lacks are None.
         for each in known - given:
             body = body.replace(f"<{each}>", "None")
         for each in known:
@@ -840,7 +846,7 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
     step_names = inspect.signature(original.step).parameters
 
     def told_as(option: Parameter) -> str:
-        """The expression of a step's option: numbers may be given as tensors, or follow from the timestep."""
+        """The expression for a step's option. Numbers may be tensors, and their defaults may follow from the timestep."""
         given = f"<{option.key}>"
         if option.key in step_names and option.type == "float | None":
             return f"self._real({given})"
@@ -864,12 +870,12 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
     if handed is not None:
         lists = {**dict.fromkeys(handed.timesteps, "timesteps"), **dict.fromkeys(handed.sigmas, "sigmas")}
         known |= {handed.noise, handed.step_index, *lists}
-        # Pipelines hand over a generator, too, which such a step doesn't draw from.
+        # Pipelines also pass a generator, from which a step with given noise doesn't draw.
         noise_given, generator_given = f"<{handed.noise}>", f"(<generator> if <{handed.noise}> is None else None)"
         pairs = "".join(f"{name!r}: (<{name}>, {attribute!r}), " for name, attribute in lists.items())
         guard = f"self._only_its_own(timestep, ({handed.step_index!r}, <{handed.step_index}>), {{{pairs}}}) or "
     if f"takes_{description.report}" in names:
-        # The original's step may be given what it reports, which then stands for the model output.
+        # The original's step also takes its own report as an argument, in place of the model output.
         known.add(description.report)
         told = told.replace(f"<takes_{description.report}>", f"None if <{description.report}> is None else True")
         output_given = f"(model_output if <{description.report}> is None else <{description.report}>)"
@@ -892,7 +898,7 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
     given_pairs = "".join(f"{each.name!r}: {each.name}, " for each in planning if each.name != "self")
     body = f"self._set_timesteps(<num_inference_steps>, <device>, {{{asked}}}, {{{given_pairs}}})"
     set_timesteps, _ = remade("set_timesteps", known, body)
-    noising = (add_noise, scale_noise) if handed is None else ()  # The original's is handed its tables, too.
+    noising = (add_noise, scale_noise) if handed is None else ()  # The original's takes its tables as arguments.
     optional: dict[str, Any] = {each.__name__: each for each in (scale_model_input, *noising)}
     if description.has_velocity:
         optional["get_velocity"] = get_velocity
@@ -909,11 +915,11 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
         description.is_stateless and not has_sigmas and "timesteps" not in inspect.signature(original.set_timesteps).parameters
     )
     looking_up = inspect.getsource(original.index_for_timestep) if hasattr(original, "index_for_timestep") else "> 1"
-    # The attributes that steps read besides what they remember. Noise levels don't follow the signal variances after planning.
+    # The attributes that steps read besides the kept tensors. After planning, noise levels don't follow the signal variances.
     tables = ("timesteps", "sigmas", "_shift") if has_sigmas else ("alphas_cumprod", *ENDS, "num_inference_steps")
     ours = parts(description)
     members = {
-        "__doc__": f"``diffusers.{description.class_name}``, by the library.",
+        "__doc__": f"``diffusers.{description.class_name}``, computed by the library.",
         "__module__": module,
         "__init__": _constructor(original, description.class_name, module),
         "description": description,
