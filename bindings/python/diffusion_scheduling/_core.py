@@ -147,7 +147,7 @@ class Core:
         """The plan of the present attributes. Makes a new one if they have changed."""
         cache = self._cache
         try:
-            # Tuples compare identical objects as equal. The comparison of two different tables raises an error.
+            # Tuples compare identical objects as equal. Comparing two tables of several numbers raises an error.
             if cache.look(self.__dict__) == cache.seen:
                 for watched, version in cache.counted:
                     if watched._version != version:

@@ -660,7 +660,8 @@ class OrderedDropIn(DropIn, Ordered):
             return
         index, known = self.index_for_timestep(timestep), self._known_timesteps
         if index > 1 and known[index] == known[index - 1] and self.__dict__.get(self._history) == []:
-            # The run begins at the second evaluation with this timestep. A caller that counts the first one passes it twice.
+            # The run begins at the second evaluation with this timestep. A caller that also counts the first evaluation passes the
+            # timestep twice, and the second call has nothing to do.
             self._repeated = known[index]
         self._step_index = index
 

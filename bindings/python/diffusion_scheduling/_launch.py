@@ -122,7 +122,7 @@ class Features(NamedTuple):
         )
 
     def uses_of(self, has_report: bool) -> int:
-        """The bits of a step with or without a report. Without an output that reads p, p has none."""
+        """The bits of a step with or without a report. The bits of p's own terms are 0 if no output reads p."""
         uses = self.uses if has_report else self.uses & ~_REPORT_TERMS
         return uses if uses & _PREDICTION_USES else uses & ~_PREDICTION_TERMS
 
