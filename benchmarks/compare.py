@@ -289,7 +289,7 @@ class Expression:
     def __init__(self, case: Case) -> None:
         scheduler = case.ours()
         scheduler.set_timesteps(STEP_COUNT)
-        properties = scheduler.plan_properties
+        properties = scheduler.plan_properties()
         self.slot_count = properties.n_slots
         self.guidance = case.guidance
         self.threshold = (properties.threshold_ratio, properties.threshold_maximum) if case.arguments.get("thresholding") else None

@@ -45,7 +45,7 @@ def compare(scheduler, samples, outputs, noises):
     it is.
     """
     u = 2.0**-24
-    plan, session, slots = Plan(scheduler.plan_json), ds.Session(scheduler), {}
+    plan, session, slots = Plan(scheduler.plan_json()), ds.Session(scheduler), {}
     greatest, share = 0.0, 0.0
     for index in range(len(plan.evaluations)):
         native = session.step(outputs[index], samples[index], noise=noises[index] if session.needs_noise else None)
@@ -86,8 +86,8 @@ def report(run):
         scheduler.set_timesteps(steps)
         start = generator.standard_normal(SHAPE, np.float32)
         noises = generator.standard_normal((len(scheduler.timesteps), *SHAPE), np.float32)
-        model = model_output_with_variance if Plan(scheduler.plan_json).model_learns_variance else model_output
-        samples, outputs = run(scheduler.plan_json, start, noises, model)
+        model = model_output_with_variance if Plan(scheduler.plan_json()).model_learns_variance else model_output
+        samples, outputs = run(scheduler.plan_json(), start, noises, model)
         difference, share = compare(scheduler, samples, outputs, noises)
         failed += not share <= 1
         print(f"{name:28} {difference:19.2e} {share:25.3f}{'' if share <= 1 else '  TOO FAR'}")

@@ -91,7 +91,7 @@ def test_rescaled_guidance_shares_moments():
 def test_a_threshold_shares_its_quantile(ratio):
     scheduler = DPMSolverMultistepScheduler(thresholding=True, sample_max_value=40.0, dynamic_thresholding_ratio=ratio)
     scheduler.set_timesteps(6)
-    plan, whole = Plan(scheduler.plan_json), Session(scheduler)
+    plan, whole = Plan(scheduler.plan_json()), Session(scheduler)
     slots = {part.start: {} for part in PARTS}
     x = tensors(1)[0]
     for index in range(6):

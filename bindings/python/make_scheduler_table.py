@@ -152,7 +152,7 @@ def code(names: str) -> str:
 def row(name: str, description: Description) -> str:
     scheduler = getattr(diffusion_scheduling, name)()
     scheduler.set_timesteps(STEPS)
-    plan = json.loads(scheduler.plan_json)
+    plan = json.loads(scheduler.plan_json())
     evaluations = plan["evaluations"]
     draws = sum(each["rows"][-1].get("noise_draws", 0) for each in evaluations)
     source = SOURCES[name]

@@ -88,14 +88,14 @@ def share(part: int, whole: int) -> float:
 def table(rows: list[dict[str, Any]], *, turned: bool = False) -> str:
     """Formats each row as a line or, if turned, as a column."""
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [keys, *([text_of(row.get(key, "")) for key in keys] for row in rows)]
+    cells = [keys, *([cell_text(row.get(key, "")) for key in keys] for row in rows)]
     if turned:
         cells = [list(column) for column in zip(*cells)]
     widths = [max(map(len, column)) for column in zip(*cells)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells)
 
 
-def text_of(value: Any) -> str:
+def cell_text(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 

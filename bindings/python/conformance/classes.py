@@ -504,7 +504,7 @@ class Bound:
         A fixed range adds no error. A threshold s is off by d: the largest error of the item's elements, plus four roundings of the
         interpolation between two of them. The clamped value, at most s, and its divisor s are each off by d. This adds 2 d / s.
         """
-        properties = self.ours.plan_properties
+        properties = self.ours.plan_properties()
         if properties.clamp == _library.CLAMP_RANGE:
             return value.clip(-properties.clamp_range, properties.clamp_range), error
         if properties.clamp != _library.CLAMP_THRESHOLD:

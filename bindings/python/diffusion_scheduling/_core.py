@@ -83,7 +83,7 @@ def _quick_step(
     # Several threads may use one stateless scheduler at once. A thread that finds the structs in use takes the general path.
     unused = [tensors]
 
-    def take(
+    def step(
         plan: Plan, row: StepRow, e: Tensor, x: Tensor, z: Tensor | None, slots: Sequence[Tensor], out: Tensor | None
     ) -> Results | None:
         try:
@@ -116,7 +116,7 @@ def _quick_step(
             raise _library.error(status)
         return results, stored
 
-    return take
+    return step
 
 
 class Core:

@@ -128,7 +128,7 @@ def _parameters(members: list[dict[str, Any]]) -> list[Parameter]:
 
 def describe(class_name: str) -> Description:
     """The description of a class, without the members that this version of the package doesn't know."""
-    members = json.loads(_library.text_of(library.ds_class_description, class_name.encode()))
+    members = json.loads(_library.read_text(library.ds_class_description, class_name.encode()))
     known = {field: members[field] for field in Description._fields}
     lists = {name: _parameters(known[name]) for name in ("parameters", "options")}
     made = {

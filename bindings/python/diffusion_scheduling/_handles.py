@@ -220,30 +220,30 @@ class Plan(Handle):
     @functools.cached_property
     def config_text(self) -> str:
         """The configuration as the text of a scheduler_config.json."""
-        return _library.text_of(library.ds_scheduler_config_json, self.value)
+        return _library.read_text(library.ds_scheduler_config_json, self.value)
 
     @property
     def defaulted_keys(self) -> list[str]:
         """The parameters that haven't been set."""
-        keys: list[str] = json.loads(_library.text_of(library.ds_scheduler_defaulted_keys, self.value))
+        keys: list[str] = json.loads(_library.read_text(library.ds_scheduler_defaulted_keys, self.value))
         return keys
 
     @property
     def unused_keys(self) -> list[str]:
         """The keys of the configuration that have no effect on this scheduler."""
-        keys: list[str] = json.loads(_library.text_of(library.ds_scheduler_unused_keys, self.value))
+        keys: list[str] = json.loads(_library.read_text(library.ds_scheduler_unused_keys, self.value))
         return keys
 
     @property
     def sampler_names(self) -> list[str]:
         """The sampler names that stand for this configuration."""
-        names: list[str] = json.loads(_library.text_of(library.ds_scheduler_sampler_names, self.value))
+        names: list[str] = json.loads(_library.read_text(library.ds_scheduler_sampler_names, self.value))
         return names
 
     @property
     def text(self) -> str:
         """The whole plan as JSON."""
-        return _library.text_of(library.ds_scheduler_plan_json, self.value)
+        return _library.read_text(library.ds_scheduler_plan_json, self.value)
 
     @property
     def num_train_timesteps(self) -> int:

@@ -72,7 +72,7 @@ class StateError(SchedulerError, ValueError):
     """The bytes are not a saved state, have been corrupted, or belong to another plan."""
 
 
-class MemoryExhaustedError(SchedulerError, MemoryError):
+class OutOfMemoryError(SchedulerError, MemoryError):
     """Memory is missing for a session's slots, a table of plans is full, or too many objects of the library exist."""
 
 
@@ -93,7 +93,7 @@ _STATUSES: dict[type[SchedulerError], list[int]] = {
     StepPastEndError: [8],
     StateError: [13, 14],
     SchedulerError: [15, 16, 23],
-    MemoryExhaustedError: [25, 26],
+    OutOfMemoryError: [25, 26],
     KernelError: [27],
 }
 EXCEPTIONS = {status: exception for exception, statuses in _STATUSES.items() for status in statuses}
@@ -336,7 +336,7 @@ def written(kind: type[C], function: Callable[..., int], *arguments: Any) -> C:
     return value
 
 
-def text_of(function: Callable[..., int], subject: int | bytes) -> str:
+def read_text(function: Callable[..., int], subject: int | bytes) -> str:
     """The text that a library function writes about a handle or a class name."""
     return bytes_of(function, subject, terminated=True).decode()
 

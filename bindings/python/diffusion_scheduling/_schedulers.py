@@ -223,12 +223,10 @@ class ArrayScheduler(Core):
             raise _library.InvalidValueError(f"index is {index} and age is {age}, but both must be at least 0")
         return self._current().row(index, index if age is None else age)
 
-    @property
     def plan_properties(self) -> _library.PlanProperties:
         """The properties that all steps of the plan share."""
         return self._current().properties
 
-    @property
     def plan_json(self) -> str:
         """The whole plan as JSON, which ``Session.from_plan`` reads."""
         return self._current().text

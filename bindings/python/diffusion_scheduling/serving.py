@@ -99,7 +99,7 @@ class Session(Handle):
 
     @classmethod
     def from_plan(cls, plan_json: str, begin_index: int = 0) -> Session:
-        """A session on the plan in a scheduler's ``plan_json``, from any process. To make more, ``copy`` it: copies share the plan.
+        """A session on the plan in a scheduler's ``plan_json()``, from any process. To make more, ``copy`` it: copies share the plan.
 
         Raises MalformedError or InvalidValueError, which are ValueErrors.
         """

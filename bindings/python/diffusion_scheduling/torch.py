@@ -105,7 +105,7 @@ class PlanTable:
         """Appends the plan of one more scheduler, and returns the plan's number. Captured graphs serve this plan too.
 
         Raises UnsupportedError if the plan needs a feature without which the kernels have been compiled, because no scheduler of
-        the constructor needed it. Raises MemoryExhaustedError if the table is full.
+        the constructor needed it. Raises OutOfMemoryError if the table is full.
         """
         first = sum(len(entry.records) for entry in self._entries)
         entry = self._entry(scheduler, first)
@@ -119,7 +119,7 @@ class PlanTable:
             )
         count = first + len(entry.records)
         if count > len(self.records):
-            raise _library.MemoryExhaustedError(f"the table has room for {len(self.records)} records, but would have {count}")
+            raise _library.OutOfMemoryError(f"the table has room for {len(self.records)} records, but would have {count}")
         self.records[first:count].copy_(_launch.uploaded(entry.records, self.device))
         self._entries.append(entry)
         return len(self._entries) - 1

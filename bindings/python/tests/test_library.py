@@ -36,7 +36,7 @@ def test_every_status_has_an_exception(header):
 
 def test_exceptions_have_the_status_and_are_built_in_ones_too():
     error = _library.error(26)
-    assert isinstance(error, _library.MemoryExhaustedError) and isinstance(error, MemoryError) and error.status == 26
+    assert isinstance(error, _library.OutOfMemoryError) and isinstance(error, MemoryError) and error.status == 26
     assert isinstance(_library.error(27), _library.KernelError) and isinstance(_library.error(27), RuntimeError)
     assert isinstance(_library.error(8), IndexError) and isinstance(_library.error(1), ValueError)
 

@@ -39,7 +39,7 @@ def draws_noise(name):
     """Whether a class's steps draw noise with the default options."""
     scheduler = getattr(ds, name)()
     scheduler.set_timesteps(4)
-    return any("noise_draws" in row for each in json.loads(scheduler.plan_json)["evaluations"] for row in each["rows"])
+    return any("noise_draws" in row for each in json.loads(scheduler.plan_json())["evaluations"] for row in each["rows"])
 
 
 DRAWING = [name for name in ALL if draws_noise(name)]

@@ -26,7 +26,7 @@ STREAMS = {"sample", "model_output", "noise", "prediction"} | SLOTS
 
 def plan_of(scheduler, steps=5):
     scheduler.set_timesteps(steps)
-    return json.loads(scheduler.plan_json)
+    return json.loads(scheduler.plan_json())
 
 
 def test_members_are_the_documented_ones():
@@ -75,7 +75,7 @@ def test_the_documented_program_agrees_with_the_library(make):
     for t in scheduler.timesteps:
         x = session.step(np.tanh(x) - 1e-4 * t, x, noise=next(remaining) if session.needs_noise else None)
     remaining = iter(draws)
-    found = program["run"](scheduler.plan_json, lambda x, t: np.tanh(x) - 1e-4 * t, start, lambda: next(remaining))
+    found = program["run"](scheduler.plan_json(), lambda x, t: np.tanh(x) - 1e-4 * t, start, lambda: next(remaining))
     assert np.allclose(found, x, rtol=1e-9, atol=1e-9)
 
 

@@ -41,7 +41,7 @@ def test_saved_copied_and_exported_sessions_go_on_alike(rng):
     outputs = rng.standard_normal((6, 2, 5)).astype(np.float16)
     for e in outputs[:3]:
         x = session.step(e, x)
-    others = [session.copy(), session.restore(session.save()), Session.from_plan(scheduler.plan_json).restore(session.save())]
+    others = [session.copy(), session.restore(session.save()), Session.from_plan(scheduler.plan_json()).restore(session.save())]
     for e in outputs[3:]:
         results = [each.step(e, x) for each in [session, *others]]
         assert all(np.array_equal(result, results[0]) for result in results)

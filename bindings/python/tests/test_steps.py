@@ -189,7 +189,7 @@ def test_options_of_the_run_hold_for_steps_that_say_nothing(x):
     told, asked = ds.DDIMScheduler(), ds.DDIMScheduler()
     told.set_timesteps(10, eta=0.5)
     asked.set_timesteps(10)
-    assert told.plan_properties.is_stochastic and not asked.plan_properties.is_stochastic
+    assert told.plan_properties().is_stochastic and not asked.plan_properties().is_stochastic
     for t in told.timesteps:
         assert np.array_equal(step(told, x, t)[0], step(asked, x, t, eta=0.5)[0])
         assert np.array_equal(step(told, x, t, eta=0.0)[0], step(asked, x, t)[0])
@@ -440,7 +440,7 @@ def test_the_parts_make_the_step(kind, x):
     for index, t in enumerate(scheduler.timesteps[:6]):
         e = np.tanh(y)
         outputs.append(scheduler.convert_model_output(e, sample=y))
-        order, z = min(index + 1, highest), noise(y) if scheduler.plan_properties.is_stochastic else None
+        order, z = min(index + 1, highest), noise(y) if scheduler.plan_properties().is_stochastic else None
         parts = getattr(scheduler, names[order - 1])(outputs[-1] if order == 1 else outputs, sample=y, noise=z)
         y = scheduler.step(e, t, y, variance_noise=z).prev_sample
         assert np.allclose(parts, y, rtol=1e-11, atol=1e-11), index
