@@ -71,7 +71,7 @@ import Testing
             "clip_sample_range": ["0", "-2.5", "NaN"].map(number),
             "flow_shift": ["0", "-1", "1e999", "NaN"].map(number),
             "steps_offset": ["-1", "1000001", "9999999999999999999999"].map(number),
-            "solver_order": ["0", "4", "-1", "2147483648"].map(number),
+            "solver_order": ["0", "5", "-1", "2147483648"].map(number),
             "predictor_order": ["0", "5", "-1"].map(number),
             "corrector_order": ["0", "5", "-1"].map(number),
             "tau_func": [[], [-1], [0, 1001]],

@@ -126,8 +126,9 @@ import Testing
         // Models that get ¼ ln ς also get negative numbers; Euler's logarithmic levels have one more.
         let isContinuous =
             (configuration as? EulerDiscreteConfiguration)?.timestepType == .continuous || configuration is any EDMDefinition
-        // A shifted level of 1 may round to a float32 above 1, and inverts to a number below 0.
-        let least = configuration is any ShiftedFlowDefinition ? -0x1p-22 * Double(scheduler.count) : 0
+        // A level of 1 may round to a float32 above 1. Shifts multiply the excess by 1/shift, and an inverted level is below 0.
+        let shift = (configuration as? any ShiftedFlowDefinition)?.shift
+        let least = shift.map { -0x1p-22 * Double(scheduler.count) * max(1, 1 / $0) } ?? 0
         #expect(isContinuous || plan.timesteps.allSatisfy { $0 >= least }, "\(n) steps of \(text)")
         #expect(plan.starts.count <= n + (isContinuous ? 1 : 0), "\(n) steps of \(text)")
         let start: [Double] = (0..<6).map { Double($0 % 5) / 3 - 0.5 }
