@@ -29,14 +29,21 @@ public protocol Scheduler: Sendable {
     var initNoiseSigma: Double { get }
 
     /// Plans a run of `count` steps and returns to its start.
+    ///
+    /// - Throws: `invalidValue` for a number of steps that the scheduler doesn't allow, `unrepresentablePlan`. The run before is
+    ///   kept then.
     mutating func setTimesteps(_ count: Int) throws(SchedulerError)
 
-    /// Scales a sample, in place, to the model's input at the timestep.
+    /// Scales a sample x, in place, to the model's input at the timestep: x' = c x with the input scale c, which is 1 in most
+    /// schedulers.
+    ///
+    /// - Throws: `unknownTimestep` for a timestep that isn't in the plan, if the plan has an input scale other than 1.
     func scaleModelInput<Element: TensorElement>(
         _ sample: inout MutableSpan<Element>, timestep: Double
     ) throws(SchedulerError)
 
-    /// Takes one step in place: `sample` is the sample at `timestep` before the call and the next sample after it.
+    /// Takes one step in place: `sample` is the sample at `timestep` before the call and the next sample after it. ``PlanRow`` has
+    /// the formula.
     ///
     /// - Parameters:
     ///   - modelOutput: the model's output, with as many elements as the sample.
@@ -44,12 +51,16 @@ public protocol Scheduler: Sendable {
     ///   - sample: the sample.
     ///   - noise: standard normal numbers, one for each element of the sample; only stochastic steps need them.
     ///   - batchSize: the number of batch items in the sample.
+    /// - Throws: `timestepsNotSet`, `stepPastEnd`, `unknownTimestep`, `invalidValue`, `wrongElementCount`, `wrongElementType`,
+    ///   `missingNoise`, `outOfMemory`; nothing has changed then.
     mutating func step<Element: TensorElement>(
         modelOutput: Span<Element>, timestep: Double, sample: inout MutableSpan<Element>, noise: Span<Element>?,
         batchSize: Int
     ) throws(SchedulerError)
 
-    /// Adds noise to clean samples, in place: batch item i to the noise level of `timesteps[i]`.
+    /// Adds noise to clean samples, in place: x = A data + S noise, for batch item i with the rates A and S of `timesteps[i]`.
+    ///
+    /// - Throws: `unknownTimestep`; `invalidValue` for a timestep out of range; `wrongElementCount`. Nothing has changed then.
     func addNoise<Element: TensorElement>(
         _ noise: Span<Element>, to sample: inout MutableSpan<Element>, timesteps: [Double]
     ) throws(SchedulerError)
@@ -71,7 +82,9 @@ public struct SchedulerOutput<Element: TensorElement>: Sendable, Equatable {
 
 // The operations on arrays.
 extension Scheduler {
-    /// The sample scaled to the model's input at the timestep.
+    /// The model's input at the timestep: input = c x for the sample x, with the input scale c.
+    ///
+    /// - Throws: `unknownTimestep` for a timestep that isn't in the plan, if the plan has an input scale other than 1.
     public func scaleModelInput<Element: TensorElement>(
         _ sample: [Element], timestep: Double
     ) throws(SchedulerError) -> [Element] {
@@ -81,7 +94,10 @@ extension Scheduler {
         return sample
     }
 
-    /// Takes one step in place.
+    /// Takes one step in place. ``PlanRow`` has the formula.
+    ///
+    /// - Throws: `timestepsNotSet`, `stepPastEnd`, `unknownTimestep`, `invalidValue`, `wrongElementCount`, `wrongElementType`,
+    ///   `missingNoise`, `outOfMemory`; nothing has changed then.
     public mutating func step<Element: TensorElement>(
         modelOutput: [Element], timestep: Double, sample: inout [Element], noise: [Element]? = nil, batchSize: Int = 1
     ) throws(SchedulerError) {
@@ -93,7 +109,10 @@ extension Scheduler {
         }
     }
 
-    /// Takes one step and returns the next sample.
+    /// Takes one step and returns the next sample. ``PlanRow`` has the formula.
+    ///
+    /// - Throws: `timestepsNotSet`, `stepPastEnd`, `unknownTimestep`, `invalidValue`, `wrongElementCount`, `wrongElementType`,
+    ///   `missingNoise`, `outOfMemory`; nothing has changed then.
     public mutating func step<Element: TensorElement>(
         modelOutput: [Element], timestep: Double, sample: [Element], noise: [Element]? = nil, batchSize: Int = 1
     ) throws(SchedulerError) -> SchedulerOutput<Element> {
@@ -102,7 +121,9 @@ extension Scheduler {
         return SchedulerOutput(nextSample: next)
     }
 
-    /// Clean samples with noise added: batch item i to the noise level of `timesteps[i]`.
+    /// Clean samples with noise added: x = A data + S noise, for batch item i with the rates A and S of `timesteps[i]`.
+    ///
+    /// - Throws: `unknownTimestep`; `invalidValue` for a timestep out of range; `wrongElementCount`.
     public func addNoise<Element: TensorElement>(
         _ noise: [Element], to sample: [Element], timesteps: [Double]
     ) throws(SchedulerError) -> [Element] {

@@ -72,7 +72,7 @@ public enum SchedulerCatalog {
 
     /// A scheduler's class, parameters, options and behaviour: see ``SchedulerDefinition/schedulerDescription``.
     ///
-    /// - Throws: `unsupportedScheduler`.
+    /// - Throws: `unsupportedScheduler` for a name that no scheduler has.
     public static func description(ofClass name: String) throws(SchedulerError) -> JSONValue {
         try type(ofClass: name).schedulerDescription
     }
@@ -98,6 +98,8 @@ public enum SchedulerCatalog {
     }
 
     /// Makes a scheduler from the bytes of a `scheduler_config.json`.
+    ///
+    /// - Throws: `malformedJSON`, `unsupportedScheduler`, `invalidValue`, `conflictingKeys`.
     public static func makeScheduler(
         json bytes: [UInt8], overrides: [String: JSONValue] = [:]
     ) throws(SchedulerError) -> any PlannedScheduler {
@@ -126,6 +128,8 @@ public enum SchedulerCatalog {
     }
 
     /// Makes a scheduler from the text of a `scheduler_config.json`.
+    ///
+    /// - Throws: `malformedJSON`, `unsupportedScheduler`, `invalidValue`, `conflictingKeys`.
     public static func makeScheduler(
         json text: String, overrides: [String: JSONValue] = [:]
     ) throws(SchedulerError) -> any PlannedScheduler {

@@ -29,6 +29,8 @@ public struct TensorBuffer<Element: TensorElement>: ~Copyable, @unchecked Sendab
     deinit { TensorMemory.free(address) }
 
     /// Calls the body with the elements.
+    ///
+    /// - Throws: what the body throws.
     @inlinable
     public func withSpan<Result, Failure: Error>(_ body: (Span<Element>) throws(Failure) -> Result) throws(Failure) -> Result {
         let elements = UnsafeBufferPointer(start: address.assumingMemoryBound(to: Element.self), count: count)
@@ -36,6 +38,8 @@ public struct TensorBuffer<Element: TensorElement>: ~Copyable, @unchecked Sendab
     }
 
     /// Calls the body with the elements, for changing them.
+    ///
+    /// - Throws: what the body throws. The elements stay as the body has left them.
     @inlinable
     public mutating func withMutableSpan<Result, Failure: Error>(
         _ body: (inout MutableSpan<Element>) throws(Failure) -> Result

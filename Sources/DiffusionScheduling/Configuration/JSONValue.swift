@@ -164,6 +164,9 @@ extension JSONValue {
 // MARK: - Codable
 
 extension JSONValue: Codable {
+    /// Reads a value from a decoder. The strings "Infinity", "-Infinity" and "NaN" become numbers.
+    ///
+    /// - Throws: the decoder's errors; `DecodingError` for a value that JSON doesn't have.
     public init(from decoder: any Decoder) throws {
         let container = try decoder.singleValueContainer()
         if container.decodeNil() {
@@ -184,6 +187,9 @@ extension JSONValue: Codable {
         }
     }
 
+    /// Writes the value to an encoder. Infinities and NaN become strings, because strict encoders have no numbers for them.
+    ///
+    /// - Throws: the encoder's errors.
     public func encode(to encoder: any Encoder) throws {
         var container = encoder.singleValueContainer()
         switch self {

@@ -24,6 +24,8 @@ public protocol SchedulerConfiguration: Sendable, Equatable, Codable {
     /// The origin of the configuration: the values that were given, and the keys without a parameter.
     var origin: ConfigurationOrigin { get set }
     /// Checks values and their combination.
+    ///
+    /// - Throws: `invalidValue` for a value that isn't allowed, `conflictingKeys` for keys that exclude one another.
     func validate() throws(SchedulerError)
 }
 
@@ -67,11 +69,15 @@ extension SchedulerConfiguration {
     }
 
     /// Reads the bytes of a `scheduler_config.json`.
+    ///
+    /// - Throws: `malformedJSON`, `invalidValue`, `conflictingKeys`.
     public init(json bytes: [UInt8], overrides: [String: JSONValue] = [:]) throws(SchedulerError) {
         try self.init(values: JSONReader.read(bytes).members(), overrides: overrides)
     }
 
     /// Reads the text of a `scheduler_config.json`.
+    ///
+    /// - Throws: `malformedJSON`, `invalidValue`, `conflictingKeys`.
     public init(json text: String, overrides: [String: JSONValue] = [:]) throws(SchedulerError) {
         try self.init(json: Array(text.utf8), overrides: overrides)
     }
@@ -80,6 +86,8 @@ extension SchedulerConfiguration {
     ///
     /// Keys that were given a value there and are parameters here apply here; other keys are kept for the way back. A key that
     /// merely has its default there gets this scheduler's default here.
+    ///
+    /// - Throws: `invalidValue` and `conflictingKeys` for values that this scheduler doesn't allow.
     public init(
         from other: some SchedulerConfiguration, overrides: [String: JSONValue] = [:]
     ) throws(SchedulerError) {
@@ -141,12 +149,17 @@ extension SchedulerConfiguration {
     public var jsonText: String { json.text + "\n" }
 
     /// Writes `scheduler_config.json` into a folder, which is made if there is none.
+    ///
+    /// - Throws: `inaccessibleFile` if the folder can't be made or the file can't be written. An older file is unchanged then.
     public func save(toDirectory directory: String) throws(SchedulerError) {
         try ConfigurationFile.write(jsonText, directory: directory)
     }
 
     // MARK: Codable
 
+    /// Reads a configuration from a decoder: an object with diffusers' keys.
+    ///
+    /// - Throws: the decoder's errors; `malformedJSON` for a value that isn't an object; `invalidValue`, `conflictingKeys`.
     public init(from decoder: any Decoder) throws {
         try self.init(values: JSONValue(from: decoder).members(), overrides: [:])
         // Encoders spell numbers in their own way; that spelling isn't kept.
@@ -155,6 +168,9 @@ extension SchedulerConfiguration {
         }
     }
 
+    /// Writes ``json`` to an encoder.
+    ///
+    /// - Throws: the encoder's errors.
     public func encode(to encoder: any Encoder) throws { try json.encode(to: encoder) }
 }
 

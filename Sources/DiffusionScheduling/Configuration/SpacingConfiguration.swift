@@ -123,7 +123,7 @@ public protocol SigmaGridConfiguration: NoiseScheduleConfiguration, SigmaSpacing
     var flowShift: Double { get set }
     /// Whether the flow levels of a request are shifted, too.
     static var shiftsRequestedLevels: Bool { get }
-    /// κ of a request.
+    /// κ of a request, which pushes a flow level ς to ς' = κ ς/(1 + (κ − 1) ς) (Esser et al. 2024, arXiv:2403.03206, equation 23).
     ///
     /// - Throws: `invalidValue` of `mu` where it may not be given or is out of range.
     func flowShift(_ request: TimestepRequest) throws(SchedulerError) -> Double

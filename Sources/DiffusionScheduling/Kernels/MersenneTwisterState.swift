@@ -18,6 +18,8 @@ public struct MersenneTwisterState: Sendable, Equatable {
     /// The number of words in a state.
     public static let wordCount = 624
 
+    /// A state of these words.
+    ///
     /// - Throws: `invalidValue` unless there are 624 words, `drawnWordCount` is from 0 to 624 and the spare normal is from −16 to
     ///   16; also for words from which only zeros follow, which no seed gives.
     public init(words: [UInt32], drawnWordCount: Int, spareNormal: Double? = nil) throws(SchedulerError) {
@@ -51,6 +53,10 @@ extension MersenneTwisterState: Codable {
         case words, drawnWordCount, spareNormal
     }
 
+    /// Reads a state from a decoder.
+    ///
+    /// - Throws: the decoder's errors; `DecodingError` unless the words are 4,992 hexadecimal digits; `invalidValue` for numbers
+    ///   that no state has.
     public init(from decoder: any Decoder) throws {
         let container = try decoder.container(keyedBy: CodingKeys.self)
         let digits = Array(try container.decode(String.self, forKey: .words).utf8)
@@ -68,6 +74,9 @@ extension MersenneTwisterState: Codable {
             spareNormal: container.decodeIfPresent(Double.self, forKey: .spareNormal))
     }
 
+    /// Writes the state to an encoder.
+    ///
+    /// - Throws: the encoder's errors.
     public func encode(to encoder: any Encoder) throws {
         var container = encoder.container(keyedBy: CodingKeys.self)
         let digits = words.map { word in

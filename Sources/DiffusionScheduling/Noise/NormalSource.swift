@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// A seeded source of standard normal numbers: mean 0, variance 1, independent of one another.
+/// A seeded source of standard normal numbers: mean 0, variance 1, independent of one another. Their density is
+/// φ(x) = e^{−x²/2}/√(2π).
 ///
 /// ```swift
 /// var noise: any NormalSource = TorchCPUNoise(seed: 42)
@@ -22,18 +23,18 @@
 /// A source is a value: a copy is independent and gives the same numbers. Encoding it (all are `Codable`) saves its place in the
 /// sequence. Different threads may use different sources at once.
 public protocol NormalSource: Sendable {
-    /// Overwrites `values` with the next numbers.
+    /// Overwrites `values` with the next numbers of the ``NormalSource``.
     mutating func fill(_ values: inout MutableSpan<Float>)
 }
 
 extension NormalSource {
-    /// Overwrites `values` with the next numbers.
+    /// Overwrites `values` with the next numbers of the ``NormalSource``.
     public mutating func fill(_ values: inout [Float]) {
         var span = values.mutableSpan
         fill(&span)
     }
 
-    /// The next `count` numbers.
+    /// The next `count` numbers of the ``NormalSource``.
     ///
     /// - Precondition: `count` ≥ 0.
     public mutating func normals(_ count: Int) -> [Float] {

@@ -36,13 +36,13 @@ public struct NumPyNoise: NormalSource {
         generator.fillAsNumPy(&values)
     }
 
-    /// Overwrites `values` with the next numbers, not rounded to float32.
+    /// Overwrites `values` with the next numbers of ``NumPyNoise``, not rounded to float32.
     public mutating func fill(_ values: inout MutableSpan<Double>) {
         makeUnique()
         generator.fillAsNumPy(&values)
     }
 
-    /// The next `count` numbers, not rounded to float32.
+    /// The next `count` numbers of ``NumPyNoise``, not rounded to float32.
     public mutating func doubleNormals(_ count: Int) -> [Double] {
         var values = [Double](repeating: 0, count: count)
         var span = values.mutableSpan
@@ -60,7 +60,13 @@ extension NumPyNoise: Equatable {
 }
 
 extension NumPyNoise: Codable {
+    /// Reads the source's ``state`` from a decoder.
+    ///
+    /// - Throws: the decoder's errors; `DecodingError` and `invalidValue` for a value that isn't a ``MersenneTwisterState``.
     public init(from decoder: any Decoder) throws { try self.init(state: MersenneTwisterState(from: decoder)) }
 
+    /// Writes the source's ``state`` to an encoder.
+    ///
+    /// - Throws: the encoder's errors.
     public func encode(to encoder: any Encoder) throws { try state.encode(to: encoder) }
 }

@@ -5,8 +5,8 @@
 /// `TorchCPUNoise(seed: s)` stands for `torch.Generator().manual_seed(s)`, and each fill for one
 /// `torch.randn(count, generator: …)`, whatever the tensor's shape. As in torch, the method depends on the number of elements:
 ///
-/// - Fewer than 16: Box and Muller's transform (1958, doi:10.1214/aoms/1177706645) in float64, one pair at a time,
-///   √(−2 ln(1 − v)) · (cos 2πu, sin 2πu), rounded to float32. The second number of an unfinished pair is kept for the next
+/// - Fewer than 16: Box and Muller's transform (1958, doi:10.1214/aoms/1177706645) in float64, one pair at a time: r cos 2πu and
+///   r sin 2πu with r = √(−2 ln(1 − v)), rounded to float32. The second number of an unfinished pair is kept for the next
 ///   fill of fewer than 16.
 /// - 16 and more: the same transform in float32 on blocks of 16 from 24-bit uniforms. If the count is not a multiple of 16, the
 ///   last 16 are computed again. These are the bits of torch's AVX2 code, which processors with AVX-512 also run; torch on other
@@ -37,7 +37,7 @@ public struct TorchCPUNoise: NormalSource {
 
     public mutating func fill(_ values: inout MutableSpan<Float>) { fill(&values, maximumThreads: 0) }
 
-    /// Overwrites `values` with the next numbers.
+    /// Overwrites `values` with the next numbers of ``TorchCPUNoise``.
     ///
     /// - Parameters:
     ///   - values: the memory to fill.
@@ -47,14 +47,14 @@ public struct TorchCPUNoise: NormalSource {
         generator.fillAsTorch(&values, maximumThreads: maximumThreads)
     }
 
-    /// Overwrites `values` with the next numbers of `torch.randn(count, dtype=torch.float64)`. All arithmetic is in
+    /// Overwrites `values` with the next numbers of `torch.randn(count, dtype=torch.float64)`: the pairs of ``TorchCPUNoise`` in
     /// float64, with the system's `log`, `sin` and `cos`, as in torch.
     public mutating func fill(_ values: inout MutableSpan<Double>, maximumThreads: Int = 0) {
         makeUnique()
         generator.fillAsTorch(&values, maximumThreads: maximumThreads)
     }
 
-    /// The next `count` numbers of `torch.randn(count, dtype=torch.float64)`.
+    /// The next `count` numbers of `torch.randn(count, dtype=torch.float64)`: the pairs of ``TorchCPUNoise`` in float64.
     public mutating func doubleNormals(_ count: Int) -> [Double] {
         var values = [Double](repeating: 0, count: count)
         var span = values.mutableSpan
@@ -72,7 +72,13 @@ extension TorchCPUNoise: Equatable {
 }
 
 extension TorchCPUNoise: Codable {
+    /// Reads the source's ``state`` from a decoder.
+    ///
+    /// - Throws: the decoder's errors; `DecodingError` and `invalidValue` for a value that isn't a ``MersenneTwisterState``.
     public init(from decoder: any Decoder) throws { try self.init(state: MersenneTwisterState(from: decoder)) }
 
+    /// Writes the source's ``state`` to an encoder.
+    ///
+    /// - Throws: the encoder's errors.
     public func encode(to encoder: any Encoder) throws { try state.encode(to: encoder) }
 }

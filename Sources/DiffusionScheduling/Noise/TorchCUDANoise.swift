@@ -49,12 +49,12 @@ public struct TorchCUDANoise: NormalSource, Equatable {
         self.device = device
     }
 
-    /// Overwrites `values` with the next numbers.
+    /// Overwrites `values` with the next numbers of ``TorchCUDANoise``.
     ///
     /// - Precondition: at most 2²⁹ elements: torch cuts larger tensors into several launches.
     public mutating func fill(_ values: inout MutableSpan<Float>) { fill(&values, maximumThreads: 0) }
 
-    /// Overwrites `values` with the next numbers.
+    /// Overwrites `values` with the next numbers of ``TorchCUDANoise``.
     ///
     /// - Parameters:
     ///   - values: the memory to fill.
@@ -70,6 +70,9 @@ public struct TorchCUDANoise: NormalSource, Equatable {
 }
 
 extension TorchCUDANoise: Codable {
+    /// Reads a source from a decoder.
+    ///
+    /// - Throws: the decoder's errors; `DecodingError` for an offset that isn't a multiple of 4.
     public init(from decoder: any Decoder) throws {
         let container = try decoder.container(keyedBy: CodingKeys.self)
         let offset = try container.decode(UInt64.self, forKey: .offset)
@@ -118,6 +121,9 @@ public struct CUDADevice: Sendable, Equatable {
 }
 
 extension CUDADevice: Codable {
+    /// Reads a device from a decoder.
+    ///
+    /// - Throws: the decoder's errors; `DecodingError` for numbers that no device has.
     public init(from decoder: any Decoder) throws {
         let container = try decoder.container(keyedBy: CodingKeys.self)
         let multiprocessorCount = try container.decode(Int.self, forKey: .multiprocessorCount)

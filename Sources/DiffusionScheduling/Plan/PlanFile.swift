@@ -69,8 +69,14 @@ extension SamplingPlan {
 }
 
 extension SamplingPlan: Codable {
+    /// Reads a plan from a decoder, in the form of ``json``.
+    ///
+    /// - Throws: the decoder's errors, and as `init(json:)`.
     public init(from decoder: any Decoder) throws { try self.init(json: JSONValue(from: decoder)) }
 
+    /// Writes ``json`` to an encoder.
+    ///
+    /// - Throws: the encoder's errors.
     public func encode(to encoder: any Encoder) throws { try json.encode(to: encoder) }
 }
 

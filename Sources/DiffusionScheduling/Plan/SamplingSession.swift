@@ -78,7 +78,8 @@ public struct SamplingSession: Sendable {
 
     // MARK: Stepping
 
-    /// Takes the next step in place: `sample` is the sample before the call and the next sample after it.
+    /// Takes the next step in place: `sample` is the sample before the call and the next sample after it. ``PlanRow`` has the
+    /// formula.
     ///
     /// Allocates nothing from the second step on (the first one makes room for the slots, and for thresholds).
     ///
@@ -99,7 +100,8 @@ public struct SamplingSession: Sendable {
         }
     }
 
-    /// Takes the next step in place, and writes the model's input at the evaluation after it: input scale · next sample.
+    /// Takes the next step in place, a ``PlanRow``, and writes the model's input at the evaluation after it: input scale · next
+    /// sample.
     ///
     /// The scaling costs no pass over memory, unless the step stores two slots, as UniPC's do. The input is scaled before it is rounded,
     /// so it may differ in the last bit from a scaled sample.
@@ -129,7 +131,9 @@ public struct SamplingSession: Sendable {
         }
     }
 
-    /// Takes the next step in place, on arrays.
+    /// Takes the next step in place, a ``PlanRow``, on arrays.
+    ///
+    /// - Throws: as `step(modelOutput:sample:noise:batchSize:)` on spans; nothing has changed then.
     @inlinable
     public mutating func step<Element: TensorElement>(
         modelOutput: [Element], sample: inout [Element], noise: [Element]? = nil, batchSize: Int = 1
@@ -142,7 +146,9 @@ public struct SamplingSession: Sendable {
         }
     }
 
-    /// Takes the next step and returns the next sample, and the predicted clean sample on request.
+    /// Takes the next step, a ``PlanRow``, and returns the next sample, and the step's report on request.
+    ///
+    /// - Throws: as `step(modelOutput:sample:noise:batchSize:)`; nothing has changed then.
     public mutating func step<Element: TensorElement>(
         modelOutput: [Element], sample: [Element], noise: [Element]? = nil, batchSize: Int = 1,
         predictingOriginalSample: Bool = false
@@ -154,7 +160,7 @@ public struct SamplingSession: Sendable {
         }
     }
 
-    /// Takes the next step in place with a guided model output, which is computed on the way.
+    /// Takes the next step in place, a ``PlanRow``, with a guided model output, which is computed on the way: see ``Guidance``.
     ///
     /// - Parameters:
     ///   - conditional: e_c, the model's output under the condition; counts and types as for `modelOutput` above.
@@ -163,7 +169,8 @@ public struct SamplingSession: Sendable {
     ///   - sample: the sample.
     ///   - noise: standard normal numbers, for stochastic steps only.
     ///   - batchSize: the number of batch items; they matter for rescaling and thresholding.
-    /// - Throws: also `invalidValue` for a guidance out of range; nothing has changed then.
+    /// - Throws: as `step(modelOutput:sample:noise:batchSize:)`, and `invalidValue` for a guidance out of range; nothing has
+    ///   changed then.
     /// - Complexity: O(elements), one pass over memory; two where the guidance is rescaled.
     @inlinable
     public mutating func step<Element: TensorElement, Output: TensorElement>(
@@ -176,7 +183,10 @@ public struct SamplingSession: Sendable {
         }
     }
 
-    /// Takes the next step in place with a guided model output, on arrays.
+    /// Takes the next step in place, a ``PlanRow``, with a guided model output, on arrays: see ``Guidance``.
+    ///
+    /// - Throws: as `step(modelOutput:sample:noise:batchSize:)`, and `invalidValue` for a guidance out of range; nothing has
+    ///   changed then.
     @inlinable
     public mutating func step<Element: TensorElement>(
         conditional: [Element], unconditional: [Element], guidance: Guidance, sample: inout [Element], noise: [Element]? = nil,
@@ -194,8 +204,8 @@ public struct SamplingSession: Sendable {
         }
     }
 
-    /// Takes the next step in place and keeps the model output's memory if the step stores the model output unchanged: DEIS and
-    /// DPM-Solver with predicted noise and without a clamp write one tensor less. Other steps copy.
+    /// Takes the next step in place, a ``PlanRow``, and keeps the model output's memory if the step stores the model output
+    /// unchanged: DEIS and DPM-Solver with predicted noise and without a clamp write one tensor less. Other steps copy.
     ///
     /// - Parameters:
     ///   - modelOutput: after the call, memory of the same size for the next output, with unspecified contents: the same

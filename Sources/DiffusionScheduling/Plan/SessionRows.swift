@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 extension SamplingSession {
-    /// Takes the next step of many sessions at once, in place: row i of the tensors belongs to `sessions[i]`.
+    /// Takes the next step of many sessions at once, in place: row i of the tensors belongs to `sessions[i]`. ``PlanRow`` has the
+    /// formula of a row.
     ///
     /// For engines that serve many requests with one model: each session has its own plan, step, solver and order, and sessions
     /// come and go between the calls (continuous batching). Every row gets the same bits as in a separate step.
@@ -24,7 +25,8 @@ extension SamplingSession {
     ///   - noise: standard normal numbers, as many as the sample has elements; read in the rows whose step is stochastic.
     ///   - maximumThreads: the most threads the step may use, 0 for as many as the OpenMP runtime would. The sessions' own limits
     ///     don't apply.
-    /// - Throws: `wrongElementCount`, and `row` with the error of one row; nothing has changed then.
+    /// - Throws: `wrongElementCount`; `invalidValue` for a number of guidances that isn't the number of rows; `outOfMemory`; and
+    ///   `row` with the error of one row. Nothing has changed then.
     /// - Complexity: O(elements), in one parallel region; some allocations.
     public static func step<Element: TensorElement, Output: TensorElement>(
         rows sessions: inout [SamplingSession?], modelOutput: Span<Output>, unconditional: Span<Output>? = nil,
@@ -48,7 +50,9 @@ extension SamplingSession {
         }
     }
 
-    /// Takes the next step of many sessions at once, in place, on arrays.
+    /// Takes the next step of many sessions at once, in place, each a ``PlanRow``, on arrays.
+    ///
+    /// - Throws: as the step on spans; nothing has changed then.
     public static func step<Element: TensorElement>(
         rows sessions: inout [SamplingSession?], modelOutput: [Element], unconditional: [Element]? = nil,
         guidance: [Guidance?] = [],

@@ -109,7 +109,7 @@ public struct Combination: Sendable, Equatable {
 
     // MARK: Arithmetic
 
-    /// The sum of two combinations, coefficient by coefficient.
+    /// The sum of two combinations, coefficient by coefficient: (a + b)_s = a_s + b_s for every stream s.
     public static func + (a: Combination, b: Combination) -> Combination {
         var sum = Combination(
             sample: a.sample + b.sample, modelOutput: a.modelOutput + b.modelOutput, noise: a.noise + b.noise,
@@ -118,7 +118,7 @@ public struct Combination: Sendable, Equatable {
         return sum
     }
 
-    /// A multiple of a combination.
+    /// A multiple of a combination: (f a)_s = f a_s for every stream s.
     public static func * (factor: Double, a: Combination) -> Combination {
         var product = Combination(
             sample: factor * a.sample, modelOutput: factor * a.modelOutput, noise: factor * a.noise,
@@ -127,7 +127,7 @@ public struct Combination: Sendable, Equatable {
         return product
     }
 
-    /// The combination with another one put in the place of a stream.
+    /// The combination a with another one, b, in the place of a stream s: a' = a − a_s s + a_s b.
     public func replacing(_ stream: Stream, by other: Combination) -> Combination {
         let coefficient = self[stream]
         if coefficient == 0 { return self }

@@ -2,19 +2,23 @@
 
 /// The course of β over the timesteps; β is the variance of the noise that one training timestep adds.
 public enum BetaSchedule: String, CaseIterable, Sendable {
-    /// β_j evenly spaced from `beta_start` to `beta_end` (Ho et al. 2020, arXiv:2006.11239, section 4).
+    /// β_j = b + j/(T − 1) (c − b), with b = `beta_start` and c = `beta_end` (Ho et al. 2020, arXiv:2006.11239, section 4).
     case linear
-    /// √β_j evenly spaced: the schedule of latent diffusion (Rombach et al. 2022, arXiv:2112.10752).
+    /// β_j = (√b + j/(T − 1) (√c − √b))², with b = `beta_start` and c = `beta_end`: the schedule of latent diffusion (Rombach et
+    /// al. 2022, arXiv:2112.10752).
     case scaledLinear = "scaled_linear"
-    /// β_j from a cosine for ᾱ (Nichol and Dhariwal 2021, arXiv:2102.09672, equation 17); `beta_start` and `beta_end` are unused.
+    /// β_j = min(1 − f((j + 1)/T)/f(j/T), 0.999) with f(t) = cos²(π/2 (t + 0.008)/1.008), for which ᾱ falls like f (Nichol and
+    /// Dhariwal 2021, arXiv:2102.09672, equation 17). `beta_start` and `beta_end` are unused.
     case squaredcosCapV2 = "squaredcos_cap_v2"
-    /// β_j for ᾱ = e^{−12t}: Shap-E's schedule (Jun and Nichol 2023, arXiv:2305.02463); `beta_start` and `beta_end` are unused. Known to
-    /// Heun and its kin only.
+    /// β_j = min(1 − f((j + 1)/T)/f(j/T), 0.999) with f(t) = e^{−12t}: Shap-E's schedule (Jun and Nichol 2023, arXiv:2305.02463).
+    /// `beta_start` and `beta_end` are unused. Known to Heun and its kin only.
     case exponential = "exp"
-    /// β_j from a Laplace distribution of the log signal-to-noise ratio (Hang et al. 2024, arXiv:2407.03297); `beta_start` and
-    /// `beta_end` are unused. Known to DDPM only.
+    /// β_j = min(1 − f((j + 1)/T)/f(j/T), 0.999) with f(t) = √(r/(1 + r)) and the signal-to-noise ratio
+    /// r = (1 − 2 |½ − t| + 10⁻⁶)^{∓½}, − up to t = ½ and + above (Hang et al. 2024, arXiv:2407.03297). `beta_start` and `beta_end`
+    /// are unused. Known to DDPM only.
     case laplace
-    /// β_j on a sigmoid from `beta_start` to `beta_end`: GeoDiff's schedule (Xu et al. 2022, arXiv:2203.02923). Known to DDPM only.
+    /// β_j = b + (c − b)/(1 + e^{−v}), with b = `beta_start`, c = `beta_end`, and v evenly spaced from −6 to 6: GeoDiff's schedule
+    /// (Xu et al. 2022, arXiv:2203.02923). Known to DDPM only.
     case sigmoid
 
     /// β_0 … β_{T−1} as float32 numbers, bit for bit those that torch computes.

@@ -156,7 +156,9 @@ public struct NoiseSchedule: Sendable, Equatable {
         return alphasCumprod[index]
     }
 
-    /// ς at a timestep, interpolated linearly between whole ones and constant beyond both ends.
+    /// ς at a timestep t, interpolated linearly between whole ones and constant beyond both ends:
+    ///
+    ///     ς(t) = ς_j + (t − j) (ς_{j+1} − ς_j)        j = ⌊t⌋
     public func sigma(atTimestep timestep: Double) -> Double {
         let position = min(max(timestep, 0), Double(count - 1))
         let lower = Int(position)
@@ -174,7 +176,9 @@ public struct NoiseSchedule: Sendable, Equatable {
         return timesteps[index] == timestep ? sigmas[index] : nil
     }
 
-    /// The timestep at which the noise level is ς, interpolated in ln ς and clipped to [0, T − 1].
+    /// The timestep at which the noise level is ς, interpolated in ln ς and clipped to [0, T − 1]:
+    ///
+    ///     t = j + ln(ς/ς_j)/ln(ς_{j+1}/ς_j)        ς_j ≤ ς ≤ ς_{j+1}
     public func timestep(atSigma sigma: Double) -> Double {
         guard count > 1 else { return 0 }
         let logSigma = logarithm(max(sigma, 1e-10))

@@ -6,56 +6,59 @@
 /// try scheduler.setTimesteps(scheduler.request(20, .klOptimal))
 /// ```
 ///
-/// A schedule of n steps is n levels that descend strictly, without the one after the last step. P is the greatest level of the training, Q
-/// the least, T the number of its timesteps, u = k/(n − 1) for k from 0 to n − 1, and σ(t) the training's level at a timestep, interpolated
-/// in ln σ. A single step begins at P.
+/// A schedule of n steps is n levels σ_0 … σ_{n−1} that descend strictly, without the one after the last step. P is the greatest
+/// level of the training, Q the least, T the number of its timesteps, u = k/(n − 1) for k from 0 to n − 1, and σ(t) the
+/// training's level at a timestep, interpolated in ln σ. A single step begins at P.
 ///
 /// For flow matching, P is 1, Q is 1/T and σ(t) is (t + 1)/T: the levels before the shift, which schedulers apply to a request's
 /// levels.
 public enum SigmaSchedule: String, Sendable, CaseIterable {
-    /// (P^{1/7} + u (Q^{1/7} − P^{1/7}))⁷ (Karras et al. 2022, arXiv:2206.00364, equation 5).
+    /// σ_k = (P^{1/7} + u (Q^{1/7} − P^{1/7}))⁷ (Karras et al. 2022, arXiv:2206.00364, equation 5).
     case karras
-    /// exp(ln P + u (ln Q − ln P)).
+    /// σ_k = exp(ln P + u (ln Q − ln P)) (k-diffusion).
     case exponential
-    /// √(exp(19.9 t²/2 + 0.1 t) − 1) for t from 1 to 0.001: the continuous variance-preserving process (Song et al. 2020, arXiv:2011.13456,
-    /// appendix C), whatever the training.
+    /// σ_k = √(exp(19.9 t²/2 + 0.1 t) − 1) with t = 1 − 0.999 u: the continuous variance-preserving process (Song et al. 2020,
+    /// arXiv:2011.13456, appendix C), whatever the training.
     case vp
-    /// Quantiles of ln σ in a Laplace distribution of mean 0 and scale ½ (Hang and Gu 2024, arXiv:2407.03297), cut off at ln P and ln Q.
+    /// ln σ_k = F⁻¹((1 − u) F(ln P) + u F(ln Q)), F the distribution function of a Laplace distribution of mean 0 and scale ½ (Hang
+    /// and Gu 2024, arXiv:2407.03297).
     ///
     /// ComfyUI clips the levels of the whole distribution to the ends instead, and repeats these.
     case laplace
-    /// tan((1 − u) arctan P + u arctan Q): optimal for normally distributed data (Sabour et al. 2024, arXiv:2404.14507, theorem 3.1).
+    /// σ_k = tan((1 − u) arctan P + u arctan Q): optimal for normally distributed data (Sabour et al. 2024, arXiv:2404.14507,
+    /// theorem 3.1).
     case klOptimal = "kl_optimal"
-    /// Half of the steps descend by 1/40 of P in equal parts, the others along a parabola to 0 (Mochi 1, as in ComfyUI).
+    /// σ_k = P (1 − k/(40 m)) for k < m = ⌊n/2⌋; from there on, the parabola in k that continues the line and its slope, and would be
+    /// 0 at k = n (Mochi 1, as in ComfyUI).
     case linearQuadratic = "linear_quadratic"
-    /// P times two arctangents of the step's number, from 1 to ½ and from there to 0 (RES4LYF).
+    /// σ_k = P (½ + ½ g(k)) for k < m − 1, and ½ P h(k − m + 1) from there on, with m = ⌊3 (n + 2)/5⌋. g(k) falls from 1 to 0 like
+    /// arctan(8 (m − k)/(n + 2)) on m places, and h(k) like −arctan(8 k/(n + 2)) on n + 2 − m places (RES4LYF).
     case bongTangent = "bong_tangent"
-    /// The training's levels at timesteps T − 1 − ⌊k T/n⌋ (ComfyUI).
+    /// σ_k = σ(T − 1 − ⌊k T/n⌋) (ComfyUI).
     case simple
-    /// σ at n timesteps evenly spaced from T − 1 to 0 (ComfyUI).
+    /// σ_k = σ((1 − u) (T − 1)) (ComfyUI).
     case normal
-    /// σ at timesteps (1 − u)² (T − 1): DEIS' best at few evaluations (Zhang and Chen 2022, arXiv:2204.13902).
+    /// σ_k = σ((1 − u)² (T − 1)): DEIS' best at few evaluations (Zhang and Chen 2022, arXiv:2204.13902).
     case quadratic
-    /// σ at the first n of n + 1 timesteps evenly spaced from T − 1 to 0 (ComfyUI, after Stability AI's generative-models).
+    /// σ_k = σ((1 − k/n) (T − 1)) (ComfyUI, after Stability AI's generative-models).
     case sgmUniform = "sgm_uniform"
-    /// The training's levels at timesteps 1 + j ⌊T/n⌋ for j from n − 1 to 0 (ComfyUI, which takes another step where n doesn't divide T).
+    /// σ_k = σ(1 + (n − 1 − k) ⌊T/n⌋) (ComfyUI, which takes another step where n doesn't divide T).
     case ddimUniform = "ddim_uniform"
-    /// σ at (T − 1) F⁻¹(1 − k/n), F the distribution function of Beta(0.6, 0.6) (Lee et al. 2024, arXiv:2407.12173).
+    /// σ_k = σ((T − 1) F⁻¹(1 − k/n)), F the distribution function of Beta(0.6, 0.6) (Lee et al. 2024, arXiv:2407.12173).
     ///
     /// ComfyUI rounds these timesteps, and loses those that become equal.
     case beta
-    /// σ at the corresponding quantiles of Beta(0.5, 0.7) (RES4LYF).
+    /// σ_k = σ((T − 1) F⁻¹(1 − k/n)), F the distribution function of Beta(0.5, 0.7) (RES4LYF).
     case beta57
-    /// The levels that are optimal for Stable Diffusion 1.5 (Sabour et al. 2024, arXiv:2404.14507, table 3), whatever the training.
-    ///
-    /// The table lists the levels of 10 steps and of their end; for other numbers of steps it is interpolated linearly in ln σ.
+    /// σ_k = s(10 k/n), whatever the training. The levels s(0) … s(10) are optimal for Stable Diffusion 1.5 (Sabour et al. 2024,
+    /// arXiv:2404.14507, table 3); between them, s is interpolated linearly in ln σ.
     case alignYourStepsSD15 = "align_your_steps_sd15"
-    /// The levels that are optimal for Stable Diffusion XL, from the same source.
+    /// ``alignYourStepsSD15`` with the levels that are optimal for Stable Diffusion XL (Sabour et al. 2024, arXiv:2404.14507).
     case alignYourStepsSDXL = "align_your_steps_sdxl"
-    /// The levels that are optimal for Stable Video Diffusion, from the same source.
+    /// ``alignYourStepsSD15`` with the levels that are optimal for Stable Video Diffusion (Sabour et al. 2024, arXiv:2404.14507).
     case alignYourStepsSVD = "align_your_steps_svd"
 
-    /// n levels for a training.
+    /// n levels for a training: σ_k for k = 0 … n − 1, by the formula of the case.
     ///
     /// - Throws: `invalidValue` for a number of steps that no plan may have, or more than the training has levels to choose from; for a
     ///   training without noise at its first timestep.
@@ -64,7 +67,8 @@ public enum SigmaSchedule: String, Sendable, CaseIterable {
         try sigmas(count: n, table: noise.process == .flow ? .flow(count: noise.count) : .training(noise))
     }
 
-    /// n levels for flow matching, before any shift, for a model with `numTrainTimesteps` training timesteps.
+    /// n levels for flow matching, before any shift, for a model with `numTrainTimesteps` training timesteps: σ_k for
+    /// k = 0 … n − 1, by the formula of the case.
     ///
     /// - Throws: as ``sigmas(count:of:)``.
     public func flowSigmas(count n: Int, numTrainTimesteps: Int) throws(SchedulerError) -> [Double] {

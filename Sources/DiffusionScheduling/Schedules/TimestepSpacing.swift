@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// The spread of the steps' timesteps over the T training timesteps (Lin et al. 2023, arXiv:2305.08891, table 2).
+/// The spread of the timesteps t_k of n steps over the T training timesteps (Lin et al. 2023, arXiv:2305.08891, table 2), noisiest
+/// first, for k from 0 to n − 1.
 public enum TimestepSpacing: String, CaseIterable, Sendable {
-    /// Evenly spaced from the first to the last training timestep, rounded.
+    /// t_k = (1 − k/(n − 1)) (T − 1), rounded. Multistep solvers take the first n of n + 1 such timesteps: (1 − k/n) (T − 1).
+    /// Variance-exploding schedulers don't round.
     case linspace
-    /// Multiples of a whole stride from 0 on, plus `steps_offset`; the noisiest timesteps may be left out.
+    /// t_k = (n − 1 − k) ⌊T/n⌋ + `steps_offset`; the noisiest timesteps may be left out. Multistep solvers take
+    /// (n − k) ⌊T/(n + 1)⌋ + `steps_offset`.
     case leading
-    /// Multiples of a fractional stride back from the last training timestep, rounded.
+    /// t_k = T − k T/n − 1, rounded.
     case trailing
 
     /// The timesteps of the multistep schedulers, noisiest first.

@@ -69,6 +69,8 @@ public struct CMStochasticIterativeConfiguration: SchedulerDefinition {
     // MARK: The plan
 
     /// The levels of the training, with the model's timestep at each.
+    ///
+    /// - Throws: nothing.
     public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule {
         let sigmas = linspace(0, 1, count: numTrainTimesteps).reversed().map(level(at:))
         return NoiseSchedule(sigmas: sigmas, timesteps: sigmas.map(timestep(atLevel:)), process: .varianceExploding)
@@ -101,7 +103,9 @@ public struct CMStochasticIterativeConfiguration: SchedulerDefinition {
             clamp: clipDenoised ? .range(1) : .none, rows: rows)
     }
 
-    /// ς = e^(t/250).
+    /// The level of a timestep t of the model: ς = e^(t/250).
+    ///
+    /// - Throws: nothing.
     public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
         NoiseLevel(sigma: exponential(timestep / 250), process: .varianceExploding)
     }

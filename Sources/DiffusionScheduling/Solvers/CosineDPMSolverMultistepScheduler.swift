@@ -62,6 +62,8 @@ public struct CosineDPMSolverMultistepConfiguration: EDMMultistepDefinition {
     public var integral: DPMSolver.AlgorithmType { .sdeDPMSolverPlusPlus }
     public var clamp: PredictionClamp { .none }
 
+    /// The model's timestep at a level, a float32 number: t = (2/π) arctan ς.
     public static func timestep(atSigma sigma: Double) -> Double { Double(Float(arctangent(sigma)) / Float(Double.pi) * 2) }
+    /// The level of a timestep of the model: ς = tan(π t/2).
     public static func sigma(atTimestep timestep: Double) -> Double { tangent(timestep * (Double.pi / 2)) }
 }

@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// DDIM: denoising diffusion implicit models (Song, Meng and Ermon 2020, arXiv:2010.02502).
+/// DDIM: denoising diffusion implicit models (Song, Meng and Ermon 2020, arXiv:2010.02502, equations 12 and 16).
+///
+/// A step leads from the signal variance ᾱ_t to ᾱ_u, with the predicted clean sample p, the predicted noise ε and noise z:
+///
+///     x' = √ᾱ_u p + √(1 − ᾱ_u − σ²) ε + σ z        σ² = η² (1 − ᾱ_u)/(1 − ᾱ_t) (1 − ᾱ_t/ᾱ_u)
+///
+/// η = 0, the default, is deterministic; η = 1 is the ancestral sampling of Ho et al. 2020 (arXiv:2006.11239).
 ///
 /// ```swift
 /// var scheduler = try DDIMScheduler(contentsOf: "model/scheduler")
@@ -21,6 +27,10 @@ public typealias DDIMScheduler = DefinedScheduler<DDIMConfiguration>
 
 /// DDIM backwards in time: from a picture to the noise from which `DDIMScheduler` makes it (Song, Meng and Ermon 2020,
 /// arXiv:2010.02502, section 4.3; for editing real pictures, Mokady et al. 2022, arXiv:2211.09794).
+///
+/// A step leads from the signal variance ᾱ_t up to the noisier ᾱ_u, with the predicted clean sample p and the predicted noise ε:
+///
+///     x' = √ᾱ_u p + √(1 − ᾱ_u) ε
 ///
 /// The step to a timestep starts ⌊T/n⌋ timesteps below it, at the sample's level in the plan's `sigmas`. The model gets the
 /// timestep that the step leads to, as in diffusers' pipelines: the round trip is a little better for it, the noise a little worse.
@@ -261,6 +271,9 @@ extension DefinedScheduler where Definition == DDIMConfiguration {
     public var clamp: PredictionClamp { configuration.predictionClamp }
 
     /// Compiles a plan, for sessions: steps in the run's order.
+    ///
+    /// - Throws: `invalidValue` for a request that is out of range or doesn't fit the configuration, and for η outside [0, 1];
+    ///   `unrepresentablePlan`.
     public func plan(
         _ request: TimestepRequest, eta: Double, useClippedModelOutput: Bool = false
     ) throws(SchedulerError) -> SamplingPlan {
@@ -286,7 +299,7 @@ extension DefinedScheduler where Definition == DDIMConfiguration {
             noise: noiseSchedule)
     }
 
-    /// Takes the step from a timestep in place.
+    /// Takes the step from a timestep in place. ``DDIMScheduler`` has the formula.
     ///
     /// - Parameters:
     ///   - modelOutput: the model's output, with as many elements as the sample.
@@ -296,7 +309,8 @@ extension DefinedScheduler where Definition == DDIMConfiguration {
     ///   - useClippedModelOutput: whether the noise is computed anew from the clipped clean sample.
     ///   - noise: standard normal numbers, one for each element of the sample.
     ///   - batchSize: the number of batch items that the sample consists of; they matter for thresholding.
-    /// - Throws: `timestepsNotSet`, `unknownTimestep`, `invalidValue`, `wrongElementCount`, `missingNoise`.
+    /// - Throws: `timestepsNotSet`; `unknownTimestep`; `invalidValue` for η outside [0, 1]; `wrongElementCount`, `missingNoise`,
+    ///   `outOfMemory`. The sample hasn't changed then.
     public func step<Element: TensorElement>(
         modelOutput: Span<Element>, timestep: Double, sample: inout MutableSpan<Element>, eta: Double,
         useClippedModelOutput: Bool = false, noise: Span<Element>? = nil, batchSize: Int = 1
@@ -306,7 +320,10 @@ extension DefinedScheduler where Definition == DDIMConfiguration {
             options: .init(eta: eta, useClippedModelOutput: useClippedModelOutput), noise: noise, batchSize: batchSize)
     }
 
-    /// Takes the step from a timestep, and returns the next sample and the predicted clean one.
+    /// Takes the step from a timestep, and returns the next sample and the predicted clean one. ``DDIMScheduler`` has the formula.
+    ///
+    /// - Throws: `timestepsNotSet`; `unknownTimestep`; `invalidValue` for η outside [0, 1]; `wrongElementCount`, `missingNoise`,
+    ///   `outOfMemory`.
     public func step<Element: TensorElement>(
         modelOutput: [Element], timestep: Double, sample: [Element], eta: Double = 0, useClippedModelOutput: Bool = false,
         noise: [Element]? = nil, batchSize: Int = 1
@@ -322,13 +339,19 @@ extension DefinedScheduler where Definition == DDIMInverseConfiguration {
     public var clamp: PredictionClamp { configuration.clipping }
 
     /// The scalars of the step that leads to a training timestep in a run of `stepCount` steps.
+    ///
+    /// - Precondition: `stepCount` ≥ 1.
+    /// - Throws: `unknownTimestep` for a timestep that isn't a whole number from 0 to T − 1.
     public func row(to timestep: Double, stepCount: Int) throws(SchedulerError) -> PlanRow {
         let host = FloatingPointEnvironment.begin()
         defer { host.end() }
         return try configuration.row(to: timestep, stepCount: stepCount, noise: noiseSchedule)
     }
 
-    /// Takes the step to a timestep, and returns the next sample and the predicted clean one.
+    /// Takes the step to a timestep, and returns the next sample and the predicted clean one. ``DDIMInverseScheduler`` has the
+    /// formula.
+    ///
+    /// - Throws: `timestepsNotSet`, `unknownTimestep`, `wrongElementCount`, `outOfMemory`.
     public func step<Element: TensorElement>(
         modelOutput: [Element], timestep: Double, sample: [Element], batchSize: Int = 1
     ) throws(SchedulerError) -> SchedulerOutput<Element> {

@@ -52,6 +52,8 @@ public struct DDPMWuerstchenConfiguration: SchedulerDefinition {
     // MARK: The plan
 
     /// The times in thousandths, in place of a training's table.
+    ///
+    /// - Throws: nothing.
     public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule {
         let times = (1...1000).map { Double($0) / 1000 }
         return NoiseSchedule(
@@ -81,6 +83,9 @@ public struct DDPMWuerstchenConfiguration: SchedulerDefinition {
         return row(from: timestep, to: times[nearest + 1])
     }
 
+    /// The level of a time t: A = √ᾱ(t), S = √(1 − ᾱ(t)).
+    ///
+    /// - Throws: `unknownTimestep` for a time that isn't from 0 to 1.
     public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
         guard (0...1).contains(timestep) else { throw .unknownTimestep(timestep, expected: "a time from 0 to 1") }
         return NoiseLevel(alphaCumprod: signalVariance(at: timestep))

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /// DEIS: the diffusion exponential integrator sampler, a fast deterministic multistep solver (Zhang and Chen 2022,
-/// arXiv:2204.13902).
+/// arXiv:2204.13902, section 3 and appendix B).
+///
+/// A step from s to t integrates the polynomial through the last outputs εₖ in ρ = S/A, with Lagrange's polynomials Lₖ:
+///
+///     x' = (A_t/A_s) x + A_t Σₖ εₖ ∫ₛᵗ Lₖ dρ        see ``DEISSolver``
 ///
 /// ```swift
 /// var scheduler = try DEISMultistepScheduler(contentsOf: "model/scheduler")

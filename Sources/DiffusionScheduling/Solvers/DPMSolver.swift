@@ -49,7 +49,7 @@ public struct DPMSolver: MultistepSolver {
             modelOutput: -level.noiseRate * noise.modelOutput / level.signalRate)
     }
 
-    /// The clean sample for the algorithms with ++, the noise for the others.
+    /// m = p, the clean sample, for the algorithms with ++; m = (x − A p)/S, the noise, for the others.
     public func conversion(at level: NoiseLevel, clamped: Bool) -> Combination {
         if algorithmType.predictsCleanSample {
             return clamped ? Combination(prediction: 1) : prediction(at: level)

@@ -3,6 +3,10 @@
 /// DPM-Solver and DPM-Solver++: fast multistep solvers of the diffusion ODE, and of the diffusion SDE (Lu et al. 2022,
 /// arXiv:2206.00927 and arXiv:2211.01095).
 ///
+/// A step combines divided differences Dₖ of the last outputs, and noise z in the stochastic algorithms:
+///
+///     x' = a x + w₀ D₀ + w₁ D₁ + w₂ D₂ + c z        see ``DPMSolver`` for the weights
+///
 /// ```swift
 /// var scheduler = try DPMSolverMultistepScheduler(contentsOf: "model/scheduler")
 /// try scheduler.setTimesteps(20)
@@ -20,6 +24,10 @@ public typealias DPMSolverMultistepScheduler = DefinedScheduler<DPMSolverMultist
 
 /// DPM-Solver backwards in time: from a picture to the noise from which `DPMSolverMultistepScheduler` makes it (diffusers'
 /// `DPMSolverMultistepInverseScheduler`; for editing real pictures, Mokady et al. 2022, arXiv:2211.09794).
+///
+/// A step is that of ``DPMSolver`` towards more noise, with h < 0:
+///
+///     x' = a x + w₀ D₀ + w₁ D₁ + w₂ D₂
 ///
 /// ```swift
 /// var inverse = try DPMSolverMultistepInverseScheduler(from: scheduler.configuration)

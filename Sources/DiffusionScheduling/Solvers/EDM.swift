@@ -22,17 +22,18 @@ public protocol EDMDefinition: PredictionTypeConfiguration, SchedulerDefinition 
 
     /// Whether diffusers spaces the levels in float32 rather than in float64.
     static var spacesInFloat32: Bool { get }
-    /// The model's timestep at a level, a float32 number.
+    /// The model's timestep at a level, a float32 number: t = ¼ ln ς, c_noise of Karras et al. 2022, table 1, unless a scheduler
+    /// has another.
     static func timestep(atSigma sigma: Double) -> Double
-    /// The level of a timestep of the model.
+    /// The level of a timestep of the model, the inverse of ``timestep(atSigma:)``: ς = e^{4t}, unless a scheduler has another.
     static func sigma(atTimestep timestep: Double) -> Double
 }
 
 /// The spacings of EDM models' levels, as functions of u from 0 to 1.
 public enum EDMSigmaSchedule: String, ConfigurationKeyword {
-    /// (P^{1/ρ} + u (Q^{1/ρ} − P^{1/ρ}))^ρ (Karras et al. 2022, arXiv:2206.00364, equation 5).
+    /// ς = (P^{1/ρ} + u (Q^{1/ρ} − P^{1/ρ}))^ρ (Karras et al. 2022, arXiv:2206.00364, equation 5).
     case karras
-    /// exp(ln P + u (ln Q − ln P)).
+    /// ς = exp(ln P + u (ln Q − ln P)) (k-diffusion).
     case exponential
 }
 
@@ -41,7 +42,7 @@ extension EDMDefinition {
     public static var compatibleClassNames: [String] { [className] }
     public static var spacesInFloat32: Bool { true }
 
-    /// c_noise of Karras et al. 2022, table 1.
+    /// t = ¼ ln ς: c_noise of Karras et al. 2022, table 1.
     public static func timestep(atSigma sigma: Double) -> Double { Double(0.25 * Float(logarithm(sigma))) }
     public static func sigma(atTimestep timestep: Double) -> Double { exponential(4 * timestep) }
 
@@ -112,6 +113,8 @@ extension EDMDefinition {
     }
 
     /// `numTrainTimesteps` levels, ascending.
+    ///
+    /// - Throws: nothing.
     public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule {
         let sigmas = Array(levels(count: numTrainTimesteps).reversed())
         return NoiseSchedule(
@@ -119,7 +122,9 @@ extension EDMDefinition {
             process: .varianceExploding)
     }
 
-    /// The level of a timestep, tabulated or computed.
+    /// The level ς of a timestep t: the table's, else the inverse of ``timestep(atSigma:)``; S = ς, A = 1.
+    ///
+    /// - Throws: nothing.
     public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
         let sigma = noise.tabulatedSigma(atTimestep: timestep) ?? Self.sigma(atTimestep: timestep)
         return NoiseLevel(sigma: sigma, process: .varianceExploding)

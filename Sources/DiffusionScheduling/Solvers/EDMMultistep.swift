@@ -40,7 +40,9 @@ extension EDMMultistepDefinition {
     public var initNoiseSigma: Double { startingNoise }
     public func inputScale(at level: NoiseLevel) -> Double { preconditioning.inputScale(at: level.sigma) }
 
-    /// The grid of a number of steps; other requests are refused.
+    /// The grid of a number of steps.
+    ///
+    /// - Throws: `invalidValue` for other requests, and for a number that no plan may have.
     public func grid(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> TimestepGrid {
         grid(levels(count: try request.onlyCount()), final: finalSigmasType == .zero ? 0 : sigmaMin)
     }

@@ -99,7 +99,9 @@ public struct FlowMapEulerDiscreteConfiguration: SchedulerDefinition {
         return row(from: source, to: grid.sigmas[index + 1])
     }
 
-    /// t/T, even at timesteps to which a run gives other levels.
+    /// ς = t/T, even at timesteps t to which a run gives other levels.
+    ///
+    /// - Throws: `invalidValue` for a timestep that isn't from 0 to T.
     public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
         NoiseLevel(sigma: try level(atTimestep: timestep, named: "timestep", on: nil), process: .flow)
     }

@@ -23,6 +23,8 @@ extension FlowMatchDefinition {
     }
 
     /// j/T for j from 1 to T, shifted unless each run brings its own shift.
+    ///
+    /// - Throws: nothing.
     public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule {
         let count = Float(numTrainTimesteps)
         var sigmas = (1...numTrainTimesteps).map { Float($0) / count }
@@ -39,7 +41,9 @@ extension FlowMatchDefinition {
         return linspace(noise.sigmas[noise.count - 1] * count, noise.sigmas[0] * count, count: n).map { $0 / count }
     }
 
-    /// The level of the table, or t/T between its timesteps.
+    /// The level of the table, or ς = t/T between its timesteps t.
+    ///
+    /// - Throws: `invalidValue` for a timestep that isn't from 0 to T.
     public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
         try require("timestep", timestep, "from 0 to \(noise.count)", (0...Double(noise.count)).contains(timestep))
         return NoiseLevel(sigma: noise.tabulatedSigma(atTimestep: timestep) ?? timestep / Double(noise.count), process: .flow)

@@ -55,6 +55,8 @@ public struct HeunDiscreteConfiguration: VarianceExplodingDefinition, Prediction
     // MARK: The plan
 
     /// The levels of the steps, with all inner ones twice: each has two evaluations.
+    ///
+    /// - Throws: `invalidValue` for a request that is out of range or doesn't fit the configuration.
     public func grid(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> TimestepGrid {
         let (timesteps, sigmas) = try spacedLevels(request, noise: noise)
         return TimestepGrid(

@@ -55,13 +55,17 @@ public struct IPNDMConfiguration: SchedulerDefinition {
     // MARK: The plan
 
     /// The levels of a run of T steps.
+    ///
+    /// - Throws: nothing.
     public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule {
         let sigmas = Self.sineBetas(count: numTrainTimesteps).dropLast().map(Self.ratio)
         let timesteps = sigmas.map(Self.timestep)
         return NoiseSchedule(sigmas: sigmas.reversed(), timesteps: timesteps.reversed(), process: .variancePreserving)
     }
 
-    /// The level of any angle over π/2.
+    /// The level of any angle over π/2, t: ς = tan(π t/2), at most 4,096.
+    ///
+    /// - Throws: `invalidValue` for a number that isn't from 0 to 1.
     public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
         try require("timestep", timestep, "from 0 to 1", (0...1).contains(timestep))
         let sigma = min(tangent(timestep * .pi / 2), Double(NoiseSchedule.greatestRatio))

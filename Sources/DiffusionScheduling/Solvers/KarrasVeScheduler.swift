@@ -60,11 +60,16 @@ public struct KarrasVeConfiguration: SchedulerDefinition {
     // MARK: The plan
 
     /// The levels of a run of 1,000 steps: the training has no table of its own.
+    ///
+    /// - Throws: nothing.
     public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule {
         let sigmas = Array(levels(count: 1000).reversed())
         return NoiseSchedule(sigmas: sigmas, timesteps: sigmas, process: .varianceExploding)
     }
 
+    /// The level that the model gets as its timestep t: ς = t, A = 1.
+    ///
+    /// - Throws: `invalidValue` for one that is negative or infinite.
     public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
         try require("timestep", timestep, "a noise level, finite and at least 0", timestep >= 0 && timestep.isFinite)
         return NoiseLevel(sigma: timestep, process: .varianceExploding)
@@ -85,6 +90,8 @@ public struct KarrasVeConfiguration: SchedulerDefinition {
     }
 
     /// The levels are ς̂ and τ in turn, as of a plan of this scheduler's.
+    ///
+    /// - Throws: `invalidValue` for a grid that isn't valid, or whose step doesn't raise the level; `unrepresentablePlan`.
     public func plan(on grid: TimestepGrid, options: NoRunOptions) throws(SchedulerError) -> SamplingPlan {
         try plan(on: grid, initNoiseSigma: sigmaMax)
     }

@@ -166,6 +166,8 @@ extension DefinedScheduler where Definition == LCMConfiguration {
     public var clamp: PredictionClamp { configuration.predictionClamp }
 
     /// Compiles a plan; the scheduler itself doesn't change.
+    ///
+    /// - Throws: `invalidValue` for a request, a number of original steps or a strength that isn't allowed; `unrepresentablePlan`.
     public func plan(
         _ request: TimestepRequest, originalInferenceSteps: Int? = nil, strength: Double
     ) throws(SchedulerError) -> SamplingPlan {

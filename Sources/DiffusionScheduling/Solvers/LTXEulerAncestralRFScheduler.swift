@@ -60,6 +60,9 @@ public struct LTXEulerAncestralRFConfiguration: SchedulerDefinition {
 
     public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule { try spacing().makeNoiseSchedule() }
 
+    /// The level of a timestep t of the training: ς of the table, or ς = t/T between its timesteps.
+    ///
+    /// - Throws: `invalidValue` for a timestep that isn't from 0 to T.
     public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
         try spacing().trainingLevel(atTimestep: timestep, noise: noise)
     }

@@ -45,6 +45,8 @@ public struct MiniMaxH3Configuration: SchedulerDefinition {
     // MARK: The plan
 
     /// The shifted thousandths, in place of a training's table.
+    ///
+    /// - Throws: nothing.
     public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule {
         let sigmas = FlowShift.levels((1...1000).map { Float($0) / 1000 }, shiftedBy: shift)
         return NoiseSchedule(sigmas: sigmas, timesteps: sigmas.map { 1 - $0 }, process: .flow)
@@ -73,6 +75,9 @@ public struct MiniMaxH3Configuration: SchedulerDefinition {
         return try SamplingPlan(grid: grid, rows: rows)
     }
 
+    /// The level of a time t: ς = 1 − t.
+    ///
+    /// - Throws: `invalidValue` for a time that isn't from 0 to 1.
     public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
         try require("timestep", timestep, "a time from 0 to 1", (0...1).contains(timestep))
         return NoiseLevel(sigma: 1 - timestep, process: .flow)

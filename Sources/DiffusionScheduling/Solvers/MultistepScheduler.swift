@@ -7,6 +7,8 @@ public protocol MultistepDefinition: SchedulerDefinition, PredictionTypeConfigur
     /// The type of the solver.
     associatedtype Solver: MultistepSolver
     /// The solver that the configuration chooses.
+    ///
+    /// - Throws: `invalidValue` if the solver needs the training's noise levels and one of them isn't finite.
     var solver: Solver { get throws(SchedulerError) }
     /// The most model outputs that a step combines.
     var highestSolverOrder: Int { get }
@@ -17,12 +19,14 @@ public protocol MultistepDefinition: SchedulerDefinition, PredictionTypeConfigur
     /// The clamp of predicted clean samples.
     var clamp: PredictionClamp { get }
     /// The timesteps and noise levels of a run.
+    ///
+    /// - Throws: `invalidValue` for a request that is out of range or doesn't fit the configuration.
     func grid(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> TimestepGrid
     /// The highest order that a step may have.
     func highestOrder(atStep index: Int, of stepCount: Int) -> Int
     /// The standard deviation of the noise that a run starts with.
     var initNoiseSigma: Double { get }
-    /// The factor that makes a sample the model's input at a level.
+    /// The factor c that makes a sample the model's input c x at a level: c = 1, but c = 1/√(ς² + σ_d²) for ``EDMDefinition``.
     func inputScale(at level: NoiseLevel) -> Double
 }
 
@@ -45,6 +49,8 @@ public protocol MultistepScheduler: PlannedScheduler {
 
 extension DefinedScheduler: MultistepScheduler where Definition: MultistepDefinition {
     /// The solver that the configuration chooses.
+    ///
+    /// - Throws: `invalidValue` if the solver needs the training's noise levels and one of them isn't finite.
     public var solver: Definition.Solver { get throws(SchedulerError) { try configuration.solver } }
 
     /// The most model outputs that a step combines.
@@ -53,6 +59,8 @@ extension DefinedScheduler: MultistepScheduler where Definition: MultistepDefini
     public var modelLearnsVariance: Bool { configuration.modelLearnsVariance }
 
     /// The timesteps and noise levels of a run.
+    ///
+    /// - Throws: `invalidValue` for a request that is out of range or doesn't fit the configuration.
     public func grid(_ request: TimestepRequest) throws(SchedulerError) -> TimestepGrid {
         let host = FloatingPointEnvironment.begin()
         defer { host.end() }
@@ -128,6 +136,8 @@ extension MultistepDefinition {
     }
 
     /// Every step's conversion and update folded into combinations of tensors.
+    ///
+    /// - Throws: `invalidValue` for a level without signal, where ln ρ is infinite; `unrepresentablePlan`.
     public func plan(on grid: TimestepGrid, options: Options) throws(SchedulerError) -> SamplingPlan {
         let levels = grid.levels, ring = highestSolverOrder - 1, solver = try solver
         try requireSignal(levels)
@@ -158,8 +168,10 @@ extension SchedulerDefinition where Self: SigmaScheduleConfiguration {
 }
 
 extension SchedulerDefinition where Self: SigmaGridConfiguration {
-    /// The levels of a training; with flow sigmas, shifted shares of noise of at most 1 − 10⁻⁶, because there is no signal to
-    /// divide by at 1.
+    /// The levels of a ``SigmaSchedule`` over the training's; with flow sigmas, shifted shares of noise ς' = κ ς/(1 + (κ − 1) ς) of
+    /// at most 1 − 10⁻⁶, because there is no signal to divide by at 1.
+    ///
+    /// - Throws: as ``SigmaSchedule/sigmas(count:of:)``, and `invalidValue` for a `mu` that isn't allowed.
     public func sigmas(
         count: Int, of schedule: SigmaSchedule, mu: Double?, noise: NoiseSchedule
     ) throws(SchedulerError) -> [Double] {
@@ -170,7 +182,9 @@ extension SchedulerDefinition where Self: SigmaGridConfiguration {
         return shift.levels(levels, terminal: nil).map { min($0, 1 - 1e-6) }
     }
 
-    /// The level of a training timestep: of the table, or with flow sigmas the share of the T timesteps.
+    /// The level of a training timestep t: ς(t) of the table, or ς = t/T with flow sigmas.
+    ///
+    /// - Throws: nothing.
     public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
         useFlowSigmas
             ? NoiseLevel(sigma: timestep / Double(noise.count), process: .flow)
@@ -179,10 +193,10 @@ extension SchedulerDefinition where Self: SigmaGridConfiguration {
 }
 
 extension MultistepScheduler {
-    /// The quantity that the solver extrapolates, from a model output at the next step: predicted noise for DEIS and
-    /// DPM-Solver, the predicted clean sample for DPM-Solver++; thresholded if the configuration says so.
+    /// The quantity m that the solver extrapolates, from a model output at the next step: m = (x − A p)/S, the predicted noise, for
+    /// DEIS and DPM-Solver; m = p, the predicted clean sample, for DPM-Solver++. p is thresholded if the configuration says so.
     ///
-    /// - Throws: `timestepsNotSet`, `stepPastEnd`, `wrongElementCount`.
+    /// - Throws: `timestepsNotSet`, `stepPastEnd`, `wrongElementCount`, `outOfMemory`.
     public func convertModelOutput<Element: TensorElement>(
         _ modelOutput: [Element], sample: [Element], batchSize: Int = 1
     ) throws(SchedulerError) -> [Element] {
@@ -197,21 +211,32 @@ extension MultistepScheduler {
         return try session.step(modelOutput: modelOutput, sample: sample, batchSize: batchSize).nextSample
     }
 
-    /// The next sample by an update of order 1, from the converted output of the step that comes next.
+    /// The next sample by a ``MultistepUpdate`` of order 1, from the converted output of the step that comes next.
+    ///
+    /// - Throws: `timestepsNotSet`, `stepPastEnd`; `invalidValue` for too few model outputs, or for a step with fewer steps before
+    ///   it; `wrongElementCount`, `missingNoise`; `unsupportedOperation` where a step has several evaluations.
     public func firstOrderUpdate<Element: TensorElement>(
         modelOutput: [Element], sample: [Element], noise: [Element]? = nil
     ) throws(SchedulerError) -> [Element] {
         try update(order: 1, modelOutputs: [modelOutput], sample: sample, noise: noise)
     }
 
-    /// The next sample by an update of order 2, from the converted outputs of this step and the one before, this one last.
+    /// The next sample by a ``MultistepUpdate`` of order 2, from the converted outputs of this step and the one before, this one
+    /// last.
+    ///
+    /// - Throws: `timestepsNotSet`, `stepPastEnd`; `invalidValue` for too few model outputs, or for a step with fewer steps before
+    ///   it; `wrongElementCount`, `missingNoise`; `unsupportedOperation` where a step has several evaluations.
     public func secondOrderUpdate<Element: TensorElement>(
         modelOutputs: [[Element]], sample: [Element], noise: [Element]? = nil
     ) throws(SchedulerError) -> [Element] {
         try update(order: 2, modelOutputs: modelOutputs, sample: sample, noise: noise)
     }
 
-    /// The next sample by an update of order 3, from the converted outputs of this step and the two before, this one last.
+    /// The next sample by a ``MultistepUpdate`` of order 3, from the converted outputs of this step and the two before, this one
+    /// last.
+    ///
+    /// - Throws: `timestepsNotSet`, `stepPastEnd`; `invalidValue` for too few model outputs, or for a step with fewer steps before
+    ///   it; `wrongElementCount`, `missingNoise`; `unsupportedOperation` where a step has several evaluations.
     public func thirdOrderUpdate<Element: TensorElement>(
         modelOutputs: [[Element]], sample: [Element], noise: [Element]? = nil
     ) throws(SchedulerError) -> [Element] {

@@ -58,16 +58,18 @@ public protocol MultistepSolver: Sendable {
     /// Whether diffusers draws noise at every step that denoises, even where it adds none.
     var isStochastic: Bool { get }
 
-    /// p, the predicted clean sample, as a combination of x and e.
+    /// p, the predicted clean sample, as a combination of x and e: for predicted noise p = (x − S e)/A.
     func prediction(at level: NoiseLevel) -> Combination
 
-    /// m, the quantity that the solver extrapolates, as a combination of x and e; `clamped`: of x and the clamped p.
+    /// m, the quantity that the solver extrapolates, as a combination of x and e; `clamped`: of x and the clamped p. It is m = p
+    /// for solvers that extrapolate the clean sample, and m = (x − A p)/S for those that extrapolate the noise.
     func conversion(at level: NoiseLevel, clamped: Bool) -> Combination
 
-    /// The update from s to t, with the levels of the steps before s, newest first: of order 1 + `previous.count`.
+    /// The ``MultistepUpdate`` from s to t, with the levels of the steps before s, newest first: of order 1 + `previous.count`.
     func update(from s: NoiseLevel, to t: NoiseLevel, previous: [NoiseLevel]) -> MultistepUpdate
 
-    /// The update of at most the given order from evaluation i of a grid, for a run that remembers `remembered` evaluations.
+    /// The ``MultistepUpdate`` of at most the given order from evaluation i of a grid, for a run that remembers `remembered`
+    /// evaluations.
     func update(order: Int, at index: Int, of levels: [NoiseLevel], remembered: Int) -> MultistepUpdate
 }
 

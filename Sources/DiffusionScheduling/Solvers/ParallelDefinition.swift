@@ -3,13 +3,27 @@
 /// DDIM for parallel sampling: `DDIMScheduler`, with steps for many timesteps of a run at once (ParaDiGMS, Shih et al. 2023,
 /// arXiv:2305.16317).
 ///
+/// With the signal variances ᾱ_t and ᾱ_u of a step's ends, the predicted clean sample p, the predicted noise ε and noise z, a step
+/// is
+///
+///     x' = √ᾱ_u p + √(1 − ᾱ_u − σ²) ε + σ z        see ``DDIMScheduler``
+///
 /// Picard iterations guess all samples of a run, ask the model at all of them, and correct each by the steps before it. Their noise is drawn
 /// once, before the first guess, so that their steps must leave it out: see ``ParallelDefinition/Options/withoutNoise``.
 ///
 /// The class of that name in diffusers is the reference. Its `batch_step_no_noise` takes such steps.
 public typealias DDIMParallelScheduler = DefinedScheduler<ParallelDefinition<DDIMConfiguration>>
 
-/// DDPM for parallel sampling: `DDPMScheduler`, with the steps of ``DDIMParallelScheduler``.
+/// DDPM for parallel sampling: `DDPMScheduler`, with steps for many timesteps of a run at once (ParaDiGMS, Shih et al. 2023,
+/// arXiv:2305.16317).
+///
+/// With the signal variances ᾱ_t and ᾱ_u of a step's ends, β = 1 − ᾱ_t/ᾱ_u, the predicted clean sample p and noise z, a step is
+///
+///     x' = √ᾱ_u β/(1 − ᾱ_t) p + √(ᾱ_t/ᾱ_u) (1 − ᾱ_u)/(1 − ᾱ_t) x + σ z        see ``DDPMScheduler``
+///
+/// Steps may leave their noise out, as those of ``DDIMParallelScheduler``.
+///
+/// The class of that name in diffusers is the reference. Its `batch_step_no_noise` takes such steps.
 public typealias DDPMParallelScheduler = DefinedScheduler<ParallelDefinition<DDPMConfiguration>>
 
 /// A scheduler whose steps can leave their noise out.
@@ -21,6 +35,8 @@ public protocol SteppingWithoutNoise: TrainingTimestepDefinition, VelocityDefini
     ///   - target: the timestep that the step leads to; nil: the clean sample.
     ///   - options: the options of the run.
     ///   - noise: the noise levels of the training.
+    /// - Throws: `unknownTimestep` for a timestep that the training doesn't have; `invalidValue` for a target that the step can't
+    ///   lead to, and for η > 0.
     func rowWithoutNoise(
         from timestep: Double, to target: Double?, options: Options, noise: NoiseSchedule
     ) throws(SchedulerError) -> PlanRow

@@ -16,7 +16,9 @@ public protocol PlannedScheduler: Scheduler {
     /// Whether a requested number of steps also counts the level after the last step: see ``SchedulerDefinition/countsEnd``.
     static var countsEnd: Bool { get }
 
-    /// Makes the scheduler of a configuration, which is validated.
+    /// Makes the scheduler of a configuration.
+    ///
+    /// - Throws: `invalidValue` and `conflictingKeys` for a configuration that isn't valid.
     init(_ configuration: Configuration) throws(SchedulerError)
 
     /// The noise levels of the training.
@@ -31,29 +33,43 @@ public protocol PlannedScheduler: Scheduler {
 
     /// Compiles a plan; the scheduler itself doesn't change.
     ///
-    /// - Throws: `invalidValue` where the request is out of range or doesn't fit the configuration.
+    /// - Throws: `invalidValue` where the request is out of range or doesn't fit the configuration; `unrepresentablePlan`.
     func plan(_ request: TimestepRequest) throws(SchedulerError) -> SamplingPlan
 
     /// Compiles a plan with options by their names.
+    ///
+    /// - Throws: `invalidValue` where the request or an option is out of range or doesn't fit the configuration, and for a name
+    ///   that isn't an option; `unrepresentablePlan`.
     func plan(_ request: TimestepRequest, optionValues: [String: JSONValue]) throws(SchedulerError) -> SamplingPlan
 
     /// Compiles a plan on the caller's timesteps and noise levels, with options by their names.
+    ///
+    /// - Throws: `invalidValue` for a grid or an option that isn't allowed; `unsupportedOperation` for schedulers whose rows don't
+    ///   follow from noise levels alone; `unrepresentablePlan`.
     func plan(on grid: TimestepGrid, optionValues: [String: JSONValue]) throws(SchedulerError) -> SamplingPlan
 
     /// The row of an evaluation of the plan, for callers who keep diffusers' attributes: see ``SchedulerDefinition``.
     ///
-    /// - Throws: `timestepsNotSet`, `invalidValue`.
+    /// - Throws: `timestepsNotSet`; `invalidValue` for an index that isn't an evaluation's; `unsupportedOperation` for schedulers
+    ///   without such rows.
     func attributeRow(at index: Int, age: Int) throws(SchedulerError) -> PlanRow
 
     /// The row of the step at a training timestep, in or out of the plan, with options by their names.
     ///
-    /// - Throws: `unsupportedOperation` for schedulers whose steps depend on the ones before.
+    /// - Throws: `unsupportedOperation` for schedulers whose steps depend on the ones before; `timestepsNotSet`; `unknownTimestep`;
+    ///   `invalidValue` for an option that isn't allowed.
     func row(at timestep: Double, optionValues: [String: JSONValue]) throws(SchedulerError) -> PlanRow
 
-    /// The noise level of a training timestep, for adding noise before there is a plan.
+    /// The noise level of a training timestep, for adding noise before there is a plan: a sample there is x = A data + S noise.
+    ///
+    /// - Throws: `unknownTimestep` or `invalidValue` for a timestep that the training doesn't have. Schedulers that interpolate in
+    ///   a table give its nearest end instead.
     func trainingLevel(atTimestep timestep: Double) throws(SchedulerError) -> NoiseLevel
 
-    /// The level at which noise is added: of the plan if there is one.
+    /// The level at which noise is added, x = A data + S noise: of the plan if there is one.
+    ///
+    /// - Throws: `unknownTimestep` for a timestep that the plan doesn't have; as ``trainingLevel(atTimestep:)`` before there is a
+    ///   plan, and for schedulers that add noise at the levels of the training.
     func level(atTimestep timestep: Double) throws(SchedulerError) -> NoiseLevel
 }
 
@@ -103,6 +119,8 @@ extension PlannedScheduler {
     }
 
     /// Reads the configuration from a file or a folder, like diffusers' `from_pretrained`.
+    ///
+    /// - Throws: `inaccessibleFile`, `malformedJSON`, `invalidValue`, `conflictingKeys`.
     public init(
         contentsOf path: String, subfolder: String? = nil, overrides: [String: JSONValue] = [:]
     ) throws(SchedulerError) {
@@ -110,6 +128,8 @@ extension PlannedScheduler {
     }
 
     /// Makes the scheduler from another one's configuration, like diffusers' `from_config`.
+    ///
+    /// - Throws: `invalidValue` and `conflictingKeys` for values that this scheduler doesn't allow.
     public init(
         from other: some SchedulerConfiguration, overrides: [String: JSONValue] = [:]
     ) throws(SchedulerError) {
@@ -138,11 +158,15 @@ extension PlannedScheduler {
     }
 
     /// Plans a run of `count` steps and goes to its start; `mu` shifts flow sigmas where the configuration allows it.
+    ///
+    /// - Throws: as ``plan(_:)``. The run before is kept then.
     public mutating func setTimesteps(_ count: Int, mu: Double?) throws(SchedulerError) {
         try setTimesteps(.count(count, mu: mu))
     }
 
     /// Plans a run and goes to its start.
+    ///
+    /// - Throws: as ``plan(_:)``. The run before is kept then.
     public mutating func setTimesteps(_ request: TimestepRequest) throws(SchedulerError) {
         let plan = try plan(request)
         session = session?.restarted(on: plan) ?? SamplingSession(plan: plan)
@@ -155,7 +179,7 @@ extension PlannedScheduler {
 
     /// Makes the run start at a later step, for image-to-image: add noise at `timesteps[index]`, then step from there.
     ///
-    /// - Throws: `timestepsNotSet`, `invalidValue`.
+    /// - Throws: `timestepsNotSet`; `invalidValue` for an index that no run may begin at. Nothing has changed then.
     public mutating func setBeginIndex(_ index: Int) throws(SchedulerError) {
         guard let plan else { throw .timestepsNotSet }
         try require("begin index", index, "from 0 to \(plan.stepCount - 1)", (0..<max(plan.stepCount, 1)).contains(index))
@@ -199,7 +223,10 @@ extension PlannedScheduler {
         }
     }
 
-    /// Takes one step and returns the next sample, and on request the clean sample predicted on the way.
+    /// Takes one step, a ``PlanRow``, and returns the next sample, and the step's report on request.
+    ///
+    /// - Throws: `timestepsNotSet`, `stepPastEnd`, `unknownTimestep`, `wrongElementCount`, `wrongElementType`, `missingNoise`,
+    ///   `outOfMemory`; nothing has changed then.
     public mutating func step<Element: TensorElement>(
         modelOutput: [Element], timestep: Double, sample: [Element], noise: [Element]? = nil, batchSize: Int = 1,
         predictingOriginalSample: Bool = false
@@ -218,7 +245,10 @@ extension PlannedScheduler {
         }
     }
 
-    /// Takes one step in place with a guided model output, which is computed on the way: see ``SamplingSession``.
+    /// Takes one step in place, a ``PlanRow``, with a guided model output, which is computed on the way: see ``Guidance``.
+    ///
+    /// - Throws: `timestepsNotSet`, `stepPastEnd`, `unknownTimestep`, `wrongElementCount`, `wrongElementType`, `missingNoise`,
+    ///   `outOfMemory`; `invalidValue` for a guidance out of range. Nothing has changed then.
     public mutating func step<Element: TensorElement>(
         conditional: [Element], unconditional: [Element], guidance: Guidance, timestep: Double, sample: inout [Element],
         noise: [Element]? = nil, batchSize: Int = 1
@@ -236,10 +266,10 @@ extension PlannedScheduler {
 
     // MARK: Beside the steps
 
-    /// Scales the sample in place to the model's input at a timestep of the plan; most schedulers' models take the sample
-    /// unchanged.
+    /// Scales the sample x in place to the model's input at a timestep of the plan: x' = c x with ``inputScale(atTimestep:)``. Most
+    /// schedulers' models take the sample unchanged.
     ///
-    /// - Throws: `timestepsNotSet`, and `unknownTimestep` for a timestep that isn't in the plan, where the input isn't the sample.
+    /// - Throws: `unknownTimestep` for a timestep that isn't in the plan, if the plan has an input scale other than 1.
     public func scaleModelInput<Element: TensorElement>(
         _ sample: inout MutableSpan<Element>, timestep: Double
     ) throws(SchedulerError) {
@@ -252,9 +282,9 @@ extension PlannedScheduler {
         }
     }
 
-    /// The factor that makes a sample the model's input at a timestep of the plan.
+    /// The factor c that makes a sample x the model's input at a timestep of the plan: input = c x. It is 1 before `setTimesteps`.
     ///
-    /// - Throws: `unknownTimestep` for a timestep that isn't in the plan, where not all inputs are the sample.
+    /// - Throws: `unknownTimestep` for a timestep that isn't in the plan, if the plan has an input scale other than 1.
     public func inputScale(atTimestep timestep: Double) throws(SchedulerError) -> Double {
         guard let session, session.plan.scalesInputs else { return 1 }
         if session.timestep == timestep { return session.inputScale }
@@ -266,7 +296,7 @@ extension PlannedScheduler {
     /// The timesteps are the plan's; one that occurs twice means the next step if that step has it. Before `setTimesteps` they are
     /// the training's.
     ///
-    /// - Throws: `unknownTimestep`, `wrongElementCount`.
+    /// - Throws: `unknownTimestep`; `invalidValue` for a timestep out of range; `wrongElementCount`. Nothing has changed then.
     public func addNoise<Element: TensorElement>(
         _ noise: Span<Element>, to sample: inout MutableSpan<Element>, timesteps: [Double]
     ) throws(SchedulerError) {

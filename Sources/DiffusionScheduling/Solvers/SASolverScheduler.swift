@@ -3,8 +3,14 @@
 /// SA-Solver: a stochastic Adams predictor and corrector for diffusion SDEs of any amount of noise (Xue et al. 2023,
 /// arXiv:2309.05019, algorithm 1).
 ///
-/// A step adds noise of the share θ = τ(t): none for 0, as much as the usual SDE for 1. See `PredictorCorrector` for the form of
-/// the steps, and `ExponentialIntegrator` for the weights of the polynomial through the last outputs. If it is the line through two
+/// A step adds noise of the share θ = τ(t): none for 0, as much as the usual SDE for 1. With the outputs m₀ of this step and m₁, m₂
+/// … of those before, and noise z,
+///
+///     x_c = U + b m₀                    the sample, corrected by m₀; x itself in the first step
+///     x'  = a x_c + Σ wₖ mₖ + c z       the predictor
+///     U'  = a x_c + Σ cₖ mₖ + c z       the next step's correction, but for the term of its own output
+///
+/// The weights are the integrals of the polynomial through the outputs: see `ExponentialIntegrator`. If it is the line through two
 /// clean samples, their difference counts half instead of its exact share, an O(h³) change for runs of few steps (diffusers'
 /// addition, after UniPC).
 ///
@@ -89,6 +95,9 @@ public struct SASolverConfiguration: SchedulerDefinition, PredictionTypeConfigur
 
     public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule { try checkedNoiseSchedule() }
 
+    /// The level of a whole training timestep t: A = √ᾱ_t, S = √(1 − ᾱ_t).
+    ///
+    /// - Throws: `unknownTimestep` for others.
     public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
         NoiseLevel(alphaCumprod: try noise.alphaCumprod(atTimestep: timestep))
     }

@@ -92,6 +92,8 @@ public struct SCMConfiguration: SchedulerDefinition {
     }
 
     /// Evenly spaced angles, in place of a training's table.
+    ///
+    /// - Throws: nothing.
     public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule {
         let count = Double(numTrainTimesteps)
         return NoiseSchedule(
@@ -117,6 +119,9 @@ public struct SCMConfiguration: SchedulerDefinition {
             rows: rows)
     }
 
+    /// The level of an angle s: A = cos(s), S = σ_d sin(s).
+    ///
+    /// - Throws: `invalidValue` for an angle that isn't from 0 to π.
     public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
         try require("timestep", timestep, "an angle from 0 to pi", (0...Double.pi).contains(timestep))
         return NoiseLevel(signalRate: cosine(timestep), noiseRate: sigmaData * sine(timestep), process: .variancePreserving)

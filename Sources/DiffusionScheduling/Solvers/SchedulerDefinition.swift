@@ -14,19 +14,25 @@ public protocol SchedulerDefinition: SchedulerConfiguration {
     associatedtype Options: RunOptions = NoRunOptions
 
     /// The noise levels of the training.
+    ///
+    /// - Throws: `invalidValue` for keys from which a level follows that isn't finite, or that leave none.
     func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule
 
     /// The levels of a run that is requested by its number of steps; nil: those of the configuration's other keys.
     var namedLevels: SigmaSchedule? { get }
 
-    /// n noise levels by their name, in the convention of the scheduler's requests.
+    /// n noise levels by their name, in the convention of the scheduler's requests: σ_k of ``SigmaSchedule/sigmas(count:of:)``,
+    /// shifted if the scheduler shifts levels.
+    ///
+    /// - Throws: as ``SigmaSchedule/sigmas(count:of:)``; `invalidValue` for a `mu` that isn't allowed.
     func sigmas(
         count: Int, of schedule: SigmaSchedule, mu: Double?, noise: NoiseSchedule
     ) throws(SchedulerError) -> [Double]
 
     /// Compiles a plan.
     ///
-    /// - Throws: `invalidValue` where the request or an option is out of range or doesn't fit the configuration.
+    /// - Throws: `invalidValue` where the request or an option is out of range or doesn't fit the configuration;
+    ///   `unrepresentablePlan`.
     func plan(
         _ request: TimestepRequest, options: Options, noise: NoiseSchedule
     ) throws(SchedulerError) -> SamplingPlan
@@ -34,6 +40,9 @@ public protocol SchedulerDefinition: SchedulerConfiguration {
     /// The row of the step at a training timestep, in or out of the plan, in a run with the plan's number of steps.
     ///
     /// Only for schedulers whose steps depend on nothing but their arguments: those with ``SchedulerDefinition/isStateless``.
+    ///
+    /// - Throws: `unsupportedOperation` for others; `unknownTimestep` or `invalidValue` for a timestep that the training doesn't
+    ///   have; `invalidValue` for an option out of range.
     func row(
         at timestep: Double, of plan: SamplingPlan, options: Options, noise: NoiseSchedule
     ) throws(SchedulerError) -> PlanRow
@@ -47,6 +56,8 @@ public protocol SchedulerDefinition: SchedulerConfiguration {
     ///   - plan: the run's plan.
     ///   - options: those of the step.
     ///   - noise: the noise levels of the training.
+    /// - Throws: `unsupportedOperation` for schedulers that keep their attributes; `unknownTimestep` for a timestep that the
+    ///   training doesn't have.
     func row(
         at timestep: Double, after before: Double?, of plan: SamplingPlan, options: Options, noise: NoiseSchedule
     ) throws(SchedulerError) -> PlanRow
@@ -62,7 +73,8 @@ public protocol SchedulerDefinition: SchedulerConfiguration {
 
     /// Compiles a plan on the caller's timesteps and noise levels, unchanged.
     ///
-    /// - Throws: `unsupportedOperation` for schedulers whose rows don't follow from noise levels alone.
+    /// - Throws: `unsupportedOperation` for schedulers whose rows don't follow from noise levels alone; `invalidValue` for levels
+    ///   that the scheduler can't step between; `unrepresentablePlan`.
     func plan(on grid: TimestepGrid, options: Options) throws(SchedulerError) -> SamplingPlan
 
     /// diffusers' name of a step's second result.
@@ -114,7 +126,9 @@ public protocol SchedulerDefinition: SchedulerConfiguration {
     /// diffusers' object has no drop-in then.
     static var otherCalls: String? { get }
 
-    /// The noise level of a training timestep.
+    /// The noise level of a training timestep: a sample there is x = A data + S noise.
+    ///
+    /// - Throws: `unknownTimestep` or `invalidValue` for a timestep that the training doesn't have.
     func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel
 
     /// Whether noise is added at the levels of training timesteps, in or out of the plan, rather than at the plan's.
@@ -281,7 +295,9 @@ extension SchedulerDefinition {
         return plan.row(at: index, age: age).renumbering(reads: { (index - 1 - $0 + ring) % ring }, stores: { _ in 0 })
     }
 
-    /// The levels of the name over the training's.
+    /// The levels of the name over the training's: see ``SigmaSchedule/sigmas(count:of:)``.
+    ///
+    /// - Throws: as ``SigmaSchedule/sigmas(count:of:)``.
     public func sigmas(
         count: Int, of schedule: SigmaSchedule, mu: Double?, noise: NoiseSchedule
     ) throws(SchedulerError) -> [Double] {
@@ -304,7 +320,9 @@ extension SchedulerDefinition {
         throw .unsupportedOperation("step with attributes of the caller's", className: Self.className)
     }
 
-    /// The level between those of the training, by interpolation.
+    /// The level between those of the training, by interpolation: see ``NoiseSchedule/sigma(atTimestep:)``.
+    ///
+    /// - Throws: nothing.
     public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
         NoiseLevel(sigma: noise.sigma(atTimestep: timestep), process: noise.process)
     }
@@ -321,6 +339,8 @@ public protocol RunOptions: Sendable, Equatable {
     /// The options by their names.
     static var parameters: [ConfigurationParameter<Self>] { get }
     /// Checks values and their combination.
+    ///
+    /// - Throws: `invalidValue` for a value that isn't allowed.
     func validate() throws(SchedulerError)
 }
 
@@ -386,7 +406,8 @@ public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedSchedule
 
     /// Compiles a plan; the scheduler itself doesn't change.
     ///
-    /// - Throws: `invalidValue` where the request or an option is out of range or doesn't fit the configuration.
+    /// - Throws: `invalidValue` where the request or an option is out of range or doesn't fit the configuration;
+    ///   `unrepresentablePlan`.
     public func plan(_ request: TimestepRequest, options: Definition.Options) throws(SchedulerError) -> SamplingPlan {
         let host = FloatingPointEnvironment.begin()
         defer { host.end() }
@@ -412,7 +433,8 @@ public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedSchedule
 
     /// Compiles a plan on the caller's timesteps and noise levels, unchanged: nothing is shifted, spaced or rounded.
     ///
-    /// - Throws: `invalidValue`; `unsupportedOperation` for schedulers whose rows don't follow from noise levels alone.
+    /// - Throws: `invalidValue` for a grid or an option that isn't allowed; `unsupportedOperation` for schedulers whose rows don't
+    ///   follow from noise levels alone; `unrepresentablePlan`.
     /// - Complexity: O(n).
     public func plan(on grid: TimestepGrid, options: Definition.Options = .init()) throws(SchedulerError) -> SamplingPlan {
         let host = FloatingPointEnvironment.begin()
@@ -436,6 +458,8 @@ public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedSchedule
     }
 
     /// Plans a run and goes to its start.
+    ///
+    /// - Throws: as ``plan(_:options:)``. The run before is kept then.
     public mutating func setTimesteps(_ request: TimestepRequest, options: Definition.Options) throws(SchedulerError) {
         let plan = try plan(request, options: options)
         session = session?.restarted(on: plan) ?? SamplingSession(plan: plan)
@@ -462,6 +486,8 @@ public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedSchedule
     /// - Parameters:
     ///   - timestep: the timestep that the step starts at.
     ///   - optionValues: the options, and the timestep of the step before if callers keep the attributes.
+    /// - Throws: `unsupportedOperation` for schedulers whose steps depend on the ones before; `timestepsNotSet`; `unknownTimestep`;
+    ///   `invalidValue` for an option that isn't allowed.
     public func row(at timestep: Double, optionValues: [String: JSONValue]) throws(SchedulerError) -> PlanRow {
         guard let name = Definition.attributes.timestep else {
             return try row(at: timestep, options: optionValues.isEmpty ? .init() : Definition.Options(values: optionValues))
@@ -523,8 +549,8 @@ public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedSchedule
         return try PreparedRow(row, clamp: session!.plan.clamp, modelLearnsVariance: session!.plan.modelLearnsVariance)
     }
 
-    /// Takes the step at a training timestep in place, in or out of the plan and in any order; for schedulers whose steps depend on nothing
-    /// but their arguments.
+    /// Takes the step at a training timestep in place, a ``PlanRow``, in or out of the plan and in any order; for schedulers whose
+    /// steps depend on nothing but their arguments.
     ///
     /// - Parameters:
     ///   - modelOutput: the model's output, with as many elements as the sample.
@@ -534,7 +560,7 @@ public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedSchedule
     ///   - noise: standard normal numbers, one for each element of the sample; only stochastic steps need them.
     ///   - batchSize: the number of batch items that the sample consists of; they matter for thresholding.
     /// - Throws: `unsupportedOperation` for other schedulers; `timestepsNotSet`, `unknownTimestep`, `invalidValue`, `wrongElementCount`,
-    ///   `missingNoise`.
+    ///   `missingNoise`, `outOfMemory`. The sample hasn't changed then.
     public func step<Element: TensorElement>(
         modelOutput: Span<Element>, timestep: Double, sample: inout MutableSpan<Element>, options: Definition.Options,
         noise: Span<Element>? = nil, batchSize: Int = 1
@@ -545,7 +571,10 @@ public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedSchedule
         }
     }
 
-    /// Takes the step at a training timestep, and returns the next sample and the step's report.
+    /// Takes the step at a training timestep, a ``PlanRow``, and returns the next sample and the step's report.
+    ///
+    /// - Throws: `unsupportedOperation` for schedulers whose steps depend on the ones before; `timestepsNotSet`, `unknownTimestep`,
+    ///   `invalidValue`, `wrongElementCount`, `missingNoise`, `outOfMemory`.
     public func step<Element: TensorElement>(
         modelOutput: [Element], timestep: Double, sample: [Element], options: Definition.Options, noise: [Element]? = nil,
         batchSize: Int = 1
@@ -560,9 +589,10 @@ public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedSchedule
 }
 
 extension DefinedScheduler where Definition: VelocityDefinition {
-    /// The velocity v = A noise − S sample, for each batch item's training timestep.
+    /// The velocity v = A noise − S sample, for each batch item's training timestep (Salimans and Ho 2022, arXiv:2202.00512,
+    /// section 4).
     ///
-    /// - Throws: `unknownTimestep`, `wrongElementCount`.
+    /// - Throws: `unknownTimestep`; `invalidValue` for a timestep out of range; `wrongElementCount`.
     public func getVelocity<Element: TensorElement>(
         sample: [Element], noise: [Element], timesteps: [Double]
     ) throws(SchedulerError) -> [Element] {

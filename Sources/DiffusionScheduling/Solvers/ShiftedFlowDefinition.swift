@@ -57,8 +57,10 @@ extension ShiftedFlowDefinition {
         }
     }
 
-    /// mu for a picture of `imageSequenceLength` tokens, on the line through the two lengths that the model was trained for; nil
-    /// without such a line.
+    /// mu for a picture of L = `imageSequenceLength` tokens, on the line through the two lengths that the model was trained for;
+    /// nil without such a line. As in diffusers' pipelines for FLUX.1,
+    ///
+    ///     mu = baseShift + (L − baseImageSeqLen) (maxShift − baseShift)/(maxImageSeqLen − baseImageSeqLen)
     public func mu(imageSequenceLength: Int) -> Double? {
         guard let baseShift, let maxShift, baseImageSeqLen != maxImageSeqLen else { return nil }
         let slope = (maxShift - baseShift) / (Double(maxImageSeqLen) - Double(baseImageSeqLen))
@@ -66,6 +68,8 @@ extension ShiftedFlowDefinition {
     }
 
     /// The plan on the grid of a request.
+    ///
+    /// - Throws: `invalidValue` for a request that is out of range or doesn't fit the configuration; `unrepresentablePlan`.
     public func plan(
         _ request: TimestepRequest, options: NoRunOptions, noise: NoiseSchedule
     ) throws(SchedulerError) -> SamplingPlan {
@@ -73,6 +77,8 @@ extension ShiftedFlowDefinition {
     }
 
     /// The plan of the rows between a grid's levels.
+    ///
+    /// - Throws: `invalidValue` for a grid that isn't valid; `unrepresentablePlan`.
     public func plan(on grid: TimestepGrid, options: NoRunOptions) throws(SchedulerError) -> SamplingPlan {
         let rows = zip(grid.sigmas, grid.sigmas.dropFirst()).map { [row(from: $0, to: $1)] }
         return try SamplingPlan(grid: grid, initNoiseSigma: grid.process == .flow ? 1 : grid.sigmas[0], rows: rows)

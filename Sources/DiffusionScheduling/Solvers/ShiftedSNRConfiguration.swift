@@ -38,6 +38,8 @@ extension ShiftedSNRConfiguration {
     // MARK: Levels
 
     /// The shifted tables. Those of `scaledLinear` are float64 numbers, as diffusers' are, and the others float32 ones.
+    ///
+    /// - Throws: nothing.
     public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule {
         let host = FloatingPointEnvironment.begin()
         defer { host.end() }

@@ -155,7 +155,9 @@ extension SigmaGridConfiguration {
 }
 
 extension DynamicShiftingConfiguration where Self: SigmaGridConfiguration {
-    /// κ of a request: e^mu where `mu` is given and allowed, else the configuration's `flow_shift`.
+    /// κ of a request: κ = e^mu if `mu` is given and allowed, else the configuration's `flow_shift`.
+    ///
+    /// - Throws: `invalidValue` for a `mu` that isn't allowed, or outside of −80 to 80.
     public func flowShift(_ request: TimestepRequest) throws(SchedulerError) -> Double {
         guard let mu = request.mu else { return flowShift }
         try require("mu", mu, "left out unless use_dynamic_shifting is true", useDynamicShifting)

@@ -3,9 +3,12 @@
 // Steps that draw their noise from a seeded source, as diffusers' steps do with their `generator`.
 
 extension PlannedScheduler {
-    /// Takes one step in place, with noise from a source.
+    /// Takes one step in place, a ``PlanRow``, with noise from a source.
     ///
     /// A step draws as many tensors as diffusers' step draws from its generator, even unused ones, so that the source keeps pace.
+    ///
+    /// - Throws: `timestepsNotSet`, `stepPastEnd`, `unknownTimestep`, `invalidValue`, `wrongElementCount`, `wrongElementType`,
+    ///   `outOfMemory`. Nothing has changed then, and nothing has been drawn.
     public mutating func step(
         modelOutput: [Float], timestep: Double, sample: inout [Float], generator: inout some NormalSource, batchSize: Int = 1
     ) throws(SchedulerError) {
@@ -32,8 +35,11 @@ extension PlannedScheduler {
 }
 
 extension DDIMScheduler {
-    /// Takes the step from a timestep with noise from a source where η > 0, and returns the next sample and the predicted clean
-    /// one.
+    /// Takes the step from a timestep, a ``PlanRow``, with noise from a source where η > 0, and returns the next sample and the
+    /// predicted clean one.
+    ///
+    /// - Throws: `timestepsNotSet`; `unknownTimestep`; `invalidValue` for η outside [0, 1]; `wrongElementCount`, `outOfMemory`.
+    ///   Nothing has been drawn then.
     public func step(
         modelOutput: [Float], timestep: Double, sample: [Float], eta: Double, useClippedModelOutput: Bool = false,
         generator: inout some NormalSource, batchSize: Int = 1

@@ -10,9 +10,13 @@ extension TrainingTimestepDefinition {
     public static var addsNoiseAtTrainingLevels: Bool { true }
 
     /// The tables. Steps are made of ᾱ, so a level may be without signal: its ς is computed from ᾱ = 2⁻²⁴.
+    ///
+    /// - Throws: nothing.
     public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule { try NoiseSchedule(self, floorsSignal: true) }
 
-    /// The level of a whole training timestep.
+    /// The level of a whole training timestep t: A = √ᾱ_t, S = √(1 − ᾱ_t).
+    ///
+    /// - Throws: `unknownTimestep` for others.
     public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
         NoiseLevel(alphaCumprod: try noise.alphaCumprod(atTimestep: timestep))
     }

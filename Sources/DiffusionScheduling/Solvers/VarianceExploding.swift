@@ -6,8 +6,12 @@
 /// The model's input is x/√(1 + ς²), as in training. A conforming definition supplies the grid and the rows.
 public protocol VarianceExplodingDefinition: SchedulerDefinition, NoiseScheduleConfiguration, TimestepSpacingConfiguration {
     /// The timesteps and noise levels of a run.
+    ///
+    /// - Throws: `invalidValue` for a request that is out of range or doesn't fit the configuration.
     func grid(_ request: TimestepRequest, noise: NoiseSchedule) throws(SchedulerError) -> TimestepGrid
     /// Compiles a plan on the grid of a request.
+    ///
+    /// - Throws: `invalidValue` for levels that the scheduler can't step between; `unrepresentablePlan`.
     func plan(on grid: TimestepGrid, for request: TimestepRequest, options: Options) throws(SchedulerError) -> SamplingPlan
 }
 
