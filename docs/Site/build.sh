@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Builds the site of the documentation: SITE/swift (DocC), SITE/c (Doxygen), SITE/python (pdoc), and the documents.
-# Warnings of these tools, public symbols without a sentence and dead links are errors.
+# Warnings of these tools, dead links and public symbols without a sentence, their errors or, where they compute, a formula are errors.
 #
 #     docs/Site/build.sh PYTHON SITE [BASE]
 #
@@ -41,6 +41,7 @@ done
     --warnings-as-errors --output-path "$site/swift"
 
 echo "-- C"
+"$python" docs/Site/check_headers.py Sources/*/include/*.h
 {
     cat docs/Site/Doxyfile
     echo "OUTPUT_DIRECTORY = $site"

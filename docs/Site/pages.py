@@ -70,7 +70,7 @@ REFERENCES = [
         "Swift",
         "Every type and function, with articles: add a scheduler, run a plan elsewhere, serve many requests",
     ),
-    ("c/index.html", "C", "Both headers: schedulers and sessions, and the kernels alone"),
+    ("c/index.html", "C", "The headers: schedulers and sessions, the kernels alone, and the table for devices"),
     ("python/diffusion_scheduling.html", "Python", "Classes on NumPy arrays, sessions, noise, and the drop-ins for diffusers"),
 ]
 

@@ -126,8 +126,8 @@ typedef enum ds_status {
 const char *ds_status_message(ds_status status);
 
 /*
- * The message of the last failed call on this thread: a sentence without a full stop, "" before the first failure. Successful calls
- * don't change it. Valid until the next failed call on this thread. At most 1,023 bytes; longer messages are cut off.
+ * The message of the last failed call on this thread: a sentence without a full stop, "" before the first failure. Never NULL.
+ * Successful calls don't change it. Valid until the next failed call on this thread. At most 1,023 bytes; longer messages are cut off.
  */
 const char *ds_error_message(void);
 
@@ -301,10 +301,11 @@ ds_status ds_scheduler_defaulted_keys(ds_scheduler scheduler, char *buffer, size
 /* T, the number of timesteps that the model was trained with; len(scheduler) in diffusers. */
 ds_status ds_scheduler_num_train_timesteps(ds_scheduler scheduler, size_t *count);
 
-/* The signal variances of the training, [T], from timestep 0 on; alphas_cumprod in diffusers. Float32 values. */
+/* The signal variances of the training, [T], from timestep 0 on; alphas_cumprod in diffusers. Float32 values. With the variances
+ * beta of the noise that training timesteps add, alphas_cumprod[t] = (1 - beta[0]) (1 - beta[1]) ... (1 - beta[t]). */
 ds_status ds_scheduler_alphas_cumprod(ds_scheduler scheduler, double *buffer, size_t capacity, size_t *count);
 
-/* The standard deviation of the noise that a run starts with; 1 before timesteps are set. */
+/* The standard deviation of the noise that a run starts with: sample = sigma * noise. 1 before timesteps are set. */
 ds_status ds_scheduler_init_noise_sigma(ds_scheduler scheduler, double *sigma);
 
 /* ---- Schedulers: the plan */
@@ -373,19 +374,19 @@ ds_status ds_scheduler_plan_properties(ds_scheduler scheduler, ds_plan_propertie
 /* The number of steps of the plan. */
 ds_status ds_scheduler_step_count(ds_scheduler scheduler, size_t *count);
 
-/* The timesteps that the model gets, [n_steps]. Before timesteps are set: the training timesteps, [T], noisiest first, as in
- * diffusers. */
+/* The timesteps that the model gets, [n_steps]: one for each of ds_scheduler_sigmas but the last. Before timesteps are set: the
+ * training timesteps, [T], noisiest first, as in diffusers. */
 ds_status ds_scheduler_timesteps(ds_scheduler scheduler, double *buffer, size_t capacity, size_t *count);
 
 /* The noise levels, [n_steps + 1]: step i goes from sigmas[i] to sigmas[i + 1]. Before timesteps are set: the training levels, [T],
- * noisiest first. Float32 values. */
+ * noisiest first. Float32 values. sigma = noise_rate / signal_rate, except for flow matching: see ds_process. */
 ds_status ds_scheduler_sigmas(ds_scheduler scheduler, double *buffer, size_t capacity, size_t *count);
 
-/* The rates at each of the plan's noise levels, [n_steps + 1]: a sample is signal_rate * data + noise_rate * noise. */
+/* The rates at each of the plan's noise levels, [n_steps + 1]: sample = signal_rate * data + noise_rate * noise. */
 ds_status ds_scheduler_signal_rates(ds_scheduler scheduler, double *buffer, size_t capacity, size_t *count);
 ds_status ds_scheduler_noise_rates(ds_scheduler scheduler, double *buffer, size_t capacity, size_t *count);
 
-/* The input scale of each step, [n_steps]: the model's input is input_scale * sample. */
+/* The input scale of each step, [n_steps]: input = input_scale * sample. */
 ds_status ds_scheduler_input_scales(ds_scheduler scheduler, double *buffer, size_t capacity, size_t *count);
 
 /* Sizes of arrays. */
@@ -514,7 +515,8 @@ ds_status ds_session_timestep(ds_session session, double *timestep);
 ds_status ds_session_needs_noise(ds_session session, bool *needs_noise);
 
 /*
- * ds_session_step takes the next step: from the sample at this step's timestep to the next sample.
+ * ds_session_step takes the next step: from the sample at this step's timestep to the next sample. The row of the step, a ds_row, has
+ * the formula.
  *
  * model_output          the model's output at this timestep, of any element type. If the plan has learns_variance, axis 1 (axis 0
  *                       for rank 1) may be twice as long as the sample's: the first half of each batch item is the prediction, the
@@ -538,8 +540,8 @@ ds_status ds_session_step(ds_session session, const ds_tensor *model_output, con
                           const ds_tensor *prev_sample, const ds_tensor *pred_original_sample, unsigned max_threads);
 
 /*
- * ds_session_step_with_input is ds_session_step that also writes the model's input for the step after: the next sample times that
- * step's input scale (diffusers' scale_model_input); after the last step, the next sample.
+ * ds_session_step_with_input is ds_session_step that also writes the model's input for the step after (diffusers'
+ * scale_model_input): model_input = input_scale * prev_sample with that step's input scale; after the last step, the next sample.
  *
  * model_input  like prev_sample; it may not share memory with any other tensor
  *
@@ -566,8 +568,9 @@ typedef struct ds_guidance {
 } ds_guidance;
 
 /*
- * ds_session_step_guided takes the next step with a guided model output. It computes the guided output on the way, at the cost of
- * reading one more tensor; rescaling takes one more pass over both outputs. Intermediate values aren't rounded to an element type.
+ * ds_session_step_guided takes the next step with a guided model output, e of ds_guidance. It computes the guided output on the
+ * way, at the cost of reading one more tensor; rescaling takes one more pass over both outputs. Intermediate values aren't rounded
+ * to an element type.
  *
  * conditional, unconditional  e_c and e_u: each like model_output of ds_session_step, both of the same element type and shape
  * others                      as for ds_session_step; an output may also be the memory of unconditional
@@ -581,7 +584,8 @@ ds_status ds_session_step_guided(ds_session session, const ds_tensor *conditiona
 /*
  * ds_sessions_step takes the next step of many sessions at once: index i of axis 0 of each tensor belongs to sessions[i]. It serves
  * engines that run one model for many requests: each session has its own plan, step, solver and order, and sessions may come and go
- * between calls. Every row gets the same bits as in a separate call. All rows share one parallel region.
+ * between calls. ds_row has the formula of a step, ds_guidance that of a guided output. Every row gets the same bits as in a
+ * separate call. All rows share one parallel region.
  *
  * sessions       [n_rows], each session at most once; a zero handle marks a free row, which is neither read nor written
  * model_output   [n_rows, ...] as for ds_session_step; e_c in guided rows. With a predicted variance (axis 1 twice as long, rank 2
@@ -671,9 +675,9 @@ ds_status ds_scheduler_get_velocity(ds_scheduler scheduler, const ds_tensor *sam
                                     const double *timesteps, size_t n_timesteps, const ds_tensor *out, unsigned max_threads);
 
 /*
- * ds_scheduler_scale_model_input scales a sample to the model's input at a timestep of the plan: `out` becomes input scale *
- * sample. If all input scales are 1, or before timesteps have been set, the timestep doesn't matter and `out` becomes a copy. `out`
- * may be the memory of sample. Errors: also DS_UNKNOWN_TIMESTEP.
+ * ds_scheduler_scale_model_input scales a sample to the model's input at a timestep of the plan: out = input_scale * sample. If all
+ * input scales are 1, or before timesteps have been set, the timestep doesn't matter and `out` becomes a copy. `out` may be the
+ * memory of sample. Errors: also DS_UNKNOWN_TIMESTEP.
  */
 ds_status ds_scheduler_scale_model_input(ds_scheduler scheduler, const ds_tensor *sample, double timestep, const ds_tensor *out,
                                          unsigned max_threads);
@@ -740,8 +744,8 @@ ds_status ds_scheduler_prepare_row(ds_scheduler scheduler, const ds_row *row, ds
 ds_status ds_scheduler_device_row(ds_scheduler scheduler, const ds_row *row, void *record);
 
 /*
- * ds_row_step executes a row with the caller's tensors as slots: a step without a session. A run whose slots stay in the same
- * memory gives the same bits as a session.
+ * ds_row_step executes a row, whose formula ds_row has, with the caller's tensors as slots: a step without a session. A run whose
+ * slots stay in the same memory gives the same bits as a session.
  *
  * row      of ds_scheduler_prepare_row
  * slots    [n_slots] by the slots' numbers; NULL if n_slots is 0. A slot that the row reads or stores is a tensor like sample; the
@@ -818,7 +822,8 @@ ds_status ds_noise_copy(ds_noise noise, ds_noise *copy);
 
 /*
  * ds_noise_fill overwrites a tensor with the next numbers. One call corresponds to one torch.randn or standard_normal of the same
- * number of elements, whatever the shape. Two calls of 8 elements differ from one call of 16.
+ * number of elements, whatever the shape. Two calls of 8 elements differ from one call of 16. CKernels.h has the formulas:
+ * dsk_torch_normal_float32, dsk_torch_cuda_normal_float32 and dsk_numpy_normal_float64.
  *
  * out  float32, or float64 for the kinds that support it; at most 2^29 elements for DS_NOISE_TORCH_CUDA
  *

@@ -210,7 +210,12 @@ typedef struct dsk_item {
 } dsk_item;
 
 /*
- * dsk_step executes items: it reads each item's inputs once and writes its outputs once.
+ * dsk_step executes items: it reads each item's inputs once and writes its outputs once. With the coefficients of the item's row,
+ *
+ *     p           = T( sum of prediction[i] * inputs[i] )
+ *     outputs[k]  = sum of outputs[k][i] * inputs[i] + outputs[k][DSK_PREDICTION] * p
+ *
+ * and f z in the place of z if the row has a noise factor.
  *
  * items        [n_items]
  * max_threads  0: as many as the OpenMP runtime would use; 1: stay on the caller's thread; n: at most n.
@@ -283,8 +288,16 @@ typedef struct dsk_moments {
  * a, b     [n_items] addresses of n_elements_per_item elements of type `type` each; may be equal
  * moments  [n_items]; NaN for items without elements
  *
+ * For n elements,
+ *
+ *     mean_a      = sum of a[i] / n
+ *     variance_a  = sum of (a[i] - mean_a)^2 / n
+ *     covariance  = sum of (a[i] - mean_a) (b[i] - mean_b) / n
+ *
  * Deviations are taken from each item's first elements. Partial sums are combined by the formulas of Chan, Golub and LeVeque (1983,
  * The American Statistician 37, 242-247), in an order that depends only on the number of elements.
+ *
+ * Errors: DSK_NULL_POINTER, DSK_UNKNOWN_TYPE, DSK_MISALIGNED, DSK_TOO_LARGE. On error nothing is written.
  */
 dsk_status dsk_find_moments(dsk_element_type type, const void *const *a, const void *const *b, size_t n_items,
                             size_t n_elements_per_item, dsk_moments *moments, unsigned max_threads);
@@ -429,6 +442,8 @@ dsk_status dsk_torch_normal_float32(dsk_normal_generator *generator, size_t n, f
 /*
  * dsk_torch_normal_float64 writes the numbers of torch.randn(n, dtype=torch.float64). It works like dsk_torch_normal_float32, but
  * in float64 throughout, with 53 bits of two draws per uniform and the system's log, sin and cos.
+ *
+ * Errors: as dsk_torch_normal_float32.
  */
 dsk_status dsk_torch_normal_float64(dsk_normal_generator *generator, size_t n, double *out, unsigned max_threads);
 
@@ -448,12 +463,16 @@ dsk_status dsk_torch_normal_float64(dsk_normal_generator *generator, size_t n, d
  */
 dsk_status dsk_numpy_normal_float64(dsk_normal_generator *generator, size_t n, double *out);
 
-/* dsk_numpy_normal_float32 rounds the same normals to float32, like `.astype(numpy.float32)`. */
+/* dsk_numpy_normal_float32 rounds the normals of dsk_numpy_normal_float64 to float32, like `.astype(numpy.float32)`. Errors: as
+ * dsk_numpy_normal_float64. */
 dsk_status dsk_numpy_normal_float32(dsk_normal_generator *generator, size_t n, float *out);
 
 /*
  * dsk_philox4x32_10 computes one block of the counter-based generator Philox 4x32-10 (Salmon, Moraes, Dror & Shaw 2011,
- * doi:10.1145/2063384.2063405), least significant words first. `out` may be `counter`.
+ * doi:10.1145/2063384.2063405), least significant words first. `out` may be `counter`. Each of ten rounds multiplies two words c of the
+ * counter by constants M to 64 bits, whose halves are high and low, and adds a constant to each word k of the key:
+ *
+ *     c[0], c[1], c[2], c[3]  <-  high(M1 c[2]) ^ c[1] ^ k[0], low(M1 c[2]), high(M0 c[0]) ^ c[3] ^ k[1], low(M0 c[0])
  */
 void dsk_philox4x32_10(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
 
