@@ -11,66 +11,59 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import diffusion_scheduling
 from diffusion_scheduling._description import DESCRIPTIONS, Description
+from diffusion_scheduling._formulas import FORMULAS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/SCHEDULERS.md"
 DIFFERENCES = Path("docs/DIFFERENCES.md")
 STEPS = 10
 
 
-class Source(NamedTuple):
-    """The facts of a class that are neither in its description nor in its plan."""
-
-    order: str
-    papers: str
-    """The papers' names and arXiv ids."""
-
-
-SOURCES = {
-    "CMStochasticIterativeScheduler": Source("1", "Song et al. 2023, 2303.01469"),
-    "CogVideoXDDIMScheduler": Source("1", "Yang et al. 2024, 2408.06072"),
-    "CogVideoXDPMScheduler": Source("2", "Lu et al. 2022, 2211.01095, Yang et al. 2024, 2408.06072"),
-    "CosineDPMSolverMultistepScheduler": Source("2", "Evans et al. 2024, 2407.14358"),
-    "DDIMInverseScheduler": Source("1", "Song et al. 2020, 2010.02502"),
-    "DDIMParallelScheduler": Source("1", "Shih et al. 2023, 2305.16317"),
-    "DDIMScheduler": Source("1", "Song et al. 2020, 2010.02502"),
-    "DDPMParallelScheduler": Source("1", "Shih et al. 2023, 2305.16317"),
-    "DDPMScheduler": Source("1", "Ho et al. 2020, 2006.11239"),
-    "DDPMWuerstchenScheduler": Source("1", "Pernias et al. 2023, 2306.00637"),
-    "DEISMultistepScheduler": Source("1 to 4", "Zhang and Chen 2022, 2204.13902"),
-    "DPMSolverMultistepInverseScheduler": Source("1 to 3", "Lu et al. 2022, 2211.01095"),
-    "DPMSolverMultistepScheduler": Source("1 to 3", "Lu et al. 2022, 2206.00927, 2211.01095"),
-    "DPMSolverSDEScheduler": Source("2", "Lu et al. 2022, 2211.01095"),
-    "DPMSolverSinglestepScheduler": Source("1 to 3", "Lu et al. 2022, 2206.00927, 2211.01095"),
-    "EDMDPMSolverMultistepScheduler": Source("1 to 3", "Karras et al. 2022, 2206.00364, Lu et al. 2022, 2211.01095"),
-    "EDMEulerScheduler": Source("1", "Karras et al. 2022, 2206.00364"),
-    "EulerAncestralDiscreteScheduler": Source("1", "Song et al. 2020, 2011.13456"),
-    "EulerDiscreteScheduler": Source("1", "Karras et al. 2022, 2206.00364"),
-    "FlowMapEulerDiscreteScheduler": Source("1", "Gu et al. 2026, 2605.13724"),
-    "FlowMatchEulerDiscreteScheduler": Source("1", "Esser et al. 2024, 2403.03206"),
-    "FlowMatchHeunDiscreteScheduler": Source("2", "Esser et al. 2024, 2403.03206"),
-    "FlowMatchLCMScheduler": Source("1", "Starodubcev et al. 2025, 2503.16397"),
-    "HeliosDMDScheduler": Source("1", "Yin et al. 2024, 2405.14867"),
-    "HeliosScheduler": Source("1 to 6", "Jin et al. 2024, 2410.05954"),
-    "HeunDiscreteScheduler": Source("2", "Karras et al. 2022, 2206.00364"),
-    "IPNDMScheduler": Source("4", "Zhang and Chen 2022, 2204.13902"),
-    "KDPM2AncestralDiscreteScheduler": Source("2", "Lu et al. 2022, 2206.00927"),
-    "KDPM2DiscreteScheduler": Source("2", "Lu et al. 2022, 2206.00927"),
-    "KarrasVeScheduler": Source("2", "Karras et al. 2022, 2206.00364"),
-    "LCMScheduler": Source("1", "Luo et al. 2023, 2310.04378"),
-    "LMSDiscreteScheduler": Source("1 to 7", "Karras et al. 2022, 2206.00364"),
-    "LTXEulerAncestralRFScheduler": Source("1", "HaCohen et al. 2024, 2501.00103"),
-    "MiniMaxH3Scheduler": Source("1", "Liu et al. 2022, 2209.03003"),
-    "PNDMScheduler": Source("4", "Liu et al. 2022, 2202.09778"),
-    "SASolverScheduler": Source("1 to 4", "Xue et al. 2023, 2309.05019"),
-    "SCMScheduler": Source("1", "Chen et al. 2025, 2503.09641"),
-    "TCDScheduler": Source("1", "Zheng et al. 2024, 2402.19159"),
-    "UnCLIPScheduler": Source("1", "Ramesh et al. 2022, 2204.06125"),
-    "UniPCMultistepScheduler": Source("1 to 6", "Zhao et al. 2023, 2302.04867"),
+ORDERS = {
+    "CMStochasticIterativeScheduler": "1",
+    "CogVideoXDDIMScheduler": "1",
+    "CogVideoXDPMScheduler": "2",
+    "CosineDPMSolverMultistepScheduler": "2",
+    "DDIMInverseScheduler": "1",
+    "DDIMParallelScheduler": "1",
+    "DDIMScheduler": "1",
+    "DDPMParallelScheduler": "1",
+    "DDPMScheduler": "1",
+    "DDPMWuerstchenScheduler": "1",
+    "DEISMultistepScheduler": "1 to 4",
+    "DPMSolverMultistepInverseScheduler": "1 to 3",
+    "DPMSolverMultistepScheduler": "1 to 3",
+    "DPMSolverSDEScheduler": "2",
+    "DPMSolverSinglestepScheduler": "1 to 3",
+    "EDMDPMSolverMultistepScheduler": "1 to 3",
+    "EDMEulerScheduler": "1",
+    "EulerAncestralDiscreteScheduler": "1",
+    "EulerDiscreteScheduler": "1",
+    "FlowMapEulerDiscreteScheduler": "1",
+    "FlowMatchEulerDiscreteScheduler": "1",
+    "FlowMatchHeunDiscreteScheduler": "2",
+    "FlowMatchLCMScheduler": "1",
+    "HeliosDMDScheduler": "1",
+    "HeliosScheduler": "1 to 6",
+    "HeunDiscreteScheduler": "2",
+    "IPNDMScheduler": "4",
+    "KDPM2AncestralDiscreteScheduler": "2",
+    "KDPM2DiscreteScheduler": "2",
+    "KarrasVeScheduler": "2",
+    "LCMScheduler": "1",
+    "LMSDiscreteScheduler": "1 to 7",
+    "LTXEulerAncestralRFScheduler": "1",
+    "MiniMaxH3Scheduler": "1",
+    "PNDMScheduler": "4",
+    "SASolverScheduler": "1 to 4",
+    "SCMScheduler": "1",
+    "TCDScheduler": "1",
+    "UnCLIPScheduler": "1",
+    "UniPCMultistepScheduler": "1 to 6",
 }
+"""The orders of the solvers, which are neither in a description nor in a plan."""
 
 HEAD = f"""# The schedulers
 
@@ -155,12 +148,11 @@ def row(name: str, description: Description) -> str:
     plan = json.loads(scheduler.plan_json())
     evaluations = plan["evaluations"]
     draws = sum(each["rows"][-1].get("noise_draws", 0) for each in evaluations)
-    source = SOURCES[name]
     options = ", ".join(f"`{option.name}`" for option in description.options)
     columns = [
         f"`{name}`",
-        papers(source.papers),
-        source.order,
+        papers(FORMULAS[name].papers),
+        ORDERS[name],
         plan["process"].replace("_", " "),
         len(evaluations),
         draws,
@@ -187,8 +179,8 @@ def samplers() -> str:
 
 
 def main() -> int:
-    if missing := sorted(DESCRIPTIONS.keys() - SOURCES.keys()):
-        print(f"{__file__}: no source for {', '.join(missing)}")
+    if missing := sorted(DESCRIPTIONS.keys() - (ORDERS.keys() & FORMULAS.keys())):
+        print(f"{__file__}: no order, or no formula in _formulas.py, for {', '.join(missing)}")
         return 1
     page = HEAD + "".join(row(name, description) for name, description in sorted(DESCRIPTIONS.items())) + FOOT
     page += "".join(f"| {code(names)} | {levels} | {papers(source)} |\n" for names, levels, source in SCHEDULES)

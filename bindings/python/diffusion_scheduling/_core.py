@@ -559,8 +559,10 @@ def convert_model_output(
 ) -> Tensor:
     """Converts the next step's model output to the quantity that the solver extrapolates.
 
-    The quantity is the predicted clean sample for algorithms whose names end in ++, and else the predicted noise. The configuration
-    may threshold it.
+    With the predicted clean sample p, and the rates A and S of a sample A data + S noise, the quantity is m = p for algorithms
+    whose names end in ++, and m = (sample - A p) / S, the predicted noise, for the others. The configuration may threshold p.
+
+    Raises TimestepError before timesteps are set, and InvalidValueError for arrays that don't match, or without a sample.
     """
     return self._part(0, [model_output], args, sample, None, out)
 
@@ -581,7 +583,13 @@ def _update(name: str, order: int) -> Callable[..., Tensor]:
     counted = (
         "the step's converted model output" if order == 1 else f"the last {order} converted model outputs, the step's own included"
     )
-    update.__doc__ = f"The next step's result by an update of order {order}, from {counted}."
+    update.__doc__ = (
+        f"The next step's result by an update of order {order}, from {counted}:\n\n"
+        "    result = a sample + sum of b[k] m[k] + c noise\n\n"
+        "m are the converted model outputs, newest first; a, b and c are the solver's weights.\n\n"
+        "Raises TimestepError before timesteps are set, and InvalidValueError for too few model outputs, for a step with fewer "
+        "steps before it, and for arrays that don't match."
+    )
     return update
 
 

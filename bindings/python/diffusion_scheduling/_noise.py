@@ -22,6 +22,13 @@ TORCH_CPU, TORCH_CUDA, NUMPY = 0, 1, 2
 class NoiseSource(Handle):
     """A seeded generator of standard normal numbers.
 
+    With uniform numbers u and v in (0, 1), and x and y in [-1, 1),
+
+        r = sqrt(-2 ln u)                           torch: r cos(2 pi v), r sin(2 pi v)
+        s = x^2 + y^2 < 1, f = sqrt(-2 ln s / s)    NumPy: y f, x f
+
+    are pairs of normal numbers (Box and Muller 1958, doi:10.1214/aoms/1177706645; Marsaglia and Bray 1964, doi:10.1137/1006063).
+
     One call of `standard_normal` corresponds to one call of ``torch.randn`` or ``RandomState.standard_normal`` with the same shape.
     `torch_cpu`, `torch_cuda` and `numpy` make sources.
     """
@@ -34,7 +41,10 @@ class NoiseSource(Handle):
 
     @classmethod
     def torch_cpu(cls, seed: int) -> NoiseSource:
-        """The numbers of ``torch.randn`` on a CPU after ``torch.manual_seed(seed)``, bit for bit; float32 and float64."""
+        """The numbers of ``torch.randn`` on a CPU after ``torch.manual_seed(seed)``, bit for bit; float32 and float64.
+
+        Raises OutOfMemoryError if 4,194,304 sources exist.
+        """
         return cls._make(TORCH_CPU, seed)
 
     @classmethod
@@ -67,7 +77,7 @@ class NoiseSource(Handle):
     def standard_normal(
         self, size: int | Sequence[int] = (), dtype: npt.DTypeLike = np.float32, out: npt.NDArray[Any] | None = None
     ) -> npt.NDArray[Any]:
-        """The next numbers, in a new array of shape `size` or in the array `out`.
+        """The next numbers of the `NoiseSource`, in a new array of shape `size` or in the array `out`.
 
         Raises InvalidValueError for a type that the source doesn't have, and unless `out` is contiguous and writeable.
         """

@@ -21,6 +21,7 @@ from ._arrays import Array
 from ._configuration import Configuration
 from ._core import Core, Ordered, Stateless, parts
 from ._description import DESCRIPTIONS, Description, function
+from ._formulas import formula_text
 from ._handles import Plan
 from ._library import Row, library
 
@@ -224,11 +225,14 @@ class ArrayScheduler(Core):
         return self._current().row(index, index if age is None else age)
 
     def plan_properties(self) -> _library.PlanProperties:
-        """The properties that all steps of the plan share."""
+        """The properties that all steps of the plan share.
+
+        Raises TimestepError before timesteps are set, and UnsupportedError for assigned timesteps that the class can't step at.
+        """
         return self._current().properties
 
     def plan_json(self) -> str:
-        """The whole plan as JSON, which ``Session.from_plan`` reads."""
+        """The whole plan as JSON, which ``Session.from_plan`` reads. Errors as for ``plan_properties``."""
         return self._current().text
 
     def index_for_timestep(self, timestep: float) -> int:
@@ -242,9 +246,12 @@ class ArrayScheduler(Core):
     # ---- Other operations
 
     def scale_model_input(self, sample: Array, timestep: float | None = None) -> Array:
-        """The model's input at a timestep of the plan: the sample times the input scale, which is 1 for most schedulers.
+        """The model's input at a timestep of the plan: input = input_scale * sample. The scale is 1 for most schedulers.
 
-        If all input scales are 1, the result is `sample` itself.
+        If all input scales are 1, or before timesteps are set, the result is `sample` itself.
+
+        Raises TimestepError for a timestep that isn't the next step's, StepPastEndError (an IndexError) after the last step, and
+        InvalidValueError for an array of another type.
         """
         if self._plan.request is None or not self._plan.scales_inputs:
             return sample
@@ -256,13 +263,13 @@ class ArrayScheduler(Core):
     def add_noise(
         self, original_samples: Array, noise: Array, timesteps: float | Sequence[float] | Array, *, out: Array | None = None
     ) -> Array:
-        """signal_rate * original_samples + noise_rate * noise, with the rates of each batch item's timestep.
+        """Adds noise: result = signal_rate * original_samples + noise_rate * noise, with the rates of each batch item's timestep.
 
         timesteps  one for all items, or [batch]. They belong to the plan. Before timesteps are set, and always for schedulers that
                    step between training timesteps, such as DDIM, they are training timesteps. For the other schedulers, after
                    set_begin_index, all items get the noise level of the next step instead, as in diffusers.
 
-        Raises TimestepError, a ValueError, for an unknown timestep.
+        Raises TimestepError for an unknown timestep, and InvalidValueError for arrays that don't match. Both are ValueErrors.
         """
         if self._begin_index is None or self.description.adds_noise_at_training_levels:
             return self._noisy(library.ds_scheduler_add_noise, original_samples, noise, timesteps, out)
@@ -273,7 +280,7 @@ class ArrayScheduler(Core):
     def scale_noise(
         self, sample: Array, timestep: float | Sequence[float] | Array, noise: Array, *, out: Array | None = None
     ) -> Array:
-        """`add_noise` with the name and the argument order of diffusers' flow-matching schedulers."""
+        """`add_noise` with the name and the argument order of diffusers' flow-matching schedulers. Errors as for `add_noise`."""
         return self.add_noise(sample, noise, timestep, out=out)
 
     def _noisy(self, function: Any, first: Array, second: Array, timesteps: Any, out: Array | None) -> Array:
@@ -349,9 +356,9 @@ def get_velocity(
     *,
     out: Array | None = None,
 ) -> Array:
-    """signal_rate * noise - noise_rate * sample, the training target of v_prediction models.
+    """The training target of v_prediction models: v = signal_rate * noise - noise_rate * sample.
 
-    Timesteps and errors as for ``add_noise``.
+    Salimans and Ho 2022, arXiv:2202.00512, section 4. Timesteps and errors as for ``add_noise``.
     """
     return self._noisy(library.ds_scheduler_get_velocity, sample, noise, timesteps, out)
 
@@ -456,7 +463,7 @@ device               ignored: arrays are on the host
 {}
 The scheduler's class decides which of the arguments it takes. Raises ValueError."""
 
-STEP = """Takes the step from the sample at a timestep to the next sample.
+STEP = """Takes the step from the sample at a timestep to the next sample. `{}` has the formula.
 
 timestep        {}
 {}generator       the source of the noise, if the step draws noise: one, or [batch]; None: a source with a random seed
@@ -476,10 +483,14 @@ def make_class(description: Description) -> type[ArrayScheduler]:
     asked = "".join(f"{name!r}: {name}, " for name in ["timesteps", "sigmas", "mu", "sigma_schedule", *names])
     output = OUTPUTS[description.report if description.returns_report else None]
     ends = [each.name for each in description.parameters if each.key == FINAL]
-    summary = f"diffusers' {description.class_name}, on NumPy arrays.\n\n" + _constructor(description).__doc__
+    constructor = _constructor(description)
+    summary = (
+        f"diffusers' {description.class_name}, on NumPy arrays.\n\n{formula_text(description.class_name)}\n{constructor.__doc__}"
+        "\n\nRaises InvalidValueError, a ValueError, for a value that isn't allowed, or that excludes another."
+    )
     members = {
         "__doc__": summary,
-        "__init__": _constructor(description),
+        "__init__": constructor,
         "description": description,
         "_output": output,
         "_counter": description.attributes.age or "",
@@ -490,7 +501,8 @@ def make_class(description: Description) -> type[ArrayScheduler]:
         ),
         "step": function(
             "step", step_parameters(description),
-            f"self._output._make(self._step({arguments})) if return_dict else self._step({arguments})", STEP.format(when, told),
+            f"self._output._make(self._step({arguments})) if return_dict else self._step({arguments})",
+            STEP.format(description.class_name, when, told),
             f"{output.__name__} | tuple[Array, ...]",
         ),
         **({"get_velocity": get_velocity} if description.has_velocity else {}),

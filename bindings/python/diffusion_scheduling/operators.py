@@ -118,15 +118,15 @@ class Plan:
         guidance_scale: float = 1.0,
         age: int | None = None,
     ) -> tuple[Tensor, list[Tensor | None]]:
-        """Takes a step. Returns the next sample, and the slots after the step.
+        """Takes a step. Returns the next sample, and the slots after the step. The scheduler's class has the formula.
 
         index           the step; a compiled function has separate code for each index
         model_output    the model's output at ``timesteps[index]``; with the condition, if the step is guided
         sample          sets the shape of the results, with broadcasting; the results' types are those of the scheduler's ``step``
         slots           the slots that the previous step returned; empty before the first step
         noise           standard normal numbers, shaped like the sample; read if ``needs_noise``
-        unconditional   the model's output without the condition. The step then uses
-                        unconditional + guidance_scale (model_output - unconditional), with the variance of model_output.
+        unconditional   the model's output without the condition. The model output of the step is then
+                        e = unconditional + guidance_scale (model_output - unconditional), with the variance of model_output.
         age             the number of steps that the run has taken before this one; None: `index`, as in a run from the first step
 
         Raises InvalidValueError, a ValueError, or UnsupportedError for tensors with forward-mode tangents.

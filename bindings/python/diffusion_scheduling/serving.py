@@ -99,7 +99,7 @@ class Session(Handle):
 
     @classmethod
     def from_plan(cls, plan_json: str, begin_index: int = 0) -> Session:
-        """A session on the plan in a scheduler's ``plan_json()``, from any process. To make more, ``copy`` it: copies share the plan.
+        """A session on the plan in a scheduler's ``plan_json()``, from any process. To make more, ``copy`` it.
 
         Raises MalformedError or InvalidValueError, which are ValueErrors.
         """
@@ -165,7 +165,9 @@ class Session(Handle):
         noise: Array | None = None,
         out: Array | None = None,
     ) -> Array:
-        """Takes the next step and returns the next sample.
+        """Takes the next step and returns the next sample. The scheduler's class has the formula of the step.
+
+        A guided step uses e = e_u + scale (e_c - e_u) with e_c = `model_output` and e_u = `unconditional`: see `Guidance`.
 
         model_output   the model's output, of any of the types; with the condition, if the step is guided
         sample         sets the type and the shape of the result

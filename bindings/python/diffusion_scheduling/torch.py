@@ -134,11 +134,14 @@ class PlanTable:
         return self._entries[plan]
 
     def evaluations(self, plan: int = 0) -> int:
-        """The number of model evaluations in a run of a plan. Each evaluation takes one ``step`` of the batch."""
+        """The number of model evaluations in a run of a plan. Each evaluation takes one ``step`` of the batch.
+
+        Raises InvalidValueError, a ValueError, for a number that no plan has.
+        """
         return self._known(plan).count
 
     def init_noise_sigma(self, plan: int = 0) -> float:
-        """The standard deviation of the noise that a run starts with."""
+        """The standard deviation of the noise that a run starts with. Errors as for ``evaluations``."""
         return self._known(plan).plan.init_noise_sigma
 
     def record(self, plan: int = 0, index: int = 0) -> int:
@@ -237,7 +240,10 @@ class DeviceBatch:
             self.offsets[item].fill_(offset)
 
     def free(self, item: int) -> None:
-        """Frees a place of the batch: steps leave its sample unchanged. A run that ends frees its place itself."""
+        """Frees a place of the batch: steps leave its sample unchanged. A run that ends frees its place itself.
+
+        Raises InvalidValueError, a ValueError, for a place that the batch doesn't have.
+        """
         self._check_item(item)
         self._set(item, 0, 0.0, 1.0)
 
@@ -251,7 +257,10 @@ class DeviceBatch:
         self.input_scales[item].fill_(scale)
 
     def model_input(self, sample: Tensor, out: Tensor | None = None) -> Tensor:
-        """The samples times the items' input scales. Without `out`, and if all scales of all plans are 1, `sample` itself."""
+        """The model's input: input = input_scale * sample for each item.
+
+        Without `out`, and if all scales of all plans are 1, the result is `sample` itself.
+        """
         if out is None and not self.table.features.scales_inputs:
             return sample
         scaled = sample.to(self.input_scales.dtype) * self.input_scales.view(-1, *[1] * (sample.ndim - 1))
@@ -269,14 +278,15 @@ class DeviceBatch:
         report: Tensor | None = None,
         model_input: Tensor | None = None,
     ) -> Tensor:
-        """Takes the next step of every item, and returns the next samples.
+        """Takes the next step of every item, and returns the next samples. The schedulers' classes have the formulas.
 
         All tensors are [items, ...], of any floating-point types and strides.
 
         model_output    the model's output; with the condition, if steps are guided; axis 1 may hold a variance after the prediction
         sample          the items' samples; those in free places stay unchanged
         unconditional   the model's output without the condition
-        guidance_scale  one number, or a tensor [items] on the device; an item with the scale 1 isn't guided
+        guidance_scale  one number, or a tensor [items] on the device; an item with the scale 1 isn't guided. The others have the
+                        model output e = unconditional + guidance_scale (model_output - unconditional).
         noise           standard normal numbers; None: drawn from the items' seeds, if a plan needs noise
         out             the tensor to write to and return, which may be `sample`; None: a new one like the sample
         report          the tensor to write the plan's report to, usually the predicted clean sample
