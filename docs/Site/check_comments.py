@@ -11,10 +11,10 @@ SYMBOLS is the symbol graph that the compiler makes. A requirement's comment cou
 - The comment of one that throws has a `- Throws:` item.
 - The comment of one that computes has a formula, or names in double backticks a symbol that has one. A symbol computes if it is a
   function that returns numbers, levels, sums of tensors or elements, or that changes a tensor in place.
-- The comments of every scheduler, of every case of the enumerations in FORMULAS, or of these enumerations, have a source: a paper or a
-  program. Schedulers and cases also have a formula.
+- Comments of schedulers and of the cases of FORMULAS have a formula and a source: a paper or a program. A case's source may be in
+  the comment of its enumeration.
 
-A formula is a line with an equals sign between spaces, outside of code. Prints each fault with its place, and fails if there is one.
+A formula is a line with an equals sign between spaces, outside of code. Prints each fault with its place. Fails if there is one.
 """
 
 from __future__ import annotations

@@ -5,9 +5,8 @@
 
     python3 docs/Site/check_headers.py HEADER…
 
-- One that returns a status names its errors: `Errors:`, followed by a status, by `as` and a function whose comment names its own, or by
-  `those of`. The errors of the section's title count, as do those of a comment `Errors of this function and of the following, down to
-  LAST`, which may stand at several functions before.
+- One that returns a status names its errors: `Errors:`, followed by a status, by `as` and another function, or by `those of`. The
+  title of its section may name them, or a comment before: `Errors of this function and of the following, down to LAST`.
 - One that returns a pointer says what NULL means, or that it is never NULL.
 - One that takes a tensor, or a place for numbers, has a formula, or names a function or type that has one.
 
@@ -29,7 +28,9 @@ TYPE = re.compile(r"^typedef (?:struct|enum) (\w+)", re.MULTILINE)
 ERRORS = re.compile(r"Errors(?: of [^:]*)?: (?:also )?(?:DSK?_[A-Z]|as (?:for )?dsk?_|those of)")
 RANGE = re.compile(r"of the following, down to (dsk?_\w+)")
 FORMULA = re.compile(r" (?:=|<-) ")
-COMPUTED = re.compile(r"const ds_tensor \*|\bdsk_item \*|\b(?:void|float|double) \*(?:out|buffer|sigma)\b|dsk_moments \*|uint32_t out\b")
+COMPUTED = re.compile(
+    r"const ds_tensor \*|\bdsk_item \*|dsk_moments \*|uint32_t out\b|\b(?:void|float|double) \*(?:out|buffer|sigma)\b"
+)
 """The parameters of functions that compute."""
 
 

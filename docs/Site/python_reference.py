@@ -1,19 +1,21 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 
-"""Renders the Python reference with pdoc, and checks that every public name has a sentence.
+"""Renders the Python reference with pdoc, and checks that every public name has a sentence, its errors and its formula.
 
     DIFFUSION_SCHEDULING_LIBRARY=… PYTHONPATH=bindings/python python3 docs/Site/python_reference.py FOLDER
 
 The classes on arrays are made from the library's descriptions, so the package is imported with the library that the variable names.
 The drop-ins would need diffusers and torch, so their page is made from the module's source and the names in the descriptions. The
-modules on tensors are imported with a stand-in for torch. Prints a sentence for each fault, and fails if there is one.
+modules on tensors are imported with a stand-in for torch. check_docstrings.py has the rules for errors and formulas. Prints a
+sentence for each fault, and fails if there is one.
 """
 
 from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import re
 import sys
 import types
@@ -23,6 +25,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
+import check_docstrings
 import diffusion_scheduling
 import diffusion_scheduling.schedulers as schedulers
 import jinja2
@@ -32,6 +35,7 @@ import pdoc.doc
 import pdoc.render
 from diffusion_scheduling import _core, _noise, _schedulers
 from diffusion_scheduling._description import DESCRIPTIONS
+from diffusion_scheduling._formulas import formula_text
 from doxygen_filter import rows_of
 
 PACKAGE = Path(diffusion_scheduling.__file__).parent
@@ -87,7 +91,8 @@ def drop_ins() -> types.ModuleType:
     for name in DESCRIPTIONS:
         text = (
             f"The drop-in for ``diffusers.{name}``, with its constructor, arguments and results. "
-            f"`diffusion_scheduling.schedulers.{name}` explains the parameters and the options of a run."
+            f"`diffusion_scheduling.schedulers.{name}` explains the parameters and the options of a run.\n\n{formula_text(name)}\n"
+            "Raises the errors of the original, and those of `diffusion_scheduling.schedulers`."
         )
         setattr(module, name, type(name, (), {"__doc__": text, "__module__": module.__name__}))
     module.__dict__["Any"] = Any
@@ -162,16 +167,32 @@ def with_lists(docstring: str) -> str:
     return "\n\n".join(paragraphs)
 
 
-def undocumented() -> list[str]:
-    found = []
+def subject(doc: pdoc.doc.Doc[Any]) -> Any:
+    """What a docstring is about: a class, a function, a property, or a value."""
+    parts = doc.qualname.split(".")
+    owner = sys.modules[doc.modulename]
+    for part in parts[:-1]:
+        owner = getattr(owner, part)
+    found = inspect.getattr_static(owner, parts[-1], doc.obj)
+    return getattr(found, "__func__", found)
+
+
+def faults() -> list[str]:
+    found, docs = [], []
     for name in MODULES:
         module = pdoc.doc.Module(sys.modules[name])
         if not module.docstring:
-            found.append(name)
+            found.append(f"{name} has no docstring")
         for member in module.members.values():
             if not member.name.startswith("_") and not isinstance(member, pdoc.doc.Module):
-                found += [each.fullname for each in public(member) if not each.docstring.strip()]
-    return found
+                docs += [(each.fullname, subject(each), each.docstring) for each in public(member)]
+    found += [f"{name} has no docstring" for name, _, text in docs if not text.strip()]
+    made = {
+        f"{module}.{name}"
+        for module in ("diffusion_scheduling.schedulers", "diffusion_scheduling.diffusers")
+        for name in DESCRIPTIONS
+    }
+    return found + sorted(set(check_docstrings.faults(check_docstrings.Package(PACKAGE), docs, made)))
 
 
 def main() -> int:
@@ -196,11 +217,11 @@ def main() -> int:
     complaints = sorted({str(each.message).splitlines()[0] for each in caught})
     for complaint in complaints:
         print(complaint, file=sys.stderr)
-    faults = undocumented()
-    for name in faults:
-        print(f"{name} has no docstring", file=sys.stderr)
-    print(f"python_reference: {len(MODULES)} modules, {len(faults)} names without a sentence")
-    return 1 if faults or complaints else 0
+    found = faults()
+    for fault in found:
+        print(fault, file=sys.stderr)
+    print(f"python_reference: {len(MODULES)} modules, {len(found)} faults")
+    return 1 if found or complaints else 0
 
 
 if __name__ == "__main__":
