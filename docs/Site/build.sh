@@ -36,7 +36,10 @@ rm -f "$work"/symbols/*@*
 for file in Sources/DiffusionScheduling/DiffusionScheduling.docc/Resources/*.swift; do
     "$toolchain/swiftc" -typecheck -warnings-as-errors -I "$modules" -I Sources/CKernels/include -I Sources/DeviceKernels/include "$file"
 done
-"$toolchain/docc" convert Sources/DiffusionScheduling/DiffusionScheduling.docc --additional-symbol-graph-dir "$work/symbols" \
+# DocC's pages link to the start page by a header, whose address depends on BASE.
+cp -R Sources/DiffusionScheduling/DiffusionScheduling.docc "$work"
+sed "s|BASE|${base:+/$base}|" docs/Site/header.html >"$work/DiffusionScheduling.docc/header.html"
+"$toolchain/docc" convert "$work/DiffusionScheduling.docc" --additional-symbol-graph-dir "$work/symbols" --experimental-enable-custom-templates \
     --fallback-bundle-identifier DiffusionScheduling --fallback-default-module-kind Library --transform-for-static-hosting --hosting-base-path "${base:+$base/}swift" \
     --warnings-as-errors --output-path "$site/swift"
 
