@@ -113,7 +113,9 @@ class Checker:
     def has_formula(self, symbol: Symbol) -> bool:
         if FORMULA.search(symbol.prose):
             return True
-        links = (re.sub(r"-\w+$", "", link) for link in re.findall(r"``([^`]+)``", symbol.prose))
+        # Symbols that throw the same have other formulas.
+        prose = re.sub(r"- Throws:.*?(?=\n *- |\n\n|\Z)", "", symbol.prose, flags=re.DOTALL)
+        links = (re.sub(r"-\w+$", "", link) for link in re.findall(r"``([^`]+)``", prose))
         return any(FORMULA.search(each.prose) for link in links for each in self.by_path.get(link, []))
 
     def has_source(self, symbol: Symbol) -> bool:

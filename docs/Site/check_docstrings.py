@@ -92,7 +92,9 @@ def faults(package: Package, docs: list[tuple[str, Any, str]], made: set[str]) -
     """
 
     def has_formula(text: str) -> bool:
-        ends = tuple(f".{named}" for named in re.findall(r"`+([\w.]+)`+", text))
+        # Functions with the same errors have other formulas.
+        told = re.sub(r"[^.]*\b[Ee]rrors\b[^.]*", "", text)
+        ends = tuple(f".{named}" for named in re.findall(r"`+([\w.]+)`+", told))
         return any(FORMULA.search(each) for each in [text, *(other for name, _, other in docs if name.endswith(ends))])
 
     for name, subject, text in docs:

@@ -79,7 +79,8 @@ class Header:
 
 
 def has_formula(name: str, comments: dict[str, str]) -> bool:
-    comment = comments.get(name, "")
+    # Functions with the same errors have other formulas.
+    comment = re.sub(r"Errors.*?(?:\. |$)", "", comments.get(name, ""))
     return any(FORMULA.search(each) for each in [comment, *(comments.get(named[1], "") for named in NAME.finditer(comment))])
 
 
