@@ -26,7 +26,8 @@ public protocol PlannedScheduler: Scheduler {
     /// The run that `setTimesteps` planned; nil before.
     var session: SamplingSession? { get set }
 
-    /// n noise levels by their name, in the convention of the scheduler's ``TimestepRequest/sigmas(_:mu:)``, noisiest first.
+    /// n noise levels σ_k by the formula of their ``SigmaSchedule``, in the convention of the scheduler's
+    /// ``TimestepRequest/sigmas(_:mu:)``, noisiest first.
     ///
     /// - Throws: as ``SigmaSchedule/sigmas(count:of:)``.
     func sigmas(count: Int, of schedule: SigmaSchedule, mu: Double?) throws(SchedulerError) -> [Double]

@@ -201,7 +201,7 @@ def step_rows(
 ) -> Array:
     """Takes the next step of many sessions at once: row i of the arrays belongs to ``sessions[i]``. Returns the next samples.
 
-    Every row gets the same bits as in a separate call, whatever the plans, steps and solvers of the other rows.
+    Every row gets the same bits as in a separate ``Session.step``, whatever the plans, steps and solvers of the other rows.
 
     sessions             [rows], each session at most once; None: a free row, which is copied from the sample
     model_output         [rows, ...]; with the condition in guided rows
