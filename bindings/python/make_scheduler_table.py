@@ -14,7 +14,7 @@ from pathlib import Path
 
 import diffusion_scheduling
 from diffusion_scheduling._description import DESCRIPTIONS, Description
-from diffusion_scheduling._formulas import FORMULAS
+from formulas import FORMULAS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/SCHEDULERS.md"
 DIFFERENCES = Path("docs/DIFFERENCES.md")
@@ -180,7 +180,7 @@ def samplers() -> str:
 
 def main() -> int:
     if missing := sorted(DESCRIPTIONS.keys() - (ORDERS.keys() & FORMULAS.keys())):
-        print(f"{__file__}: no order, or no formula in _formulas.py, for {', '.join(missing)}")
+        print(f"{__file__}: no order, or no formula in formulas.py, for {', '.join(missing)}")
         return 1
     page = HEAD + "".join(row(name, description) for name, description in sorted(DESCRIPTIONS.items())) + FOOT
     page += "".join(f"| {code(names)} | {levels} | {papers(source)} |\n" for names, levels, source in SCHEDULES)

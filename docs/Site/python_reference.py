@@ -35,8 +35,8 @@ import pdoc.doc
 import pdoc.render
 from diffusion_scheduling import _core, _noise, _schedulers
 from diffusion_scheduling._description import DESCRIPTIONS
-from diffusion_scheduling._formulas import formula_text
 from doxygen_filter import rows_of
+from formulas import formula_text
 
 PACKAGE = Path(diffusion_scheduling.__file__).parent
 MODULES = [
@@ -61,6 +61,14 @@ def add_bases() -> None:
     schedulers.__all__[:0] = [base.__name__ for base in BASES]
     package = diffusion_scheduling
     package.__all__ = [name for name in package.__all__ if name not in schedulers.__all__]  # Shown once, in `schedulers`.
+
+
+def add_formulas() -> None:
+    """Adds the formulas and their papers to the classes' docstrings, behind the first paragraph."""
+    for name in DESCRIPTIONS:
+        scheduler = getattr(schedulers, name)
+        first, others = scheduler.__doc__.split("\n\n", 1)
+        scheduler.__doc__ = f"{first}\n\n{formula_text(name)}\n{others}"
 
 
 def name_types() -> None:
@@ -198,6 +206,7 @@ def faults() -> list[str]:
 def main() -> int:
     folder = Path(sys.argv[1])
     add_bases()
+    add_formulas()
     import_modules_on_tensors()
     name_types()
     sys.modules["diffusion_scheduling.diffusers"] = diffusion_scheduling.diffusers = drop_ins()  # type: ignore[attr-defined]

@@ -23,7 +23,6 @@ from torch import Tensor
 from . import _launch, _library, _tensors
 from ._core import Core, Options, Ordered, Results, Stateless, parts
 from ._description import BrownianMotion, Description, Parameter, function
-from ._formulas import formula_text
 from ._handles import Plan, StepRow
 from ._tensors import is_beyond_reach, step_by_row
 
@@ -921,7 +920,7 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
     tables = ("timesteps", "sigmas", "_shift") if has_sigmas else ("alphas_cumprod", *ENDS, "num_inference_steps")
     ours = parts(description)
     members = {
-        "__doc__": f"``diffusers.{description.class_name}``, computed by the library.\n\n{formula_text(description.class_name)}",
+        "__doc__": f"``diffusers.{description.class_name}``, computed by the library.",
         "__module__": module,
         "__init__": _constructor(original, description.class_name, module),
         "description": description,

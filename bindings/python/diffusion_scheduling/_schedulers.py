@@ -21,7 +21,6 @@ from ._arrays import Array
 from ._configuration import Configuration
 from ._core import Core, Ordered, Stateless, parts
 from ._description import DESCRIPTIONS, Description, function
-from ._formulas import formula_text
 from ._handles import Plan
 from ._library import Row, library
 
@@ -485,7 +484,7 @@ def make_class(description: Description) -> type[ArrayScheduler]:
     ends = [each.name for each in description.parameters if each.key == FINAL]
     constructor = _constructor(description)
     summary = (
-        f"diffusers' {description.class_name}, on NumPy arrays.\n\n{formula_text(description.class_name)}\n{constructor.__doc__}"
+        f"diffusers' {description.class_name}, on NumPy arrays.\n\n{constructor.__doc__}"
         "\n\nRaises InvalidValueError, a ValueError, for a value that isn't allowed, or that excludes another."
     )
     members = {

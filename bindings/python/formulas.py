@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The formula of each class's step, and the papers that it comes from, for docstrings and for docs/SCHEDULERS.md.
+"""The formula of each class's step, and the papers that it comes from, for the reference and for docs/SCHEDULERS.md.
 
 The comments in the Swift sources say more: how runs begin and end, and what each class has besides.
 """
@@ -23,7 +23,7 @@ class Formula(NamedTuple):
 
     @property
     def text(self) -> str:
-        """Two paragraphs for a docstring."""
+        """Two paragraphs for the reference."""
         papers = re.sub(r"\b(\d{4}\.\d{5})\b", r"arXiv:\1", self.papers)
         lines = "".join(f"    {line}\n" for line in self.step.split("\n"))
         return f"{papers}. {self.setting}\n\n{lines}"
@@ -231,5 +231,5 @@ FORMULAS = {
 
 
 def formula_text(class_name: str) -> str:
-    """A class's formula for a docstring; empty for a class that a later library has."""
+    """A class's formula and papers for the reference; empty for a class without."""
     return FORMULAS[class_name].text if class_name in FORMULAS else ""
