@@ -52,22 +52,22 @@ import Testing
                     call.add(
                         row, inputPointers: inputs.map { UnsafeRawPointer($0.start(count)) },
                         outputPointers: targets.map { UnsafeMutableRawPointer($0.start(count)) }, count: count, threshold: 0.7)
-                    try forEachISA { isa in
-                        for (threads, streamingBytes) in [(UInt32(1), Int.max), (1, 0), (3, 0)] where threads == 1 || count > 135 {
-                            let status = withLimits(parallelElements: 136, streamingBytes: streamingBytes) {
-                                switch function {
-                                case .step, .stepInPlace: call.step(threads: threads)
-                                case .findThresholds: call.findThresholds(ratio: 0.9, maxValue: 99, threads: threads)
-                                case .addNoise:
-                                    dsk_add_noise(
-                                        T.kind.cType, inputs[0].start(count), inputs[1].start(count), [0.6], [0.8], 1, count,
-                                        outputs[0].start(count), threads)
-                                case .scale:
-                                    dsk_scale(T.kind.cType, inputs[0].start(count), 3, count, outputs[0].start(count), threads)
-                                }
+                    let settings = [(UInt32(1), Int.max), (1, 0), (3, 0)].filter { threads, _ in threads == 1 || count > 135 }
+                    try forEachISA(and: settings) { isa, setting in
+                        let (threads, streamingBytes) = setting
+                        let status = withLimits(parallelElements: 136, streamingBytes: streamingBytes) {
+                            switch function {
+                            case .step, .stepInPlace: call.step(threads: threads)
+                            case .findThresholds: call.findThresholds(ratio: 0.9, maxValue: 99, threads: threads)
+                            case .addNoise:
+                                dsk_add_noise(
+                                    T.kind.cType, inputs[0].start(count), inputs[1].start(count), [0.6], [0.8], 1, count,
+                                    outputs[0].start(count), threads)
+                            case .scale:
+                                dsk_scale(T.kind.cType, inputs[0].start(count), 3, count, outputs[0].start(count), threads)
                             }
-                            try require(status, "\(function), \(count) elements, ISA \(isa.rawValue)")
                         }
+                        try require(status, "\(function), \(count) elements, ISA \(isa.rawValue)")
                     }
                 }
             }

@@ -125,23 +125,20 @@ extension KernelTests {
         func minusZerosStay(kind: ElementKind) throws {
             func check<T: Element>(_: T.Type) throws {
                 let zeros = [T](repeating: -0.0, count: 70)
-                for count in 1...7 {
-                    for lastCount in Set([1, min(2, count), count]) {
-                        for outputCount in 1...3 {
-                            var row = Row()
-                            for output in 0..<outputCount {
-                                let readCount = output > 0 && output == outputCount - 1 ? lastCount : count
-                                for input in 0..<readCount { row.outputs[output][input] = 2 }
-                            }
-                            let inputs = (0..<count).map { _ in Tensor(zeros) }
-                            let outputs = (0..<outputCount).map { _ in Tensor<T>(count: zeros.count) }
-                            try forEachISA { isa in
-                                let context =
-                                    "\(count) inputs, \(lastCount) of the last output, \(outputCount) outputs, ISA \(isa.rawValue)"
-                                try require(Call(row, inputs: inputs, outputs: outputs, count: zeros.count).step(), context)
-                                for output in outputs { try require(noProblem: output.problem(expecting: zeros), context) }
-                            }
-                        }
+                let cases = (1...7).flatMap { count in product([count], Set([1, min(2, count), count]), 1...3) }
+                for (count, lastCount, outputCount) in cases {
+                    var row = Row()
+                    for output in 0..<outputCount {
+                        let readCount = output > 0 && output == outputCount - 1 ? lastCount : count
+                        for input in 0..<readCount { row.outputs[output][input] = 2 }
+                    }
+                    let inputs = (0..<count).map { _ in Tensor(zeros) }
+                    let outputs = (0..<outputCount).map { _ in Tensor<T>(count: zeros.count) }
+                    try forEachISA { isa in
+                        let context =
+                            "\(count) inputs, \(lastCount) of the last output, \(outputCount) outputs, ISA \(isa.rawValue)"
+                        try require(Call(row, inputs: inputs, outputs: outputs, count: zeros.count).step(), context)
+                        for output in outputs { try require(noProblem: output.problem(expecting: zeros), context) }
                     }
                 }
             }

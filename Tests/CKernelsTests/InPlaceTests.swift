@@ -40,25 +40,24 @@ extension KernelTests {
                     let expected = plainStep(row, inputs: inputs, threshold: threshold, count: count)
                     let outputs = placement.enumerated().map { k, input in input.map { tensors[$0] } ?? own[k] }
                     let call = Call(row, inputs: tensors, outputs: outputs, count: count, threshold: threshold)
-                    try forEachISA { isa in
-                        // Streaming concerns only the outputs with memory of their own.
-                        for (threads, streamingBytes) in [(1, Int.max), (1, 0), (3, Int.max), (7, 0)] {
-                            zip(tensors, inputs).forEach { $0.set($1) }
-                            own.forEach { $0.reset() }
-                            let context = {
-                                "outputs over inputs \(placement), \(row), threshold \(threshold), ISA \(isa.rawValue), \(threads) "
-                                    + "threads, streaming from \(streamingBytes)"
-                            }
-                            let status = withLimits(parallelElements: 64, streamingBytes: streamingBytes) {
-                                call.step(threads: UInt32(threads))
-                            }
-                            try require(status, context())
-                            for (k, tensor) in outputs.enumerated() {
-                                try require(noProblem: tensor.problem(expecting: expected[k]), "output \(k), \(context())")
-                            }
-                            for (input, tensor) in tensors.enumerated() where !placement.contains(input) {
-                                try require(noProblem: tensor.problem(expecting: inputs[input]), "input \(input), \(context())")
-                            }
+                    // Streaming concerns only the outputs with memory of their own.
+                    try forEachISA(and: [(UInt32(1), Int.max), (1, 0), (3, Int.max), (7, 0)]) { isa, setting in
+                        let (threads, streamingBytes) = setting
+                        zip(tensors, inputs).forEach { $0.set($1) }
+                        own.forEach { $0.reset() }
+                        let context = {
+                            "outputs over inputs \(placement), \(row), threshold \(threshold), ISA \(isa.rawValue), \(threads) "
+                                + "threads, streaming from \(streamingBytes)"
+                        }
+                        let status = withLimits(parallelElements: 64, streamingBytes: streamingBytes) {
+                            call.step(threads: threads)
+                        }
+                        try require(status, context())
+                        for (k, tensor) in outputs.enumerated() {
+                            try require(noProblem: tensor.problem(expecting: expected[k]), "output \(k), \(context())")
+                        }
+                        for (input, tensor) in tensors.enumerated() where !placement.contains(input) {
+                            try require(noProblem: tensor.problem(expecting: inputs[input]), "input \(input), \(context())")
                         }
                     }
                 }

@@ -95,20 +95,20 @@ extension KernelTests {
                 let step = MixedStep(row, wanted: wanted, read: read, inputs: inputs, outputs: outputs, original: original)
                 for size in Self.sizes {
                     let (threshold, checkers) = step.expectation(arithmetic, size: size)
-                    try forEachISA { isa in
-                        for (threads, streamingBytes) in [(UInt32(1), Int.max), (1, 0), (3, 0)] where size >= 200 || threads == 1 {
-                            outputs.forEach { $0?.reset() }
-                            writers.forEach { $0() }
-                            let context = {
-                                "\(row), inputs \(inputs.map(\.kind)), outputs \(outputs.map { $0?.kind }), \(size) elements, ISA "
-                                    + "\(isa.rawValue), \(threads) threads, streaming from \(streamingBytes)"
-                            }
-                            try withLimits(parallelElements: 64, streamingBytes: streamingBytes) {
-                                try step.run(size, threads, expecting: threshold, workspaces, context)
-                            }
-                            for (k, problem) in checkers.enumerated() {
-                                try require(noProblem: problem?(), "output \(k) of \(context())")
-                            }
+                    let settings = [(UInt32(1), Int.max), (1, 0), (3, 0)].filter { threads, _ in size >= 200 || threads == 1 }
+                    try forEachISA(and: settings) { isa, setting in
+                        let (threads, streamingBytes) = setting
+                        outputs.forEach { $0?.reset() }
+                        writers.forEach { $0() }
+                        let context = {
+                            "\(row), inputs \(inputs.map(\.kind)), outputs \(outputs.map { $0?.kind }), \(size) elements, ISA "
+                                + "\(isa.rawValue), \(threads) threads, streaming from \(streamingBytes)"
+                        }
+                        try withLimits(parallelElements: 64, streamingBytes: streamingBytes) {
+                            try step.run(size, threads, expecting: threshold, workspaces, context)
+                        }
+                        for (k, problem) in checkers.enumerated() {
+                            try require(noProblem: problem?(), "output \(k) of \(context())")
                         }
                     }
                 }

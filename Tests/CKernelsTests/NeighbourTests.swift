@@ -25,25 +25,23 @@ extension KernelTests {
                             [signalRates[item], noiseRates[item]], [Array(sample[elements]), Array(noise[elements])], count: perItem
                         )
                     }
-                    try forEachISA { isa in
-                        for threads: UInt32 in [0, 1, 3] {
-                            let x = Tensor(sample, offset: random.offset()), z = Tensor(noise, offset: random.offset())
-                            let own = Tensor<T>(count: count, offset: random.offset())
-                            let out = [.elsewhere: own, .overSample: x, .overNoise: z][destination]!
-                            let context = {
-                                "\(itemCount) items of \(perItem), rates \(signalRates) \(noiseRates), ISA \(isa.rawValue), "
-                                    + "\(threads) threads"
-                            }
-                            let status = withLimits(parallelElements: 128, streamingBytes: 4096) {
-                                dsk_add_noise(
-                                    T.kind.cType, x.pointer, z.pointer, signalRates, noiseRates, itemCount, perItem, out.pointer,
-                                    threads)
-                            }
-                            try require(status, context())
-                            try require(noProblem: out.problem(expecting: expected), context())
-                            if out !== x { try require(noProblem: x.problem(expecting: sample), "the sample, \(context())") }
-                            if out !== z { try require(noProblem: z.problem(expecting: noise), "the noise, \(context())") }
+                    try forEachISA(and: [UInt32(0), 1, 3]) { isa, threads in
+                        let x = Tensor(sample, offset: random.offset()), z = Tensor(noise, offset: random.offset())
+                        let own = Tensor<T>(count: count, offset: random.offset())
+                        let out = [.elsewhere: own, .overSample: x, .overNoise: z][destination]!
+                        let context = {
+                            "\(itemCount) items of \(perItem), rates \(signalRates) \(noiseRates), ISA \(isa.rawValue), "
+                                + "\(threads) threads"
                         }
+                        let status = withLimits(parallelElements: 128, streamingBytes: 4096) {
+                            dsk_add_noise(
+                                T.kind.cType, x.pointer, z.pointer, signalRates, noiseRates, itemCount, perItem, out.pointer,
+                                threads)
+                        }
+                        try require(status, context())
+                        try require(noProblem: out.problem(expecting: expected), context())
+                        if out !== x { try require(noProblem: x.problem(expecting: sample), "the sample, \(context())") }
+                        if out !== z { try require(noProblem: z.problem(expecting: noise), "the noise, \(context())") }
                     }
                 }
             }
@@ -57,18 +55,16 @@ extension KernelTests {
                 for (count, factor) in product([0, 1, 67, 200, 1000], [0, 1, -1, random.double()]) {
                     let values: [T] = random.wildValues(count)
                     let expected = plainCombination([factor], [values], count: count)
-                    try forEachISA { isa in
-                        for threads: UInt32 in [0, 1, 3] {
-                            let x = Tensor(values, offset: random.offset())
-                            let out = inPlace ? x : Tensor<T>(count: count, offset: random.offset())
-                            let status = withLimits(parallelElements: 128, streamingBytes: 4096) {
-                                dsk_scale(T.kind.cType, x.pointer, factor, count, out.pointer, threads)
-                            }
-                            try require(status, "\(factor)")
-                            try require(
-                                noProblem: out.problem(expecting: expected),
-                                "\(count) elements times \(factor), ISA \(isa.rawValue), \(threads) threads")
+                    try forEachISA(and: [UInt32(0), 1, 3]) { isa, threads in
+                        let x = Tensor(values, offset: random.offset())
+                        let out = inPlace ? x : Tensor<T>(count: count, offset: random.offset())
+                        let status = withLimits(parallelElements: 128, streamingBytes: 4096) {
+                            dsk_scale(T.kind.cType, x.pointer, factor, count, out.pointer, threads)
                         }
+                        try require(status, "\(factor)")
+                        try require(
+                            noProblem: out.problem(expecting: expected),
+                            "\(count) elements times \(factor), ISA \(isa.rawValue), \(threads) threads")
                     }
                 }
             }
@@ -77,6 +73,21 @@ extension KernelTests {
 
         @Test func scaleOfNothing() {
             #expect(dsk_scale(DSK_FLOAT32, nil, 2, 0, nil, 0) == DSK_OK)
+        }
+
+        /// The moments of each tensor of `a` and the tensor of `b` at its place.
+        private func findMoments<T: Element>(
+            _ a: [Tensor<T>], _ b: [Tensor<T>], count: Int, threads: UInt32
+        ) throws -> [dsk_moments] {
+            func addresses(_ tensors: [Tensor<T>]) -> [UnsafeRawPointer?] { tensors.map { UnsafeRawPointer($0.pointer) } }
+            var moments = [dsk_moments](repeating: dsk_moments(), count: a.count)
+            let status = withLimits(parallelElements: 128, streamingBytes: 4096) {
+                withExtendedLifetime((a, b)) {
+                    dsk_find_moments(T.kind.cType, addresses(a), addresses(b), a.count, count, &moments, threads)
+                }
+            }
+            try require(status, "\(a.count) items of \(count)")
+            return moments
         }
 
         /// Means, variances and the covariance of several items against sums of deviations; no bit depends on the order of
@@ -88,22 +99,13 @@ extension KernelTests {
                 for (itemCount, count) in [(1, 0), (1, 1), (3, 2), (2, 9), (5, 1000), (1, 40_000), (7, 16_385)] {
                     let a = (0..<itemCount).map { _ in Tensor(random.values(count) as [T], offset: random.offset()) }
                     let b = (0..<itemCount).map { _ in Tensor(random.values(count) as [T], offset: random.offset()) }
-                    func addresses(_ tensors: [Tensor<T>]) -> [UnsafeRawPointer?] { tensors.map { UnsafeRawPointer($0.pointer) } }
                     var first: [dsk_moments] = []
-                    try forEachISA { isa in
-                        for threads: UInt32 in [0, 1, 3] {
-                            var moments = [dsk_moments](repeating: dsk_moments(), count: itemCount)
-                            let status = withLimits(parallelElements: 128, streamingBytes: 4096) {
-                                withExtendedLifetime((a, b)) {
-                                    dsk_find_moments(T.kind.cType, addresses(a), addresses(b), itemCount, count, &moments, threads)
-                                }
-                            }
-                            try require(status, "\(itemCount) items of \(count)")
-                            if first.isEmpty { first = moments }
-                            #expect(
-                                moments.withUnsafeBytes(Array.init) == first.withUnsafeBytes(Array.init),
-                                "\(itemCount) items of \(count), ISA \(isa.rawValue), \(threads) threads")
-                        }
+                    try forEachISA(and: [UInt32(0), 1, 3]) { isa, threads in
+                        let moments = try findMoments(a, b, count: count, threads: threads)
+                        if first.isEmpty { first = moments }
+                        #expect(
+                            moments.withUnsafeBytes(Array.init) == first.withUnsafeBytes(Array.init),
+                            "\(itemCount) items of \(count), ISA \(isa.rawValue), \(threads) threads")
                     }
                     for (item, moments) in first.enumerated() {
                         let x = (0..<count).map { Double(a[item].pointer[$0].widened) }

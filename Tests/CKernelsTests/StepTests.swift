@@ -13,52 +13,51 @@ extension KernelTests {
 
         @Test(arguments: ElementKind.allCases)
         func randomRows(kind: ElementKind) throws {
-            func check<T: Element>(_: T.Type) throws {
-                var random = Random("randomRows \(kind)")
-                for _ in 0..<TestDraws.count(150) {
-                    let row = random.row(zeroPercent: [10, 30, 70][random.below(3)])
-                    let threshold = abs(random.double())
-                    let wanted = random.wantedOutputs()
-                    let isWild = random.chance(25)
-                    let inputs: [[T]] = (0..<Row.inputCount).map {
-                        guard row.reads($0, wanted: wanted) else { return [] }
-                        return isWild ? random.wildValues(1000) : random.values(1000)
-                    }
-                    let usable = inputs.map { $0.isEmpty ? [T](repeating: 0, count: 1000) : $0 }
-                    let expected = plainStep(row, inputs: usable, threshold: threshold, count: 1000)
+            var random = Random("randomRows \(kind)")
+            for _ in 0..<TestDraws.count(150) { try checkRandomRow(of: kind.type, &random) }
+        }
 
-                    let inputTensors = inputs.map { $0.isEmpty ? nil : Tensor($0, offset: random.offset()) }
-                    let outputTensors = wanted.map { $0 ? Tensor<T>(count: 1000, offset: random.offset()) : nil }
-                    let call = Call(row, inputs: inputTensors, outputs: outputTensors, count: 0, threshold: threshold)
-                    let streamingBytes = 300 * MemoryLayout<T>.stride * row.streamCount(wanted: wanted)
+        private func checkRandomRow<T: Element>(of _: T.Type, _ random: inout Random) throws {
+            let row = random.row(zeroPercent: [10, 30, 70][random.below(3)])
+            let threshold = abs(random.double())
+            let wanted = random.wantedOutputs()
+            let isWild = random.chance(25)
+            let inputs: [[T]] = (0..<Row.inputCount).map {
+                guard row.reads($0, wanted: wanted) else { return [] }
+                return isWild ? random.wildValues(1000) : random.values(1000)
+            }
+            let usable = inputs.map { $0.isEmpty ? [T](repeating: 0, count: 1000) : $0 }
+            let expected = plainStep(row, inputs: usable, threshold: threshold, count: 1000)
 
-                    try forEachISA { isa in
-                        let calls = Self.sizes.flatMap { size in
-                            product([size], size >= 256 ? threadCounts : [UInt32(random.below(3))])
-                        }
-                        for (size, threads) in calls {
-                            outputTensors.forEach { $0?.reset() }
-                            call.setCount(size)
-                            let context = {
-                                "\(row) with outputs \(wanted), threshold \(threshold), \(size) elements, ISA "
-                                    + "\(isa.rawValue), \(threads) threads"
-                            }
-                            let status = withLimits(parallelElements: 256, streamingBytes: streamingBytes) {
-                                call.step(threads: threads)
-                            }
-                            try require(status, context())
-                            for (k, tensor) in outputTensors.enumerated() {
-                                try require(
-                                    noProblem: tensor?.problem(expecting: expected[k], prefix: size), "output \(k) of \(context())")
-                            }
-                        }
+            let inputTensors = inputs.map { $0.isEmpty ? nil : Tensor($0, offset: random.offset()) }
+            let outputTensors = wanted.map { $0 ? Tensor<T>(count: 1000, offset: random.offset()) : nil }
+            let call = Call(row, inputs: inputTensors, outputs: outputTensors, count: 0, threshold: threshold)
+            let streamingBytes = 300 * MemoryLayout<T>.stride * row.streamCount(wanted: wanted)
+
+            try forEachISA { isa in
+                let calls = Self.sizes.flatMap { size in
+                    product([size], size >= 256 ? threadCounts : [UInt32(random.below(3))])
+                }
+                for (size, threads) in calls {
+                    outputTensors.forEach { $0?.reset() }
+                    call.setCount(size)
+                    let context = {
+                        "\(row) with outputs \(wanted), threshold \(threshold), \(size) elements, ISA "
+                            + "\(isa.rawValue), \(threads) threads"
                     }
-                    for (input, tensor) in inputTensors.enumerated() {
-                        try require(noProblem: tensor?.problem(expecting: inputs[input]), "input \(input) of \(row)")
+                    let status = withLimits(parallelElements: 256, streamingBytes: streamingBytes) {
+                        call.step(threads: threads)
+                    }
+                    try require(status, context())
+                    for (k, tensor) in outputTensors.enumerated() {
+                        try require(
+                            noProblem: tensor?.problem(expecting: expected[k], prefix: size), "output \(k) of \(context())")
                     }
                 }
             }
-            try check(kind.type)
+            for (input, tensor) in inputTensors.enumerated() {
+                try require(noProblem: tensor?.problem(expecting: inputs[input]), "input \(input) of \(row)")
+            }
         }
 
         /// All 2048 choices of the terms of one output, each with a clamp, a place for the output and terms of p that its number
@@ -192,23 +191,20 @@ extension KernelTests {
                 row.outputs[1] = [1.1] + [Double](repeating: 0, count: Row.termCount - 1)
                 let inputs: [[T]] = (0..<Row.inputCount).map { _ in random.values(count) }
                 let expected = plainStep(row, inputs: inputs, threshold: 1, count: count)
-                try forEachISA { isa in
-                    for streamingBytes in [0, Int.max] {
-                        for offset in 0...17 {
-                            let x = Tensor(inputs[0], offset: random.offset()), e = Tensor(inputs[1], offset: offset)
-                            for secondOffset in [0, 1, offset, 16, 17] {
-                                let outputs = [offset, secondOffset].map { Tensor<T>(count: count, offset: $0) } + [nil]
-                                let call = Call(row, inputs: [x, e], outputs: outputs, count: count, threshold: 1)
-                                let context = {
-                                    "outputs at \(offset) and \(secondOffset), ISA \(isa.rawValue), streaming from \(streamingBytes)"
-                                }
-                                let status = withLimits(parallelElements: .max, streamingBytes: streamingBytes) { call.step() }
-                                try require(status, context())
-                                for k in 0...1 {
-                                    let problem = outputs[k]!.problem(expecting: expected[k])
-                                    try require(noProblem: problem, "output \(k), \(context())")
-                                }
-                            }
+                try forEachISA(and: product([0, Int.max], 0...17)) { isa, setting in
+                    let (streamingBytes, offset) = setting
+                    let x = Tensor(inputs[0], offset: random.offset()), e = Tensor(inputs[1], offset: offset)
+                    for secondOffset in [0, 1, offset, 16, 17] {
+                        let outputs = [offset, secondOffset].map { Tensor<T>(count: count, offset: $0) } + [nil]
+                        let call = Call(row, inputs: [x, e], outputs: outputs, count: count, threshold: 1)
+                        let context = {
+                            "outputs at \(offset) and \(secondOffset), ISA \(isa.rawValue), streaming from \(streamingBytes)"
+                        }
+                        let status = withLimits(parallelElements: .max, streamingBytes: streamingBytes) { call.step() }
+                        try require(status, context())
+                        for k in 0...1 {
+                            let problem = outputs[k]!.problem(expecting: expected[k])
+                            try require(noProblem: problem, "output \(k), \(context())")
                         }
                     }
                 }
@@ -219,43 +215,39 @@ extension KernelTests {
         /// Chunks are cut from the whole call: they begin and end inside items, and items may be empty or shorter than a chunk.
         @Test(arguments: ElementKind.allCases)
         func severalItems(kind: ElementKind) throws {
-            func check<T: Element>(_: T.Type) throws {
-                var random = Random("severalItems \(kind)")
-                for itemCount in [0, 1, 2, 3, 5, 8, 40] {
-                    let call = Call<T>()
-                    var cases: [(row: Row, outputs: [Tensor<T>?], expected: [[T]])] = []
-                    for _ in 0..<itemCount {
-                        let count = itemCount == 40 ? random.below(30) : [0, 1, 7, 64, 100, 129, 333][random.below(7)]
-                        let row = random.row(), wanted = random.wantedOutputs(), threshold = abs(random.double())
-                        let inputs: [[T]] = (0..<Row.inputCount).map { _ in random.values(count) }
-                        let outputs = wanted.map { $0 ? Tensor<T>(count: count, offset: random.offset()) : nil }
-                        call.add(
-                            row, inputs: inputs.map { Tensor($0, offset: random.offset()) }, outputs: outputs, count: count,
-                            threshold: threshold)
-                        cases.append((row, outputs, plainStep(row, inputs: inputs, threshold: threshold, count: count)))
-                    }
-                    try forEachISA { isa in
-                        for threads in threadCounts {
-                            for streamingBytes in [0, Int.max] {
-                                cases.forEach { $0.outputs.forEach { $0?.reset() } }
-                                let context = { "\(itemCount) items, ISA \(isa.rawValue), \(threads) threads, \(streamingBytes)" }
-                                let status = withLimits(parallelElements: 100, streamingBytes: streamingBytes) {
-                                    call.step(threads: threads)
-                                }
-                                try require(status, context())
-                                for (i, item) in cases.enumerated() {
-                                    for (k, tensor) in item.outputs.enumerated() {
-                                        try require(
-                                            noProblem: tensor?.problem(expecting: item.expected[k]),
-                                            "item \(i), output \(k), \(item.row), \(context())")
-                                    }
-                                }
-                            }
-                        }
+            var random = Random("severalItems \(kind)")
+            for itemCount in [0, 1, 2, 3, 5, 8, 40] { try checkStep(of: kind.type, itemCount: itemCount, &random) }
+        }
+
+        private func checkStep<T: Element>(of _: T.Type, itemCount: Int, _ random: inout Random) throws {
+            let call = Call<T>()
+            var cases: [(row: Row, outputs: [Tensor<T>?], expected: [[T]])] = []
+            for _ in 0..<itemCount {
+                let count = itemCount == 40 ? random.below(30) : [0, 1, 7, 64, 100, 129, 333][random.below(7)]
+                let row = random.row(), wanted = random.wantedOutputs(), threshold = abs(random.double())
+                let inputs: [[T]] = (0..<Row.inputCount).map { _ in random.values(count) }
+                let outputs = wanted.map { $0 ? Tensor<T>(count: count, offset: random.offset()) : nil }
+                call.add(
+                    row, inputs: inputs.map { Tensor($0, offset: random.offset()) }, outputs: outputs, count: count,
+                    threshold: threshold)
+                cases.append((row, outputs, plainStep(row, inputs: inputs, threshold: threshold, count: count)))
+            }
+            try forEachISA(and: product(threadCounts, [0, Int.max])) { isa, setting in
+                let (threads, streamingBytes) = setting
+                cases.forEach { $0.outputs.forEach { $0?.reset() } }
+                let context = { "\(itemCount) items, ISA \(isa.rawValue), \(threads) threads, \(streamingBytes)" }
+                let status = withLimits(parallelElements: 100, streamingBytes: streamingBytes) {
+                    call.step(threads: threads)
+                }
+                try require(status, context())
+                for (i, item) in cases.enumerated() {
+                    for (k, tensor) in item.outputs.enumerated() {
+                        try require(
+                            noProblem: tensor?.problem(expecting: item.expected[k]),
+                            "item \(i), output \(k), \(item.row), \(context())")
                     }
                 }
             }
-            try check(kind.type)
         }
 
         /// The limits as they ship. The data are periodic, so the oracle computes only one period; no power of two is a multiple of

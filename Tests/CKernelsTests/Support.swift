@@ -469,6 +469,13 @@ func forEachISA(_ body: (dsk_isa) throws -> Void) rethrows {
     }
 }
 
+/// Calls the body with each setting on each instruction set.
+func forEachISA<Settings: Sequence>(and settings: Settings, _ body: (dsk_isa, Settings.Element) throws -> Void) rethrows {
+    try forEachISA { isa in
+        for setting in settings { try body(isa, setting) }
+    }
+}
+
 /// Runs the body under other limits, with the tests' number of threads allowed on every machine.
 func withLimits<Result>(parallelElements: Int, streamingBytes: Int = .max, _ body: () throws -> Result) rethrows -> Result {
     let limits = dsk_get_limits()
