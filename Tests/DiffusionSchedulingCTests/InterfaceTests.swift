@@ -467,18 +467,16 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
         var handle = ds_session(), session = SamplingSession(plan: plan)
         try call(ds_session_create(scheduler, 0, &handle))
         defer { ds_session_free(handle) }
-        var sample = Self.tensor(1, count: count), expected = sample, input = [Float](repeating: .nan, count: count), told = input
+        var sample = Self.tensor(1, count: count), expected = sample
+        let empty = [Float](repeating: .nan, count: count)
         while session.timestep != nil {
-            var output = Self.tensor(10 + session.stepIndex, count: count)
-            try withTensor(&output, shape: shape) { e in
-                try withTensor(&sample, shape: shape) { x in
-                    try withTensor(&told, shape: shape) { p in
-                        try withTensor(&input, shape: shape) { u in
-                            try call(ds_session_step_with_input(handle, e, x, nil, x, p, u, 0))
-                        }
-                    }
-                }
+            let output = Self.tensor(10 + session.stepIndex, count: count)
+            var tensors = [output, sample, empty, empty]
+            try withTensors(&tensors, shape: shape) { t in
+                try call(ds_session_step_with_input(handle, t[0], t[1], nil, t[1], t[2], t[3], 0))
             }
+            sample = tensors[1]
+            let input = tensors[3]
             try session.step(modelOutput: output, sample: &expected, batchSize: 2)
             #expect(sample == expected)
             let scale = session.timestep == nil ? 1 : plan.inputScales[session.stepIndex]
@@ -498,7 +496,8 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
         try scheduler.setTimesteps(6)
         try scheduler.setBeginIndex(3)
         var row = ds_row()
-        var sample = Self.tensor(1, count: 8), out = sample, noise = Self.tensor(9, count: 8)
+        var sample = Self.tensor(1, count: 8), out = sample
+        let noise = Self.tensor(9, count: 8)
         var outputs = (2...4).map { Self.tensor($0, count: 8) }
         let converted = try scheduler.convertModelOutput(outputs[0], sample: sample, batchSize: 2)
         try call(ds_scheduler_part_row(handle, 3, 0, &row))
@@ -515,30 +514,14 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
             scheduler.secondOrderUpdate(modelOutputs: Array(outputs[1...]), sample: sample, noise: noise),
             scheduler.thirdOrderUpdate(modelOutputs: outputs, sample: sample, noise: noise),
         ]
-        let shape: [Int64] = [8]
         for order in 1...3 {
-            try shape.withUnsafeBufferPointer { shape in
-                let newestFirst = outputs.reversed().map { values in
-                    // `outputs` keeps the memory alive, and nobody changes it meanwhile.
-                    values.withUnsafeBufferPointer {
-                        ds_tensor(
-                            data: UnsafeMutableRawPointer(mutating: $0.baseAddress), element_type: DS_FLOAT32, rank: 1,
-                            shape: shape.baseAddress)
-                    }
-                }
-                try withTensor(&sample) { x in
-                    try withTensor(&noise) { z in
-                        try call(ds_scheduler_part_row(handle, 3, UInt32(order), &row))
-                        let older = Array(newestFirst.dropFirst())
-                        try withTensor(&out) { out in
-                            try withUnsafePointer(to: newestFirst[0]) {
-                                try call(rowStep(handle, &row, $0, x, z, older, order - 1, nil, out, nil, 0))
-                            }
-                        }
-                    }
-                }
+            try call(ds_scheduler_part_row(handle, 3, UInt32(order), &row))
+            var tensors = [sample, noise, out] + outputs.reversed()
+            try withTensors(&tensors, shape: [8]) { t in
+                let older = t[4...].map(\.pointee)
+                try call(rowStep(handle, &row, t[3], t[0], t[1], older, order - 1, nil, t[2], nil, 0))
             }
-            #expect(out == expected[order - 1], "order \(order)")
+            #expect(tensors[2] == expected[order - 1], "order \(order)")
         }
     }
 
@@ -556,40 +539,31 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
                 try call(ds_scheduler_set_timesteps(handle, steps, nil))
                 try scheduler.setTimesteps(steps)
             }
-            var sample = Self.tensor(1, count: 6), noise = Self.tensor(2, count: 6), out = sample
+            let sample = Self.tensor(1, count: 6), noise = Self.tensor(2, count: 6)
+            var tensors = [sample, noise, sample]
             for timesteps in [timesteps, [timesteps[0]]] {
-                try withTensor(&sample, shape: [2, 3]) { x in
-                    try withTensor(&noise, shape: [2, 3]) { z in
-                        try withTensor(&out, shape: [2, 3]) {
-                            try call(ds_scheduler_add_noise(handle, x, z, timesteps, timesteps.count, $0, 0))
-                        }
-                    }
+                try withTensors(&tensors, shape: [2, 3]) { t in
+                    try call(ds_scheduler_add_noise(handle, t[0], t[1], timesteps, timesteps.count, t[2], 0))
                 }
-                #expect(try scheduler.addNoise(noise, to: sample, timesteps: timesteps) == out)
+                #expect(try scheduler.addNoise(noise, to: sample, timesteps: timesteps) == tensors[2])
                 guard let ddim = scheduler as? DDIMScheduler else { continue }
-                try withTensor(&sample, shape: [2, 3]) { x in
-                    try withTensor(&noise, shape: [2, 3]) { z in
-                        try withTensor(&out, shape: [2, 3]) {
-                            try call(ds_scheduler_get_velocity(handle, x, z, timesteps, timesteps.count, $0, 0))
-                        }
-                    }
+                try withTensors(&tensors, shape: [2, 3]) { t in
+                    try call(ds_scheduler_get_velocity(handle, t[0], t[1], timesteps, timesteps.count, t[2], 0))
                 }
-                #expect(try ddim.getVelocity(sample: sample, noise: noise, timesteps: timesteps) == out)
+                #expect(try ddim.getVelocity(sample: sample, noise: noise, timesteps: timesteps) == tensors[2])
             }
-            try withTensor(&sample, shape: [2, 3]) { x in
-                try withTensor(&noise, shape: [2, 3]) { z in
-                    try withTensor(&out, shape: [2, 3]) { try call(ds_combine_noise(x, z, [0.5, 0.25], [2, 4], 2, $0, 0)) }
-                }
+            try withTensors(&tensors, shape: [2, 3]) { t in
+                try call(ds_combine_noise(t[0], t[1], [0.5, 0.25], [2, 4], 2, t[2], 0))
             }
             let combined = zip(sample, noise).enumerated().map { index, pair -> Float in
                 index < 3 ? 0.5 * pair.0 + 2 * pair.1 : 0.25 * pair.0 + 4 * pair.1
             }
-            #expect(out == combined)
-            try withTensor(&sample) { x in
-                try withTensor(&out) { try call(ds_scheduler_scale_model_input(handle, x, 500, $0, 0)) }
-                try call(ds_scheduler_scale_model_input(handle, x, 500, x, 0))
+            #expect(tensors[2] == combined)
+            try withTensors(&tensors, shape: [6]) { t in
+                try call(ds_scheduler_scale_model_input(handle, t[0], 500, t[2], 0))
+                try call(ds_scheduler_scale_model_input(handle, t[0], 500, t[0], 0))
             }
-            #expect(out == sample)
+            #expect(tensors[2] == tensors[0])
         }
     }
 

@@ -187,7 +187,7 @@ import Testing
         let scheduler = try makeScheduler(#"{"_class_name": "DEISMultistepScheduler"}"#)
         defer { ds_scheduler_free(scheduler) }
         try call(ds_scheduler_set_timesteps(scheduler, 6, nil))
-        var row = ds_row(), x = [1.0, 2, 3], y = x, memory = [Double](repeating: 0, count: 6), slot = [5.0, 5, 5]
+        var row = ds_row(), memory = [Double](repeating: 0, count: 6), slot = [5.0, 5, 5]
         row.next_sample.sample = 1
         row.n_stores = 2
         row.stores.0 = ds_store(slot: 4, value: ds_combination())
@@ -195,18 +195,16 @@ import Testing
         row.stores.1 = ds_store(slot: 1, value: ds_combination())
         row.stores.1.value.slots.0 = 2
         func step(second offset: Int) throws {
-            try withTensor(&x) { x in
-                try withTensor(&y) { y in
-                    try withTensor(&slot) { slot in
-                        try memory.withUnsafeMutableBufferPointer { memory in
-                            var stores = [x.pointee, x.pointee]
-                            stores[0].data = UnsafeMutableRawPointer(memory.baseAddress!)
-                            stores[1].data = UnsafeMutableRawPointer(memory.baseAddress! + offset)
-                            try call(rowStep(scheduler, &row, x, x, nil, slot, 1, stores, y, nil, 0))
-                        }
-                    }
+            var tensors = [[1, 2, 3], [1, 2, 3], slot]
+            try withTensors(&tensors, shape: [3]) { t in
+                try memory.withUnsafeMutableBufferPointer { memory in
+                    var stores = [t[0].pointee, t[0].pointee]
+                    stores[0].data = UnsafeMutableRawPointer(memory.baseAddress!)
+                    stores[1].data = UnsafeMutableRawPointer(memory.baseAddress! + offset)
+                    try call(rowStep(scheduler, &row, t[0], t[0], nil, t[2], 1, stores, t[1], nil, 0))
                 }
             }
+            slot = tensors[2]
         }
         try step(second: 3)
         #expect(memory == [10, 20, 30, 10, 10, 10] && slot == [5, 5, 5])
@@ -240,7 +238,8 @@ import Testing
         defer { ds_scheduler_free(scheduler) }
         try call(ds_scheduler_set_timesteps(scheduler, 6, nil))
         var slots = (0..<6).map { [Double](repeating: Double($0 + 1), count: 3) }
-        var x = [8.0, 16, 32], e = [0.5, 0.25, 0.125], next = [0.0, 0, 0], report = next
+        let x = [8.0, 16, 32], e = [0.5, 0.25, 0.125]
+        var next = [0.0, 0, 0], report = next
         var row = ds_row()
         row.prediction.sample = 1
         row.next_sample.sample = 2
@@ -256,26 +255,14 @@ import Testing
         row.stores.1.value.model_output = 1
         row.n_reads = 1
         row.reads.0 = 4
-        let shape: [Int64] = [3]
         func step(_ stores: Int) throws {
             row.n_stores = stores
-            try shape.withUnsafeBufferPointer { shape in
-                let tensors = slots.indices.map { slot in
-                    // `slots` keeps the memory alive, and nobody else has its arrays.
-                    slots[slot].withUnsafeMutableBufferPointer {
-                        ds_tensor(data: $0.baseAddress, element_type: DS_FLOAT64, rank: 1, shape: shape.baseAddress)
-                    }
-                }
-                try withTensor(&x) { x in
-                    try withTensor(&e) { e in
-                        try withTensor(&next) { next in
-                            try withTensor(&report) {
-                                try call(rowStep(scheduler, &row, e, x, nil, tensors, 6, nil, next, $0, 0))
-                            }
-                        }
-                    }
-                }
+            var tensors = slots + [x, e, next, report]
+            try withTensors(&tensors, shape: [3]) { t in
+                let slots = t[..<6].map(\.pointee)
+                try call(rowStep(scheduler, &row, t[7], t[6], nil, slots, 6, nil, t[8], t[9], 0))
             }
+            (slots, next, report) = (Array(tensors[..<6]), tensors[8], tensors[9])
         }
         // All stores are computed from the slots before the step.
         try step(2)
