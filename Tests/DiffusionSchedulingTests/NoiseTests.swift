@@ -111,6 +111,14 @@ import Testing
         #expect(records.count == 2)
         // Tempering is linear: the word for a draw is the exclusive or of the words for its halves.
         let low = (0..<4096).map { untempered(UInt32($0)) }, high = (0..<4096).map { untempered(UInt32($0) << 12) }
+        for record in records {
+            let (sum, weighted) = torchSums(record, words: low + high)
+            #expect(sum == record.sum && weighted == record.weighted)
+        }
+    }
+
+    /// The sums of the normals' bits, and of these bits times 1, 3, 5, ..., where one uniform runs through all values.
+    private func torchSums(_ record: NoiseGoldens.Exhaustive, words halves: [UInt32]) -> (sum: UInt64, weighted: UInt64) {
         let generator = UnsafeMutablePointer<dsk_normal_generator>.allocate(capacity: 1)
         defer { generator.deallocate() }
         dsk_normal_generator_seed(generator, 0)
@@ -119,40 +127,35 @@ import Testing
         let values = UnsafeMutablePointer<Float>.allocate(capacity: 16 * blocksPerState)
         defer { values.deallocate() }
 
-        for record in records {
-            var sum: UInt64 = 0, weighted: UInt64 = 0
-            withUnsafeMutableBytes(of: &generator.pointee.words.words) { bytes in
-                let words = bytes.bindMemory(to: UInt32.self).baseAddress!
-                low.withUnsafeBufferPointer { low in
-                    high.withUnsafeBufferPointer { high in
-                        var block = 0
-                        var odd: UInt64 = 1
-                        while block < blockCount {
-                            let count = 16 * min(blocksPerState, blockCount - block)
-                            var index = 0
-                            while index < count {
-                                let running = UInt32(8 * (block + index / 16) + index % 8)
-                                let draw = (index % 16 < 8 ? record.first : record.second) ?? running
-                                words[index] = low[Int(draw & 4095)] ^ high[Int(draw >> 12)]
-                                index += 1
-                            }
-                            generator.pointee.words.next = 0
-                            dsk_torch_normal_float32(generator, count, values, 1)
-                            index = 0
-                            while index < count {
-                                let bits = UInt64(values[index].bitPattern)
-                                sum &+= bits
-                                weighted &+= odd &* bits
-                                odd &+= 2
-                                index += 1
-                            }
-                            block += blocksPerState
-                        }
+        var sum: UInt64 = 0, weighted: UInt64 = 0, odd: UInt64 = 1
+        withUnsafeMutableBytes(of: &generator.pointee.words.words) { bytes in
+            let words = bytes.bindMemory(to: UInt32.self).baseAddress!
+            halves.withUnsafeBufferPointer { halves in
+                var block = 0
+                while block < blockCount {
+                    let count = 16 * min(blocksPerState, blockCount - block)
+                    var index = 0
+                    while index < count {
+                        let running = UInt32(8 * (block + index / 16) + index % 8)
+                        let draw = (index % 16 < 8 ? record.first : record.second) ?? running
+                        words[index] = halves[Int(draw & 4095)] ^ halves[4096 + Int(draw >> 12)]
+                        index += 1
                     }
+                    generator.pointee.words.next = 0
+                    dsk_torch_normal_float32(generator, count, values, 1)
+                    index = 0
+                    while index < count {
+                        let bits = UInt64(values[index].bitPattern)
+                        sum &+= bits
+                        weighted &+= odd &* bits
+                        odd &+= 2
+                        index += 1
+                    }
+                    block += blocksPerState
                 }
             }
-            #expect(sum == record.sum && weighted == record.weighted)
         }
+        return (sum, weighted)
     }
 
     /// Draws that random seeds rarely reach: a first uniform of 0 makes the radius 0, and the normals 0, not -0.

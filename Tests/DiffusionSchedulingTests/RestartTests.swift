@@ -248,21 +248,20 @@ import Testing
         var opening = SamplingSession(plan: plan), openingSample = goldenStart
         try opening.run(&openingSample, steps: 11)
         let shared = opening, sharedSample = openingSample
+        @Sendable func isAsExpected(_ run: Int) throws -> Bool {
+            switch run % 3 {
+            case 0: return bits(try SamplingSession.finalSample(of: plan)) == expected
+            case 1: return bits(try SamplingSession.finalSample(of: thresholded)) == expectedThresholded
+            default:
+                var session = shared, sample = sharedSample
+                try session.run(&sample)
+                return bits(sample) == expected
+            }
+        }
 
         try await withThrowingTaskGroup(of: [Bool].self) { group in
             for task in 0..<8 {
-                group.addTask {
-                    try (0..<6).map { round in
-                        switch (task + round) % 3 {
-                        case 0: return bits(try SamplingSession.finalSample(of: plan)) == expected
-                        case 1: return bits(try SamplingSession.finalSample(of: thresholded)) == expectedThresholded
-                        default:
-                            var session = shared, sample = sharedSample
-                            try session.run(&sample)
-                            return bits(sample) == expected
-                        }
-                    }
-                }
+                group.addTask { try (0..<6).map { round in try isAsExpected(task + round) } }
             }
             for try await results in group { #expect(results == Array(repeating: true, count: 6)) }
         }
