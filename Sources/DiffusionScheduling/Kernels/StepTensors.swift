@@ -154,22 +154,16 @@ extension StepTensors {
             }
         }
         func fill(_ next: UnsafeMutableRawPointer, _ prediction: UnsafeMutableRawPointer?) {
-            sample.withUnsafeBytes { sampleBytes in
-                modelOutput.withUnsafeBytes { outputBytes in
-                    (noise ?? []).withUnsafeBytes { noiseBytes in
-                        let nowhere = UnsafeRawPointer(nowhere)
-                        do throws(SchedulerError) {
-                            try step(
-                                StepTensors(
-                                    elementType: Element.elementType, elementCount: sample.count,
-                                    sample: sampleBytes.baseAddress ?? nowhere, modelOutput: outputBytes.baseAddress ?? nowhere,
-                                    modelOutputCount: modelOutput.count,
-                                    noise: noise == nil ? nil : noiseBytes.baseAddress ?? nowhere, noiseCount: noise?.count,
-                                    nextSample: next, report: prediction))
-                        } catch {
-                            failure = error
-                        }
-                    }
+            withAddresses(modelOutput, sample, noise ?? []) { outputAddress, sampleAddress, noiseAddress in
+                do throws(SchedulerError) {
+                    try step(
+                        StepTensors(
+                            elementType: Element.elementType, elementCount: sample.count, sample: sampleAddress,
+                            modelOutput: outputAddress, modelOutputCount: modelOutput.count,
+                            noise: noise == nil ? nil : noiseAddress, noiseCount: noise?.count, nextSample: next,
+                            report: prediction))
+                } catch {
+                    failure = error
                 }
             }
         }
@@ -183,5 +177,19 @@ extension StepTensors {
         }
         if let failure { throw failure }
         return SchedulerOutput(nextSample: next, predOriginalSample: prediction)
+    }
+
+    /// Calls the body with the addresses of three arrays' elements.
+    @inline(__always)
+    private static func withAddresses<Element: TensorElement>(
+        _ first: [Element], _ second: [Element], _ third: [Element],
+        _ body: (UnsafeRawPointer, UnsafeRawPointer, UnsafeRawPointer) -> Void
+    ) {
+        func address(_ bytes: UnsafeRawBufferPointer) -> UnsafeRawPointer { bytes.baseAddress ?? UnsafeRawPointer(nowhere) }
+        first.withUnsafeBytes { first in
+            second.withUnsafeBytes { second in
+                third.withUnsafeBytes { body(address(first), address(second), address($0)) }
+            }
+        }
     }
 }

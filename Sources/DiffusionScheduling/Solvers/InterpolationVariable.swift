@@ -42,16 +42,15 @@ public enum InterpolationVariable: Sendable {
             for piece in 0..<Int(count) {
                 let middle = from + Double(2 * piece + 1) * half
                 for (node, weight) in Self.gaussLegendre {
-                    for x in [middle - half * node, middle + half * node] {
-                        let offset =
-                            switch self {
-                            case .logRatio: x
-                            case .ratio: s.noiseToSignal * exponentialMinusOne(x)
-                            case .noiseShare: share(x, from: s.sigma)
-                            case .time(let time): time.time(atLogarithm: start + x) - startTime
-                            }
-                        body(offset, half * weight * s.noiseToSignal * exponential(x))
-                    }
+                    let x = middle + half * node
+                    let offset =
+                        switch self {
+                        case .logRatio: x
+                        case .ratio: s.noiseToSignal * exponentialMinusOne(x)
+                        case .noiseShare: share(x, from: s.sigma)
+                        case .time(let time): time.time(atLogarithm: start + x) - startTime
+                        }
+                    body(offset, half * weight * s.noiseToSignal * exponential(x))
                 }
             }
         }
@@ -63,9 +62,9 @@ public enum InterpolationVariable: Sendable {
         return sigma * (1 - sigma) * growth / (1 + sigma * growth)
     }
 
-    /// The positive nodes on [−1, 1] and their weights.
+    /// The nodes on [−1, 1] and their weights. Both nodes of a pair have one weight.
     private static let gaussLegendre = [
         (0.18343464249564980, 0.36268378337836198), (0.52553240991632899, 0.31370664587788729),
         (0.79666647741362674, 0.22238103445337447), (0.96028985649753623, 0.10122853629037626),
-    ]
+    ].flatMap { node, weight in [(-node, weight), (node, weight)] }
 }
