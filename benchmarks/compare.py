@@ -622,6 +622,20 @@ def compare_plans(name: str, class_name: str, grid: str, effort: Effort, check: 
     return row({"kind": "plan", "scheduler": name, "sigmas": grid}, timings, {})
 
 
+def series_between_products(contestant: Contestant, least: int) -> list[float]:
+    """The durations of steps of whole runs, at least `least` of them. A matrix product precedes each step."""
+    a, b = torch.rand(512, 512), torch.rand(512, 512)
+    series: list[float] = []
+    while len(series) < least:
+        contestant.begin()
+        for index in range(STEP_COUNT - 1):
+            torch.mm(a, b)
+            seconds = duration(lambda: contestant.step(index))
+            if index >= WARM_STEPS:
+                series.append(seconds)
+    return series
+
+
 def between_products(effort: Effort, check: CoreCheck) -> dict[str, Any]:
     """Times steps in a process with torch's threads. Each step follows a matrix product, which leaves the threads to the step.
 
@@ -634,21 +648,13 @@ def between_products(effort: Effort, check: CoreCheck) -> dict[str, Any]:
         SchedulerContestant("library", case.ours(), data.arrays(np.float32), in_place=True),
         SchedulerContestant("diffusers", case.theirs(), data),
     ]
-    a, b = torch.rand(512, 512), torch.rand(512, 512)
     shares: dict[str, list[float]] = {each.name: [] for each in everyone}
     times: dict[str, list[float]] = {}
     shared = 0
     for _ in range(2 if effort.least_rounds < 10 else 7):
         shared += not check.has_cores()
         for each in everyone:
-            series: list[float] = []
-            while len(series) < (94 if effort.least_rounds < 10 else 282):
-                each.begin()
-                for index in range(STEP_COUNT - 1):
-                    torch.mm(a, b)
-                    seconds = duration(lambda: each.step(index))
-                    if index >= WARM_STEPS:
-                        series.append(seconds)
+            series = series_between_products(each, 94 if effort.least_rounds < 10 else 282)
             share = float(np.quantile(series, 0.9) / np.median(series))
             shares[each.name].append(share)
             if share == min(shares[each.name]):

@@ -54,11 +54,11 @@ def add_bases() -> None:
     """Adds the classes' private bases to the reference, to show the inherited members."""
     for base in BASES:
         setattr(schedulers, base.__name__, base)
-        for parent in base.__mro__:
-            if parent.__module__ == _core.__name__:  # Shared with the drop-ins.
-                for name in vars(parent).keys() - vars(base).keys():
-                    if not name.startswith("_"):
-                        setattr(base, name, vars(parent)[name])
+        shared = [parent for parent in base.__mro__ if parent.__module__ == _core.__name__]  # Shared with the drop-ins.
+        for parent in shared:
+            for name in vars(parent).keys() - vars(base).keys():
+                if not name.startswith("_"):
+                    setattr(base, name, vars(parent)[name])
     schedulers.__all__[:0] = [base.__name__ for base in BASES]
     package = diffusion_scheduling
     package.__all__ = [name for name in package.__all__ if name not in schedulers.__all__]  # Shown once, in `schedulers`.

@@ -2,6 +2,7 @@
 
 """Plans' steps as a torch operator: bits, torch.compile, gradients, and torch's checks of operators."""
 
+import contextlib
 import copy
 import gc
 import io
@@ -521,12 +522,9 @@ def test_errors_say_what_is_allowed():
     }
     for words, call in cases.items():
         for is_device in (False, True):
-            with pytest.raises(ds.SchedulerError, match=re.escape(words)) as caught:
-                if is_device:
-                    with _operators.step.set_kernel_enabled("cpu", enabled=False):
-                        call()
-                else:
-                    call()
+            kernels = _operators.step.set_kernel_enabled("cpu", enabled=False) if is_device else contextlib.nullcontext()
+            with kernels, pytest.raises(ds.SchedulerError, match=re.escape(words)) as caught:
+                call()
             assert isinstance(caught.value, ValueError), words
 
 
