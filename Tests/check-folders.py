@@ -13,6 +13,8 @@ import pathlib
 import re
 import sys
 
+from source_code import swift_code
+
 root = pathlib.Path(__file__).resolve().parent.parent
 sources = root / "Sources" / "DiffusionScheduling"
 
@@ -40,40 +42,9 @@ declaration = re.compile(
 )
 
 
-def code_of(path):
-    """The file without its comments and the contents of its strings, with the same line numbers."""
-    text, out, place, nesting = path.read_text(), [], 0, []
-    while place < len(text):
-        if nesting and nesting[-1] == '"' and text[place] == "\\" and text[place + 1 : place + 2] == "(":
-            nesting.append("(")  # an interpolation: code again
-            place += 2
-        elif nesting and nesting[-1] in ('"', '"""'):
-            if text.startswith(nesting[-1], place):
-                place += len(nesting.pop())
-            else:
-                out.append("\n" if text[place] == "\n" else " ")
-                place += 2 if text[place] == "\\" else 1
-        elif text.startswith("//", place):
-            place = text.find("\n", place) if "\n" in text[place:] else len(text)
-        elif text.startswith("/*", place):
-            end = text.index("*/", place) + 2
-            out.append("\n" * text.count("\n", place, end))
-            place = end
-        elif text[place] == '"':
-            nesting.append('"""' if text.startswith('"""', place) else '"')
-            place += len(nesting[-1])
-        else:
-            if nesting and text[place] == "(":
-                nesting.append("(")
-            elif nesting and text[place] == ")":
-                nesting.pop()
-            out.append(text[place])
-            place += 1
-    return "".join(out)
-
-
 # DocC catalogues hold examples, which aren't part of the library.
-files = {path: code_of(path) for path in sorted(sources.rglob("*.swift")) if not any(".docc" in each for each in path.parts)}
+paths = [path for path in sorted(sources.rglob("*.swift")) if not any(".docc" in each for each in path.parts)]
+files = {path: swift_code(path.read_text()) for path in paths}
 
 
 def folder_of(path):
