@@ -16,7 +16,7 @@ ONNX = onnx==1.23.2
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 
-.PHONY: help deps variant-deps install-tool install-library format check-format check-docs check-folders docs docs-pictures demo server engine check-engine train tool check-tool check test sanitize variants coverage fuzz lib install genai python python-test check-wheel conformance ray rust opencl bench bench-compare bench-device goldens clean
+.PHONY: help deps variant-deps install-tool install-library format check-format check-docs check-folders check-nesting docs docs-pictures demo server engine check-engine train tool check-tool check test sanitize variants coverage fuzz lib install genai python python-test check-wheel conformance ray rust opencl bench bench-compare bench-device goldens clean
 
 help:
 	@echo "make demo     sample handwritten digits, draw and measure; pictures in out/demo"
@@ -27,6 +27,7 @@ help:
 	@echo "make test     run all tests"
 	@echo "make check-docs  check the documents' links, commands and paths, and the version numbers"
 	@echo "make check-folders  check the references between the folders of the Swift library"
+	@echo "make check-nesting  list code that is nested more than four levels deep"
 	@echo "make docs     build a site with the reference for Swift, C and Python and all documents, check its links: out/docs"
 	@echo "make docs-pictures  take the site's pictures in Chromium, wide and narrow: out/docs-pictures"
 	@echo "make format   format all sources; make check-format: list what would change"
@@ -99,6 +100,10 @@ docs-pictures: deps
 check-folders:
 	python3 Tests/check-folders.py
 
+# Swift, C and Python code is nested at most four levels deep.
+check-nesting:
+	python3 Tests/check-nesting.py
+
 # Both builds are tested: the release build, which people run, and the debug build, whose checks find mistakes. The release build
 # draws all random cases. The debug build takes ten times as long, and draws a third of them.
 DEBUG = --build-tests -Xswiftc -warnings-as-errors
@@ -108,6 +113,7 @@ test: deps
 	SWIFT=$(SWIFT) Tests/timed.sh "make test" \
 		"documents: $(MAKE) -s check-docs" \
 		"folders: $(MAKE) -s check-folders" \
+		"nesting: $(MAKE) -s check-nesting" \
 		"C core: Tests/check-c.sh" \
 		"C interface: Tests/check-c-abi.sh" \
 		"debug build: $(SWIFT) build $(DEBUG)" \
@@ -358,4 +364,4 @@ clean:
 	rm -rf out .build .build-* Examples/*/.build Tool/.build benchmarks/.build
 	rm -rf bindings/rust/Cargo.lock bindings/rust/target
 	rm -rf $(PYTHON_PACKAGE)/lib $(PYTHON_PACKAGE)/include $(PYTHON_PACKAGE)/*.pyi bindings/python/.*_cache
-	find bindings/python Examples -name __pycache__ -prune -exec rm -rf {} +
+	find bindings/python Examples Tests -name __pycache__ -prune -exec rm -rf {} +
