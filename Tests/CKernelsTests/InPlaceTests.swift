@@ -41,7 +41,7 @@ extension KernelTests {
                     let outputs = placement.enumerated().map { k, input in input.map { tensors[$0] } ?? own[k] }
                     let call = Call(row, inputs: tensors, outputs: outputs, count: count, threshold: threshold)
                     // Streaming concerns only the outputs with memory of their own.
-                    try forEachISA(and: [(UInt32(1), Int.max), (1, 0), (3, Int.max), (7, 0)]) { isa, setting in
+                    try forEachISA(and: [(1, Int.max), (1, 0), (3, Int.max), (7, 0)] as [(UInt32, Int)]) { isa, setting in
                         let (threads, streamingBytes) = setting
                         zip(tensors, inputs).forEach { $0.set($1) }
                         own.forEach { $0.reset() }

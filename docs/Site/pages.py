@@ -37,11 +37,12 @@ LEFT_OUT = re.compile(r"\.docc/|^Tests/|/Data/")
 GROUPS = {
     "The library": [
         ("docs/SCHEDULERS.md", "All schedulers", "sources, orders, evaluations, noise; samplers by name; noise levels by name"),
-        ("docs/DIFFERENCES.md", "Differences from diffusers", "where a class gives something else, and why"),
+        ("docs/DIFFERENCES.md", "Differences from diffusers", "each different result, and the reason"),
         ("docs/PLAN.md", "The plan's JSON", "a scheduler as a table of scalars, for any device"),
         ("docs/DEVICES.md", "Devices", "a batch at mixed timesteps by one launch a step: Triton, CUDA, OpenCL"),
         ("docs/NOISE.md", "Noise", "the numbers of torch and NumPy from the same seeds"),
         ("docs/PERFORMANCE.md", "Performance", "measurements, and the commands that print them"),
+        ("docs/TRUST.md", "Trust", "the promises, the check of each, and the last results"),
     ],
     "Languages": [
         ("docs/SWIFT.md", "Swift", "the package in a page"),
@@ -50,13 +51,13 @@ GROUPS = {
         ("docs/RUST.md", "Rust", "two crates"),
     ],
     "Serving": [
-        ("docs/SERVING.md", "Many requests", "sessions, batches whose rows stand at different steps, guidance"),
+        ("docs/SERVING.md", "Many requests", "sessions, batches of rows at different steps, guidance"),
         ("docs/CLUSTER.md", "Many machines", "checkpoints, versions, one latent on many devices"),
     ],
     "The project": [
         ("README.md", "README", "the project in two pages"),
         ("Examples/README.md", "Examples", "programs to run"),
-        ("docs/ARCHITECTURE.md", "Architecture", "the way of a configuration, and of a tensor"),
+        ("docs/ARCHITECTURE.md", "Architecture", "how a configuration and a tensor pass through the library"),
         ("CONTRIBUTING.md", "Contributing", "building, testing, adding a scheduler"),
         ("SECURITY.md", "Security and limits", "input that may be hostile"),
         ("docs/VERSIONING.md", "Versions", "the promise of a version number"),
