@@ -24,7 +24,7 @@ FORMULA = re.compile(r" = ")
 SOURCE = re.compile(r"arXiv:\d{4}\.\d{4,5}")
 TENSOR = re.compile(r"\b(?:Array|NDArray|Tensor|ndarray)\b")
 RAISES = re.compile(r"\b[Rr]aises\b|\b[Ee]rrors as for\b")
-CHECKING = {"check", "written", "text_of", "bytes_of", "doubles_of"}
+CHECKING = {"check", "written", "read_text", "bytes_of", "doubles_of"}
 """Functions of _library that raise the exception of a status."""
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef
