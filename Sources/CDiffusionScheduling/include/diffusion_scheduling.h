@@ -367,7 +367,7 @@ typedef struct ds_plan_properties {
     ds_process process;       /* of the noise levels */
 } ds_plan_properties;
 
-/* Errors of this function and of the following, down to ds_scheduler_plan_json: DS_INVALID_HANDLE, DS_NULL_POINTER,
+/* Errors of this function and of the following, down to ds_scheduler_device_table: DS_INVALID_HANDLE, DS_NULL_POINTER,
  * DS_TIMESTEPS_NOT_SET (except for ds_scheduler_timesteps and ds_scheduler_sigmas); with buffers also DS_BUFFER_TOO_SMALL. */
 ds_status ds_scheduler_plan_properties(ds_scheduler scheduler, ds_plan_properties *properties);
 
