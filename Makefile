@@ -23,7 +23,7 @@ help:
 	@echo "make server   serve many requests with one model; check each against the same request alone"
 	@echo "make engine   run a trained network through OpenVINO; pictures in out/engine; make check-engine: test it"
 	@echo "make train    train that network again (downloads torch)"
-	@echo "make check    run every suite with fewer random cases, in two minutes after the first build"
+	@echo "make check    run the Swift, Python and C core tests with fewer random cases, in two minutes after the first build"
 	@echo "make test     run all tests"
 	@echo "make check-docs  check the documents' links, commands and paths, and the version numbers"
 	@echo "make check-folders  check the references between the folders of the Swift library"
