@@ -114,7 +114,6 @@ enum ElementKind: String, CaseIterable, Codable, CustomTestStringConvertible {
     }
     var cType: dsk_element_type { [DSK_FLOAT32, DSK_FLOAT64, DSK_FLOAT16, DSK_BFLOAT16][Self.allCases.firstIndex(of: self)!] }
     var size: Int { dsk_element_size(cType) }
-    var isHalf: Bool { size == 2 }
     var testDescription: String { rawValue }
 }
 
