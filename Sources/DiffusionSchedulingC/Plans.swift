@@ -73,11 +73,6 @@ public func ds_scheduler_plan_properties(
     }
 }
 
-@c(ds_scheduler_step_count) @implementation
-public func ds_scheduler_step_count(_ scheduler: ds_scheduler, _ count: UnsafeMutablePointer<Int>!) -> ds_status {
-    status { try require(count, "count").pointee = scheduler.state.plan.stepCount }
-}
-
 @c(ds_scheduler_timesteps) @implementation
 public func ds_scheduler_timesteps(
     _ scheduler: ds_scheduler, _ buffer: UnsafeMutablePointer<Double>!, _ capacity: Int, _ count: UnsafeMutablePointer<Int>!

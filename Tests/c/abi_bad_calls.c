@@ -108,6 +108,7 @@ static void handles(void) {
     ds_scheduler scheduler, none = {0}, odd = {0xFFFFFFFFFFFFFFFF}, other;
     ds_session session, no_session = {0};
     ds_noise noise;
+    ds_plan_properties properties;
     size_t count;
     bool flag;
     GOOD(ds_scheduler_create(JSON(deis), NULL, NULL, &scheduler));
@@ -116,13 +117,13 @@ static void handles(void) {
     GOOD(ds_session_create(scheduler, 0, &session));
     GOOD(ds_noise_create(DS_NOISE_NUMPY, 1, &noise));
 
-    BAD(ds_scheduler_step_count(none, &count), DS_INVALID_HANDLE, "zero");
-    BAD(ds_scheduler_step_count(odd, &count), DS_INVALID_HANDLE, "18446744073709551615");
+    BAD(ds_scheduler_plan_properties(none, &properties), DS_INVALID_HANDLE, "zero");
+    BAD(ds_scheduler_plan_properties(odd, &properties), DS_INVALID_HANDLE, "18446744073709551615");
     for (unsigned bit = 0; bit < 64; bit++) {
         const ds_scheduler wrong = {scheduler.handle ^ (uint64_t)1 << bit};
-        BAD(ds_scheduler_step_count(wrong, &count), DS_INVALID_HANDLE, "handle");
+        BAD(ds_scheduler_plan_properties(wrong, &properties), DS_INVALID_HANDLE, "handle");
     }
-    BAD(ds_scheduler_step_count((ds_scheduler){session.handle}, &count), DS_INVALID_HANDLE, "of another kind");
+    BAD(ds_scheduler_plan_properties((ds_scheduler){session.handle}, &properties), DS_INVALID_HANDLE, "of another kind");
     BAD(ds_session_step_index((ds_session){noise.handle}, &count), DS_INVALID_HANDLE, "of another kind");
     BAD(ds_session_step(no_session, NULL, NULL, NULL, NULL, NULL, 0), DS_INVALID_HANDLE, "session");
     BAD(ds_noise_fill((ds_noise){scheduler.handle}, NULL, 0), DS_INVALID_HANDLE, "noise source");
@@ -135,7 +136,7 @@ static void handles(void) {
     BAD(ds_scheduler_free(scheduler), DS_INVALID_HANDLE, "freed");
     BAD(ds_scheduler_set_timesteps(scheduler, 4, NULL), DS_INVALID_HANDLE, "freed");
     GOOD(ds_scheduler_create(JSON(ddim), NULL, NULL, &other));
-    BAD(ds_scheduler_step_count(scheduler, &count), DS_INVALID_HANDLE, "freed");
+    BAD(ds_scheduler_plan_properties(scheduler, &properties), DS_INVALID_HANDLE, "freed");
     if (other.handle == scheduler.handle) n_failures++, printf("a handle was given twice\n");
     GOOD(ds_session_step_index(session, &count)); /* a session outlives its scheduler */
     GOOD(ds_session_free(session));
@@ -157,7 +158,6 @@ static void plans(void) {
     size_t count = 77;
     GOOD(ds_scheduler_create(JSON(deis), NULL, NULL, &scheduler));
     GOOD(ds_scheduler_create(JSON(ddim), NULL, NULL, &sampler));
-    BAD(ds_scheduler_step_count(scheduler, &count), DS_TIMESTEPS_NOT_SET, "no timesteps");
     BAD(ds_scheduler_plan_properties(scheduler, &properties), DS_TIMESTEPS_NOT_SET, "no timesteps");
     BAD(ds_scheduler_row(scheduler, 0, 0, &row), DS_TIMESTEPS_NOT_SET, "no timesteps");
     BAD(ds_scheduler_attribute_row(scheduler, 0, 0, &row), DS_TIMESTEPS_NOT_SET, "no timesteps");
@@ -200,11 +200,11 @@ static void plans(void) {
     BAD(ds_scheduler_set_timesteps(scheduler, 0, "{\"sigmas\": [2, 1], \"timesteps\": [20, 10]}"), DS_INVALID_VALUE,
         "timesteps and sigmas");
     BAD(ds_scheduler_set_timesteps(scheduler, 0, "{\"sigmas\": null}"), DS_INVALID_VALUE, "number of steps is 0");
-    BAD(ds_scheduler_step_count(scheduler, &count), DS_TIMESTEPS_NOT_SET, "no timesteps");
+    BAD(ds_scheduler_plan_properties(scheduler, &properties), DS_TIMESTEPS_NOT_SET, "no timesteps");
     GOOD(ds_scheduler_set_timesteps(scheduler, 4, NULL));
     BAD(ds_scheduler_set_timesteps(scheduler, 0, NULL), DS_INVALID_VALUE, "number of steps is 0");
-    GOOD(ds_scheduler_step_count(scheduler, &count)); /* the plan is still there */
-    if (count != 4) n_failures++, printf("a plan was lost\n");
+    GOOD(ds_scheduler_plan_properties(scheduler, &properties)); /* the plan is still there */
+    if (properties.n_steps != 4) n_failures++, printf("a plan was lost\n");
     BAD(ds_session_create(scheduler, 5, &session), DS_INVALID_VALUE, "begin_index is 5");
     BAD(ds_session_create(scheduler, SIZE_MAX, &session), DS_INVALID_VALUE, "begin_index");
     BAD(ds_session_create(scheduler, 0, NULL), DS_NULL_POINTER, "session is NULL");

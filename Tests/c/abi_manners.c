@@ -32,7 +32,8 @@
 #define FUNCTIONS(X)                                                                                                               \
     X(ds_scheduler_create) X(ds_scheduler_load) X(ds_scheduler_set_timesteps) X(ds_scheduler_free) X(ds_scheduler_config_json)      \
     X(ds_scheduler_plan_json) X(ds_session_create) X(ds_session_step) X(ds_session_free) X(ds_session_timestep)                     \
-    X(ds_noise_create) X(ds_noise_fill) X(ds_noise_free) X(ds_error_message) X(ds_runtime_description) X(ds_scheduler_step_count)
+    X(ds_noise_create) X(ds_noise_fill) X(ds_noise_free) X(ds_error_message) X(ds_runtime_description)                              \
+    X(ds_scheduler_plan_properties)
 /* clang-format on */
 
 typedef struct library {
@@ -278,12 +279,13 @@ int main(int argc, char **argv) {
     CHECK(run(&copy, SMALL, 0) == small);
     CHECK(run(&copy, LARGE, 0) == large);
     ds_scheduler first, second;
-    size_t count;
+    ds_plan_properties properties;
     CHECK(lib.ds_scheduler_create(configuration, strlen(configuration), NULL, NULL, &first) == DS_OK);
-    CHECK(copy.ds_scheduler_free(first) == DS_INVALID_HANDLE || copy.ds_scheduler_step_count(first, &count) == DS_INVALID_HANDLE);
+    CHECK(copy.ds_scheduler_free(first) == DS_INVALID_HANDLE ||
+          copy.ds_scheduler_plan_properties(first, &properties) == DS_INVALID_HANDLE);
     CHECK(copy.ds_scheduler_create(configuration, strlen(configuration), NULL, NULL, &second) == DS_OK);
     CHECK(lib.ds_scheduler_set_timesteps(first, 3, NULL) == DS_OK);
-    CHECK(copy.ds_scheduler_step_count(second, &count) == DS_TIMESTEPS_NOT_SET);
+    CHECK(copy.ds_scheduler_plan_properties(second, &properties) == DS_TIMESTEPS_NOT_SET);
     CHECK(lib.ds_scheduler_free(first) == DS_OK && copy.ds_scheduler_free(second) == DS_OK);
 
     CHECK(child_gets(&lib, large, small, 1));

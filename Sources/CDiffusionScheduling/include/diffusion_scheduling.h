@@ -371,9 +371,6 @@ typedef struct ds_plan_properties {
  * DS_TIMESTEPS_NOT_SET (except for ds_scheduler_timesteps and ds_scheduler_sigmas); with buffers also DS_BUFFER_TOO_SMALL. */
 ds_status ds_scheduler_plan_properties(ds_scheduler scheduler, ds_plan_properties *properties);
 
-/* The number of steps of the plan. */
-ds_status ds_scheduler_step_count(ds_scheduler scheduler, size_t *count);
-
 /* The timesteps that the model gets, [n_steps]: one for each of ds_scheduler_sigmas but the last. Before timesteps are set: the
  * training timesteps, [T], noisiest first, as in diffusers. */
 ds_status ds_scheduler_timesteps(ds_scheduler scheduler, double *buffer, size_t capacity, size_t *count);

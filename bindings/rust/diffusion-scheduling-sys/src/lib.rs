@@ -401,8 +401,6 @@ extern "C" {
     pub fn ds_scheduler_set_timesteps(scheduler: ds_scheduler, n_steps: usize, arguments: *const c_char) -> ds_status;
     /// The properties that all steps of the plan share.
     pub fn ds_scheduler_plan_properties(scheduler: ds_scheduler, properties: *mut ds_plan_properties) -> ds_status;
-    /// The number of steps of the plan.
-    pub fn ds_scheduler_step_count(scheduler: ds_scheduler, count: *mut usize) -> ds_status;
     /// The timesteps that the model gets, `[n_steps]`.
     pub fn ds_scheduler_timesteps(scheduler: ds_scheduler, buffer: *mut f64, capacity: usize, count: *mut usize) -> ds_status;
     /// The noise levels, `[n_steps + 1]`.

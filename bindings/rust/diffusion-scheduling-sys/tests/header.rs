@@ -294,7 +294,7 @@ fn every_function_is_in_the_library() {
         ds_class_description ds_scheduler_create ds_scheduler_load ds_scheduler_create_named ds_sampler_name ds_scheduler_free
         ds_scheduler_class_name ds_scheduler_config_json ds_scheduler_sampler_names ds_scheduler_unused_keys
         ds_scheduler_defaulted_keys ds_scheduler_num_train_timesteps ds_scheduler_alphas_cumprod ds_scheduler_init_noise_sigma
-        ds_scheduler_set_timesteps ds_scheduler_plan_properties ds_scheduler_step_count ds_scheduler_timesteps
+        ds_scheduler_set_timesteps ds_scheduler_plan_properties ds_scheduler_timesteps
         ds_scheduler_sigmas ds_scheduler_signal_rates ds_scheduler_noise_rates ds_scheduler_input_scales ds_scheduler_row
         ds_scheduler_attribute_row ds_scheduler_plan_json ds_scheduler_device_table ds_scheduler_device_row
         ds_session_create ds_session_free ds_session_copy ds_session_reset
