@@ -59,7 +59,7 @@ static inline double dsk_element_value(dsk_element_type type, const void *tensor
     return dsk_widen_element(type, dsk_get_element(type, tensor, i));
 }
 
-/* overlap: whether two ranges share a byte. partly_overlap: the same, except when they are identical. */
+/* dsk_overlap: whether two ranges share a byte. dsk_partly_overlap: the same, except when they are identical. */
 static inline bool dsk_overlap(const void *input, size_t input_bytes, const void *output, size_t output_bytes) {
     uintptr_t distance = (uintptr_t)input - (uintptr_t)output;
     return distance < output_bytes || (uintptr_t)0 - distance < input_bytes;

@@ -6,8 +6,8 @@
 /// every language, is one file and one line in ``SchedulerCatalog``:
 ///
 /// ```swift
-/// public struct EulerDiscreteDefinition: SchedulerDefinition { … }
-/// public typealias EulerDiscreteScheduler = DefinedScheduler<EulerDiscreteDefinition>
+/// public struct ExampleConfiguration: SchedulerDefinition { … }
+/// public typealias ExampleScheduler = DefinedScheduler<ExampleConfiguration>
 /// ```
 public protocol SchedulerDefinition: SchedulerConfiguration {
     /// The options of a run: diffusers' arguments of `step` and `set_timesteps` that rows depend on.
