@@ -364,4 +364,4 @@ clean:
 	rm -rf out .build .build-* Examples/*/.build Tool/.build benchmarks/.build
 	rm -rf bindings/rust/Cargo.lock bindings/rust/target
 	rm -rf $(PYTHON_PACKAGE)/lib $(PYTHON_PACKAGE)/include $(PYTHON_PACKAGE)/*.pyi bindings/python/.*_cache
-	find bindings/python Examples Tests -name __pycache__ -prune -exec rm -rf {} +
+	find bindings/python docs Examples Tests -name __pycache__ -prune -exec rm -rf {} +
