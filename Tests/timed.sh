@@ -4,17 +4,35 @@
 #
 #     Tests/timed.sh TITLE PART...
 #
-# A part is "NAME: COMMAND" for bash. "NAME: && COMMAND" is skipped if the last part without && failed. Other parts run whatever
-# failed before them. The last line names the parts that failed; the exit status is 1 if any did.
+# A part is "NAME: COMMAND" for bash. "NAME: && COMMAND" is skipped if the last part without && failed. "NAME: & COMMAND" runs beside
+# the parts after it, which use other cores if it uses only one; what it prints follows the output of the last part. Other parts run
+# whatever failed before them. The last line names the parts that failed; the exit status is 1 if any did.
 set -uo pipefail
 
 title=$1
 shift
-table=() failed=() succeeded=true
+table=() failed=() succeeded=true beside=()
 begin=$SECONDS
-trap 'echo; echo "$title: interrupted"; exit 130' INT TERM
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+trap 'echo; echo "$title: interrupted"; kill $(jobs -p) 2>/dev/null; exit 130' INT TERM
+
+# entry NAME STATUS SECONDS: adds a part's line to the table.
+entry() {
+    local verdict=ok
+    if [ "$2" -ne 0 ]; then verdict=FAILED failed+=("$1"); fi
+    table+=("$(printf '%6d s  %-7s  %s' "$3" $verdict "$1")")
+}
+
 for part in "$@"; do
     name=${part%%: *} command=${part#*: }
+    start=$SECONDS
+    if [[ $command == "& "* ]]; then
+        log=$work/${#beside[@]}
+        { bash -c "${command#& }" >"$log" 2>&1; echo "$? $((SECONDS - start))" >"$log.result"; } &
+        beside+=("$name: ${command#& }")
+        continue
+    fi
     depends=false
     if [[ $command == "&& "* ]]; then
         depends=true
@@ -25,10 +43,18 @@ for part in "$@"; do
         fi
     fi
     printf '\n---- %s: %s\n' "$name" "$command"
-    start=$SECONDS
-    if bash -c "$command"; then verdict=ok; else verdict=FAILED failed+=("$name"); fi
-    if ! $depends; then [ $verdict = ok ] && succeeded=true || succeeded=false; fi
-    table+=("$(printf '%6d s  %-7s  %s' $((SECONDS - start)) $verdict "$name")")
+    bash -c "$command"
+    status=$?
+    if ! $depends; then [ $status -eq 0 ] && succeeded=true || succeeded=false; fi
+    entry "$name" $status $((SECONDS - start))
+done
+
+wait
+for i in "${!beside[@]}"; do
+    printf '\n---- %s\n' "${beside[i]}"
+    cat "$work/$i"
+    read -r status seconds <"$work/$i.result"
+    entry "${beside[i]%%: *}" "$status" "$seconds"
 done
 
 printf '\n%s:\n' "$title"

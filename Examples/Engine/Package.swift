@@ -1,4 +1,4 @@
-// swift-tools-version: 6.2
+// swift-tools-version: 6.3
 // SPDX-License-Identifier: Apache-2.0
 
 // OpenVINO's headers come from its wheel, which `make engine` puts into out/openvino. The library itself is opened at run time.
