@@ -148,7 +148,7 @@ import Testing
                     return
                 }
             }
-            // High orders of SA-Solver are unstable where the last levels are minute: the sample would leave float32's range.
+            // SA-Solver of a high order is unstable for a large τ: the sample would leave float32's range.
             if exact.contains(where: { abs($0) > 1e30 }) { return }
         }
         #expect(x.allFinite && exact.allFinite, "\(n) steps of \(text)")
