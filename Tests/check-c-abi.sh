@@ -287,12 +287,12 @@ else
     echo "skip  cmake isn't installed"
 fi
 
-# ---- Inputs of the fuzzers: seeds and former findings
+# ---- Inputs of the fuzzers: seeds, corpora and former findings
 
 replays() {
     local target=$1 directory
     local -a inputs=()
-    for directory in "$root/fuzz/seeds/$target" "$root/fuzz/findings/$target"; do
+    for directory in "$root"/fuzz/{seeds,corpus,findings}/"$target"; do
         if [ -d "$directory" ]; then inputs+=("$directory"/*); fi
     done
     "$cc" -std=c11 -O1 -Wall -Wextra -Werror $(pkg-config --cflags diffusion_scheduling) "$root/fuzz/targets/$target.c" \

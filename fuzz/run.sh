@@ -6,7 +6,7 @@
 #
 # Prints a line per target, with the seconds of processor time used and requested; fails if any target found something. Findings go
 # to out/fuzz/findings, and the corpus to out/fuzz/corpus, from which the next run continues. A finding whose cause is fixed belongs
-# into fuzz/findings, which the tests replay.
+# into fuzz/findings. The tests replay the findings, the seeds, and the small corpora in fuzz/corpus, merged by -set_cover_merge=1.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -45,8 +45,10 @@ printf '%-14s %8s %10s %12s %8s %8s %10s %8s %9s\n' target seconds processor exe
 for target in "${targets[@]}"; do
     corpus=$out/corpus/$target findings=$out/findings/$target
     mkdir -p "$corpus" "$findings"
-    known=("$root/fuzz/seeds/$target")
-    [ -d "$root/fuzz/findings/$target" ] && known+=("$root/fuzz/findings/$target")
+    known=()
+    for directory in "$root"/fuzz/{seeds,corpus,findings}/"$target"; do
+        if [ -d "$directory" ]; then known+=("$directory"); fi
+    done
     dictionary=()
     [ -f "$root/fuzz/dictionaries/$target.txt" ] && dictionary=("-dict=$root/fuzz/dictionaries/$target.txt")
     # Swift's runtime keeps its type metadata to the end, which isn't a leak; valgrind looks for leaks elsewhere. Unwritten memory
