@@ -56,6 +56,7 @@ echo "-- C"
 echo "-- Python"
 # A copy of the sources, without stubs and libraries of earlier builds.
 cp bindings/python/diffusion_scheduling/*.py "$work/python/diffusion_scheduling"
+cp bindings/python/formulas.py "$work/python"
 DIFFUSION_SCHEDULING_LIBRARY=$modules/../libDiffusionSchedulingC.so PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$work/python \
     "$python" docs/Site/python_reference.py "$site/python"
 

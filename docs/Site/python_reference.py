@@ -32,7 +32,6 @@ import jinja2
 import numpy
 import pdoc
 import pdoc.doc
-import pdoc.doc_pyi
 import pdoc.render
 from diffusion_scheduling import _core, _noise, _schedulers
 from diffusion_scheduling._description import DESCRIPTIONS
@@ -206,7 +205,6 @@ def faults() -> list[str]:
 
 def main() -> int:
     folder = Path(sys.argv[1])
-    pdoc.doc_pyi.find_stub_file = lambda name: None  # Stubs of `make python` have no docstrings, and would hide the classes'.
     add_bases()
     add_formulas()
     import_modules_on_tensors()
