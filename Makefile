@@ -105,8 +105,8 @@ check-nesting:
 	python3 Tests/check-nesting.py
 
 # Both builds are tested: the release build, which people run, and the debug build, whose checks find mistakes. The release build
-# draws all random cases. The debug build takes ten times as long, and draws a third of them. A release build uses one core, so what
-# needs one runs beside the rest.
+# draws all random cases. The debug build takes ten times as long, and draws a third of them. A release build uses one core, so the
+# checks of release builds run beside the others.
 DEBUG = --build-tests -Xswiftc -warnings-as-errors
 RELEASE = -c release -Xswiftc -enable-testing --scratch-path .build-release
 test: PACKAGES += cmake

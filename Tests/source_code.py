@@ -34,7 +34,7 @@ def end_of_swift_comment(text, start):
 def swift_code(text):
     """Swift code. Interpolations are code as well."""
     out, place = [], 0
-    # What is open: a string's ending, or the parenthesis of an interpolation or in one.
+    # A stack: the closing mark of each open string, and "(" for each open interpolation and each parenthesis inside one.
     nesting = []
     while place < len(text):
         string = nesting[-1] if nesting and nesting[-1] != "(" else ""

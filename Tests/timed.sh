@@ -5,8 +5,8 @@
 #     Tests/timed.sh TITLE PART...
 #
 # A part is "NAME: COMMAND" for bash. "NAME: && COMMAND" is skipped if the last part without && failed. "NAME: & COMMAND" runs beside
-# the parts after it, which use other cores if it uses only one; what it prints follows the output of the last part. Other parts run
-# whatever failed before them. The last line names the parts that failed; the exit status is 1 if any did.
+# the parts after it, for commands that use few cores. Its output follows the output of the last part. Other parts run even if one
+# before them failed. The last line names the parts that failed; the exit status is 1 if any did.
 set -uo pipefail
 
 title=$1
