@@ -126,9 +126,13 @@ import Testing
         // Models that get ¼ ln ς also get negative numbers; Euler's logarithmic levels have one more.
         let isContinuous =
             (configuration as? EulerDiscreteConfiguration)?.timestepType == .continuous || configuration is any EDMDefinition
-        // A level of 1 may round to a float32 above 1, by 2⁻²³. Shifts below 1 and the stretch to a terminal level multiply the excess,
-        // by less than 1,000 here, and inverted the level is below 0.
-        let least = configuration is any ShiftedFlowDefinition ? -1e-4 * Double(scheduler.count) : 0
+        // A level of 1 may round to a float32 above 1, by 2⁻²³, and inverted the level is below 0. Two shifts multiply the excess by
+        // 1/shift each, and a stretch to a terminal level by less than 400 here.
+        var least = 0.0
+        if let flow = configuration as? any ShiftedFlowDefinition {
+            let amplification = flow.shiftTerminal == nil ? max(1, 1 / (flow.shift * flow.shift)) : 400
+            least = -0x1p-22 * Double(scheduler.count) * amplification
+        }
         #expect(isContinuous || plan.timesteps.allSatisfy { $0 >= least }, "\(n) steps of \(text)")
         #expect(plan.starts.count <= n + (isContinuous ? 1 : 0), "\(n) steps of \(text)")
         let start: [Double] = (0..<6).map { Double($0 % 5) / 3 - 0.5 }
