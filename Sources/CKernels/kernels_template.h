@@ -141,7 +141,7 @@ INLINE void DSK_NAME(predict_tile)(const DSK_NAME(prediction) * prediction, size
     memcpy(tile, rounded, sizeof rounded);
     if (prediction->divides)
         DSK_NAME(clamp_tile)(tile, prediction->range, true);
-    else
+    else if (prediction->range < (DSK_REAL)__builtin_inff())
         DSK_NAME(clamp_tile)(tile, prediction->range, false);
 }
 

@@ -61,15 +61,19 @@ typedef struct DSK_NAME(sifted) {
     DSK_KEY keys[DSK_SIEVE_ELEMENTS] __attribute__((aligned(64)));
     uint64_t marks[DSK_SIEVE_ELEMENTS / 64]; /* one bit per key, set if low < key <= high */
     size_t n_below, n_above;
-    DSK_KEY greatest;
+    DSK_KEY greatest; /* of all keys, or of the marked ones: above infinity's if any key is a NaN's */
 } DSK_NAME(sifted);
 
-/* Turns n values of p into keys in place, and counts and marks them. */
-INLINE void DSK_NAME(sift_keys)(DSK_NAME(sifted) * sifted, size_t n, DSK_KEY low, DSK_KEY high) {
+/*
+ * Turns n values of p into keys in place, and counts and marks them. `has_high`: high is at most infinity's key. Otherwise all keys
+ * above low are marked, also NaNs', and only the tail's keys enter `greatest`.
+ */
+INLINE void DSK_NAME(sift_keys)(DSK_NAME(sifted) * sifted, size_t n, DSK_KEY low, DSK_KEY high, const bool has_high) {
     enum { LANES = sizeof(KEYS) / sizeof(DSK_KEY), VECTORS = 4 };
     _Static_assert(64 % (VECTORS * LANES) == 0, "the marks of VECTORS vectors must fit into one word");
     KEYS below = {0}, above = {0}, greatest = {0};
     size_t i = 0;
+    if (!has_high) high = MAGNITUDE; /* no key is above */
     for (; n - i >= VECTORS * LANES; i += VECTORS * LANES) {
         KEYS *const keys = (KEYS *)(sifted->keys + i);
         uint64_t marks = 0;
@@ -78,9 +82,11 @@ INLINE void DSK_NAME(sift_keys)(DSK_NAME(sifted) * sifted, size_t n, DSK_KEY low
             /* A lane of a mask is 0 or -1. No difference overflows: keys and high are at least 0, low is at least -1. */
             const KEYS is_greater = key > greatest;
             below -= key < low;
-            above -= key > high;
-            greatest = (is_greater & key) | (~is_greater & greatest);
-            marks |= DSK_NAME(signs)((low - key) & (key - high - 1)) << u * LANES;
+            if (has_high) {
+                above -= key > high;
+                greatest = (is_greater & key) | (~is_greater & greatest);
+            }
+            marks |= DSK_NAME(signs)(has_high ? (low - key) & (key - high - 1) : low - key) << u * LANES;
             keys[u] = key;
         }
         sifted->marks[i / 64] |= marks << i % 64;
@@ -107,7 +113,10 @@ DSK_TARGET static size_t DSK_NAME(sift)(const dsk_program *program, size_t begin
     for (size_t i = 0; i < n_in_tiles; i += BLOCK)
         DSK_NAME(predict_block)(program, begin + i, n_in_tiles - i < BLOCK ? n_in_tiles - i : BLOCK, (DSK_REAL *)sifted.keys + i);
     for (size_t i = n_in_tiles; i < n; i++) sifted.keys[i] = DSK_NAME(element_key)(program, begin + i);
-    DSK_NAME(sift_keys)(&sifted, n, low, high);
+    if (high > INFINITE)
+        DSK_NAME(sift_keys)(&sifted, n, low, high, false);
+    else
+        DSK_NAME(sift_keys)(&sifted, n, low, high, true);
 
     /* At the usual ratios few elements are marked, but marks are in too many tiles to branch on each tile. */
     size_t n_marked = 0, n_between = 0;
@@ -117,6 +126,7 @@ DSK_TARGET static size_t DSK_NAME(sift)(const dsk_program *program, size_t begin
             between[n_between] = (uint64_t)key;
             n_between += key < high;
             n_marked++;
+            if (key > sifted.greatest) sifted.greatest = key;
         }
     }
     sieve->n_below_low += sifted.n_below;

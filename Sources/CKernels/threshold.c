@@ -24,8 +24,7 @@ enum {
     NO_SAMPLE = 512,        /* up to this many elements, select without a sample */
     LEAST_ROOM = 2048,      /* candidate buffer: n / ROOM_SHARE, but at least min(n, LEAST_ROOM) */
     ROOM_SHARE = 8,
-    LEAST_SAMPLE = 128, /* sample: n / SAMPLE_SHARE elements, from LEAST_SAMPLE to GREATEST_SAMPLE */
-    SAMPLE_SHARE = 64,
+    LEAST_SAMPLE = 64, /* see sample_size */
     GREATEST_SAMPLE = 8192,
     GUIDED_PASSES = 8, /* the most passes with fences from a sample, before other passes */
 };
@@ -35,9 +34,14 @@ static size_t candidate_capacity(size_t n) {
     return n / ROOM_SHARE > least ? n / ROOM_SHARE : least;
 }
 
+/*
+ * About n^(2/3) / 4, with Floyd and Rivest's exponent. A larger sample costs more itself but leaves fewer candidates between the
+ * fences: a share of about m^(-1/2), if the sample has m elements.
+ */
 static size_t sample_size(size_t n) {
     if (n <= NO_SAMPLE) return 0;
-    size_t size = n / SAMPLE_SHARE;
+    const int third_of_bits = (63 - __builtin_clzll(n)) / 3;
+    size_t size = n >> (2 + third_of_bits);
     return size < LEAST_SAMPLE ? LEAST_SAMPLE : size < GREATEST_SAMPLE ? size : GREATEST_SAMPLE;
 }
 
@@ -59,8 +63,8 @@ static double value_of(uint64_t key, bool is_wide) {
 }
 
 /*
- * The k-th smallest, from 0, of n keys; reorders the keys. Radix selection: the eight highest bits in which the keys differ
- * separate most keys from the k-th, then the next eight bits do.
+ * The k-th smallest, from 0, of n keys; reorders the keys. Radix selection: the six highest bits in which the keys differ
+ * separate most keys from the k-th, then the next six bits do.
  */
 static uint64_t select_smallest(uint64_t *keys, size_t n, size_t k) {
     for (;;) {
@@ -71,9 +75,9 @@ static uint64_t select_smallest(uint64_t *keys, size_t n, size_t k) {
         }
         if (least == greatest) return least;
         int differing = 64 - __builtin_clzll(least ^ greatest);
-        int shift = differing > 8 ? differing - 8 : 0;
-        uint32_t bins[256] = {0};
-        for (size_t i = 0; i < n; i++) bins[keys[i] >> shift & 255]++;
+        int shift = differing > 6 ? differing - 6 : 0;
+        uint32_t bins[64] = {0};
+        for (size_t i = 0; i < n; i++) bins[keys[i] >> shift & 63]++;
         unsigned bin = 0;
         while (k >= bins[bin]) k -= bins[bin++];
         size_t n_same = 0;
@@ -81,7 +85,7 @@ static uint64_t select_smallest(uint64_t *keys, size_t n, size_t k) {
             uint64_t key = keys[i];
             keys[i] = keys[n_same];
             keys[n_same] = key;
-            n_same += (key >> shift & 255) == bin;
+            n_same += (key >> shift & 63) == bin;
         }
         n = n_same;
     }
