@@ -102,7 +102,8 @@ check "Swift: address and undefined behaviour sanitizers" env ASAN_OPTIONS=detec
 if [ "$mode" = full ]; then
     check "Swift: builds with the thread sanitizer" swift_build thread --sanitize=thread
     "$clang" -fuse-ld=lld -shared -fPIC -O1 "$here/c/gomp_pthreads.c" -pthread -o "$work/gomp_pthreads.so"
-    check "Swift: thread sanitizer" env LD_PRELOAD="$work/gomp_pthreads.so" "$here/swift-test.sh" \
+    check "Swift: thread sanitizer" env LD_PRELOAD="$work/gomp_pthreads.so" \
+        TSAN_OPTIONS="suppressions=$here/thread-sanitizer.txt print_suppressions=1" "$here/swift-test.sh" \
         --scratch-path "$root/.build-thread" --skip-build --sanitize=thread
     optimised=(-c release -Xswiftc -enable-testing)
     # The C core's tests themselves go through the instruction sets and numbers of threads.

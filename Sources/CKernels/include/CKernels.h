@@ -254,7 +254,7 @@ void dsk_run(const dsk_item *items, size_t n_items, unsigned max_threads);
  */
 dsk_status dsk_find_thresholds(dsk_item *items, size_t n_items, unsigned max_threads);
 
-/* The bytes of workspace that the threshold of an item of n elements needs: 8 n up to 512 elements, above that
+/* The bytes of workspace that the threshold of an item of n elements needs: 8 n up to 512 elements, above that at most
  * 8 (max(n / 8, min(n, 2048)) + min(max(n / 64, 128), 8192)). */
 size_t dsk_threshold_workspace_size(size_t n_elements);
 
