@@ -23,7 +23,7 @@
 #define DSK_UNROLL _Pragma("GCC unroll 4")
 #endif
 
-/* The forms with a specialised loop: see dsk_form. */
+/* The variants of loops, by the inputs of the last sum, copies and p: see dsk_form. */
 typedef enum dsk_loop_variant {
     DSK_FULL,       /* all sums read all inputs */
     DSK_PAIR,       /* the last sum reads the first two inputs; 1.35 times as quick as DSK_COPY with two sums (AVX2) */
@@ -46,6 +46,8 @@ typedef enum dsk_loop_variant {
     X(1, 2, P_AND_COPY) X(2, 2, P_AND_COPY) X(3, 2, P_AND_COPY)
 /* clang-format on */
 
+/* The number of a loop, as in dsk_form. */
+#define DSK_NO_LOOP 0
 #define DSK_LOOP_NUMBER(n_inputs, n_sums, variant) \
     (((unsigned)(n_inputs) * (DSK_OUTPUT_COUNT + 1u) + (unsigned)(n_sums)) * DSK_LOOP_VARIANT_COUNT + (unsigned)(variant))
 

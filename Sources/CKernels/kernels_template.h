@@ -315,21 +315,14 @@ DSK_KIND_LOOPS(LOOP)
 /* Runs the loop for a program's form. */
 INLINE void DSK_NAME(run_loop)(const dsk_program *program, const DSK_NAME(outputs) * outputs, const void *const *inputs,
                                const DSK_REAL *p, size_t n) {
-    const dsk_form *form = program->form;
-    bool has_loop = form->is_regular && !(form->uses_prediction && form->n_prediction_inputs != 2);
-    for (unsigned m = 0; DSK_HAS_OTHER_TYPES && m < form->n_sums; m++) has_loop &= outputs->types[m] == DSK_TYPE;
-    const bool is_full = form->n_sums == 1 || form->n_last - form->n_first == form->n_inputs,
-               copies = form->n_sums < form->n_outputs;
-    const dsk_loop_variant variant = form->uses_prediction                     ? (copies ? DSK_P_AND_COPY : DSK_P)
-                                     : copies                                  ? DSK_COPY
-                                     : is_full                                 ? DSK_FULL
-                                     : form->n_last == 2 && form->n_first == 0 ? DSK_PAIR
-                                                                               : DSK_COPY;
+    unsigned loop = program->form->loop;
+    for (unsigned m = 0; DSK_HAS_OTHER_TYPES && m < program->form->n_sums; m++)
+        if (outputs->types[m] != DSK_TYPE) loop = DSK_NO_LOOP;
 #define LOOP(n_inputs, n_sums, variant)                                       \
     case DSK_LOOP_NUMBER(n_inputs, n_sums, DSK_##variant):                    \
         LOOP_NAME(n_inputs, n_sums, variant)(program, outputs, inputs, p, n); \
         return;
-    switch (has_loop ? DSK_LOOP_NUMBER(form->n_inputs, form->n_sums, variant) : 0) {
+    switch (loop) {
         DSK_KIND_LOOPS(LOOP)
     default: DSK_NAME(combine_any)(program, outputs, inputs, p, n);
     }

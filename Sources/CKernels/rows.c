@@ -3,9 +3,9 @@
 /* Rows, prepared once for all steps that take them. */
 
 #include "environment.h"
+#include "kernels.h"
 
 #include <math.h>
-#include <string.h>
 
 static bool has_noise_factor(const dsk_prepared_row *row) { return row->row.noise_factor != DSK_NOISE_FACTOR_NONE; }
 
@@ -21,6 +21,19 @@ static uint8_t list(unsigned set, uint8_t *elements) {
     uint8_t n = 0;
     while (set) elements[n++] = (uint8_t)dsk_take_first(&set);
     return n;
+}
+
+/* The number of the loop for a form whose sums read all inputs, but for the last; DSK_NO_LOOP if none is so special. */
+static uint8_t find_loop(const dsk_form *form) {
+    if (form->uses_prediction && form->n_prediction_inputs != 2) return DSK_NO_LOOP;
+    const bool is_full = form->n_sums == 1 || form->n_last - form->n_first == form->n_inputs,
+               copies = form->n_sums < form->n_outputs;
+    const dsk_loop_variant variant = form->uses_prediction                     ? (copies ? DSK_P_AND_COPY : DSK_P)
+                                     : copies                                  ? DSK_COPY
+                                     : is_full                                 ? DSK_FULL
+                                     : form->n_last == 2 && form->n_first == 0 ? DSK_PAIR
+                                                                               : DSK_COPY;
+    return (uint8_t)DSK_LOOP_NUMBER(form->n_inputs, form->n_sums, variant);
 }
 
 void dsk_find_form(const dsk_prepared_row *row, unsigned wanted, bool copies, dsk_form *form) {
@@ -48,21 +61,21 @@ void dsk_find_form(const dsk_prepared_row *row, unsigned wanted, bool copies, ds
 
     /* Sums of all inputs come first. A form stays regular with one sum of fewer inputs, the last, if these are consecutive. (A
      * guided row that stores the guided output skips the sample, which precedes them.) */
-    form->is_regular = n_sums > 0 && inputs != 0;
+    bool is_regular = n_sums > 0 && inputs != 0;
     form->n_last = form->n_inputs;
     uint8_t n = 0, last = DSK_OUTPUT_COUNT;
     for (unsigned m = 0; m < n_sums; m++) {
         const unsigned k = sums[m], terms = row->output_reads[k], own = terms & DSK_ALL_INPUTS;
-        form->is_regular &= terms != 0;
+        is_regular &= terms != 0;
         if (own == inputs || last != DSK_OUTPUT_COUNT) {
             form->outputs[n++] = (uint8_t)k;
-            form->is_regular &= own == inputs;
+            is_regular &= own == inputs;
         } else {
             last = (uint8_t)k;
             const unsigned before = own ? (1u << __builtin_ctz(own)) - 1 : 0, behind = own ? ~0u << (31 - __builtin_clz(own)) : ~0u;
             form->n_first = (uint8_t)__builtin_popcount(inputs & before);
             form->n_last = (uint8_t)(form->n_first + __builtin_popcount(own));
-            form->is_regular &= n_sums > 1 && (inputs & ~own & ~before & ~behind) == 0;
+            is_regular &= n_sums > 1 && (inputs & ~own & ~before & ~behind) == 0;
         }
     }
     if (last != DSK_OUTPUT_COUNT) form->outputs[n++] = last;
@@ -71,6 +84,7 @@ void dsk_find_form(const dsk_prepared_row *row, unsigned wanted, bool copies, ds
         form->copied = (uint8_t)__builtin_ctz(row->output_reads[copy]);
     }
     form->n_outputs = n;
+    form->loop = is_regular ? find_loop(form) : DSK_NO_LOOP;
 }
 
 /*

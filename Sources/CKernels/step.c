@@ -211,6 +211,7 @@ typedef struct step_work {
 enum { CHUNK_GRAIN = 64 };
 
 static size_t chunk_begin(const step_work *work, size_t chunk) {
+    if (chunk == 0) return 0;
     if (chunk == work->n_chunks) return work->total_elements;
     size_t begin = work->total_elements / work->n_chunks * chunk;
     return begin - begin % CHUNK_GRAIN;

@@ -150,9 +150,9 @@ typedef struct dsk_form {
     uint8_t n_outputs, outputs[DSK_OUTPUT_COUNT];
     uint8_t n_sums, n_inputs, inputs[DSK_INPUT_COUNT]; /* the inputs of all sums, in the order of summation */
     uint8_t n_prediction_inputs, prediction_inputs[DSK_PREDICTION_INPUT_COUNT];
-    uint8_t copied;  /* the source of the copy, if there is one: a dsk_input */
-    bool is_regular; /* sums read all inputs; only the last may read fewer: those in [n_first, n_last) */
-    uint8_t n_first, n_last;
+    uint8_t copied;          /* the source of the copy, if there is one: a dsk_input */
+    uint8_t loop;            /* the loop that runs it: see DSK_LOOPS (kernels.h); 0: the general one */
+    uint8_t n_first, n_last; /* the inputs of the last sum, in a special loop; the other sums read all inputs */
     bool uses_prediction;
     bool scales_noise; /* the noise has a factor, and a sum reads it */
 } dsk_form;
