@@ -38,6 +38,7 @@ public enum SchedulerCatalog {
         LTXEulerAncestralRFScheduler.self,
         MiniMaxH3Scheduler.self,
         PNDMScheduler.self,
+        PiflowScheduler.self,
         SASolverScheduler.self,
         SCMScheduler.self,
         TCDScheduler.self,
@@ -56,7 +57,6 @@ public enum SchedulerCatalog {
                 + "CMStochasticIterativeScheduler",
             "DiscreteDDIMScheduler": tokens,
             "EntropyBoundScheduler": tokens,
-            "PiflowScheduler": "its model gives several predictions for each element of the sample, and rows read one",
             "RFD4ProteinaScheduler": "its steps multiply by a mask, and rows multiply tensors by numbers",
             "RePaintScheduler": "its steps blend two samples by a mask, and rows multiply tensors by numbers",
             "ScoreSdeVeScheduler":

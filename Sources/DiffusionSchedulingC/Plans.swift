@@ -108,6 +108,13 @@ public func ds_scheduler_input_scales(
     status { try deliver(scheduler.state.plan.inputScales, to: buffer, capacity, count) }
 }
 
+@c(ds_scheduler_output_weights) @implementation
+public func ds_scheduler_output_weights(
+    _ scheduler: ds_scheduler, _ buffer: UnsafeMutablePointer<Double>!, _ capacity: Int, _ count: UnsafeMutablePointer<Int>!
+) -> ds_status {
+    status { try deliver(scheduler.state.plan.outputWeights.flatMap { $0 }, to: buffer, capacity, count) }
+}
+
 extension ds_combination {
     fileprivate init(_ combination: Combination) {
         self.init()

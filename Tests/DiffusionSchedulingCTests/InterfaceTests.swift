@@ -138,6 +138,7 @@ func makeScheduler(_ json: String, className: String? = nil, overrides: String? 
         #expect(properties.n_steps == plan.stepCount)
         #expect(properties.n_slots == plan.slotCount && properties.warm_up == plan.warmUp)
         #expect(try numbers { ds_scheduler_input_scales(handle, $0, $1, $2) } == plan.inputScales)
+        #expect(try numbers { ds_scheduler_output_weights(handle, $0, $1, $2) } == plan.outputWeights.flatMap { $0 })
         #expect(properties.init_noise_sigma == plan.initNoiseSigma)
         #expect(properties.learns_variance == plan.modelLearnsVariance)
         #expect(properties.is_stochastic == plan.isStochastic)

@@ -13,7 +13,7 @@ import Testing
         "ddpm_parallel", "ddpm_wuerstchen", "dpmsolver_sde", "dpmsolver_singlestep", "edm_dpmsolver", "edm_euler",
         "euler", "euler_ancestral", "flow_map_euler", "flow_match_euler", "flow_match_heun", "flow_match_lcm", "helios",
         "helios_dmd", "heun", "ipndm", "karras_ve", "kdpm2", "kdpm2_ancestral", "lcm", "lms", "ltx_euler_ancestral",
-        "minimax_h3", "pndm", "sasolver", "scm", "tcd", "unclip", "unipc",
+        "minimax_h3", "piflow", "pndm", "sasolver", "scm", "tcd", "unclip", "unipc",
     ]
 
     /// The files whose class isn't in the catalogue yet.
@@ -102,8 +102,9 @@ import Testing
             var x = record.start, plain = x, report: [Double] = []
             while let timestep = session.timestep {
                 let noise = GoldenProblem.noise(step: session.stepIndex), scale = session.inputScale
+                let share = plan.outputShare(at: session.stepIndex)
                 func model(_ x: [Double]) -> [Double] {
-                    x.map { GoldenProblem.model($0 * scale, timestep: timestep, trainingCount: scheduler.count) }
+                    x.map { share * GoldenProblem.model($0 * scale, timestep: timestep, trainingCount: scheduler.count) }
                 }
                 plain =
                     oracle.step(modelOutput: model(plain), sample: plain, noise: noise, batchSize: GoldenProblem.batchSize)
@@ -144,7 +145,7 @@ import Testing
             "\(file): float32 loops nearer to the exact result than diffusers': \(nearer) of \(total), with \(mean) of their error")
         let isShort = [
             "cogvideox_ddim", "edm_euler", "euler", "euler_ancestral", "flow_map_euler", "flow_match_euler", "flow_match_heun",
-            "flow_match_lcm", "helios_dmd", "heun", "karras_ve", "kdpm2", "kdpm2_ancestral", "lms", "minimax_h3",
+            "flow_match_lcm", "helios_dmd", "heun", "karras_ve", "kdpm2", "kdpm2_ancestral", "lms", "minimax_h3", "piflow",
         ].contains(file)
         #expect(Double(nearer) >= (isShort ? Tolerance.nearerShareOfShortSums : Tolerance.nearerShare) * Double(total))
         #expect(mean < 1, "the geometric mean of our error over diffusers'")
@@ -155,7 +156,8 @@ import Testing
         var session = SamplingSession(plan: plan, beginIndex: record.beginIndex), x = record.start.map { Double(Float($0)) }
         while let timestep = session.timestep {
             let noise = GoldenProblem.noise(step: session.stepIndex), scale = session.inputScale
-            let output = x.map { GoldenProblem.model($0 * scale, timestep: timestep, trainingCount: scheduler.count) }
+            let share = plan.outputShare(at: session.stepIndex)
+            let output = x.map { share * GoldenProblem.model($0 * scale, timestep: timestep, trainingCount: scheduler.count) }
             try session.step(
                 modelOutput: plan.withVariance(output), sample: &x, noise: noise, batchSize: GoldenProblem.batchSize)
         }
@@ -212,7 +214,9 @@ import Testing
         var x = record.start.map { Float($0) }
         while let timestep = scheduler.session?.timestep, let index = scheduler.stepIndex {
             let e = try scheduler.scaleModelInput(x, timestep: timestep).map {
-                Float(GoldenProblem.model(Double($0), timestep: timestep, trainingCount: scheduler.count))
+                Float(
+                    plan.outputShare(at: index)
+                        * GoldenProblem.model(Double($0), timestep: timestep, trainingCount: scheduler.count))
             }
             try scheduler.session?.step(
                 modelOutput: plan.withVariance(e), sample: &x, noise: GoldenProblem.noise(step: index).map { Float($0) },
@@ -235,6 +239,11 @@ extension SamplingPlan {
         var output: [Element] = []
         for item in 0..<GoldenProblem.batchSize { output += e[item * count..<(item + 1) * count] + variance }
         return output
+    }
+
+    /// Σ w_k (1 + k/8): the weighted sum of the model's outputs e_k = (1 + k/8) e, as a multiple of e. 1 for models with one output.
+    func outputShare(at index: Int) -> Double {
+        outputWeights.isEmpty ? 1 : outputWeights[index].enumerated().reduce(0) { $0 + $1.element * (1 + Double($1.offset) / 8) }
     }
 }
 

@@ -353,7 +353,7 @@ import Testing
         ("AmusedScheduler", "it steps tokens"), ("BlockRefinementScheduler", "it steps tokens"),
         ("ConsistencyDecoderScheduler", "ConsistencyDecoderVAE"), ("DiscreteDDIMScheduler", "it steps tokens"),
         ("EntropyBoundScheduler", "it steps tokens"),
-        ("PiflowScheduler", "several predictions"), ("RFD4ProteinaScheduler", "multiply by a mask"),
+        ("RFD4ProteinaScheduler", "multiply by a mask"),
         ("RePaintScheduler", "blend two samples by a mask"), ("ScoreSdeVeScheduler", "a ratio of the norms"),
         ("ScoreSdeVpScheduler", "no step"), ("VQDiffusionScheduler", "it steps tokens"),
     ])

@@ -241,6 +241,17 @@ enum RandomConfigurations {
         return c
     }
 
+    static func piflow(_ generator: inout SeededGenerator) -> PiflowConfiguration {
+        var c = PiflowConfiguration()
+        c.numTrainTimesteps = .random(in: 1...1000, using: &generator)
+        c.shift = exponential(.random(in: -4...4, using: &generator))
+        c.nGrid = .random(in: 2...20, using: &generator)
+        c.eps = exponential(.random(in: -20...0, using: &generator))
+        c.finalStepSizeScale = .random(in: 0.01...1, using: &generator)
+        c.numPolicySubsteps = .random(in: 1...300, using: &generator)
+        return c
+    }
+
     /// Several stages, or a single one whose levels begin at pure noise.
     static func helios(_ generator: inout SeededGenerator) -> HeliosConfiguration {
         var c = HeliosConfiguration()

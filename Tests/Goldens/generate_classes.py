@@ -74,6 +74,8 @@ Record fields
     like the final results, for the second output of the last evaluation: ``denoised`` for LCM, ``pred_noised_sample`` for TCD,
     ``pred_original_sample`` for the other classes that have one. Absent for classes without a second output.
 
+A model of Piflow gives ``n_grid`` outputs e[k] = (1 + k/8) m(x, t), one after another on the last axis.
+
 Some steps get further arguments, as in the pipelines: the next timestep (UnCLIP), a timestep for each batch item (DDPMWuerstchen),
 the previous step's prediction and timestep (CogVideoXDPM), or the step's index, noise and tables (HeliosDMD).
 
@@ -656,6 +658,7 @@ SHIPPED = {
     "flow_map_euler": [],
     "helios": [],
     "helios_dmd": [],
+    "piflow": [],
     "flow_match_lcm": [Run({"shift": 3.0}, {"n": 4}, model="Stable Diffusion 3.5 with LCM")],
     "minimax_h3": [
         Run({}, {"n": 50}, model="MiniMax-H3, video"),
@@ -927,6 +930,12 @@ EDGES = {
         *(Run({"stages": 1}, {"n": n}) for n in (1, 4, 25)),
         Run({"stages": 1, "shift": 3.0}, {"sigmas": [1.0, 0.75, 0.5, 0.25]}),
     ],
+    "piflow": [
+        # The pipelines take four steps by default.
+        *(Run({}, {"n": n}) for n in (1, 2, 4, 8, 50)),
+        # The last step is at its end already, and leads back.
+        Run({"eps": 0.3125}, {"n": 4}),
+    ],
     "minimax_h3": [
         Run({}, {"n": 2}),
         # Float32 merges some of the first run's levels near 1, and all but two of the second's.
@@ -1133,6 +1142,16 @@ def learns_variance(config):
     return config.get("variance_type") in ("learned", "learned_range")
 
 
+def outputs(config, output):
+    """The outputs of a model with several, e[k] = (1 + k/8) e from a single output e, one after another on the last axis.
+
+    output  an array or a tensor; of a model with one output, it is returned unchanged
+    """
+    count = config.get("n_grid", 1)
+    join = torch.cat if torch.is_tensor(output) else np.concatenate
+    return join([(1 + k / 8) * output for k in range(count)], -1) if count > 1 else output
+
+
 def step_arguments(scheduler, index, report=None, dtype=torch.float32):
     """Further arguments that pipelines pass to a step: its next or previous timestep, the previous report, noise and tables.
 
@@ -1205,6 +1224,8 @@ def widen(scheduler):
     if isinstance(scheduler, diffusers.DDPMWuerstchenScheduler):
         # Steps compute the signal variances from the widened s, and divide them by this number.
         scheduler._init_alpha_cumprod = torch.cos(scheduler.s / (1 + scheduler.s) * torch.pi * 0.5) ** 2
+    if isinstance(scheduler, diffusers.PiflowScheduler):
+        scheduler.eps = float(np.float32(scheduler.eps))  # The last step's end is rounded like the table of raw times.
     if isinstance(scheduler, diffusers.CMStochasticIterativeScheduler):
         # With ends rounded to float32 like the levels, the last step adds no noise, as in the float32 run.
         ends = {key: float(np.float32(scheduler.config[key])) for key in ("sigma_min", "sigma_max")}
@@ -1285,6 +1306,7 @@ def run_reference(scheduler, begin, initial, options, dtype):
             assert scaled.dtype == dtype
             draws.append(0)
             output = model_tensor(scaled, float(scheduler.timesteps[index]), train_steps, learns_variance(scheduler.config))
+            output = outputs(scheduler.config, output)
             arguments = {**options, **step_arguments(scheduler, index, report, dtype)}
             if "dmd_noisy_tensor" in arguments:
                 # The last step doesn't read the noise.
@@ -1657,6 +1679,36 @@ class FlowMapLoop(Loop):
 
     def step(self, i, x, output):
         return mixed((mpf(1), x), (self.target(i) - self.sigmas[i], output)), None, 0
+
+
+class PiflowLoop(FlowLoop):
+    """The policy through the clean samples that the model predicts, followed by Euler's method."""
+
+    def __init__(self, scheduler, begin, options):
+        super().__init__(scheduler, begin, options)
+        self.raw = [*scheduler._piflow_raw_timesteps.tolist(), float(np.float32(scheduler.config["eps"]))]
+
+    def step(self, i, x, output):
+        count, shift, eps = self.config["n_grid"], mpf(self.config["shift"]), mpf(self.config["eps"])
+
+        def raw_time(level):
+            return level / (shift + (1 - shift) * level)
+
+        begin, end, level = mpf(self.raw[i]), mpf(self.raw[i + 1]), self.sigmas[i]
+        length = np.float32(self.raw[i]) - np.float32(self.raw[i + 1])
+        substeps = max(1, round(float(length * np.float32(self.config["num_policy_substeps"]))))
+        cleans = [mixed((mpf(1), x), (-level * (1 + mpf(k) / 8), output)) for k in range(count)]
+        first = raw_time(level)
+        last = max(first - (begin - end), mpf(0))
+        for substep in range(1, substeps + 1):
+            place = min(max((raw_time(level) - last) / max(first - last, eps), mpf(0)), mpf(1)) * (count - 1)
+            below = min(int(place), count - 2)
+            clean = mixed((1 - (place - below), cleans[below]), (place - below, cleans[below + 1]))
+            raw = max(begin - substep * (begin - end) / substeps, mpf(0))
+            target = shift * raw / (1 + (shift - 1) * raw)
+            share = (level - target) / max(level, eps)
+            x, level = mixed((1 - share, x), (share, clean)), target
+        return x, None, 0
 
 
 class FlowLCMLoop(FlowLoop):
@@ -2546,6 +2598,23 @@ CLASSES = {
         # These timesteps, divided by either training length, are exact in float32, the original's type.
         options={"r_timestep": {None: 70, 0.0: 15, 62.5: 15}},
         has_noise_table=False,
+        count=20,
+    ),
+    "piflow": Family(
+        "PiflowScheduler",
+        PiflowLoop,
+        {
+            "num_train_timesteps": {1000: 80, 100: 20},
+            "shift": {5.0: 45, 1.0: 20, 3.0: 20, 12.0: 15},
+            "n_grid": {10: 50, 2: 20, 5: 30},
+            "eps": {1e-6: 70, 2.0**-13: 15, 2.0**-7: 15},
+            "final_step_size_scale": {0.5: 60, 1.0: 20, 0.1: 20},
+            "num_policy_substeps": {128: 60, 1: 15, 37: 25},
+        },
+        {request_n: 100},
+        has_noise_table=False,
+        # The class has no add_noise.
+        late=0,
         count=20,
     ),
     "helios": Family(

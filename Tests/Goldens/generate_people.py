@@ -79,6 +79,7 @@ CLASSES = [
     "LTXEulerAncestralRFScheduler",
     "MiniMaxH3Scheduler",
     "PNDMScheduler",
+    "PiflowScheduler",
     "SASolverScheduler",
     "SCMScheduler",
     "TCDScheduler",

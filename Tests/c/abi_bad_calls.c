@@ -162,6 +162,7 @@ static void plans(void) {
     BAD(ds_scheduler_row(scheduler, 0, 0, &row), DS_TIMESTEPS_NOT_SET, "no timesteps");
     BAD(ds_scheduler_attribute_row(scheduler, 0, 0, &row), DS_TIMESTEPS_NOT_SET, "no timesteps");
     BAD(ds_scheduler_input_scales(scheduler, numbers, 64, &count), DS_TIMESTEPS_NOT_SET, "no timesteps");
+    BAD(ds_scheduler_output_weights(scheduler, numbers, 64, &count), DS_TIMESTEPS_NOT_SET, "no timesteps");
     BAD(ds_scheduler_plan_json(scheduler, text, sizeof text, &count), DS_TIMESTEPS_NOT_SET, "no timesteps");
     BAD(ds_scheduler_device_table(scheduler, 0, NULL, 0, &count), DS_TIMESTEPS_NOT_SET, "no timesteps");
     BAD(ds_scheduler_signal_rates(scheduler, numbers, 64, &count), DS_TIMESTEPS_NOT_SET, "no timesteps");
@@ -226,6 +227,8 @@ static void plans(void) {
     BAD(ds_scheduler_input_scales(scheduler, NULL, 4, &count), DS_NULL_POINTER, "buffer is NULL");
     GOOD(ds_scheduler_input_scales(scheduler, numbers, 4, &count));
     if (count != 4 || numbers[0] != 1 || numbers[3] != 1) n_failures++, printf("an input scale isn't 1\n");
+    GOOD(ds_scheduler_output_weights(scheduler, NULL, 0, &count));
+    if (count != 0) n_failures++, printf("a model with one output has weights\n");
 
     /* Buffers. */
     BAD(ds_scheduler_timesteps(scheduler, numbers, 3, &count), DS_BUFFER_TOO_SMALL, "room for 3, but needs 4");

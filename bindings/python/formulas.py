@@ -198,6 +198,12 @@ FORMULAS = {
         "leads from ς to τ:",
         "p = x + (1 − t) e        x' = x + (ς − τ)/ς (p − x)",
     ),
+    "PiflowScheduler": Formula(
+        "Chen et al. 2025, 2510.14974",
+        "A sample at the level ς is (1 − ς) data + ς noise. The model predicts K velocities, for times between the levels ς and τ. "
+        "The step follows their interpolation by Euler's method, which is one sum with weights w:",
+        "e = Σ w_k e_k        x' = x + (τ − ς) e",
+    ),
     "PNDMScheduler": Formula(
         "Liu et al. 2022, 2202.09778",
         "A step leads from the signal variance ᾱ_t to ᾱ_u along a combination of the last four model outputs eₖ:",

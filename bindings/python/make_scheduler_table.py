@@ -57,6 +57,7 @@ ORDERS = {
     "LTXEulerAncestralRFScheduler": "1",
     "MiniMaxH3Scheduler": "1",
     "PNDMScheduler": "4",
+    "PiflowScheduler": "1",
     "SASolverScheduler": "1 to 4",
     "SCMScheduler": "1",
     "TCDScheduler": "1",

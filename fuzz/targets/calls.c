@@ -529,7 +529,7 @@ static void call(void) {
         size_t *told = byte() > 240 ? NULL : &size;
         memset(buffer, 0x5A, sizeof buffer);
         char *where = byte() > 240 ? NULL : buffer;
-        switch (byte() % 13) {
+        switch (byte() % 14) {
         case 0: status = ds_scheduler_class_name(scheduler, where, capacity, told); break;
         case 1: status = ds_scheduler_config_json(scheduler, where, capacity, told); break;
         case 2: status = ds_scheduler_unused_keys(scheduler, where, capacity, told); break;
@@ -543,6 +543,7 @@ static void call(void) {
         case 9: status = ds_scheduler_input_scales(scheduler, numbers, count, told); break;
         case 11: status = ds_scheduler_defaulted_keys(scheduler, where, capacity, told); break;
         case 12: status = ds_scheduler_init_noise_sigma(scheduler, told ? &single : NULL); break;
+        case 13: status = ds_scheduler_output_weights(scheduler, numbers, count, told); break;
         }
         for (size_t i = capacity; i < sizeof buffer; i++) MUST(buffer[i] == 0x5A);
         break;

@@ -15,11 +15,13 @@ extension SamplingPlan {
             "sigmas": JSONValue(grid.sigmas),
             "evaluations": .array(
                 (0..<stepCount).map { index in
-                    [
+                    var evaluation: [String: JSONValue] = [
                         "step": JSONValue(steps[index]), "timestep": JSONValue(timesteps[index]),
                         "input_scale": JSONValue(inputScales[index]),
                         "rows": .array((0...min(index, warmUp)).map { row(at: index, age: $0).json }),
                     ]
+                    if !outputWeights.isEmpty { evaluation["output_weights"] = JSONValue(outputWeights[index]) }
+                    return .object(evaluation)
                 }),
         ]
         members["end_timestep"] = grid.end.map { JSONValue($0) }
@@ -38,10 +40,14 @@ extension SamplingPlan {
             throw processMember.refused(NoiseProcess.allCases.map(\.rawValue).joined(separator: ", "))
         }
         var timesteps: [Double] = [], inputScales: [Double] = [], steps: [Int] = [], rows: [[PlanRow]] = []
+        var outputWeights: [[Double]] = []
         for evaluation in try plan.member("evaluations").elements(atMost: TimestepRequest.maximumSteps) {
             timesteps.append(try evaluation.member("timestep").number())
             inputScales.append(try evaluation.member("input_scale").number())
             steps.append(try evaluation.member("step").integer())
+            if let weights = evaluation.optionalMember("output_weights") {
+                outputWeights.append(try weights.numbers(atMost: Self.maximumOutputs))
+            }
             var choices: [PlanRow] = []
             for choice in try evaluation.member("rows").elements(atMost: Self.maximumWarmUp + 1) {
                 choices.append(try PlanRow(choice))
@@ -53,7 +59,7 @@ extension SamplingPlan {
                 timesteps: timesteps, exactSigmas: plan.member("sigmas").numbers(atMost: TimestepRequest.maximumSteps + 1),
                 process: process, end: plan.optionalMember("end_timestep")?.number()),
             initNoiseSigma: plan.member("init_noise_sigma").number(), inputScales: inputScales,
-            clamp: PredictionClamp(plan.member("clamp")), slotCount: plan.member("slots").integer(),
+            outputWeights: outputWeights, clamp: PredictionClamp(plan.member("clamp")), slotCount: plan.member("slots").integer(),
             warmUp: plan.member("warm_up").integer(), steps: steps, reportName: plan.member("report").text(),
             modelLearnsVariance: plan.member("model_learns_variance").bool(), rows: rows)
     }

@@ -25,6 +25,7 @@ public struct SamplingPlan: Sendable, Equatable {
         let levels: [NoiseLevel]
         let initNoiseSigma: Double
         let inputScales: [Double]
+        let outputWeights: [[Double]]
         let clamp: PredictionClamp
         let findsThresholds: Bool
         let slotCount: Int
@@ -52,6 +53,9 @@ public struct SamplingPlan: Sendable, Equatable {
     public var initNoiseSigma: Double { storage.table.initNoiseSigma }
     /// The input scale of each evaluation: the model's input is input scale · sample.
     public var inputScales: [Double] { storage.table.inputScales }
+    /// The weights at each evaluation for models that give several outputs e₀ … e_{K−1}: the step's model output is e = Σ w_k e_k, which
+    /// callers compute. Empty for models that give one.
+    public var outputWeights: [[Double]] { storage.table.outputWeights }
     /// The clamp of predicted clean samples.
     public var clamp: PredictionClamp { storage.table.clamp }
     var findsThresholds: Bool { storage.table.findsThresholds }
@@ -81,6 +85,7 @@ public struct SamplingPlan: Sendable, Equatable {
     ///   - grid: the timesteps and noise levels.
     ///   - initNoiseSigma: the standard deviation of the noise that a run starts with.
     ///   - inputScales: one for each timestep; empty: 1 each.
+    ///   - outputWeights: as the property: for each timestep as many, from 2 to 1,000; empty: the model gives one output.
     ///   - clamp: of every prediction.
     ///   - slotCount: the number of slots that rows store and read.
     ///   - warmUp: the age from which on rows don't depend on it.
@@ -92,9 +97,9 @@ public struct SamplingPlan: Sendable, Equatable {
     ///   `unrepresentablePlan` if a coefficient isn't finite.
     /// - Complexity: O(rows).
     public init(
-        grid: TimestepGrid, initNoiseSigma: Double = 1, inputScales: [Double] = [], clamp: PredictionClamp = .none,
-        slotCount: Int = 0,
-        warmUp: Int = 0, steps: [Int] = [], reportName: String = "pred_original_sample", modelLearnsVariance: Bool = false,
+        grid: TimestepGrid, initNoiseSigma: Double = 1, inputScales: [Double] = [], outputWeights: [[Double]] = [],
+        clamp: PredictionClamp = .none, slotCount: Int = 0, warmUp: Int = 0, steps: [Int] = [],
+        reportName: String = "pred_original_sample", modelLearnsVariance: Bool = false,
         rows: [[PlanRow]]
     ) throws(SchedulerError) {
         try grid.validate()
@@ -111,6 +116,17 @@ public struct SamplingPlan: Sendable, Equatable {
         try require("number of input scales", inputScales.count, "the number of timesteps, \(count)", inputScales.count == count)
         for (index, scale) in inputScales.enumerated() {
             try require("input scale of evaluation \(index)", scale, "finite and greater than 0", scale > 0 && scale < .infinity)
+        }
+        if let outputs = outputWeights.first?.count {
+            try require(
+                "number of output weights", outputWeights.count, "the number of timesteps, \(count)", outputWeights.count == count)
+            try require(
+                "number of model outputs", outputs, "from 2 to \(Self.maximumOutputs)", (2...Self.maximumOutputs).contains(outputs))
+            for (index, weights) in outputWeights.enumerated() {
+                try require(
+                    "number of output weights of evaluation \(index)", weights.count, "\(outputs)", weights.count == outputs)
+                guard weights.allSatisfy(\.isFinite) else { throw .unrepresentablePlan(step: index) }
+            }
         }
         let steps = steps.isEmpty ? Array(0..<count) : steps
         try require("number of step numbers", steps.count, "the number of timesteps, \(count)", steps.count == count)
@@ -138,14 +154,17 @@ public struct SamplingPlan: Sendable, Equatable {
         }
         storage = Storage(
             Table(
-                grid: grid, levels: grid.levels, initNoiseSigma: initNoiseSigma, inputScales: inputScales, clamp: clamp,
-                findsThresholds: clamp.findsThresholds, slotCount: slotCount, warmUp: warmUp, steps: steps, reportName: reportName,
+                grid: grid, levels: grid.levels, initNoiseSigma: initNoiseSigma, inputScales: inputScales,
+                outputWeights: outputWeights, clamp: clamp, findsThresholds: clamp.findsThresholds, slotCount: slotCount,
+                warmUp: warmUp, steps: steps, reportName: reportName,
                 modelLearnsVariance: modelLearnsVariance, isStochastic: rows.contains { $0.contains { $0.drawCount > 0 } },
                 scalesInputs: inputScales.contains { $0 != 1 }, rows: rows, kernelRows: kernelRows))
     }
 
     /// The greatest `warmUp`: a solver looks back over its slots, with a few evaluations for each.
     static let maximumWarmUp = 16
+    /// The most outputs of a model.
+    static let maximumOutputs = 1000
 
     /// The timestep that the model gets at each evaluation.
     public var timesteps: [Double] { grid.timesteps }
@@ -194,8 +213,9 @@ public struct SamplingPlan: Sendable, Equatable {
 
     public static func == (a: SamplingPlan, b: SamplingPlan) -> Bool {
         if a.storage === b.storage { return true }
-        return a.grid == b.grid && a.initNoiseSigma == b.initNoiseSigma && a.inputScales == b.inputScales && a.clamp == b.clamp
-            && a.slotCount == b.slotCount && a.warmUp == b.warmUp && a.steps == b.steps && a.reportName == b.reportName
+        return a.grid == b.grid && a.initNoiseSigma == b.initNoiseSigma && a.inputScales == b.inputScales
+            && a.outputWeights == b.outputWeights && a.clamp == b.clamp && a.slotCount == b.slotCount && a.warmUp == b.warmUp
+            && a.steps == b.steps && a.reportName == b.reportName
             && a.modelLearnsVariance == b.modelLearnsVariance && a.rows == b.rows
     }
 }

@@ -245,6 +245,7 @@ extension SamplingPlan {
         let process = UInt64(NoiseProcess.allCases.firstIndex(of: grid.process)!)
         words += [1, UInt64(stepCount), UInt64(slotCount), UInt64(warmUp), process, modelLearnsVariance ? 1 : 0]
         words += (grid.timesteps + grid.sigmas + inputScales + [initNoiseSigma]).map(\.bitPattern) + steps.map { UInt64($0) }
+        for weights in outputWeights { words += [UInt64(weights.count)] + weights.map(\.bitPattern) }
         words += reportName.utf8.map { UInt64($0) }
         switch clamp {
         case .none: words.append(0)

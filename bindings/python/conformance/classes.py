@@ -98,6 +98,11 @@ class Case:
         learns: bool = generate_classes.learns_variance(self.reference.config)
         return learns
 
+    def told(self, e: np.ndarray) -> np.ndarray:
+        """The model's whole output: with a variance, or with several outputs, if the configuration expects them."""
+        output: np.ndarray = generate_classes.outputs(self.config, with_variance(e, self.learns_variance))
+        return output
+
     @property
     def train_steps(self) -> int:
         """The divisor of timesteps in the test problem's model."""
@@ -462,11 +467,23 @@ class Bound:
         plan = self.ours._plan
         return _library.written(_library.Row, _library.library.ds_scheduler_attribute_row, plan.value, index, age)
 
-    def step(self, row: Any, x: np.ndarray, e: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The bounds of the next sample and of the report."""
+    def weighted(self, index: int, e: np.ndarray) -> Bounded:
+        """The model output of a step's row, from the test problem's. The sum of several outputs is rounded to float32."""
+        weights = self.ours._plan.output_weights
+        if not weights:
+            return e, np.zeros_like(e)
+        total = sum(weight * (1 + k / 8) for k, weight in enumerate(weights[index])) * e
+        # The outputs are rounded as well. All weights are positive.
+        return total, 2 * ROUNDOFF * np.abs(total)
+
+    def step(self, row: Any, x: np.ndarray, e: np.ndarray, lost_output: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The bounds of the next sample and of the report.
+
+        lost_output  the error bound of e
+        """
         factor, lost = self.noise_factor(row)
         z = factor * z
-        terms = {"sample": (x, np.zeros_like(x)), "model_output": (e, np.zeros_like(e)), "noise": (z, lost * np.abs(z))}
+        terms = {"sample": (x, np.zeros_like(x)), "model_output": (e, lost_output), "noise": (z, lost * np.abs(z))}
         self.magnitudes.append(np.abs(x))
         terms["prediction"] = self.clamped(*self.sum(row.prediction, terms))
         (_, next_sample), (_, report) = self.sum(row.next_sample, terms), self.sum(row.report, terms)
@@ -536,7 +553,7 @@ def compare_batch_step(outcome: Outcome, case: Case, reference: Any, start: list
     wide.num_inference_steps = len(wide.timesteps)  # The original leaves it unset for custom timesteps.
     x = torch.tensor(start, dtype=torch.float64).reshape(generate.SHAPE)
     at = random.Random(outcome.index).choices(range(len(wide.timesteps)), k=len(x))
-    e = with_variance(model(x.numpy(), float(wide.timesteps[at[0]]), case.train_steps), case.learns_variance)
+    e = case.told(model(x.numpy(), float(wide.timesteps[at[0]]), case.train_steps))
     steps = [getattr(each, drop_in.description.batch_step.name) for each in (drop_in, wide)]
     options = {key: value for key, value in accepted(steps[0], **case.run.options).items() if key != "eta"}
     own, theirs = (step(torch.from_numpy(e), wide.timesteps[at], x, **options) for step in steps)
@@ -596,7 +613,7 @@ def take_steps(
         scaled = np.asarray(ours.scale_model_input(x, t))
         compare_inputs(outcome, i, exact, drop_in, followed, x, scaled, told)
         e = model(scaled, timestep, case.train_steps)
-        output = with_variance(e, case.learns_variance)
+        output = case.told(e)
         told_output = torch.from_numpy(output)
         results = ours.step(output, t, x, variance_noise=z.astype(np.float32))
         told_all = {"model_output": told_output, "timestep": told, "sample": torch.from_numpy(x), **arguments}
@@ -612,7 +629,7 @@ def take_steps(
             and not torch.equal(*(generator.get_state() for generator in generators))
         ):
             outcome.faults.append(f"step {i}: the drop-in leaves the generator another way")
-        limits = bound.step(row, x.astype(float), e.astype(float), z)
+        limits = bound.step(row, x.astype(float), *bound.weighted(i, e.astype(float)), z)
         if same is None:
             pass
         elif overlaps(drop_in.description) and i % 2:
@@ -716,8 +733,7 @@ def compare_loops(
     results: Any = ()
     for i in range(case.begin, len(ours.timesteps)):
         t = ours.timesteps[i]
-        e = model(np.asarray(ours.scale_model_input(x, t)), float(reference.timesteps[i]), case.train_steps)
-        e = with_variance(e, case.learns_variance)
+        e = case.told(model(np.asarray(ours.scale_model_input(x, t)), float(reference.timesteps[i]), case.train_steps))
         results = ours.step(e, t, x, variance_noise=np.array(generate.noise_values(i)).reshape(generate.SHAPE))
         x = results.prev_sample
     for what, values, (true, other) in zip(("sample", "report"), results, ends):

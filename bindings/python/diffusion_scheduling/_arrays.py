@@ -126,6 +126,14 @@ def maker(like: Array) -> Callable[[Array], tuple[Array, int]]:
     return make
 
 
+def weighted(array: Array, weights: Sequence[float]) -> Array:
+    """The sum over the last axis but one with these weights, in float64. The result's type also holds float32."""
+    total: Array = np.float64(0)  # type: ignore[assignment]
+    for place, weight in enumerate(weights):
+        total = total + weight * array[..., place, :].astype(np.float64)
+    return total.astype(at_least_float32(common_type(array)))
+
+
 def counts_writes(value: Any) -> bool:
     """Whether a value counts the writes to it. Arrays don't."""
     return False

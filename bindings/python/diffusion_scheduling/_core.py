@@ -298,6 +298,14 @@ class Core:
         pair: Sequence[Tensor] = self._tensors.broadcast(model_output, sample)
         return pair
 
+    def _weighted(self, weights: Sequence[float], model_outputs: Tensor, sample: Tensor) -> Tensor:
+        """The weighted sum of a model's outputs, which follow one another on the last axis. Any other array is the sum already."""
+        e, x, count = self._tensors.as_given(model_outputs), self._tensors.as_given(sample), len(weights)
+        if not x.shape or not e.shape or e.shape[-1] != count * x.shape[-1]:
+            return e
+        weighted: Tensor = self._tensors.weighted(e.reshape(*e.shape[:-1], count, x.shape[-1]), weights)
+        return weighted
+
     # ---- Other operations
 
     def _mix(
@@ -498,6 +506,8 @@ class Ordered(Core):
             index = self._next_index(timestep)
             if index is None:
                 return (sample,)
+            if plan.output_weights:
+                model_output = self._weighted(plan.output_weights[index], model_output, sample)
             row, slots = self._remembered(plan, index)
             noise = self._draw(row.draws, generator, noise, model_output, sample) if row.draws else None
             if row.keeps:

@@ -915,7 +915,10 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
     spans_by_count = (
         description.is_stateless and not has_sigmas and "timesteps" not in inspect.signature(original.set_timesteps).parameters
     )
-    looking_up = inspect.getsource(original.index_for_timestep) if hasattr(original, "index_for_timestep") else "> 1"
+    looking_up = "> 1"
+    for name in ("index_for_timestep", "_step_index_for"):
+        if hasattr(original, name):
+            looking_up = inspect.getsource(getattr(original, name))
     # The attributes that steps read besides the kept tensors. After planning, noise levels don't follow the signal variances.
     tables = ("timesteps", "sigmas", "_shift") if has_sigmas else ("alphas_cumprod", *ENDS, "num_inference_steps")
     ours = parts(description)
@@ -932,7 +935,7 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
         and "num_inference_steps is None" not in inspect.getsource(original.step),
         "_is_sampled": description.brownian_motion is not None,
         "_takes_first": "> 1" not in looking_up,
-        "_knows_timesteps": re.search(r"== 0:\s+raise ", looking_up) is not None,
+        "_knows_timesteps": re.search(r"(== 0|not indices\.numel\(\)):\s+raise ", looking_up) is not None,
         "_counter": description.attributes.age or "",
         "_history": description.attributes.history or "",
         "_watched": ("_internal_dict", *tables, *(() if has_sigmas or spans_by_count else ("timesteps",)), *kept),

@@ -309,6 +309,13 @@ class Plan(Handle):
         return _library.doubles_of(library.ds_scheduler_input_scales, self.value)
 
     @functools.cached_property
+    def output_weights(self) -> list[list[float]]:
+        """The weights of the model's outputs at each step; empty for models that give one output."""
+        weights = _library.doubles_of(library.ds_scheduler_output_weights, self.value)
+        count = len(weights) // max(self.properties.n_steps, 1)
+        return [weights[start : start + count] for start in range(0, len(weights), count or 1)]
+
+    @functools.cached_property
     def scales_inputs(self) -> bool:
         """Whether any input scale differs from 1."""
         return any(scale != 1 for scale in self.input_scales)

@@ -231,6 +231,7 @@ _SIGNATURES: dict[str, list[Any]] = {
     "ds_scheduler_signal_rates": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
     "ds_scheduler_noise_rates": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
     "ds_scheduler_input_scales": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
+    "ds_scheduler_output_weights": [_HANDLE, c_void_p, c_size_t, _SIZE_OUT],
     "ds_scheduler_row": [_HANDLE, c_size_t, c_size_t, POINTER(Row)],
     "ds_scheduler_attribute_row": [_HANDLE, c_size_t, c_size_t, POINTER(Row)],
     "ds_scheduler_row_at": [_HANDLE, c_double, c_char_p, POINTER(Row)],

@@ -110,6 +110,17 @@ def _randn_tensor() -> Callable[..., Tensor]:
     return randn_tensor
 
 
+def weighted(tensor: Tensor, weights: Sequence[float]) -> Tensor:
+    """The sum over the last axis but one with these weights, on the host in float64. The result's type also holds float32."""
+    dtype = at_least_float32(common_type(tensor))
+    work = torch.float64 if tensor.is_cpu else dtype  # Some devices don't have float64.
+    total: Tensor | float = 0.0
+    for weight, each in zip(weights, tensor.unbind(-2)):
+        total = total + weight * each.to(work)
+    assert isinstance(total, Tensor)
+    return total.to(dtype)
+
+
 def draw(generator: Any, model_output: Tensor, sample: Tensor, like: Sequence[Tensor], *, widens: bool) -> Tensor:
     """A step's noise. Its type holds the types of `like`, and float32 too if `widens`; without `like`, it is float32."""
     dtype = common_type(*like) if like else torch.float32

@@ -27,6 +27,9 @@ END = 1 - 2.0**-11
 """The signal variance assigned to the level before timestep 0. float32 holds it exactly."""
 WITH_END = "DDPMWuerstchenScheduler", "SCMScheduler"
 """The classes whose timesteps, in diffusers, include the last step's target."""
+COUNTED_ONLY = ("PiflowScheduler",)
+"""The classes that plan a number of steps only, although set_timesteps has arguments for lists. Steps of their originals lead to
+the levels of a private table, whatever `sigmas` holds."""
 UNSHORTENED = "CogVideoXDPMScheduler", "LCMScheduler", "PNDMScheduler", "SCMScheduler", "TCDScheduler"
 """The classes that refuse timesteps other than the planned ones."""
 
@@ -49,7 +52,9 @@ def model(x):
 
 def take_step(scheduler, e, t, x, **arguments):
     """A step. Some originals pass remembered values to ``step`` as arguments. Here the scheduler keeps them in attributes of the
-    arguments' names."""
+    arguments' names. An original for several model outputs gets the same one several times."""
+    if "n_grid" in scheduler.config and not hasattr(scheduler, "description"):
+        e = sys.modules["torch"].cat([e] * scheduler.config["n_grid"], -1)
     steps = [each.step for each in type(scheduler).__mro__ if "step" in vars(each)]
     if any("dmd_noisy_tensor" in inspect.signature(each).parameters for each in steps) and not hasattr(scheduler, "description"):
         return take_video_step(scheduler, e, t, x, **arguments)
@@ -284,7 +289,10 @@ def has(*names):
 
 
 def takes(name):
-    return lambda scheduler: name in inspect.signature(scheduler.set_timesteps).parameters
+    return lambda scheduler: (
+        name in inspect.signature(scheduler.set_timesteps).parameters
+        and (name == "stage_index" or type(scheduler).__name__ not in COUNTED_ONLY)
+    )
 
 
 def remembers(scheduler):
@@ -311,7 +319,9 @@ ACTS = {
         after=replace_signal_variances_in_use,
         finish=noisy,
     ),
-    "sigmas replaced": Act(has("sigmas"), after=replace_noise_levels),
+    "sigmas replaced": Act(
+        lambda scheduler: has("sigmas")(scheduler) and type(scheduler).__name__ not in COUNTED_ONLY, after=replace_noise_levels
+    ),
     # If steps have two evaluations, the shortened run would begin at the second evaluation of a step.
     "timesteps shortened": Act(
         lambda scheduler: getattr(scheduler, "order", 1) == 1 and type(scheduler).__name__ not in UNSHORTENED,

@@ -466,6 +466,55 @@ def test_a_shift_that_is_set_is_the_originals(config, asked):
             assert torch.allclose(original.timesteps, found.timesteps, atol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("outputs", [2, 10])
+def test_a_model_may_give_several_outputs(dtype, outputs):
+    x = torch.tanh(sample()).to(dtype)
+    generator = torch.Generator().manual_seed(7)
+    for count in (1, 4):
+        original, drop_in = make("PiflowScheduler", n_grid=outputs)
+        for scheduler in (original, drop_in):
+            scheduler.set_timesteps(count)
+        assert torch.equal(original.timesteps, drop_in.timesteps) and torch.equal(original.sigmas, drop_in.sigmas)
+        second = copy.deepcopy(drop_in)  # The pipeline steps its sound by a copy.
+        expected = found = sound = x
+        for t in original.timesteps:
+            e = torch.randn(*x.shape[:-1], outputs * x.shape[-1], generator=generator, dtype=torch.float64).to(dtype)
+            expected = original.step(e, t, expected, return_dict=False)[0]
+            found = drop_in.step(e, t, found).prev_sample
+            sound = second.step(e, t, sound, return_dict=False)[0]
+            assert found.dtype == expected.dtype == dtype
+            assert torch.allclose(found, expected, rtol=4 * torch.finfo(dtype).eps, atol=max(2e-4, 4 * torch.finfo(dtype).eps))
+            assert torch.equal(found, sound) and original.step_index == drop_in.step_index
+            expected = found  # Both go on from the same sample.
+
+
+def test_several_outputs_have_gradients_and_may_be_summed_before():
+    x, scheduler = torch.tanh(sample()), make("PiflowScheduler", n_grid=3)[1]
+    scheduler.set_timesteps(4)
+    e = torch.randn(*x.shape[:-1], 3 * x.shape[-1], requires_grad=True)
+    found = scheduler.step(e, scheduler.timesteps[0], x).prev_sample
+    found.sum().backward()
+    weights = scheduler._plan.output_weights[0]
+    total = sum(w * each for w, each in zip(weights, e.detach().double().split(x.shape[-1], -1)))
+    again = copy.deepcopy(scheduler)
+    again.set_timesteps(4)
+    assert torch.allclose(again.step(total.float(), again.timesteps[0], x).prev_sample, found, rtol=1e-6, atol=1e-6)
+    for weight, gradient in zip(weights, e.grad.split(x.shape[-1], -1)):
+        expected = (scheduler.sigmas[1] - scheduler.sigmas[0]).item() * weight
+        assert torch.allclose(gradient, torch.full_like(gradient, expected), rtol=1e-5, atol=1e-7)
+
+
+def test_lists_of_levels_are_refused_where_the_original_refuses_them():
+    for scheduler in make("PiflowScheduler"):
+        for given in ({"sigmas": [1.0, 0.5]}, {"timesteps": [1000.0]}, {"num_inference_steps": 4, "mu": 1.0}, {}):
+            with pytest.raises(ValueError):
+                scheduler.set_timesteps(**given)
+        scheduler.set_timesteps(2)
+        with pytest.raises(ValueError):
+            scheduler.step(sample(), 517.0, sample())
+
+
 def test_a_step_may_lead_to_any_timestep():
     x, e = sample(), torch.tanh(sample())
     for shift in (1.0, 5.0):

@@ -57,6 +57,8 @@ def finish(scheduler, record, convert=lambda array: array):
         e = 0.8 * e / (1 + 0.25 * e * e) + 0.3 * (timesteps[index] / count) - 0.1
         if scheduler.config.get("variance_type") in ("learned", "learned_range"):
             e = np.concatenate([e, np.full_like(e, 0.5)], axis=1)
+        if "n_grid" in scheduler.config:
+            e = np.concatenate([(1 + k / 8) * e for k in range(scheduler.config["n_grid"])], axis=-1)
         e = convert(e)
         x = scheduler.step(e, t, x, **options, variance_noise=noise(index)).prev_sample
     return np.asarray(x)

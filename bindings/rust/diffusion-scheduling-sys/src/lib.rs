@@ -411,6 +411,8 @@ extern "C" {
     pub fn ds_scheduler_noise_rates(scheduler: ds_scheduler, buffer: *mut f64, capacity: usize, count: *mut usize) -> ds_status;
     /// The input scale of each step, `[n_steps]`.
     pub fn ds_scheduler_input_scales(scheduler: ds_scheduler, buffer: *mut f64, capacity: usize, count: *mut usize) -> ds_status;
+    /// The weights of the model's outputs in each step, `[n_steps, n_outputs]`; none for models that give one.
+    pub fn ds_scheduler_output_weights(scheduler: ds_scheduler, buffer: *mut f64, capacity: usize, count: *mut usize) -> ds_status;
     /// The scalars of step `index` in a run that has taken `age` steps before.
     pub fn ds_scheduler_row(scheduler: ds_scheduler, index: usize, age: usize, row: *mut ds_row) -> ds_status;
     /// The scalars of a step for callers who keep the attributes of diffusers' objects.

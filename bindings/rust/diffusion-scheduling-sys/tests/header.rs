@@ -295,8 +295,8 @@ fn every_function_is_in_the_library() {
         ds_scheduler_class_name ds_scheduler_config_json ds_scheduler_sampler_names ds_scheduler_unused_keys
         ds_scheduler_defaulted_keys ds_scheduler_num_train_timesteps ds_scheduler_alphas_cumprod ds_scheduler_init_noise_sigma
         ds_scheduler_set_timesteps ds_scheduler_plan_properties ds_scheduler_timesteps
-        ds_scheduler_sigmas ds_scheduler_signal_rates ds_scheduler_noise_rates ds_scheduler_input_scales ds_scheduler_row
-        ds_scheduler_attribute_row ds_scheduler_plan_json ds_scheduler_device_table ds_scheduler_device_row
+        ds_scheduler_sigmas ds_scheduler_signal_rates ds_scheduler_noise_rates ds_scheduler_input_scales
+        ds_scheduler_output_weights ds_scheduler_row ds_scheduler_attribute_row ds_scheduler_plan_json ds_scheduler_device_table ds_scheduler_device_row
         ds_session_create ds_session_free ds_session_copy ds_session_reset
         ds_session_step_index ds_session_timestep ds_session_needs_noise ds_session_step ds_session_step_with_input
         ds_session_step_guided ds_sessions_step ds_session_save ds_session_restore ds_session_create_on_plan

@@ -160,6 +160,14 @@ impl<'s> Plan<'s> {
         self.scheduler.numbers(ds_scheduler_input_scales)
     }
 
+    /// For models that give several outputs, their weights in each step. The step's model output is the outputs' weighted sum,
+    /// which callers compute. Empty for models that give one output.
+    pub fn output_weights(&self) -> Vec<Vec<f64>> {
+        let weights = self.scheduler.numbers(ds_scheduler_output_weights);
+        let count = weights.len() / self.step_count().max(1);
+        weights.chunks(count.max(1)).map(<[f64]>::to_vec).collect()
+    }
+
     /// The whole plan as JSON, with all rows. [`Session::on_plan`](crate::Session::on_plan) reads it.
     pub fn json(&self) -> String {
         // SAFETY: the buffer has the stated capacity.

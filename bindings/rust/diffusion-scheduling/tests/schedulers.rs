@@ -38,6 +38,9 @@ fn every_class_is_made_described_and_planned() {
         assert!(count > 0 && plan.slot_count() <= MAX_SLOTS);
         assert_eq!(plan.timesteps().len(), count);
         assert_eq!(plan.input_scales().len(), count);
+        let weights = plan.output_weights();
+        assert!(weights.is_empty() || weights.len() == count);
+        assert!(weights.iter().all(|each| (each.iter().sum::<f64>() - 1.0).abs() < 1e-12));
         for levels in [plan.sigmas(), plan.signal_rates(), plan.noise_rates()] {
             assert_eq!(levels.len(), count + 1);
         }
