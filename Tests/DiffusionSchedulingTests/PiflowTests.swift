@@ -61,6 +61,15 @@ import Testing
         }
     }
 
+    @Test(arguments: [1e-30, 1e30]) func extremeShiftsGiveWeights(shift: Double) throws {
+        for eps in [1e-30, 1e-6, 1] {
+            let plan = try Self.make { ($0.shift, $0.eps) = (shift, eps) }.plan(.count(4))
+            for (index, weights) in plan.outputWeights.enumerated() {
+                #expect(abs(weights.reduce(0, +) - 1) <= 1e-15, "eps \(eps), step \(index)")
+            }
+        }
+    }
+
     @Test func planJSONHasTheWeights() throws {
         let plan = try Self.make().plan(.count(4)), again = try SamplingPlan(json: plan.json)
         #expect(again == plan && again.outputWeights == plan.outputWeights)

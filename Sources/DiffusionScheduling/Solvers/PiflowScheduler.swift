@@ -123,7 +123,7 @@ public struct PiflowConfiguration: FlowMatchDefinition {
         return (row, total == 0 ? weights.indices.map { $0 == 0 ? 1 : 0 } : weights.map { $0 / total })
     }
 
-    private func shifted(_ raw: Double) -> Double { shift * raw / (1 + (shift - 1) * raw) }
+    private func shifted(_ raw: Double) -> Double { shift * raw / (1 - raw + shift * raw) }
 
-    private func rawTime(of sigma: Double) -> Double { sigma / (shift + (1 - shift) * sigma) }
+    private func rawTime(of sigma: Double) -> Double { sigma / (sigma + shift * (1 - sigma)) }
 }
