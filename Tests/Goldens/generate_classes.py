@@ -933,7 +933,7 @@ EDGES = {
     "piflow": [
         # The pipelines take four steps by default.
         *(Run({}, {"n": n}) for n in (1, 2, 4, 8, 50)),
-        # The last step is at its end already, and leads back.
+        # The last step begins beyond its end, and leads back.
         Run({"eps": 0.3125}, {"n": 4}),
     ],
     "minimax_h3": [

@@ -521,7 +521,8 @@ ds_status ds_session_needs_noise(ds_session session, bool *needs_noise);
  *
  * model_output          the model's output at this timestep, of any element type. If the plan has learns_variance, axis 1 (axis 0
  *                       for rank 1) may be twice as long as the sample's: the first half of each batch item is the prediction, the
- *                       second half its variance. Steps with a noise_factor (see ds_row) need it, others pass over it.
+ *                       second half its variance. Steps with a noise_factor (see ds_row) need it, others pass over it. Several
+ *                       outputs are summed before, see ds_scheduler_output_weights.
  * sample                sets the shape of the call. The first step of a session fixes the element type and the number of elements
  *                       for all its steps. The slots have the sample's type.
  * noise                 standard normal numbers; may be NULL if the step needs none

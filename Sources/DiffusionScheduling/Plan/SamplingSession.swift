@@ -85,7 +85,8 @@ public struct SamplingSession: Sendable {
     ///
     /// - Parameters:
     ///   - modelOutput: the model's output, with as many elements as the sample; twice as many if it also predicts the variance.
-    ///     Its element type may differ from the sample's, and from step to step: it is converted on the way.
+    ///     Its element type may differ from the sample's, and from step to step: it is converted on the way. Several outputs are
+    ///     summed before, with the weights ``SamplingPlan/outputWeights``.
     ///   - sample: the sample; the first step decides the number of elements for all of them.
     ///   - noise: standard normal numbers, as many as the sample has elements; for stochastic steps only.
     ///   - batchSize: the batch items that the sample consists of; they matter for thresholding.

@@ -112,6 +112,8 @@ def _randn_tensor() -> Callable[..., Tensor]:
 
 def weighted(tensor: Tensor, weights: Sequence[float]) -> Tensor:
     """The sum over the last axis but one with these weights, on the host in float64. The result's type also holds float32."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"model_output is a {type(tensor).__name__}, but must be a torch.Tensor")
     dtype = at_least_float32(common_type(tensor))
     work = torch.float64 if tensor.is_cpu else dtype  # Some devices don't have float64.
     total: Tensor | float = 0.0

@@ -290,8 +290,7 @@ def has(*names):
 
 def takes(name):
     return lambda scheduler: (
-        name in inspect.signature(scheduler.set_timesteps).parameters
-        and (name == "stage_index" or type(scheduler).__name__ not in COUNTED_ONLY)
+        name in inspect.signature(scheduler.set_timesteps).parameters and type(scheduler).__name__ not in COUNTED_ONLY
     )
 
 

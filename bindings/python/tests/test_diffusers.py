@@ -513,6 +513,9 @@ def test_lists_of_levels_are_refused_where_the_original_refuses_them():
         scheduler.set_timesteps(2)
         with pytest.raises(ValueError):
             scheduler.step(sample(), 517.0, sample())
+    wide = np.concatenate([sample().numpy()] * 10, -1)
+    with pytest.raises(TypeError, match="model_output is a ndarray"):
+        scheduler.step(wide, scheduler.timesteps[0], sample())
 
 
 def test_a_step_may_lead_to_any_timestep():
