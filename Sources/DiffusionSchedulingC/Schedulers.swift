@@ -28,11 +28,11 @@ final class PlannedState: Sendable {
 /// The object behind a scheduler's handle: the scheduler without a plan, and its current state.
 final class SchedulerHolder: Sendable {
     private let unplanned: any PlannedScheduler
-    private let state: Published<PlannedState>
+    private let state: PublishedState
 
     init(_ scheduler: any PlannedScheduler) {
         unplanned = scheduler
-        state = Published(PlannedState(scheduler))
+        state = PublishedState(PlannedState(scheduler))
     }
 
     @inline(__always)
