@@ -386,8 +386,8 @@ ds_status ds_scheduler_noise_rates(ds_scheduler scheduler, double *buffer, size_
 /* The input scale of each step, [n_steps]: input = input_scale * sample. */
 ds_status ds_scheduler_input_scales(ds_scheduler scheduler, double *buffer, size_t capacity, size_t *count);
 
-/* For models that give several outputs e[k] at each evaluation, their weights w, [n_steps, n_outputs]: the caller computes the
- * model_output of step i, the sum of w[i][k] e[k] over k. No numbers for models that give one output. */
+/* For models that give several outputs e[k] at each evaluation, their weights w, [n_steps, n_outputs]. The caller computes the model
+ * output of step i, model_output = sum over k of w[i][k] e[k]. No numbers for models that give one output. */
 ds_status ds_scheduler_output_weights(ds_scheduler scheduler, double *buffer, size_t capacity, size_t *count);
 
 /* Sizes of arrays. */
