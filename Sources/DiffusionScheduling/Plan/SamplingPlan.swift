@@ -85,7 +85,7 @@ public struct SamplingPlan: Sendable, Equatable {
     ///   - grid: the timesteps and noise levels.
     ///   - initNoiseSigma: the standard deviation of the noise that a run starts with.
     ///   - inputScales: one for each timestep; empty: 1 each.
-    ///   - outputWeights: as the property: for each timestep as many, from 2 to 1,000; empty: the model gives one output.
+    ///   - outputWeights: as the property: for each timestep as many, from 2 to 100; empty: the model gives one output.
     ///   - clamp: of every prediction.
     ///   - slotCount: the number of slots that rows store and read.
     ///   - warmUp: the age from which on rows don't depend on it.
@@ -164,7 +164,7 @@ public struct SamplingPlan: Sendable, Equatable {
     /// The greatest `warmUp`: a solver looks back over its slots, with a few evaluations for each.
     static let maximumWarmUp = 16
     /// The most outputs of a model.
-    static let maximumOutputs = 1000
+    static let maximumOutputs = 100
 
     /// The timestep that the model gets at each evaluation.
     public var timesteps: [Double] { grid.timesteps }

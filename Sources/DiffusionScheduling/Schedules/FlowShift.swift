@@ -37,6 +37,12 @@ enum FlowShift: Equatable {
         Self.constant(shift).levels(levels, terminal: nil).map { $0.isFinite ? min($0, 1) : 1 }
     }
 
+    /// κς/(1 − ς + κς): a shifted level in float64, for any κ in range.
+    static func level(_ level: Double, shiftedBy shift: Double) -> Double { shift * level / (1 - level + shift * level) }
+
+    /// ς/(ς + κ(1 − ς)): the level that a shift by κ moves to ς.
+    static func level(_ level: Double, unshiftedBy shift: Double) -> Double { level / (level + shift * (1 - level)) }
+
     /// The shifted levels; `terminal` then stretches them so that the last one equals it.
     func levels<Real: BinaryFloatingPoint>(_ levels: [Real], terminal: Double?) -> [Real] {
         let shifted = levels.map { sigma -> Real in

@@ -29,7 +29,7 @@ public struct PiflowConfiguration: FlowMatchDefinition {
 
     public var numTrainTimesteps = 1000
     public var shift = 5.0
-    /// K: the number of velocities that the model predicts, 2...1,000.
+    /// K: the number of velocities that the model predicts, 2...100.
     public var nGrid = 10
     /// The raw time at which the last step ends, and the least divisor of the policy.
     public var eps = 1e-6
@@ -57,7 +57,8 @@ public struct PiflowConfiguration: FlowMatchDefinition {
 
     public func validate() throws(SchedulerError) {
         try validateFlowMatch()
-        try require("n_grid", nGrid, "from 2 to 1000", (2...1000).contains(nGrid))
+        let outputs = 2...SamplingPlan.maximumOutputs
+        try require("n_grid", nGrid, "from 2 to \(outputs.upperBound)", outputs.contains(nGrid))
         try require("eps", eps, "from 1e-30 to 1", (1e-30...1).contains(eps))
         try require(
             "final_step_size_scale", finalStepSizeScale, "greater than 0 and at most 1",
@@ -81,9 +82,13 @@ public struct PiflowConfiguration: FlowMatchDefinition {
 
     /// The steps end at the next level; a step to 0 at r = `eps`.
     ///
-    /// - Throws: `invalidValue` for a grid that isn't valid; `unrepresentablePlan`.
+    /// - Throws: `invalidValue` for a grid that isn't valid, or whose levels ascend; `unrepresentablePlan`.
     public func plan(on grid: TimestepGrid, options: NoRunOptions) throws(SchedulerError) -> SamplingPlan {
-        var raw = grid.sigmas.map { rawTime(of: $0) }
+        // Descending levels are crossed once, so that all steps together have few more Euler steps than `numPolicySubsteps`.
+        for (index, (before, level)) in zip(grid.sigmas, grid.sigmas.dropFirst()).enumerated() {
+            try require("sigmas[\(index + 1)]", level, "at most \(before), the one before", level <= before)
+        }
+        var raw = grid.sigmas.map { FlowShift.level($0, unshiftedBy: shift) }
         if grid.sigmas.last == 0 { raw[raw.count - 1] = eps.roundedToFloat32 }
         return try plan(on: grid, raw: raw)
     }
@@ -103,13 +108,13 @@ public struct PiflowConfiguration: FlowMatchDefinition {
         let count = Int(substeps)
         func time(_ substep: Int) -> Double { max(begin - Double(substep) * (length / Double(count)), 0) }
         // The policy's own times follow from the level, whose last bit the raw time needn't have.
-        let first = rawTime(of: sigma), last = max(first - length, 0), span = max(first - last, eps)
-        func level(_ substep: Int) -> Double { substep == 0 ? sigma : shifted(time(substep)) }
+        let first = FlowShift.level(sigma, unshiftedBy: shift), last = max(first - length, 0), span = max(first - last, eps)
+        func level(_ substep: Int) -> Double { substep == 0 ? sigma : FlowShift.level(time(substep), shiftedBy: shift) }
 
         var weights = Array(repeating: 0.0, count: nGrid), kept = 1.0
         for substep in (0..<count).reversed() {
             let source = level(substep), share = (source - level(substep + 1)) / max(source, eps)
-            let place = min(max((rawTime(of: source) - last) / span, 0), 1) * Double(nGrid - 1)
+            let place = min(max((FlowShift.level(source, unshiftedBy: shift) - last) / span, 0), 1) * Double(nGrid - 1)
             let below = min(Int(place), nGrid - 2), fraction = place - Double(below)
             weights[below] += kept * share * (1 - fraction)
             weights[below + 1] += kept * share * fraction
@@ -122,8 +127,4 @@ public struct PiflowConfiguration: FlowMatchDefinition {
         // A step that doesn't move has no weights; any will do.
         return (row, total == 0 ? weights.indices.map { $0 == 0 ? 1 : 0 } : weights.map { $0 / total })
     }
-
-    private func shifted(_ raw: Double) -> Double { shift * raw / (1 - raw + shift * raw) }
-
-    private func rawTime(of sigma: Double) -> Double { sigma / (sigma + shift * (1 - sigma)) }
 }
