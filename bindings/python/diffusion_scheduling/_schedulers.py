@@ -234,6 +234,14 @@ class ArrayScheduler(Core):
         """The whole plan as JSON, which ``Session.from_plan`` reads. Errors as for ``plan_properties``."""
         return self._current().text
 
+    def output_weights(self) -> list[list[float]]:
+        """The weights of a model's outputs in each step, [steps][outputs]; empty for models that give one output.
+
+        A step takes all outputs, one after another on the last axis, or model_output = sum of weight * output. Errors as for
+        ``plan_properties``.
+        """
+        return [list(weights) for weights in self._current().output_weights]
+
     def index_for_timestep(self, timestep: float) -> int:
         """The index of the first step at a timestep. Raises TimestepError, a ValueError."""
         self._current()

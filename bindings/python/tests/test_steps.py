@@ -650,3 +650,19 @@ def test_a_request_does_not_change_with_the_callers_array(x):
     scheduler.set_timesteps(sigmas=levels.copy())
     levels[0] = 11
     assert np.array_equal(scheduler.step(x, scheduler.timesteps[0], x, s_churn=0.5, variance_noise=x).prev_sample, expected)
+
+
+def test_several_outputs_are_summed_with_the_plans_weights(x):
+    scheduler = ds.PiflowScheduler(n_grid=3)
+    with pytest.raises(ds.TimestepError):
+        scheduler.output_weights()
+    scheduler.set_timesteps(4)
+    weights, e = scheduler.output_weights(), [np.tanh(x + k) for k in range(3)]
+    assert np.shape(weights) == (4, 3) and np.allclose(np.sum(weights, axis=1), 1, rtol=1e-15)
+    expected = scheduler.step(sum(w * each for w, each in zip(weights[0], e)), scheduler.timesteps[0], x).prev_sample
+    scheduler.set_begin_index(0)
+    weights[0][0] = 7.0  # The plan keeps its own.
+    assert np.allclose(scheduler.step(np.concatenate(e, -1), scheduler.timesteps[0], x).prev_sample, expected, rtol=1e-6, atol=1e-6)
+    scheduler = ds.FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(4)
+    assert scheduler.output_weights() == []
