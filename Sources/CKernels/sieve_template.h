@@ -80,9 +80,9 @@ INLINE void DSK_NAME(sift_keys)(DSK_NAME(sifted) * sifted, size_t n, DSK_KEY low
         DSK_UNROLL for (int u = 0; u < VECTORS; u++) {
             const KEYS key = keys[u] & MAGNITUDE;
             /* A lane of a mask is 0 or -1. No difference overflows: keys and high are at least 0, low is at least -1. */
-            const KEYS is_greater = key > greatest;
             below -= key < low;
             if (has_high) {
+                const KEYS is_greater = key > greatest;
                 above -= key > high;
                 greatest = (is_greater & key) | (~is_greater & greatest);
             }
