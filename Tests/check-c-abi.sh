@@ -52,7 +52,7 @@ check "the library exports what the header declares, and nothing else" exports_a
 
 # Schedulers are data: their names occur in comments, as examples, and in the text that a caller passes.
 names_no_scheduler() {
-    local names='DEIS|DDIM|DDPM|DPMSolver|DPM_Solver|Euler|FlowMatch|UniPC|PNDM|Heun|KDPM2|LCM|TCD|CogVideoX|SCM|CMStochastic|UnCLIP|Wuerstchen|EDM|Cosine|SASolver|SA_Solver|LMS|LTX|MiniMax|FlowMap|Helios|KarrasVe' file failed=0
+    local names='DEIS|DDIM|DDPM|DPMSolver|DPM_Solver|Euler|FlowMatch|UniPC|PNDM|Heun|KDPM2|LCM|TCD|CogVideoX|SCM|CMStochastic|UnCLIP|Wuerstchen|EDM|Cosine|SASolver|SA_Solver|LMS|LTX|MiniMax|FlowMap|Helios|KarrasVe|ScoreSde|Piflow' file failed=0
     if nm -D --defined-only "$library" | awk '{ print $3 }' | grep -iE "$names"; then failed=1; fi
     while IFS= read -r file; do
         if sed -E 's@^ *(/?\*|//).*@@; s@/\*.*@@; s@ //.*@@' "$file" | grep -nE "$names"; then

@@ -41,6 +41,7 @@ public enum SchedulerCatalog {
         PiflowScheduler.self,
         SASolverScheduler.self,
         SCMScheduler.self,
+        ScoreSdeVeScheduler.self,
         TCDScheduler.self,
         UnCLIPScheduler.self,
         UniPCMultistepScheduler.self,
@@ -59,9 +60,6 @@ public enum SchedulerCatalog {
             "EntropyBoundScheduler": tokens,
             "RFD4ProteinaScheduler": "its steps multiply by a mask, and rows multiply tensors by numbers",
             "RePaintScheduler": "its steps blend two samples by a mask, and rows multiply tensors by numbers",
-            "ScoreSdeVeScheduler":
-                "its corrector steps by η e + √(2η) z with η = 2 (snr ‖z‖/‖e‖)², a ratio of the norms of noise and model output, of which "
-                + "each is a mean over the batch, and rows are known before these",
             "ScoreSdeVpScheduler": "it has no step that pipelines could call; DDPMScheduler samples the same process",
             "VQDiffusionScheduler": tokens,
         ]

@@ -13,7 +13,7 @@ import Testing
         "ddpm_parallel", "ddpm_wuerstchen", "dpmsolver_sde", "dpmsolver_singlestep", "edm_dpmsolver", "edm_euler",
         "euler", "euler_ancestral", "flow_map_euler", "flow_match_euler", "flow_match_heun", "flow_match_lcm", "helios",
         "helios_dmd", "heun", "ipndm", "karras_ve", "kdpm2", "kdpm2_ancestral", "lcm", "lms", "ltx_euler_ancestral",
-        "minimax_h3", "piflow", "pndm", "sasolver", "scm", "tcd", "unclip", "unipc",
+        "minimax_h3", "piflow", "pndm", "sasolver", "scm", "score_sde_ve", "tcd", "unclip", "unipc",
     ]
 
     /// The files whose class isn't in the catalogue yet.
@@ -68,7 +68,10 @@ import Testing
                 record.isSpaced ? max(relative(plan.sigmas[0], sigmas[0]), relative(plan.sigmas[last], sigmas[last])) : 0
             let ends =
                 record.isLogarithmic
-                ? Tolerance.luSigma : record.isInterpolated || record.isPower ? Tolerance.interpolatedSigma : Tolerance.sigma
+                ? Tolerance.luSigma
+                : record.isExponential
+                    ? 2 * Tolerance.luSigma
+                    : record.isInterpolated || record.isPower ? Tolerance.interpolatedSigma : Tolerance.sigma
             #expect(inherited <= ends, "\(place), the ends of the grid")
             for (i, (ours, theirs)) in zip(plan.sigmas, sigmas).enumerated() where i < plan.stepCount || !record.isCut {
                 if record.loose.contains(i), plan.timesteps[i] != record.timesteps[i] { continue }
@@ -146,6 +149,7 @@ import Testing
         let isShort = [
             "cogvideox_ddim", "edm_euler", "euler", "euler_ancestral", "flow_map_euler", "flow_match_euler", "flow_match_heun",
             "flow_match_lcm", "helios_dmd", "heun", "karras_ve", "kdpm2", "kdpm2_ancestral", "lms", "minimax_h3", "piflow",
+            "score_sde_ve",
         ].contains(file)
         #expect(Double(nearer) >= (isShort ? Tolerance.nearerShareOfShortSums : Tolerance.nearerShare) * Double(total))
         #expect(mean < 1, "the geometric mean of our error over diffusers'")
@@ -193,6 +197,7 @@ import Testing
         let configuration = scheduler.configuration
         if configuration is any SigmaGridConfiguration || configuration is CMStochasticIterativeConfiguration
             || configuration is any EDMDefinition || configuration is IPNDMConfiguration || configuration is KarrasVeConfiguration
+            || configuration is ScoreSdeVeConfiguration
         {
             return (try scheduler.plan(on: grid, optionValues: record.optionValues), Tolerance.loop)
         }
@@ -371,6 +376,9 @@ struct ClassRecord: Decodable {
     /// Whether levels are float32 powers by torch, which may be off in their last bit, times a number.
     var isPower: Bool { className == "KarrasVeScheduler" }
 
+    /// Whether levels are exponentials of evenly spaced float32 logarithms. Those are off by the spacing's roundings, too.
+    var isExponential: Bool { className == "ScoreSdeVeScheduler" }
+
     /// Whether levels come from float32 logarithms.
     var isLogarithmic: Bool { configText.contains("\"interpolation_type\": \"log_linear\"") }
 
@@ -396,7 +404,7 @@ struct ClassRecord: Decodable {
             // 250 times the logarithm of a power, whose base is ρ roundings off, and both functions' roundings.
             return 250 * 0x1p-52 * (4 * abs(configuration.rho) + 4) + timestep.ulp
         }
-        if isPower { return Tolerance.interpolatedSigma * timestep }
+        if isPower || isExponential { return Tolerance.interpolatedSigma * timestep }
         // torch divides by mu's weight in two roundings, then interpolates between the ends of a stage.
         if wideSigmasData != nil, arguments["mu"] != nil { return 4 * max(timestep, 1).ulp }
         // EDM's timesteps are logarithms, or angles, of their own levels.

@@ -354,7 +354,7 @@ import Testing
         ("ConsistencyDecoderScheduler", "ConsistencyDecoderVAE"), ("DiscreteDDIMScheduler", "it steps tokens"),
         ("EntropyBoundScheduler", "it steps tokens"),
         ("RFD4ProteinaScheduler", "multiply by a mask"),
-        ("RePaintScheduler", "blend two samples by a mask"), ("ScoreSdeVeScheduler", "a ratio of the norms"),
+        ("RePaintScheduler", "blend two samples by a mask"),
         ("ScoreSdeVpScheduler", "no step"), ("VQDiffusionScheduler", "it steps tokens"),
     ])
     func aClassThatCanHaveNoPlanIsAnsweredWithTheReason(_ name: String, _ reason: String) {

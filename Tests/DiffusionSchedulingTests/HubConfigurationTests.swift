@@ -79,8 +79,8 @@ import Testing
         let flax = #"{"_class_name": "FlaxKarrasVeScheduler", "s_churn": 40}"#
         #expect((try SchedulerCatalog.makeScheduler(json: flax) as? KarrasVeScheduler)?.configuration.sChurn == 40)
         #expect(
-            "\(try #require(fault { _ = try SchedulerCatalog.makeScheduler(json: #"{"_class_name": "FlaxScoreSdeVeScheduler"}"#) }))"
-                .hasPrefix("scheduler ScoreSdeVeScheduler is not supported: its corrector"))
+            "\(try #require(fault { _ = try SchedulerCatalog.makeScheduler(json: #"{"_class_name": "FlaxRePaintScheduler"}"#) }))"
+                .hasPrefix("scheduler RePaintScheduler is not supported: its steps"))
     }
 
     /// A run of a small latent with a model whose outputs are of order 1.

@@ -51,6 +51,7 @@ import Testing
     @Test func karrasVe() throws { try runs(KarrasVeScheduler.self, "Karras VE", RandomConfigurations.karrasVe) }
     @Test func miniMaxH3() throws { try runs(MiniMaxH3Scheduler.self, "MiniMax-H3", RandomConfigurations.miniMaxH3) }
     @Test func piflow() throws { try runs(PiflowScheduler.self, "Piflow", RandomConfigurations.piflow) }
+    @Test func scoreSdeVe() throws { try runs(ScoreSdeVeScheduler.self, "Score SDE VE", RandomConfigurations.scoreSdeVe) }
     @Test func kdpm2() throws { try runs(KDPM2DiscreteScheduler.self, "KDPM2", RandomConfigurations.kdpm2) }
 
     private func runs<S: PlannedScheduler>(

@@ -288,6 +288,17 @@ enum RandomConfigurations {
         return c
     }
 
+    static func scoreSdeVe(_ generator: inout SeededGenerator) -> ScoreSdeVeConfiguration {
+        var c = ScoreSdeVeConfiguration()
+        c.numTrainTimesteps = .random(in: 1...1000, using: &generator)
+        c.snr = [0, 0.075, 0.15, 1].randomElement(using: &generator)!
+        c.sigmaMax = exponential(.random(in: -3...8, using: &generator))
+        c.sigmaMin = c.sigmaMax * exponential(.random(in: -12...0, using: &generator))
+        c.samplingEps = [0, 1e-5, 1e-3, 0.3, 1].randomElement(using: &generator)!
+        c.correctSteps = .random(in: 0...3, using: &generator)
+        return c
+    }
+
     /// The shifts include ones at which float32 merges levels, or makes levels near 1 rise again.
     static func miniMaxH3(_ generator: inout SeededGenerator) -> MiniMaxH3Configuration {
         var c = MiniMaxH3Configuration()

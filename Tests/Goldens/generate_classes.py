@@ -79,8 +79,8 @@ A model of Piflow gives ``n_grid`` outputs e[k] = (1 + k/8) m(x, t), one after a
 Some steps get further arguments, as in the pipelines: the next timestep (UnCLIP), a timestep for each batch item (DDPMWuerstchen),
 the previous step's prediction and timestep (CogVideoXDPM), or the step's index, noise and tables (HeliosDMD).
 
-KarrasVe runs by evaluations of the model, as the class below does. ``timesteps`` are the levels that the model receives,
-``sigmas_float64`` the unrounded levels, and ``init_noise_sigma`` includes the first step's noise.
+KarrasVe and ScoreSdeVe run by evaluations of the model, as the classes below do. ``timesteps`` are the levels that the model
+receives. KarrasVe's ``sigmas_float64`` are the unrounded levels, and its ``init_noise_sigma`` includes the first step's noise.
 
 The header counts the redrawn configurations by reason; # replaces the digits in messages.
 """
@@ -102,6 +102,7 @@ import mpmath
 import numpy as np
 import torch
 from diffusers.schedulers.scheduling_dpm_cogvideox import DDIMSchedulerOutput as CogVideoXOutput
+from diffusers.schedulers.scheduling_sde_ve import SdeVeOutput
 from generate import (
     BATCH,
     ELEMENTS,
@@ -609,6 +610,7 @@ SHIPPED = {
         Run({**SD_BETAS, "steps_offset": 1}, {"n": 20}, {"skip_prk_steps": True}, model="Stable Diffusion 1.5 with Heun"),
     ],
     "karras_ve": [],
+    "score_sde_ve": [],
     "kdpm2": [Run({**SD_BETAS, "steps_offset": 1}, {"n": 20}, {"skip_prk_steps": True}, model="Stable Diffusion 1.5 with KDPM2")],
     "kdpm2_ancestral": [
         Run({**SD_BETAS, "steps_offset": 1}, {"n": 20}, {"skip_prk_steps": True}, model="Stable Diffusion 1.5 with KDPM2")
@@ -879,6 +881,11 @@ EDGES = {
         Run({"s_noise": 0.0}, {"n": 6}),
         Run({"sigma_min": 1.0, "sigma_max": 1.0}, {"n": 4}),
     ],
+    "score_sde_ve": [
+        *(Run({}, {"n": n}) for n in (2, 25)),
+        Run({"correct_steps": 0}, {"n": 20}),
+        Run({"snr": 0.0}, {"n": 5}),
+    ],
     "kdpm2": [Run({}, {"n": 10}), Run({}, {"n": 1}), Run({"timestep_spacing": "trailing"}, {"n": 61})],
     "kdpm2_ancestral": [Run({}, {"n": 10}), Run({}, {"n": 1}), Run({"timestep_spacing": "trailing"}, {"n": 61})],
     "dpmsolver_sde": [
@@ -1114,7 +1121,46 @@ class KarrasVeScheduler(diffusers.KarrasVeScheduler):
         return CogVideoXOutput(*results) if return_dict else results
 
 
-EVALUATED = {"KarrasVeScheduler": KarrasVeScheduler}
+class ScoreSdeVeScheduler(diffusers.ScoreSdeVeScheduler):
+    """The original with a `step` per evaluation of the model: corrections, then a prediction.
+
+    Corrections measure the norms that noise and an exact score have on average.
+    """
+
+    def set_timesteps(self, num_inference_steps, sampling_eps=None, device=None):
+        super().set_timesteps(num_inference_steps, sampling_eps, device)
+        self.place = 0
+        if hasattr(self, "discrete_sigmas"):
+            # The constructor's call comes before its tables are made.
+            shares = self.timesteps
+            self.set_sigmas(num_inference_steps)
+            places = (shares * (num_inference_steps - 1)).long()
+            if places.tolist() != list(range(num_inference_steps))[::-1]:
+                raise Redraw("a level twice")
+            evaluations = self.config.correct_steps + 1
+            self.timesteps = self.sigmas.repeat_interleave(evaluations)
+            self.sigmas = torch.cat([self.discrete_sigmas.flip(0).repeat_interleave(evaluations), torch.zeros(1)])
+
+    def step(self, model_output, timestep, sample, return_dict=True, generator=None):
+        level, target = self.sigmas[self.place : self.place + 2]
+        self.place += 1
+        library, whole_run = home_of(self).torch, self.timesteps
+        if self.place % (self.config.correct_steps + 1):
+            norms = iter([1 / level, torch.ones_like(level)])
+            ones = torch.ones(len(sample), dtype=sample.dtype)
+            patches = {"norm": lambda *arguments, **named: next(norms), "ones": lambda *arguments: ones}
+            with unittest.mock.patch.multiple(library, create=True, **patches):
+                next_sample = self.step_correct(model_output, sample, generator).prev_sample
+            results = next_sample, sample + 2 * (self.config.snr * level) ** 2 * model_output
+        else:
+            # Share 1 of two levels.
+            self.discrete_sigmas, self.timesteps = torch.stack([target, level]), torch.ones(2)
+            results = self.step_pred(model_output, torch.ones(()), sample, generator, return_dict=False)
+            self.timesteps = whole_run
+        return SdeVeOutput(*results) if return_dict else results
+
+
+EVALUATED = {"KarrasVeScheduler": KarrasVeScheduler, "ScoreSdeVeScheduler": ScoreSdeVeScheduler}
 """Wrappers that take one evaluation per step, for originals that don't."""
 
 
@@ -1647,6 +1693,21 @@ class KarrasVeLoop(Loop):
             return mixed((mpf(1), x), (level - target, output)), p, int(i == 0)
         rise = mpf(self.config["s_noise"]) * mpmath.sqrt(target**2 - level**2)
         return mixed((mpf(1), self.half), ((self.sigmas[i - 1] - level) / 2, output), (rise, noise_exact(i))), p, 1
+
+
+class ScoreSdeVeLoop(Loop):
+    """Corrections at a level, then a prediction that leads to the next one."""
+
+    def step(self, i, x, output):
+        level, target, evaluations = self.sigmas[i], self.sigmas[i + 1], self.config["correct_steps"] + 1
+        if (i + 1) % evaluations:
+            step_size = 2 * (mpf(self.config["snr"]) * level) ** 2
+            score, noise = step_size, mpmath.sqrt(2 * step_size)
+        else:
+            score = level**2 - target**2
+            noise = mpmath.sqrt(score)
+        mean = mixed((mpf(1), x), (score, output))
+        return mixed((mpf(1), mean), (noise, noise_exact(i))), mean, 1
 
 
 class FlowLoop(Loop):
@@ -2511,6 +2572,23 @@ CLASSES = {
         # The class has no add_noise.
         late=0,
         count=24,
+    ),
+    "score_sde_ve": Family(
+        "ScoreSdeVeScheduler",
+        ScoreSdeVeLoop,
+        {
+            "num_train_timesteps": {2000: 70, 100: 30},
+            "snr": {0.15: 50, 0.075: 25, 0.5: 25},
+            "sigma_min": {0.01: 60, 0.1: 20, 1e-3: 20},
+            "sigma_max": {1348.0: 40, 50.0: 30, 3.0: 30},
+            "sampling_eps": {1e-5: 70, 1e-3: 30},
+            "correct_steps": {1: 60, 0: 15, 2: 15, 3: 10},
+        },
+        {request_two_to_fifty: 100},
+        has_noise_table=False,
+        # The original's add_noise takes numbers of levels.
+        late=0,
+        count=20,
     ),
     "kdpm2": Family(
         "KDPM2DiscreteScheduler",

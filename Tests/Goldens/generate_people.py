@@ -82,6 +82,7 @@ CLASSES = [
     "PiflowScheduler",
     "SASolverScheduler",
     "SCMScheduler",
+    "ScoreSdeVeScheduler",
     "TCDScheduler",
     "UnCLIPScheduler",
     "UniPCMultistepScheduler",

@@ -221,6 +221,12 @@ FORMULAS = {
         "A sample at the angle s is cos(s) data + sin(s) σ_d noise, σ_d = sigma_data. A step leads from s to t, with noise z:",
         "p = cos(s) x − sin(s) e        x' = cos(t) p + σ_d sin(t) z",
     ),
+    "ScoreSdeVeScheduler": Formula(
+        "Song et al. 2021, 2011.13456",
+        "A sample at the level ς is data + ς noise, and the model predicts the score e. A step corrects the sample at ς, and then "
+        "leads it to τ, with noise z:",
+        "x' = x + η e + √(2η) z        η = 2 snr² ς²\nx' = x + g² e + g z             g² = ς² − τ²",
+    ),
     "TCDScheduler": Formula(
         "Zheng et al. 2024, 2402.19159",
         f"{PRESERVING}, the predicted noise ε, noise z, η = eta and the timestep s = ⌊(1 − η) u⌋:",

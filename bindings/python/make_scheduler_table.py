@@ -60,6 +60,7 @@ ORDERS = {
     "PiflowScheduler": "1",
     "SASolverScheduler": "1 to 4",
     "SCMScheduler": "1",
+    "ScoreSdeVeScheduler": "1",
     "TCDScheduler": "1",
     "UnCLIPScheduler": "1",
     "UniPCMultistepScheduler": "1 to 6",

@@ -85,11 +85,10 @@ def stubs() -> dict[Path, str]:
     outputs = [output_class(report) for report in _schedulers.OUTPUTS]
     names = [each.__name__ for each in _schedulers.OUTPUTS.values()]
     arrays = HEAD + IMPORTS + "\n".join([*outputs, *map(array_class, DESCRIPTIONS.values())])
-    dropped_in = [name for name, description in DESCRIPTIONS.items() if description.other_calls is None]
-    classes = "".join(f"class {name}(diffusers.{name}): ...\n" for name in dropped_in)
+    classes = "".join(f"class {name}(diffusers.{name}): ...\n" for name in DESCRIPTIONS)
     return {
         PACKAGE / "schedulers.pyi": f"{arrays}\n__all__ = {[*names, *DESCRIPTIONS]!r}\n",
-        PACKAGE / "diffusers.pyi": f"{DROP_INS}{classes}\n{MAKE}\n__all__ = {dropped_in!r}\n",
+        PACKAGE / "diffusers.pyi": f"{DROP_INS}{classes}\n{MAKE}\n__all__ = {list(DESCRIPTIONS)!r}\n",
     }
 
 

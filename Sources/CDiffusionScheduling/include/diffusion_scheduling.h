@@ -217,8 +217,18 @@ const char *ds_supported_class_name(size_t index);
  *     step_arguments           arguments of diffusers' `step` for values that other classes hold or draw themselves: `noise`,
  *                              `step_index` (the index in the run), and lists of the arguments for its `timesteps` and `sigmas`;
  *                              null: none
- *     other_calls              the calls by which diffusers' pipelines step, in half a sentence, if they don't call `step` at a
- *                              timestep of the run; null: they do
+ *     calls                    the methods by which diffusers' pipelines step, if they don't call `step` at a timestep of the run.
+ *                              Each has a `name`, and is the row of ds_scheduler_attribute_row at its `evaluation` (also the age) of
+ *                              a plan on noise levels ("levels" of ds_scheduler_set_timesteps), which are
+ *                                  level_arguments  the arguments of these names, and 0 after them; if empty,
+ *                                  level_table      with the argument timestep = t, the element floor((n - 1) t) of the attribute of
+ *                                                   this name, n ascending levels, and the element below it, or 0; if null,
+ *                                  norms            ||z|| / ||e|| twice: the means over the batch of the Euclidean norms of noise and
+ *                                                   model output. The coefficients of z are proportional to the level there, and
+ *                                                   those of e to its square.
+ *                              `sample` is the argument for the sample, `noise_type` is as above for the noise that the method
+ *                              draws (null: none), and `results` and `tuple_results` are the names of the results, in an object and
+ *                              in a tuple: prev_sample, the report's, and those of the `tensors` of the attributes
  *     has_velocity             whether ds_scheduler_get_velocity works
  *     adds_noise_at_training_levels   whether ds_scheduler_add_noise takes training timesteps even after timesteps have been set
  *

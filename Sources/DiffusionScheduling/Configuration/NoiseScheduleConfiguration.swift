@@ -30,9 +30,7 @@ extension NoiseScheduleConfiguration {
     }
 
     func validateNoiseSchedule() throws(SchedulerError) {
-        try require(
-            "num_train_timesteps", numTrainTimesteps, "from 1 to \(NoiseSchedule.maximumTimesteps)",
-            (1...NoiseSchedule.maximumTimesteps).contains(numTrainTimesteps))
+        try require("num_train_timesteps", numTrainTimesteps, in: 1...NoiseSchedule.maximumTimesteps)
         try require("beta_schedule", betaSchedule, among: Self.betaSchedules)
         if let trainedBetas {
             try require(

@@ -45,9 +45,7 @@ extension ThresholdingConfiguration {
     }
 
     func validateThresholding() throws(SchedulerError) {
-        try require(
-            "dynamic_thresholding_ratio", dynamicThresholdingRatio, "from 0 to 1",
-            (0...1).contains(dynamicThresholdingRatio))
+        try require("dynamic_thresholding_ratio", dynamicThresholdingRatio, in: 0...1)
         try require("sample_max_value", sampleMaxValue, "greater than 0", sampleMaxValue > 0)
     }
 }

@@ -193,3 +193,15 @@ func require(
     // The texts are made for errors only: making them would take longer than anything else in planning.
     if !holds { throw .invalidValue(key: key(), value: "\(value())", allowed: allowed()) }
 }
+
+/// A check that a value lies in a range, ends included.
+@inline(__always)
+func require<Value: Comparable & CustomStringConvertible>(
+    _ key: @autoclosure () -> String, _ value: Value, in range: ClosedRange<Value>
+) throws(SchedulerError) {
+    func text(_ end: Value) -> String {
+        let text = end.description.replacing("e+", with: "e")
+        return text.hasSuffix(".0") ? String(text.dropLast(2)) : text
+    }
+    try require(key(), value, "from \(text(range.lowerBound)) to \(text(range.upperBound))", range.contains(value))
+}

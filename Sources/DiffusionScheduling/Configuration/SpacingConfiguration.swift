@@ -28,7 +28,7 @@ extension TimestepSpacingConfiguration {
 
 extension SpacedTimesteps {
     func validateStepsOffset(upTo greatest: Int = NoiseSchedule.maximumTimesteps) throws(SchedulerError) {
-        try require("steps_offset", stepsOffset, "from 0 to \(greatest)", (0...greatest).contains(stepsOffset))
+        try require("steps_offset", stepsOffset, in: 0...greatest)
     }
 }
 

@@ -107,10 +107,8 @@ public struct SamplingPlan: Sendable, Equatable {
         let count = grid.timesteps.count
         try require(
             "initial noise sigma", initNoiseSigma, "finite and at least 0", initNoiseSigma >= 0 && initNoiseSigma < .infinity)
-        try require(
-            "number of slots", slotCount, "from 0 to \(Combination.maximumSlotCount)",
-            (0...Combination.maximumSlotCount).contains(slotCount))
-        try require("warm-up", warmUp, "from 0 to \(Self.maximumWarmUp)", (0...Self.maximumWarmUp).contains(warmUp))
+        try require("number of slots", slotCount, in: 0...Combination.maximumSlotCount)
+        try require("warm-up", warmUp, in: 0...Self.maximumWarmUp)
         try require("number of rows", rows.count, "the number of timesteps, \(count)", rows.count == count)
         let inputScales = inputScales.isEmpty ? Array(repeating: 1, count: count) : inputScales
         try require("number of input scales", inputScales.count, "the number of timesteps, \(count)", inputScales.count == count)
@@ -120,8 +118,7 @@ public struct SamplingPlan: Sendable, Equatable {
         if let outputs = outputWeights.first?.count {
             try require(
                 "number of output weights", outputWeights.count, "the number of timesteps, \(count)", outputWeights.count == count)
-            try require(
-                "number of model outputs", outputs, "from 2 to \(Self.maximumOutputs)", (2...Self.maximumOutputs).contains(outputs))
+            try require("number of model outputs", outputs, in: 2...Self.maximumOutputs)
             for (index, weights) in outputWeights.enumerated() {
                 try require(
                     "number of output weights of evaluation \(index)", weights.count, "\(outputs)", weights.count == outputs)

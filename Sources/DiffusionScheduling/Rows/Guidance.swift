@@ -25,7 +25,7 @@ public struct Guidance: Sendable, Hashable {
 
     package func validate() throws(SchedulerError) {
         try require("guidance scale", scale, "finite", scale.isFinite)
-        try require("guidance rescale", rescale, "from 0 to 1", (0...1).contains(rescale))
+        try require("guidance rescale", rescale, in: 0...1)
     }
 
     /// The factor of e, from the moments of the two outputs.

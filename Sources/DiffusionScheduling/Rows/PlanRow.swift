@@ -135,7 +135,7 @@ extension PlanRow {
         try require(
             "prediction of \(name())", "a combination of noise", "one of sample and model output where noise has a factor",
             noiseFactor == .none || prediction.noise == 0)
-        try require("number of noise draws of \(name())", drawCount, "from 0 to 2", (0...2).contains(drawCount))
+        try require("number of noise draws of \(name())", drawCount, in: 0...2)
         try require(
             "number of noise draws of \(name())", drawCount, "at least 1 where noise is read", drawCount > 0 || !needsNoise)
     }
@@ -162,7 +162,7 @@ public enum PredictionClamp: Sendable, Equatable {
         case .range(let limit):
             try require("limit of the clamp", limit, "greater than 0", limit > 0)
         case .dynamicThreshold(let ratio, let maximum):
-            try require("ratio of the dynamic threshold", ratio, "from 0 to 1", (0...1).contains(ratio))
+            try require("ratio of the dynamic threshold", ratio, in: 0...1)
             try require("maximum of the dynamic threshold", maximum, "greater than 0", maximum > 0)
         }
     }

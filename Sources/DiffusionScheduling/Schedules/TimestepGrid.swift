@@ -101,8 +101,14 @@ public enum TimestepRequest: Sendable, Equatable {
 
 /// Refuses a number of steps that no plan may have.
 func requireStepCount(_ count: Int) throws(SchedulerError) {
+    try require("number of steps", count, in: 1...TimestepRequest.maximumSteps)
+}
+
+/// Refuses a number of steps greater than that of the training timesteps, or that no plan may have.
+func requireStepCount(_ count: Int, upTo numTrainTimesteps: Int) throws(SchedulerError) {
     try require(
-        "number of steps", count, "from 1 to \(TimestepRequest.maximumSteps)", (1...TimestepRequest.maximumSteps).contains(count))
+        "number of steps", count, "from 1 to num_train_timesteps = \(numTrainTimesteps)", (1...numTrainTimesteps).contains(count))
+    try requireStepCount(count)
 }
 
 /// Refuses a list that isn't in order, or has values out of range.
@@ -110,9 +116,7 @@ func requireOrdered(
     _ argument: String, _ values: [Double], by inOrder: (Double, Double) -> Bool, within range: ClosedRange<Double>,
     _ allowed: String
 ) throws(SchedulerError) {
-    try require(
-        "number of \(argument)", values.count, "from 1 to \(TimestepRequest.maximumSteps)",
-        (1...TimestepRequest.maximumSteps).contains(values.count))
+    try require("number of \(argument)", values.count, in: 1...TimestepRequest.maximumSteps)
     for (index, value) in values.enumerated() {
         try require("\(argument)[\(index)]", value, allowed, range.contains(value))
         if index > 0 {

@@ -53,13 +53,11 @@ public struct CMStochasticIterativeConfiguration: SchedulerDefinition {
     }
 
     public func validate() throws(SchedulerError) {
-        try require(
-            "num_train_timesteps", numTrainTimesteps, "from 1 to \(NoiseSchedule.maximumTimesteps)",
-            (1...NoiseSchedule.maximumTimesteps).contains(numTrainTimesteps))
+        try require("num_train_timesteps", numTrainTimesteps, in: 1...NoiseSchedule.maximumTimesteps)
         try require("sigma_max", sigmaMax, "at least 0, and finite in float32", sigmaMax >= 0 && Float(sigmaMax).isFinite)
         try require("sigma_min", sigmaMin, "from 0 to sigma_max = \(sigmaMax)", sigmaMin >= 0 && sigmaMin <= sigmaMax)
-        try require("sigma_data", sigmaData, "from 1e-100 to 1e100", (1e-100...1e100).contains(sigmaData))
-        try require("s_noise", sNoise, "from -1e100 to 1e100", (-1e100...1e100).contains(sNoise))
+        try require("sigma_data", sigmaData, in: 1e-100...1e100)
+        try require("s_noise", sNoise, in: -1e100...1e100)
         let isDefined = sigmaMin > 0 || rho > 0
         try require(
             "rho", rho, isDefined ? "other than 0, and such that levels are finite" : "greater than 0 where sigma_min is 0",
@@ -124,8 +122,7 @@ public struct CMStochasticIterativeConfiguration: SchedulerDefinition {
         let count = numTrainTimesteps
         switch request {
         case .count(let steps, _):
-            try require("number of steps", steps, "from 1 to num_train_timesteps = \(count)", (1...count).contains(steps))
-            try requireStepCount(steps)
+            try requireStepCount(steps, upTo: count)
             return (0..<steps).reversed().map { Double($0 * (count / steps)) }
         case .timesteps(let numbers, _):
             try requireOrdered("timesteps", numbers, by: >, within: 0...Double(count - 1), "from 0 to \(count - 1)")

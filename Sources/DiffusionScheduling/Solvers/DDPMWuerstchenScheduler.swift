@@ -45,8 +45,8 @@ public struct DDPMWuerstchenConfiguration: SchedulerDefinition {
     }
 
     public func validate() throws(SchedulerError) {
-        try require("scaler", scaler, "from 0 to 1e100", (0...1e100).contains(scaler))
-        try require("s", s, "from 0 to 1e6", (0...1e6).contains(s))
+        try require("scaler", scaler, in: 0...1e100)
+        try require("s", s, in: 0...1e6)
     }
 
     // MARK: The plan

@@ -140,11 +140,8 @@ public struct DPMSolverSinglestepConfiguration: SchedulerDefinition, PredictionT
         for (back, weight) in update.outputs.enumerated() {
             next = next + weight * (back == 0 ? converted : Combination(.slot(slot(back))))
         }
-        var kept: [PlanRow.Store] = []
-        if stores {
-            kept.append(.init(slot: slot(0), value: converted))
-            if order == 1 { kept.append(.init(slot: 0, value: Combination(.sample))) }
-        }
+        var kept: [PlanRow.Store] = stores ? [.init(slot: slot(0), value: converted)] : []
+        if stores, order == 1 { kept.append(.init(slot: 0, value: Combination(.sample))) }
         return PlanRow(
             prediction: solver.prediction(at: levels[index]), nextSample: next, stores: kept,
             drawCount: solver.isStochastic ? 1 : nil)

@@ -63,14 +63,12 @@ extension EDMDefinition {
     }
 
     func validateEDM() throws(SchedulerError) {
-        try require(
-            "num_train_timesteps", numTrainTimesteps, "from 1 to \(NoiseSchedule.maximumTimesteps)",
-            (1...NoiseSchedule.maximumTimesteps).contains(numTrainTimesteps))
+        try require("num_train_timesteps", numTrainTimesteps, in: 1...NoiseSchedule.maximumTimesteps)
         try require("sigma_min", sigmaMin, "greater than 0 in float32", Float(sigmaMin) > 0)
         try require(
             "sigma_max", sigmaMax, "at least sigma_min = \(sigmaMin) and finite in float32",
             sigmaMax >= sigmaMin && Float(sigmaMax) < .infinity)
-        try require("sigma_data", sigmaData, "from 0 to 1e100", (0...1e100).contains(sigmaData))
+        try require("sigma_data", sigmaData, in: 0...1e100)
         try require("rho", rho, "greater than 0 and finite", rho > 0 && rho < .infinity)
         // The powers may overflow for small ρ, and their difference may round sigma_min to 0.
         try require(

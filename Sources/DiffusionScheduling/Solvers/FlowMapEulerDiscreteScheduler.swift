@@ -42,10 +42,8 @@ public struct FlowMapEulerDiscreteConfiguration: SchedulerDefinition {
     }
 
     public func validate() throws(SchedulerError) {
-        try require(
-            "num_train_timesteps", numTrainTimesteps, "from 1 to \(NoiseSchedule.maximumTimesteps)",
-            (1...NoiseSchedule.maximumTimesteps).contains(numTrainTimesteps))
-        try require("shift", shift, "from 1e-30 to 1e30", (1e-30...1e30).contains(shift))
+        try require("num_train_timesteps", numTrainTimesteps, in: 1...NoiseSchedule.maximumTimesteps)
+        try require("shift", shift, in: 1e-30...1e30)
     }
 
     // MARK: The plan
@@ -64,8 +62,6 @@ public struct FlowMapEulerDiscreteConfiguration: SchedulerDefinition {
                 .init("r_timestep", \.rTimestep, "The timestep that the step leads to, from 0; null: the next one of the run.")
             ]
         }
-
-        public func validate() throws(SchedulerError) {}
     }
 
     public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule {

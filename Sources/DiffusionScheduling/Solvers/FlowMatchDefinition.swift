@@ -16,10 +16,8 @@ extension FlowMatchDefinition {
     }
 
     func validateFlowMatch() throws(SchedulerError) {
-        try require(
-            "num_train_timesteps", numTrainTimesteps, "from 1 to \(NoiseSchedule.maximumTimesteps)",
-            (1...NoiseSchedule.maximumTimesteps).contains(numTrainTimesteps))
-        try require("shift", shift, "from 1e-30 to 1e30", (1e-30...1e30).contains(shift))
+        try require("num_train_timesteps", numTrainTimesteps, in: 1...NoiseSchedule.maximumTimesteps)
+        try require("shift", shift, in: 1e-30...1e30)
     }
 
     /// j/T for j from 1 to T, shifted unless each run brings its own shift.

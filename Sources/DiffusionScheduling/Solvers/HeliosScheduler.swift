@@ -73,10 +73,8 @@ public struct HeliosConfiguration: SchedulerDefinition {
     }
 
     public func validate() throws(SchedulerError) {
-        try require(
-            "num_train_timesteps", solver.numTrainTimesteps, "from 1 to \(NoiseSchedule.maximumTimesteps)",
-            (1...NoiseSchedule.maximumTimesteps).contains(solver.numTrainTimesteps))
-        try require("shift", shift, "from 1e-30 to 1e30", (1e-30...1e30).contains(shift))
+        try require("num_train_timesteps", solver.numTrainTimesteps, in: 1...NoiseSchedule.maximumTimesteps)
+        try require("shift", shift, in: 1e-30...1e30)
         try require("shift", shift, "1 where use_dynamic_shifting is true", shift == 1 || !solver.useDynamicShifting)
         try require("stages", stages, "at least 1", stages >= 1)
         try require(
@@ -85,7 +83,7 @@ public struct HeliosConfiguration: SchedulerDefinition {
         for (start, end) in zip(stageRange, stageRange.dropFirst()) {
             try require("stage_range", end, "ascending from 0 to 1", 0 <= start && start < end && end <= 1)
         }
-        try require("gamma", gamma, "from 1e-30 to 1e30", (1e-30...1e30).contains(gamma))
+        try require("gamma", gamma, in: 1e-30...1e30)
         guard schedulerType == .unipc else { return }
         try solver.validate()
         try require("thresholding", "true", "false", !solver.thresholding)
@@ -113,8 +111,6 @@ public struct HeliosConfiguration: SchedulerDefinition {
                 .init("is_amplify_first_chunk", \.isAmplifyFirstChunk, "Whether dmd takes twice as many steps."),
             ]
         }
-
-        public func validate() throws(SchedulerError) {}
     }
 
     public func plan(

@@ -39,16 +39,14 @@ public struct IPNDMConfiguration: SchedulerDefinition {
     }
 
     public func validate() throws(SchedulerError) {
-        try require(
-            "num_train_timesteps", numTrainTimesteps, "from 1 to \(NoiseSchedule.maximumTimesteps)",
-            (1...NoiseSchedule.maximumTimesteps).contains(numTrainTimesteps))
+        try require("num_train_timesteps", numTrainTimesteps, in: 1...NoiseSchedule.maximumTimesteps)
         guard let trainedBetas else { return }
         let most = TimestepRequest.maximumSteps + 1
         try require(
             "trained_betas", "a list of \(trainedBetas.count)", "a list of 2 to \(most) numbers",
             (2...most).contains(trainedBetas.count))
         for (index, beta) in trainedBetas.enumerated() {
-            try require("trained_betas[\(index)]", beta, "from 0 to 1", (0...1).contains(beta))
+            try require("trained_betas[\(index)]", beta, in: 0...1)
         }
     }
 
@@ -67,7 +65,7 @@ public struct IPNDMConfiguration: SchedulerDefinition {
     ///
     /// - Throws: `invalidValue` for a number that isn't from 0 to 1.
     public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
-        try require("timestep", timestep, "from 0 to 1", (0...1).contains(timestep))
+        try require("timestep", timestep, in: 0...1)
         let sigma = min(tangent(timestep * .pi / 2), Double(NoiseSchedule.greatestRatio))
         return NoiseLevel(sigma: timestep == 1 ? Double(NoiseSchedule.greatestRatio) : sigma, process: noise.process)
     }

@@ -14,7 +14,7 @@
 /// ``SamplingPlan/timesteps`` are the levels that the model is asked at, ς̂ and τ in turn, 2n − 1 for n steps. They go from `sigmaMax`² to
 /// `sigmaMin`², evenly in ln ς: diffusers takes the squares for levels. A run may begin at a step's first evaluation, with data + ς̂ noise.
 ///
-/// The class of that name in diffusers is the reference, and has no drop-in; docs/DIFFERENCES.md lists where this one differs.
+/// The class of that name in diffusers is the reference; docs/DIFFERENCES.md lists where this one differs.
 public typealias KarrasVeScheduler = DefinedScheduler<KarrasVeConfiguration>
 
 /// The parameters of `KarrasVeScheduler`, with diffusers' defaults.
@@ -24,8 +24,12 @@ public struct KarrasVeConfiguration: SchedulerDefinition {
     public static let noiseType = NoiseType.float32
     public static let timestepType: TimestepElementType? = .float32
     public static let sigmaType = SigmaElementType.float64
-    public static let otherCalls: String? =
-        "its pipeline adds noise by add_noise_to_input, and steps by step and step_correct with noise levels of its own"
+    public static let attributes = StepAttributes(tensors: ["derivative", "sample_hat"])
+    public static let calls = [("step", "sample_hat"), ("step_correct", "sample_prev")].enumerated().map { evaluation, call in
+        StepCall(
+            call.0, evaluation: evaluation, levels: .arguments(["sigma_hat", "sigma_prev"]), sample: call.1,
+            results: ["prev_sample", "derivative", "pred_original_sample"], tupleResults: ["prev_sample", "derivative"])
+    }
 
     /// The roots of the least and of the greatest noise level.
     public var sigmaMin = 0.02, sigmaMax = 100.0
@@ -50,9 +54,9 @@ public struct KarrasVeConfiguration: SchedulerDefinition {
     }
 
     public func validate() throws(SchedulerError) {
-        try require("sigma_max", sigmaMax, "from 1e-18 to 1e18", (1e-18...1e18).contains(sigmaMax))
+        try require("sigma_max", sigmaMax, in: 1e-18...1e18)
         try require("sigma_min", sigmaMin, "from 1e-18 to sigma_max = \(sigmaMax)", sigmaMin >= 1e-18 && sigmaMin <= sigmaMax)
-        try require("s_noise", sNoise, "from 0 to 1e100", (0...1e100).contains(sNoise))
+        try require("s_noise", sNoise, in: 0...1e100)
         try require("s_churn", sChurn, "at least 0", sChurn >= 0)
         for (key, value) in [("s_min", sMin), ("s_max", sMax)] { try require(key, value, "a number", !value.isNaN) }
     }
@@ -71,8 +75,7 @@ public struct KarrasVeConfiguration: SchedulerDefinition {
     ///
     /// - Throws: `invalidValue` for one that is negative or infinite.
     public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
-        try require("timestep", timestep, "a noise level, finite and at least 0", timestep >= 0 && timestep.isFinite)
-        return NoiseLevel(sigma: timestep, process: .varianceExploding)
+        try NoiseLevel(told: timestep)
     }
 
     public func plan(
@@ -84,8 +87,7 @@ public struct KarrasVeConfiguration: SchedulerDefinition {
         // The model is told the levels of float32 arithmetic.
         let told = zip(levels, gammas).map { Double(Float($0) + Float($1) * Float($0)) }
         let grid = TimestepGrid(
-            timesteps: all(told), exactSigmas: all(zip(levels, gammas).map { $0 + $1 * $0 }) + [0],
-            process: .varianceExploding)
+            timesteps: all(told), exactSigmas: all(zip(levels, gammas).map { $0 + $1 * $0 }) + [0], process: .varianceExploding)
         return try plan(on: grid, initNoiseSigma: hypotenuse(sigmaMax, churn.raised(from: levels[0], by: gammas[0]).noise))
     }
 
@@ -122,8 +124,6 @@ public struct KarrasVeConfiguration: SchedulerDefinition {
             steps: evaluations.map { $0 / 2 }, rows: rows.map { [$0] })
     }
 
-    public static var attributes: StepAttributes { StepAttributes(tensors: ["derivative", "sample_hat"]) }
-
     public func attributeRow(at index: Int, age: Int, of plan: SamplingPlan) -> PlanRow {
         var row = plan.row(at: index, age: age)
         if index % 2 == 1 {
@@ -144,9 +144,7 @@ public struct KarrasVeConfiguration: SchedulerDefinition {
     /// The levels that the steps begin at, greatest first, by the float32 arithmetic of diffusers'. A single one is the greatest.
     private func levels(count: Int) -> [Double] {
         let greatest = Float(sigmaMax * sigmaMax), ratio = (sigmaMin * sigmaMin / (sigmaMax * sigmaMax)).roundedToFloat32
-        return (0..<count).map { index in
-            let share = Float(index) / Float(max(count - 1, 1))
-            return Double(greatest * Float(power(ratio, Double(share))))
-        }
+        let last = Float(max(count - 1, 1))
+        return (0..<count).map { Double(greatest * Float(power(ratio, Double(Float($0) / last)))) }
     }
 }

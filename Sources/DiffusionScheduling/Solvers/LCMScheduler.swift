@@ -72,10 +72,8 @@ public struct LCMConfiguration:
         try validatePredictionType()
         try validateClipping()
         try validateThresholding()
-        try require(
-            "original_inference_steps", originalInferenceSteps, "from 1 to \(NoiseSchedule.maximumTimesteps)",
-            (1...NoiseSchedule.maximumTimesteps).contains(originalInferenceSteps))
-        try require("timestep_scaling", timestepScaling, "from 0 to 1e100", (0...1e100).contains(timestepScaling))
+        try require("original_inference_steps", originalInferenceSteps, in: 1...NoiseSchedule.maximumTimesteps)
+        try require("timestep_scaling", timestepScaling, in: 0...1e100)
     }
 
     // MARK: The plan

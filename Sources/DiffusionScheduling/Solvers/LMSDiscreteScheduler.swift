@@ -61,7 +61,7 @@ public struct LMSDiscreteConfiguration: VarianceExplodingDefinition, PredictionT
 
         public func validate() throws(SchedulerError) {
             let greatest = Combination.maximumSlotCount + 1
-            try require("order", order, "from 1 to \(greatest)", (1...greatest).contains(order))
+            try require("order", order, in: 1...greatest)
         }
     }
 

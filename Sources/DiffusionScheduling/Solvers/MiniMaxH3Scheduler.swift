@@ -39,7 +39,7 @@ public struct MiniMaxH3Configuration: SchedulerDefinition {
     }
 
     public func validate() throws(SchedulerError) {
-        try require("shift", shift, "from 1e-30 to 1e30", (1e-30...1e30).contains(shift))
+        try require("shift", shift, in: 1e-30...1e30)
     }
 
     // MARK: The plan

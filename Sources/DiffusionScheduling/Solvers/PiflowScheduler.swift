@@ -57,13 +57,12 @@ public struct PiflowConfiguration: FlowMatchDefinition {
 
     public func validate() throws(SchedulerError) {
         try validateFlowMatch()
-        let outputs = 2...SamplingPlan.maximumOutputs
-        try require("n_grid", nGrid, "from 2 to \(outputs.upperBound)", outputs.contains(nGrid))
-        try require("eps", eps, "from 1e-30 to 1", (1e-30...1).contains(eps))
+        try require("n_grid", nGrid, in: 2...SamplingPlan.maximumOutputs)
+        try require("eps", eps, in: 1e-30...1)
         try require(
             "final_step_size_scale", finalStepSizeScale, "greater than 0 and at most 1",
             finalStepSizeScale > 0 && finalStepSizeScale <= 1)
-        try require("num_policy_substeps", numPolicySubsteps, "from 1 to 1000000", (1...1_000_000).contains(numPolicySubsteps))
+        try require("num_policy_substeps", numPolicySubsteps, in: 1...1_000_000)
     }
 
     // MARK: The plan

@@ -80,11 +80,11 @@ public struct SASolverConfiguration: SchedulerDefinition, PredictionTypeConfigur
         try validateSigmaGrid()
         try validateLambdaClipping()
         for (key, order) in [("predictor_order", predictorOrder), ("corrector_order", correctorOrder)] {
-            try require(key, order, "from 1 to 4", (1...4).contains(order))
+            try require(key, order, in: 1...4)
         }
         try require("tau_func", "empty", "null, or a list of numbers", tauFunc?.isEmpty != true)
         for (timestep, tau) in (tauFunc ?? []).enumerated() {
-            try require("tau_func[\(timestep)]", tau, "from 0 to 1000", (0...1000).contains(tau))
+            try require("tau_func[\(timestep)]", tau, in: 0...1000)
         }
         try require(
             "algorithm_type", algorithmType.rawValue, "data_prediction where prediction_type is flow_prediction",
@@ -94,13 +94,6 @@ public struct SASolverConfiguration: SchedulerDefinition, PredictionTypeConfigur
     // MARK: The plan
 
     public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule { try checkedNoiseSchedule() }
-
-    /// The level of a whole training timestep t: A = √ᾱ_t, S = √(1 − ᾱ_t).
-    ///
-    /// - Throws: `unknownTimestep` for others.
-    public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
-        NoiseLevel(alphaCumprod: try noise.alphaCumprod(atTimestep: timestep))
-    }
 
     public func plan(
         _ request: TimestepRequest, options: NoRunOptions, noise: NoiseSchedule
@@ -154,12 +147,4 @@ public struct SASolverConfiguration: SchedulerDefinition, PredictionTypeConfigur
             predictor: .init(sampleRate: rate, weights: predictor),
             correction: (.init(sampleRate: rate, weights: corrector), newest), noise: integrator.noiseRate)
     }
-}
-
-/// The prediction that SA-Solver extrapolates.
-public enum SASolverAlgorithmType: String, ConfigurationKeyword {
-    /// The predicted clean sample.
-    case dataPrediction = "data_prediction"
-    /// The predicted noise.
-    case noisePrediction = "noise_prediction"
 }

@@ -52,10 +52,8 @@ public struct SCMConfiguration: SchedulerDefinition {
     }
 
     public func validate() throws(SchedulerError) {
-        try require(
-            "num_train_timesteps", numTrainTimesteps, "from 1 to \(NoiseSchedule.maximumTimesteps)",
-            (1...NoiseSchedule.maximumTimesteps).contains(numTrainTimesteps))
-        try require("sigma_data", sigmaData, "from 0 to 1e100", (0...1e100).contains(sigmaData))
+        try require("num_train_timesteps", numTrainTimesteps, in: 1...NoiseSchedule.maximumTimesteps)
+        try require("sigma_data", sigmaData, in: 0...1e100)
     }
 
     // MARK: The plan
@@ -68,7 +66,6 @@ public struct SCMConfiguration: SchedulerDefinition {
         public var intermediateTimesteps: Double? = 1.3
 
         public init() {}
-
         /// These options.
         public init(maxTimesteps: Double? = 1.5708, intermediateTimesteps: Double?) {
             self.maxTimesteps = maxTimesteps
@@ -135,10 +132,7 @@ public struct SCMConfiguration: SchedulerDefinition {
         try request.requireNoMu()
         switch request {
         case .count(let count, _):
-            try require(
-                "number of steps", count, "from 1 to num_train_timesteps = \(numTrainTimesteps)",
-                (1...numTrainTimesteps).contains(count))
-            try requireStepCount(count)
+            try requireStepCount(count, upTo: numTrainTimesteps)
             guard let greatest = options.maxTimesteps else {
                 throw .invalidValue(key: "max_timesteps", value: "null", allowed: "a number unless timesteps are given")
             }

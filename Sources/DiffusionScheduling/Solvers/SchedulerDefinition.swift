@@ -122,9 +122,8 @@ public protocol SchedulerDefinition: SchedulerConfiguration {
     /// Arguments of diffusers' `step` for values that other classes hold themselves; nil: none.
     static var stepArguments: StepArguments? { get }
 
-    /// The calls by which diffusers' pipelines step, where these aren't `step` at a timestep of the run, in half a sentence; nil: they are.
-    /// diffusers' object has no drop-in then.
-    static var otherCalls: String? { get }
+    /// The methods by which diffusers' pipelines step, if they don't call `step` at a timestep of the run.
+    static var calls: [StepCall] { get }
 
     /// The noise level of a training timestep: a sample there is x = A data + S noise.
     ///
@@ -284,7 +283,7 @@ extension SchedulerDefinition {
     public static var isStateless: Bool { false }
     public static var batchStep: BatchStep? { nil }
     public static var stepArguments: StepArguments? { nil }
-    public static var otherCalls: String? { nil }
+    public static var calls: [StepCall] { [] }
     public static var addsNoiseAtTrainingLevels: Bool { isStateless }
     public static var attributes: StepAttributes { StepAttributes() }
     public var namedLevels: SigmaSchedule? { nil }
@@ -320,11 +319,14 @@ extension SchedulerDefinition {
         throw .unsupportedOperation("step with attributes of the caller's", className: Self.className)
     }
 
-    /// The level between those of the training, by interpolation: see ``NoiseSchedule/sigma(atTimestep:)``.
+    /// The level between those of the training, by interpolation: see ``NoiseSchedule/sigma(atTimestep:)``. Where noise is added at
+    /// training levels, the level of a whole training timestep t: A = √ᾱ_t, S = √(1 − ᾱ_t).
     ///
-    /// - Throws: nothing.
+    /// - Throws: `unknownTimestep` in the latter case, for others.
     public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
-        NoiseLevel(sigma: noise.sigma(atTimestep: timestep), process: noise.process)
+        Self.addsNoiseAtTrainingLevels
+            ? try NoiseLevel(alphaCumprod: noise.alphaCumprod(atTimestep: timestep))
+            : NoiseLevel(sigma: noise.sigma(atTimestep: timestep), process: noise.process)
     }
 }
 
@@ -348,10 +350,11 @@ public protocol RunOptions: Sendable, Equatable {
 public struct NoRunOptions: RunOptions {
     public init() {}
     public static var parameters: [ConfigurationParameter<Self>] { [] }
-    public func validate() throws(SchedulerError) {}
 }
 
 extension RunOptions {
+    public func validate() throws(SchedulerError) {}
+
     /// Options by their names.
     ///
     /// - Throws: `invalidValue` for a name that isn't an option, a value of another kind, or one out of range.

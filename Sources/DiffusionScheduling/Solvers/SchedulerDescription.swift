@@ -27,7 +27,7 @@ extension SchedulerDefinition {
     /// that selects its steps; null: none |
     /// | `step_arguments` | arguments of diffusers' `step` for values that other classes hold or draw: ``StepArguments``; \
     /// null: none |
-    /// | `other_calls` | the calls by which diffusers' pipelines step, if they don't call `step` at a timestep; null: they do |
+    /// | `calls` | the methods by which diffusers' pipelines step, if they don't call `step` at a timestep: see ``StepCall`` |
     /// | `has_velocity` | whether the scheduler computes the velocity that models are trained on |
     /// | `adds_noise_at_training_levels` | whether noise is added at training timesteps even if there is a plan |
     public static var schedulerDescription: JSONValue {
@@ -50,7 +50,7 @@ extension SchedulerDefinition {
             "is_stateless": .bool(isStateless),
             "batch_step": batchStep?.json ?? .null,
             "step_arguments": stepArguments?.json ?? .null,
-            "other_calls": otherCalls.map { .string($0) } ?? .null,
+            "calls": .array(calls.map(\.json)),
             "has_velocity": .bool(Self.self is any VelocityDefinition.Type),
             "adds_noise_at_training_levels": .bool(addsNoiseAtTrainingLevels),
         ]

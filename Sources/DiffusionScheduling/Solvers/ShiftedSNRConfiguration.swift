@@ -32,7 +32,7 @@ extension ShiftedSNRConfiguration {
         try validatePredictionType()
         try validateStepsOffset(upTo: numTrainTimesteps - 1)
         try validateFinalAlphaCumprod()
-        try require("snr_shift_scale", snrShiftScale, "from 1e-30 to 1e30", (1e-30...1e30).contains(snrShiftScale))
+        try require("snr_shift_scale", snrShiftScale, in: 1e-30...1e30)
     }
 
     // MARK: Levels

@@ -28,20 +28,14 @@ public struct TCDConfiguration: TrainingTimestepDefinition, ZeroTerminalSNRConfi
     /// The number of timesteps that the model was distilled at; a run takes some of them.
     public var originalInferenceSteps = 50
     /// Unused: nothing is clipped.
-    public var clipSample = false
-    /// Unused: nothing is clipped.
-    public var clipSampleRange = 1.0
+    public var clipSample = false, clipSampleRange = 1.0
     /// Unused: no step leads below timestep 0.
     public var setAlphaToOne = true
     /// Unused: the timesteps are those of the distillation.
     public var stepsOffset = 0
     public var predictionType = PredictionType.epsilon
     /// Unused: nothing is thresholded.
-    public var thresholding = false
-    /// Unused: nothing is thresholded.
-    public var dynamicThresholdingRatio = 0.995
-    /// Unused: nothing is thresholded.
-    public var sampleMaxValue = 1.0
+    public var thresholding = false, dynamicThresholdingRatio = 0.995, sampleMaxValue = 1.0
     /// Unused: the timesteps are those of the distillation.
     public var timestepSpacing = TimestepSpacing.leading
     /// Unused: the model has no boundary condition.
@@ -71,9 +65,7 @@ public struct TCDConfiguration: TrainingTimestepDefinition, ZeroTerminalSNRConfi
     public func validate() throws(SchedulerError) {
         try validateNoiseSchedule()
         try validatePredictionType()
-        try require(
-            "original_inference_steps", originalInferenceSteps, "from 1 to \(NoiseSchedule.maximumTimesteps)",
-            (1...NoiseSchedule.maximumTimesteps).contains(originalInferenceSteps))
+        try require("original_inference_steps", originalInferenceSteps, in: 1...NoiseSchedule.maximumTimesteps)
     }
 
     // MARK: The plan

@@ -14,13 +14,6 @@ extension TrainingTimestepDefinition {
     /// - Throws: nothing.
     public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule { try NoiseSchedule(self, floorsSignal: true) }
 
-    /// The level of a whole training timestep t: A = √ᾱ_t, S = √(1 − ᾱ_t).
-    ///
-    /// - Throws: `unknownTimestep` for others.
-    public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
-        NoiseLevel(alphaCumprod: try noise.alphaCumprod(atTimestep: timestep))
-    }
-
     /// The levels of a run that ends at the level ς = `final`.
     func grid(_ timesteps: [Double], final: Double, noise: NoiseSchedule) -> TimestepGrid {
         TimestepGrid(
@@ -41,7 +34,7 @@ extension TrainingTimestepDefinition {
     /// Refuses timesteps that aren't whole training timesteps, noisiest first.
     func requireTrainingTimesteps(_ timesteps: [Double]) throws(SchedulerError) {
         let most = min(numTrainTimesteps, TimestepRequest.maximumSteps)
-        try require("number of timesteps", timesteps.count, "from 1 to \(most)", (1...most).contains(timesteps.count))
+        try require("number of timesteps", timesteps.count, in: 1...most)
         for (index, timestep) in timesteps.enumerated() {
             let isLess = index == 0 || timestep < timesteps[index - 1]
             try require(
@@ -50,13 +43,6 @@ extension TrainingTimestepDefinition {
         }
     }
 
-    /// Refuses a number of steps greater than the number of training timesteps.
-    func requireTrainingCount(_ count: Int) throws(SchedulerError) {
-        try require(
-            "number of steps", count, "from 1 to num_train_timesteps = \(numTrainTimesteps)",
-            (1...numTrainTimesteps).contains(count))
-        try require("number of steps", count, "at most \(TimestepRequest.maximumSteps)", count <= TimestepRequest.maximumSteps)
-    }
 }
 
 extension PredictionType {
@@ -77,7 +63,7 @@ extension TrainingTimestepDefinition where Self: TimestepSpacingConfiguration {
     /// The timesteps of a run of n steps, noisiest first.
     func denoisingTimesteps(count n: Int) throws(SchedulerError) -> [Double] {
         let trainingCount = numTrainTimesteps
-        try requireTrainingCount(n)
+        try requireStepCount(n, upTo: trainingCount)
         switch timestepSpacing {
         case .linspace:
             return linspace(0, Double(trainingCount - 1), count: n).reversed().map(roundedHalfToEven)

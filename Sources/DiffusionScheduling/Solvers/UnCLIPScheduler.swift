@@ -85,8 +85,6 @@ public struct UnCLIPConfiguration: TrainingTimestepDefinition, ClippingConfigura
                     timestepOffset: -1)
             ]
         }
-
-        public func validate() throws(SchedulerError) {}
     }
 
     public func plan(
@@ -140,11 +138,8 @@ public struct UnCLIPConfiguration: TrainingTimestepDefinition, ClippingConfigura
 
     /// The timesteps of a run, evenly spaced from T − 1 to 0, both included.
     private func timesteps(_ request: TimestepRequest) throws(SchedulerError) -> [Double] {
-        try requireTimestepRequest(request)
-        guard case .count(let count, _) = request else {
-            throw .invalidValue(key: "timesteps", value: "given", allowed: "left out: this scheduler takes a number of steps")
-        }
-        try requireTrainingCount(count)
+        let count = try request.onlyCount()
+        try requireStepCount(count, upTo: numTrainTimesteps)
         try require(
             "number of steps", count, "at least 2: the first and the last training timestep", count > 1 || numTrainTimesteps == 1)
         let stride = Double(numTrainTimesteps - 1) / Double(max(count - 1, 1))

@@ -103,7 +103,7 @@ public struct UniPCMultistepConfiguration: SchedulerDefinition, PredictionTypeCo
         try validateNoiseSchedule()
         try validateThresholding()
         try validateSigmaGrid(convertsKarras: true)
-        try require("solver_order", solverOrder, "from 1 to \(Self.highestOrder)", (1...Self.highestOrder).contains(solverOrder))
+        try require("solver_order", solverOrder, in: 1...Self.highestOrder)
         try validateShiftTerminal(shiftTerminal)
         if shiftTerminal != nil, !useFlowSigmas {
             throw .invalidValue(key: "shift_terminal", value: "given", allowed: "null, as use_flow_sigmas is false")

@@ -89,8 +89,8 @@ class Case:
 
     @property
     def has_drop_in(self) -> bool:
-        """Whether the class has a drop-in. Originals whose pipelines call other methods than ``step`` have none."""
-        return self.name in drop_ins.__all__
+        """Whether the class has a drop-in with ``step``. Those with other methods are tested in tests/test_calls.py."""
+        return not getattr(drop_ins, self.name).description.calls
 
     @property
     def learns_variance(self) -> bool:
@@ -190,6 +190,8 @@ class Case:
         of ours and one of theirs."""
         if self.name == "KarrasVeScheduler":
             return 2 * SIGMA  # torch's float32 power may be off in its last bit; a product follows.
+        if self.name == "ScoreSdeVeScheduler":
+            return 2 * LU_SIGMA  # Float32 logarithms like log_linear's, with the roundings of their spacing.
         if self.is_logarithmic:
             return LU_SIGMA
         return 2 * SIGMA if any(t != round(t) for t in self.reference.timesteps.tolist()) else SIGMA
@@ -224,8 +226,8 @@ class Case:
             return 4 * (unit(timestep) if config.get("stages") == 1 else math.ulp(max(timestep, 1.0)))
         if issubclass(self.family.loop, generate_classes.EDMLoop):
             return 4 * unit(max(abs(timestep), 0.25))
-        if self.name == "KarrasVeScheduler":
-            return self.level_tolerance * timestep  # The timestep is a level.
+        if self.name in ("KarrasVeScheduler", "ScoreSdeVeScheduler"):
+            return 2 * SIGMA * timestep  # The timestep is a level, and a power.
         if self.name not in VARIANCE_EXPLODING:
             return 0
         if config.get("timestep_type") == "continuous" and config["prediction_type"] == "v_prediction":

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import diffusion_scheduling.diffusers as drop_ins
+from diffusion_scheduling._description import DESCRIPTIONS
 
 METHODS = ("step", "convert_model_output", "index_for_timestep", "add_noise", "get_velocity", "scale_model_input")
 PARTS = ("_update", "_convert_to_", "_sigma_to_t", "_threshold_sample", "_init_step_index")
@@ -28,7 +29,7 @@ def disabled() -> Iterator[int]:
     """Makes the originals' methods for steps, conversions, updates and noise raise. Yields the number of disabled methods.
 
     The originals' ``set_timesteps`` still works. Drop-ins take attributes without a counterpart in a plan from it, but no timesteps
-    and no noise levels.
+    and no noise levels. Drop-ins that step by other methods than ``step`` only have these; everything else is the original's.
     """
     with contextlib.ExitStack() as stack:
         count = 0
@@ -37,10 +38,11 @@ def disabled() -> Iterator[int]:
             (base,) = [ancestor for ancestor in ancestors if ancestor.__name__ == name]
             # Drop-ins run the original's constructor, so the methods it calls stay enabled.
             made_with = inspect.getsource(base.__init__)
+            calls = {call.name for call in DESCRIPTIONS[name].calls}
             for method in list(vars(base)):
                 if f"self.{method}(" in made_with:
                     continue
-                if method in METHODS or any(part in method for part in PARTS):
+                if method in (calls or METHODS) or (not calls and any(part in method for part in PARTS)):
                     stack.enter_context(unittest.mock.patch.object(base, method, _refuse(f"{name}.{method}")))
                     count += 1
         yield count

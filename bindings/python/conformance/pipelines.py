@@ -49,7 +49,7 @@ def unet(**changes: Any) -> Any:
     return network("UNet2DConditionModel", **{**config, **changes})
 
 
-def pixel_unet() -> Any:
+def pixel_unet(**changes: Any) -> Any:
     return network(
         "UNet2DModel",
         sample_size=8,
@@ -59,6 +59,7 @@ def pixel_unet() -> Any:
         down_block_types=("DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D"),
         attention_head_dim=4,
+        **changes,
     )
 
 
@@ -315,6 +316,15 @@ def ddpm(scheduler: Any, **options: Any) -> np.ndarray:
     return run(make("DDPMPipeline", scheduler, unet=pixel_unet()), options, num_inference_steps=10, batch_size=2)
 
 
+def score_sde(scheduler: Any, **options: Any) -> np.ndarray:
+    score = pixel_unet(time_embedding_type="fourier", norm_eps=1e-6)
+    return run(make("ScoreSdeVePipeline", scheduler, unet=score), options, num_inference_steps=12, batch_size=2)
+
+
+def karras_ve(scheduler: Any, **options: Any) -> np.ndarray:
+    return run(make("KarrasVePipeline", scheduler, unet=pixel_unet()), options, num_inference_steps=10, batch_size=2)
+
+
 def dit(scheduler: Any, **options: Any) -> np.ndarray:
     transformer = network(
         "DiTTransformer2DModel",
@@ -462,6 +472,10 @@ CASES = [
     Case("DDIM pipeline, eta 0.5, clipped output", ddim, DDIM, {}, {"eta": 0.5, "use_clipped_model_output": True}),
     Case("DDPM pipeline", ddpm, DDPM),
     Case("DDPM pipeline, large variance", ddpm, DDPM, {"variance_type": "fixed_large"}),
+    Case("Score SDE pipeline", score_sde, "ScoreSdeVeScheduler", {"sigma_max": 50.0}),
+    Case("Score SDE pipeline, two corrections", score_sde, "ScoreSdeVeScheduler", {"sigma_max": 50.0, "correct_steps": 2}),
+    Case("Karras VE pipeline", karras_ve, "KarrasVeScheduler"),
+    Case("Karras VE pipeline, noise at all levels", karras_ve, "KarrasVeScheduler", {"s_min": 0.0, "s_max": 1e6}),
     Case("DiT, DDIM", dit, DDIM, {"clip_sample": False}),
     Case("DiT, DPM-Solver++", dit, DPM),
 ]

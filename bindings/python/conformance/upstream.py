@@ -17,7 +17,7 @@ VARIABLE = "DIFFUSERS_SOURCE"
 NAMES = """
     consistency_model ddim ddim_inverse ddim_parallel ddpm ddpm_parallel deis dpm_multi dpm_multi_inverse dpm_sde dpm_single
     edm_dpmsolver_multistep edm_euler euler euler_ancestral flow_map_euler_discrete heun ipndm kdpm2_ancestral kdpm2_discrete lcm
-    lms pndm sasolver tcd unclip unipc
+    lms pndm sasolver score_sde_ve tcd unclip unipc
 """.split()
 FILES = [*(f"test_scheduler_{name}.py" for name in NAMES), "test_schedulers.py"]
 """The tests of the library's classes, and the tests that all schedulers share. A class without a drop-in is the original in both

@@ -81,6 +81,25 @@ class StepArguments(NamedTuple):
     sigmas: list[str]
 
 
+class StepCall(NamedTuple):
+    """A method by which diffusers' pipelines step on noise levels of their own: a row of a plan on these levels."""
+
+    name: str
+    evaluation: int
+    """The index of the row, and its age."""
+    level_arguments: list[str]
+    """The arguments for the levels, before a 0; empty: there are none."""
+    level_table: str | None
+    """The attribute in which ``timestep`` looks up the levels. None, and no arguments: the level is the ratio of two norms."""
+    sample: str
+    """The argument for the sample."""
+    noise_type: str | None
+    """The element type of the noise that the method draws; None: it draws none."""
+    results: list[str]
+    tuple_results: list[str]
+    """The results in a plain tuple."""
+
+
 class Description(NamedTuple):
     """A class of the library: the members of ``ds_class_description``."""
 
@@ -102,8 +121,8 @@ class Description(NamedTuple):
     is_stateless: bool
     batch_step: BatchStep | None
     step_arguments: StepArguments | None
-    other_calls: str | None
-    """The calls by which diffusers' pipelines step, if they don't call ``step`` at a timestep of the run; None: they do."""
+    calls: list[StepCall]
+    """The methods by which diffusers' pipelines step, if they don't call ``step`` at a timestep of the run."""
     has_velocity: bool
     adds_noise_at_training_levels: bool
 
@@ -136,6 +155,7 @@ def describe(class_name: str) -> Description:
         "batch_step": known["batch_step"] and BatchStep(**known["batch_step"]),
         "brownian_motion": known["brownian_motion"] and BrownianMotion(**known["brownian_motion"]),
         "step_arguments": known["step_arguments"] and StepArguments(**known["step_arguments"]),
+        "calls": [StepCall(**each) for each in known["calls"]],
     }
     return Description(**{**known, **lists, **made})
 

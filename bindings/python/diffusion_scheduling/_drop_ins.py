@@ -22,7 +22,7 @@ from torch import Tensor
 
 from . import _launch, _library, _tensors
 from ._core import Core, Options, Ordered, Results, Stateless, parts
-from ._description import BrownianMotion, Description, Parameter, function
+from ._description import BrownianMotion, Description, Parameter, StepCall, function
 from ._handles import Plan, StepRow
 from ._tensors import is_beyond_reach, step_by_row
 
@@ -703,6 +703,77 @@ class OrderedDropIn(DropIn, Ordered):
         return (result,)
 
 
+class CalledDropIn(DropIn):
+    """The drop-ins that pipelines step by other methods than ``step`` at a timestep. All but these methods is the originals'."""
+
+    _calls: ClassVar[Mapping[str, tuple[StepCall, type[Any]]]]
+    """The methods by name, and the classes of their results."""
+    _most_plans = 64
+    """The number of levels whose plans are kept."""
+
+    def _renew(self) -> None:
+        self._internal_dict = Configuration(self._internal_dict)
+        self._adopt_plan(Plan.of_run(self._values(), self.description.class_name, 1, {}))
+        self._look()
+
+    def _current(self) -> Plan:
+        name = self.description.class_name
+        raise _library.UnsupportedError(
+            f"{name} steps by {' and '.join(self._calls)}, with noise levels of the caller's, and has no plan: "
+            f"make plans from diffusion_scheduling.{name}"
+        )
+
+    def _plan_on(self, levels: tuple[float, ...]) -> Plan:
+        """The plan of evaluations at these levels; the last level isn't evaluated."""
+        base, plans = super()._current(), self._cache.plans
+        if levels not in plans:
+            if len(plans) == self._most_plans:
+                plans.clear()
+            plans[levels] = base.on_levels(list(levels[:-1]), list(levels))
+        return plans[levels]
+
+    def _levels_at(self, table: str, timestep: Any) -> tuple[float, float]:
+        """The level at a share `timestep` of a table, and the one below it."""
+        # Like the original's, the product is a float32 number, and its rounding decides.
+        levels, share = getattr(self, table), torch.tensor(self._value(timestep), dtype=torch.float32, device="cpu")
+        place = int(share * (len(self.timesteps) - 1))
+        if not 0 <= place < len(levels):
+            raise _library.TimestepError(f"timestep is {float(share)}, but must be from 0 to 1")
+        return float(levels[place]), float(levels[place - 1]) if place else 0.0
+
+    def _call(self, name: str, given: dict[str, Any]) -> Any:
+        """A step by the method of that name.
+
+        given  the arguments by name
+        """
+        call, output = self._calls[name]
+        e, x, noise = given["model_output"], given[call.sample], None
+        if call.noise_type is not None:
+            noise = _tensors.draw(given["generator"], e, x, (x,) if call.noise_type == "sample" else (), widens=False)
+        levels: tuple[float, ...] = 1.0, 1.0
+        if call.level_arguments:
+            levels = *(float(self._value(given[argument])) for argument in call.level_arguments), 0.0
+        elif call.level_table is not None:
+            levels = self._levels_at(call.level_table, given["timestep"])
+        elif noise is not None:
+            # A row at the ratio of the norms is one at level 1, with scaled tensors. Thus no number is read back from a device.
+            ratio = _mean_norm(noise) / _mean_norm(e)
+            e, noise = ratio**2 * e.to(ratio.dtype), ratio * noise
+        plan, place = self._plan_on(levels), (call.evaluation, call.evaluation, False)
+        row = plan.attribute_rows.get(place) or plan.attribute_row(*place)
+        results, stored = self._run(plan, row, e, x, noise, [given[source] for source, _ in row.sources], None)
+        found = {**given, "prev_sample": results[0], self.description.report: results[1]}
+        found.update((target, tensor) for (target, _), tensor in zip(row.targets, stored))
+        if not given["return_dict"]:
+            return tuple(found[result] for result in call.tuple_results)
+        return output(**{result: found[result] for result in call.results})
+
+
+def _mean_norm(tensor: Tensor) -> Tensor:
+    """The mean of the batch items' Euclidean norms. Its type also holds float32."""
+    return torch.linalg.vector_norm(tensor.to(_tensors.at_least_float32(tensor.dtype)).flatten(1), dim=1).mean()
+
+
 # ---- Methods that only some originals have
 
 
@@ -795,33 +866,52 @@ def _output_class(original: type[Any]) -> type[Any]:
     return own[0] if own else SchedulerOutput
 
 
-class _StandIn(type):
-    """The metaclass of stand-ins. Making an object or looking up a method raises UnsupportedError, with the reason."""
-
-    _reason: str
-
-    def __call__(cls, *arguments: Any, **named: Any) -> Any:
-        raise _library.UnsupportedError(cls._reason)
-
-    def __getattr__(cls, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(f"type object {cls.__name__!r} has no attribute {name!r}")
-        raise _library.UnsupportedError(cls._reason)
+def _parameters(original: type[Any], method: str) -> tuple[list[inspect.Parameter], Any]:
+    """The parameters of an original's method after ``self``, and its return annotation."""
+    signature = inspect.signature(getattr(original, method))
+    return [each for each in signature.parameters.values() if each.name != "self"], signature.return_annotation
 
 
-def make_stand_in(description: Description, module: str) -> type[Any]:
-    """The stand-in for a class that pipelines step by other calls than ``step`` at a timestep."""
-    name = description.class_name
-    reason = (
-        f"{name} has no drop-in: {description.other_calls}. Keep diffusers.{name} in the pipeline, or take the steps with "
-        f"diffusion_scheduling.{name}"
-    )
-    documentation = f"A stand-in: ``diffusers.{name}`` has no drop-in."
-    return _StandIn(name, (), {"__doc__": documentation, "__module__": module, "_reason": reason})
+def _later_source(original: type[Any]) -> str:
+    """The source of an original without its constructor."""
+    return inspect.getsource(original).replace(inspect.getsource(original.__init__), "")
+
+
+def _fixed_keys(original: type[Any]) -> set[str]:
+    """The keys that only the original's constructor reads."""
+    return inspect.signature(original).parameters.keys() - set(re.findall(r"self\.config\.(\w+)", _later_source(original)))
+
+
+def make_called_class(original: type[Any], description: Description, module: str) -> type[Any]:
+    """The drop-in for an original that pipelines step by other methods than ``step`` at a timestep, with their signatures."""
+    outputs = [each for name, each in vars(sys.modules[original.__module__]).items() if name.endswith("Output")]
+    methods, calls = {}, {}
+    for call in description.calls:
+        parameters, returned = _parameters(original, call.name)
+        given = "".join(f"{each.name!r}: {each.name}, " for each in parameters)
+        body, documentation = f"self._call({call.name!r}, {{{given}}})", f"``{call.name}`` of the original, by the library."
+        methods[call.name] = function(call.name, parameters, body, documentation, returned)
+        calls[call.name] = call, next(each for each in outputs if getattr(each, "__annotations__", {}).keys() == {*call.results})
+    members = {
+        "__doc__": f"``diffusers.{description.class_name}``, with steps by the library.",
+        "__module__": module,
+        "__init__": _constructor(original, description.class_name, module),
+        "description": description._replace(returns_report=True),
+        **methods,
+        "_original": original,
+        "_watched": ("_internal_dict",),
+        "_fixed": _fixed_keys(original),
+        "_kept": {},
+        "_parts": {},
+        "_calls": calls,
+    }
+    return type(description.class_name, (CalledDropIn, original), members)
 
 
 def make_class(original: type[Any], description: Description, module: str) -> type[Any]:
     """The drop-in for an original, with the signatures of its ``step`` and ``set_timesteps``."""
+    if description.calls:
+        return make_called_class(original, description, module)
     output, attributes = _output_class(original), description.attributes
     # A step depends only on its arguments if its caller keeps the tensors between steps.
     is_stateless = description.is_stateless or attributes.timestep is not None
@@ -829,8 +919,7 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
     names = description.option_names
 
     def remade(name: str, known: set[str], body: str) -> Any:
-        method = inspect.signature(getattr(original, name))
-        parameters = [each for each in method.parameters.values() if each.name != "self"]
+        parameters, returned = _parameters(original, name)
         # Originals that take any keywords ignore unknown ones.
         unknown = [each for each in parameters if each.name not in known and each.kind != each.VAR_KEYWORD]
         given = {each.name for each in parameters}
@@ -842,7 +931,7 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
         if unknown:
             pairs = "".join(f"{each.name!r}: ({each.name}, default_{each.name}), " for each in unknown)
             body = f"self._only_defaults({{{pairs}}}) or ({body})"
-        return function(name, parameters, body, f"``{name}`` of the original, by the library.", method.return_annotation), given
+        return function(name, parameters, body, f"``{name}`` of the original, by the library.", returned), given
 
     step_names = inspect.signature(original.step).parameters
 
@@ -906,9 +995,7 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
     base: type[DropIn] = OrderedDropIn
     if description.is_stateless:
         base = CountedDropIn if "_step_index" in inspect.getsource(original.step) else StatelessDropIn
-    source = inspect.getsource(original)
-    later = source.replace(inspect.getsource(original.__init__), "")
-    fixed = inspect.signature(original).parameters.keys() - set(re.findall(r"self\.config\.(\w+)", later))
+    source, later, fixed = inspect.getsource(original), _later_source(original), _fixed_keys(original)
     kept = {name: name.removeprefix("_") for name in re.findall(r"self\.(\w+)", later) if name.removeprefix("_") in fixed}
     called = [name for name in re.findall(r"self\.(\w+)\(", later) if hasattr(original, name) and not hasattr(base, name)]
     has_sigmas = "self.sigmas" in source

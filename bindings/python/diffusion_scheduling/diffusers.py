@@ -8,10 +8,8 @@
 Each class derives from the original with its name, so pipelines accept it. The original provides the constructor, loading, saving
 and the hub. The library provides timesteps, noise levels, conversions, steps and noise addition.
 
-There is a drop-in for each class that both the library and the installed diffusers have, with two exceptions. If a class needs a
-package that isn't installed, such as torchsde, its name here is diffusers' stand-in, which raises an error when it is used. If
-pipelines step a class by other calls than ``step`` at a timestep, its name here is a stand-in of this package, which raises
-UnsupportedError with the reason.
+There is a drop-in for each class that both the library and the installed diffusers have. If a class needs a package that isn't
+installed, such as torchsde, its name here is diffusers' stand-in, which raises an error when it is used.
 
 The library reads and writes contiguous tensors in the host's memory directly. Tensors on CUDA and XPU step by a Triton kernel if
 Triton is installed. Other tensors, and tensors that need gradients, step through the same plan by torch's operations. A step at an
@@ -28,13 +26,11 @@ import diffusers
 from diffusers.utils import DummyObject
 
 from ._description import DESCRIPTIONS, Description
-from ._drop_ins import make_class, make_stand_in
+from ._drop_ins import make_class
 from ._handles import Plan
 
 
 def _class_of(original: type[Any], description: Description) -> type[Any]:
-    if description.other_calls is not None:
-        return make_stand_in(description, __name__)
     return original if isinstance(original, DummyObject) else make_class(original, description, __name__)
 
 
@@ -43,8 +39,7 @@ _made = {
 }
 globals().update(_made)
 
-# `import *` gives the classes, except those with a stand-in of this package.
-__all__ = [name for name in _made if DESCRIPTIONS[name].other_calls is None]
+__all__ = list(_made)
 
 
 def make_scheduler(name: str, model: Any = None, **kwargs: Any) -> Any:

@@ -20,6 +20,8 @@ CONFIG = {
     "steps_offset": 1,
     "skip_prk_steps": True,
 }
+OWN_CONFIG = {"ScoreSdeVeScheduler": {"sigma_max": 50.0}}
+"""Further keys by class. With its default, the class makes samples that float16 doesn't hold."""
 TREE = "BrownianTreeNoiseSampler"
 HIGHEST_ORDER = {"CosineDPMSolverMultistepScheduler": 2}
 """The highest solver orders of the classes without order 3."""
@@ -35,9 +37,9 @@ UNSHORTENED = "CogVideoXDPMScheduler", "LCMScheduler", "PNDMScheduler", "SCMSche
 
 
 def make(cls, **config):
-    """A scheduler with the keys of ``CONFIG`` and `config` that its class has."""
+    """A scheduler with the keys of ``CONFIG``, ``OWN_CONFIG`` and `config` that its class has."""
     known = [key for key in inspect.signature(cls).parameters if (cls.__name__, key) != ("UnCLIPScheduler", "beta_schedule")]
-    return cls(**{key: value for key, value in {**CONFIG, **config}.items() if key in known})
+    return cls(**{key: value for key, value in {**CONFIG, **OWN_CONFIG.get(cls.__name__, {}), **config}.items() if key in known})
 
 
 def sample(items):

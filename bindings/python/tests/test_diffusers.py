@@ -18,10 +18,11 @@ import diffusion_scheduling as ds  # noqa: E402
 import diffusion_scheduling.diffusers as drop_ins  # noqa: E402
 from conformance.originals import disabled  # noqa: E402
 from diffusion_scheduling import _core, _drop_ins, _library, _memory  # noqa: E402
+from diffusion_scheduling._description import DESCRIPTIONS  # noqa: E402
 from people import HIGHEST_ORDER, begin_at_first_stages, replace_trees, take_step  # noqa: E402
 
-# test_lists_with_end.py tests the classes whose timesteps include the last step's target.
-ALL = [name for name in drop_ins.__all__ if not getattr(drop_ins, name).description.lists_end]
+# test_lists_with_end.py tests the classes whose timesteps include the last step's target, test_calls.py those with other methods.
+ALL = [name for name in drop_ins.__all__ if not (DESCRIPTIONS[name].lists_end or DESCRIPTIONS[name].calls)]
 for each in ALL:
     getattr(diffusers, each)  # Imports its module.
 replace_trees()

@@ -23,14 +23,14 @@ testing = pytest.importorskip("torch._dynamo.testing")
 from conftest import CLASSES  # noqa: E402
 from diffusion_scheduling import _operators, _tensors  # noqa: E402
 from diffusion_scheduling.operators import Plan  # noqa: E402
-from people import take_step  # noqa: E402
+from people import OWN_CONFIG, take_step  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[3]
 OPERATOR = torch.ops.diffusion_scheduling.step.default
 SHAPE = (2, 3, 4, 4)
 NAMES = [cls.__name__ for cls in CLASSES]
-DRAWN = [cls.__name__ for cls in CLASSES if cls.description.brownian_motion is None and cls.description.other_calls is None]
-"""The classes with a drop-in and without a Brownian motion: their steps draw noise, if any, from a generator."""
+DRAWN = [cls.__name__ for cls in CLASSES if cls.description.brownian_motion is None and not cls.description.calls]
+"""The classes whose drop-ins have plans, without a Brownian motion: their steps draw noise, if any, from a generator."""
 LOOPS = ["EulerDiscreteScheduler", "DEISMultistepScheduler", "UniPCMultistepScheduler", "DPMSolverSDEScheduler", "DDIMScheduler"]
 """Classes with and without slots, with stores of two tensors, with noise, and with a clamp."""
 GRADIENTS = {
@@ -49,7 +49,7 @@ TOLERANCE = {"rtol": 1e-13, "atol": 1e-13}
 
 
 def planned(name, steps=6, **config):
-    scheduler = getattr(ds, name)(**config)
+    scheduler = getattr(ds, name)(**OWN_CONFIG.get(name, {}), **config)
     scheduler.set_timesteps(steps)
     return Plan(scheduler), scheduler
 

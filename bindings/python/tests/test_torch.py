@@ -22,6 +22,7 @@ import diffusion_scheduling as ds  # noqa: E402
 from conftest import CLASSES  # noqa: E402
 from diffusion_scheduling import _launch, _library  # noqa: E402
 from diffusion_scheduling.torch import DeviceBatch, PlanTable  # noqa: E402
+from people import OWN_CONFIG  # noqa: E402
 
 if not _launch.is_interpreted():
     pytest.skip("TRITON_INTERPRET is 0", allow_module_level=True)
@@ -41,7 +42,7 @@ SIZES = [1, 63, 64, 65, 16384, 16385]
 
 def scheduler(cls=ds.DEISMultistepScheduler, steps=5, **config):
     """A planned scheduler of the class, with the values of `config` that the class accepts."""
-    known = {each.key for each in cls.description.parameters}
+    known, config = {each.key for each in cls.description.parameters}, {**OWN_CONFIG.get(cls.__name__, {}), **config}
     made = cls(**{key: value for key, value in config.items() if key in known})
     made.set_timesteps(steps)
     return made
@@ -571,7 +572,7 @@ SKIPPED = {
 
 @pytest.mark.parametrize(
     "cls",
-    [cls for cls in CLASSES if cls.__name__ not in SKIPPED and cls.description.other_calls is None],
+    [cls for cls in CLASSES if cls.__name__ not in SKIPPED and not cls.description.calls],
     ids=lambda cls: cls.__name__,
 )
 def test_drop_ins_step_by_the_kernel(drop_ins, monkeypatch, cls):
