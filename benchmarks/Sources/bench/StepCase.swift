@@ -63,15 +63,19 @@ extension StepCase {
     static let sizes = [64, 16_384, 65_536, 524_288, 3_145_728, 25_165_824]
     /// The sizes for cases that are compared only with other steps.
     static let comparedSizes = [64, 65_536, 524_288, 3_145_728]
+    /// The sizes for rows that only few classes have: a toy and one in cache.
+    static let fewSizes = [64, 65_536]
     /// Four pictures each of 256 × 256 × 3 and 512 × 512 × 3, since thresholding is meant for pixels.
     static let thresholdSizes = [64, 16_384, 65_536, 786_432, 3_145_728]
     /// The size from which only the largest orders are measured, in the usual and in a half type: the others add nothing new.
     static let hugeElements = 20_000_000
 
     static func all() throws -> [StepCase] {
+        // The greatest threshold is out of reach, so each item's quantile matters, and is compared.
         func deis(_ order: Int, thresholding: Bool = false) throws -> SamplingPlan {
             try plan(
-                DEISMultistepScheduler(.with { ($0.solverOrder, $0.thresholding, $0.sampleMaxValue) = (order, thresholding, 2) }))
+                DEISMultistepScheduler(.with { ($0.solverOrder, $0.thresholding, $0.sampleMaxValue) = (order, thresholding, 1000) })
+            )
         }
         func dpmSolver(_ order: Int) throws -> SamplingPlan {
             try plan(DPMSolverMultistepScheduler(.with { $0.solverOrder = order }))
@@ -102,6 +106,7 @@ extension StepCase {
                 scheduler: "SDE-DPM-Solver++", order: 2,
                 plan: try plan(DPMSolverMultistepScheduler(.with { $0.algorithmType = .sdeDPMSolverPlusPlus })),
                 sizes: sizes(order: 2)))
+        cases += try otherRows()
         cases.append(
             StepCase(
                 scheduler: "DEIS thresholded", order: 3, plan: try deis(3, thresholding: true), batchSize: 4, sizes: thresholdSizes,
@@ -125,6 +130,23 @@ extension StepCase {
             }
         }
         return cases
+    }
+
+    /// The kinds of rows that the schedulers above don't have: other numbers of inputs, outputs or noises in one row.
+    ///
+    /// Steps that alternate between two kinds of rows are measured only as toys: a bare loop has the streams of one kind.
+    private static func otherRows() throws -> [StepCase] {
+        [
+            StepCase(scheduler: "DDPM", order: 1, plan: try plan(DDPMScheduler()), sizes: fewSizes),
+            StepCase(scheduler: "LCM", order: 1, plan: try plan(LCMScheduler()), sizes: fewSizes),
+            StepCase(scheduler: "IPNDM", order: 4, plan: try plan(IPNDMScheduler()), sizes: fewSizes),
+            StepCase(scheduler: "SA-Solver", order: 2, plan: try plan(SASolverScheduler()), sizes: fewSizes),
+            StepCase(scheduler: "Heun", order: 2, plan: try plan(HeunDiscreteScheduler()), sizes: [64]),
+            StepCase(scheduler: "KDPM2", order: 2, plan: try plan(KDPM2DiscreteScheduler()), sizes: [64]),
+            StepCase(scheduler: "KDPM2 ancestral", order: 2, plan: try plan(KDPM2AncestralDiscreteScheduler()), sizes: [64]),
+            StepCase(scheduler: "DPM-Solver++ singlestep", order: 2, plan: try plan(DPMSolverSinglestepScheduler()), sizes: [64]),
+            StepCase(scheduler: "DPM-Solver SDE", order: 2, plan: try plan(DPMSolverSDEScheduler()), sizes: [64]),
+        ]
     }
 
     private static func plan(_ scheduler: some PlannedScheduler) throws -> SamplingPlan { try scheduler.plan(.count(stepCount)) }
