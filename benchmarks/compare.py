@@ -70,17 +70,21 @@ SHAPES = {
     16_384: (1, 4, 64, 64),
     65_536: (1, 4, 128, 128),
     524_288: (8, 4, 128, 128),
-    786_432: (4, 3, 256, 256),
+    98_304: (8, 3, 64, 64),
     262_144: (4, 4, 128, 128),
+    786_432: (4, 3, 256, 256),
+    1_572_864: (8, 3, 256, 256),
     3_145_728: (4, 3, 512, 512),
     25_165_824: (8, 3, 1024, 1024),
 }
 SIZES = [64, 16_384, 65_536, 524_288, 3_145_728, 25_165_824]
 SMALLER_SIZES = SIZES[:-1]
-THRESHOLD_SIZES = [786_432, 3_145_728]
+DEEPFLOYD_SIZES = [98_304, 1_572_864]
+"""Batches of the pictures that DeepFloyd's first two models make, which sample with thresholds."""
+THRESHOLD_SIZES = sorted([*DEEPFLOYD_SIZES, 786_432, 3_145_728])
 FEW_SIZES = [65_536, 3_145_728]
 """The sizes for cases that differ little from other cases."""
-QUICK_SIZES = [65_536, 786_432]
+QUICK_SIZES = [65_536, 98_304]
 ONE_THREAD_SIZES = [65_536, 524_288]
 PRODUCT_SIZE = 262_144
 
@@ -123,10 +127,11 @@ CASES = [
     Case("DPM-Solver++ 1", "DPMSolverMultistepScheduler", {"solver_order": 1, **V}, SMALLER_SIZES),
     Case("DPM-Solver++ 2", "DPMSolverMultistepScheduler", {"solver_order": 2, **V}, SMALLER_SIZES),
     Case("DPM-Solver++ 3", "DPMSolverMultistepScheduler", {"solver_order": 3, **V}),
+    # The greatest threshold is out of reach, so each item's quantile matters, and is compared.
     Case(
         "DEIS 3 thresholded",
         "DEISMultistepScheduler",
-        {"solver_order": 3, "thresholding": True, "sample_max_value": 2.0, **V},
+        {"solver_order": 3, "thresholding": True, "sample_max_value": 4.0, **V},
         THRESHOLD_SIZES,
     ),
     Case(
@@ -448,11 +453,12 @@ def errors(case: Case, everyone: list[Contestant], reference: Contestant) -> tup
     everyone[:] = [each for each in everyone if each.name not in reasons]
     exact = reference.result()
     unit = float(torch.finfo(case.element_type).eps) * float(np.abs(exact).max())
-    # float32 expressions may cancel at the noisiest steps, and guidance enlarges errors. Wrong results are millions of units off.
-    limit = 10_000 if case.element_type == torch.float32 else 50
+    # 50 units are less than the error of one threshold for a whole batch (192). diffusers' DEIS of order 3 is 680 units off in
+    # float32, where its coefficients cancel.
+    limits = {"diffusers": 10_000} if case.element_type == torch.float32 else {}
     found = {each.name: float(np.abs(each.result() - exact).max()) / unit for each in everyone}
     for name, error in found.items():
-        if not error < limit:
+        if not error < limits.get(name, 50):
             raise SystemExit(f"{case.name}: {name} is {error:.0f} units off: wrong results aren't timed")
     return found, reasons
 
@@ -752,12 +758,11 @@ def goals(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
             if rival in each.get("contestants", {}) and ours in each["contestants"] and wanted(each)
         ]
 
-    def line(
-        name: str, target: str, values: list[tuple[float, str]], at_least: float | None = None, at_most: float | None = None
-    ) -> None:
+    def line(name: str, values: list[tuple[float, str]], *, at_least: float | None = None, at_most: float | None = None) -> None:
         def is_met(value: float) -> bool:
             return (at_least is None or value >= at_least) and (at_most is None or value <= at_most)
 
+        target = f">= {at_least:g}" if at_least is not None else f"<= {at_most:g}"
         goal: dict[str, Any] = {"name": name, "target": target, "outcome": "not measured"}
         if values:
             worst, place = min(values) if at_least is not None else max(values)
@@ -766,8 +771,9 @@ def goals(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
             goal |= {"met": sum(is_met(value) for value, _ in values), "count": len(values)}
         found.append(goal)
 
-    def elsewhere(name: str, target: str) -> None:
-        found.append({"name": name, "target": target, "outcome": "make bench"})
+    def elsewhere(name: str) -> None:
+        """A line that only `make bench` measures, and whose target is told there."""
+        found.append({"name": name, "target": "", "outcome": "make bench"})
 
     def steps(names: str, least: int, most: float) -> Callable[[dict[str, Any]], Any]:
         return lambda each: each["kind"] == "step" and re.fullmatch(names, each["scheduler"]) and least <= each["elements"] <= most
@@ -779,40 +785,50 @@ def goals(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     mean = [(math.exp(sum(math.log(ratio) for ratio, _ in compiled) / len(compiled)), "all rows")] if compiled else []
     c = [each for each in results if each["kind"] == "C"]
     products = [each for each in results if each["kind"] == "products"]
-    elsewhere("step above the caches: share of the bare loop's bandwidth", ">= 0.95")
-    elsewhere("step in cache, 16 K to 512 K: share of the bare loop's bandwidth", ">= 0.85")
-    line("order 3 against diffusers, 16 K and 64 K", ">= 25", rows("diffusers", steps(third, 16_000, 70_000)), 25)
-    line("order 3 against diffusers, above", ">= 12", rows("diffusers", steps(third, 70_001, math.inf)), 12)
-    line("order 1 and DDIM against diffusers, 16 K and 64 K", ">= 10", rows("diffusers", steps(first, 16_000, 70_000)), 10)
-    line("order 1 and DDIM against diffusers, above", ">= 5", rows("diffusers", steps(first, 70_001, math.inf)), 5)
-    line("against the hand-fused torch.compile", ">= 1", compiled, 1)
-    line("against the hand-fused torch.compile, geometric mean", ">= 2", mean, 2)
-    line("thresholded step against diffusers, 0.8 M", ">= 30", rows("diffusers", steps(".*thresholded", 0, 800_000)), 30)
-    line("thresholded step against diffusers, 3.1 M", ">= 15", rows("diffusers", steps(".*thresholded", 800_001, math.inf)), 15)
-    elsewhere("half types: share of the time of float32, 3.1 M and more, two threads", "<= 0.55")
-    threads = rows("library, one thread", steps(plain, 64_000, 600_000), "library, in place")
-    line("two threads against one, 64 K to 512 K: times the speed", ">= 1.6", threads if torch.get_num_threads() == 2 else [], 1.6)
-    elsewhere("step in place of 64 elements in Swift: ns", "<= 80")
     nanoseconds = [(each["lowerDecile"] * 1e9, each["scheduler"]) for each in c]
-    line("step of 64 elements through the C ABI: ns", "<= 150", nanoseconds, None, 150)
-    line("allocations of that step", "<= 0", [(each["allocations"], each["scheduler"]) for each in c], None, 0)
+    thresholded = rows("diffusers", lambda each: "thresholded" in each["scheduler"] and each["elements"] in DEEPFLOYD_SIZES)
+    threads = rows("library, one thread", steps(plain, 64_000, 600_000), "library, in place")
     shares = [(each["contestants"]["library"]["ninetiethPercentileOfMedian"], each["scheduler"]) for each in products]
-    line("in a torch process, between products: 90th percentile, of the median", "<= 2", shares, None, 2)
-    line("setTimesteps against diffusers", ">= 10", rows("diffusers", lambda each: each["kind"] == "plan"), 10)
-    elsewhere("256 rows of 16 K at different timesteps: times the same at one", "<= 1.1")
-    elsewhere("256 rows of 16 K in one call: times the speed of single calls", ">= 1.4")
+
+    # The core's goals, in the order of the README's first table.
+    elsewhere("step in place of 64 elements in Swift: ns")
+    line("step of 64 elements through the C ABI: ns", nanoseconds, at_most=70)
+    elsewhere("step in cache, 16 K to 512 K, float32: share of the loop by hand's speed")
+    elsewhere("  three outputs")
+    elsewhere("  half types")
+    line("thresholded step of 8 x 3 x 64 x 64 and 8 x 3 x 256 x 256 against diffusers", thresholded, at_least=20)
+    elsewhere("thresholded step, 16 K to 3.1 M: times the plain step")
+    elsewhere("step above the caches: median share of the bare loop's bandwidth")
+    elsewhere("256 rows of 16 K at different timesteps: times the speed of single calls")
+    # The others.
+    elsewhere("step above the caches, in place: share of the bare loop's bandwidth")
+    elsewhere("  out of place")
+    elsewhere("step in cache, 16 K to 512 K, float64: share of the bare loop's bandwidth")
+    line("order 3 against diffusers, 16 K and 64 K", rows("diffusers", steps(third, 16_000, 70_000)), at_least=25)
+    line("order 3 against diffusers, above", rows("diffusers", steps(third, 70_001, math.inf)), at_least=12)
+    line("order 1 and DDIM against diffusers, 16 K and 64 K", rows("diffusers", steps(first, 16_000, 70_000)), at_least=10)
+    line("order 1 and DDIM against diffusers, above", rows("diffusers", steps(first, 70_001, math.inf)), at_least=5)
+    line("against the hand-fused torch.compile", compiled, at_least=1)
+    line("against the hand-fused torch.compile, geometric mean", mean, at_least=2)
+    elsewhere("half types: share of the time of float32, 3.1 M and more, two threads")
+    line("two threads against one, 64 K to 512 K: times the speed", threads if torch.get_num_threads() == 2 else [], at_least=1.6)
+    line("allocations of a step through the C ABI", [(each["allocations"], each["scheduler"]) for each in c], at_most=0)
+    line("in a torch process, between products: 90th percentile, of the median", shares, at_most=2)
+    line("setTimesteps against diffusers", rows("diffusers", lambda each: each["kind"] == "plan"), at_least=10)
+    elsewhere("guidance in the step: share of the time of separate passes")
+    elsewhere("256 rows of 16 K at different timesteps: times the same at one")
     return found
 
 
 def goal_lines(reached: list[dict[str, Any]], quick: bool) -> list[str]:
-    title = f"{'goal':72}{'target':>8}{'worst':>9}{'median':>9}{'rows met':>11}"
+    title = f"{'goal':80}{'target':>8}{'worst':>9}{'median':>9}{'rows met':>11}"
     lines = [title + ("   (OF A RUN TOO SHORT FOR FIGURES)" if quick else ""), "-" * len(title)]
     for goal in reached:
         figures = " " * 29
         if "worst" in goal:
             count = f"{goal['met']} of {goal['count']}"
             figures = f"{goal['worst']:9.2f}{goal['median']:9.2f}{count:>11}"
-        lines.append(f"{goal['name']:72}{goal['target']:>8}{figures}  {goal['outcome']:13}{goal.get('place', '')}".rstrip())
+        lines.append(f"{goal['name']:80}{goal['target']:>8}{figures}  {goal['outcome']:13}{goal.get('place', '')}".rstrip())
     return lines
 
 
