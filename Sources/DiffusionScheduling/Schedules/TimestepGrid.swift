@@ -108,7 +108,7 @@ func requireStepCount(_ count: Int) throws(SchedulerError) {
 func requireStepCount(_ count: Int, upTo numTrainTimesteps: Int) throws(SchedulerError) {
     try require(
         "number of steps", count, "from 1 to num_train_timesteps = \(numTrainTimesteps)", (1...numTrainTimesteps).contains(count))
-    try requireStepCount(count)
+    try require("number of steps", count, "at most \(TimestepRequest.maximumSteps)", count <= TimestepRequest.maximumSteps)
 }
 
 /// Refuses a list that isn't in order, or has values out of range.

@@ -41,15 +41,12 @@ public struct SASolverConfiguration: SchedulerDefinition, PredictionTypeConfigur
     /// θ at the training timesteps 0, 1 …; the last one also beyond. nil: 1 from 200 to 800, and 0 elsewhere.
     public var tauFunc: [Double]?
     public var thresholding = false
-    public var dynamicThresholdingRatio = 0.995
-    public var sampleMaxValue = 1.0
+    public var dynamicThresholdingRatio = 0.995, sampleMaxValue = 1.0
     /// The prediction that the solver extrapolates.
     public var algorithmType = SASolverAlgorithmType.dataPrediction
     /// Whether the orders fall to 1 towards the last step.
     public var lowerOrderFinal = true
-    public var useKarrasSigmas = false
-    public var useExponentialSigmas = false
-    public var useBetaSigmas = false
+    public var useKarrasSigmas = false, useExponentialSigmas = false, useBetaSigmas = false
     public var sigmaSchedule: SigmaSchedule?
     public var useFlowSigmas = false
     public var flowShift = 1.0
@@ -57,7 +54,6 @@ public struct SASolverConfiguration: SchedulerDefinition, PredictionTypeConfigur
     public var varianceType: String?
     public var timestepSpacing = TimestepSpacing.linspace
     public var stepsOffset = 0
-
     public var origin = ConfigurationOrigin()
 
     public init() {}
@@ -79,13 +75,10 @@ public struct SASolverConfiguration: SchedulerDefinition, PredictionTypeConfigur
         try validateThresholding()
         try validateSigmaGrid()
         try validateLambdaClipping()
-        for (key, order) in [("predictor_order", predictorOrder), ("corrector_order", correctorOrder)] {
-            try require(key, order, in: 1...4)
-        }
+        try require("predictor_order", predictorOrder, in: 1...4)
+        try require("corrector_order", correctorOrder, in: 1...4)
         try require("tau_func", "empty", "null, or a list of numbers", tauFunc?.isEmpty != true)
-        for (timestep, tau) in (tauFunc ?? []).enumerated() {
-            try require("tau_func[\(timestep)]", tau, in: 0...1000)
-        }
+        for (timestep, tau) in (tauFunc ?? []).enumerated() { try require("tau_func[\(timestep)]", tau, in: 0...1000) }
         try require(
             "algorithm_type", algorithmType.rawValue, "data_prediction where prediction_type is flow_prediction",
             algorithmType == .dataPrediction || predictionType != .flowPrediction)
@@ -94,6 +87,13 @@ public struct SASolverConfiguration: SchedulerDefinition, PredictionTypeConfigur
     // MARK: The plan
 
     public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule { try checkedNoiseSchedule() }
+
+    /// The level of a whole training timestep t: A = √ᾱ_t, S = √(1 − ᾱ_t).
+    ///
+    /// - Throws: `unknownTimestep` for others.
+    public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
+        NoiseLevel(alphaCumprod: try noise.alphaCumprod(atTimestep: timestep))
+    }
 
     public func plan(
         _ request: TimestepRequest, options: NoRunOptions, noise: NoiseSchedule
@@ -136,8 +136,8 @@ public struct SASolverConfiguration: SchedulerDefinition, PredictionTypeConfigur
         let left = lowerOrderFinal ? levels.count - 1 - index : 4, tau = tau(at: grid.timesteps[index])
         let integrator = ExponentialIntegrator(from: s, to: t, predictsCleanSample: isData, stochasticity: tau)
         func weights(through nodes: [NoiseLevel]) -> [Double] {
-            guard isData && nodes.count == 2 else { return integrator.weights(through: nodes) }
-            return integrator.halfWeights(with: nodes[1], scalesWithExponential: false)
+            isData && nodes.count == 2
+                ? integrator.halfWeights(with: nodes[1], scalesWithExponential: false) : integrator.weights(through: nodes)
         }
         func known(_ count: Int) -> [NoiseLevel] { PredictorCorrector.known(count, at: index, of: levels) }
         let rate = integrator.sampleRate, predictor = weights(through: known(min(predictorOrder, left, age + 1)))

@@ -319,14 +319,11 @@ extension SchedulerDefinition {
         throw .unsupportedOperation("step with attributes of the caller's", className: Self.className)
     }
 
-    /// The level between those of the training, by interpolation: see ``NoiseSchedule/sigma(atTimestep:)``. Where noise is added at
-    /// training levels, the level of a whole training timestep t: A = √ᾱ_t, S = √(1 − ᾱ_t).
+    /// The level between those of the training, by interpolation: see ``NoiseSchedule/sigma(atTimestep:)``.
     ///
-    /// - Throws: `unknownTimestep` in the latter case, for others.
+    /// - Throws: nothing.
     public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
-        Self.addsNoiseAtTrainingLevels
-            ? try NoiseLevel(alphaCumprod: noise.alphaCumprod(atTimestep: timestep))
-            : NoiseLevel(sigma: noise.sigma(atTimestep: timestep), process: noise.process)
+        NoiseLevel(sigma: noise.sigma(atTimestep: timestep), process: noise.process)
     }
 }
 

@@ -97,7 +97,7 @@ public struct ScoreSdeVeConfiguration: SchedulerDefinition {
         let places = shares.map { Int($0 * Float(count - 1)) }
         let grid = TimestepGrid(
             timesteps: told.flatMap { Array(repeating: $0, count: evaluations) },
-            exactSigmas: places.flatMap { Array(repeating: levels[$0], count: evaluations) } + [0], process: .varianceExploding)
+            sigmas: places.flatMap { Array(repeating: levels[$0], count: evaluations) } + [0], process: .varianceExploding)
         let rows = places.flatMap { place in
             Array(repeating: correction(at: levels[place]), count: correctSteps)
                 + [prediction(from: levels[place], to: place > 0 ? levels[place - 1] : 0)]
@@ -140,8 +140,8 @@ public struct ScoreSdeVeConfiguration: SchedulerDefinition {
             report: mean, drawCount: 1)
     }
 
-    /// The levels, least first; a single one is the least.
+    /// The levels as float32 numbers, least first; a single one is the least.
     private func levels(count: Int) -> [Double] {
-        linspace(logarithm(sigmaMin), logarithm(sigmaMax), count: count).map { exponential($0) }
+        linspace(logarithm(sigmaMin), logarithm(sigmaMax), count: count).map { exponential($0).roundedToFloat32 }
     }
 }

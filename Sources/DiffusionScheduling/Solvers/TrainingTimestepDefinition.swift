@@ -14,6 +14,13 @@ extension TrainingTimestepDefinition {
     /// - Throws: nothing.
     public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule { try NoiseSchedule(self, floorsSignal: true) }
 
+    /// The level of a whole training timestep t: A = √ᾱ_t, S = √(1 − ᾱ_t).
+    ///
+    /// - Throws: `unknownTimestep` for others.
+    public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
+        NoiseLevel(alphaCumprod: try noise.alphaCumprod(atTimestep: timestep))
+    }
+
     /// The levels of a run that ends at the level ς = `final`.
     func grid(_ timesteps: [Double], final: Double, noise: NoiseSchedule) -> TimestepGrid {
         TimestepGrid(
