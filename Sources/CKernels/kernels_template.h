@@ -130,10 +130,10 @@ INLINE void DSK_NAME(sum_prediction)(const DSK_NAME(prediction) * prediction, si
 }
 
 /* A tile of p. */
-INLINE void DSK_NAME(predict_tile)(const DSK_NAME(prediction) * prediction, size_t i, WHOLE_REALS *tile, const bool is_pair) {
+INLINE void DSK_NAME(predict_tile)(const DSK_NAME(prediction) * prediction, size_t i, WHOLE_REALS *tile) {
     VECTOR sums[DSK_TILE_VECTORS];
     REALS rounded[DSK_TILE_VECTORS];
-    if (is_pair) /* the usual case: with a constant count, sums stay in registers */
+    if (__builtin_expect(prediction->n_inputs == 2, 1)) /* the usual case: with a constant count, sums stay in registers */
         DSK_NAME(sum_prediction)(prediction, i, sums, 2);
     else
         DSK_NAME(sum_prediction)(prediction, i, sums, prediction->n_inputs);
@@ -151,7 +151,7 @@ DSK_TARGET static __attribute__((noinline)) void DSK_NAME(predict)(const dsk_pro
     const DSK_NAME(prediction) prediction = DSK_NAME(find_prediction)(program, inputs);
     for (size_t i = 0; i < n; i += TILE) {
         WHOLE_REALS tile[WHOLE_VECTORS];
-        DSK_NAME(predict_tile)(&prediction, i, tile, prediction.n_inputs == 2);
+        DSK_NAME(predict_tile)(&prediction, i, tile);
         memcpy(p + i, tile, sizeof tile);
     }
 }
@@ -206,7 +206,7 @@ INLINE void DSK_NAME(combine)(const dsk_program *program, const DSK_NAME(outputs
     for (size_t i = 0; i < n; i += TILE) {
         DSK_TILE(elements) results[DSK_OUTPUT_COUNT], bits;
         WHOLE_REALS tile[WHOLE_VECTORS];
-        if (uses_p && COMPUTES_P) DSK_NAME(predict_tile)(&prediction, i, tile, true);
+        if (uses_p && COMPUTES_P) DSK_NAME(predict_tile)(&prediction, i, tile);
         DSK_UNROLL for (int begin = 0; begin < VECTORS; begin += part) {
             VECTOR sums[DSK_OUTPUT_COUNT][VECTORS], x[VECTORS];
             DSK_UNROLL for (unsigned m = 1; m < n_sums; m++) EACH_PART sums[m][u] = -(VECTOR){0};
@@ -259,18 +259,12 @@ DSK_TARGET static __attribute__((noinline)) void DSK_NAME(combine_any)(const dsk
                                                                        const DSK_REAL *p, size_t n) {
     const dsk_form *form = program->form;
     const dsk_prepared_row *row = program->item->row;
-    DSK_REAL tile[TILE];
+    DSK_NAME(prediction) prediction = {.n_inputs = 0};
+    if (form->uses_prediction && COMPUTES_P) prediction = DSK_NAME(find_prediction)(program, inputs);
     for (size_t i = 0; i < n; i += TILE) {
         DSK_TILE(elements) results[DSK_OUTPUT_COUNT];
-        const DSK_REAL *tile_p = p ? p + i : tile;
-        if (form->uses_prediction && COMPUTES_P) {
-            const void *moved[DSK_INPUT_COUNT];
-            for (unsigned set = form->read_inputs; set;) {
-                const unsigned input = dsk_take_first(&set);
-                moved[input] = (const char *)inputs[input] + i * ELEMENT_BYTES;
-            }
-            DSK_NAME(predict)(program, moved, TILE, tile);
-        }
+        WHOLE_REALS tile[WHOLE_VECTORS];
+        if (form->uses_prediction && COMPUTES_P) DSK_NAME(predict_tile)(&prediction, i, tile);
         for (unsigned m = 0; m < form->n_outputs; m++) {
             const unsigned k = form->outputs[m], terms = row->output_reads[k];
             const DSK_SUM *coefficients = row->DSK_COEFFICIENTS.outputs[k];
@@ -291,7 +285,8 @@ DSK_TARGET static __attribute__((noinline)) void DSK_NAME(combine_any)(const dsk
             }
             if (terms >> DSK_PREDICTION) {
                 const DSK_SUM c = coefficients[DSK_PREDICTION];
-                EACH_VECTOR sums[u] = sums[u] + c * DSK_NAME(widen_prediction)(tile_p, u);
+                EACH_VECTOR sums[u] =
+                    sums[u] + c * DSK_NAME(widen_prediction)(COMPUTES_P ? (const void *)tile : (const void *)(p + i), u);
             }
             DSK_TILE(round)(type, sums, &results[m]);
         }

@@ -23,9 +23,8 @@ static uint8_t list(unsigned set, uint8_t *elements) {
     return n;
 }
 
-/* The number of the loop for a form whose sums read all inputs, but for the last. No loop computes a p of other than two inputs. */
+/* The number of the loop for a form whose sums read all inputs, but for the last. */
 static uint8_t find_loop(const dsk_form *form) {
-    if (form->uses_prediction && form->n_prediction_inputs != 2) return DSK_NO_LOOP;
     const bool is_full = form->n_sums == 1 || form->n_last - form->n_first == form->n_inputs,
                copies = form->n_sums < form->n_outputs;
     const dsk_loop_variant variant = form->uses_prediction                     ? (copies ? DSK_P_AND_COPY : DSK_P)
