@@ -16,10 +16,8 @@ typedef float DSK_TILE(vector) __attribute__((vector_size(DSK_VECTOR_BYTES), may
 typedef uint32_t DSK_TILE(mask) __attribute__((vector_size(DSK_VECTOR_BYTES), may_alias));
 typedef uint32_t DSK_TILE(loose_words) __attribute__((vector_size(DSK_VECTOR_BYTES), aligned(2), may_alias));
 
-/* The elements of a tile as they lie in memory. */
-typedef struct DSK_TILE(elements) {
-    DSK_TILE(mask) words[DSK_TILE_VECTORS / 2];
-} DSK_TILE(elements);
+/* The vectors that round_vector joins to one vector of elements. */
+enum { DSK_TILE(joined) = 2 };
 
 #define VECTOR DSK_TILE(vector)
 #define MASK DSK_TILE(mask)
@@ -34,51 +32,19 @@ INLINE VECTOR DSK_TILE(load_vector)(dsk_element_type type, const void *tensor, s
     return (VECTOR)(words & 0xFFFF0000);
 }
 
-/* Widens the tile that begins at element i. */
-INLINE void DSK_TILE(load)(dsk_element_type type, const void *tensor, size_t i, VECTOR *values) {
-    for (int u = 0; u < DSK_TILE_VECTORS; u++) values[u] = DSK_TILE(load_vector)(type, tensor, i, u);
-}
-
-/* Copies the bits of the tile that begins at element i. */
-INLINE void DSK_TILE(copy)(dsk_element_type type, const void *tensor, size_t i, DSK_TILE(elements) *elements) {
-    (void)type;
-    for (int u = 0; u < DSK_TILE_VECTORS / 2; u++) elements->words[u] = ((const LOOSE_WORDS *)((const uint16_t *)tensor + i))[u];
-}
-
 /*
- * Rounds vector u of a tile, even elements before odd ones. The addend is half a unit of the kept part, less one bit if the kept
+ * Rounds vector u of a tile, whose elements are written as they lie in memory, even elements before odd ones. The addend is half a unit of the kept part, less one bit if the kept
  * part is even: it carries exactly if the kept part must grow, for subnormal numbers and up to infinity, too. The lower half of a
  * NaN is zero, so it doesn't carry: the NaN comes from an element, from a scalar (see `single` in rows.c), or from the processor.
  */
-INLINE void DSK_TILE(round_vector)(dsk_element_type type, VECTOR values, int u, DSK_TILE(elements) *elements) {
+INLINE void DSK_TILE(round_vector)(dsk_element_type type, VECTOR values, int u, void *elements) {
+    MASK *const words = (MASK *)elements + u / 2;
     MASK bits = (MASK)values, rounded = bits + 0x7FFF + (bits >> 16 & 1);
     (void)type;
     if (u % 2 == 0)
-        elements->words[u / 2] = rounded >> 16;
+        *words = rounded >> 16;
     else
-        elements->words[u / 2] |= rounded & 0xFFFF0000;
-}
-
-/* Rounds a tile. */
-INLINE void DSK_TILE(round)(dsk_element_type type, const VECTOR *values, DSK_TILE(elements) *elements) {
-    for (int u = 0; u < DSK_TILE_VECTORS; u++) DSK_TILE(round_vector)(type, values[u], u, elements);
-}
-
-/* Writes half a tile, its vectors 0 and 1 or 2 and 3; the tile begins at element i. `streaming`: bypasses the caches; the address must be
- * aligned to a vector. */
-INLINE void DSK_TILE(store_half)(dsk_element_type type, const DSK_TILE(elements) *elements, void *tensor, size_t i, int half,
-                                 bool streaming) {
-    uint16_t *halves = (uint16_t *)tensor + i;
-    (void)type;
-    if (streaming)
-        dsk_store_streaming(elements->words[half], (MASK *)halves + half);
-    else
-        ((LOOSE_WORDS *)halves)[half] = elements->words[half];
-}
-
-/* Writes a tile. */
-INLINE void DSK_TILE(store)(dsk_element_type type, const DSK_TILE(elements) *elements, void *tensor, size_t i, bool streaming) {
-    for (int half = 0; half < 2; half++) DSK_TILE(store_half)(type, elements, tensor, i, half, streaming);
+        *words |= rounded & 0xFFFF0000;
 }
 
 #undef VECTOR

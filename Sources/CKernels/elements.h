@@ -31,6 +31,17 @@ static inline double dsk_widen_bfloat16(uint16_t half) {
     return (double)value;
 }
 
+/* Calls function(type, ...) with the type as a constant, so that loops in it vectorise and don't branch on the type. */
+#define DSK_FOR_TYPE(type, function, ...)   \
+    if ((type) == DSK_FLOAT32)              \
+        function(DSK_FLOAT32, __VA_ARGS__); \
+    else if ((type) == DSK_FLOAT64)         \
+        function(DSK_FLOAT64, __VA_ARGS__); \
+    else if ((type) == DSK_FLOAT16)         \
+        function(DSK_FLOAT16, __VA_ARGS__); \
+    else                                    \
+        function(DSK_BFLOAT16, __VA_ARGS__)
+
 /* dsk_element_size of a valid type. */
 static inline size_t dsk_size(dsk_element_type type) { return type == DSK_FLOAT64 ? 8 : type == DSK_FLOAT32 ? 4 : 2; }
 

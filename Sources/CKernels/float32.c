@@ -20,7 +20,7 @@
 #define DSK_REAL float
 #define DSK_KEY int32_t
 #define DSK_COEFFICIENTS shortened
-#define DSK_WIDEN DSK_ISA_NAME(widen_float_tile)
+#define DSK_WIDEN DSK_JOIN(widen, float_tile, DSK_ISA)
 #define DSK_KIND_LOOPS DSK_LOOPS
 #define DSK_FUSES 1
 #define DSK_SCALES_NOISE 1

@@ -11,7 +11,7 @@
 #define DSK_REAL double
 #define DSK_KEY int64_t
 #define DSK_COEFFICIENTS row
-#define DSK_WIDEN DSK_ISA_NAME(widen_double_tile)
+#define DSK_WIDEN DSK_TILE(widen)
 #define DSK_KIND_LOOPS DSK_LOOPS
 #define DSK_FUSES 0
 #define DSK_SCALES_NOISE 1

@@ -11,7 +11,7 @@
 #define DSK_REAL float
 #define DSK_KEY int32_t
 #define DSK_COEFFICIENTS single
-#define DSK_WIDEN DSK_ISA_NAME(widen_float_tile)
+#define DSK_WIDEN DSK_TILE(widen)
 #define DSK_KIND_LOOPS(X)
 #define DSK_FUSES 0
 #define DSK_SCALES_NOISE 0

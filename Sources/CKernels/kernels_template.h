@@ -36,7 +36,11 @@ typedef DSK_REAL DSK_NAME(reals) __attribute__((vector_size(DSK_VECTOR_BYTES / s
 typedef DSK_REAL DSK_NAME(whole_reals) __attribute__((vector_size(DSK_VECTOR_BYTES), may_alias));
 typedef DSK_KEY DSK_NAME(keys) __attribute__((vector_size(DSK_VECTOR_BYTES), may_alias));
 
+/* Half a vector of elements. */
+typedef uint16_t DSK_NAME(half_vector) __attribute__((vector_size(DSK_VECTOR_BYTES / 2), may_alias));
+
 #define VECTOR DSK_TILE(vector)
+#define HALF_VECTOR DSK_NAME(half_vector)
 #define REALS DSK_NAME(reals)
 #define WHOLE_REALS DSK_NAME(whole_reals)
 #define KEYS DSK_NAME(keys)
@@ -52,7 +56,6 @@ typedef DSK_KEY DSK_NAME(keys) __attribute__((vector_size(DSK_VECTOR_BYTES), may
 /* Elements of a block: p and the widened tensors of a block fit in L1. */
 #define BLOCK (DSK_BLOCK_BYTES / sizeof(DSK_REAL))
 _Static_assert(BLOCK % TILE == 0, "only the last tile of a tensor may be incomplete");
-#define ELEMENT_BYTES (DSK_TYPE == DSK_FLOAT64 ? 8 : DSK_TYPE == DSK_FLOAT32 ? 4 : 2)
 
 /* ---- Tensors */
 
@@ -68,6 +71,46 @@ INLINE void DSK_NAME(find_inputs)(const dsk_item *item, unsigned set, size_t beg
             inputs[input] = widened[input];
         }
     }
+}
+
+/* A tile of elements of any type as they lie in memory, packed from the start. */
+typedef struct DSK_NAME(elements) {
+    double room[TILE];
+} __attribute__((aligned(64))) DSK_NAME(elements);
+
+/* Rounds a tile. */
+INLINE void DSK_NAME(round_tile)(dsk_element_type type, const VECTOR *values, DSK_NAME(elements) * elements) {
+    EACH_VECTOR DSK_TILE(round_vector)(type, values[u], u, elements);
+}
+
+/* Copies the bits of the tile that begins at element i. */
+INLINE void DSK_NAME(copy_tile)(dsk_element_type type, const void *tensor, size_t i, DSK_NAME(elements) * elements) {
+    memcpy(elements, (const char *)tensor + i * dsk_size(type), TILE * dsk_size(type));
+}
+
+/*
+ * Writes the elements of n vectors of a tile, from vector `first` on; the tile begins at element i. `streaming`: bypasses the caches;
+ * the address must be aligned to a vector.
+ */
+INLINE void DSK_NAME(store_vectors)(dsk_element_type type, const DSK_NAME(elements) * elements, void *tensor, size_t i, int first,
+                                    int n, bool streaming) {
+    const size_t size = TILE / DSK_TILE_VECTORS * dsk_size(type), begin = (size_t)first * size, end = begin + (size_t)n * size;
+    char *const to = (char *)tensor + i * dsk_size(type);
+    const char *const from = (const char *)elements;
+    if (!streaming)
+        memcpy(to + begin, from + begin, end - begin);
+    else if (size * DSK_TILE(joined) == DSK_VECTOR_BYTES)
+        for (size_t at = begin; at < end; at += sizeof(VECTOR))
+            dsk_store_streaming(*(const VECTOR *)(from + at), (VECTOR *)(to + at));
+    else
+        for (size_t at = begin; at < end; at += sizeof(HALF_VECTOR))
+            dsk_store_streaming(*(const HALF_VECTOR *)(from + at), (HALF_VECTOR *)(to + at));
+}
+
+/* Writes a tile. */
+INLINE void DSK_NAME(store_tile)(dsk_element_type type, const DSK_NAME(elements) * elements, void *tensor, size_t i,
+                                 bool streaming) {
+    DSK_NAME(store_vectors)(type, elements, tensor, i, 0, DSK_TILE_VECTORS, streaming);
 }
 
 /* The outputs of a program, in the order of its form. */
@@ -204,7 +247,7 @@ INLINE void DSK_NAME(combine)(const dsk_program *program, const DSK_NAME(outputs
     if (uses_p && COMPUTES_P) prediction = DSK_NAME(find_prediction)(program, inputs);
 
     for (size_t i = 0; i < n; i += TILE) {
-        DSK_TILE(elements) results[DSK_OUTPUT_COUNT], bits;
+        DSK_NAME(elements) results[DSK_OUTPUT_COUNT], bits;
         WHOLE_REALS tile[WHOLE_VECTORS];
         if (uses_p && COMPUTES_P) DSK_NAME(predict_tile)(&prediction, i, tile);
         DSK_UNROLL for (int begin = 0; begin < VECTORS; begin += part) {
@@ -234,21 +277,21 @@ INLINE void DSK_NAME(combine)(const dsk_program *program, const DSK_NAME(outputs
             /* Storing each half at once leaves registers for the sums of the next. */
             if (part == VECTORS / 2) {
                 DSK_UNROLL for (unsigned m = 0; m < n_sums; m++)
-                    DSK_TILE(store_half)(DSK_TYPE, &results[m], addresses[m], i, begin / part, streams && outputs->streaming[m]);
+                    DSK_NAME(store_vectors)(DSK_TYPE, &results[m], addresses[m], i, begin, part, streams && outputs->streaming[m]);
             }
             if (copies_p && COMPUTES_P) EACH_PART DSK_TILE(round_vector)(DSK_TYPE, x[u], begin + u, &bits);
         }
         if (copies) {
-            if (!copies_p || !COMPUTES_P) DSK_TILE(copy)(DSK_TYPE, copied, i, &bits);
-            DSK_TILE(store)(DSK_TYPE, &bits, copy, i, streams && outputs->streaming[n_sums]);
+            if (!copies_p || !COMPUTES_P) DSK_NAME(copy_tile)(DSK_TYPE, copied, i, &bits);
+            DSK_NAME(store_tile)(DSK_TYPE, &bits, copy, i, streams && outputs->streaming[n_sums]);
         }
         if (part == VECTORS / 2) continue;
         /* One branch for all stores. With one for each, the compiler would delay the later outputs' work. */
         if (streams) {
             DSK_UNROLL for (unsigned m = 0; m < n_sums; m++)
-                DSK_TILE(store)(DSK_TYPE, &results[m], addresses[m], i, outputs->streaming[m]);
+                DSK_NAME(store_tile)(DSK_TYPE, &results[m], addresses[m], i, outputs->streaming[m]);
         } else {
-            DSK_UNROLL for (unsigned m = 0; m < n_sums; m++) DSK_TILE(store)(DSK_TYPE, &results[m], addresses[m], i, false);
+            DSK_UNROLL for (unsigned m = 0; m < n_sums; m++) DSK_NAME(store_tile)(DSK_TYPE, &results[m], addresses[m], i, false);
         }
     }
 }
@@ -262,7 +305,7 @@ DSK_TARGET static __attribute__((noinline)) void DSK_NAME(combine_any)(const dsk
     DSK_NAME(prediction) prediction = {.n_inputs = 0};
     if (form->uses_prediction && COMPUTES_P) prediction = DSK_NAME(find_prediction)(program, inputs);
     for (size_t i = 0; i < n; i += TILE) {
-        DSK_TILE(elements) results[DSK_OUTPUT_COUNT];
+        DSK_NAME(elements) results[DSK_OUTPUT_COUNT];
         WHOLE_REALS tile[WHOLE_VECTORS];
         if (form->uses_prediction && COMPUTES_P) DSK_NAME(predict_tile)(&prediction, i, tile);
         for (unsigned m = 0; m < form->n_outputs; m++) {
@@ -270,7 +313,7 @@ DSK_TARGET static __attribute__((noinline)) void DSK_NAME(combine_any)(const dsk
             const DSK_SUM *coefficients = row->DSK_COEFFICIENTS.outputs[k];
             const dsk_element_type type = DSK_HAS_OTHER_TYPES ? outputs->types[m] : DSK_TYPE;
             if (m >= form->n_sums && form->copied != DSK_PREDICTION) {
-                DSK_TILE(copy)(type, inputs[form->copied], i, &results[m]);
+                DSK_FOR_TYPE(type, DSK_NAME(copy_tile), inputs[form->copied], i, &results[m]);
                 continue;
             }
             VECTOR sums[DSK_TILE_VECTORS];
@@ -288,11 +331,12 @@ DSK_TARGET static __attribute__((noinline)) void DSK_NAME(combine_any)(const dsk
                 EACH_VECTOR sums[u] =
                     sums[u] + c * DSK_NAME(widen_prediction)(COMPUTES_P ? (const void *)tile : (const void *)(p + i), u);
             }
-            DSK_TILE(round)(type, sums, &results[m]);
+            DSK_FOR_TYPE(type, DSK_NAME(round_tile), sums, &results[m]);
         }
         for (unsigned m = 0; m < form->n_outputs; m++) {
             const dsk_element_type type = DSK_HAS_OTHER_TYPES ? outputs->types[m] : DSK_TYPE;
-            DSK_TILE(store)(type, &results[m], outputs->addresses[m], i, outputs->streams && outputs->streaming[m]);
+            const bool streaming = outputs->streams && outputs->streaming[m];
+            DSK_FOR_TYPE(type, DSK_NAME(store_tile), &results[m], outputs->addresses[m], i, streaming);
         }
     }
 }
@@ -348,7 +392,7 @@ DSK_TARGET static __attribute__((noinline)) void DSK_NAME(step_end)(const dsk_pr
     for (unsigned set = program->form->read_inputs; set;) {
         const unsigned input = dsk_take_first(&set);
         memset(buffers[input], 0, sizeof buffers[input]);
-        memcpy(buffers[input], inputs[input], n * ELEMENT_BYTES);
+        memcpy(buffers[input], inputs[input], n * dsk_size(DSK_TYPE));
         padded[input] = buffers[input];
     }
     const unsigned n_outputs = program->form->n_outputs;
@@ -382,7 +426,7 @@ DSK_TARGET static __attribute__((noinline)) void DSK_NAME(step_block)(const dsk_
     if (n_tiled == n) return;
     for (unsigned set = form->read_inputs; set;) {
         const unsigned input = dsk_take_first(&set);
-        inputs[input] = (const char *)inputs[input] + n_tiled * ELEMENT_BYTES;
+        inputs[input] = (const char *)inputs[input] + n_tiled * dsk_size(DSK_TYPE);
     }
     DSK_NAME(step_end)(program, outputs, inputs, n - n_tiled);
     for (unsigned m = 0; m < form->n_outputs; m++)
@@ -433,6 +477,7 @@ DSK_TARGET static void DSK_NAME(step)(const dsk_program *program, size_t begin, 
 #include "sieve_template.h"
 
 #undef VECTOR
+#undef HALF_VECTOR
 #undef REALS
 #undef WHOLE_REALS
 #undef WHOLE_VECTORS
@@ -440,7 +485,6 @@ DSK_TARGET static void DSK_NAME(step)(const dsk_program *program, size_t begin, 
 #undef TILE
 #undef BLOCK
 #undef LOOP_NAME
-#undef ELEMENT_BYTES
 #undef EACH_VECTOR
 #undef EACH_PART
 #undef COMPUTES_P

@@ -37,13 +37,7 @@ static inline __attribute__((always_inline)) DSK_TARGET void DSK_NAME(sum_typed)
     }
 }
 
-/* A type known at compile time lets the loop vectorise. */
 DSK_TARGET static void DSK_NAME(sum)(dsk_element_type type, const void *a, const void *b, size_t begin, size_t end, double pivot_a,
                                      double pivot_b, part_sums *sums) {
-    switch (type) {
-    case DSK_FLOAT32: DSK_NAME(sum_typed)(DSK_FLOAT32, a, b, begin, end, pivot_a, pivot_b, sums); break;
-    case DSK_FLOAT64: DSK_NAME(sum_typed)(DSK_FLOAT64, a, b, begin, end, pivot_a, pivot_b, sums); break;
-    case DSK_FLOAT16: DSK_NAME(sum_typed)(DSK_FLOAT16, a, b, begin, end, pivot_a, pivot_b, sums); break;
-    default: DSK_NAME(sum_typed)(DSK_BFLOAT16, a, b, begin, end, pivot_a, pivot_b, sums); break;
-    }
+    DSK_FOR_TYPE(type, DSK_NAME(sum_typed), a, b, begin, end, pivot_a, pivot_b, sums);
 }
