@@ -14,8 +14,8 @@ static inline double dsk_double_from_bits(uint64_t bits) {
     return value;
 }
 
-static inline double dsk_widen_float16(uint16_t half) {
-    uint64_t sign = (uint64_t)(half & 0x8000) << 48, magnitude = half & 0x7FFF;
+static inline double dsk_widen_float16(uint64_t half) {
+    uint64_t sign = (half & 0x8000) << 48, magnitude = half & 0x7FFF;
     double value = magnitude < 0x400 ? (double)(int)magnitude * 0x1p-24
                                      : dsk_double_from_bits((magnitude << 42) + ((uint64_t)(1023 - 15) << 52));
     uint64_t bits;
@@ -42,32 +42,19 @@ static inline double dsk_widen_bfloat16(uint16_t half) {
     else                                    \
         function(DSK_BFLOAT16, __VA_ARGS__)
 
+static inline bool dsk_is_type(dsk_element_type type) { return (unsigned)type <= DSK_BFLOAT16; }
+
 /* dsk_element_size of a valid type. */
 static inline size_t dsk_size(dsk_element_type type) { return type == DSK_FLOAT64 ? 8 : type == DSK_FLOAT32 ? 4 : 2; }
 
-/* The bits of a tensor's element, in the low bits of the result. */
-static inline uint64_t dsk_get_element(dsk_element_type type, const void *tensor, size_t i) {
+static inline double dsk_element_value(dsk_element_type type, const void *tensor, size_t i) {
     switch (type) {
-    case DSK_FLOAT64: return ((const dsk_loose_uint64 *)tensor)[i];
-    case DSK_FLOAT32: return ((const dsk_loose_uint32 *)tensor)[i];
-    default: return ((const dsk_loose_uint16 *)tensor)[i];
-    }
-}
-
-static inline double dsk_widen_element(dsk_element_type type, uint64_t element) {
-    uint32_t word = (uint32_t)element;
-    float value;
-    switch (type) {
-    case DSK_FLOAT64: return dsk_double_from_bits(element);
-    case DSK_FLOAT32: memcpy(&value, &word, sizeof value); return (double)value;
-    case DSK_FLOAT16: return dsk_widen_float16((uint16_t)element);
-    case DSK_BFLOAT16: return dsk_widen_bfloat16((uint16_t)element);
+    case DSK_FLOAT64: return ((const dsk_loose_double *)tensor)[i];
+    case DSK_FLOAT32: return (double)((const dsk_loose_float *)tensor)[i];
+    case DSK_FLOAT16: return dsk_widen_float16(((const dsk_loose_uint16 *)tensor)[i]);
+    case DSK_BFLOAT16: return dsk_widen_bfloat16(((const dsk_loose_uint16 *)tensor)[i]);
     }
     return 0;
-}
-
-static inline double dsk_element_value(dsk_element_type type, const void *tensor, size_t i) {
-    return dsk_widen_element(type, dsk_get_element(type, tensor, i));
 }
 
 /* dsk_overlap: whether two ranges share a byte. dsk_partly_overlap: the same, except when they are identical. */

@@ -35,10 +35,10 @@
 #define DSK_HAS_ELEMENTWISE 0
 #endif
 
-/* Integers for reading and writing elements of any type. */
+/* Elements of a caller's tensor, which may have another type for the caller. */
 typedef uint16_t __attribute__((may_alias)) dsk_loose_uint16;
-typedef uint32_t __attribute__((may_alias)) dsk_loose_uint32;
-typedef uint64_t __attribute__((may_alias)) dsk_loose_uint64;
+typedef float __attribute__((may_alias)) dsk_loose_float;
+typedef double __attribute__((may_alias)) dsk_loose_double;
 
 /*
  * The kinds of inner loops. Kinds 0 to 3, numbered like the element types, run items whose tensors all have that type. Kinds 0 and
@@ -60,7 +60,6 @@ typedef struct dsk_program {
     const dsk_item *item;
     const dsk_form *form;
     dsk_kernel_kind kind;
-    bool is_wide;                     /* p is float64 */
     bool has_other_types;             /* a tensor has another type than the kind's */
     bool streams;                     /* whether any output bypasses the caches */
     bool streaming[DSK_OUTPUT_COUNT]; /* by the form's outputs: set if the output is large and not also an input */
@@ -124,6 +123,13 @@ DSK_HIDDEN const dsk_kernels *dsk_kernels_for(dsk_kernel_kind kind);
  */
 typedef void (*dsk_chunk_body)(void *context, size_t chunk);
 DSK_HIDDEN void dsk_parallel(size_t n_chunks, unsigned max_threads, dsk_chunk_body body, void *context);
+
+/*
+ * Runs body(context, i, max_threads) once for every item i of a call with n_elements elements. Many items: one item per thread at a
+ * time. Few large items: the threads share each item.
+ */
+typedef void (*dsk_item_body)(void *context, size_t i, unsigned max_threads);
+DSK_HIDDEN void dsk_parallel_items(size_t n_items, size_t n_elements, unsigned max_threads, dsk_item_body body, void *context);
 
 /* The most threads that dsk_parallel would use. */
 DSK_HIDDEN unsigned dsk_thread_count(unsigned max_threads);

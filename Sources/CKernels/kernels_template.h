@@ -148,12 +148,12 @@ typedef struct DSK_NAME(prediction) {
 
 /* `inputs` is indexed by dsk_input. */
 INLINE DSK_NAME(prediction) DSK_NAME(find_prediction)(const dsk_program *program, const void *const *inputs) {
-    const dsk_form *form = program->form;
-    DSK_NAME(prediction) prediction = {.n_inputs = form->n_prediction_inputs, .divides = program->divides};
-    for (unsigned j = 0; j < form->n_prediction_inputs; j++) {
-        const unsigned input = form->prediction_inputs[j];
+    const dsk_prepared_row *row = program->item->row;
+    DSK_NAME(prediction) prediction = {.n_inputs = row->n_prediction_inputs, .divides = program->divides};
+    for (unsigned j = 0; j < row->n_prediction_inputs; j++) {
+        const unsigned input = row->prediction_inputs[j];
         prediction.tensors[j] = inputs[input];
-        prediction.coefficients[j] = program->item->row->DSK_COEFFICIENTS.prediction[input];
+        prediction.coefficients[j] = row->DSK_COEFFICIENTS.prediction[input];
     }
     const double range = program->range;
     prediction.range = range == range ? (DSK_REAL)range : (DSK_REAL)__builtin_nanf(""); /* as coefficients: see rows.c */

@@ -6,12 +6,12 @@
 
 dsk_status dsk_add_noise(dsk_element_type type, const void *sample, const void *noise, const double *signal_rates,
                          const double *noise_rates, size_t n_items, size_t n_elements_per_item, void *out, unsigned max_threads) {
-    enum { BLOCK = 16 }; /* items per call of dsk_step, so that rows and items stay on the stack */
+    enum { BLOCK = 16 }; /* items per call of dsk_run, so that rows and items stay on the stack */
     size_t element_size = dsk_element_size(type);
     if (element_size == 0) return DSK_UNKNOWN_TYPE;
     if (n_items == 0) return DSK_OK;
     if (!sample || !noise || !signal_rates || !noise_rates || !out) return DSK_NULL_POINTER;
-    if (n_elements_per_item > SIZE_MAX / element_size / n_items) return DSK_TOO_LARGE;
+    if (n_elements_per_item > SIZE_MAX / sizeof(double) / n_items) return DSK_TOO_LARGE;
     if ((uintptr_t)sample % element_size || (uintptr_t)noise % element_size || (uintptr_t)out % element_size) return DSK_MISALIGNED;
     size_t bytes = n_elements_per_item * element_size;
     size_t all = n_items * bytes;
@@ -34,8 +34,7 @@ dsk_status dsk_add_noise(dsk_element_type type, const void *sample, const void *
             items[i].outputs[0] = (char *)out + offset;
             items[i].n_elements = n_elements_per_item;
         }
-        dsk_status status = dsk_step(items, count, max_threads);
-        if (status != DSK_OK) return status;
+        dsk_run(items, count, max_threads);
     }
     return DSK_OK;
 }

@@ -84,12 +84,11 @@ typedef struct items_work {
     const void *const *a, *const *b;
     size_t n_elements_per_item;
     dsk_moments *moments;
-    unsigned max_threads;
 } items_work;
 
-static void find_one(void *context, size_t i) {
+static void find_item_moments(void *context, size_t i, unsigned max_threads) {
     const items_work *work = context;
-    work->moments[i] = item_moments(work->type, work->a[i], work->b[i], work->n_elements_per_item, work->max_threads);
+    work->moments[i] = item_moments(work->type, work->a[i], work->b[i], work->n_elements_per_item, max_threads);
 }
 
 dsk_status dsk_find_moments(dsk_element_type type, const void *const *a, const void *const *b, size_t n_items,
@@ -103,17 +102,7 @@ dsk_status dsk_find_moments(dsk_element_type type, const void *const *a, const v
         if (!a[i] || !b[i]) return DSK_NULL_POINTER;
         if ((uintptr_t)a[i] % element_size != 0 || (uintptr_t)b[i] % element_size != 0) return DSK_MISALIGNED;
     }
-    if (n_items * n_elements_per_item < dsk_get_limits().parallel_elements) max_threads = 1;
-
-    /* Many items: one item per thread at a time. Few large items: the threads share each item. */
-    items_work work = {type, a, b, n_elements_per_item, moments, 1};
-    if (n_items >= dsk_thread_count(max_threads)) {
-        dsk_parallel(n_items, max_threads, find_one, &work);
-    } else {
-        const dsk_environment host = dsk_begin_default_environment();
-        work.max_threads = max_threads;
-        for (size_t i = 0; i < n_items; i++) find_one(&work, i);
-        dsk_end_default_environment(host);
-    }
+    items_work work = {type, a, b, n_elements_per_item, moments};
+    dsk_parallel_items(n_items, n_items * n_elements_per_item, max_threads, find_item_moments, &work);
     return DSK_OK;
 }

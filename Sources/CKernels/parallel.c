@@ -88,53 +88,42 @@ typedef struct runtime {
     char description[96];
 } runtime;
 
-static bool bind_runtime(runtime *found, void *library, const char *how) {
+static runtime found;
+
+/* Binds a library's runtime; the words describe it. */
+static bool bind_runtime(void *library, const char *words, const char *name, const char *more_words) {
     void *parallel = dlsym(library, "GOMP_parallel");
     void *thread_count = dlsym(library, "omp_get_max_threads");
     void *thread_number = dlsym(library, "omp_get_thread_num");
     if (!parallel || !thread_count || !thread_number) return false;
     /* POSIX guarantees that dlsym's object pointer holds a function's address; ISO C has no cast for it. */
-    memcpy(&found->parallel, &parallel, sizeof parallel);
-    memcpy(&found->thread_count, &thread_count, sizeof thread_count);
-    memcpy(&found->thread_number, &thread_number, sizeof thread_number);
-    snprintf(found->description, sizeof found->description, "%s", how);
+    memcpy(&found.parallel, &parallel, sizeof parallel);
+    memcpy(&found.thread_count, &thread_count, sizeof thread_count);
+    memcpy(&found.thread_number, &thread_number, sizeof thread_number);
+    snprintf(found.description, sizeof found.description, "%s%s%s", words, name, more_words);
     return true;
 }
 
-static void find_runtime(runtime *found) {
+static void find_runtime(void) {
     static const char *const names[] = {"libomp.so.5", "libgomp.so.1", "libomp.so", "libiomp5.so", "libomp.dylib"};
     enum { NAME_COUNT = sizeof names / sizeof *names };
-    char how[96];
 
-    if (bind_runtime(found, RTLD_DEFAULT, "the process's OpenMP runtime")) return;
+    if (bind_runtime(RTLD_DEFAULT, "the process's OpenMP runtime", "", "")) return;
     /* A plug-in's runtime may be loaded without being globally visible. */
     for (unsigned i = 0; i < NAME_COUNT; i++) {
         void *library = dlopen(names[i], RTLD_LAZY | RTLD_NOLOAD);
-        snprintf(how, sizeof how, "the process's OpenMP runtime, %s", names[i]);
-        if (library && bind_runtime(found, library, how)) return;
+        if (library && bind_runtime(library, "the process's OpenMP runtime, ", names[i], "")) return;
     }
     for (unsigned i = 0; i < NAME_COUNT; i++) {
         void *library = dlopen(names[i], RTLD_LAZY | RTLD_LOCAL);
-        snprintf(how, sizeof how, "%s, loaded because the process had no OpenMP runtime", names[i]);
-        if (library && bind_runtime(found, library, how)) return;
+        if (library && bind_runtime(library, "", names[i], ", loaded because the process had no OpenMP runtime")) return;
     }
-    found->parallel = NULL;
-    snprintf(found->description, sizeof found->description, "none found: every call stays on the caller's thread");
+    snprintf(found.description, sizeof found.description, "none found: every call stays on the caller's thread");
 }
 
-/* The first caller looks up the runtime; others wait for a few microseconds. */
 static const runtime *bound_runtime(void) {
-    enum { UNKNOWN, LOOKING, KNOWN };
-    static _Atomic int state = UNKNOWN;
-    static runtime found;
-
-    if (atomic_load_explicit(&state, memory_order_acquire) == KNOWN) return &found;
-    int expected = UNKNOWN;
-    if (atomic_compare_exchange_strong(&state, &expected, LOOKING)) {
-        find_runtime(&found);
-        atomic_store_explicit(&state, KNOWN, memory_order_release);
-    }
-    while (atomic_load_explicit(&state, memory_order_acquire) != KNOWN) {}
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, find_runtime);
     return &found;
 }
 
@@ -181,4 +170,26 @@ void dsk_parallel(size_t n_chunks, unsigned max_threads, dsk_chunk_body body, vo
         work.shares[i].end = begin;
     }
     run_team(&work, n_threads);
+}
+
+typedef struct items_work {
+    dsk_item_body body;
+    void *context;
+} items_work;
+
+static void run_item(void *context, size_t i) {
+    const items_work *work = context;
+    work->body(work->context, i, 1);
+}
+
+void dsk_parallel_items(size_t n_items, size_t n_elements, unsigned max_threads, dsk_item_body body, void *context) {
+    if (n_elements < dsk_get_limits().parallel_elements) max_threads = 1;
+    if (n_items >= dsk_thread_count(max_threads)) {
+        items_work work = {body, context};
+        dsk_parallel(n_items, max_threads, run_item, &work);
+        return;
+    }
+    const dsk_environment host = dsk_begin_default();
+    for (size_t i = 0; i < n_items; i++) body(context, i, max_threads);
+    dsk_end_default(host);
 }

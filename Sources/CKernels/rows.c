@@ -56,7 +56,6 @@ void dsk_find_form(const dsk_prepared_row *row, unsigned wanted, bool copies, ds
         .wanted = (uint8_t)wanted, .n_sums = (uint8_t)n_sums, .uses_prediction = uses_prediction, .scales_noise = scales_noise};
     form->read_inputs = (uint16_t)(read | prediction_inputs);
     form->n_inputs = list(inputs, form->inputs);
-    form->n_prediction_inputs = list(prediction_inputs, form->prediction_inputs);
 
     /* Sums of all inputs come first. A form stays regular with one sum of fewer inputs, the last, if these are consecutive. (A
      * guided row that stores the guided output skips the sample, which precedes them.) */
@@ -103,27 +102,27 @@ static double shortened(double coefficient) {
 /* Replaces every NaN by one whose lower half is zero, as bfloat16_tile_template.h needs for rounding. */
 static float single(double coefficient) { return coefficient == coefficient ? (float)coefficient : __builtin_nanf(""); }
 
-static void set_bit(uint16_t *set, unsigned i, bool value) { *set = (uint16_t)((*set & ~(1u << i)) | (unsigned)value << i); }
-
-/* Sets a coefficient in every width. */
-static void set_prediction_term(dsk_prepared_row *prepared, unsigned i, double coefficient) {
-    prepared->row.prediction[i] = coefficient;
-    prepared->shortened.prediction[i] = shortened(coefficient);
-    prepared->single.prediction[i] = single(coefficient);
-    set_bit(&prepared->prediction_reads, i, coefficient != 0);
+/* Sets a coefficient in every width, and whether its term is in the set `reads`. */
+static void set_term(double *exact, double *short_one, float *single_one, uint16_t *reads, unsigned i, double coefficient) {
+    exact[i] = coefficient;
+    short_one[i] = shortened(coefficient);
+    single_one[i] = single(coefficient);
+    *reads = (uint16_t)((*reads & ~(1u << i)) | (unsigned)(coefficient != 0) << i);
 }
 
-static void set_output_term(dsk_prepared_row *prepared, unsigned k, unsigned i, double coefficient) {
-    prepared->row.outputs[k][i] = coefficient;
-    prepared->shortened.outputs[k][i] = shortened(coefficient);
-    prepared->single.outputs[k][i] = single(coefficient);
-    set_bit(&prepared->output_reads[k], i, coefficient != 0);
+static void set_prediction_term(dsk_prepared_row *p, unsigned i, double coefficient) {
+    set_term(p->row.prediction, p->shortened.prediction, p->single.prediction, &p->prediction_reads, i, coefficient);
+}
+
+static void set_output_term(dsk_prepared_row *p, unsigned k, unsigned i, double coefficient) {
+    set_term(p->row.outputs[k], p->shortened.outputs[k], p->single.outputs[k], &p->output_reads[k], i, coefficient);
 }
 
 static void find_forms(dsk_prepared_row *prepared) {
     const unsigned last = 1u << (DSK_OUTPUT_COUNT - 1);
     unsigned wanted = 0;
     for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++) wanted |= (unsigned)(prepared->output_reads[k] != 0) << k;
+    prepared->n_prediction_inputs = list(prepared->prediction_reads, prepared->prediction_inputs);
     dsk_find_form(prepared, wanted & ~last, true, &prepared->forms[0]);
     dsk_find_form(prepared, wanted | last, true, &prepared->forms[1]);
 }

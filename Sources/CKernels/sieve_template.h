@@ -15,8 +15,8 @@ DSK_TARGET static __attribute__((noinline)) void DSK_NAME(predict_block)(const d
 INLINE DSK_REAL DSK_NAME(predict_element)(const dsk_program *program, size_t i) {
     const dsk_item *item = program->item;
     DSK_SUM p = 0;
-    for (unsigned j = 0; j < program->form->n_prediction_inputs; j++) {
-        const unsigned input = program->form->prediction_inputs[j];
+    for (unsigned j = 0; j < item->row->n_prediction_inputs; j++) {
+        const unsigned input = item->row->prediction_inputs[j];
         const dsk_element_type type = DSK_HAS_OTHER_TYPES ? item->input_types[input] : DSK_TYPE;
         const DSK_SUM c = item->row->DSK_COEFFICIENTS.prediction[input];
         const DSK_SUM element = (DSK_SUM)dsk_element_value(type, item->inputs[input], i);

@@ -2,17 +2,9 @@
 
 /* Functions that take no tensors: element sizes, messages, the version. */
 
-#include "internal.h"
+#include "elements.h"
 
-size_t dsk_element_size(dsk_element_type type) {
-    switch (type) {
-    case DSK_FLOAT32: return sizeof(float);
-    case DSK_FLOAT64: return sizeof(double);
-    case DSK_FLOAT16:
-    case DSK_BFLOAT16: return sizeof(uint16_t);
-    }
-    return 0;
-}
+size_t dsk_element_size(dsk_element_type type) { return dsk_is_type(type) ? dsk_size(type) : 0; }
 
 const char *dsk_status_message(dsk_status status) {
     switch (status) {

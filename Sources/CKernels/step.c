@@ -47,8 +47,6 @@ static const size_t most_elements = SIZE_MAX / sizeof(double);
 /* The most bytes that a step reads and writes for one element. */
 static const size_t most_element_bytes = (DSK_INPUT_COUNT + DSK_OUTPUT_COUNT) * sizeof(double);
 
-static bool is_type(dsk_element_type type) { return (unsigned)type <= DSK_BFLOAT16; }
-
 /* Checks an item's threshold, or the workspace for finding it. */
 static dsk_status check_clamp(const dsk_item *item, bool for_thresholds) {
     if (item->row->row.clamp != DSK_CLAMP_THRESHOLD) return DSK_OK;
@@ -68,7 +66,7 @@ static dsk_status check_tensors(const dsk_item *item, bool for_thresholds) {
     unsigned n_outputs = 0;
     for (unsigned k = 0; k < DSK_OUTPUT_COUNT; k++) {
         if (!item->outputs[k]) continue;
-        if (!is_type(item->output_types[k])) return DSK_UNKNOWN_TYPE;
+        if (!dsk_is_type(item->output_types[k])) return DSK_UNKNOWN_TYPE;
         if (for_thresholds) continue;
         size_t size = dsk_size(item->output_types[k]);
         if ((uintptr_t)item->outputs[k] & (size - 1)) return DSK_MISALIGNED;
@@ -81,7 +79,7 @@ static dsk_status check_tensors(const dsk_item *item, bool for_thresholds) {
         unsigned input = dsk_take_first(&set);
         const void *tensor = item->inputs[input];
         if (!tensor) return DSK_MISSING_INPUT;
-        if (!is_type(item->input_types[input])) return DSK_UNKNOWN_TYPE;
+        if (!dsk_is_type(item->input_types[input])) return DSK_UNKNOWN_TYPE;
         size_t size = dsk_size(item->input_types[input]);
         if ((uintptr_t)tensor & (size - 1)) return DSK_MISALIGNED;
         for (unsigned k = 0; k < n_outputs; k++)
@@ -123,31 +121,24 @@ static void set_kind(dsk_program *program, const dsk_form *form, unsigned types)
                                                 : DSK_BFLOAT16;
     const bool has_both_halves = types == (float16 | type_bit(DSK_BFLOAT16));
     program->kind = has_both_halves ? DSK_KERNEL_HALVES : (dsk_kernel_kind)widest;
-    program->is_wide = widest == DSK_FLOAT64;
     program->has_other_types = has_both_halves || types & ~type_bit(widest);
 }
 
-static unsigned types_of(const dsk_item *item, unsigned inputs) {
+/* The types of the tensors in a set, as a set. */
+static unsigned types_of(const dsk_element_type *tensor_types, unsigned set) {
     unsigned types = 0;
-    while (inputs) types |= type_bit(item->input_types[dsk_take_first(&inputs)]);
+    while (set) types |= type_bit(tensor_types[dsk_take_first(&set)]);
     return types;
 }
 
 /* Prepares p alone. Its type depends on all tensors that a step of the item reads and writes; some may be missing here. */
 void dsk_prepare_thresholds(dsk_program *program, const dsk_item *item) {
-    const dsk_prepared_row *row = item->row;
-    dsk_form *form = &program->own_form;
-    const unsigned wanted = wanted_outputs(item);
-    dsk_find_form(row, wanted, true, form);
-    unsigned types = types_of(item, row->prediction_reads);
-    for (unsigned set = wanted; set;) types |= type_bit(item->output_types[dsk_take_first(&set)]);
+    const dsk_form *form = find_form(item, &program->own_form);
+    unsigned types = types_of(item->input_types, item->row->prediction_reads) | types_of(item->output_types, form->wanted);
     for (unsigned set = form->read_inputs; set;) {
         unsigned input = dsk_take_first(&set);
-        if (item->inputs[input] && is_type(item->input_types[input])) types |= type_bit(item->input_types[input]);
+        if (item->inputs[input] && dsk_is_type(item->input_types[input])) types |= type_bit(item->input_types[input]);
     }
-    form->n_prediction_inputs = 0;
-    for (unsigned set = row->prediction_reads; set;)
-        form->prediction_inputs[form->n_prediction_inputs++] = (uint8_t)dsk_take_first(&set);
     program->item = item;
     program->form = form;
     program->range = (double)INFINITY;
@@ -166,9 +157,7 @@ static bool is_input(const dsk_item *item, const void *output) {
 static void prepare(dsk_program *program, const dsk_item *item, bool streaming) {
     const dsk_prepared_row *row = item->row;
     const dsk_form *form = find_form(item, &program->own_form);
-    unsigned types = types_of(item, form->read_inputs);
-    for (unsigned m = 0; m < form->n_outputs; m++) types |= type_bit(item->output_types[form->outputs[m]]);
-    set_kind(program, form, types);
+    set_kind(program, form, types_of(item->input_types, form->read_inputs) | types_of(item->output_types, form->wanted));
     program->raw_input = NULL;
     if (form->n_sums < form->n_outputs) {
         /* The loops copy only tensors of the kind's type. */
@@ -201,7 +190,6 @@ static void prepare(dsk_program *program, const dsk_item *item, bool streaming) 
 typedef struct step_work {
     const dsk_item *items;
     size_t n_items;
-    const dsk_program *only_program; /* the item's, if there is only one item */
     size_t total_elements;
     size_t n_chunks;
     bool streaming;
@@ -220,10 +208,6 @@ static size_t chunk_begin(const step_work *work, size_t chunk) {
 static void step_chunk(void *context, size_t chunk) {
     const step_work *work = context;
     size_t begin = chunk_begin(work, chunk), end = chunk_begin(work, chunk + 1);
-    if (work->only_program) {
-        if (begin < end) dsk_kernels_for(work->only_program->kind)->step(work->only_program, begin, end);
-        return;
-    }
     size_t item_begin = 0; /* where the item starts in the whole call */
     for (size_t i = 0; i < work->n_items && item_begin < end; i++) {
         const dsk_item *item = &work->items[i];
@@ -256,12 +240,6 @@ void dsk_run(const dsk_item *items, size_t n_items, unsigned max_threads) {
     if (work.total_elements >= limits.streaming_bytes / most_element_bytes)
         for (size_t i = 0; i < n_items; i++) bytes += traffic(&items[i]);
     work.streaming = bytes >= limits.streaming_bytes;
-
-    dsk_program program;
-    if (n_items == 1) {
-        prepare(&program, items, work.streaming);
-        work.only_program = &program;
-    }
     if (work.total_elements >= limits.parallel_elements && max_threads != 1) {
         unsigned n_threads = dsk_thread_count(max_threads);
         size_t most = work.total_elements / CHUNK_GRAIN;

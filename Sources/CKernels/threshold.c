@@ -266,11 +266,12 @@ static double find_threshold(const dsk_item *item, unsigned max_threads) {
 
     dsk_program program;
     dsk_prepare_thresholds(&program, item);
+    const bool is_wide = program.kind == (dsk_kernel_kind)DSK_FLOAT64; /* p is float64 */
     selection work = {.program = &program,
                       .kernels = dsk_kernels_for(program.kind),
                       .n_elements = n,
                       .max_threads = max_threads,
-                      .infinity = program.is_wide ? 0x7FFll << 52 : 0xFFll << 23,
+                      .infinity = is_wide ? 0x7FFll << 52 : 0xFFll << 23,
                       .candidates = item->workspace,
                       .capacity = candidate_capacity(n),
                       .n_sample = sample_size(n)};
@@ -281,45 +282,31 @@ static double find_threshold(const dsk_item *item, unsigned max_threads) {
     }
 
     double ratio = item->row->row.threshold_ratio;
-    if (!program.is_wide) ratio = (float)ratio;
+    if (!is_wide) ratio = (float)ratio;
     const double rank = ratio * (double)(n - 1);
     const size_t k = (size_t)rank;
     int64_t first = order_statistic(&work, k), second = first;
     if (first >= 0 && rank > (double)k) second = next_order_statistic(&work, k, first);
     if (first < 0 || second < 0) return NAN;
-    const double below = value_of((uint64_t)first, program.is_wide), above = value_of((uint64_t)second, program.is_wide);
+    const double below = value_of((uint64_t)first, is_wide), above = value_of((uint64_t)second, is_wide);
     /* The difference of two infinities is NaN, as in torch's interpolation. */
     double quantile = below + (rank - (double)k) * (above - below);
-    if (!program.is_wide) quantile = (float)quantile;
+    if (!is_wide) quantile = (float)quantile;
     if (isnan(quantile)) return NAN;
     return fmin(fmax(quantile, 1), max_value);
 }
 
-static void find_one_threshold(void *context, size_t i) {
+static void find_item_threshold(void *context, size_t i, unsigned max_threads) {
     dsk_item *item = (dsk_item *)context + i;
-    if (item->row->row.clamp == DSK_CLAMP_THRESHOLD) item->threshold = find_threshold(item, 1);
+    if (item->row->row.clamp == DSK_CLAMP_THRESHOLD) item->threshold = find_threshold(item, max_threads);
 }
 
 dsk_status dsk_find_thresholds(dsk_item *items, size_t n_items, unsigned max_threads) {
     dsk_status status = dsk_check_thresholds(items, n_items);
     if (status != DSK_OK) return status;
-
-    size_t total = 0, n_thresholds = 0;
-    for (size_t i = 0; i < n_items; i++) {
-        if (items[i].row->row.clamp != DSK_CLAMP_THRESHOLD) continue;
-        total += items[i].n_elements;
-        n_thresholds++;
-    }
-    if (total < dsk_get_limits().parallel_elements) max_threads = 1;
-
-    /* Many items: one item per thread at a time. Few large items: the threads share each item. */
-    if (n_thresholds >= dsk_thread_count(max_threads)) {
-        dsk_parallel(n_items, max_threads, find_one_threshold, items);
-    } else {
-        const dsk_environment host = dsk_begin_default_environment();
-        for (size_t i = 0; i < n_items; i++)
-            if (items[i].row->row.clamp == DSK_CLAMP_THRESHOLD) items[i].threshold = find_threshold(&items[i], max_threads);
-        dsk_end_default_environment(host);
-    }
+    size_t n_elements = 0;
+    for (size_t i = 0; i < n_items; i++)
+        if (items[i].row->row.clamp == DSK_CLAMP_THRESHOLD) n_elements += items[i].n_elements;
+    dsk_parallel_items(n_items, n_elements, max_threads, find_item_threshold, items);
     return DSK_OK;
 }

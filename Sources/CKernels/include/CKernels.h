@@ -149,9 +149,8 @@ typedef struct dsk_form {
     uint8_t wanted;       /* the outputs: bit k for output k */
     uint8_t n_outputs, outputs[DSK_OUTPUT_COUNT];
     uint8_t n_sums, n_inputs, inputs[DSK_INPUT_COUNT]; /* the inputs of all sums, in the order of summation */
-    uint8_t n_prediction_inputs, prediction_inputs[DSK_PREDICTION_INPUT_COUNT];
-    uint8_t copied;          /* the source of the copy, if there is one: a dsk_input */
-    uint8_t loop;            /* the loop that runs it: see DSK_LOOPS (kernels.h); 0: the general one */
+    uint8_t copied;                                    /* the source of the copy, if there is one: a dsk_input */
+    uint8_t loop;                                      /* the loop that runs it: see DSK_LOOPS (kernels.h); 0: the general one */
     uint8_t n_first, n_last; /* the inputs of the last sum, in a special loop; the other sums read all inputs */
     bool uses_prediction;
     bool scales_noise; /* the noise has a factor, and a sum reads it */
@@ -170,7 +169,8 @@ typedef struct dsk_prepared_row {
         float prediction[DSK_PREDICTION_INPUT_COUNT], outputs[DSK_OUTPUT_COUNT][DSK_TERM_COUNT];
     } single;                                                  /* for half types */
     uint16_t prediction_reads, output_reads[DSK_OUTPUT_COUNT]; /* the terms: bit i for dsk_input i */
-    dsk_form forms[2];                                         /* without and with the last output */
+    uint8_t n_prediction_inputs, prediction_inputs[DSK_PREDICTION_INPUT_COUNT];
+    dsk_form forms[2]; /* without and with the last output */
 } dsk_prepared_row;
 
 /*
