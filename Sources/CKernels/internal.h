@@ -78,13 +78,11 @@ static inline unsigned dsk_take_first(unsigned *set) {
     return first;
 }
 
-/* The counts of one selection pass over the keys of |p| (see threshold.c). */
+/* One selection pass over the keys of |p| (see threshold.c). */
 typedef struct dsk_sieve {
-    int64_t low, high;   /* the fences: -1 <= low <= high, 0 <= high */
-    size_t n_below_low;  /* key < low */
-    size_t n_to_low;     /* key <= low */
-    size_t n_below_high; /* key < high */
-    size_t n_to_high;    /* key <= high */
+    int64_t low, high; /* the fences: -1 <= low <= high, 0 <= high */
+    size_t n_below;    /* key < low */
+    size_t n_to_low;   /* key <= low */
     bool has_nan;
 } dsk_sieve;
 

@@ -28,7 +28,7 @@ typedef enum dsk_loop_variant {
     DSK_FULL,       /* all sums read all inputs */
     DSK_PAIR,       /* the last sum reads the first two inputs; 1.35 times as quick as DSK_COPY with two sums (AVX2) */
     DSK_COPY,       /* the last sum reads the inputs from n_first up to n_last; one output may be a copy */
-    DSK_P,          /* like DSK_COPY without a copy; p has two inputs */
+    DSK_P,          /* like DSK_COPY without a copy, and sums may read p */
     DSK_P_AND_COPY, /* DSK_P plus a copy; separate, because one sum without a copy is 1.04 to 1.19 times as quick (AVX2) */
     DSK_LOOP_VARIANT_COUNT,
 } dsk_loop_variant;

@@ -60,13 +60,15 @@ _Static_assert(BLOCK % TILE == 0, "only the last tile of a tensor may be incompl
 /* ---- Tensors */
 
 /* Fills `inputs`, indexed by dsk_input, for a set: n elements of each from `begin` on, widened if their type isn't the kind's. */
-INLINE void DSK_NAME(find_inputs)(const dsk_item *item, unsigned set, size_t begin, size_t n, const void **inputs,
+INLINE void DSK_NAME(find_inputs)(const dsk_program *program, unsigned set, size_t begin, size_t n, const void **inputs,
                                   DSK_REAL (*widened)[BLOCK]) {
+    const dsk_item *item = program->item;
+    const bool has_other_types = DSK_HAS_OTHER_TYPES && program->has_other_types;
     while (set) {
         const unsigned input = dsk_take_first(&set);
-        const dsk_element_type type = DSK_HAS_OTHER_TYPES ? item->input_types[input] : DSK_TYPE;
+        const dsk_element_type type = has_other_types ? item->input_types[input] : DSK_TYPE;
         inputs[input] = (const char *)item->inputs[input] + begin * dsk_size(type);
-        if (DSK_HAS_OTHER_TYPES && type != DSK_TYPE) {
+        if (has_other_types && type != DSK_TYPE) {
             DSK_WIDEN(type, inputs[input], n, widened[input]);
             inputs[input] = widened[input];
         }
@@ -407,7 +409,7 @@ DSK_TARGET static __attribute__((noinline)) void DSK_NAME(step_block)(const dsk_
     const dsk_form *form = program->form;
     const void *inputs[DSK_INPUT_COUNT];
     DSK_REAL widened[DSK_HAS_OTHER_TYPES ? DSK_INPUT_COUNT : 1][BLOCK] __attribute__((aligned(64)));
-    DSK_NAME(find_inputs)(program->item, form->read_inputs, begin, n, inputs, widened);
+    DSK_NAME(find_inputs)(program, form->read_inputs, begin, n, inputs, widened);
 #if DSK_SCALES_NOISE
     DSK_REAL scaled[BLOCK] __attribute__((aligned(64)));
     if (form->scales_noise) {

@@ -7,7 +7,7 @@ DSK_TARGET static __attribute__((noinline)) void DSK_NAME(predict_block)(const d
                                                                          DSK_REAL *p) {
     const void *inputs[DSK_INPUT_COUNT];
     DSK_REAL widened[DSK_HAS_OTHER_TYPES ? DSK_PREDICTION_INPUT_COUNT : 1][BLOCK] __attribute__((aligned(64)));
-    DSK_NAME(find_inputs)(program->item, program->item->row->prediction_reads, begin, n, inputs, widened);
+    DSK_NAME(find_inputs)(program, program->item->row->prediction_reads, begin, n, inputs, widened);
     DSK_NAME(predict)(program, inputs, n, p);
 }
 
@@ -59,8 +59,8 @@ INLINE size_t DSK_NAME(sum)(KEYS counts) {
 /* A block of keys, and the result of sifting it. */
 typedef struct DSK_NAME(sifted) {
     DSK_KEY keys[DSK_SIEVE_ELEMENTS] __attribute__((aligned(64)));
-    uint64_t marks[DSK_SIEVE_ELEMENTS / 64]; /* one bit per key, set if low < key <= high */
-    size_t n_below, n_above;
+    uint64_t marks[DSK_SIEVE_ELEMENTS / 64]; /* one bit per key, set if low < key < high */
+    size_t n_below, n_above_low;
     DSK_KEY greatest; /* of all keys, or of the marked ones: above infinity's if any key is a NaN's */
 } DSK_NAME(sifted);
 
@@ -71,37 +71,37 @@ typedef struct DSK_NAME(sifted) {
 INLINE void DSK_NAME(sift_keys)(DSK_NAME(sifted) * sifted, size_t n, DSK_KEY low, DSK_KEY high, const bool has_high) {
     enum { LANES = sizeof(KEYS) / sizeof(DSK_KEY), VECTORS = 4 };
     _Static_assert(64 % (VECTORS * LANES) == 0, "the marks of VECTORS vectors must fit into one word");
-    KEYS below = {0}, above = {0}, greatest = {0};
+    KEYS below = {0}, above_low = {0}, greatest = {0};
     size_t i = 0;
-    if (!has_high) high = MAGNITUDE; /* no key is above */
     for (; n - i >= VECTORS * LANES; i += VECTORS * LANES) {
         KEYS *const keys = (KEYS *)(sifted->keys + i);
         uint64_t marks = 0;
         DSK_UNROLL for (int u = 0; u < VECTORS; u++) {
             const KEYS key = keys[u] & MAGNITUDE;
-            /* A lane of a mask is 0 or -1. No difference overflows: keys and high are at least 0, low is at least -1. */
+            KEYS is_marked = (KEYS)(key > low); /* a lane of a mask is 0 or -1 */
             below -= key < low;
+            above_low -= is_marked;
             if (has_high) {
+                is_marked &= key - high; /* negative if key < high; never overflows, as both are at least 0 */
                 const KEYS is_greater = key > greatest;
-                above -= key > high;
                 greatest = (is_greater & key) | (~is_greater & greatest);
             }
-            marks |= DSK_NAME(signs)(has_high ? (low - key) & (key - high - 1) : low - key) << u * LANES;
+            marks |= DSK_NAME(signs)(is_marked) << u * LANES;
             keys[u] = key;
         }
         sifted->marks[i / 64] |= marks << i % 64;
     }
     sifted->n_below = DSK_NAME(sum)(below);
-    sifted->n_above = DSK_NAME(sum)(above);
+    sifted->n_above_low = DSK_NAME(sum)(above_low);
     sifted->greatest = 0;
     for (int lane = 0; lane < LANES; lane++)
         sifted->greatest = greatest[lane] > sifted->greatest ? greatest[lane] : sifted->greatest;
     for (; i < n; i++) {
         const DSK_KEY key = sifted->keys[i] &= MAGNITUDE;
         sifted->n_below += key < low;
-        sifted->n_above += key > high;
+        sifted->n_above_low += key > low;
         if (key > sifted->greatest) sifted->greatest = key;
-        sifted->marks[i / 64] |= (uint64_t)(key > low && key <= high) << i % 64;
+        sifted->marks[i / 64] |= (uint64_t)(key > low && (key < high || !has_high)) << i % 64;
     }
 }
 
@@ -119,20 +119,16 @@ DSK_TARGET static size_t DSK_NAME(sift)(const dsk_program *program, size_t begin
         DSK_NAME(sift_keys)(&sifted, n, low, high, true);
 
     /* At the usual ratios few elements are marked, but marks are in too many tiles to branch on each tile. */
-    size_t n_marked = 0, n_between = 0;
+    size_t n_between = 0;
     for (size_t word = 0; word < (n + 63) / 64; word++) {
         for (uint64_t marks = sifted.marks[word]; marks != 0; marks &= marks - 1) {
             const DSK_KEY key = sifted.keys[word * 64 + (size_t)__builtin_ctzll(marks)];
-            between[n_between] = (uint64_t)key;
-            n_between += key < high;
-            n_marked++;
+            between[n_between++] = (uint64_t)key;
             if (key > sifted.greatest) sifted.greatest = key;
         }
     }
-    sieve->n_below_low += sifted.n_below;
-    sieve->n_to_low += n - sifted.n_above - n_marked;
-    sieve->n_below_high += low < high ? n - sifted.n_above - n_marked + n_between : sifted.n_below;
-    sieve->n_to_high += n - sifted.n_above;
+    sieve->n_below += sifted.n_below;
+    sieve->n_to_low += n - sifted.n_above_low;
     sieve->has_nan |= sifted.greatest > INFINITE;
     return n_between;
 }

@@ -5,10 +5,10 @@
  *
  * The key of a non-negative IEEE number is its bits, read as an integer. Keys are ordered like their numbers; keys above infinity's
  * are NaNs. A sample of the keys gives two fences that very probably enclose the k-th smallest key. One pass then counts the keys
- * below, at and above the fences, and copies the few keys between them, the candidates. The counts tell whether the k-th key is a
- * fence or which candidate it is. If it is neither, because the sample was unrepresentative or there are too many candidates, the
- * counts still narrow it down, and the next pass has closer fences. (Floyd and Rivest 1975, doi:10.1145/360680.360691, also select
- * from a sample.)
+ * below and at the low fence, and copies the few keys between the fences, the candidates. The counts tell whether the k-th key is
+ * the low fence or which candidate it is. If it is neither, because the sample was unrepresentative or there are too many
+ * candidates, the counts still narrow it down, and the next pass has other fences. (Floyd and Rivest 1975,
+ * doi:10.1145/360680.360691, also select from a sample.)
  *
  * The result is one of the keys, so it depends neither on the sample nor on the order in which threads find the candidates.
  */
@@ -26,8 +26,10 @@ enum {
     ROOM_SHARE = 8,
     LEAST_SAMPLE = 64, /* see sample_size */
     GREATEST_SAMPLE = 8192,
-    GUIDED_PASSES = 8, /* the most passes with fences from a sample, before other passes */
 };
+
+/* The most that fences from a sample are widened. */
+static const double most_widening = 16;
 
 static size_t candidate_capacity(size_t n) {
     size_t least = n < LEAST_ROOM ? n : LEAST_ROOM;
@@ -105,7 +107,7 @@ typedef struct selection {
     atomic_bool has_nan;
     /* The last pass: */
     int64_t low, high; /* the fences */
-    atomic_size_t n_below_low, n_to_low, n_below_high, n_to_high;
+    atomic_size_t n_below, n_to_low;
     atomic_size_t n_candidates; /* all keys between the fences, even if the buffer was too small */
 } selection;
 
@@ -125,10 +127,8 @@ static void sift_chunk(void *context, size_t chunk) {
             memcpy(work->candidates + place, between, (n < room ? n : room) * sizeof *between);
         }
     }
-    atomic_fetch_add_explicit(&work->n_below_low, counts.n_below_low, memory_order_relaxed);
+    atomic_fetch_add_explicit(&work->n_below, counts.n_below, memory_order_relaxed);
     atomic_fetch_add_explicit(&work->n_to_low, counts.n_to_low, memory_order_relaxed);
-    atomic_fetch_add_explicit(&work->n_below_high, counts.n_below_high, memory_order_relaxed);
-    atomic_fetch_add_explicit(&work->n_to_high, counts.n_to_high, memory_order_relaxed);
     if (counts.has_nan) atomic_store_explicit(&work->has_nan, true, memory_order_relaxed);
 }
 
@@ -136,7 +136,7 @@ static void sift_chunk(void *context, size_t chunk) {
 static void sift(selection *work, int64_t low, int64_t high) {
     work->low = low;
     work->high = high;
-    work->n_below_low = work->n_to_low = work->n_below_high = work->n_to_high = work->n_candidates = 0;
+    work->n_below = work->n_to_low = work->n_candidates = 0;
     dsk_parallel((work->n_elements + CHUNK_ELEMENTS - 1) / CHUNK_ELEMENTS, work->max_threads, sift_chunk, work);
 }
 
@@ -166,79 +166,66 @@ static void take_sample(selection *work) {
     work->has_sample = true;
 }
 
-/* Some of the keys with ranks from n_before to n_before + n_keys. */
-typedef struct sample {
-    uint64_t *keys;
-    size_t n;
-    size_t n_before, n_keys;
-} sample;
-
 /*
  * The fences of one attempt: the expected rank in the sample, plus and minus `widening` times three standard deviations of that
  * rank, as far as the candidate buffer allows. Wider fences fail less often and cost more candidates.
  */
-static void choose_fences(const selection *work, const sample *from, size_t rank, double widening, int64_t *low, int64_t *high) {
-    double m = (double)from->n, share = ((double)(rank - from->n_before) + 0.5) / (double)from->n_keys;
+static void choose_fences(const selection *work, size_t rank, double widening, int64_t *low, int64_t *high) {
+    double m = (double)work->n_sample, n = (double)work->n_elements, share = ((double)rank + 0.5) / n;
     double margin = 3 * sqrt(m * share * (1 - share)) + 1;
-    double most = 0.375 * m * (double)work->capacity / (double)from->n_keys;
+    double most = 0.375 * m * (double)work->capacity / n;
     margin = widening * (margin < most ? margin : most);
     double first = floor(share * m - margin), last = ceil(share * m + margin);
-    *low = first < 0 ? -1 : (int64_t)select_smallest(from->keys, from->n, (size_t)first);
-    *high = last >= m ? work->infinity + 1 : (int64_t)select_smallest(from->keys, from->n, (size_t)last);
+    if (first >= 0) *low = (int64_t)select_smallest(work->sample, work->n_sample, (size_t)first);
+    if (last < m) *high = (int64_t)select_smallest(work->sample, work->n_sample, (size_t)last);
 }
 
 /* Whether the last pass determines the key of a rank. */
 static bool is_told(selection *work, size_t rank, int64_t *key) {
-    if (rank < work->n_below_low) return false;
-    if (rank < work->n_to_low) {
-        *key = work->low;
-        return true;
-    }
-    if (rank < work->n_below_high) {
-        if (work->n_candidates > work->capacity) return false;
-        *key = (int64_t)select_smallest(work->candidates, work->n_candidates, rank - work->n_to_low);
-        return true;
-    }
-    *key = work->high;
-    return rank < work->n_to_high;
+    *key = work->low;
+    if (rank < work->n_to_low) return rank >= work->n_below;
+    if (rank >= work->n_to_low + work->n_candidates || work->n_candidates > work->capacity) return false;
+    *key = (int64_t)select_smallest(work->candidates, work->n_candidates, rank - work->n_to_low);
+    return true;
 }
 
 /* The key of a rank, from 0, in ascending order; -1 if there is a NaN. */
 static int64_t order_statistic(selection *work, size_t rank) {
-    /* The key is above `low` and below `high`, as n_below_high - n_to_low keys are. */
-    int64_t low = -1, high = work->infinity + 1;
-    size_t n_to_low = 0, n_below_high = work->n_elements;
-    sample from = {.keys = work->sample, .n = work->n_sample, .n_before = 0, .n_keys = work->n_elements};
+    /* The key is at least `low` and below `high`, as n_keys are. */
+    int64_t low = 0, high = work->infinity + 1, key;
+    size_t n_below = 0, n_keys = work->n_elements;
     double widening = 1;
     for (int pass = 0;; pass++) {
-        int64_t key, a = low, b = high;
-        if (n_below_high - n_to_low > NO_SAMPLE) {
+        int64_t a = low - 1, b = high;
+        if (n_keys > (pass == 0 ? NO_SAMPLE : work->capacity)) {
             if (!work->has_sample) take_sample(work);
             if (work->has_nan) return -1;
-            choose_fences(work, &from, rank, widening, &a, &b);
-            a = a > low ? a : low;
-            b = b < high ? b : high;
-            /* The sample is exhausted or misleads: halve the range of keys, at most 63 times. */
-            if ((a == low && b == high) || a >= high || b <= low || pass >= GUIDED_PASSES) a = b = low + (high - low + 1) / 2;
+            if (widening <= most_widening)
+                choose_fences(work, rank, widening, &a, &b);
+            else /* the sample misleads: halve the range of keys, at most 63 times */
+                a = low + (high - low) / 2;
+            /* Fences in the range, the low one below the high one. */
+            a = a < low ? low : a < high ? a : high - 1;
+            b = b <= a ? a + 1 : b < high ? b : high;
         }
         sift(work, a, b);
         if (work->has_nan) return -1;
         if (is_told(work, rank, &key)) return key;
-        widening *= 8;
-        if (rank < work->n_below_low) {
+        const size_t n_to_a = work->n_to_low, n_below_b = n_to_a + work->n_candidates, n_below_high = n_below + n_keys;
+        widening *= 4;
+        if (rank < work->n_below) {
             high = a;
-            n_below_high = work->n_below_low;
-        } else if (rank < work->n_below_high) {
-            low = a;
-            n_to_low = work->n_to_low;
+            n_keys = work->n_below - n_below;
+        } else if (rank < n_below_b) {
+            low = a + 1;
             high = b;
-            n_below_high = work->n_below_high;
-            /* The candidates that fitted the buffer are a sample of all candidates. */
-            from = (sample){work->candidates, work->capacity, n_to_low, n_below_high - n_to_low};
-            widening = 1;
+            n_below = n_to_a;
+            n_keys = n_below_b - n_to_a;
+            widening = INFINITY;
         } else {
             low = b;
-            n_to_low = work->n_to_high;
+            n_below = n_below_b;
+            n_keys = n_below_high - n_below_b;
         }
     }
 }
@@ -246,7 +233,7 @@ static int64_t order_statistic(selection *work, size_t rank) {
 /* The key of the next rank, once the last pass determined this rank's. */
 static int64_t next_order_statistic(selection *work, size_t rank, int64_t key) {
     int64_t next;
-    if (rank < work->n_to_low || rank + 1 >= work->n_below_high)
+    if (rank < work->n_to_low || rank + 1 >= work->n_to_low + work->n_candidates)
         return is_told(work, rank + 1, &next) ? next : order_statistic(work, rank + 1);
     /* Both are candidates. */
     size_t n_to_key = work->n_to_low;

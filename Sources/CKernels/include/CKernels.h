@@ -167,10 +167,10 @@ typedef struct dsk_prepared_row {
     } shortened; /* for float32 */
     struct {
         float prediction[DSK_PREDICTION_INPUT_COUNT], outputs[DSK_OUTPUT_COUNT][DSK_TERM_COUNT];
-    } single;                                                  /* for half types */
-    uint16_t prediction_reads, output_reads[DSK_OUTPUT_COUNT]; /* the terms: bit i for dsk_input i */
-    uint8_t n_prediction_inputs, prediction_inputs[DSK_PREDICTION_INPUT_COUNT];
-    dsk_form forms[2]; /* without and with the last output */
+    } single;                                                                   /* for half types */
+    uint16_t prediction_reads, output_reads[DSK_OUTPUT_COUNT];                  /* the terms: bit i for dsk_input i */
+    uint8_t n_prediction_inputs, prediction_inputs[DSK_PREDICTION_INPUT_COUNT]; /* the terms of p as a list */
+    dsk_form forms[2];                                                          /* without and with the last output */
 } dsk_prepared_row;
 
 /*
