@@ -105,25 +105,37 @@ def deliver(result: Array, target: Array, layout: None = None) -> Array:
     return result
 
 
-def address_if(
-    array: Array, shape: tuple[int, ...], dtype: np.dtype[Any], buffer: Any = c_char.from_buffer, addressof: Any = addressof
-) -> int:
-    """The address of an array that the library takes without conversion. Raises TypeError or another error for any other array."""
-    if array.dtype is dtype and array.shape == shape:
-        # Fails for arrays that aren't contiguous or are read-only.
-        return addressof(buffer(array))  # type: ignore[no-any-return]
-    raise TypeError
+def quick_functions(model_output: Array, sample: Array) -> tuple[Callable[..., Any], ...]:
+    """Functions for arrays like these, which the library takes without conversion.
 
+    ``take(model_output, sample, out)``  the addresses of both, the array to write to, and its address
+    ``make(sample)``                     an uninitialised array like the sample, and its address
+    ``find(array)``                      the address of another array like the sample
 
-def maker(like: Array) -> Callable[[Array], tuple[Array, int]]:
-    """A function that makes an uninitialised contiguous array with the shape and type of `like`. It also returns the address."""
-    shape, dtype, empty = like.shape, like.dtype, np.empty if like.nbytes < _memory.SMALLEST else _memory.empty
+    They raise TypeError or another error for any other array.
+    """
+    shape, dtype, model_shape, model_dtype = sample.shape, sample.dtype, model_output.shape, model_output.dtype
+    empty: Callable[..., Array] = np.empty if sample.nbytes < _memory.SMALLEST else _memory.empty
+    # Fails for arrays that aren't contiguous or are read-only.
+    buffer: Callable[[Array], Any] = c_char.from_buffer
+    address = addressof
 
-    def make(like: Array, buffer: Any = c_char.from_buffer, addressof: Any = addressof) -> tuple[Array, int]:
+    def take(e: Array, x: Array, out: Array | None) -> tuple[int, int, Array, int]:
+        if e.dtype is model_dtype and x.dtype is dtype and e.shape == model_shape and x.shape == shape:
+            y = empty(shape, dtype) if out is None else out
+            return address(buffer(e)), address(buffer(x)), y, address(buffer(y)) if out is None else find(out)
+        raise TypeError
+
+    def make(like: Array) -> tuple[Array, int]:
         made = empty(shape, dtype)
-        return made, addressof(buffer(made))
+        return made, address(buffer(made))
 
-    return make
+    def find(array: Array) -> int:
+        if array.dtype is dtype and array.shape == shape:
+            return address(buffer(array))
+        raise TypeError
+
+    return take, make, find
 
 
 def weighted(array: Array, weights: Sequence[float]) -> Array:

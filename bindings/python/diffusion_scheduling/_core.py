@@ -73,13 +73,14 @@ def _quick_step(
 ) -> Callable[..., Results | None]:
     """A function that steps tensors like these, which the library takes without conversion. It only makes the call.
 
-    Its arguments and results are those of ``Core._run``. It returns None, and has done nothing, for tensors of another form.
+    Most of a small step's time passes in Python, so the function calls few others, and only slots have a loop. Its arguments and
+    results are those of ``Core._run``. It returns None, and has done nothing, for tensors of another form.
     """
     te, tx, tz, ty, tp = tensors.e, tensors.x, tensors.z, tensors.y, tensors.p
     view_e, view_x, view_z, view_y, view_p = tensors.views
-    slot_views, store_views, slot_array, store_array = tensors.slots, tensors.stores, tensors.slot_array, tensors.store_array
-    shape, dtype, model_shape, model_dtype = sample.shape, sample.dtype, model_output.shape, model_output.dtype
-    find, new, function = t.address_if, t.maker(sample), _row_step
+    slot_views, (first_view, second_view) = tensors.slots, tensors.stores
+    slot_array, store_array, function = tensors.slot_array, tensors.store_array, _row_step
+    take, make, find = t.quick_functions(model_output, sample)
     # Several threads may use one stateless scheduler at once. A thread that finds the structs in use takes the general path.
     unused = [tensors]
 
@@ -87,31 +88,36 @@ def _quick_step(
         plan: Plan, row: StepRow, e: Tensor, x: Tensor, z: Tensor | None, slots: Sequence[Tensor], out: Tensor | None
     ) -> Results | None:
         try:
-            e_data, x_data = find(e, model_shape, model_dtype), find(x, shape, dtype)
-            z_data = None if z is None else find(z, shape, dtype)
-            y, y_data = new(x) if out is None else (out, find(out, shape, dtype))
-            kept = [find(slot, shape, dtype) for slot in slots] if slots else ()
             unused.pop()
-        except (AttributeError, TypeError, ValueError, BufferError, IndexError, RuntimeError):
+        except IndexError:
             return None
-        view_e.data, view_x.data, view_y.data = e_data, x_data, y_data
-        for place, data in zip(row.reads, kept):
-            slot_views[place].data = data
-        stored = []
-        for _, view in zip(row.stores, store_views):
-            made, view.data = new(x)
-            stored.append(made)
-        results = (y,)
-        if has_report:
-            made, view_p.data = new(x)
-            results = y, made  # type: ignore[assignment]
-        if z is not None:
-            view_z.data = z_data
-        status = function(
-            row.prepared or row.prepare(plan), te, tx, tz if z is not None else None, slot_array, _SLOTS,
-            store_array if stored else None, ty, tp if has_report else None, threads,
-        )  # fmt: skip
-        unused.append(tensors)
+        try:
+            view_e.data, view_x.data, y, view_y.data = take(e, x, out)
+            if z is not None:
+                view_z.data = find(z)
+            given = iter(slots)
+            for place in row.reads:
+                slot_views[place].data = find(next(given))
+            results: tuple[Tensor, ...] = (y,)
+            stored: tuple[Tensor, ...] = ()
+            stores = row.stores
+            if has_report:
+                made, view_p.data = make(x)
+                results = y, made
+            if stores:
+                made, first_view.data = make(x)
+                stored = (made,)
+                if len(stores) > 1:
+                    other, second_view.data = make(x)
+                    stored = made, other
+            status = function(
+                row.prepared or row.prepare(plan), te, tx, None if z is None else tz, slot_array, _SLOTS,
+                store_array if stores else None, ty, tp if has_report else None, threads,
+            )  # fmt: skip
+        except (AttributeError, TypeError, ValueError, BufferError, RuntimeError, StopIteration):
+            return None
+        finally:
+            unused.append(tensors)
         if status:
             raise _library.error(status)
         return results, stored
@@ -239,18 +245,14 @@ class Core:
 
         slots  the tensors that the row reads, in the order of ``row.reads``
         """
-        cache = self._cache
-        results = cache.quick(plan, row, e, x, noise, slots, out)
-        if results is not None:
-            return results
-        e, x = self._tensors.as_given(e), self._tensors.as_given(x)
-        return self._general_run(plan, row, e, x, noise, slots, out)
+        return self._cache.quick(plan, row, e, x, noise, slots, out) or self._general_run(plan, row, e, x, noise, slots, out)
 
     def _general_run(
         self, plan: Plan, row: StepRow, e: Tensor, x: Tensor, noise: Tensor | None, slots: Sequence[Tensor], out: Tensor | None
     ) -> Results:
         """`_run` for all tensors that the library can reach. Prepares the quick path for later tensors like these."""
         t, has_report = self._tensors, self.description.returns_report
+        e, x = t.as_given(e), t.as_given(x)
         dtype, common = self._types(e, x, noise)
         work, layout = t.computing_type(common), t.layout(e, x)
         model_type = e.dtype if e.dtype in t.ELEMENT_TYPES else work
@@ -367,14 +369,9 @@ class Stateless(Core):
             noise = self._draw(row.draws, generator, noise, model_output, sample)
         else:
             noise = None
-        return self._run(plan, row, model_output, sample, noise, slots and [slots[slot] for slot in row.reads], out)[0]
-
-
-def _element(value: Any, place: int | None) -> Any:
-    """A value, or its element at `place`, which counts from the end; None if there is no such element."""
-    if place is None:
-        return value
-    return value[place] if -place <= len(value) else None
+        slots = slots and [slots[slot] for slot in row.reads]
+        made = self._cache.quick(plan, row, model_output, sample, noise, slots, out)
+        return (made or self._general_run(plan, row, model_output, sample, noise, slots, out))[0]
 
 
 class Ordered(Core):
@@ -424,21 +421,18 @@ class Ordered(Core):
     def _remembered(self, plan: Plan, index: int) -> tuple[StepRow, Sequence[Tensor]]:
         """The row of a step, and the tensors that the row reads."""
         state, counter = self.__dict__, self._counter
-        remembered = state[counter] if counter else self._age(plan)
-        row = plan.attribute_rows.get((index, remembered, self._is_sampled))
-        if row is not None:
-            depth = row.depth
-            if depth is not None:
-                # The usual case: the row reads only the newest elements of the history.
-                slots = state[self._history][: -depth - 1 : -1] if depth else ()
-                if len(slots) == depth and not (slots and slots[-1] is None):
-                    return row, slots
-        age = min(remembered, index)
+        age = min(state[counter] if counter else self._age(plan), index)
         while True:
             wanted = index, age, self._is_sampled
             row = plan.attribute_rows.get(wanted) or plan.attribute_row(*wanted)
-            slots = [_element(state[name], place) for name, place in row.sources]
-            if not any(each is None or isinstance(each, int) for each in slots):
+            slots: list[Tensor] = []
+            for name, place in row.sources:
+                held = state[name]
+                slot = held if place is None else held[place] if -place <= len(held) else None
+                if slot is None or isinstance(slot, int):
+                    break
+                slots.append(slot)
+            else:
                 return row, slots
             if age == 0:
                 raise _library.InvalidValueError(
@@ -501,30 +495,37 @@ class Ordered(Core):
         plan = self._ready()
         if options != self._unset:
             plan = self._plan_with(plan, options)
-        before = self._step_index
+        state, counter, before = self.__dict__, self._counter, self._step_index
         try:
             index = self._next_index(timestep)
             if index is None:
                 return (sample,)
-            if plan.output_weights:
-                model_output = self._weighted(plan.output_weights[index], model_output, sample)
-            row, slots = self._remembered(plan, index)
-            noise = self._draw(row.draws, generator, noise, model_output, sample) if row.draws else None
-            if row.keeps:
-                sample = self._tensors.kept(sample)  # The step may overwrite the sample.
-            results, stored = self._run(plan, row, model_output, sample, noise, slots, out)
+            # The usual case of `_remembered`, inlined: the row reads only the newest elements of the history.
+            row = plan.attribute_rows.get((index, state[counter] if counter else self._age(plan), self._is_sampled))
+            slots = state[self._history][row.newest] if row and row.newest else ()
+            if row is None or len(slots) != row.depth or (slots and slots[-1] is None):
+                row, slots = self._remembered(plan, index)
+            if row.is_plain:
+                noise = None
+            else:
+                if plan.output_weights:
+                    model_output = self._weighted(plan.output_weights[index], model_output, sample)
+                noise = self._draw(row.draws, generator, noise, model_output, sample)
+                if row.keeps:
+                    sample = self._tensors.kept(sample)  # The step may overwrite the sample.
+            made = self._cache.quick(plan, row, model_output, sample, noise, slots, out)
+            results, stored = made or self._general_run(plan, row, model_output, sample, noise, slots, out)
         except BaseException:
             self._step_index = before
             raise
         if row.is_push:
             # The usual case of `_remember`, inlined.
-            state = self.__dict__
             held = state[self._history]
             held.append(stored[0])
             if len(held) > self._longest:
                 del held[0]
-            if state[self._counter] < self._oldest:
-                state[self._counter] += 1
+            if state[counter] < self._oldest:
+                state[counter] += 1
         elif row.changes:
             self._remember(row, stored, sample)
         self._step_index = index + 1

@@ -396,6 +396,8 @@ class DropIn(Core):
         """A timestep as a number. An element of the scheduler's own timesteps isn't read back from its device."""
         if not isinstance(timestep, Tensor):
             return timestep
+        if timestep.is_cpu and timestep.ndim == 0:
+            return timestep.item()  # The usual case.
         if timestep.numel() > 1:
             # The tensor has a timestep for each batch item. Expanded tensors repeat one element.
             if any(timestep.stride()) and bool((timestep != timestep[0]).any()):
@@ -418,6 +420,8 @@ class DropIn(Core):
 
     def _real(self, number: Any) -> float | None:
         """A number, or a tensor with one, as a float; None stays None."""
+        if type(number) is float:
+            return number
         return None if number is None else float(self._value(number))
 
     # ---- Steps
@@ -666,13 +670,17 @@ class OrderedDropIn(DropIn, Ordered):
         self._step_index = index
 
     def _next_index(self, timestep: Any) -> int | None:
+        index = self._step_index
+        if self._repeated is None and index is not None and index + 1 < len(self._known_timesteps):
+            return index  # The usual case.
         if self._repeated is not None and self.__dict__[self._history]:
             repeated, self._repeated = self._repeated, None
             if self._value(timestep) == repeated:
                 return None
         if self._step_index is None:
             self._init_step_index(timestep)
-        index: int = self._step_index  # type: ignore[assignment]
+        index = self._step_index
+        assert index is not None
         count = len(self._known_timesteps) - self.description.lists_end
         if index >= count:
             raise _library.StepPastEndError(f"all {count} steps have been taken: call set_timesteps again")

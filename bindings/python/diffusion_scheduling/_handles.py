@@ -48,8 +48,8 @@ class StepRow:
     """A row of a plan, and its effects on the caller's tensors."""
 
     __slots__ = (
-        *("row", "prepared", "draws", "reads", "sources", "depth"),
-        *("stores", "targets", "drops", "keeps", "changes", "is_push", "on_devices"),
+        *("row", "prepared", "draws", "reads", "sources", "depth", "newest"),
+        *("stores", "targets", "drops", "keeps", "changes", "is_push", "is_plain", "on_devices"),
     )
 
     def __init__(self, row: Row) -> None:
@@ -64,6 +64,8 @@ class StepRow:
         """For each slot in `reads`, the attribute that holds its tensor, and the index if the attribute is a list."""
         self.depth: int | None = None
         """The number of slots in `reads`, if these are exactly the newest elements of the history; else None."""
+        self.newest: slice | None = None
+        """The slice of the history with these elements; None if there are none."""
         self.stores: Sequence[int] = [row.stores[place].slot for place in range(row.n_stores)]
         """The slots that the row stores."""
         self.targets: Sequence[tuple[str, int | None]] = ()
@@ -74,6 +76,8 @@ class StepRow:
         """The attributes that hold the step's own sample afterwards. The row doesn't store it."""
         self.is_push = False
         """Whether the step only appends one tensor to the history, and counts it."""
+        self.is_plain = False
+        """Whether the step takes the model output and the sample as they are, and needs neither noise nor a copy of the sample."""
         self.changes = False
         """Whether the step changes any attribute."""
         self.on_devices: dict[Any, Any] = {}
@@ -351,6 +355,9 @@ class Plan(Handle):
         found.sources, found.targets = [place(slot) for slot in found.reads], [place(slot) for slot in found.stores]
         depth = len(found.reads)
         found.depth = depth if found.sources == [(history, -1 - back) for back in range(depth)] else None
+        if found.depth:
+            found.newest = slice(None, -depth - 1, -1)
+        found.is_plain = not (found.draws or found.keeps or self.output_weights)
         found.is_push = found.targets == [(history, -1)] and bool(attributes.age) and not names
         found.changes = bool(found.stores or found.keeps or found.drops or attributes.age)
         self.attribute_rows[index, age, is_sampled] = found

@@ -153,31 +153,52 @@ def is_beyond_reach(*tensors: Tensor) -> bool:
     )
 
 
-def address_if(tensor: Tensor, shape: torch.Size, dtype: torch.dtype) -> int:
-    """The address of a tensor that the library takes without conversion. Raises TypeError for any other tensor."""
-    if (
-        tensor.dtype is dtype
-        and tensor.shape == shape
-        and tensor.is_cpu
-        and tensor.is_contiguous()
-        and not (tensor.requires_grad and torch.is_grad_enabled())
-    ):
-        return tensor.data_ptr()
-    raise TypeError
+def quick_functions(model_output: Tensor, sample: Tensor) -> tuple[Callable[..., Any], ...]:
+    """Functions for tensors like these, which the library takes without conversion.
 
+    ``take(model_output, sample, None)``  the addresses of both, an uninitialised tensor like the sample, and its address
+    ``make(sample)``                      another uninitialised tensor like the sample, and its address
+    ``find(tensor)``                      the address of another tensor like the sample
 
-def maker(like: Tensor) -> Callable[[Tensor], tuple[Tensor, int]]:
-    """A function that makes an uninitialised contiguous tensor like its argument, and returns it with its address.
-
-    The function's argument must have the shape and type of `like`.
+    They raise TypeError for any other tensor.
     """
-    shape, dtype, is_small, empty = like.shape, like.dtype, like.nbytes < _memory.SMALLEST, torch.empty_like
+    shape, dtype, model_shape, model_dtype = sample.shape, sample.dtype, model_output.shape, model_output.dtype
+    needs_gradients, empty = torch.is_grad_enabled, torch.empty_like
+    if sample.nbytes >= _memory.SMALLEST:
+        empty = lambda like: result_arrays(shape, dtype, dtype, None)[1]  # noqa: E731
+
+    def take(e: Tensor, x: Tensor, out: None) -> tuple[int, int, Tensor, int]:
+        if (
+            e.dtype is model_dtype
+            and x.dtype is dtype
+            and e.shape == model_shape
+            and x.shape == shape
+            and e.is_cpu
+            and x.is_cpu
+            and e.is_contiguous()
+            and x.is_contiguous()
+            and not ((e.requires_grad or x.requires_grad) and needs_gradients())
+        ):
+            y = empty(x)
+            return e.data_ptr(), x.data_ptr(), y, y.data_ptr()
+        raise TypeError
 
     def make(like: Tensor) -> tuple[Tensor, int]:
-        made = empty(like) if is_small else result_arrays(shape, dtype, dtype, None)[1]
+        made = empty(like)
         return made, made.data_ptr()
 
-    return make
+    def find(tensor: Tensor) -> int:
+        if (
+            tensor.dtype is dtype
+            and tensor.shape == shape
+            and tensor.is_cpu
+            and tensor.is_contiguous()
+            and not (tensor.requires_grad and needs_gradients())
+        ):
+            return tensor.data_ptr()
+        raise TypeError
+
+    return take, make, find
 
 
 def counts_writes(value: Any) -> bool:
