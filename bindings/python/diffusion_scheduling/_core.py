@@ -410,7 +410,7 @@ class Ordered(Core):
     def _age(self, plan: Plan) -> int:
         """The number of steps that a run remembers, if no attribute counts them."""
         if not self._history:
-            return plan.properties.warm_up
+            return plan.warm_up
         return sum(each is not None for each in self.__dict__[self._history])
 
     def _look_back(self, plan: Plan) -> None:

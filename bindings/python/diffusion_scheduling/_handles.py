@@ -309,6 +309,12 @@ class Plan(Handle):
         return written(PlanProperties, library.ds_scheduler_plan_properties, self.value)
 
     @functools.cached_property
+    def warm_up(self) -> int:
+        """Ages of at least this number have the same rows."""
+        count: int = self.properties.warm_up
+        return count
+
+    @functools.cached_property
     def input_scales(self) -> list[float]:
         return _library.doubles_of(library.ds_scheduler_input_scales, self.value)
 
