@@ -99,6 +99,9 @@ import Testing
 
     @Test func stochasticStepsDrawOnceEach() throws {
         let plan = try make { $0.stochasticSampling = true }.plan(.count(4))
+        expectInvalid("sigma_max", "80.0", allowed: "at most 1") {
+            _ = try make { ($0.stochasticSampling, $0.useBetaSigmas, $0.sigmaMax) = (true, true, 80) }
+        }
         let row = plan.row(at: 1, age: 1), source = plan.sigmas[1], target = plan.sigmas[2]
         #expect(row.nextSample == Combination(sample: 1 - target, modelOutput: -source * (1 - target), noise: target))
         #expect((0..<4).allSatisfy { plan.row(at: $0, age: $0).drawCount == 1 })

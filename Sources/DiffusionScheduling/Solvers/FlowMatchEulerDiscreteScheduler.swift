@@ -59,7 +59,10 @@ public struct FlowMatchEulerDiscreteConfiguration: ShiftedFlowDefinition {
         ]
     }
 
-    public func validate() throws(SchedulerError) { try validateShiftedFlow() }
+    public func validate() throws(SchedulerError) {
+        try validateShiftedFlow()
+        if stochasticSampling { try validateRenoising() }
+    }
 
     // MARK: The plan
 

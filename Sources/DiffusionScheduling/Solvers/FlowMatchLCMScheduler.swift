@@ -56,10 +56,7 @@ public struct FlowMatchLCMConfiguration: ShiftedFlowDefinition {
         try require(
             "scale_factors", scaleFactors?.json.text ?? "", "null or empty: a step leaves the size of a sample as it is",
             scaleFactors?.isEmpty ?? true || upscaleMode?.isEmpty ?? true)
-        if spacing != .timesteps, let sigmaMax {
-            // 1 − τ would be negative, and grow from step to step.
-            try require("sigma_max", sigmaMax, "at most 1: a step leaves the share 1 - sigma of the data", sigmaMax <= 1)
-        }
+        try validateRenoising()
     }
 
     // MARK: The plan

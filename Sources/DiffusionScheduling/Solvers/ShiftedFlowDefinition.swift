@@ -57,6 +57,12 @@ extension ShiftedFlowDefinition {
         }
     }
 
+    /// Refuses levels above 1 for steps that leave the share 1 − τ of the data: it would be negative, and samples would grow step by step.
+    func validateRenoising() throws(SchedulerError) {
+        guard spacing != .timesteps, let sigmaMax else { return }
+        try require("sigma_max", sigmaMax, "at most 1: a step leaves the share 1 - sigma of the data", sigmaMax <= 1)
+    }
+
     /// mu for a picture of L = `imageSequenceLength` tokens, on the line through the two lengths that the model was trained for;
     /// nil without such a line. As in diffusers' pipelines for FLUX.1,
     ///

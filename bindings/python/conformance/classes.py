@@ -151,12 +151,13 @@ class Case:
 
     @property
     def refused_key(self) -> str | None:
-        """The key that ours refuses and the original accepts: sigma_max above 1 with inverted flow levels, or sigmas in a request
-        if UniPC's configuration spaces them. None: ours accepts all."""
+        """The key that ours refuses and the original accepts: sigma_max above 1 with inverted flow levels or stochastic flow steps,
+        or sigmas in a request if UniPC's configuration spaces them. None: ours accepts all."""
         config, request = self.config, self.run.request
         is_spaced = any(config.get(f"use_{grid}_sigmas") for grid in ("karras", "exponential", "beta"))
         if self.name in SHIFTED:
-            return "sigma_max" if config.get("invert_sigmas") and (config.get("sigma_max") or 0) > 1 else None
+            is_bounded = config.get("invert_sigmas") or (config.get("stochastic_sampling") and self.is_spaced)
+            return "sigma_max" if is_bounded and (config.get("sigma_max") or 0) > 1 else None
         return "sigmas" if self.name == "UniPCMultistepScheduler" and is_spaced and "sigmas" in request else None
 
     @property
