@@ -30,6 +30,7 @@ typedef enum dsk_loop_variant {
     DSK_COPY,       /* the last sum reads the inputs from n_first up to n_last; one output may be a copy */
     DSK_P,          /* like DSK_COPY without a copy, and sums may read p */
     DSK_P_AND_COPY, /* DSK_P plus a copy; separate, because one sum without a copy is 1.04 to 1.19 times as quick (AVX2) */
+    DSK_MASKED,     /* masks tell which inputs each sum reads; 1.33 to 1.44 times as quick as combine_any (AVX-512) */
     DSK_LOOP_VARIANT_COUNT,
 } dsk_loop_variant;
 
@@ -39,6 +40,7 @@ typedef enum dsk_loop_variant {
     X(1, 1, FULL) X(2, 1, FULL) X(3, 1, FULL) X(4, 1, FULL) X(5, 1, FULL) X(6, 1, FULL) \
     X(2, 2, FULL) X(3, 2, FULL) X(4, 2, FULL) X(2, 3, FULL) X(3, 3, FULL) X(4, 3, FULL) \
     X(3, 2, PAIR) X(4, 2, PAIR) X(5, 2, PAIR) X(3, 3, PAIR) X(4, 3, PAIR) X(5, 3, PAIR) \
+    X(3, 2, MASKED) X(4, 2, MASKED) X(4, 3, MASKED) X(5, 3, MASKED) X(6, 3, MASKED) \
     X(1, 1, COPY) X(2, 1, COPY) X(3, 1, COPY) X(4, 1, COPY) X(5, 1, COPY)           \
     X(2, 2, COPY) X(3, 2, COPY) X(4, 2, COPY) X(5, 2, COPY)                         \
     X(1, 1, P) X(2, 1, P) X(3, 1, P) X(1, 2, P) X(2, 2, P) X(3, 2, P) X(2, 3, P) X(3, 3, P) \

@@ -228,11 +228,15 @@ INLINE void DSK_NAME(combine)(const dsk_program *program, const DSK_NAME(outputs
     void *addresses[DSK_OUTPUT_COUNT];
     DSK_SUM coefficients[DSK_OUTPUT_COUNT][DSK_LOOP_INPUTS], p_coefficients[DSK_OUTPUT_COUNT];
     bool reads_p[DSK_OUTPUT_COUNT];
+    unsigned reads[DSK_OUTPUT_COUNT] = {0}; /* bit j: input j */
     for (unsigned j = 0; j < n_inputs; j++) tensors[j] = inputs[form->inputs[j]];
     for (unsigned m = 0; m < n_sums; m++) {
         const dsk_prepared_row *row = program->item->row;
         const unsigned k = form->outputs[m];
-        for (unsigned j = 0; j < n_inputs; j++) coefficients[m][j] = row->DSK_COEFFICIENTS.outputs[k][form->inputs[j]];
+        for (unsigned j = 0; j < n_inputs; j++) {
+            coefficients[m][j] = row->DSK_COEFFICIENTS.outputs[k][form->inputs[j]];
+            reads[m] |= (row->output_reads[k] >> form->inputs[j] & 1u) << j;
+        }
         p_coefficients[m] = row->DSK_COEFFICIENTS.outputs[k][DSK_PREDICTION];
         /* One sum and no copy: only that sum can use p. */
         reads_p[m] = (n_sums == 1 && variant == DSK_P) || row->output_reads[k] >> DSK_PREDICTION;
@@ -254,14 +258,14 @@ INLINE void DSK_NAME(combine)(const dsk_program *program, const DSK_NAME(outputs
         if (uses_p && COMPUTES_P) DSK_NAME(predict_tile)(&prediction, i, tile);
         DSK_UNROLL for (int begin = 0; begin < VECTORS; begin += part) {
             VECTOR sums[DSK_OUTPUT_COUNT][VECTORS], x[VECTORS];
-            DSK_UNROLL for (unsigned m = 1; m < n_sums; m++) EACH_PART sums[m][u] = -(VECTOR){0};
+            DSK_UNROLL for (unsigned m = variant == DSK_MASKED ? 0 : 1; m < n_sums; m++) EACH_PART sums[m][u] = -(VECTOR){0};
             DSK_UNROLL for (unsigned j = 0; j < n_inputs; j++) {
                 EACH_PART x[u] = DSK_TILE(load_vector)(DSK_TYPE, tensors[j], i, begin + u);
                 DSK_UNROLL for (unsigned m = 0; m < n_sums; m++) {
                     const DSK_SUM c = coefficients[m][j];
                     const bool is_last = m > 0 && m == n_sums - 1;
-                    if (is_last && (j < n_first || j >= n_last)) continue;
-                    if (m == 0 && j == 0)
+                    if (variant == DSK_MASKED ? !(reads[m] >> j & 1) : is_last && (j < n_first || j >= n_last)) continue;
+                    if (variant != DSK_MASKED && m == 0 && j == 0)
                         EACH_PART sums[m][u] = c * x[u];
                     else
                         EACH_PART sums[m][u] = sums[m][u] + c * x[u];
@@ -298,50 +302,95 @@ INLINE void DSK_NAME(combine)(const dsk_program *program, const DSK_NAME(outputs
     }
 }
 
-/* Like combine, but for any form and for outputs of any type. */
-DSK_TARGET static __attribute__((noinline)) void DSK_NAME(combine_any)(const dsk_program *program,
-                                                                       const DSK_NAME(outputs) * outputs, const void *const *inputs,
-                                                                       const DSK_REAL *p, size_t n) {
+/* Rounds the vectors of a part of a tile. */
+INLINE void DSK_NAME(round_part)(dsk_element_type type, const VECTOR *values, int begin, int part, DSK_NAME(elements) * elements) {
+    EACH_PART DSK_TILE(round_vector)(type, values[u], begin + u, elements);
+}
+
+/*
+ * Like combine, but for any form with that number of sums: masks tell which sums read an input. Outputs may be of any type unless
+ * `has_own_type`.
+ */
+INLINE void DSK_NAME(combine_any)(const dsk_program *program, const DSK_NAME(outputs) * outputs, const void *const *inputs,
+                                  const DSK_REAL *p, size_t n, const unsigned n_sums, const bool has_own_type) {
+    enum { VECTORS = DSK_TILE_VECTORS };
+    const int part = n_sums == 3 ? VECTORS / 2 : VECTORS;
     const dsk_form *form = program->form;
     const dsk_prepared_row *row = program->item->row;
+    dsk_element_type types[DSK_OUTPUT_COUNT];
+    for (unsigned m = 0; m < DSK_OUTPUT_COUNT; m++) types[m] = has_own_type ? DSK_TYPE : outputs->types[m];
+    const void *tensors[DSK_INPUT_COUNT];
+    DSK_SUM coefficients[DSK_INPUT_COUNT + 1][DSK_OUTPUT_COUNT]; /* those of p last */
+    unsigned reads[DSK_INPUT_COUNT + 1] = {0};                   /* bit m: sum m reads it */
+    const unsigned n_inputs = form->n_inputs;
+    for (unsigned j = 0; j <= n_inputs; j++) {
+        const unsigned term = j < n_inputs ? form->inputs[j] : DSK_PREDICTION;
+        if (j < n_inputs) tensors[j] = inputs[term];
+        for (unsigned m = 0; m < n_sums; m++) {
+            coefficients[j][m] = row->DSK_COEFFICIENTS.outputs[form->outputs[m]][term];
+            reads[j] |= (row->output_reads[form->outputs[m]] >> term & 1u) << m;
+        }
+    }
     DSK_NAME(prediction) prediction = {.n_inputs = 0};
     if (form->uses_prediction && COMPUTES_P) prediction = DSK_NAME(find_prediction)(program, inputs);
     for (size_t i = 0; i < n; i += TILE) {
-        DSK_NAME(elements) results[DSK_OUTPUT_COUNT];
+        DSK_NAME(elements) results[DSK_OUTPUT_COUNT], bits;
         WHOLE_REALS tile[WHOLE_VECTORS];
         if (form->uses_prediction && COMPUTES_P) DSK_NAME(predict_tile)(&prediction, i, tile);
-        for (unsigned m = 0; m < form->n_outputs; m++) {
-            const unsigned k = form->outputs[m], terms = row->output_reads[k];
-            const DSK_SUM *coefficients = row->DSK_COEFFICIENTS.outputs[k];
-            const dsk_element_type type = DSK_HAS_OTHER_TYPES ? outputs->types[m] : DSK_TYPE;
-            if (m >= form->n_sums && form->copied != DSK_PREDICTION) {
-                DSK_FOR_TYPE(type, DSK_NAME(copy_tile), inputs[form->copied], i, &results[m]);
-                continue;
-            }
-            VECTOR sums[DSK_TILE_VECTORS];
+        DSK_UNROLL for (int begin = 0; n_sums > 0 && begin < VECTORS; begin += part) {
+            VECTOR sums[DSK_OUTPUT_COUNT][VECTORS], x[VECTORS];
             /* A sum begins with -0, which changes no number, unless it has no terms. */
-            EACH_VECTOR sums[u] = (VECTOR){0};
-            if (terms) EACH_VECTOR sums[u] = -sums[u];
-            for (unsigned j = 0; j < form->n_inputs; j++) {
-                const unsigned input = form->inputs[j];
-                if (!(terms >> input & 1)) continue;
-                const DSK_SUM c = coefficients[input];
-                EACH_VECTOR sums[u] = sums[u] + c * DSK_TILE(load_vector)(DSK_TYPE, inputs[input], i, u);
+            DSK_UNROLL for (unsigned m = 0; m < n_sums; m++) EACH_PART sums[m][u] =
+                row->output_reads[form->outputs[m]] ? -(VECTOR){0} : (VECTOR){0};
+            for (unsigned j = 0; j < n_inputs; j++) {
+                EACH_PART x[u] = DSK_TILE(load_vector)(DSK_TYPE, tensors[j], i, begin + u);
+                DSK_UNROLL for (unsigned m = 0; m < n_sums; m++) {
+                    const DSK_SUM c = coefficients[j][m];
+                    if (reads[j] >> m & 1) EACH_PART sums[m][u] = sums[m][u] + c * x[u];
+                }
             }
-            if (terms >> DSK_PREDICTION) {
-                const DSK_SUM c = coefficients[DSK_PREDICTION];
-                EACH_VECTOR sums[u] =
-                    sums[u] + c * DSK_NAME(widen_prediction)(COMPUTES_P ? (const void *)tile : (const void *)(p + i), u);
+            if (reads[n_inputs]) {
+                EACH_PART x[u] = DSK_NAME(widen_prediction)(COMPUTES_P ? (const void *)tile : (const void *)(p + i), begin + u);
+                DSK_UNROLL for (unsigned m = 0; m < n_sums; m++) {
+                    const DSK_SUM c = coefficients[n_inputs][m];
+                    if (reads[n_inputs] >> m & 1) EACH_PART sums[m][u] = sums[m][u] + c * x[u];
+                }
             }
-            DSK_FOR_TYPE(type, DSK_NAME(round_tile), sums, &results[m]);
+            DSK_UNROLL for (unsigned m = 0; m < n_sums; m++)
+                DSK_FOR_TYPE(types[m], DSK_NAME(round_part), sums[m], begin, part, &results[m]);
         }
-        for (unsigned m = 0; m < form->n_outputs; m++) {
-            const dsk_element_type type = DSK_HAS_OTHER_TYPES ? outputs->types[m] : DSK_TYPE;
+        if (n_sums < form->n_outputs) {
+            if (form->copied == DSK_PREDICTION) {
+                VECTOR values[VECTORS];
+                EACH_VECTOR values[u] = DSK_NAME(widen_prediction)(COMPUTES_P ? (const void *)tile : (const void *)(p + i), u);
+                DSK_FOR_TYPE(types[n_sums], DSK_NAME(round_part), values, 0, VECTORS, &bits);
+            } else {
+                DSK_FOR_TYPE(types[n_sums], DSK_NAME(copy_tile), inputs[form->copied], i, &bits);
+            }
+            const bool streaming = outputs->streams && outputs->streaming[n_sums];
+            DSK_FOR_TYPE(types[n_sums], DSK_NAME(store_tile), &bits, outputs->addresses[n_sums], i, streaming);
+        }
+        DSK_UNROLL for (unsigned m = 0; m < n_sums; m++) {
             const bool streaming = outputs->streams && outputs->streaming[m];
-            DSK_FOR_TYPE(type, DSK_NAME(store_tile), &results[m], outputs->addresses[m], i, streaming);
+            DSK_FOR_TYPE(types[m], DSK_NAME(store_tile), &results[m], outputs->addresses[m], i, streaming);
         }
     }
 }
+
+/* A function for each number of sums, for outputs of the kind's type and of any. */
+#define ANY(n_sums, name, has_own_type)                                                                                          \
+    DSK_TARGET static __attribute__((noinline)) void DSK_NAME(name##_##n_sums)(                                                  \
+        const dsk_program *program, const DSK_NAME(outputs) * outputs, const void *const *inputs, const DSK_REAL *p, size_t n) { \
+        DSK_NAME(combine_any)(program, outputs, inputs, p, n, n_sums, has_own_type);                                             \
+    }
+#define EACH_ANY(name, has_own_type) \
+    ANY(0, name, has_own_type) ANY(1, name, has_own_type) ANY(2, name, has_own_type) ANY(3, name, has_own_type)
+EACH_ANY(any_form, true)
+#if DSK_HAS_OTHER_TYPES
+EACH_ANY(any_type, false)
+#endif
+#undef ANY
+#undef EACH_ANY
 
 /* A function for each loop of DSK_LOOPS, so that a profile names it. */
 #define LOOP_NAME(n_inputs, n_sums, variant) DSK_NAME(loop_##n_inputs##_##n_sums##_##variant)
@@ -356,18 +405,27 @@ DSK_KIND_LOOPS(LOOP)
 /* Runs the loop for a program's form. */
 INLINE void DSK_NAME(run_loop)(const dsk_program *program, const DSK_NAME(outputs) * outputs, const void *const *inputs,
                                const DSK_REAL *p, size_t n) {
-    unsigned loop = program->form->loop;
-    for (unsigned m = 0; DSK_HAS_OTHER_TYPES && m < program->form->n_sums; m++)
-        if (outputs->types[m] != DSK_TYPE) loop = DSK_NO_LOOP;
+#define ANY(name)                                                        \
+    switch (program->form->n_sums) {                                     \
+    case 0: DSK_NAME(name##_0)(program, outputs, inputs, p, n); return;  \
+    case 1: DSK_NAME(name##_1)(program, outputs, inputs, p, n); return;  \
+    case 2: DSK_NAME(name##_2)(program, outputs, inputs, p, n); return;  \
+    default: DSK_NAME(name##_3)(program, outputs, inputs, p, n); return; \
+    }
+#if DSK_HAS_OTHER_TYPES
+    for (unsigned m = 0; m < program->form->n_outputs; m++)
+        if (outputs->types[m] != DSK_TYPE) ANY(any_type)
+#endif
 #define LOOP(n_inputs, n_sums, variant)                                       \
     case DSK_LOOP_NUMBER(n_inputs, n_sums, DSK_##variant):                    \
         LOOP_NAME(n_inputs, n_sums, variant)(program, outputs, inputs, p, n); \
         return;
-    switch (loop) {
+    switch (program->form->loop) {
         DSK_KIND_LOOPS(LOOP)
-    default: DSK_NAME(combine_any)(program, outputs, inputs, p, n);
+    default: ANY(any_form)
     }
 #undef LOOP
+#undef ANY
 }
 
 /* ---- The step */

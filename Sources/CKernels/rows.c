@@ -23,14 +23,17 @@ static uint8_t list(unsigned set, uint8_t *elements) {
     return n;
 }
 
-/* The number of the loop for a form whose sums read all inputs, but for the last. */
-static uint8_t find_loop(const dsk_form *form) {
-    const bool is_full = form->n_sums == 1 || form->n_last - form->n_first == form->n_inputs,
+/* The number of the loop for a form; `is_regular`: all sums read all inputs, but for the last, whose inputs are consecutive. */
+static uint8_t find_loop(const dsk_form *form, bool is_regular) {
+    const bool is_full = form->n_sums == 1 || form->n_last - form->n_first == form->n_inputs, uses_p = form->uses_prediction,
                copies = form->n_sums < form->n_outputs;
-    const dsk_loop_variant variant = form->uses_prediction                     ? (copies ? DSK_P_AND_COPY : DSK_P)
+    if (form->n_inputs > DSK_LOOP_INPUTS || (!is_regular && (uses_p || copies))) return DSK_NO_LOOP;
+    const dsk_loop_variant variant = uses_p                                    ? (copies ? DSK_P_AND_COPY : DSK_P)
                                      : copies                                  ? DSK_COPY
+                                     : !is_regular                             ? DSK_MASKED
                                      : is_full                                 ? DSK_FULL
                                      : form->n_last == 2 && form->n_first == 0 ? DSK_PAIR
+                                     : form->n_sums == DSK_OUTPUT_COUNT        ? DSK_MASKED
                                                                                : DSK_COPY;
     return (uint8_t)DSK_LOOP_NUMBER(form->n_inputs, form->n_sums, variant);
 }
@@ -59,12 +62,12 @@ void dsk_find_form(const dsk_prepared_row *row, unsigned wanted, bool copies, ds
 
     /* Sums of all inputs come first. A form stays regular with one sum of fewer inputs, the last, if these are consecutive. (A
      * guided row that stores the guided output skips the sample, which precedes them.) */
-    bool is_regular = n_sums > 0 && inputs != 0;
+    bool is_regular = n_sums > 0 && inputs != 0, has_terms = true;
     form->n_last = form->n_inputs;
     uint8_t n = 0, last = DSK_OUTPUT_COUNT;
     for (unsigned m = 0; m < n_sums; m++) {
         const unsigned k = sums[m], terms = row->output_reads[k], own = terms & DSK_ALL_INPUTS;
-        is_regular &= terms != 0;
+        has_terms &= terms != 0;
         if (own == inputs || last != DSK_OUTPUT_COUNT) {
             form->outputs[n++] = (uint8_t)k;
             is_regular &= own == inputs;
@@ -82,7 +85,7 @@ void dsk_find_form(const dsk_prepared_row *row, unsigned wanted, bool copies, ds
         form->copied = (uint8_t)__builtin_ctz(row->output_reads[copy]);
     }
     form->n_outputs = n;
-    form->loop = is_regular ? find_loop(form) : DSK_NO_LOOP;
+    form->loop = has_terms ? find_loop(form, is_regular) : DSK_NO_LOOP;
 }
 
 /*

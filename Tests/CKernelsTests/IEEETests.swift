@@ -120,6 +120,21 @@ extension KernelTests {
             }
         }
 
+        /// Also beside sums that read the same tensors, and not minus zero.
+        @Test func noTermsGiveZeroBesideOtherSums() throws {
+            let input = Tensor([Double](repeating: 3, count: 70)), outputs = (0..<3).map { _ in Tensor<Double>(count: 70) }
+            var row = Row()
+            (row.outputs[0][0], row.outputs[0][1], row.outputs[1][0], row.outputs[1][3]) = (0.5, 2, 1.5, 0.25)
+            try forEachISA { isa in
+                outputs.forEach { $0.reset() }
+                let call = Call(row, inputs: [input, input, nil, input], outputs: outputs, count: 70)
+                try require(call.step(), "ISA \(isa.rawValue)")
+                for (output, value) in zip(outputs, [7.5, 5.25, 0]) {
+                    try require(noProblem: output.problem(expecting: [Double](repeating: value, count: 70)), "ISA \(isa.rawValue)")
+                }
+            }
+        }
+
         /// A sum of minus zeros is minus zero in every loop.
         @Test(arguments: ElementKind.allCases)
         func minusZerosStay(kind: ElementKind) throws {

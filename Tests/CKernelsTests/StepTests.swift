@@ -60,6 +60,43 @@ extension KernelTests {
             }
         }
 
+        /// Two or three sums, each of any of the same two to six tensors; some are copies, and some read p.
+        @Test(arguments: ElementKind.allCases)
+        func sumsOfDifferentTensors(kind: ElementKind) throws {
+            func check<T: Element>(_: T.Type) throws {
+                var random = Random("sumsOfDifferentTensors \(kind)")
+                let count = 200
+                let inputs: [[T]] = (0..<Row.inputCount).map { _ in random.values(count) }
+                let tensors = inputs.map { Tensor($0, offset: random.offset()) }
+                for draw in 0..<TestDraws.count(300) {
+                    let termCount = 2 + draw % 5, sumCount = 2 + draw % 2
+                    var row = Row()
+                    (row.prediction[0], row.prediction[1]) = (1.25, -0.5)
+                    for (k, term) in product(0..<sumCount, 0..<termCount) where random.chance(60) {
+                        row.outputs[k][[0, 1, 3, 4, 5, 6][term]] = random.coefficient(zeroPercent: 0)
+                    }
+                    if random.chance(25) {
+                        row.outputs[random.below(sumCount)][Row.termCount - 1] = random.coefficient(zeroPercent: 0)
+                    }
+                    let wanted = (0..<Row.outputCount).map { $0 < sumCount }
+                    let expected = plainStep(row, inputs: inputs, threshold: 1, count: count)
+                    let outputs = wanted.map { $0 ? Tensor<T>(count: count, offset: random.offset()) : nil }
+                    let call = Call(
+                        row, inputs: tensors.enumerated().map { row.reads($0, wanted: wanted) ? $1 : nil }, outputs: outputs,
+                        count: count, threshold: 1)
+                    try forEachISA { isa in
+                        outputs.forEach { $0?.reset() }
+                        let context = { "\(row), ISA \(isa.rawValue)" }
+                        try require(call.step(), context())
+                        for (k, output) in outputs.enumerated() {
+                            try require(noProblem: output?.problem(expecting: expected[k]), "output \(k) of \(context())")
+                        }
+                    }
+                }
+            }
+            try check(kind.type)
+        }
+
         /// All 2048 choices of the terms of one output, each with a clamp, a place for the output and terms of p that its number
         /// selects.
         @Test(arguments: ElementKind.allCases)
