@@ -32,6 +32,7 @@ public struct ScoreSdeVeConfiguration: SchedulerDefinition {
         StepCall("step_pred", levels: .table("discrete_sigmas"), noiseType: .sample, results: ["prev_sample", reportName]),
     ]
 
+    /// The number of noise levels of the training; runs have as many levels as steps.
     public var numTrainTimesteps = 2000
     /// r: the ratio of a correction's step along the score to its noise.
     public var snr = 0.15
