@@ -323,6 +323,7 @@ INLINE void DSK_NAME(combine_any)(const dsk_program *program, const DSK_NAME(out
     DSK_SUM coefficients[DSK_INPUT_COUNT + 1][DSK_OUTPUT_COUNT]; /* those of p last */
     unsigned reads[DSK_INPUT_COUNT + 1] = {0};                   /* bit m: sum m reads it */
     const unsigned n_inputs = form->n_inputs;
+    const bool uses_p = form->uses_prediction;
     for (unsigned j = 0; j <= n_inputs; j++) {
         const unsigned term = j < n_inputs ? form->inputs[j] : DSK_PREDICTION;
         if (j < n_inputs) tensors[j] = inputs[term];
@@ -332,11 +333,11 @@ INLINE void DSK_NAME(combine_any)(const dsk_program *program, const DSK_NAME(out
         }
     }
     DSK_NAME(prediction) prediction = {.n_inputs = 0};
-    if (form->uses_prediction && COMPUTES_P) prediction = DSK_NAME(find_prediction)(program, inputs);
+    if (uses_p && COMPUTES_P) prediction = DSK_NAME(find_prediction)(program, inputs);
+    WHOLE_REALS tile[WHOLE_VECTORS] = {{0}}; /* gcc doesn't see that only a computed p is read */
     for (size_t i = 0; i < n; i += TILE) {
         DSK_NAME(elements) results[DSK_OUTPUT_COUNT], bits;
-        WHOLE_REALS tile[WHOLE_VECTORS];
-        if (form->uses_prediction && COMPUTES_P) DSK_NAME(predict_tile)(&prediction, i, tile);
+        if (uses_p && COMPUTES_P) DSK_NAME(predict_tile)(&prediction, i, tile);
         DSK_UNROLL for (int begin = 0; n_sums > 0 && begin < VECTORS; begin += part) {
             VECTOR sums[DSK_OUTPUT_COUNT][VECTORS], x[VECTORS];
             /* A sum begins with -0, which changes no number, unless it has no terms. */
@@ -349,7 +350,7 @@ INLINE void DSK_NAME(combine_any)(const dsk_program *program, const DSK_NAME(out
                     if (reads[j] >> m & 1) EACH_PART sums[m][u] = sums[m][u] + c * x[u];
                 }
             }
-            if (reads[n_inputs]) {
+            if (uses_p) {
                 EACH_PART x[u] = DSK_NAME(widen_prediction)(COMPUTES_P ? (const void *)tile : (const void *)(p + i), begin + u);
                 DSK_UNROLL for (unsigned m = 0; m < n_sums; m++) {
                     const DSK_SUM c = coefficients[n_inputs][m];
@@ -359,8 +360,8 @@ INLINE void DSK_NAME(combine_any)(const dsk_program *program, const DSK_NAME(out
             DSK_UNROLL for (unsigned m = 0; m < n_sums; m++)
                 DSK_FOR_TYPE(types[m], DSK_NAME(round_part), sums[m], begin, part, &results[m]);
         }
-        if (n_sums < form->n_outputs) {
-            if (form->copied == DSK_PREDICTION) {
+        if (n_sums < DSK_OUTPUT_COUNT && n_sums < form->n_outputs) {
+            if (uses_p && form->copied == DSK_PREDICTION) {
                 VECTOR values[VECTORS];
                 EACH_VECTOR values[u] = DSK_NAME(widen_prediction)(COMPUTES_P ? (const void *)tile : (const void *)(p + i), u);
                 DSK_FOR_TYPE(types[n_sums], DSK_NAME(round_part), values, 0, VECTORS, &bits);
