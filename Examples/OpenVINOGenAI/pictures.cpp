@@ -33,13 +33,14 @@ double microseconds_since(Clock::time_point begin) {
     return std::chrono::duration<double, std::micro>(Clock::now() - begin).count();
 }
 
-/* A scheduler that forwards every call and measures the steps. */
+/* A scheduler that forwards every call, measures the steps, and keeps the last step's latents. */
 class Timed final : public ov::genai::IScheduler {
   public:
     explicit Timed(std::shared_ptr<ov::genai::IScheduler> inner) : inner_(std::move(inner)) {}
 
     double step_microseconds = 0;
     size_t n_steps = 0;
+    std::vector<float> latents;
 
     void set_timesteps(size_t n, float strength) override { inner_->set_timesteps(n, strength); }
     float get_init_noise_sigma() const override { return inner_->get_init_noise_sigma(); }
@@ -50,6 +51,9 @@ class Timed final : public ov::genai::IScheduler {
         auto result = inner_->step(output, sample, step, generator);
         step_microseconds += microseconds_since(begin);
         n_steps++;
+        /* Not in a callback: under load, the pipeline calls it when the next step has changed the tensor. */
+        const ov::Tensor &next = result.at("latent");
+        latents.assign(next.data<float>(), next.data<float>() + next.get_size());
         return result;
     }
     void add_noise(ov::Tensor sample, ov::Tensor noise, int64_t timestep) const override {
@@ -78,20 +82,16 @@ Picture sample(ov::genai::Text2ImagePipeline &pipeline, const std::shared_ptr<ov
     Picture picture;
     const auto timed = std::make_shared<Timed>(scheduler);
     pipeline.set_scheduler(timed);
-    const std::function<bool(size_t, size_t, ov::Tensor &)> remember = [&](size_t, size_t, ov::Tensor &latents) {
-        picture.latents.assign(latents.data<float>(), latents.data<float>() + latents.get_size());
-        return false;
-    };
     const auto begin = Clock::now();
     const ov::Tensor image = pipeline.generate(PROMPT, ov::AnyMap{{"num_inference_steps", N_STEPS},
                                                                   {"width", SIZE},
                                                                   {"height", SIZE},
                                                                   {"guidance_scale", 5.0f},
-                                                                  {"rng_seed", size_t{42}},
-                                                                  {"callback", remember}});
+                                                                  {"rng_seed", size_t{42}}});
     picture.seconds = microseconds_since(begin) / 1e6;
     picture.step_microseconds = timed->step_microseconds / static_cast<double>(timed->n_steps);
     picture.n_evaluations = timed->n_steps;
+    picture.latents = timed->latents;
     picture.height = image.get_shape()[1];
     picture.width = image.get_shape()[2];
     picture.levels.assign(image.data<unsigned char>(), image.data<unsigned char>() + image.get_size());
