@@ -744,9 +744,10 @@ class CalledDropIn(DropIn):
         """The level at a share `timestep` of a table, and the one below it."""
         # Like the original's, the product is a float32 number, and its rounding decides.
         levels, share = getattr(self, table), torch.tensor(self._value(timestep), dtype=torch.float32, device="cpu")
-        place = int(share * (len(self.timesteps) - 1))
-        if not 0 <= place < len(levels):
+        product = float(share * (len(self.timesteps) - 1))
+        if not -1 < product < len(levels):
             raise _library.TimestepError(f"timestep is {float(share)}, but must be from 0 to 1")
+        place = int(product)
         return float(levels[place]), float(levels[place - 1]) if place else 0.0
 
     def _call(self, name: str, given: dict[str, Any]) -> Any:

@@ -190,8 +190,9 @@ def test_plans_are_refused(name):
 
 def test_what_steps_refuse():
     scheduler, x = drop_ins.ScoreSdeVeScheduler(), torch.zeros(SHAPE)
-    with pytest.raises(ds.TimestepError, match=r"timestep is 1\.5, but must be from 0 to 1"):
-        scheduler.step_pred(x, 1.5, x)
+    for timestep in (1.5, -0.5, float("inf"), float("nan")):
+        with pytest.raises(ds.TimestepError, match=rf"timestep is {timestep}, but must be from 0 to 1"):
+            scheduler.step_pred(x, timestep, x)
     with pytest.raises(ds.UnsupportedError, match="must be the same for all batch items"):
         scheduler.step_pred(x, torch.tensor([0.5, 1.0]), x)
     with pytest.raises(TypeError, match="model_output is a ndarray"):
