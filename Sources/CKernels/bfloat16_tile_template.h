@@ -33,9 +33,10 @@ INLINE VECTOR DSK_TILE(load_vector)(dsk_element_type type, const void *tensor, s
 }
 
 /*
- * Rounds vector u of a tile, whose elements are written as they lie in memory, even elements before odd ones. The addend is half a unit of the kept part, less one bit if the kept
- * part is even: it carries exactly if the kept part must grow, for subnormal numbers and up to infinity, too. The lower half of a
- * NaN is zero, so it doesn't carry: the NaN comes from an element, from a scalar (see `single` in rows.c), or from the processor.
+ * Rounds vector u of a tile, whose elements are written as they lie in memory, even elements before odd ones. The addend is half a
+ * unit of the kept part, less one bit if the kept part is even: it carries exactly if the kept part must grow, for subnormal numbers
+ * and up to infinity, too. The lower half of a NaN is zero, so it doesn't carry: the NaN comes from an element, from a scalar (see
+ * `single` in rows.c), or from the processor.
  */
 INLINE void DSK_TILE(round_vector)(dsk_element_type type, VECTOR values, int u, void *elements) {
     MASK *const words = (MASK *)elements + u / 2;

@@ -25,6 +25,7 @@
  *   step_tiles   computes p for the block
  *   run_loop     finds the loop for the form: see DSK_LOOPS (kernels.h)
  *   combine      is the loop: for each tile it widens every input once, adds it to the sums that read it, and rounds the sums
+ *   combine_any  is the loop of all forms that have none of their own
  *
  * A tile, or half of one, is computed for all outputs before any of them is stored, which makes every kind of in-place step correct.
  * Every variant and every loop computes the same products and sums in the same order, so all give the same bits.
@@ -80,9 +81,9 @@ typedef struct DSK_NAME(elements) {
     double room[TILE];
 } __attribute__((aligned(64))) DSK_NAME(elements);
 
-/* Rounds a tile. */
-INLINE void DSK_NAME(round_tile)(dsk_element_type type, const VECTOR *values, DSK_NAME(elements) * elements) {
-    EACH_VECTOR DSK_TILE(round_vector)(type, values[u], u, elements);
+/* Rounds the vectors of a part of a tile, which begins at vector `begin`. */
+INLINE void DSK_NAME(round_part)(dsk_element_type type, const VECTOR *values, int begin, int part, DSK_NAME(elements) * elements) {
+    EACH_PART DSK_TILE(round_vector)(type, values[u], begin + u, elements);
 }
 
 /* Copies the bits of the tile that begins at element i. */
@@ -228,7 +229,7 @@ INLINE void DSK_NAME(combine)(const dsk_program *program, const DSK_NAME(outputs
     void *addresses[DSK_OUTPUT_COUNT];
     DSK_SUM coefficients[DSK_OUTPUT_COUNT][DSK_LOOP_INPUTS], p_coefficients[DSK_OUTPUT_COUNT];
     bool reads_p[DSK_OUTPUT_COUNT];
-    unsigned reads[DSK_OUTPUT_COUNT] = {0}; /* bit j: input j */
+    unsigned reads[DSK_OUTPUT_COUNT] = {0}; /* bit j: input j; for DSK_MASKED */
     for (unsigned j = 0; j < n_inputs; j++) tensors[j] = inputs[form->inputs[j]];
     for (unsigned m = 0; m < n_sums; m++) {
         const dsk_prepared_row *row = program->item->row;
@@ -300,11 +301,6 @@ INLINE void DSK_NAME(combine)(const dsk_program *program, const DSK_NAME(outputs
             DSK_UNROLL for (unsigned m = 0; m < n_sums; m++) DSK_NAME(store_tile)(DSK_TYPE, &results[m], addresses[m], i, false);
         }
     }
-}
-
-/* Rounds the vectors of a part of a tile. */
-INLINE void DSK_NAME(round_part)(dsk_element_type type, const VECTOR *values, int begin, int part, DSK_NAME(elements) * elements) {
-    EACH_PART DSK_TILE(round_vector)(type, values[u], begin + u, elements);
 }
 
 /*
