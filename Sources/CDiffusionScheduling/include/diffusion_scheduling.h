@@ -221,8 +221,9 @@ const char *ds_supported_class_name(size_t index);
  *                              Each has a `name`, and is the row of ds_scheduler_attribute_row at its `evaluation` (also the age) of
  *                              a plan on noise levels ("levels" of ds_scheduler_set_timesteps), which are
  *                                  level_arguments  the arguments of these names, and 0 after them; if empty,
- *                                  level_table      with the argument timestep = t, the element floor((n - 1) t) of the attribute of
- *                                                   this name, n ascending levels, and the element below it, or 0; if null,
+ *                                  level_table      with the argument timestep = t and n = the number of timesteps, the element
+ *                                                   floor((n - 1) t) of the attribute of this name, ascending levels, and the
+ *                                                   element below it, or 0; if null,
  *                                  norms            ||z|| / ||e|| twice: the means over the batch of the Euclidean norms of noise and
  *                                                   model output. The coefficients of z are proportional to the level there, and
  *                                                   those of e to its square.

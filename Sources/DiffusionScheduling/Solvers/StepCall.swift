@@ -9,8 +9,8 @@ public struct StepCall: Sendable, Equatable {
     public enum Levels: Sendable, Equatable {
         /// The arguments of these names, and 0 after them.
         case arguments([String])
-        /// Two elements of an attribute, a table [n] of ascending levels: the element ⌊(n − 1) t⌋ with the argument `timestep`, t, and
-        /// the one below it, or 0.
+        /// Two elements of an attribute, a table of ascending levels: with the argument `timestep`, t, and n timesteps in the attribute
+        /// `timesteps`, the element ⌊(n − 1) t⌋ and the one below it, or 0.
         case table(String)
         /// ‖z‖/‖e‖ twice, of the means over the batch of the noise's and the model output's Euclidean norms. In such a row, the
         /// coefficients of z are proportional to the level, and those of e to its square.
