@@ -23,14 +23,6 @@ public struct NoiseLevel: Sendable, Equatable {
     /// ρ = S/A; infinite for a flow level of 1.
     public let noiseToSignal: Double
 
-    /// The level ς = t of a variance-exploding model that is told levels for timesteps.
-    ///
-    /// - Throws: `invalidValue` for one that is negative or infinite.
-    init(told timestep: Double) throws(SchedulerError) {
-        try require("timestep", timestep, "a noise level, finite and at least 0", timestep >= 0 && timestep.isFinite)
-        self.init(sigma: timestep, process: .varianceExploding)
-    }
-
     /// The level ς of a process.
     public init(sigma: Double, process: NoiseProcess) {
         self.process = process

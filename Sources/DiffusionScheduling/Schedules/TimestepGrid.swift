@@ -39,7 +39,8 @@ public struct TimestepGrid: Sendable, Equatable {
             sigmas: sigmas.prefix(1) + sigmas.dropFirst().flatMap { [$0, $0] } + [0], process: process)
     }
 
-    func validate() throws(SchedulerError) {
+    /// - Parameter descends: whether levels that ascend are refused, too.
+    func validate(descends: Bool = false) throws(SchedulerError) {
         try require("number of timesteps", timesteps.count, "at most \(Limits.steps)", timesteps.count <= Limits.steps)
         try require(
             "number of sigmas", sigmas.count, "\(timesteps.count + 1), one more than the timesteps",
@@ -48,6 +49,10 @@ public struct TimestepGrid: Sendable, Equatable {
             try require(
                 "sigmas[\(index)]", sigma, process == .flow ? "from 0 to 1" : "finite and at least 0",
                 sigma >= 0 && (process == .flow ? sigma <= 1 : sigma < .infinity))
+        }
+        for index in timesteps.indices where descends {
+            let level = sigmas[index], next = sigmas[index + 1]
+            try require("sigmas[\(index + 1)]", next, "at most \(level), the one before", next <= level)
         }
         for (index, timestep) in timesteps.enumerated() {
             try require("timesteps[\(index)]", timestep, "finite", timestep.isFinite)

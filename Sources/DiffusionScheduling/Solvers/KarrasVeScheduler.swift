@@ -18,7 +18,7 @@
 public typealias KarrasVeScheduler = DefinedScheduler<KarrasVeConfiguration>
 
 /// The parameters of `KarrasVeScheduler`, with diffusers' defaults.
-public struct KarrasVeConfiguration: SchedulerDefinition {
+public struct KarrasVeConfiguration: LevelTimestepDefinition {
     public static let className = "KarrasVeScheduler"
     public static let compatibleClassNames = ["KarrasVeScheduler"]
     public static let noiseType = NoiseType.float32
@@ -54,8 +54,7 @@ public struct KarrasVeConfiguration: SchedulerDefinition {
     }
 
     public func validate() throws(SchedulerError) {
-        try require("sigma_max", sigmaMax, in: 1e-18...1e18)
-        try require("sigma_min", sigmaMin, "from 1e-18 to sigma_max = \(sigmaMax)", sigmaMin >= 1e-18 && sigmaMin <= sigmaMax)
+        try validateLevels()
         try require("s_noise", sNoise, in: 0...1e100)
         try require("s_churn", sChurn, "at least 0", sChurn >= 0)
         for (key, value) in [("s_min", sMin), ("s_max", sMax)] { try require(key, value, "a number", !value.isNaN) }
@@ -69,13 +68,6 @@ public struct KarrasVeConfiguration: SchedulerDefinition {
     public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule {
         let sigmas = Array(levels(count: 1000).reversed())
         return NoiseSchedule(sigmas: sigmas, timesteps: sigmas, process: .varianceExploding)
-    }
-
-    /// The level that the model gets as its timestep t: ς = t, A = 1.
-    ///
-    /// - Throws: `invalidValue` for one that is negative or infinite.
-    public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
-        try NoiseLevel(told: timestep)
     }
 
     public func plan(

@@ -84,9 +84,7 @@ public struct PiflowConfiguration: FlowMatchDefinition {
     /// - Throws: `invalidValue` for a grid that isn't valid, or whose levels ascend; `unrepresentablePlan`.
     public func plan(on grid: TimestepGrid, options: NoRunOptions) throws(SchedulerError) -> SamplingPlan {
         // Descending levels are crossed once, so that all steps together have few more Euler steps than `numPolicySubsteps`.
-        for (index, (before, level)) in zip(grid.sigmas, grid.sigmas.dropFirst()).enumerated() {
-            try require("sigmas[\(index + 1)]", level, "at most \(before), the one before", level <= before)
-        }
+        try grid.validate(descends: true)
         var raw = grid.sigmas.map { FlowShift.level($0, unshiftedBy: shift) }
         if grid.sigmas.last == 0 { raw[raw.count - 1] = eps.roundedToFloat32 }
         return try plan(on: grid, raw: raw)
@@ -94,7 +92,6 @@ public struct PiflowConfiguration: FlowMatchDefinition {
 
     /// - Parameter raw: the raw times of the levels.
     private func plan(on grid: TimestepGrid, raw: [Double]) throws(SchedulerError) -> SamplingPlan {
-        try grid.validate()
         let steps = grid.timesteps.indices.map { step(from: grid.sigmas[$0], raw[$0], to: raw[$0 + 1]) }
         return try SamplingPlan(grid: grid, outputWeights: steps.map(\.weights), rows: steps.map { [$0.row] })
     }

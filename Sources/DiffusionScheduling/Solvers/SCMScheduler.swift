@@ -66,10 +66,10 @@ public struct SCMConfiguration: SchedulerDefinition {
         public var intermediateTimesteps: Double? = 1.3
 
         public init() {}
+
         /// These options.
         public init(maxTimesteps: Double? = 1.5708, intermediateTimesteps: Double?) {
-            self.maxTimesteps = maxTimesteps
-            self.intermediateTimesteps = intermediateTimesteps
+            (self.maxTimesteps, self.intermediateTimesteps) = (maxTimesteps, intermediateTimesteps)
         }
 
         public static var parameters: [ConfigurationParameter<Self>] {

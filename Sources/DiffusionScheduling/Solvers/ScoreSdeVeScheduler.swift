@@ -20,7 +20,7 @@
 public typealias ScoreSdeVeScheduler = DefinedScheduler<ScoreSdeVeConfiguration>
 
 /// The parameters of `ScoreSdeVeScheduler`, with diffusers' defaults.
-public struct ScoreSdeVeConfiguration: SchedulerDefinition {
+public struct ScoreSdeVeConfiguration: LevelTimestepDefinition {
     public static let className = "ScoreSdeVeScheduler"
     public static let compatibleClassNames = ["ScoreSdeVeScheduler"]
     public static let reportName = "prev_sample_mean"
@@ -63,8 +63,7 @@ public struct ScoreSdeVeConfiguration: SchedulerDefinition {
     public func validate() throws(SchedulerError) {
         try require("num_train_timesteps", numTrainTimesteps, in: 1...NoiseSchedule.maximumTimesteps)
         try require("snr", snr, in: 0...1e50)
-        try require("sigma_max", sigmaMax, in: 1e-18...1e18)
-        try require("sigma_min", sigmaMin, "from 1e-18 to sigma_max = \(sigmaMax)", sigmaMin >= 1e-18 && sigmaMin <= sigmaMax)
+        try validateLevels()
         try require("sampling_eps", samplingEps, in: 0...1)
         try require("correct_steps", correctSteps, in: 0...1000)
     }
@@ -77,13 +76,6 @@ public struct ScoreSdeVeConfiguration: SchedulerDefinition {
     public func makeNoiseSchedule() throws(SchedulerError) -> NoiseSchedule {
         let sigmas = levels(count: numTrainTimesteps)
         return NoiseSchedule(sigmas: sigmas, timesteps: sigmas, process: .varianceExploding)
-    }
-
-    /// The level that the model gets as its timestep t: ς = t, A = 1.
-    ///
-    /// - Throws: `invalidValue` for one that is negative or infinite.
-    public func trainingLevel(atTimestep timestep: Double, noise: NoiseSchedule) throws(SchedulerError) -> NoiseLevel {
-        try NoiseLevel(told: timestep)
     }
 
     public func plan(
@@ -110,11 +102,9 @@ public struct ScoreSdeVeConfiguration: SchedulerDefinition {
     ///
     /// - Throws: `invalidValue` for a grid that isn't valid, or that ascends; `unrepresentablePlan`.
     public func plan(on grid: TimestepGrid, options: NoRunOptions) throws(SchedulerError) -> SamplingPlan {
-        try grid.validate()
-        var rows: [PlanRow] = []
-        for (index, (level, next)) in zip(grid.sigmas, grid.sigmas.dropFirst()).enumerated() {
-            try require("sigmas[\(index + 1)]", next, "at most \(level), the one before", next <= level)
-            rows.append(level == next ? correction(at: level) : prediction(from: level, to: next))
+        try grid.validate(descends: true)
+        let rows = zip(grid.sigmas, grid.sigmas.dropFirst()).map { level, next in
+            level == next ? correction(at: level) : prediction(from: level, to: next)
         }
         return try plan(grid, rows, steps: [])
     }

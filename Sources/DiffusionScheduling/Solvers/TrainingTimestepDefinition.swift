@@ -49,7 +49,6 @@ extension TrainingTimestepDefinition {
                 isLess && Int(exactly: timestep).map { (0..<numTrainTimesteps).contains($0) } == true)
         }
     }
-
 }
 
 extension PredictionType {
