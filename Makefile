@@ -125,7 +125,7 @@ test: deps
 		"consumer: Tests/check-consumer.sh"
 
 # Python tests the library of the debug build, so an edit doesn't need another build.
-check: deps out/python/bin/auditwheel
+check: deps $(QUICK) out/python/bin/auditwheel
 	SWIFT=$(SWIFT) Tests/timed.sh "make check" \
 		"debug build: $(SWIFT) build $(DEBUG)" \
 		"Swift tests: && DIFFUSION_SCHEDULING_TEST_DRAWS=0.1 Tests/swift-test.sh --skip-build" \
@@ -156,7 +156,7 @@ variants: variant-deps
 variant-deps: PACKAGES += gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
 variant-deps: deps
 
-coverage: deps out/reference/bin/python
+coverage: deps $(QUICK) out/reference/bin/python
 	SWIFT=$(SWIFT) Tests/coverage.sh $(ARGUMENTS)
 
 SECONDS ?= 60
@@ -227,11 +227,19 @@ GENAI = openvino==2026.4.1 openvino_genai==2026.4.1.0 openvino_tokenizers==2026.
 genai: lib out/genai/bin/python
 	Tests/check-genai.sh $(CURDIR)/out/genai/bin/python $(CURDIR)/out/genai-pictures
 
+# The quick version of steps, for CPython's stable ABI. The package works without it.
+PYTHON_PACKAGE = bindings/python/diffusion_scheduling
+QUICK = $(PYTHON_PACKAGE)/_quick.abi3.so
+PYTHON_INCLUDE = $(shell python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')
+PYTHON_HEADERS = $(if $(wildcard $(PYTHON_INCLUDE)/Python.h),,python3-dev)
+check python coverage bench-compare: PACKAGES += $(PYTHON_HEADERS)
+$(QUICK): bindings/python/quick.c $(HEADER) | deps
+	$(CC) -std=c17 -O2 -Wall -Wextra -Werror -fPIC -shared -fvisibility=hidden -s -I $(dir $(HEADER)) -I $(PYTHON_INCLUDE) $< -o $@
+
 # Afterwards PYTHONPATH=bindings/python python3 imports the package, if that Python has NumPy. A wheel can't contain links, so the
 # library is stored under its soname, and libdiffusion_scheduling.so, the name that linkers look for, is a linker script that
 # includes it.
-PYTHON_PACKAGE = bindings/python/diffusion_scheduling
-python: lib out/python/bin/auditwheel
+python: lib $(QUICK) out/python/bin/auditwheel
 	@rm -rf $(PYTHON_PACKAGE)/lib $(PYTHON_PACKAGE)/include out/wheels out/python/wheels
 	install -D -m 755 out/lib/$(SONAME) $(PYTHON_PACKAGE)/lib/$(SONAME)
 	install -d $(PYTHON_PACKAGE)/include
@@ -288,7 +296,7 @@ bench: deps
 
 # The compiler and headers that torch.compile needs.
 bench-compare conformance coverage: PACKAGES += g++ python3-dev
-bench-compare: lib out/reference/bin/python
+bench-compare: lib $(QUICK) out/reference/bin/python
 	@out/reference/bin/python -c 'import matplotlib' 2>/dev/null || out/reference/bin/pip install -q matplotlib
 	DIFFUSION_SCHEDULING_LIBRARY=out/lib/$(LIBRARY) out/reference/bin/python benchmarks/compare.py $(ARGUMENTS)
 	out/reference/bin/python benchmarks/plot.py

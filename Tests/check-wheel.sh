@@ -37,9 +37,10 @@ mkdir "$work/unpacked"
 "$tools/python" -m zipfile -e "$wheel" "$work/unpacked"
 nothing_is_grafted() {
     ! find "$work/unpacked" -name '*.libs' -o -name '*omp*.so*' -o -name 'libswift*' | grep . || return
-    [ "$(find "$work/unpacked" -name '*.so*' -exec sh -c 'head -c 4 "$1" | grep -q ELF' - {} \; -print | wc -l)" -eq 1 ]
+    find "$work/unpacked" -name '*.so*' -exec sh -c 'head -c 4 "$1" | grep -q ELF' - {} \; -printf '%f\n' | sort >"$work/libraries"
+    printf '%s\n' _quick.abi3.so libdiffusion_scheduling.so.0 | diff - "$work/libraries"
 }
-check "the wheel holds its own library, and no others" nothing_is_grafted
+check "the wheel holds its own library and module, and no others" nothing_is_grafted
 has_the_licences() {
     local file
     for file in LICENSE NOTICE; do

@@ -69,29 +69,47 @@ extension UnsafePointer<ds_row> {
 }
 
 /// The contents of a ds_prepared_row.
+///
+/// It has more than a kilobyte, and a copy would take as long as a small step. So steps only read its members in place.
 private struct PreparedContents: BitwiseCopyable {
     /// The first word of every prepared row.
     static let mark: UInt64 = 0x5F6E_8D3A_91C4_27B1
 
     let mark = Self.mark
     let row: PreparedRow
-    /// The slots that the row stores, in the ascending order of their numbers.
-    var stores: InlineArray<2, UInt8> = [0, 0]
-    /// Whether the stores of the ds_row came in the opposite order.
-    let isReversed: Bool
+    let slotUse: SlotUse
 
     init(_ row: UnsafePointer<ds_row>, of plan: SamplingPlan) throws {
         let values = try PlanRow(row)
         self.row = try row.withReads {
             try PreparedRow(values, clamp: plan.clamp, order: $0, modelLearnsVariance: plan.modelLearnsVariance)
         }
-        for (place, store) in values.stores.enumerated() { stores[place] = UInt8(store.slot) }
-        isReversed = values.stores.count == 2 && row.pointee.stores.0.slot > row.pointee.stores.1.slot
+        slotUse = SlotUse(values, isReversed: values.stores.count == 2 && row.pointee.stores.0.slot > row.pointee.stores.1.slot)
+    }
+}
+
+/// The slots that a row reads and stores.
+private struct SlotUse: BitwiseCopyable {
+    /// Bit k for slot k.
+    private let reads: UInt8
+    private let storeCount: UInt8
+    /// The slots that the row stores, in the ascending order of their numbers.
+    private var stores: InlineArray<2, UInt8> = [0, 0]
+    /// Whether the stores of the ds_row came in the opposite order.
+    private let isReversed: Bool
+
+    init(_ row: PlanRow, isReversed: Bool) {
+        reads = row.readSet
+        storeCount = UInt8(row.stores.count)
+        for (place, store) in row.stores.enumerated() { stores[place] = UInt8(store.slot) }
+        self.isReversed = isReversed
     }
 
-    /// Whether the row stores a slot.
     @inline(__always)
-    func storesSlot(_ slot: Int) -> Bool { (0..<row.storeCount).contains { Int(stores[$0]) == slot } }
+    private func readsSlot(_ slot: Int) -> Bool { reads >> UInt8(slot) & 1 != 0 }
+
+    @inline(__always)
+    private func storesSlot(_ slot: Int) -> Bool { (0..<Int(storeCount)).contains { Int(stores[$0]) == slot } }
 }
 
 /// The tensors of a call to ds_row_step, besides slots and stores.
@@ -118,23 +136,23 @@ private struct RowTensors {
     }
 }
 
-extension PreparedContents {
+extension SlotUse {
     /// The slots that the row uses and the tensors that it stores to, each checked, also against all other tensors of the call.
     ///
     /// - Parameters:
     ///   - apart: nil if the row stores to its slots.
     ///   - call: the other tensors; called only if the row uses a slot.
     @inline(__always)
-    func slots(
+    fileprivate func slots(
         _ given: UnsafePointer<ds_tensor>?, count: Int, stores apart: UnsafePointer<ds_tensor>?,
         beside call: () throws -> RowTensors
     ) throws -> RowSlots {
         try requireAtMost(Combination.maximumSlotCount, count, "n_slots")
         let given = count > 0 ? try require(given, "slots") : given
-        guard row.usesSlots else { return RowSlots() }
+        guard reads != 0 || storeCount > 0 else { return RowSlots() }
         let call = try call()
         var slots = RowSlots(), tensors = InlineArray<8, Tensor?>(repeating: nil)
-        for slot in 0..<Combination.maximumSlotCount where row.readsSlot(slot) || (apart == nil && storesSlot(slot)) {
+        for slot in 0..<Combination.maximumSlotCount where readsSlot(slot) || (apart == nil && storesSlot(slot)) {
             guard slot < count, let given else {
                 throw SchedulerError.invalidValue(key: "slot \(slot)", value: "missing", allowed: "given, as the row uses it")
             }
@@ -143,7 +161,7 @@ extension PreparedContents {
             slots.set(slot, to: tensor.address)
             tensors[slot] = tensor
         }
-        for place in 0..<row.storeCount {
+        for place in 0..<Int(storeCount) {
             let slot = Int(stores[place])
             var target = tensors[slot]
             if let apart {
@@ -201,16 +219,16 @@ public func ds_row_step(
         guard prepared.pointee.mark == PreparedContents.mark else {
             throw SchedulerError.invalidValue(key: "row", value: "other memory", allowed: "a row of ds_scheduler_prepare_row")
         }
-        let sample = try Tensor(sample, .sample)
+        let sample = try Tensor(sample, .sample), preparedRow = prepared.pointer(to: \.row)!
         let tensors = try StepTensors(
             sample: sample, modelOutput: model_output, noise: noise, nextSample: prev_sample, report: pred_original_sample,
-            modelLearnsVariance: prepared.pointee.row.modelLearnsVariance)
-        let rowSlots = try prepared.pointee.slots(slots, count: n_slots, stores: stores) {
+            modelLearnsVariance: preparedRow.pointee.modelLearnsVariance)
+        let rowSlots = try prepared.pointee.slotUse.slots(slots, count: n_slots, stores: stores) {
             try RowTensors(
                 sample: sample, modelOutput: Tensor(model_output, .modelOutput, like: sample),
                 nextSample: Tensor(prev_sample, .nextSample, like: sample), noise: Tensor.optional(noise, .noise, like: sample),
                 report: Tensor.optional(pred_original_sample, .report, like: sample))
         }
-        try prepared.pointee.row.step(tensors, slots: rowSlots, batchSize: sample.batchSize, maximumThreads: Int(max_threads))
+        try preparedRow.step(tensors, slots: rowSlots, batchSize: sample.batchSize, maximumThreads: Int(max_threads))
     }
 }

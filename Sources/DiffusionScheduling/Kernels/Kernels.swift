@@ -100,11 +100,11 @@ enum Kernels {
 
     /// A workspace for a step without a session, if it needs one.
     static func workspace(
-        for row: KernelRow, _ tensors: StepTensors, batchSize: Int
+        for row: UnsafePointer<KernelRow>, _ tensors: StepTensors, batchSize: Int
     ) throws(SchedulerError) -> StepWorkspace? {
         guard
             needsWorkspace(
-                findsThresholds: row.findsThresholds, modelOutputParts: tensors.modelOutputParts, batchSize: batchSize,
+                findsThresholds: row.pointee.findsThresholds, modelOutputParts: tensors.modelOutputParts, batchSize: batchSize,
                 guidance: nil)
         else { return nil }
         return try StepWorkspace(itemCount: batchSize, elementsPerItem: tensors.elementCount / batchSize, findsThresholds: true)

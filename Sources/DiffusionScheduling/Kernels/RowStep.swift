@@ -5,9 +5,7 @@
 /// It holds no references, so C callers may keep it in their memory, and any number of threads may step with it at once.
 package struct PreparedRow: BitwiseCopyable, Sendable {
     /// The row; it stores to the addresses after those of the slots.
-    private let row: KernelRow
-    /// The slots that the row reads: bit k for slot k.
-    private let reads: UInt8
+    fileprivate let row: KernelRow
     package let modelLearnsVariance: Bool
 
     /// - Parameters:
@@ -20,19 +18,12 @@ package struct PreparedRow: BitwiseCopyable, Sendable {
     ) throws(SchedulerError) {
         self.row = try KernelRow(
             row, clamp: clamp, order: order, modelLearnsVariance: modelLearnsVariance, storesApart: true)
-        reads = row.readSet
         self.modelLearnsVariance = modelLearnsVariance
     }
+}
 
-    /// Whether the row reads a slot.
-    @inline(__always)
-    package func readsSlot(_ slot: Int) -> Bool { reads >> UInt8(slot) & 1 != 0 }
-
-    package var storeCount: Int { row.storeCount }
-
-    /// Whether the row reads or stores any slot.
-    @inline(__always)
-    package var usesSlots: Bool { reads != 0 || row.storeCount > 0 }
+extension UnsafePointer<PreparedRow> {
+    // A row has more than a kilobyte. Steps take its address, because a copy would take as long as a small step.
 
     /// Takes the step in the caller's memory, which is aligned and overlaps only where an output is an input. Slots overlap no
     /// output, and stores overlap nothing.
@@ -43,15 +34,14 @@ package struct PreparedRow: BitwiseCopyable, Sendable {
     package func step(
         _ tensors: StepTensors, slots: RowSlots = RowSlots(), batchSize: Int, maximumThreads: Int = 0
     ) throws(SchedulerError) {
-        try tensors.validate(batchSize: batchSize, modelLearnsVariance: modelLearnsVariance)
-        if tensors.noise == nil, row.needsNoise { throw .missingNoise(step: nil) }
-        try tensors.requireVariance(row.needsVariance)
+        let row = pointer(to: \.row)!
+        try tensors.validate(batchSize: batchSize, modelLearnsVariance: pointee.modelLearnsVariance)
+        if tensors.noise == nil, row.pointee.needsNoise { throw .missingNoise(step: nil) }
+        try tensors.requireVariance(row.pointee.needsVariance)
         let workspace = try Kernels.workspace(for: row, tensors, batchSize: batchSize)
-        try withUnsafePointer(to: row) { (row) throws(SchedulerError) in
-            try slots.withAddresses { (addresses) throws(SchedulerError) in
-                try Kernels.step(
-                    row, tensors, slots: addresses, batchSize: batchSize, workspace: workspace, maximumThreads: maximumThreads)
-            }
+        try slots.withAddresses { (addresses) throws(SchedulerError) in
+            try Kernels.step(
+                row, tensors, slots: addresses, batchSize: batchSize, workspace: workspace, maximumThreads: maximumThreads)
         }
     }
 }

@@ -69,7 +69,7 @@ public struct PlanRow: Sendable, Equatable {
     public var needsVariance: Bool { noiseFactor != .none && needsNoise }
 
     /// The slots that are read, and those that are stored: bit k for slot k.
-    var readSet: UInt8 {
+    package var readSet: UInt8 {
         stores.reduce(nextSample.slotSet | (report?.slotSet ?? 0)) { $0 | $1.value.slotSet }
     }
     var storeSet: UInt8 { stores.reduce(0) { $0 | 1 << UInt8($1.slot) } }

@@ -567,7 +567,7 @@ public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedSchedule
     ) throws(SchedulerError) {
         let row = try preparedRow(at: timestep, options: options)
         try StepTensors.inPlace(modelOutput: modelOutput, sample: &sample, noise: noise) { (tensors) throws(SchedulerError) in
-            try row.step(tensors, batchSize: batchSize)
+            try withUnsafePointer(to: row) { (row) throws(SchedulerError) in try row.step(tensors, batchSize: batchSize) }
         }
     }
 
@@ -583,7 +583,7 @@ public struct DefinedScheduler<Definition: SchedulerDefinition>: PlannedSchedule
         return try StepTensors.newOutput(
             modelOutput: modelOutput, sample: sample, noise: noise, predictingOriginalSample: true
         ) { (tensors) throws(SchedulerError) in
-            try row.step(tensors, batchSize: batchSize)
+            try withUnsafePointer(to: row) { (row) throws(SchedulerError) in try row.step(tensors, batchSize: batchSize) }
         }
     }
 }

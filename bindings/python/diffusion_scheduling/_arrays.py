@@ -105,37 +105,10 @@ def deliver(result: Array, target: Array, layout: None = None) -> Array:
     return result
 
 
-def quick_functions(model_output: Array, sample: Array) -> tuple[Callable[..., Any], ...]:
-    """Functions for arrays like these, which the library takes without conversion.
-
-    ``take(model_output, sample, out)``  the addresses of both, the array to write to, and its address
-    ``make(sample)``                     an uninitialised array like the sample, and its address
-    ``find(array)``                      the address of another array like the sample
-
-    They raise TypeError or another error for any other array.
-    """
-    shape, dtype, model_shape, model_dtype = sample.shape, sample.dtype, model_output.shape, model_output.dtype
-    empty: Callable[..., Array] = np.empty if sample.nbytes < _memory.SMALLEST else _memory.empty
-    # Fails for arrays that aren't contiguous or are read-only.
-    buffer: Callable[[Array], Any] = c_char.from_buffer
-    address = addressof
-
-    def take(e: Array, x: Array, out: Array | None) -> tuple[int, int, Array, int]:
-        if e.dtype is model_dtype and x.dtype is dtype and e.shape == model_shape and x.shape == shape:
-            y = empty(shape, dtype) if out is None else out
-            return address(buffer(e)), address(buffer(x)), y, address(buffer(y)) if out is None else find(out)
-        raise TypeError
-
-    def make(like: Array) -> tuple[Array, int]:
-        made = empty(shape, dtype)
-        return made, address(buffer(made))
-
-    def find(array: Array) -> int:
-        if array.dtype is dtype and array.shape == shape:
-            return address(buffer(array))
-        raise TypeError
-
-    return take, make, find
+def quick_form(sample: Array) -> tuple[Any, ...]:
+    """The form for ``QuickStep``: arrays' type, the buffer protocol, a call that makes an array like a sample, and no gradients."""
+    make: Callable[..., Array] = _memory.empty if sample.nbytes >= _memory.SMALLEST else np.empty
+    return np.ndarray, None, make, (sample.shape, sample.dtype), None
 
 
 def weighted(array: Array, weights: Sequence[float]) -> Array:

@@ -9,49 +9,57 @@ All state is in attributes with diffusers' names: the tables, the index of the n
 step reads these attributes, runs one row of the plan on the caller's tensors, and updates the attributes. All other attributes are
 caches.
 
-A step has two paths. The quick path takes tensors like the previous step's. The general path converts tensors to the library's
-form.
+The methods here are the plain version of steps. `_quick` has the usual step for tensors like the previous step's in C.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from ctypes import byref, c_size_t, c_uint
+from ctypes import byref, c_uint, c_void_p, cast
 from operator import itemgetter
 from typing import Any, ClassVar
 
 from . import _library
 from ._description import Description
 from ._handles import MOST_STEPS, Plan, StepRow
-from ._library import Row, StepTensors, check, library
+from ._library import MAX_SLOTS, MAX_STORES, Row, check, library
+
+try:
+    from ._quick import QuickStep
+except ImportError:  # Interpreters without CPython's stable ABI can't load the module.
+    QuickStep = None  # type: ignore[assignment, misc]
 
 Tensor = Any
 Options = tuple[Any, ...]
 Results = tuple[tuple[Tensor, ...], Sequence[Tensor]]
 """A step's results, and the tensors that the step stores."""
 
-_row_step = _library.unchecked("ds_row_step")
-_SLOTS, _NO_SLOTS = c_size_t(_library.MAX_SLOTS), c_size_t(0)
-
+_ROW_STEP: int = cast(library.ds_row_step, c_void_p).value  # type: ignore[assignment]
+"""The address of the function."""
 
 LONGEST_HISTORY = 4
 """The greatest length of a history if the configuration has no solver_order."""
 
 
-def no_quick_step(*arguments: Any) -> None:
-    """Placeholder until the first step: always takes the general path."""
+def _plain_step(scheduler: Any, *arguments: Any) -> tuple[Tensor, ...]:
+    results: tuple[Tensor, ...] = scheduler._step(*arguments)
+    return results
 
 
 class Cache:
     """Values derived from a scheduler's attributes. A copy of the scheduler derives them again."""
 
-    quick: Callable[..., Results | None] = staticmethod(no_quick_step)
-    """The quick path, for tensors like those of the previous step."""
+    quick: QuickStep | None = None
+    """The usual step, for tensors like those of the last step by `Core._general_run`; None before, and without the module."""
+    step: Callable[..., tuple[Tensor, ...]] = staticmethod(_plain_step)
+    """Takes a step by `quick` or the scheduler's ``_step``. The arguments are the scheduler, and those of ``_step``."""
+    watched: tuple[str, ...] = ()
+    """The names of the watched attributes that the scheduler has."""
     seen: tuple[Any, ...] = ()
-    """The watched attributes' values at the time of planning."""
+    """Their values at the time of planning."""
     look: Callable[[dict[str, Any]], tuple[Any, ...]] = staticmethod(lambda state: (None,))
-    """Reads the watched attributes."""
-    counted: Sequence[tuple[Any, int]] = ()
+    """Reads them."""
+    counted: tuple[tuple[Any, int], ...] = ()
     """The values in `seen` that count the writes to them, with their counts at that time."""
 
     def __init__(self) -> None:
@@ -68,63 +76,6 @@ class Cache:
         return Cache, ()
 
 
-def _quick_step(
-    t: Any, tensors: StepTensors, threads: c_uint, sample: Tensor, model_output: Tensor, has_report: bool
-) -> Callable[..., Results | None]:
-    """A function that steps tensors like these, which the library takes without conversion. It only makes the call.
-
-    Most of a small step's time passes in Python, so the function calls few others, and only slots have a loop. Its arguments and
-    results are those of ``Core._run``. It returns None, and has done nothing, for tensors of another form.
-    """
-    te, tx, tz, ty, tp = tensors.e, tensors.x, tensors.z, tensors.y, tensors.p
-    view_e, view_x, view_z, view_y, view_p = tensors.views
-    slot_views, (first_view, second_view) = tensors.slots, tensors.stores
-    slot_array, store_array, function = tensors.slot_array, tensors.store_array, _row_step
-    take, make, find = t.quick_functions(model_output, sample)
-    # Several threads may use one stateless scheduler at once. A thread that finds the structs in use takes the general path.
-    unused = [tensors]
-
-    def step(
-        plan: Plan, row: StepRow, e: Tensor, x: Tensor, z: Tensor | None, slots: Sequence[Tensor], out: Tensor | None
-    ) -> Results | None:
-        try:
-            unused.pop()
-        except IndexError:
-            return None
-        try:
-            view_e.data, view_x.data, y, view_y.data = take(e, x, out)
-            if z is not None:
-                view_z.data = find(z)
-            given = iter(slots)
-            for place in row.reads:
-                slot_views[place].data = find(next(given))
-            results: tuple[Tensor, ...] = (y,)
-            stored: tuple[Tensor, ...] = ()
-            stores = row.stores
-            if has_report:
-                made, view_p.data = make(x)
-                results = y, made
-            if stores:
-                made, first_view.data = make(x)
-                stored = (made,)
-                if len(stores) > 1:
-                    other, second_view.data = make(x)
-                    stored = made, other
-            status = function(
-                row.prepared or row.prepare(plan), te, tx, None if z is None else tz, slot_array, _SLOTS,
-                store_array if stores else None, ty, tp if has_report else None, threads,
-            )  # fmt: skip
-        except (AttributeError, TypeError, ValueError, BufferError, RuntimeError, StopIteration):
-            return None
-        finally:
-            unused.append(tensors)
-        if status:
-            raise _library.error(status)
-        return results, stored
-
-    return step
-
-
 class Core:
     """The base of all schedulers. A binding adds planning, and the lookup of the step at a timestep."""
 
@@ -139,7 +90,7 @@ class Core:
     """The last plan; None before the first one is made."""
     _cache: Cache = Cache()
     _threads = c_uint(0)
-    _known_timesteps: Sequence[Any] = ()
+    _known_timesteps: list[Any] = []
     _step_index: int | None = None
     _begin_index: int | None = None
     _unset: Options = ()
@@ -168,9 +119,9 @@ class Core:
     def _look(self) -> None:
         """Remembers the attributes for which the plan has been made."""
         cache, names = self._cache, [name for name in self._watched if name in self.__dict__]
-        cache.look, found = itemgetter(*names), [self.__dict__[name] for name in names]
-        cache.seen = tuple(found)
-        cache.counted = [(each, each._version) for each in found if self._tensors.counts_writes(each)]
+        cache.watched, cache.look = tuple(names), itemgetter(*names)
+        cache.seen = tuple(self.__dict__[name] for name in names)
+        cache.counted = tuple((each, each._version) for each in cache.seen if self._tensors.counts_writes(each))
 
     def _renew(self) -> None:
         """Makes the plan of the present attributes."""
@@ -227,15 +178,15 @@ class Core:
         if count == 0 or noise is not None:
             return noise if count else None
         rule = self.description.noise_type
-        own = {
-            "model_output": (model_output,),
-            "at_least_float32": (model_output,),
-            "sample": (sample,),
-            "promoted": (model_output, sample),
-            "float32": (),
-        }
+        like: tuple[Tensor, ...] = ()
+        if rule in ("model_output", "at_least_float32"):
+            like = (model_output,)
+        elif rule == "sample":
+            like = (sample,)
+        elif rule == "promoted":
+            like = model_output, sample
         for _ in range(count):
-            noise = self._tensors.draw(generator, model_output, sample, own[rule], widens=rule == "at_least_float32")
+            noise = self._tensors.draw(generator, model_output, sample, like, widens=rule == "at_least_float32")
         return noise
 
     def _run(
@@ -245,45 +196,68 @@ class Core:
 
         slots  the tensors that the row reads, in the order of ``row.reads``
         """
-        return self._cache.quick(plan, row, e, x, noise, slots, out) or self._general_run(plan, row, e, x, noise, slots, out)
+        quick = self._cache.quick
+        made = quick and quick.run_row(row, e, x, noise, slots, out)
+        return made or self._general_run(plan, row, e, x, noise, slots, out)
 
     def _general_run(
         self, plan: Plan, row: StepRow, e: Tensor, x: Tensor, noise: Tensor | None, slots: Sequence[Tensor], out: Tensor | None
     ) -> Results:
-        """`_run` for all tensors that the library can reach. Prepares the quick path for later tensors like these."""
+        """`_run` for all tensors that the library can reach. Prepares the quick version for later tensors like these."""
         t, has_report = self._tensors, self.description.returns_report
         e, x = t.as_given(e), t.as_given(x)
         dtype, common = self._types(e, x, noise)
         work, layout = t.computing_type(common), t.layout(e, x)
         model_type = e.dtype if e.dtype in t.ELEMENT_TYPES else work
-        as_given = not layout and x.dtype == dtype == work and e.dtype == model_type
+        is_as_given = not layout and x.dtype == dtype == work and e.dtype == model_type
         e, x = self._matched(plan, e, x)
         # Callers may have replaced the kept tensors. Wrong shapes fail here, before the library reads memory.
         z, *kept = (None if each is None else t.contiguous(each, work, layout, x.shape) for each in (noise, *slots))
         e, x = t.contiguous(e, model_type, layout), t.contiguous(x, work, layout)
-        tensors = StepTensors(x.shape, t.ELEMENT_TYPES[work], e.shape, t.ELEMENT_TYPES[model_type])
         results = [t.result_arrays(x.shape, dtype, work, out)]
         if has_report:
             results.append(t.result_arrays(x.shape, common, work, None))
         stored = [t.result_arrays(x.shape, work, work, None) for _ in row.stores]
-        tensors.model_output.data, tensors.sample.data = t.address(e), t.address(x)
-        if z is not None:
-            tensors.noise.data = t.address(z)
-        for view, (_, target) in zip((tensors.prev_sample, tensors.pred_original_sample), results):
-            view.data = t.address(target)
+        te, tx, ty, *tp = (t.as_tensor(each) for each in (e, x, *(target for _, target in results)))
+        tz = None if z is None else t.as_tensor(z)
+        # The library looks only at the slots that the row reads.
+        read, stores = (_library.Tensor * MAX_SLOTS)(*[tx] * MAX_SLOTS), (_library.Tensor * MAX_STORES)()
         for slot, each in zip(row.reads, kept):
-            tensors.slots[slot].data = t.address(each)
-        for view, (_, target) in zip(tensors.stores, stored):
-            view.data = t.address(target)
+            read[slot] = t.as_tensor(each)
+        for place, (_, target) in enumerate(stored):
+            stores[place] = t.as_tensor(target)
         check(
-            _row_step(
-                row.prepared or row.prepare(plan), tensors.e, tensors.x, None if z is None else tensors.z,
-                *((tensors.slot_array, _SLOTS) if kept else (None, _NO_SLOTS)), tensors.store_array if stored else None,
-                tensors.y, tensors.p if has_report else None, self._threads,
+            library.ds_row_step(
+                byref(row.prepared or row.prepare(plan)), byref(te), byref(tx), tz and byref(tz),
+                *((read, MAX_SLOTS) if kept else (None, 0)), stores if stored else None,
+                byref(ty), byref(tp[0]) if tp else None, self._threads,
             )
         )  # fmt: skip
-        self._cache.quick = _quick_step(t, tensors, self._threads, x, e, has_report) if as_given else no_quick_step
+        self._prepare_quick_steps(e, x, is_as_given)
         return tuple(t.deliver(*each, layout) for each in results), [t.deliver(*each, layout) for each in stored]
+
+    def _prepare_quick_steps(self, model_output: Tensor, sample: Tensor, is_as_given: bool) -> None:
+        """Prepares the quick version of steps with the present plan and tensors like these, if there is one.
+
+        is_as_given  whether the library takes the tensors without conversion
+        """
+        cache, plan, form, is_stateless = self._cache, self._plan, self._tensors.quick_form(sample), self.description.is_stateless
+        cache.quick, cache.step = None, _plain_step
+        if QuickStep is None or form is None or not is_as_given:
+            return
+        try:
+            cache.quick = QuickStep(
+                plan, plan.rows_at if is_stateless else plan.attribute_rows, self._known_timesteps, cache.watched, cache.seen,
+                cache.counted, self._unset, cache.plans, self._quick_order(), form, self._tensors.kept, _library.error,
+                self.description.returns_report, self._threads, _ROW_STEP, model_output, sample,
+            )  # fmt: skip
+        except TypeError:
+            return
+        cache.step = cache.quick.stateless_step if is_stateless else cache.quick.ordered_step
+
+    def _quick_order(self) -> tuple[str | None, str | None, bool, bool, bool]:
+        """The order for ``QuickStep``: how it finds the next step of a run."""
+        return None, None, False, False, False
 
     def _matched(self, plan: Plan, model_output: Tensor, sample: Tensor) -> Sequence[Tensor]:
         """Model output and sample, broadcast to a common shape unless the plan learns variances.
@@ -355,14 +329,11 @@ class Stateless(Core):
         slots  the tensors that the caller keeps between steps
         """
         try:
-            timestep = self._number(timestep)  # Floats are quicker to look up than NumPy's numbers.
+            timestep = self._number(timestep)
         except TypeError:
             timestep = float(timestep.item())  # An array [1].
         plan = self._ready()
-        try:
-            row = plan.rows_at[options][timestep]
-        except KeyError:
-            row = plan.row_at(timestep, options)
+        row = plan.rows_at.get(options, {}).get(timestep) or plan.row_at(timestep, options)
         if row.draws:
             if generator is not None and noise is not None:
                 raise _library.InvalidValueError("generator and variance_noise are both given, but at most one may be")
@@ -370,8 +341,7 @@ class Stateless(Core):
         else:
             noise = None
         slots = slots and [slots[slot] for slot in row.reads]
-        made = self._cache.quick(plan, row, model_output, sample, noise, slots, out)
-        return (made or self._general_run(plan, row, model_output, sample, noise, slots, out))[0]
+        return self._general_run(plan, row, model_output, sample, noise, slots, out)[0]
 
 
 class Ordered(Core):
@@ -385,6 +355,10 @@ class Ordered(Core):
     """The attribute that counts the steps that a run remembers; empty: `_age` counts them."""
     _history: ClassVar[str] = ""
     """The attribute with a list of kept tensors, newest last; empty: there is none."""
+    _lists_end: ClassVar[bool] = False
+    """Whether the last element of `_known_timesteps` is only the end of the run."""
+    _checks_timesteps: ClassVar[bool] = False
+    """Whether a step's timestep must be the next one of the run."""
     _is_sampled: ClassVar[bool] = False
     """Whether the noise of a run comes from one Brownian motion over the noise levels."""
     _longest, _oldest = LONGEST_HISTORY, MOST_STEPS
@@ -492,44 +466,27 @@ class Ordered(Core):
         out: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """The next sample, and the report if diffusers' step returns it."""
-        plan = self._ready()
-        if options != self._unset:
-            plan = self._plan_with(plan, options)
-        state, counter, before = self.__dict__, self._counter, self._step_index
+        plan, before = self._plan_with(self._ready(), options), self._step_index
         try:
             index = self._next_index(timestep)
             if index is None:
                 return (sample,)
-            # The usual case of `_remembered`, inlined: the row reads only the newest elements of the history.
-            row = plan.attribute_rows.get((index, state[counter] if counter else self._age(plan), self._is_sampled))
-            slots = state[self._history][row.newest] if row and row.newest else ()
-            if row is None or len(slots) != row.depth or (slots and slots[-1] is None):
-                row, slots = self._remembered(plan, index)
-            if row.is_plain:
-                noise = None
-            else:
-                if plan.output_weights:
-                    model_output = self._weighted(plan.output_weights[index], model_output, sample)
-                noise = self._draw(row.draws, generator, noise, model_output, sample)
-                if row.keeps:
-                    sample = self._tensors.kept(sample)  # The step may overwrite the sample.
-            made = self._cache.quick(plan, row, model_output, sample, noise, slots, out)
-            results, stored = made or self._general_run(plan, row, model_output, sample, noise, slots, out)
+            row, slots = self._remembered(plan, index)
+            if plan.output_weights:
+                model_output = self._weighted(plan.output_weights[index], model_output, sample)
+            noise = self._draw(row.draws, generator, noise, model_output, sample)
+            if row.keeps:
+                sample = self._tensors.kept(sample)  # The step may overwrite the sample.
+            results, stored = self._general_run(plan, row, model_output, sample, noise, slots, out)
         except BaseException:
             self._step_index = before
             raise
-        if row.is_push:
-            # The usual case of `_remember`, inlined.
-            held = state[self._history]
-            held.append(stored[0])
-            if len(held) > self._longest:
-                del held[0]
-            if state[counter] < self._oldest:
-                state[counter] += 1
-        elif row.changes:
-            self._remember(row, stored, sample)
+        self._remember(row, stored, sample)
         self._step_index = index + 1
         return results
+
+    def _quick_order(self) -> tuple[str | None, str | None, bool, bool, bool]:
+        return self._counter or None, self._history or None, self._is_sampled, self._lists_end, self._checks_timesteps
 
     # ---- The parts of a step that diffusers documents
 
@@ -561,7 +518,9 @@ class Ordered(Core):
         tz = None if noise is None else byref(others.pop())
         slots = (_library.Tensor * len(others))(*others)
         prepared = StepRow(row).prepare(plan)
-        check(library.ds_row_step(prepared, byref(te), byref(tx), tz, slots, len(slots), None, byref(ty), None, self._threads))
+        check(
+            library.ds_row_step(byref(prepared), byref(te), byref(tx), tz, slots, len(slots), None, byref(ty), None, self._threads)
+        )
         return t.moved(t.deliver(result, target), device)
 
 

@@ -92,6 +92,8 @@ class DropIn(Core):
     """The keys that only the original's constructor reads."""
     _kept: ClassVar[Mapping[str, str]]
     """The attributes that the original's steps read in place of such keys, with the keys."""
+    _doubled: ClassVar[Sequence[str]] = ()
+    """The keys that the original's steps read from attributes, too. Both must be the same for its steps to make sense."""
     _made: Mapping[str, Any] | None = None
     """The configuration at the end of the constructor; None before."""
     _made_span: tuple[float, ...] = ()
@@ -162,6 +164,11 @@ class DropIn(Core):
         config, state, made = self._internal_dict, self.__dict__, self._made or {}
         values = {key: getattr(config, key, value) for key, value in config.items() if not key.startswith("_")}
         values.update((key, made[key]) for key in self._fixed if key in made)
+        for key in self._doubled:
+            if state.get(key) not in (made.get(key, state.get(key)), values[key]):
+                raise _library.UnsupportedError(
+                    f"{key} is {state[key]!r}, but must be {values[key]!r} like that of config: assign config.{key}, too"
+                )
         held = ((key, state[name]) for name, key in self._kept.items() if name in state)
         values.update((key, each.item() if isinstance(each, Tensor) and each.numel() == 1 else each) for key, each in held)
         for each in self.description.parameters:
@@ -549,8 +556,8 @@ class CountedDropIn(StatelessDropIn):
         super()._set_tables(plan, device, count)
         self._step_index = self._begin_index = None
 
-    def _step(self, model_output: Tensor, timestep: Any, *others: Any, **named: Any) -> tuple[Tensor, ...]:
-        results = super()._step(model_output, timestep, *others, **named)
+    def _counted(self, results: tuple[Tensor, ...], timestep: Any) -> tuple[Tensor, ...]:
+        """The results of the step at a timestep. Counts the step."""
         index = self._begin_index if self._step_index is None else self._step_index
         if index is None:
             # Callers may have rounded the timestep to float32. A run that begins outside its plan is counted from 0.
@@ -564,9 +571,6 @@ class CountedDropIn(StatelessDropIn):
 class OrderedDropIn(DropIn, Ordered):
     """The drop-ins that count their steps in the originals' attributes."""
 
-    order: int
-    noise_sampler: Any
-    mid_point_sigma: Tensor | None
     _takes_first: ClassVar[bool]
     """Whether the original begins at the first of several evaluations at one timestep."""
     _knows_timesteps: ClassVar[bool]
@@ -587,58 +591,6 @@ class OrderedDropIn(DropIn, Ordered):
             state[history] = [None] * length
             self._longest = self._oldest = length
         self._repeated = None
-        motion = self.description.brownian_motion
-        if motion is not None:
-            self.noise_sampler = None
-            if motion.overlaps:
-                self.mid_point_sigma = None
-
-    def _draw(self, count: int, generator: Any, noise: Tensor | None, model_output: Tensor, sample: Tensor) -> Tensor | None:
-        motion = self.description.brownian_motion
-        if count == 0 or motion is None:
-            return super()._draw(count, generator, noise, model_output, sample)
-        levels, index = self._motion_levels(), self._step_index or 0
-        start = index - index % self.order
-        source, target = levels[start], levels[start + 1]
-        if source <= target:
-            # The originals divide by a deviation of 0 here, or recurse without end. The noise vanishes in such a step.
-            return super()._draw(count, generator, noise, model_output, sample)
-        if self.noise_sampler is None:
-            self.noise_sampler = self._make_motion(motion, levels, generator, model_output, sample)
-        if motion.overlaps:
-            # The first evaluation of a step reads the increment to its middle, and the second the increment of the whole step.
-            source, target, is_first = -source.log(), -target.log(), index == start
-            if is_first:
-                target = source + (target - source) * 0.5
-            source, target = (-source).exp(), (-target).exp()
-            self.mid_point_sigma = target if is_first else None
-        increment: Tensor = self.noise_sampler(source, target).to(model_output.device)
-        return increment
-
-    def _motion_levels(self) -> Tensor:
-        """The levels with the original's rounding, because a level's last bit changes an increment by a thousandth."""
-        levels, theirs = self.sigmas, self._rounded_levels
-        if (
-            theirs is not None
-            and theirs.is_cpu
-            and theirs.shape == levels.shape
-            and torch.allclose(theirs, levels, rtol=2.0**-21, atol=0)
-        ):
-            return theirs
-        return levels
-
-    def _make_motion(self, motion: BrownianMotion, levels: Tensor, generator: Any, model_output: Tensor, sample: Tensor) -> Any:
-        """The original's Brownian motion."""
-        if motion.seed is not None:
-            seed = getattr(self, motion.seed)
-        elif isinstance(generator, list):
-            seed = [each.initial_seed() for each in generator]
-        else:
-            seed = None if generator is None else generator.initial_seed()
-        ends = [self.config[key] for key in motion.range] or [levels[levels > 0].min().item(), levels.max().item()]
-        if self.description.noise_type == "promoted":
-            sample = sample.to(_tensors.common_type(model_output, sample))
-        return vars(sys.modules[self._original.__module__])[TREE](sample, *ends, seed)
 
     def _remember(self, row: StepRow, stored: Sequence[Tensor], sample: Tensor) -> None:
         super()._remember(row, stored, sample)
@@ -681,7 +633,7 @@ class OrderedDropIn(DropIn, Ordered):
             self._init_step_index(timestep)
         index = self._step_index
         assert index is not None
-        count = len(self._known_timesteps) - self.description.lists_end
+        count = len(self._known_timesteps) - self._lists_end
         if index >= count:
             raise _library.StepPastEndError(f"all {count} steps have been taken: call set_timesteps again")
         return index
@@ -709,6 +661,70 @@ class OrderedDropIn(DropIn, Ordered):
             result[chosen] = self._run(tokens, row, e[chosen], x[chosen], None if noise is None else noise[chosen], (), None)[0][0]
         self._step_index = (index or 0) + 1
         return (result,)
+
+
+class SampledDropIn(OrderedDropIn):
+    """The drop-ins whose noise comes from one Brownian motion over the noise levels."""
+
+    order: int
+    noise_sampler: Any
+    mid_point_sigma: Tensor | None
+    _motion: ClassVar[BrownianMotion]
+    _is_sampled = True
+
+    def _begin_run(self) -> None:
+        super()._begin_run()
+        self.noise_sampler = None
+        if self._motion.overlaps:
+            self.mid_point_sigma = None
+
+    def _draw(self, count: int, generator: Any, noise: Tensor | None, model_output: Tensor, sample: Tensor) -> Tensor | None:
+        if count == 0:
+            return None
+        motion = self._motion
+        levels, index = self._motion_levels(), self._step_index or 0
+        start = index - index % self.order
+        source, target = levels[start], levels[start + 1]
+        if source <= target:
+            # The originals divide by a deviation of 0 here, or recurse without end. The noise vanishes in such a step.
+            return super()._draw(count, generator, noise, model_output, sample)
+        if self.noise_sampler is None:
+            self.noise_sampler = self._make_motion(levels, generator, model_output, sample)
+        if motion.overlaps:
+            # The first evaluation of a step reads the increment to its middle, and the second the increment of the whole step.
+            source, target, is_first = -source.log(), -target.log(), index == start
+            if is_first:
+                target = source + (target - source) * 0.5
+            source, target = (-source).exp(), (-target).exp()
+            self.mid_point_sigma = target if is_first else None
+        increment: Tensor = self.noise_sampler(source, target).to(model_output.device)
+        return increment
+
+    def _motion_levels(self) -> Tensor:
+        """The levels with the original's rounding, because a level's last bit changes an increment by a thousandth."""
+        levels, theirs = self.sigmas, self._rounded_levels
+        if (
+            theirs is not None
+            and theirs.is_cpu
+            and theirs.shape == levels.shape
+            and torch.allclose(theirs, levels, rtol=2.0**-21, atol=0)
+        ):
+            return theirs
+        return levels
+
+    def _make_motion(self, levels: Tensor, generator: Any, model_output: Tensor, sample: Tensor) -> Any:
+        """The original's Brownian motion."""
+        motion = self._motion
+        if motion.seed is not None:
+            seed = getattr(self, motion.seed)
+        elif isinstance(generator, list):
+            seed = [each.initial_seed() for each in generator]
+        else:
+            seed = None if generator is None else generator.initial_seed()
+        ends = [self.config[key] for key in motion.range] or [levels[levels > 0].min().item(), levels.max().item()]
+        if self.description.noise_type == "promoted":
+            sample = sample.to(_tensors.common_type(model_output, sample))
+        return vars(sys.modules[self._original.__module__])[TREE](sample, *ends, seed)
 
 
 class CalledDropIn(DropIn):
@@ -956,14 +972,14 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
         return f"self._whole({given})"
 
     told = "".join(f"{told_as(option)}, " for option in description.options)
-    output_given, slots_given = "model_output", ""
+    output_given, slots_given = "model_output", ", ()" if is_stateless else ""
     known = {"model_output", "timestep", "sample", "generator", "variance_noise", "return_dict", *names}
     if attributes.timestep is not None:
         # Without the tensors, the step is a first one.
         known |= {*attributes.tensors, attributes.timestep}
         missing = " or ".join(f"<{name}> is None" for name in (*attributes.tensors, attributes.timestep))
         told += f"None if {missing} else self._number(<{attributes.timestep}>), "
-        slots_given = f", slots=({''.join(f'<{name}>, ' for name in attributes.tensors)})"
+        slots_given = f", ({''.join(f'<{name}>, ' for name in attributes.tensors)})"
     generator_given, noise_given, guard = "<generator>", "<variance_noise>", ""
     handed = description.step_arguments
     if handed is not None:
@@ -978,8 +994,13 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
         known.add(description.report)
         told = told.replace(f"<takes_{description.report}>", f"None if <{description.report}> is None else True")
         output_given = f"(model_output if <{description.report}> is None else <{description.report}>)"
-    arguments = f"{output_given}, timestep, sample, ({told}), {generator_given}, {noise_given}{slots_given}"
-    taken = f"self._step({arguments})"
+    base: type[DropIn] = OrderedDropIn if description.brownian_motion is None else SampledDropIn
+    if description.is_stateless:
+        base = CountedDropIn if "_step_index" in inspect.getsource(original.step) else StatelessDropIn
+    arguments = f"{output_given}, timestep, sample, ({told}), {generator_given}, {noise_given}, None{slots_given}"
+    taken = f"self._cache.step(self, {arguments})"
+    if base is CountedDropIn:
+        taken = f"self._counted({taken}, timestep)"
     if TOKEN_TIMESTEPS in step_names:
         known.add(TOKEN_TIMESTEPS)
         told_tokens = f"model_output, timestep, sample, {TOKEN_TIMESTEPS}, <generator>"
@@ -1001,11 +1022,13 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
     optional: dict[str, Any] = {each.__name__: each for each in (scale_model_input, *noising)}
     if description.has_velocity:
         optional["get_velocity"] = get_velocity
-    base: type[DropIn] = OrderedDropIn
-    if description.is_stateless:
-        base = CountedDropIn if "_step_index" in inspect.getsource(original.step) else StatelessDropIn
     source, later, fixed = inspect.getsource(original), _later_source(original), _fixed_keys(original)
     kept = {name: name.removeprefix("_") for name in re.findall(r"self\.(\w+)", later) if name.removeprefix("_") in fixed}
+    doubled = [
+        name
+        for name in inspect.signature(original).parameters
+        if {f"self.{name}", f"self.config.{name}"} <= {*re.findall(r"self\.[\w.]+", later)}
+    ]
     called = [name for name in re.findall(r"self\.(\w+)\(", later) if hasattr(original, name) and not hasattr(base, name)]
     has_sigmas = "self.sigmas" in source
     spans_by_count = (
@@ -1016,7 +1039,9 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
         if hasattr(original, name):
             looking_up = inspect.getsource(getattr(original, name))
     # The attributes that steps read besides the kept tensors. After planning, noise levels don't follow the signal variances.
-    tables = ("timesteps", "sigmas", "_shift") if has_sigmas else ("alphas_cumprod", *ENDS, "num_inference_steps")
+    tables = ["timesteps", "sigmas", "_shift"] if has_sigmas else ["alphas_cumprod", *ENDS]
+    if not (has_sigmas or spans_by_count):
+        tables.append("timesteps")
     ours = parts(description)
     members = {
         "__doc__": f"``diffusers.{description.class_name}``, computed by the library.",
@@ -1029,15 +1054,17 @@ def make_class(original: type[Any], description: Description, module: str) -> ty
         "_original": original,
         "_steps_unplanned": "self.timesteps =" in inspect.getsource(original.__init__)
         and "num_inference_steps is None" not in inspect.getsource(original.step),
-        "_is_sampled": description.brownian_motion is not None,
+        "_lists_end": description.lists_end,
+        "_motion": description.brownian_motion,
         "_takes_first": "> 1" not in looking_up,
         "_knows_timesteps": re.search(r"(== 0|not indices\.numel\(\)):\s+raise ", looking_up) is not None,
         "_counter": description.attributes.age or "",
         "_history": description.attributes.history or "",
-        "_watched": ("_internal_dict", *tables, *(() if has_sigmas or spans_by_count else ("timesteps",)), *kept),
+        "_watched": ("_internal_dict", "num_inference_steps", *tables, *kept, *doubled),
         "_fixed": fixed,
         "_kept": kept,
         "_parts": {**dict.fromkeys(called), **ours},
+        "_doubled": doubled,
         "_has_sigmas": has_sigmas,
         "_takes_counted_lists": "!= num_inference_steps" in inspect.getsource(original.set_timesteps),
         "_needs_count": all(each.default is each.empty for each in planning if each.name == "num_inference_steps"),

@@ -48,25 +48,25 @@ class StepRow:
     """A row of a plan, and its effects on the caller's tensors."""
 
     __slots__ = (
-        *("row", "prepared", "draws", "reads", "sources", "depth", "newest"),
-        *("stores", "targets", "drops", "keeps", "changes", "is_push", "is_plain", "on_devices"),
+        *("row", "prepared", "quick", "draws", "is_weighted", "reads", "sources"),
+        *("stores", "targets", "drops", "keeps", "is_push", "on_devices"),
     )
 
     def __init__(self, row: Row) -> None:
         self.row = row
-        self.prepared: Any = None
-        """A reference to the prepared row; None before the first step by the library."""
+        self.prepared: PreparedRow | None = None
+        """The row as the library takes it; None before the first step by the library."""
+        self.quick: tuple[Any, ...] | None = None
+        """What ``QuickStep`` reads: the address of the prepared row, and the members that a step needs."""
         self.draws: int = row.n_noise_draws
         """The number of tensors of noise that the step draws."""
-        self.reads: Sequence[int] = row.read
+        self.is_weighted = False
+        """Whether the row takes a weighted sum of the model's outputs."""
+        self.reads: list[int] = row.read
         """The slots that the row reads, in the order of summation."""
-        self.sources: Sequence[tuple[str, int | None]] = ()
+        self.sources: list[tuple[str, int | None]] = []
         """For each slot in `reads`, the attribute that holds its tensor, and the index if the attribute is a list."""
-        self.depth: int | None = None
-        """The number of slots in `reads`, if these are exactly the newest elements of the history; else None."""
-        self.newest: slice | None = None
-        """The slice of the history with these elements; None if there are none."""
-        self.stores: Sequence[int] = [row.stores[place].slot for place in range(row.n_stores)]
+        self.stores: list[int] = [row.stores[place].slot for place in range(row.n_stores)]
         """The slots that the row stores."""
         self.targets: Sequence[tuple[str, int | None]] = ()
         """For each slot in `stores`, the attribute that receives its tensor. With an index, the tensor is appended to a list."""
@@ -76,19 +76,16 @@ class StepRow:
         """The attributes that hold the step's own sample afterwards. The row doesn't store it."""
         self.is_push = False
         """Whether the step only appends one tensor to the history, and counts it."""
-        self.is_plain = False
-        """Whether the step takes the model output and the sample as they are, and needs neither noise nor a copy of the sample."""
-        self.changes = False
-        """Whether the step changes any attribute."""
         self.on_devices: dict[Any, Any] = {}
         """The row as a record for the kernels, and the record's features, by device."""
 
-    def prepare(self, plan: Plan) -> Any:
+    def prepare(self, plan: Plan) -> PreparedRow:
         """Prepares the row for steps with the plan's clamp."""
         prepared = PreparedRow()
         check(library.ds_scheduler_prepare_row(plan.value, byref(self.row), byref(prepared)))
-        self.prepared = byref(prepared)
-        return self.prepared
+        self.prepared, parts = prepared, (self.reads, self.stores, self.sources, self.draws, self.keeps)
+        self.quick = addressof(prepared), *parts, self.is_push, self.is_weighted
+        return prepared
 
     def without_samples(self) -> list[int]:
         """Removes the stores of the unchanged sample from the row, and returns their slots."""
@@ -359,13 +356,8 @@ class Plan(Handle):
             found.keeps = [names[slot] for slot in kept]
             found.drops = [name for slot, name in enumerate(names) if slot not in (*found.stores, *kept, *later)]
         found.sources, found.targets = [place(slot) for slot in found.reads], [place(slot) for slot in found.stores]
-        depth = len(found.reads)
-        found.depth = depth if found.sources == [(history, -1 - back) for back in range(depth)] else None
-        if found.depth:
-            found.newest = slice(None, -depth - 1, -1)
-        found.is_plain = not (found.draws or found.keeps or self.output_weights)
         found.is_push = found.targets == [(history, -1)] and bool(attributes.age) and not names
-        found.changes = bool(found.stores or found.keeps or found.drops or attributes.age)
+        found.is_weighted = bool(self.output_weights)
         self.attribute_rows[index, age, is_sampled] = found
         return found
 

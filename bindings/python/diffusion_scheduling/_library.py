@@ -123,7 +123,7 @@ MAX_SLOTS, MAX_STORES, PREPARED_ROW_WORDS = 6, 2, 160
 
 
 class Tensor(ctypes.Structure):
-    """``ds_tensor``. A step assigns only `data`; the other members are set once for each shape."""
+    """``ds_tensor``."""
 
     _fields_ = [("data", c_void_p), ("element_type", c_int), ("rank", c_size_t), ("shape", POINTER(c_int64))]
 
@@ -296,14 +296,6 @@ def _load() -> ctypes.CDLL:
 library = _load()
 
 
-def unchecked(name: str) -> Callable[..., int]:
-    """The function without argument types, which saves half a microsecond per call in ctypes.
-
-    The arguments must be None or ctypes objects of the right types: ctypes would pass plain numbers as C ints.
-    """
-    return library[name]
-
-
 def message(status: int, **names: str) -> str:
     """The library's message for the last failure, with Python's names.
 
@@ -377,23 +369,3 @@ def element_types() -> set[int]:
 def tensor(address: int, element_type: int, shape: Sequence[int]) -> Tensor:
     """A ``ds_tensor`` of contiguous memory."""
     return Tensor(address, element_type, len(shape), (c_int64 * len(shape))(*shape))
-
-
-class StepTensors:
-    """The tensors of a step, complete except for their addresses.
-
-    sample_shape, element_type  of all tensors except the model output
-    model_shape, model_type     of the model output
-    """
-
-    def __init__(self, sample_shape: Sequence[int], element_type: int, model_shape: Sequence[int], model_type: int) -> None:
-        like = tensor(0, element_type, sample_shape)
-        self.model_output = tensor(0, model_type, model_shape)
-        self.sample, self.noise, self.prev_sample, self.pred_original_sample = (
-            tensor(0, element_type, sample_shape) for _ in range(4)
-        )
-        self.views = self.model_output, self.sample, self.noise, self.prev_sample, self.pred_original_sample
-        self.e, self.x, self.z, self.y, self.p = map(byref, self.views)
-        self.slot_array, self.store_array = (Tensor * MAX_SLOTS)(*[like] * MAX_SLOTS), (Tensor * MAX_STORES)(*[like] * MAX_STORES)
-        self.slots, self.stores = list(self.slot_array), list(self.store_array)
-        """Views of the arrays' elements."""

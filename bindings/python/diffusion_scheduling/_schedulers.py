@@ -318,6 +318,8 @@ class OrderedScheduler(ArrayScheduler, Ordered):
     Only one thread at a time may use a run. Give each sampling thread a scheduler, for example a copy.
     """
 
+    _checks_timesteps = True
+
     def _set_timesteps(self, num_inference_steps: int | None, arguments: dict[str, Any]) -> None:
         super()._set_timesteps(num_inference_steps, arguments)
         self._begin_run()
@@ -486,7 +488,9 @@ def make_class(description: Description) -> type[ArrayScheduler]:
     names = description.option_names
     told = "".join(f"{each.text}\n" for each in description.options)
     when = "of the training" if description.is_stateless else "of the plan; a run may begin at any of them, and continues in order"
-    arguments = f"model_output, timestep, sample, ({''.join(f'{name}, ' for name in names)}), generator, variance_noise, out"
+    slots = ", ()" if description.is_stateless else ""
+    options = "".join(f"{name}, " for name in names)
+    taken = f"self._cache.step(self, model_output, timestep, sample, ({options}), generator, variance_noise, out{slots})"
     asked = "".join(f"{name!r}: {name}, " for name in ["timesteps", "sigmas", "mu", "sigma_schedule", *names])
     output = OUTPUTS[description.report if description.returns_report else None]
     ends = [each.name for each in description.parameters if each.key == FINAL]
@@ -508,7 +512,7 @@ def make_class(description: Description) -> type[ArrayScheduler]:
         ),
         "step": function(
             "step", step_parameters(description),
-            f"self._output._make(self._step({arguments})) if return_dict else self._step({arguments})",
+            f"self._output._make({taken}) if return_dict else {taken}",
             STEP.format(description.class_name, when, told),
             f"{output.__name__} | tuple[Array, ...]",
         ),

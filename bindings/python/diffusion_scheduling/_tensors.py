@@ -85,7 +85,7 @@ def contiguous(tensor: Tensor, dtype: torch.dtype, channels_last: bool | None = 
     """The tensor on the host, contiguous and of type `dtype`, expanded to `shape` if one is given. Copies only if needed."""
     tensor = tensor if shape is None else tensor.expand(shape)
     tensor = tensor.permute(0, 2, 3, 1) if channels_last else tensor
-    return tensor.detach().to("cpu", dtype).contiguous()
+    return tensor.detach().resolve_neg().to("cpu", dtype).contiguous()
 
 
 def result_arrays(shape: Sequence[int], dtype: torch.dtype, work: torch.dtype, out: None) -> tuple[torch.dtype, Tensor]:
@@ -153,52 +153,24 @@ def is_beyond_reach(*tensors: Tensor) -> bool:
     )
 
 
-def quick_functions(model_output: Tensor, sample: Tensor) -> tuple[Callable[..., Any], ...]:
-    """Functions for tensors like these, which the library takes without conversion.
+_EXCHANGE = getattr(Tensor, "__dlpack_c_exchange_api__", None)
+"""DLPack's functions for views of tensors; None before torch 2.10."""
 
-    ``take(model_output, sample, None)``  the addresses of both, an uninitialised tensor like the sample, and its address
-    ``make(sample)``                      another uninitialised tensor like the sample, and its address
-    ``find(tensor)``                      the address of another tensor like the sample
 
-    They raise TypeError for any other tensor.
+def quick_form(sample: Tensor) -> tuple[Any, ...] | None:
+    """The form for ``QuickStep``: tensors' type, DLPack's functions, a call that makes a tensor like a sample, and gradients' mode.
+
+    None if torch doesn't have the functions.
     """
-    shape, dtype, model_shape, model_dtype = sample.shape, sample.dtype, model_output.shape, model_output.dtype
-    needs_gradients, empty = torch.is_grad_enabled, torch.empty_like
+    if _EXCHANGE is None:
+        return None
     if sample.nbytes >= _memory.SMALLEST:
-        empty = lambda like: result_arrays(shape, dtype, dtype, None)[1]  # noqa: E731
+        return Tensor, _EXCHANGE, _empty, (sample.shape, sample.dtype), torch.is_grad_enabled
+    return Tensor, _EXCHANGE, torch.empty_like, (torch.empty_like(sample),), torch.is_grad_enabled
 
-    def take(e: Tensor, x: Tensor, out: None) -> tuple[int, int, Tensor, int]:
-        if (
-            e.dtype is model_dtype
-            and x.dtype is dtype
-            and e.shape == model_shape
-            and x.shape == shape
-            and e.is_cpu
-            and x.is_cpu
-            and e.is_contiguous()
-            and x.is_contiguous()
-            and not ((e.requires_grad or x.requires_grad) and needs_gradients())
-        ):
-            y = empty(x)
-            return e.data_ptr(), x.data_ptr(), y, y.data_ptr()
-        raise TypeError
 
-    def make(like: Tensor) -> tuple[Tensor, int]:
-        made = empty(like)
-        return made, made.data_ptr()
-
-    def find(tensor: Tensor) -> int:
-        if (
-            tensor.dtype is dtype
-            and tensor.shape == shape
-            and tensor.is_cpu
-            and tensor.is_contiguous()
-            and not (tensor.requires_grad and needs_gradients())
-        ):
-            return tensor.data_ptr()
-        raise TypeError
-
-    return take, make, find
+def _empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    return result_arrays(shape, dtype, dtype, None)[1]
 
 
 def counts_writes(value: Any) -> bool:

@@ -3,6 +3,7 @@
 """The drop-ins against diffusers' own classes. Some tests disable the originals' methods while a drop-in runs."""
 
 import copy
+import ctypes
 import inspect
 import pickle
 import sys
@@ -300,6 +301,29 @@ def test_learned_variances(name, variance_type):
         x = found
 
 
+@pytest.mark.parametrize("name", ["DDPMScheduler", "DDPMParallelScheduler", "UnCLIPScheduler"])
+def test_a_variance_type_is_assigned_to_both_or_refused(name):
+    """The originals read the configuration's value for the variance, and the attribute's to apply it."""
+    original, drop_in = make(name)
+    x, z, other = sample(), torch.randn(SHAPE), "learned_range" if name == "UnCLIPScheduler" else "fixed_large"
+    for scheduler in (original, drop_in):
+        scheduler.set_timesteps(10)
+    t = drop_in.timesteps[3]
+    before = drop_in.step(torch.tanh(x), t, x, generator=torch.Generator().manual_seed(2)).prev_sample
+    drop_in.variance_type = other
+    for _ in range(2):
+        with pytest.raises(_library.UnsupportedError, match=f"variance_type is '{other}', but must be .* like that of config"):
+            drop_in.step(torch.tanh(x), t, x)
+    drop_in.variance_type = original.variance_type
+    assert torch.equal(drop_in.step(torch.tanh(x), t, x, generator=torch.Generator().manual_seed(2)).prev_sample, before)
+    e = torch.cat([torch.tanh(x), torch.tanh(z)], 1) if other == "learned_range" else torch.tanh(x)
+    found = []
+    for scheduler in (original, drop_in):
+        scheduler.variance_type = scheduler.config.variance_type = other
+        found.append(scheduler.step(e, t, x, generator=torch.Generator().manual_seed(2)).prev_sample)
+    assert torch.allclose(*found, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name, variance_type", LEARNED)
 def test_a_missing_variance_is_told(name, variance_type):
     original, drop_in = make(name, variance_type=variance_type)
@@ -321,21 +345,26 @@ def test_a_failed_step_changes_nothing():
     assert drop_in.step_index is None
 
 
-def test_no_copy_is_made_of_tensors_on_the_host(monkeypatch):
+@pytest.mark.parametrize("version", ["plain", "quick"])
+def test_no_copy_is_made_of_tensors_on_the_host(version, monkeypatch):
     _, drop_in = make("DEISMultistepScheduler")
     drop_in.set_timesteps(6)
     x, e = sample(), torch.tanh(sample())
     expected, seen = [], []
-    take = _library.library["ds_row_step"]
+    views, take = ctypes.POINTER(_library.Tensor), _library.library["ds_row_step"]
 
     def recorded(row, e, x, *others):
-        seen.append((e._obj.data, x._obj.data))
+        seen.append(tuple(ctypes.cast(each, views)[0].data for each in (e, x)))
         return take(row, e, x, *others)
 
-    monkeypatch.setattr(_core, "_row_step", recorded)
-    monkeypatch.setattr(_library, "unchecked", lambda name: recorded)
-    # The first step takes the general path, the others the quick path.
-    for t in drop_in.timesteps[:3]:
+    arguments = [*[ctypes.c_void_p] * 5, ctypes.c_size_t, *[ctypes.c_void_p] * 3, ctypes.c_uint]
+    function = ctypes.CFUNCTYPE(ctypes.c_int, *arguments)(recorded)
+    take.argtypes = arguments
+    monkeypatch.setattr(_core.library, "ds_row_step", function)
+    monkeypatch.setattr(_core, "_ROW_STEP", ctypes.cast(function, ctypes.c_void_p).value)
+    if version == "plain":
+        monkeypatch.setattr(_core, "QuickStep", None)
+    for t in drop_in.timesteps[:4]:
         expected.append((e.data_ptr(), x.data_ptr()))
         x = drop_in.step(e, t, x).prev_sample
     assert seen == expected
@@ -712,7 +741,7 @@ def test_the_plan_by_torchs_operations_gives_the_same(name, thresholding, monkey
     arguments = {"eta": 0.5, "variance_noise": sample()} if name == "DDIMScheduler" else {}
     expected = run(drop_in, sample(), **arguments)
     monkeypatch.setattr(_drop_ins, "is_beyond_reach", lambda *tensors: True)
-    monkeypatch.setattr(_core, "_row_step", None)
+    monkeypatch.setattr(_core.library, "ds_row_step", None)
     found = run(drop_in, sample(), **arguments)
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(expected, found))
 
@@ -798,7 +827,73 @@ def test_tensors_on_the_host_stay_there_whatever_the_default_device_is(name, sha
     assert all(torch.equal(a, b) for a, b in zip(expected, found))
 
 
-# ---- The quick path of a step, for tensors of the previous step's form
+# ---- The quick version of steps, for tensors of the previous step's form
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_quick_version_of_steps_is_the_plain_one(name, dtype, monkeypatch):
+    runs = []
+    for is_quick in (True, False):
+        with monkeypatch.context() as patch:
+            if not is_quick:
+                patch.setattr(_core, "QuickStep", None)
+            _, drop_in = make(name)
+            torch.manual_seed(3)
+            runs.append((drop_in, run(drop_in, sample(dtype), 8)))
+            assert (drop_in._cache.quick is not None) == (is_quick and runs[0][1][1].dtype == dtype)
+    (quick, samples), (plain, expected) = runs
+    assert all(torch.equal(a, b) for a, b in zip(samples, expected))
+    held = vars(quick)
+    assert all(are_equal(held[name], value) for name, value in vars(plain).items() if isinstance(value, (torch.Tensor, int, list)))
+
+
+def are_equal(a, b):
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
+    return len(a) == len(b) and all(map(are_equal, a, b)) if isinstance(a, list) else a == b
+
+
+def test_the_quick_version_takes_the_usual_steps(monkeypatch):
+    for name in ("DEISMultistepScheduler", "DDIMScheduler", "EulerAncestralDiscreteScheduler", "UniPCMultistepScheduler"):
+        _, drop_in = make(name)
+        expected = run(drop_in, sample(), 8)
+        drop_in.set_timesteps(8)
+        taken = []
+        general = type(drop_in)._general_run
+
+        def counted(self, *arguments):
+            taken.append(self.__class__.__name__)
+            return general(self, *arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(type(drop_in), "_general_run", counted)
+            for t, before, after in zip(drop_in.timesteps, expected, expected[1:]):
+                step(drop_in, before, t)
+        assert len(taken) == 1
+
+
+@pytest.mark.parametrize("attribute", ["config", "timesteps", "table"])
+def test_the_quick_version_sees_changes(attribute):
+    """The steps after a change are those of a scheduler that is changed before its first step."""
+    found = []
+    for steps_before in (0, 3):
+        _, drop_in = make("DDIMScheduler")
+        drop_in.set_timesteps(10)
+        x = sample()
+        for t in drop_in.timesteps[:steps_before]:
+            step(drop_in, x, t)
+        if attribute == "config":
+            drop_in.config.prediction_type = "v_prediction"
+        elif attribute == "timesteps":
+            drop_in.num_inference_steps = 20
+        else:
+            drop_in.alphas_cumprod.mul_(0.5)
+        found.append(step(drop_in, x, 501)[0])
+    assert torch.equal(*found)
+    _, drop_in = make("DDIMScheduler")
+    drop_in.set_timesteps(10)
+    assert not torch.equal(found[0], step(drop_in, x, 501)[0])
 
 
 @pytest.mark.parametrize("name", ALL)
