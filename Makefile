@@ -16,6 +16,12 @@ ONNX = onnx==1.23.2
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 
+# The C module of the Python package, and the headers that it needs.
+PYTHON_PACKAGE = bindings/python/diffusion_scheduling
+QUICK = $(PYTHON_PACKAGE)/_quick.abi3.so
+PYTHON_INCLUDE = $(shell python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')
+PYTHON_HEADERS = $(if $(wildcard $(PYTHON_INCLUDE)/Python.h),,python3-dev)
+
 .PHONY: help deps variant-deps install-tool install-library format check-format check-docs check-folders check-nesting docs docs-pictures demo server engine check-engine train tool check-tool check test sanitize variants coverage fuzz lib install genai python python-test check-wheel conformance ray rust opencl bench bench-compare bench-device goldens clean
 
 help:
@@ -228,11 +234,7 @@ genai: lib out/genai/bin/python
 	Tests/check-genai.sh $(CURDIR)/out/genai/bin/python $(CURDIR)/out/genai-pictures
 
 # The quick version of steps, for CPython's stable ABI. The package works without it.
-PYTHON_PACKAGE = bindings/python/diffusion_scheduling
-QUICK = $(PYTHON_PACKAGE)/_quick.abi3.so
-PYTHON_INCLUDE = $(shell python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')
-PYTHON_HEADERS = $(if $(wildcard $(PYTHON_INCLUDE)/Python.h),,python3-dev)
-check python coverage bench-compare: PACKAGES += $(PYTHON_HEADERS)
+check python: PACKAGES += $(PYTHON_HEADERS)
 $(QUICK): bindings/python/quick.c $(HEADER) | deps
 	$(CC) -std=c17 -O2 -Wall -Wextra -Werror -fPIC -shared -fvisibility=hidden -s -I $(dir $(HEADER)) -I $(PYTHON_INCLUDE) $< -o $@
 
@@ -373,5 +375,6 @@ out/python/bin/twine: | out/python/bin/auditwheel
 clean:
 	rm -rf out .build .build-* Examples/*/.build Tool/.build benchmarks/.build
 	rm -rf bindings/rust/Cargo.lock bindings/rust/target
-	rm -rf $(PYTHON_PACKAGE)/lib $(PYTHON_PACKAGE)/include $(PYTHON_PACKAGE)/*.pyi bindings/python/.*_cache
+	rm -rf $(PYTHON_PACKAGE)/lib $(PYTHON_PACKAGE)/include $(QUICK) bindings/python/.*_cache
+	rm -f $(PYTHON_PACKAGE)/diffusers.pyi $(PYTHON_PACKAGE)/schedulers.pyi
 	find bindings/python docs Examples Tests -name __pycache__ -prune -exec rm -rf {} +

@@ -6,7 +6,8 @@
 #
 # quick  the C core under four sanitizers and for aarch64, the Swift tests under the address and undefined behaviour sanitizers
 # full   also, with random seeds: the Swift tests under the thread sanitizer, and optimised in each instruction set and with 1, 2, 3
-#        and 7 threads; seven times as many random configurations; the Python tests; the C core under valgrind
+#        and 7 threads; seven times as many random configurations; the Python tests, those of its C module also under sanitizers; the C
+#        core under valgrind
 #
 # Prints a line per check; ends with the number of failures, and fails if there are any. SWIFT names another Swift.
 # Checks that need no special build are in Tests/check-c.sh and Tests/check-c-abi.sh: warnings, symbols, compilers, runtimes, the
@@ -120,6 +121,21 @@ if [ "$mode" = full ]; then
         env DIFFUSION_SCHEDULING_TEST_DRAWS=7 "${layer[@]:0:${#layer[@]}-1}" "Random(Invalid)?ConfigurationTests"
 fi
 
-if [ "$mode" = full ]; then check "Python: drawn seeds" make -C "$root" python-test; fi
+if [ "$mode" = full ]; then
+    check "Python: drawn seeds" make -C "$root" python-test
+    # quick_steps: the tests of the quick version of steps, in a copy of the package with an instrumented module.
+    quick_steps() (
+        cp -r "$root/bindings/python/diffusion_scheduling" "$root/bindings/python/tests" "$work" || return
+        gcc -std=c17 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fPIC -shared \
+            -I"$root/Sources/CDiffusionScheduling/include" \
+            -I"$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')" "$root/bindings/python/quick.c" \
+            -o "$work/diffusion_scheduling/_quick.abi3.so" || return
+        cd "$work"
+        # Python's own allocator hides freed memory from the sanitizer, and Python never frees some of its memory.
+        LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
+            PYTHONMALLOC=malloc PYTHONPATH=$work "$root/out/python/bin/python" -m pytest -p no:cacheprovider tests/test_quick.py
+    )
+    check "Python: quick steps under address and undefined behaviour sanitizers" quick_steps
+fi
 
 finish "check-variants $mode"

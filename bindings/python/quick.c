@@ -33,9 +33,12 @@
     USE(_step)          \
     USE(_step_index)    \
     USE(_version)       \
+    USE(attribute_row)  \
     USE(attribute_rows) \
+    USE(prepare)        \
     USE(quick)          \
-    USE(requires_grad)
+    USE(requires_grad)  \
+    USE(row_at)
 #define DECLARE(name) static PyObject *name_##name;
 NAMES(DECLARE)
 
@@ -162,8 +165,8 @@ typedef struct {
     const QuickStep *quick;
     /* The arguments; None if left out. */
     PyObject *scheduler, *model_output, *timestep, *sample, *options, *generator, *noise, *out;
-    PyObject *state, *plan, *row,
-        *row_parts;                /* the scheduler's attributes, the plan and the row of the step, and the row's parts */
+    /* The scheduler's attributes, the plan and the row of the step, and what StepRow.quick has. */
+    PyObject *state, *plan, *row, *row_parts;
     PyObject *slots[DS_MAX_SLOTS]; /* the tensors that the row reads */
     int n_slots;
     bool records_gradients;
@@ -205,15 +208,19 @@ static PyObject *end(Call *call, PyObject *result) {
 
 /* ---- Rows */
 
-/* What StepRow.quick has. */
+/* The order in StepRow.quick. */
 typedef enum { ADDRESS, READS, STORES, SOURCES, DRAWS, KEEPS, IS_PUSH, IS_WEIGHTED } RowPart;
 
 static PyObject *row_part(const Call *call, RowPart part) { return PyTuple_GetItem(call->row_parts, part); }
 
-/* Makes `row` the row of a call's step. Returns false unless the library has taken a step by this row before. */
+/* Makes `row` the row of a call's step, and prepares it if there is a plan. */
 static bool adopt_row(Call *call, PyObject *row) {
     call->row = hold(call, Py_XNewRef(row));
     call->row_parts = attribute(call, call->row, name_quick);
+    if (call->row_parts == Py_None && call->plan) {
+        hold(call, PyObject_CallMethodObjArgs(row, name_prepare, call->plan, NULL));
+        call->row_parts = attribute(call, call->row, name_quick);
+    }
     return call->row_parts && call->row_parts != Py_None;
 }
 
@@ -267,8 +274,8 @@ static int run(Call *call) {
         if (!answer) return 0;
         call->records_gradients = answer == Py_True;
     }
-    if (!find_input(call, call->model_output, &self->model_output, &e) || !find_input(call, call->sample, &self->sample, &x))
-        return 0;
+    if (!find_input(call, call->model_output, &self->model_output, &e)) return 0;
+    if (!find_input(call, call->sample, &self->sample, &x)) return 0;
     if (call->noise != Py_None && !find_input(call, call->noise, &self->sample, &z)) return 0;
     for (int i = 0; n_reads && i < DS_MAX_SLOTS; i++) slots[i] = x; // The library looks at no slot that the row doesn't read.
     for (int i = 0; i < n_reads; i++) {
@@ -306,10 +313,9 @@ static bool run_or_convert(Call *call) {
     for (int i = 0; slots && i < call->n_slots; i++) {
         if (PyList_Append(slots, call->slots[i])) return false;
     }
-    PyObject *pair =
-        slots ? hold(call, PyObject_CallMethodObjArgs(call->scheduler, name__general_run, call->plan, call->row, call->model_output,
-                                                      call->sample, call->noise, slots, call->out, NULL))
-              : NULL;
+    if (!slots) return false;
+    PyObject *pair = hold(call, PyObject_CallMethodObjArgs(call->scheduler, name__general_run, call->plan, call->row,
+                                                           call->model_output, call->sample, call->noise, slots, call->out, NULL));
     if (!pair) return false;
     call->results = PyTuple_GetItem(pair, 0);
     call->stored = PyTuple_GetItem(pair, 1);
@@ -389,9 +395,12 @@ static PyObject *row_in_order(Call *call, PyObject *index) {
     const QuickStep *self = call->quick;
     PyObject *age = self->counter == Py_None ? hold(call, PyObject_CallMethodObjArgs(call->scheduler, name__age, call->plan, NULL))
                                              : own(call, self->counter);
+    if (number(age) > number(index)) age = index;
     PyObject *key = age ? hold(call, PyTuple_Pack(3, index, age, self->is_sampled)) : NULL;
     PyObject *rows = call->plan == self->plan ? self->rows : attribute(call, call->plan, name_attribute_rows);
-    return key && rows ? PyDict_GetItemWithError(rows, key) : NULL;
+    PyObject *row = key && rows ? PyDict_GetItemWithError(rows, key) : NULL;
+    if (!key || row || PyErr_Occurred()) return row;
+    return hold(call, PyObject_CallMethodObjArgs(call->plan, name_attribute_row, index, age, self->is_sampled, NULL));
 }
 
 /* Finds the tensors that the row reads, in the scheduler's attributes. */
@@ -474,7 +483,11 @@ static PyObject *stateless_step(PyObject *object, PyObject *const *arguments, Py
     PyObject *at = hold(&call, PyObject_CallMethodObjArgs(call.scheduler, name__number, call.timestep, NULL));
     PyObject *rows = at ? hold(&call, Py_XNewRef(PyDict_GetItemWithError(self->rows, call.options))) : NULL;
     size_t places[DS_MAX_SLOTS];
-    const bool is_known = rows && adopt_row(&call, PyDict_GetItemWithError(rows, at));
+    PyObject *row = rows ? PyDict_GetItemWithError(rows, at) : NULL;
+    if (at && !row && !PyErr_Occurred()) {
+        row = hold(&call, PyObject_CallMethodObjArgs(call.plan, name_row_at, at, call.options, NULL));
+    }
+    const bool is_known = adopt_row(&call, row);
     const int n_reads = is_known ? read_places(&call, places) : -1;
     for (; call.n_slots < n_reads; call.n_slots++) {
         call.slots[call.n_slots] = hold(&call, PySequence_GetItem(arguments[8], (Py_ssize_t)places[call.n_slots]));
@@ -513,17 +526,18 @@ static PyObject *run_row(PyObject *object, PyObject *const *arguments, Py_ssize_
 
 /* ---- The type */
 
-PyDoc_STRVAR(quick_step_text,
-             "QuickStep(plan, rows, timesteps, watched, seen, counted, unset, plans, order, form, keep, make_error, has_report,\n"
-             "max_threads, row_step, model_output, sample, /)\n--\n\n"
-             "Steps with a plan, and tensors like `model_output` and `sample`.\n\n"
-             "order  (counter, history, is_sampled, lists_end, checks_timesteps)\n"
-             "form   (tensor_type, exchange, make, make_arguments, records_gradients)\n\n"
-             "Raises TypeError for tensors that the library doesn't take as they are.");
+PyDoc_STRVAR(
+    quick_step_text,
+    "QuickStep(plan, rows, timesteps, watched, seen, counted, unset, plans, order, form, keep, make_error, has_report,\n"
+    "max_threads, row_step, model_output, sample, /)\n--\n\n"
+    "Steps with a plan, and tensors like `model_output` and `sample`.\n\n"
+    "order  (counter, history, is_sampled, lists_end, checks_timesteps)\n"
+    "form   (tensor_type, exchange, make, make_arguments, records_gradients)\n\n"
+    "Raises ValueError for tensors that the library doesn't take as they are, or whose views are of another version of DLPack.");
 
-static PyObject *refuse(QuickStep *self, const char *reason) {
+static PyObject *refuse(QuickStep *self, PyObject *exception, const char *reason) {
     PyErr_Clear();
-    PyErr_SetString(PyExc_TypeError, reason);
+    PyErr_SetString(exception, reason);
     Py_DECREF(self);
     return NULL;
 }
@@ -543,21 +557,22 @@ static PyObject *quick_step_new(PyTypeObject *type, PyObject *arguments, PyObjec
             &self->counter, &self->history, &self->is_sampled, &self->lists_end, &self->checks_timesteps, &PyType_Type,
             &self->tensor_type, &exchange, &self->make, &PyTuple_Type, &self->make_arguments, &self->records_gradients, //
             &self->keep, &self->make_error, &self->has_report, &max_threads, &PyLong_Type, &row_step, &model_output, &sample)) {
-        return refuse(self, "an argument has the wrong type, or their number isn't 17");
+        return refuse(self, PyExc_TypeError, "an argument has the wrong type, or their number isn't 17");
     }
     // The memory of a ctypes number never moves.
-    if (PyObject_GetBuffer(max_threads, &memory, PyBUF_SIMPLE)) return refuse(self, "max_threads has no memory");
+    if (PyObject_GetBuffer(max_threads, &memory, PyBUF_SIMPLE)) return refuse(self, PyExc_TypeError, "max_threads has no memory");
     self->max_threads = memory.buf;
     PyBuffer_Release(&memory);
     *(void **)&self->row_step = PyLong_AsVoidPtr(row_step);
     self->exchange = exchange == Py_None ? NULL : PyCapsule_GetPointer(exchange, "dlpack_exchange_api");
     if (PyErr_Occurred() || (self->exchange && (self->exchange->major != 1 || !self->exchange->view))) {
-        return refuse(self, "exchange isn't DLPack's, version 1, with views");
+        return refuse(self, PyExc_ValueError, "exchange isn't DLPack's, version 1, with views");
     }
-    if (PyTuple_Size(self->watched) != PyTuple_Size(self->seen)) return refuse(self, "watched and seen differ in length");
+    if (PyTuple_Size(self->watched) != PyTuple_Size(self->seen))
+        return refuse(self, PyExc_TypeError, "watched and seen differ in length");
     if (!read_tensor(self, model_output, false, &self->model_output, &data) ||
         !read_tensor(self, sample, false, &self->sample, &data)) {
-        return refuse(self, "the library doesn't take model_output or sample as it is");
+        return refuse(self, PyExc_ValueError, "the library doesn't take model_output or sample as it is");
     }
     int64_t count = 1;
     for (size_t axis = 0; axis < self->sample.rank; axis++) count *= self->sample.shape[axis];

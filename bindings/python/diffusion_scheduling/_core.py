@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from ctypes import byref, c_uint, c_void_p, cast
-from operator import itemgetter
 from typing import Any, ClassVar
 
 from . import _library
@@ -57,8 +56,6 @@ class Cache:
     """The names of the watched attributes that the scheduler has."""
     seen: tuple[Any, ...] = ()
     """Their values at the time of planning."""
-    look: Callable[[dict[str, Any]], tuple[Any, ...]] = staticmethod(lambda state: (None,))
-    """Reads them."""
     counted: tuple[tuple[Any, int], ...] = ()
     """The values in `seen` that count the writes to them, with their counts at that time."""
 
@@ -102,15 +99,12 @@ class Core:
 
     def _current(self) -> Plan:
         """The plan of the present attributes. Makes a new one if they have changed."""
-        cache = self._cache
+        cache, state = self._cache, self.__dict__
         try:
             # Tuples compare identical objects as equal. Comparing two tables of several numbers raises an error.
-            if cache.look(self.__dict__) == cache.seen:
-                for watched, version in cache.counted:
-                    if watched._version != version:
-                        break
-                else:
-                    return self._plan
+            is_seen = bool(cache.watched) and tuple(state[name] for name in cache.watched) == cache.seen
+            if is_seen and all(each._version == version for each, version in cache.counted):
+                return self._plan
         except (KeyError, RuntimeError, TypeError, ValueError):
             pass
         self._renew()
@@ -119,8 +113,7 @@ class Core:
     def _look(self) -> None:
         """Remembers the attributes for which the plan has been made."""
         cache, names = self._cache, [name for name in self._watched if name in self.__dict__]
-        cache.watched, cache.look = tuple(names), itemgetter(*names)
-        cache.seen = tuple(self.__dict__[name] for name in names)
+        cache.watched, cache.seen = tuple(names), tuple(self.__dict__[name] for name in names)
         cache.counted = tuple((each, each._version) for each in cache.seen if self._tensors.counts_writes(each))
 
     def _renew(self) -> None:
@@ -251,7 +244,7 @@ class Core:
                 cache.counted, self._unset, cache.plans, self._quick_order(), form, self._tensors.kept, _library.error,
                 self.description.returns_report, self._threads, _ROW_STEP, model_output, sample,
             )  # fmt: skip
-        except TypeError:
+        except ValueError:  # The tensors are of a derived class, for example.
             return
         cache.step = cache.quick.stateless_step if is_stateless else cache.quick.ordered_step
 

@@ -14,6 +14,7 @@ diffusers = pytest.importorskip("diffusers")
 
 import diffusion_scheduling.diffusers as drop_ins  # noqa: E402
 from conformance.originals import disabled  # noqa: E402
+from diffusion_scheduling import _core  # noqa: E402
 from diffusion_scheduling._description import DESCRIPTIONS  # noqa: E402
 from diffusion_scheduling.operators import Plan  # noqa: E402
 
@@ -222,3 +223,26 @@ def test_numpy_s_correction_is_that_of_average_norms():
     measured = original.step_correct(e, x, generator=torch.Generator().manual_seed(3)).prev_sample
     average = scheduler.step(e.numpy(), t, x.numpy(), variance_noise=z.numpy()).prev_sample
     assert np.allclose(measured.numpy(), average, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_configuration_is_planned_once(name, monkeypatch):
+    renewed, scheduler = [], getattr(drop_ins, name)()
+    renew = type(scheduler)._renew
+    monkeypatch.setattr(type(scheduler), "_renew", lambda self: renewed.append(self) or renew(self))
+    for _ in range(2):
+        RUNS[name](scheduler, 4, torch.Generator().manual_seed(0), torch.ones(SHAPE), lambda scheduler: scheduler)
+    assert len(renewed) == 1
+    scheduler.config.sigma_max = 9.0
+    RUNS[name](scheduler, 4, torch.Generator().manual_seed(0), torch.ones(SHAPE), lambda scheduler: scheduler)
+    assert len(renewed) == 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_quick_version_of_rows_is_the_plain_one(name, monkeypatch):
+    runs = []
+    for quick in (_core.QuickStep, None):
+        monkeypatch.setattr(_core, "QuickStep", quick)
+        generator = torch.Generator().manual_seed(3)
+        runs.append(RUNS[name](getattr(drop_ins, name)(), 5, generator, 9 * torch.ones(SHAPE), lambda scheduler: scheduler))
+    assert all(torch.equal(a, b) for a, b in zip(*runs))
