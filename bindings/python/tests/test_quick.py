@@ -42,6 +42,19 @@ def overlapping(x):
 
 
 @pytest.fixture
+def versions(monkeypatch):
+    """Called, it yields True, then False while steps take the plain version."""
+
+    def each():
+        yield True
+        with monkeypatch.context() as patch:
+            patch.setattr(_core, "QuickStep", None)
+            yield False
+
+    return each
+
+
+@pytest.fixture
 def general_runs(monkeypatch):
     """The classes whose `_general_run` has been called, one for each call."""
     taken, general = [], _core.Core._general_run
@@ -55,21 +68,18 @@ def general_runs(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
-def test_all_classes_give_the_same_as_the_plain_version(cls, dtype, x, monkeypatch):
+def test_all_classes_give_the_same_as_the_plain_version(cls, dtype, x, versions):
     runs = []
-    for is_quick in (True, False):
-        with monkeypatch.context() as patch:
-            if not is_quick:
-                patch.setattr(_core, "QuickStep", None)
-            scheduler, found = cls(), []
-            scheduler.set_timesteps(7)
-            sample = x.astype(dtype)
-            for t in scheduler.timesteps:
-                results = step(scheduler, sample, t)
-                found.append((results, {name: list(v) if isinstance(v, list) else v for name, v in states(scheduler).items()}))
-                sample = results[0].astype(dtype)
-            runs.append(found)
-            assert is_quick or scheduler._cache.quick is None
+    for is_quick in versions():
+        scheduler, found = cls(), []
+        scheduler.set_timesteps(7)
+        sample = x.astype(dtype)
+        for t in scheduler.timesteps:
+            results = step(scheduler, sample, t)
+            found.append((results, {name: list(v) if isinstance(v, list) else v for name, v in states(scheduler).items()}))
+            sample = results[0].astype(dtype)
+        runs.append(found)
+        assert is_quick or scheduler._cache.quick is None
     for (results, state), (expected, expected_state) in zip(*runs):
         assert are_equal(results, expected)
         assert state.keys() == expected_state.keys() and all(are_equal(state[name], expected_state[name]) for name in state)
@@ -124,18 +134,15 @@ def test_read_only_arrays_are_read_but_never_written(x, general_runs):
 
 
 @pytest.mark.parametrize("index, age", [(0, 2), (1, 2), (4, 0), (4, 1)])
-def test_the_index_and_the_age_of_a_run_may_be_assigned(index, age, x, monkeypatch):
+def test_the_index_and_the_age_of_a_run_may_be_assigned(index, age, x, versions):
     """Pipelines with a queue of samples assign them before each step."""
     found = []
-    for is_quick in (True, False):
-        with monkeypatch.context() as patch:
-            if not is_quick:
-                patch.setattr(_core, "QuickStep", None)
-            scheduler = DEISMultistepScheduler(solver_order=3)
-            loop(scheduler, x, 9)
-            scheduler._step_index, scheduler.lower_order_nums = index, age
-            found.append(step(scheduler, x, scheduler.timesteps[index])[0])
-            found.append(step(scheduler, x, scheduler.timesteps[index + 1])[0])
+    for _ in versions():
+        scheduler = DEISMultistepScheduler(solver_order=3)
+        loop(scheduler, x, 9)
+        scheduler._step_index, scheduler.lower_order_nums = index, age
+        found.append(step(scheduler, x, scheduler.timesteps[index])[0])
+        found.append(step(scheduler, x, scheduler.timesteps[index + 1])[0])
     assert np.array_equal(found[0], found[2]) and np.array_equal(found[1], found[3])
 
 
@@ -246,17 +253,14 @@ def quick_arguments(scheduler, model_output, sample):
     )  # fmt: skip
 
 
-def test_a_status_is_the_library_s_error(x, monkeypatch):
+def test_a_status_is_the_library_s_error(x, versions):
     errors = []
     first, second = overlapping(x)
-    for is_quick in (True, False):
-        with monkeypatch.context() as patch:
-            if not is_quick:
-                patch.setattr(_core, "QuickStep", None)
-            scheduler = DDIMScheduler()
-            scheduler.set_timesteps(5)
-            scheduler.step(x, 601, x)
-            with pytest.raises(ds.InvalidValueError) as refused:
-                scheduler.step(x, 601, first, out=second)
-            errors.append(refused.value)
+    for _ in versions():
+        scheduler = DDIMScheduler()
+        scheduler.set_timesteps(5)
+        scheduler.step(x, 601, x)
+        with pytest.raises(ds.InvalidValueError) as refused:
+            scheduler.step(x, 601, first, out=second)
+        errors.append(refused.value)
     assert str(errors[0]) == str(errors[1]) and errors[0].status == errors[1].status
