@@ -208,7 +208,7 @@ static PyObject *end(Call *call, PyObject *result) {
 
 /* ---- Rows */
 
-/* The order in StepRow.quick. */
+/* The order in StepRow.quick, which ends with the owner of the memory at the address. */
 typedef enum { ADDRESS, READS, STORES, SOURCES, DRAWS, KEEPS, IS_PUSH, IS_WEIGHTED } RowPart;
 
 static PyObject *row_part(const Call *call, RowPart part) { return PyTuple_GetItem(call->row_parts, part); }

@@ -57,7 +57,7 @@ class StepRow:
         self.prepared: PreparedRow | None = None
         """The row as the library takes it; None before the first step by the library."""
         self.quick: tuple[Any, ...] | None = None
-        """What ``QuickStep`` reads: the address of the prepared row, and the members that a step needs."""
+        """What ``QuickStep`` reads: the prepared row's address, the members that a step needs, and the owner of that memory."""
         self.draws: int = row.n_noise_draws
         """The number of tensors of noise that the step draws."""
         self.is_weighted = False
@@ -83,8 +83,9 @@ class StepRow:
         """Prepares the row for steps with the plan's clamp."""
         prepared = PreparedRow()
         check(library.ds_scheduler_prepare_row(plan.value, byref(self.row), byref(prepared)))
-        self.prepared, parts = prepared, (self.reads, self.stores, self.sources, self.draws, self.keeps)
-        self.quick = addressof(prepared), *parts, self.is_push, self.is_weighted
+        parts = self.reads, self.stores, self.sources, self.draws, self.keeps, self.is_push, self.is_weighted
+        # Several threads may prepare the row at once, so the tuple itself keeps its memory alive.
+        self.prepared, self.quick = prepared, (addressof(prepared), *parts, prepared)
         return prepared
 
     def without_samples(self) -> list[int]:

@@ -3,6 +3,7 @@
 """The quick version of steps, in C, against the plain one."""
 
 import sys
+import threading
 
 import diffusion_scheduling as ds
 import numpy as np
@@ -194,6 +195,38 @@ def test_an_interruption_is_not_taken_for_an_answer(x):
         step(scheduler, samples[3], Interrupting())
     assert scheduler.step_index == 3
     assert np.array_equal(step(scheduler, samples[3], scheduler.timesteps[3])[0], samples[4])
+
+
+def test_threads_may_take_the_first_steps_of_a_plan(x):
+    """Each of them may make and prepare the same rows at the same time."""
+    timesteps, e = [int(t) for t in np.linspace(990, 10, 12)], np.tanh(x)
+    model = DDIMScheduler()
+    model.set_timesteps(12)
+    expected = [model.step(e, t, x)[0] for t in timesteps]
+    faults = []
+
+    def work(scheduler, shift):
+        for place in range(len(timesteps)):
+            index = (place + shift) % len(timesteps)
+            if not np.array_equal(scheduler.step(e, timesteps[index], x)[0], expected[index]):
+                faults.append(timesteps[index])
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(10):
+            scheduler = DDIMScheduler()
+            scheduler.set_timesteps(12)
+            scheduler._plan.rows_at.clear()  # Equal plans are shared, and have their rows already.
+            scheduler.step(e, 999, x)  # Prepares the quick steps.
+            threads = [threading.Thread(target=work, args=(scheduler, shift % 2)) for shift in range(6)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not faults
 
 
 def test_a_run_that_has_ended_is_told(x):
