@@ -154,7 +154,7 @@ def is_beyond_reach(*tensors: Tensor) -> bool:
 
 
 _EXCHANGE = getattr(Tensor, "__dlpack_c_exchange_api__", None)
-"""DLPack's functions for views of tensors; None before torch 2.10."""
+"""DLPack's functions for views of tensors; None if torch doesn't have them yet."""
 
 
 def quick_form(sample: Tensor) -> tuple[Any, ...] | None:

@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch")
 import diffusion_scheduling as ds  # noqa: E402
 import diffusion_scheduling.diffusers as drop_ins  # noqa: E402
 from conformance.originals import disabled  # noqa: E402
-from diffusion_scheduling import _core, _drop_ins, _library, _memory  # noqa: E402
+from diffusion_scheduling import _core, _drop_ins, _library, _memory, _tensors  # noqa: E402
 from diffusion_scheduling._description import DESCRIPTIONS  # noqa: E402
 from people import HIGHEST_ORDER, begin_at_first_stages, replace_trees, take_step  # noqa: E402
 
@@ -871,6 +871,13 @@ def test_the_quick_version_takes_the_usual_steps(monkeypatch):
             for t, before, after in zip(drop_in.timesteps, expected, expected[1:]):
                 step(drop_in, before, t)
         assert len(taken) == 1
+
+
+def test_a_torch_without_views_of_tensors_has_no_quick_version(monkeypatch):
+    _, drop_in = make("DEISMultistepScheduler")
+    expected = run(drop_in, sample())
+    monkeypatch.setattr(_tensors, "_EXCHANGE", None)
+    assert all(torch.equal(a, b) for a, b in zip(run(drop_in, sample()), expected)) and drop_in._cache.quick is None
 
 
 @pytest.mark.parametrize("attribute", ["config", "timesteps", "table"])
