@@ -78,7 +78,8 @@ def test_all_classes_give_the_same_as_the_plain_version(cls, dtype, x, versions)
         for t in scheduler.timesteps:
             results = step(scheduler, sample, t)
             found.append((results, {name: list(v) if isinstance(v, list) else v for name, v in states(scheduler).items()}))
-            sample = results[0].astype(dtype)
+            with np.errstate(over="ignore"):  # Score SDE's levels are beyond float16.
+                sample = results[0].astype(dtype)
         runs.append(found)
         assert is_quick or scheduler._cache.quick is None
     for (results, state), (expected, expected_state) in zip(*runs):
