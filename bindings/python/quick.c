@@ -576,6 +576,8 @@ static PyObject *quick_step_new(PyTypeObject *type, PyObject *arguments, PyObjec
     }
     int64_t count = 1;
     for (size_t axis = 0; axis < self->sample.rank; axis++) count *= self->sample.shape[axis];
+    // A view doesn't tell a pending negation, as of x.conj().imag. Only with one element is such a tensor in C order.
+    if (self->exchange && count == 1) return refuse(self, PyExc_ValueError, "the tensors have one element");
     self->is_large = count >= 4096;
     return (PyObject *)self;
 }

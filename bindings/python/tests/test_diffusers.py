@@ -873,6 +873,15 @@ def test_the_quick_version_takes_the_usual_steps(monkeypatch):
         assert len(taken) == 1
 
 
+def test_a_pending_negation_of_a_single_element_is_seen():
+    _, drop_in = make("DDIMScheduler")
+    drop_in.set_timesteps(5)
+    x = torch.tensor([[3.0 + 2.0j]])
+    for _ in range(2):
+        found = drop_in.step(x.conj().imag, 601, x.imag).prev_sample
+        assert torch.equal(found, drop_in.step(torch.tensor([[-2.0]]), 601, torch.tensor([[2.0]])).prev_sample)
+
+
 def test_a_torch_without_views_of_tensors_has_no_quick_version(monkeypatch):
     _, drop_in = make("DEISMultistepScheduler")
     expected = run(drop_in, sample())
