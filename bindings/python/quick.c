@@ -3,8 +3,8 @@
 /*
  * The module diffusion_scheduling._quick: the usual step of a Python scheduler, in C.
  *
- * A step of few elements takes the library less than a tenth of a microsecond, but Python's interpreter several microseconds: it
- * compares the watched attributes, looks up the row, finds the addresses of up to nine tensors, and updates the attributes. The
+ * A step of few elements takes the library about a tenth of a microsecond, but Python's interpreter many times as long: it compares
+ * the watched attributes, looks up the row, finds the addresses of up to nine tensors, and updates the attributes. The
  * plain version of all this is in diffusion_scheduling/_core.py, which says what each attribute means. A QuickStep does the same for
  * one plan and tensors of one form. It leaves whatever is unusual to the plain version, before anything has changed.
  *
@@ -64,7 +64,7 @@ typedef struct {
     int (*view)(void *object, DLView *view); /* NULL: there are no views */
 } DLExchange;
 
-/* What a tensor must have in common with those that a QuickStep has been made for. */
+/* The element type and the shape of a QuickStep's tensors. */
 typedef struct {
     ds_element_type element_type;
     size_t rank;
@@ -86,6 +86,7 @@ typedef struct {
     PyObject *unset, *plans;
     /* The attribute that counts steps, the attribute with the list of kept tensors (None: there is none), and the end of rows' keys. */
     PyObject *counter, *history, *is_sampled;
+    int is_ordered;       /* whether steps are those of a run, in order; otherwise they may be at any timestep */
     int lists_end;        /* whether the last timestep is only the end of the run */
     int checks_timesteps; /* whether a step's timestep must be the next of the run */
 
@@ -165,9 +166,10 @@ typedef struct {
     const QuickStep *quick;
     /* The arguments; None if left out. */
     PyObject *scheduler, *model_output, *timestep, *sample, *options, *generator, *noise, *out;
-    /* The scheduler's attributes, the plan and the row of the step, and what StepRow.quick has. */
-    PyObject *state, *plan, *row, *row_parts;
-    PyObject *slots[DS_MAX_SLOTS]; /* the tensors that the row reads */
+    PyObject *state;                  /* the scheduler's attributes */
+    PyObject *plan, *row, *row_parts; /* of the step; row_parts is StepRow.quick */
+    PyObject *index;                  /* the number of the step, for steps in order */
+    PyObject *slots[DS_MAX_SLOTS];    /* the tensors that the row reads */
     int n_slots;
     bool records_gradients;
     PyObject *results, *stored; /* tuples or lists of the results, and of the tensors that the row stores */
@@ -194,7 +196,7 @@ static Py_ssize_t number(PyObject *object) { return object && PyLong_Check(objec
 /* The value of a scheduler's own attribute. */
 static PyObject *own(const Call *call, PyObject *name) { return PyDict_GetItemWithError(call->state, name); }
 
-/* Whether there is an exception such as KeyboardInterrupt, which isn't an answer to a question of ours. Clears any other. */
+/* Whether an exception must reach the caller, such as KeyboardInterrupt. Clears any other exception. */
 static bool is_interrupted(void) {
     if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_Exception)) return true;
     PyErr_Clear();
@@ -322,7 +324,7 @@ static bool run_or_convert(Call *call) {
     return call->results && call->stored;
 }
 
-/* ---- What steps need to know */
+/* ---- Parts of all steps */
 
 /* Whether the watched attributes are those for which the plan has been made. */
 static bool is_current(Call *call) {
@@ -339,7 +341,7 @@ static bool is_current(Call *call) {
     return true;
 }
 
-/* Begins a step: reads the arguments, which are the first eight, and the scheduler's attributes. */
+/* Begins a step: reads the first eight arguments, and the scheduler's attributes. */
 static bool begin(Call *call, const QuickStep *self, PyObject *const *arguments) {
     call->quick = self;
     PyObject **const targets[] = {&call->scheduler, &call->model_output, &call->timestep, &call->sample,
@@ -440,62 +442,65 @@ static bool remember(Call *call) {
     return later && PyDict_SetItem(call->state, self->counter, later) == 0;
 }
 
-PyDoc_STRVAR(ordered_step_text,
-             "ordered_step($self, scheduler, model_output, timestep, sample, options, generator, noise, out, /)\n--\n\n"
-             "Ordered._step.");
+/* Finds the row of the run's next step, and its slots. Returns false, with nothing changed, if the step is unusual. */
+static bool find_next_step(Call *call) {
+    const QuickStep *self = call->quick;
+    const int is_unset = PyObject_RichCompareBool(call->options, self->unset, Py_EQ);
+    PyObject *plan = is_unset == 1 ? self->plan : is_unset == 0 ? PyDict_GetItemWithError(self->plans, call->options) : NULL;
+    call->plan = hold(call, Py_XNewRef(plan)); // A step with other options may empty the dictionary.
+    call->index = call->plan ? hold(call, Py_XNewRef(next_index(call))) : NULL;
+    if (!call->index || !adopt_row(call, row_in_order(call, call->index))) return false;
+    return row_part(call, IS_WEIGHTED) != Py_True && find_slots(call);
+}
 
-static PyObject *ordered_step(PyObject *object, PyObject *const *arguments, Py_ssize_t n_arguments) {
+/* Counts a step that has been taken, and keeps its tensors. False: there is an exception. */
+static bool finish_in_order(Call *call) {
+    PyObject *next = hold(call, PyLong_FromSsize_t(number(call->index) + 1));
+    return next && remember(call) && PyDict_SetItem(call->state, name__step_index, next) == 0;
+}
+
+/* ---- Steps at any timestep */
+
+/* Finds the row of the step at the timestep, and its slots among the caller's. Returns false if the step is unusual. */
+static bool find_step_at_timestep(Call *call, PyObject *slots) {
+    const QuickStep *self = call->quick;
+    // The plain version refuses a generator beside a noise.
+    if (call->generator != Py_None && call->noise != Py_None) return false;
+    call->plan = self->plan;
+    PyObject *at = hold(call, PyObject_CallMethodObjArgs(call->scheduler, name__number, call->timestep, NULL));
+    PyObject *rows = at ? hold(call, Py_XNewRef(PyDict_GetItemWithError(self->rows, call->options))) : NULL;
+    PyObject *row = rows ? PyDict_GetItemWithError(rows, at) : NULL;
+    if (at && !row && !PyErr_Occurred()) {
+        row = hold(call, PyObject_CallMethodObjArgs(call->plan, name_row_at, at, call->options, NULL));
+    }
+    size_t places[DS_MAX_SLOTS];
+    const int n_reads = adopt_row(call, row) ? read_places(call, places) : -1;
+    for (; call->n_slots < n_reads; call->n_slots++) {
+        call->slots[call->n_slots] = hold(call, PySequence_GetItem(slots, (Py_ssize_t)places[call->n_slots]));
+        if (!call->slots[call->n_slots]) return false;
+    }
+    return n_reads >= 0;
+}
+
+/* ---- Steps */
+
+PyDoc_STRVAR(step_text, "step($self, scheduler, model_output, timestep, sample, options, generator, noise, out, /, *slots)\n--\n\n"
+                        "The scheduler's _step. `slots`, one argument, belongs to steps at any timestep.");
+
+static PyObject *step(PyObject *object, PyObject *const *arguments, Py_ssize_t n_arguments) {
     const QuickStep *self = (QuickStep *)object;
     Call call = {0};
-    if (!takes(n_arguments, 8)) return NULL;
-    if (!begin(&call, self, arguments)) return end_plainly(&call, arguments, n_arguments);
-    const int is_unset = PyObject_RichCompareBool(call.options, self->unset, Py_EQ);
-    PyObject *plan = is_unset == 1 ? self->plan : is_unset == 0 ? PyDict_GetItemWithError(self->plans, call.options) : NULL;
-    call.plan = hold(&call, Py_XNewRef(plan)); // A step with other options may empty the dictionary.
-    PyObject *index = call.plan ? hold(&call, Py_XNewRef(next_index(&call))) : NULL;
-    if (!index || !adopt_row(&call, row_in_order(&call, index)) || row_part(&call, IS_WEIGHTED) == Py_True || !find_slots(&call)) {
-        return end_plainly(&call, arguments, n_arguments);
-    }
+    if (!takes(n_arguments, self->is_ordered ? 8 : 9)) return NULL;
+    const bool is_usual =
+        begin(&call, self, arguments) && (self->is_ordered ? find_next_step(&call) : find_step_at_timestep(&call, arguments[8]));
+    if (!is_usual) return end_plainly(&call, arguments, n_arguments);
 
     if (!draw(&call)) return end(&call, NULL);
     if (PyObject_IsTrue(row_part(&call, KEEPS))) {
         call.sample = hold(&call, PyObject_CallFunctionObjArgs(self->keep, call.sample, NULL));
         if (!call.sample) return end(&call, NULL);
     }
-    PyObject *next = hold(&call, PyLong_FromSsize_t(number(index) + 1));
-    const bool is_taken = next && run_or_convert(&call) && remember(&call);
-    if (!is_taken || PyDict_SetItem(call.state, name__step_index, next)) return end(&call, NULL);
-    return end(&call, Py_NewRef(call.results));
-}
-
-/* ---- Steps at any timestep */
-
-PyDoc_STRVAR(stateless_step_text,
-             "stateless_step($self, scheduler, model_output, timestep, sample, options, generator, noise, out, slots, /)\n--\n\n"
-             "Stateless._step.");
-
-static PyObject *stateless_step(PyObject *object, PyObject *const *arguments, Py_ssize_t n_arguments) {
-    const QuickStep *self = (QuickStep *)object;
-    Call call = {0};
-    if (!takes(n_arguments, 9)) return NULL;
-    if (!begin(&call, self, arguments)) return end_plainly(&call, arguments, n_arguments);
-    call.plan = self->plan;
-    PyObject *at = hold(&call, PyObject_CallMethodObjArgs(call.scheduler, name__number, call.timestep, NULL));
-    PyObject *rows = at ? hold(&call, Py_XNewRef(PyDict_GetItemWithError(self->rows, call.options))) : NULL;
-    size_t places[DS_MAX_SLOTS];
-    PyObject *row = rows ? PyDict_GetItemWithError(rows, at) : NULL;
-    if (at && !row && !PyErr_Occurred()) {
-        row = hold(&call, PyObject_CallMethodObjArgs(call.plan, name_row_at, at, call.options, NULL));
-    }
-    const bool is_known = adopt_row(&call, row);
-    const int n_reads = is_known ? read_places(&call, places) : -1;
-    for (; call.n_slots < n_reads; call.n_slots++) {
-        call.slots[call.n_slots] = hold(&call, PySequence_GetItem(arguments[8], (Py_ssize_t)places[call.n_slots]));
-        if (!call.slots[call.n_slots]) return end_plainly(&call, arguments, n_arguments);
-    }
-    // The plain version refuses a generator beside a noise.
-    if (n_reads < 0 || (call.generator != Py_None && call.noise != Py_None)) return end_plainly(&call, arguments, n_arguments);
-    const bool is_taken = draw(&call) && run_or_convert(&call);
+    const bool is_taken = run_or_convert(&call) && (!self->is_ordered || finish_in_order(&call));
     return end(&call, is_taken ? Py_NewRef(call.results) : NULL);
 }
 
@@ -531,7 +536,7 @@ PyDoc_STRVAR(
     "QuickStep(plan, rows, timesteps, watched, seen, counted, unset, plans, order, form, keep, make_error, has_report,\n"
     "max_threads, row_step, model_output, sample, /)\n--\n\n"
     "Steps with a plan, and tensors like `model_output` and `sample`.\n\n"
-    "order  (counter, history, is_sampled, lists_end, checks_timesteps)\n"
+    "order  (is_ordered, counter, history, is_sampled, lists_end, checks_timesteps)\n"
     "form   (tensor_type, exchange, make, make_arguments, records_gradients)\n\n"
     "Raises ValueError for tensors that the library doesn't take as they are, or whose views are of another version of DLPack.");
 
@@ -550,13 +555,14 @@ static PyObject *quick_step_new(PyTypeObject *type, PyObject *arguments, PyObjec
     Py_buffer memory;
     void *data;
     if (keywords ||
-        !PyArg_ParseTuple(
-            arguments, "OO!O!O!O!O!OO!(OOOpp)(O!OOO!O)OOpOO!OO", //
-            &self->plan, &PyDict_Type, &self->rows, &PyList_Type, &self->timesteps, &PyTuple_Type, &self->watched, &PyTuple_Type,
-            &self->seen, &PyTuple_Type, &self->counted, &self->unset, &PyDict_Type, &self->plans, //
-            &self->counter, &self->history, &self->is_sampled, &self->lists_end, &self->checks_timesteps, &PyType_Type,
-            &self->tensor_type, &exchange, &self->make, &PyTuple_Type, &self->make_arguments, &self->records_gradients, //
-            &self->keep, &self->make_error, &self->has_report, &max_threads, &PyLong_Type, &row_step, &model_output, &sample)) {
+        !PyArg_ParseTuple(arguments, "OO!O!O!O!O!OO!(pOOOpp)(O!OOO!O)OOpOO!OO", //
+                          &self->plan, &PyDict_Type, &self->rows, &PyList_Type, &self->timesteps, &PyTuple_Type, &self->watched,
+                          &PyTuple_Type, &self->seen, &PyTuple_Type, &self->counted, &self->unset, &PyDict_Type, &self->plans, //
+                          &self->is_ordered, &self->counter, &self->history, &self->is_sampled, &self->lists_end,
+                          &self->checks_timesteps, &PyType_Type, &self->tensor_type, &exchange, &self->make, &PyTuple_Type,
+                          &self->make_arguments, &self->records_gradients, //
+                          &self->keep, &self->make_error, &self->has_report, &max_threads, &PyLong_Type, &row_step, &model_output,
+                          &sample)) {
         return refuse(self, PyExc_TypeError, "an argument has the wrong type, or their number isn't 17");
     }
     // The memory of a ctypes number never moves.
@@ -598,7 +604,7 @@ static void quick_step_dealloc(PyObject *object) {
 }
 
 #define METHOD(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, name##_text}
-static PyMethodDef quick_step_methods[] = {METHOD(ordered_step), METHOD(stateless_step), METHOD(run_row), {0}};
+static PyMethodDef quick_step_methods[] = {METHOD(step), METHOD(run_row), {0}};
 
 static PyType_Slot quick_step_slots[] = {
     {Py_tp_new, quick_step_new},         {Py_tp_dealloc, quick_step_dealloc},  {Py_tp_traverse, quick_step_traverse},

@@ -234,23 +234,23 @@ class Core:
 
         is_as_given  whether the library takes the tensors without conversion
         """
-        cache, plan, form, is_stateless = self._cache, self._plan, self._tensors.quick_form(sample), self.description.is_stateless
+        cache, plan, form, order = self._cache, self._plan, self._tensors.quick_form(sample), self._quick_order()
         cache.quick, cache.step = None, _plain_step
         if QuickStep is None or form is None or not is_as_given:
             return
         try:
             cache.quick = QuickStep(
-                plan, plan.rows_at if is_stateless else plan.attribute_rows, self._known_timesteps, cache.watched, cache.seen,
-                cache.counted, self._unset, cache.plans, self._quick_order(), form, self._tensors.kept, _library.error,
+                plan, plan.attribute_rows if order[0] else plan.rows_at, self._known_timesteps, cache.watched, cache.seen,
+                cache.counted, self._unset, cache.plans, order, form, self._tensors.kept, _library.error,
                 self.description.returns_report, self._threads, _ROW_STEP, model_output, sample,
             )  # fmt: skip
         except ValueError:  # The tensors are of a derived class, for example.
             return
-        cache.step = cache.quick.stateless_step if is_stateless else cache.quick.ordered_step
+        cache.step = cache.quick.step
 
-    def _quick_order(self) -> tuple[str | None, str | None, bool, bool, bool]:
+    def _quick_order(self) -> tuple[bool, str | None, str | None, bool, bool, bool]:
         """The order for ``QuickStep``: how it finds the next step of a run."""
-        return None, None, False, False, False
+        return False, None, None, False, False, False
 
     def _matched(self, plan: Plan, model_output: Tensor, sample: Tensor) -> Sequence[Tensor]:
         """Model output and sample, broadcast to a common shape unless the plan learns variances.
@@ -478,8 +478,8 @@ class Ordered(Core):
         self._step_index = index + 1
         return results
 
-    def _quick_order(self) -> tuple[str | None, str | None, bool, bool, bool]:
-        return self._counter or None, self._history or None, self._is_sampled, self._lists_end, self._checks_timesteps
+    def _quick_order(self) -> tuple[bool, str | None, str | None, bool, bool, bool]:
+        return True, self._counter or None, self._history or None, self._is_sampled, self._lists_end, self._checks_timesteps
 
     # ---- The parts of a step that diffusers documents
 

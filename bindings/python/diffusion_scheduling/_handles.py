@@ -57,7 +57,7 @@ class StepRow:
         self.prepared: PreparedRow | None = None
         """The row as the library takes it; None before the first step by the library."""
         self.quick: tuple[Any, ...] | None = None
-        """What ``QuickStep`` reads: the prepared row's address, the members that a step needs, and the owner of that memory."""
+        """For ``QuickStep``: the prepared row's address, the members that a step needs, and the owner of the memory."""
         self.draws: int = row.n_noise_draws
         """The number of tensors of noise that the step draws."""
         self.is_weighted = False

@@ -17,7 +17,7 @@ class QuickStep:
         counted: tuple[tuple[Any, int], ...],
         unset: tuple[Any, ...],
         plans: dict[tuple[Any, ...], Plan],
-        order: tuple[str | None, str | None, bool, bool, bool],
+        order: tuple[bool, str | None, str | None, bool, bool, bool],
         form: tuple[type[Any], Any, Callable[..., Any], tuple[Any, ...], Callable[[], bool] | None],
         keep: Callable[[Any], Any],
         make_error: Callable[[int], Exception],
@@ -28,7 +28,7 @@ class QuickStep:
         sample: Any,
         /,
     ) -> None: ...
-    def ordered_step(
+    def step(
         self,
         scheduler: Any,
         model_output: Any,
@@ -39,19 +39,7 @@ class QuickStep:
         noise: Any,
         out: Any,
         /,
-    ) -> tuple[Any, ...]: ...
-    def stateless_step(
-        self,
-        scheduler: Any,
-        model_output: Any,
-        timestep: Any,
-        sample: Any,
-        options: tuple[Any, ...],
-        generator: Any,
-        noise: Any,
-        out: Any,
-        slots: Sequence[Any],
-        /,
+        *slots: Sequence[Any],
     ) -> tuple[Any, ...]: ...
     def run_row(
         self, row: StepRow, model_output: Any, sample: Any, noise: Any, slots: Sequence[Any], out: Any, /
