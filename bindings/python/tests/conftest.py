@@ -4,6 +4,8 @@
 
 import os
 import random
+import sys
+import threading
 from pathlib import Path
 
 # Tests interpret Triton's kernels on the host. Triton reads the variable at import.
@@ -47,6 +49,20 @@ def rng(seed):
 def noise(x):
     """Fixed numbers that stand for noise."""
     return np.cos(np.arange(np.size(x))).reshape(np.shape(x)).astype(np.float32)
+
+
+def run_in_threads(work, count):
+    """Calls ``work(number)`` in `count` threads, which take turns as often as Python lets them."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def step(scheduler, x, t, given=None, **arguments):

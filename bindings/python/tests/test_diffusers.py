@@ -6,8 +6,6 @@ import copy
 import ctypes
 import inspect
 import pickle
-import sys
-import threading
 
 import numpy as np
 import pytest
@@ -18,6 +16,7 @@ torch = pytest.importorskip("torch")
 import diffusion_scheduling as ds  # noqa: E402
 import diffusion_scheduling.diffusers as drop_ins  # noqa: E402
 from conformance.originals import disabled  # noqa: E402
+from conftest import run_in_threads  # noqa: E402
 from diffusion_scheduling import _core, _drop_ins, _library, _memory, _tensors  # noqa: E402
 from diffusion_scheduling._description import DESCRIPTIONS  # noqa: E402
 from people import HIGHEST_ORDER, begin_at_first_stages, replace_trees, take_step  # noqa: E402
@@ -956,16 +955,7 @@ def test_threads_may_share_a_ddim_scheduler():
             if not all(torch.equal(a, b) for a, b in zip(expected[slot], found)):
                 faults.append(slot)
 
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        threads = [threading.Thread(target=work, args=(slot,)) for slot in range(len(inputs))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
+    run_in_threads(work, len(inputs))
     assert not faults
 
 

@@ -2,14 +2,13 @@
 
 """Drop-ins whose callers keep the values that steps remember, and pass them to the next step."""
 
-import threading
-
 import pytest
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
 import diffusion_scheduling.diffusers as drop_ins  # noqa: E402
+from conftest import run_in_threads  # noqa: E402
 
 NAMES = [name for name in drop_ins.__all__ if getattr(drop_ins, name).description.attributes.timestep]
 X = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(3))
@@ -88,9 +87,5 @@ def test_threads_step_at_once(name):
             if not torch.equal(step(scheduler, *inputs[place])[0][0], expected[place]):
                 faults.append(place)
 
-    threads = [threading.Thread(target=work, args=[place]) for place in range(len(inputs))]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
+    run_in_threads(work, len(inputs))
     assert not faults

@@ -23,6 +23,7 @@ diffusers = pytest.importorskip("diffusers")
 
 import diffusion_scheduling as ds  # noqa: E402
 import diffusion_scheduling.diffusers as drop_ins  # noqa: E402
+from conftest import run_in_threads  # noqa: E402
 from diffusion_scheduling._description import DESCRIPTIONS  # noqa: E402
 from people import COUNTED_ONLY, HIGHEST_ORDER, TREE, begin_at_first_stages, forget_noise, replace_trees, take_step  # noqa: E402
 
@@ -369,24 +370,15 @@ def test_threads_continue_copies_of_a_run_on_samples_of_their_own(name):
             start.wait()
             results[slot] = continued(scheduler, x, slot)
 
-        threads = [threading.Thread(target=work, args=(slot,)) for slot in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        run_in_threads(work, 4)
         return torch.cat(results)
 
     if TREE not in vars(
         sys.modules[getattr(diffusers, name).__module__]
     ):  # The originals with a Brownian tree use only a generator's seed.
         agree(name, one_after_the_other)
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        for _ in range(5):
-            assert torch.equal(at_once(make(drop_ins, name)), one_after_the_other(make(drop_ins, name)))
-    finally:
-        sys.setswitchinterval(interval)
+    for _ in range(5):
+        assert torch.equal(at_once(make(drop_ins, name)), one_after_the_other(make(drop_ins, name)))
 
 
 # ---- Subclasses

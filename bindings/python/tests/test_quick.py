@@ -3,12 +3,11 @@
 """The quick version of steps, in C, against the plain one."""
 
 import sys
-import threading
 
 import diffusion_scheduling as ds
 import numpy as np
 import pytest
-from conftest import loop, noise, step
+from conftest import loop, noise, run_in_threads, step
 from diffusion_scheduling import _core, _library
 from diffusion_scheduling.schedulers import DDIMScheduler, DEISMultistepScheduler, DPMSolverMultistepScheduler
 
@@ -205,28 +204,19 @@ def test_threads_may_take_the_first_steps_of_a_plan(x):
     model.set_timesteps(12)
     expected = [model.step(e, t, x)[0] for t in timesteps]
     faults = []
+    for _ in range(10):
+        scheduler = DDIMScheduler()
+        scheduler.set_timesteps(12)
+        scheduler._plan.rows_at.clear()  # Equal plans are shared, and have their rows already.
+        scheduler.step(e, 999, x)  # Prepares the quick steps.
 
-    def work(scheduler, shift):
-        for place in range(len(timesteps)):
-            index = (place + shift) % len(timesteps)
-            if not np.array_equal(scheduler.step(e, timesteps[index], x)[0], expected[index]):
-                faults.append(timesteps[index])
+        def work(shift, scheduler=scheduler):
+            for place in range(len(timesteps)):
+                index = (place + shift % 2) % len(timesteps)
+                if not np.array_equal(scheduler.step(e, timesteps[index], x)[0], expected[index]):
+                    faults.append(timesteps[index])
 
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        for _ in range(10):
-            scheduler = DDIMScheduler()
-            scheduler.set_timesteps(12)
-            scheduler._plan.rows_at.clear()  # Equal plans are shared, and have their rows already.
-            scheduler.step(e, 999, x)  # Prepares the quick steps.
-            threads = [threading.Thread(target=work, args=(scheduler, shift % 2)) for shift in range(6)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-    finally:
-        sys.setswitchinterval(interval)
+        run_in_threads(work, 6)
     assert not faults
 
 
@@ -270,7 +260,7 @@ def test_the_type_refuses_what_it_cannot_step(x):
         _core.QuickStep()
     with pytest.raises(TypeError):
         _core.QuickStep(plan=scheduler._plan)
-    for method in (quick.ordered_step, quick.stateless_step, quick.run_row):
+    for method in (quick.step, quick.run_row):
         with pytest.raises(TypeError, match="arguments"):
             method(scheduler)
     for bad in (x.astype(np.int32), x[..., ::2], [1.0], x.astype(">f4")):
@@ -280,7 +270,7 @@ def test_the_type_refuses_what_it_cannot_step(x):
 
 
 def quick_arguments(scheduler, model_output, sample):
-    order, form = (None, None, False, False, False), (np.ndarray, None, np.empty, (), None)
+    order, form = (False, None, None, False, False, False), (np.ndarray, None, np.empty, (), None)
     return (
         scheduler._plan, {}, [], (), (), (), (), {}, order, form, np.array, _library.error, False, scheduler._threads,
         _core._ROW_STEP, model_output, sample,

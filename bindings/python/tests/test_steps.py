@@ -5,13 +5,11 @@
 import copy
 import gc
 import os
-import sys
-import threading
 
 import diffusion_scheduling as ds
 import numpy as np
 import pytest
-from conftest import ORDERED, PARTED, STATELESS, loop, noise, step
+from conftest import ORDERED, PARTED, STATELESS, loop, noise, run_in_threads, step
 from diffusion_scheduling import _memory
 from people import HIGHEST_ORDER
 
@@ -571,11 +569,7 @@ def test_schedulers_run_on_threads_of_their_own(cls, x):
     def work(slot):
         results[slot] = loop(cls(), x, 30)[-1]
 
-    threads = [threading.Thread(target=work, args=(slot,)) for slot in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_in_threads(work, 4)
     assert all(np.array_equal(result, expected) for result in results)
 
 
@@ -594,16 +588,7 @@ def test_threads_may_share_a_stateless_scheduler(kind, x):
             if not all(np.array_equal(a, b) for a, b in zip(expected[slot], found)):
                 faults.append(slot)
 
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        threads = [threading.Thread(target=work, args=(slot,)) for slot in range(len(inputs))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
+    run_in_threads(work, len(inputs))
     assert not faults
 
 
