@@ -67,6 +67,7 @@ cd "$work"
 check "pip install in a bare environment" bare pip install -q --disable-pip-version-check "$wheel"
 if [ "$failed" -gt 0 ] && ! bare python -c 'import diffusion_scheduling' 2>/dev/null; then finish; fi
 check "no Swift is on its PATH" bare python -c 'import shutil; assert shutil.which("swift") is None'
+check "Python can load the module of quick steps" bare python -c 'import diffusion_scheduling._quick'
 check "the wheel, the package, the header and the pkg-config file have one version" versions_agree
 
 cat >"$work/loads.py" <<'END'
